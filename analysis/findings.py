@@ -1,0 +1,123 @@
+"""What the results say, in sentences and counts computed from them: nothing here is assumed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+import pandas as pd
+
+from analysis.cells import Cell, Key, cells
+from analysis.names import strength_name
+from analysis.paper import one_evaluation
+from analysis.results import Results, Run
+from analysis.rounding import half_up
+from analysis.tables import ABSENT, Entry, Table
+
+SUBOPTIMAL = 20.0
+"""Points of clean accuracy by which fix must fall below sched to be called suboptimal transfer."""
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """sched minus fix in points over the (model, dataset) pairs where both are complete."""
+
+    epsilon_g: float
+    clean: tuple[float, ...]
+    expected: tuple[float, ...]
+    pairs: int
+    """Pairs asked for."""
+
+    @property
+    def suboptimal(self) -> int:
+        return sum(gap >= SUBOPTIMAL for gap in self.clean)
+
+
+def gaps(frame: pd.DataFrame) -> list[Gaps]:
+    """One `Gaps` per eps_g at which both fix and sched are asked for."""
+    found = cells(one_evaluation(frame))
+    both = {
+        key._replace(setting="", metric="")
+        for key in found
+        if key.setting == "fix" and key._replace(setting="sched") in found
+    }
+    return [
+        Gaps(
+            epsilon_g,
+            tuple(_differences(found, pairs, "clean")),
+            tuple(_differences(found, pairs, "expected")),
+            len(pairs),
+        )
+        for epsilon_g in sorted({pair.epsilon_g for pair in both})
+        if (pairs := [pair for pair in sorted(both) if pair.epsilon_g == epsilon_g])
+    ]
+
+
+def _differences(found: dict[Key, Cell], pairs: Iterable[Key], metric: str) -> Iterable[float]:
+    for pair in pairs:
+        fix, sched = (
+            found[pair._replace(setting=setting, metric=metric)] for setting in ("fix", "sched")
+        )
+        if fix.complete and sched.complete and fix.value is not None and sched.value is not None:
+            yield sched.value - fix.value
+
+
+def finding(results: Results) -> str:
+    """One sentence: does training at the fixed strength transfer worse here, and how much?"""
+    found = [gap for gap in gaps(results.values) if gap.clean]
+    if not found:
+        return "Nothing to compare yet: no pair of fix and sched is complete."
+    worst = max(found, key=lambda gap: (gap.suboptimal, median(gap.clean)))
+    better = sum(gap > 0 for gap in worst.expected)
+    low, high = (half_up(f(worst.clean), 1) for f in (min, max))
+    head = "Suboptimal transfer shows" if worst.suboptimal else "No suboptimal transfer here"
+    missing = worst.pairs - len(worst.clean)
+    return (
+        f"{head}: at eps_g = {strength_name(worst.epsilon_g)}, fix ends at least "
+        f"{SUBOPTIMAL:.0f} points of clean accuracy below sched on {worst.suboptimal} of "
+        f"{len(worst.clean)} backbone-dataset pairs (gaps {low} to {high} points), expected "
+        f"robustness is higher with sched on {better} of {len(worst.expected)}, and "
+        f"{_delays(results, worst.epsilon_g)}"
+        + (f" ({missing} pairs not complete)." if missing else ".")
+    )
+
+
+def _delays(results: Results, epsilon_g: float) -> str:
+    table = results.table
+    at = table[(table["epsilon_g"] == epsilon_g) & table["delay"].notna()]
+    said = []
+    for setting in ("fix", "sched"):
+        runs = at[at["setting"] == setting]
+        never = int((runs["delay"] >= runs["epochs"]).sum())
+        middle = median(runs["delay"]) if len(runs) else float("nan")
+        said.append(
+            f"{setting} adapts after {middle:g} epochs in the median"
+            + (f" (never in {never} of {len(runs)} runs)" if never else "")
+        )
+    return ", ".join(said)
+
+
+def delay_table(results: Results) -> Table:
+    """Adaptation delay of every run: one line per (model, dataset), seeds one after the other."""
+    delays: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = defaultdict(dict)
+    for run in results.runs:
+        about = run.about
+        strength = strength_name(about["epsilon_g"]) if run.epsilon_g else "not attacked"
+        line = delays[about["model"], about["dataset"]]
+        line.setdefault((strength, run.setting), []).append(_shown(run))
+    columns = list(dict.fromkeys(column for line in delays.values() for column in line))
+    columns.sort(key=lambda column: column[0] != "not attacked")
+    rows = tuple(
+        (pair, tuple(Entry(", ".join(line.get(column, [ABSENT]))) for column in columns))
+        for pair, line in delays.items()
+    )
+    note = "First epoch (from 0) whose validation clean accuracy exceeds 5 %"
+    return Table("Adaptation delay", ("Model", "Dataset"), tuple(columns), rows, (note,))
+
+
+def _shown(run: Run) -> str:
+    if run.delay is None:
+        return run.state
+    return "never" if run.delay >= run.config["epochs"] else str(run.delay)

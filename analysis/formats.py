@@ -1,0 +1,151 @@
+"""A laid-out table as text: Markdown, CSV, LaTeX (booktabs), or for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from rich.box import HORIZONTALS
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from analysis.tables import DAGGER, PLUS_MINUS, Entry, Table
+
+LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    PLUS_MINUS: r"$\pm$",
+    DAGGER: r"$^\dagger$",
+    "\N{EN DASH}": "--",
+    "<": "$<$",
+    ">": "$>$",
+}
+
+
+def markdown(table: Table) -> str:
+    """A pipe table with its title above and its notes below."""
+    head = [*table.stub, *(" ".join(levels) for levels in table.header)]
+    lines = [f"**{table.title}**", "", _pipes(head)]
+    lines.append("|" + ":--|" * len(table.stub) + "--:|" * len(table.header))
+    for labels, entries in table.rows:
+        lines.append(_pipes([*labels, *map(_markdown_entry, entries)]))
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]).rstrip() + "\n"
+
+
+def _pipes(fields: Sequence[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in fields) + " |"
+
+
+def _markdown_entry(entry: Entry) -> str:
+    return (f"**{entry.text}**" if entry.bold else entry.text) + entry.mark
+
+
+def comma_separated(table: Table) -> str:
+    """The layout as CSV: one header line, numbers as printed, bold and notes left out."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*table.stub, *(" ".join(levels) for levels in table.header)])
+    for labels, entries in table.rows:
+        writer.writerow([*labels, *(entry.text + entry.mark for entry in entries)])
+    return file.getvalue()
+
+
+def latex(table: Table) -> str:
+    """A booktabs table; needs \\usepackage{booktabs} and graphicx (for wide tables)."""
+    stub, width = len(table.stub), len(table.header)
+    depth = len(table.header[0]) if table.header else 1
+    lines = [
+        "% needs \\usepackage{booktabs,graphicx}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{escape(table.title)}}}",
+        f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n"
+        f"\\begin{{tabular}}{{{'l' * stub}{'r' * width}}}",
+        "\\toprule",
+    ]
+    for level in range(depth):
+        lines += _latex_level(table, level, last=level == depth - 1)
+    lines.append("\\midrule")
+    previous = ""
+    for labels, entries in table.rows:
+        if previous and labels[0] != previous and stub > 1:
+            lines.append("\\midrule")
+        shown = "" if labels[0] == previous and stub > 1 else escape(labels[0])
+        previous = labels[0]
+        fields = [shown, *map(escape, labels[1:]), *map(_latex_entry, entries)]
+        lines.append(" & ".join(fields) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}}"]
+    if table.notes:
+        lines += ["", "\\smallskip", "\\raggedright\\footnotesize"]
+        lines += [escape(note) + "\\par" for note in table.notes]
+    return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def _latex_level(table: Table, level: int, *, last: bool) -> list[str]:
+    """One line of the header; a label that spans columns is set once, with a rule below."""
+    if last:
+        names = [escape(name) for name in table.stub]
+        return [" & ".join([*names, *(escape(levels[-1]) for levels in table.header)]) + " \\\\"]
+    fields, rules = [""] * len(table.stub), []
+    at = len(table.stub) + 1
+    for levels, group in groupby(table.header, key=lambda levels: levels[: level + 1]):
+        span = len(list(group))
+        fields.append(f"\\multicolumn{{{span}}}{{c}}{{{escape(levels[-1])}}}")
+        rules.append(f"\\cmidrule(lr){{{at}-{at + span - 1}}}")
+        at += span
+    return [" & ".join(fields) + " \\\\", " ".join(rules)]
+
+
+def _latex_entry(entry: Entry) -> str:
+    text = escape(entry.text)
+    return (f"\\textbf{{{text}}}" if entry.bold else text) + escape(entry.mark)
+
+
+def escape(text: str) -> str:
+    """Plain text as LaTeX; eps_g becomes the symbol."""
+    parts = re.split(r"\beps_g\b", text)
+    return r"$\epsilon_g$".join("".join(LATEX.get(c, c) for c in part) for part in parts)
+
+
+def terminal(table: Table) -> RichTable:
+    """For a rich console: a rule between groups of rows, bold for the better of a pair."""
+    title, notes = Text(table.title, "bold"), Text("\n".join(table.notes))
+    shown = RichTable(title=title, caption=notes, caption_justify="left", box=HORIZONTALS)
+    for name in table.stub:
+        shown.add_column(Text(name), no_wrap=True)
+    for heading in _headings(table):
+        shown.add_column(Text(heading), justify="right", no_wrap=True)
+    last = ""
+    for labels, entries in table.rows:
+        if last and labels[0] != last:
+            shown.add_section()
+        first = "" if labels[0] == last else labels[0]
+        last = labels[0]
+        cells = [
+            Text(entry.text + entry.mark, style="bold" if entry.bold else "") for entry in entries
+        ]
+        shown.add_row(*map(Text, (first, *labels[1:])), *cells)
+    return shown
+
+
+def _headings(table: Table) -> list[str]:
+    """Column headings of equal height: upper levels once per group, counts on their own line."""
+    found, previous = [], None
+    for *upper, last in table.header:
+        group = [] if upper == previous else [level.replace(" (", "\n(") for level in upper]
+        previous = upper
+        found.append("\n".join([*group, last]))
+    height = max((text.count("\n") for text in found), default=0)
+    return ["\n" * (height - text.count("\n")) + text for text in found]
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "markdown": markdown,
+    "csv": comma_separated,
+    "latex": latex,
+}

@@ -1,0 +1,109 @@
+"""How sure a number is: tests over (model, dataset) pairs, and intervals over images.
+
+Images are the unit wherever per-image flags are at hand: two settings are compared on the same
+images, and several seeds are averaged per image first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """sched against fix over pairs: t-test, Wilcoxon's signed ranks, and the size of the effect."""
+
+    n: int
+    difference: float
+    """Mean of second minus first, in points."""
+    t: float
+    p: float
+    wilcoxon: float
+    wilcoxon_p: float
+    effect: float
+    """Cohen's d of the differences: their mean over their sample standard deviation."""
+
+
+def paired_test(first: NDArray[np.float64], second: NDArray[np.float64]) -> PairedTest:
+    """Two-sided tests of second against first, arrays of shape [n] with n >= 2 pairs.
+
+    nan where all differences are equal: no spread, no test.
+    """
+    differences = second - first
+    spread = differences.std(ddof=1)
+    nan = float("nan")
+    if np.isclose(spread, 0):
+        return PairedTest(len(first), float(differences.mean()), nan, nan, nan, nan, nan)
+    t = stats.ttest_rel(second, first)
+    w = stats.wilcoxon(second, first)
+    return PairedTest(
+        n=len(first),
+        difference=float(differences.mean()),
+        t=float(t.statistic),
+        p=float(t.pvalue),
+        wilcoxon=float(w.statistic),
+        wilcoxon_p=float(w.pvalue),
+        effect=float(differences.mean() / spread),
+    )
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy, in [0, 1]."""
+    interval = stats.binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap(scores: Scores) -> tuple[float, float]:
+    """Percentile 95 % interval of the mean of per-image scores of shape [n], images resampled.
+
+    Deterministic: the resamples depend on n alone. Given the difference of two settings' scores
+    on the same images, this is the paired bootstrap.
+    """
+    means = _resamples(len(scores)) @ scores / len(scores)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=2)
+def _resamples(n: int) -> NDArray[np.float64]:
+    """How often each image is drawn: [RESAMPLES, n]."""
+    generator = np.random.default_rng(n)
+    return generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Exact p-value that two settings get equally many of the same images right."""
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    if not only_first + only_second:
+        return 1.0
+    return float(stats.binomtest(only_first, only_first + only_second).pvalue)
+
+
+def survival(critical: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """Which images are right at the k-th strength: none of the first k + 1 breaks them."""
+    return critical > k
+
+
+def robustness(critical: NDArray[np.int64], positions: NDArray[np.int64]) -> Scores:
+    """Share of [0, eps_g] each image survives, by the trapezoid of expected robustness: [n].
+
+    positions: where 0, 1/255, ..., eps_g stand among the evaluation's strengths, shape [k + 1].
+    Its mean over images is Acc_[0, eps_g].
+    """
+    right = critical[:, None] > positions[None, :]
+    weights = np.ones(len(positions))
+    weights[[0, -1]] = 0.5
+    shares: Scores = right @ weights / (len(positions) - 1)
+    return shares

@@ -1,0 +1,204 @@
+"""Cells -> tables in the paper's layout, whatever the output format: `pivot` lays them out.
+
+A table never hides what it lacks: incomplete cells carry a mark and a note, and `complete` is
+False.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.cells import Cell, Key
+from analysis.names import (
+    METRICS,
+    SETTINGS,
+    datasets_in_order,
+    in_order,
+    models_in_order,
+    strength_name,
+)
+from analysis.rounding import DIGITS, half_up
+
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+DAGGER = "\N{DAGGER}"
+ABSENT = "\N{EN DASH}"
+"""Shown where nothing was asked for."""
+NAMED = 4
+"""Cells named in one note before 'and k more'."""
+
+TITLES = {
+    "model": "Model",
+    "setting": "Setting",
+    "epsilon_g": "eps_g",
+    "variant": "Variant",
+    "evaluation": "Attack",
+    "dataset": "Dataset",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of a table, ready to be shown: `text` with `mark` behind it."""
+
+    text: str
+    bold: bool = False
+    mark: str = ""
+    key: Key | None = None
+    cell: Cell | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A laid-out table: `stub` heads the row labels, `header` has the levels of every column."""
+
+    title: str
+    stub: tuple[str, ...]
+    header: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[Entry, ...]], ...]
+    notes: tuple[str, ...] = ()
+    complete: bool = True
+
+
+def pivot(
+    cells: Mapping[Key, Cell],
+    title: str,
+    *,
+    rows: Sequence[str] = ("model", "setting"),
+    columns: Sequence[str] = ("dataset", "metric"),
+    settings: Sequence[str] = SETTINGS,
+    notes: Sequence[str] = (),
+    digits: int = DIGITS,
+) -> Table:
+    """Lay cells out with the fields `rows` of their keys down and `columns` across.
+
+    Bold is the best number of a column among the rows that differ in the setting only, where all
+    of them are complete; standard fine-tuning does not compete, having never seen an attack.
+    """
+    if len({key.variant for key in cells}) > 1:
+        rows = [*rows[:-1], "variant", rows[-1]]
+    placed = {(_pick(key, rows), _pick(key, columns)): key for key in cells}
+    across = _sorted((column for _, column in placed), columns, settings)
+    winners = _winners(cells, rows, columns, digits)
+    body = []
+    for row in _sorted((row for row, _ in placed), rows, settings):
+        keys = [placed.get((row, column)) for column in across]
+        shown = tuple(_entry(key, key and cells[key], key in winners, digits) for key in keys)
+        body.append((tuple(map(label, rows, row)), shown))
+    return Table(
+        title,
+        stub=tuple(TITLES[name] for name in rows),
+        header=tuple(_heading(cells, columns, column) for column in across),
+        rows=tuple(body),
+        notes=(*notes, *problems(cells)),
+        complete=all(cell.complete for cell in cells.values()),
+    )
+
+
+def label(name: str, value: Any) -> str:
+    """How the value of a key's field is written in a table."""
+    return strength_name(value) if name == "epsilon_g" else str(value)
+
+
+def cell_name(key: Key) -> str:
+    """'SWIN/Cars/sched at 8/255'."""
+    variant = f" [{key.variant}]" if key.variant else ""
+    where = f"{key.model}/{key.dataset}/{key.setting}{variant}"
+    return f"{where} at {strength_name(key.epsilon_g)}" if key.epsilon_g else where
+
+
+def number(cell: Cell, digits: int = DIGITS) -> str:
+    """'45.12', with several seeds '45.12 +- 1.20'; the state where nothing was measured."""
+    if cell.value is None:
+        return cell.state
+    value = str(half_up(cell.value, digits))
+    return value if cell.std is None else f"{value} {PLUS_MINUS} {half_up(cell.std, digits)}"
+
+
+def problems(cells: Mapping[Key, Cell]) -> list[str]:
+    """One note per reason why cells are incomplete, naming the first ones."""
+    by_reason: dict[str, dict[str, None]] = defaultdict(dict)
+    for key, cell in cells.items():
+        if not cell.complete:
+            by_reason[_reason(cell)][cell_name(key)] = None
+    return [f"{DAGGER} {reason}: {_some(list(names))}" for reason, names in by_reason.items()]
+
+
+def _reason(cell: Cell) -> str:
+    if len(cell.n) > 1:
+        return f"seeds measured on different counts of images ({cell.n[0]} to {cell.n[-1]})"
+    reason = f"{cell.state} ({cell.reason})" if cell.reason else cell.state
+    some = f"{cell.seeds} of {cell.asked} seeds, " if cell.seeds and cell.asked > 1 else ""
+    return some + reason
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _pick(key: Key, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(getattr(key, name) for name in names)
+
+
+def _sorted(
+    found: Iterable[tuple[Any, ...]], names: Sequence[str], settings: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """Distinct tuples, each field in the order of the paper (strengths ascending)."""
+    tuples = list(dict.fromkeys(found))
+    orders: dict[str, Callable[[Iterable[Any]], list[Any]]] = {
+        "model": models_in_order,
+        "dataset": datasets_in_order,
+        "metric": lambda values: in_order(values, METRICS),
+        "setting": lambda values: in_order(values, settings),
+        "epsilon_g": lambda values: sorted(set(values)),
+    }
+    ranks = []
+    for name, values in zip(names, zip(*tuples, strict=True), strict=False):
+        ordered = orders[name](values) if name in orders else list(dict.fromkeys(values))
+        ranks.append({value: rank for rank, value in enumerate(ordered)})
+    return sorted(tuples, key=lambda t: [rank[value] for rank, value in zip(ranks, t, strict=True)])
+
+
+def _winners(
+    cells: Mapping[Key, Cell], rows: Sequence[str], columns: Sequence[str], digits: int
+) -> set[Key]:
+    """The keys to print bold: equal as printed means equally good."""
+    rivals = defaultdict(list)
+    for key in cells:
+        if key.setting != "standard":
+            rivals[_pick(key._replace(setting=""), [*rows, *columns])].append(key)
+    best = set()
+    for keys in rivals.values():
+        values = {key: cells[key].value for key in keys if cells[key].complete}
+        shown = {key: half_up(value, digits) for key, value in values.items() if value is not None}
+        if len(keys) > 1 and len(shown) == len(keys):
+            best |= {key for key in keys if shown[key] == max(shown.values())}
+    return best
+
+
+def _entry(key: Key | None, cell: Cell | None, bold: bool, digits: int) -> Entry:
+    if cell is None:
+        return Entry(ABSENT)
+    return Entry(number(cell, digits), bold, "" if cell.complete else DAGGER, key, cell)
+
+
+def _heading(
+    cells: Mapping[Key, Cell], columns: Sequence[str], column: tuple[Any, ...]
+) -> tuple[str, ...]:
+    """Levels of a column's header, the dataset with its count of images."""
+    levels = []
+    for name, value in zip(columns, column, strict=True):
+        counts = _images(cells, value) if name == "dataset" else ""
+        levels.append(label(name, value) + counts)
+    return tuple(levels)
+
+
+def _images(cells: Mapping[Key, Cell], dataset: str) -> str:
+    counts = {n for key, cell in cells.items() if key.dataset == dataset for n in cell.n}
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f" (n = {low})" if low == high else f" (n = {low} to {high})"

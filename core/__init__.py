@@ -1,0 +1,1 @@
+"""One run on one machine: config, data, model, attack, training, evaluation, records."""

@@ -1,0 +1,219 @@
+"""Who works on a run: a claim is an exclusive right with a heartbeat, without locks or a database.
+
+Attempt n of a run owns `claim-<n>.json`, created with O_EXCL: of several takers of attempt n
+exactly one wins. The highest n is the owner; it is live until it records an outcome, its process
+is gone (same machine) or its heartbeat stops (elsewhere). A taken-over owner that wakes up again
+sees the higher number before it writes anything (`Claim.held`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from core.rundir import RunDir, read_jsonl, write_atomic, write_json, write_jsonl
+
+
+def beat_seconds() -> float:
+    """Seconds between heartbeats ($EPSWEEP_HEARTBEAT_S)."""
+    return float(os.environ.get("EPSWEEP_HEARTBEAT_S", "10"))
+
+
+def stale_seconds() -> float:
+    """Seconds without a heartbeat after which an owner elsewhere counts as gone."""
+    return float(os.environ.get("EPSWEEP_STALE_S", "120"))
+
+
+def now() -> str:
+    """The time as ISO 8601, UTC, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _machine() -> str:
+    """One name per kernel and process namespace: only there does a pid mean anything."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return "/".join(parts)
+
+
+def _process_start(pid: int) -> str | None:
+    """When the kernel started `pid` (tells a reused pid apart); None where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.kill(pid, 0)
+            return "alive"
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+def describe_process(pid: int) -> dict[str, Any]:
+    """What tells a process from every other one, on any machine, also after its pid is reused."""
+    return {"machine": _machine(), "pid": pid, "pid_start": _process_start(pid)}
+
+
+def process_alive(described: Mapping[str, Any]) -> bool | None:
+    """Whether a described process still runs; None where this machine cannot tell."""
+    if described["machine"] != _machine():
+        return None
+    start = _process_start(described["pid"])
+    return start is not None and start == described["pid_start"]
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The newest claim on a run, as read from disk."""
+
+    attempt: int
+    info: dict[str, Any]
+    age: float
+    """Seconds since the last heartbeat, by this machine's clock."""
+
+    @property
+    def live(self) -> bool:
+        """Whether its process still works on the run, as far as can be told from here."""
+        if self.info.get("outcome"):
+            return False
+        alive = process_alive(self.info) if "machine" in self.info else None
+        return self.age < stale_seconds() if alive is None else alive
+
+
+def newest_attempt(folder: Path) -> int:
+    """The highest attempt number claimed in a run folder, 0 where there is none."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return 0
+    matches = (re.fullmatch(r"claim-(\d+)\.json", name) for name in names)
+    return max((int(match[1]) for match in matches if match), default=0)
+
+
+def _path(run: RunDir, attempt: int) -> Path:
+    return run.path / f"claim-{attempt:04d}.json"
+
+
+def holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
+    """The newest claim on a run; None where it was never started."""
+    attempt = newest_attempt(run.path)
+    if not attempt:
+        return None
+    path = _path(run, attempt)
+    try:
+        modified = path.stat().st_mtime
+        text = path.read_text("utf-8")
+    except FileNotFoundError:  # superseded between the two looks
+        return holder(run, clock=clock)
+    age = (time.time() if clock is None else clock) - modified
+    # An empty file is a claim whose owner has not yet written its first line.
+    return Holder(attempt, json.loads(text) if text else {}, age)
+
+
+class Claim:
+    """The right to work on one run, held by this process; a thread keeps its heartbeat going."""
+
+    def __init__(self, run: RunDir, attempt: int, info: dict[str, Any]) -> None:
+        self.run, self.attempt, self.info = run, attempt, info
+        self.progress: dict[str, Any] = {}
+        """What the run is doing (phase, epoch, images/s); shown by status."""
+        self._notes: list[str] = []
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    @classmethod
+    def acquire(cls, run: RunDir, *, job: str | None = None) -> Claim | None:
+        """Claim a run for this process; None where another live process holds it.
+
+        Side effect: a row in attempts.jsonl; the row of a dead predecessor is closed as 'lost'.
+        """
+        run.path.mkdir(parents=True, exist_ok=True)
+        previous = holder(run, clock=_shared_clock(run.path))
+        if previous and previous.live:
+            return None
+        attempt = previous.attempt + 1 if previous else 1
+        try:
+            handle = os.open(_path(run, attempt), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return None
+        os.close(handle)
+        if newest_attempt(run.path) != attempt:
+            return None
+        info = {
+            "attempt": attempt,
+            "host": socket.gethostname(),
+            **describe_process(os.getpid()),
+            "job": job,
+            "started": now(),
+            "outcome": None,
+        }
+        claim = cls(run, attempt, info)
+        claim._write()
+        claim._open_row()
+        for number in range(1, attempt):
+            _path(run, number).unlink(missing_ok=True)
+        claim._thread.start()
+        return claim
+
+    def held(self) -> bool:
+        """Whether this process is still the owner. Check before writing what others may read."""
+        return newest_attempt(self.run.path) == self.attempt
+
+    def note(self, text: str) -> None:
+        """Keep one line about this attempt (a fallback, a tracker that failed)."""
+        self._notes.append(text)
+
+    def release(self, outcome: str, *, kind: str | None = None, reason: str | None = None) -> None:
+        """End the attempt: 'done', 'failed', 'cancelled' or 'interrupted'; reason is one line."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if not self.held():
+            return
+        self.info |= {"outcome": outcome, "kind": kind, "reason": reason, "ended": now()}
+        rows = read_jsonl(self.run.attempts)
+        write_jsonl(self.run.attempts, [*rows[:-1], self._row()])
+        self._write()
+
+    def _row(self) -> dict[str, Any]:
+        keys = ("attempt", "host", "pid", "job", "started", "ended", "outcome", "kind", "reason")
+        return {key: self.info.get(key) for key in keys} | {"notes": self._notes}
+
+    def _open_row(self) -> None:
+        rows = read_jsonl(self.run.attempts)
+        if rows and rows[-1]["outcome"] is None:
+            reason = "its process ended without a word (killed, or its node was lost)"
+            rows[-1] |= {"outcome": "lost", "kind": "lost", "reason": reason}
+        write_jsonl(self.run.attempts, [*rows, self._row()])
+
+    def _write(self) -> None:
+        with self._lock:
+            write_json(_path(self.run, self.attempt), {**self.info, "progress": self.progress})
+
+    def _beat(self) -> None:
+        while not self._stop.wait(beat_seconds()):
+            with contextlib.suppress(OSError):  # a full disk must not silence a healthy run
+                self._write()
+
+
+def _shared_clock(folder: Path) -> float:
+    """The file server's time: nodes' clocks that differ must not make an owner look stale."""
+    probe = folder / f".clock.{uuid.uuid4().hex[:8]}"
+    moment: list[float] = []
+    write_atomic(probe, lambda file: moment.append(os.fstat(file.fileno()).st_mtime))
+    probe.unlink(missing_ok=True)
+    return moment[0]

@@ -1,0 +1,179 @@
+"""Datasets as uint8 arrays: every split is images [N, 3, H, W] and labels [N].
+
+Procedural and noise datasets are drawn in memory; a folder of images is decoded once into arrays
+under <data>/prepared and memory-mapped, so that the runs of a node share one copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from core import procedural
+from core.config import ConfigError, RunConfig
+from core.registry import PROCEDURAL
+from core.rundir import Store
+from core.seeds import derive
+
+SPLITS = ("train", "val", "test")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: uint8 [N, 3, H, W]; labels: int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, n: int | None) -> Split:
+        """The first n images (all of them for None or a larger n)."""
+        return self if n is None else Split(self.images[:n], self.labels[:n])
+
+    def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] as float32 [B, 3, H, W] and labels [B], on `device`."""
+        images = self.images[index].to(device, non_blocking=True)
+        return images.float().div_(255), self.labels[index].to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits with the same classes."""
+
+    name: str
+    classes: int
+    train: Split
+    val: Split
+    test: Split
+
+    def first(self, n: int) -> Dataset:
+        """Every split cut to its first n images (for miniatures)."""
+        splits = {name: getattr(self, name).first(n) for name in SPLITS}
+        return replace(self, **splits)
+
+
+def load(config: RunConfig, store: Store) -> Dataset:
+    """The dataset of a run. Raises ConfigError naming the folder or file that is wrong."""
+    if config.dataset in PROCEDURAL:
+        drawn = {s: Split(*procedural.draw(config.dataset, s, seed=config.seed)) for s in SPLITS}
+        return Dataset(config.dataset, procedural.CLASSES[config.dataset], **drawn)
+    if config.dataset == "fake":
+        return _fake(config.image_size)
+    path = Path(config.dataset).expanduser()
+    return _folder(path if "/" in config.dataset else store.data / path, config.image_size, store)
+
+
+def _fake(size: int, *, classes: int = 10) -> Dataset:
+    """Noise around one mean colour per class; 200 training, 60 validation and 60 test images."""
+    splits = {}
+    for name, images in (("train", 200), ("val", 60), ("test", 60)):
+        generator = torch.Generator().manual_seed(derive(0, "fake", name))
+        labels = torch.arange(images) % classes
+        colours = torch.rand(classes, 3, 1, 1, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(images, 3, size, size, generator=generator) * 0.1
+        pixels = (colours[labels] + noise).clamp_(0, 1).mul_(255).byte()
+        splits[name] = Split(pixels, labels)
+    return Dataset("fake", classes, **splits)
+
+
+def _folder(path: Path, size: int, store: Store) -> Dataset:
+    """`path`/{train,val,test}/<class>/<image>, squeezed to size x size, bilinear."""
+    files = {split: _list_images(path, split) for split in SPLITS}
+    classes = sorted(files["train"])
+    for split in ("val", "test"):
+        differing = sorted(set(classes) ^ set(files[split]))
+        if differing:
+            side = "only there" if differing[0] in files[split] else "missing there"
+            raise ConfigError(
+                f"{path / split}: expected the {len(classes)} class folders of train, "
+                f"'{differing[0]}' is {side} ({len(differing)} differ)"
+            )
+    splits = {}
+    for split in SPLITS:
+        flat = [(file, label) for label, name in enumerate(classes) for file in files[split][name]]
+        if not flat:
+            raise ConfigError(f"{path / split}: expected images, found none")
+        splits[split] = _prepared(path.name, flat, size, store)
+    return Dataset(path.name, len(classes), **splits)
+
+
+def _list_images(path: Path, split: str) -> dict[str, list[Path]]:
+    """Class name -> its image files, both in sorted order."""
+    folder = path / split
+    if not folder.is_dir():
+        have = ", ".join(sorted(p.name for p in path.iterdir())[:6]) if path.is_dir() else "nothing"
+        raise ConfigError(
+            f"{folder}: no such folder (expected {path}/{{train,val,test}}/<class>/, found {have})"
+        )
+    found = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            names = sorted(os.listdir(entry.path))
+            images = [Path(entry.path, n) for n in names if n.lower().endswith(EXTENSIONS)]
+            found[entry.name] = images
+    return found
+
+
+def _prepared(name: str, files: Sequence[tuple[Path, int]], size: int, store: Store) -> Split:
+    """Decode once. The key covers every file's path, size and time: an edit makes a new array."""
+    digest = hashlib.sha256(f"{size}".encode())
+    for file, label in files:
+        stat = file.stat()
+        digest.update(f"\n{file}\t{label}\t{stat.st_size}\t{stat.st_mtime_ns}".encode())
+    folder = store.data / "prepared" / f"{name}-{size}-{digest.hexdigest()[:16]}"
+    if not folder.is_dir():
+        _publish(folder, lambda draft: _decode(files, size, draft))
+    images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
+    return Split(images, torch.from_numpy(np.load(folder / "labels.npy")))
+
+
+def _publish(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a draft folder, then rename it; where two processes do so at once, the first stays."""
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    draft.mkdir(parents=True)
+    try:
+        fill(draft)
+        os.rename(draft, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _decode(files: Sequence[tuple[Path, int]], size: int, folder: Path) -> None:
+    shape = (len(files), 3, size, size)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
+
+    def decode(i: int) -> None:
+        images[i] = read_image(files[i][0], size)
+
+    with ThreadPoolExecutor() as pool:  # PIL releases the GIL while it decodes
+        for _ in pool.map(decode, range(len(files))):
+            pass
+    images.flush()
+    np.save(folder / "labels.npy", np.array([label for _, label in files], dtype=np.int64))
+
+
+def read_image(file: Path, size: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+    """One file as uint8 [3, size, size]. Raises ConfigError naming a file that cannot be read."""
+    try:
+        with Image.open(file) as image:
+            square = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise ConfigError(f"{file}: unreadable image ({error})") from None
+    return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)

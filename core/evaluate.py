@@ -1,0 +1,190 @@
+"""Robust accuracy at many strengths: for each image, the smallest strength that breaks it.
+
+Mode `exact`: clean-wrong images are never attacked; a right one climbs the strengths, each a full
+APGD started from the clean image, until one breaks it (any iterate misclassified). Balls nest, so
+what is broken at eps is broken at every larger eps, and the result is never above independent
+attacks at each eps. Images stop when broken and the next one takes their place, so batches stay
+full; loss and gradient at the clean image serve all strengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.attacks import Trajectory, attacking, gradient_of, loss_of
+from core.data import Split
+
+
+@dataclass
+class Search:
+    """critical[i]: index into the strengths of the first one that breaks image i (0: wrong when
+    clean), len(strengths) where none does. Costs are counted in images."""
+
+    critical: np.ndarray[tuple[int], np.dtype[np.int16]]
+    forwards: int = 0
+    backwards: int = 0
+    zero_gradient_images: int = 0
+    """Right images whose input gradient is zero everywhere: their robustness is not to be trusted
+    (saturated or masked gradients)."""
+
+    def correct(self, level: int) -> int:
+        """Images that are right at strength number `level`."""
+        return int((self.critical > level).sum())
+
+
+@dataclass
+class _Slots:
+    """The images under attack: where each came from, how far it has climbed, its clean state."""
+
+    index: Tensor  # [B] row in the split
+    level: Tensor  # [B] strength under attack; 0 is the clean image itself
+    labels: Tensor
+    clean: Tensor  # [B, C, H, W]
+    clean_loss: Tensor  # [B]
+    clean_gradient: Tensor  # [B, C, H, W]
+
+    def put(self, rows: Tensor, other: _Slots) -> None:
+        for name in vars(self):
+            getattr(self, name)[rows] = getattr(other, name)
+
+    def keep(self, rows: Tensor) -> None:
+        for name, value in vars(self).items():
+            setattr(self, name, value[rows])
+
+
+def search(
+    model: nn.Module,
+    split: Split,
+    strengths: Sequence[float],
+    *,
+    steps: int,
+    batch: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Search:
+    """Critical strengths of every image of `split`; strengths ascend from 0.
+
+    `progress` is told the number of finished images now and then.
+    """
+    with attacking(model) as target:
+        if len(strengths) == 1:
+            return _clean_search(target, split, batch, device)
+        return _Queue(target, split, strengths, steps, device).run(batch, progress)
+
+
+def _clean_search(model: nn.Module, split: Split, batch: int, device: torch.device) -> Search:
+    found = Search(np.zeros(len(split), np.int16), forwards=len(split))
+    for index in torch.arange(len(split)).split(batch):
+        x, y = split.batch(index, device)
+        _, logits = loss_of(model, x, y)
+        found.critical[index.numpy()] = (logits.argmax(1) == y).cpu().numpy()
+    return found
+
+
+class _Queue:
+    """A full batch of images on their way, refilled from the split as images finish."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        strengths: Sequence[float],
+        steps: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.split, self.steps, self.device = model, split, steps, device
+        self.strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
+        self.waiting = 0  # next row of the split
+        self.found = Search(np.zeros(len(split), np.int16))
+
+    def run(self, batch: int, progress: Callable[[int], None]) -> Search:
+        slots = self._take(min(batch, len(self.split)))
+        path = self._enter(slots)
+        finished = 0
+        while len(slots.index):
+            done = self._step(slots, path)
+            finished += len(done)
+            progress(finished)
+            if len(done):
+                self._refill(slots, path, done)
+        return self.found
+
+    def _take(self, count: int) -> _Slots:
+        """The next `count` images, at level 0."""
+        index = torch.arange(self.waiting, self.waiting + count)
+        self.waiting += count
+        x, y = self.split.batch(index, self.device)
+        level, loss = torch.zeros_like(y), torch.zeros(count, device=self.device)
+        return _Slots(index.to(self.device), level, y, x, loss, torch.zeros_like(x))
+
+    def _enter(self, slots: _Slots) -> Trajectory:
+        """Trajectories of slots that begin at their present level. At level 0 the ball is a point,
+        so that `advance` leaves them at the clean image for their first look."""
+        strength = self.strengths[slots.level]
+        gradient, loss = slots.clean_gradient.clone(), slots.clean_loss.clone()
+        return Trajectory.start(slots.clean, gradient, loss, strength, self.steps)
+
+    def _step(self, slots: _Slots, path: Trajectory) -> Tensor:
+        """One forward and one gradient for every slot; returns the rows that are finished."""
+        path.advance()
+        loss, gradient, logits = gradient_of(self.model, path.point, slots.labels)
+        self.found.forwards += len(loss)
+        self.found.backwards += len(loss)
+        first = slots.level == 0
+        right = logits.argmax(1) == slots.labels
+        if bool(first.any()):
+            slots.clean_loss = torch.where(first, loss, slots.clean_loss)
+            where = first.view(-1, 1, 1, 1)
+            slots.clean_gradient = torch.where(where, gradient, slots.clean_gradient)
+            flat = gradient.flatten(1).abs().amax(1) == 0
+            self.found.zero_gradient_images += int((first & right & flat).sum())
+        path.observe(loss, gradient)
+        passed = right & (first | (path.step >= self.steps))
+        slots.level += passed
+        ended = ~right | (slots.level == len(self.strengths))
+        self._climb(slots, path, (passed & ~ended).nonzero().flatten())
+        done = ended.nonzero().flatten()
+        # For a broken image `level` is where it broke; a survivor has climbed past the last.
+        self.found.critical[slots.index[done].cpu().numpy()] = slots.level[done].cpu().numpy()
+        return done
+
+    def _climb(self, slots: _Slots, path: Trajectory, rows: Tensor) -> None:
+        """Start the given rows at their new level, from the clean image."""
+        if len(rows):
+            climbing = _Slots(**{name: value[rows] for name, value in vars(slots).items()})
+            path.put(rows, self._enter(climbing))
+
+    def _refill(self, slots: _Slots, path: Trajectory, done: Tensor) -> None:
+        """New images take the places of finished ones; places left over are dropped."""
+        count = min(len(done), len(self.split) - self.waiting)
+        if count:
+            fresh = self._take(count)
+            slots.put(done[:count], fresh)
+            path.put(done[:count], self._enter(fresh))
+        if count < len(done):
+            keep = torch.ones(len(slots.index), dtype=torch.bool, device=self.device)
+            keep[done[count:]] = False
+            rows = keep.nonzero().flatten()
+            slots.keep(rows)
+            path.keep(rows)
+
+
+@torch.no_grad()
+def clean_loss(
+    model: nn.Module, split: Split, *, batch: int, device: torch.device
+) -> tuple[float, int]:
+    """Mean cross-entropy on a split and the number of right images."""
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.long, device=device)
+    with attacking(model) as target:
+        for index in torch.arange(len(split)).split(batch):
+            x, y = split.batch(index, device)
+            loss, logits = loss_of(target, x, y)
+            total += loss.double().sum()
+            correct += (logits.argmax(1) == y).sum()
+    return float(total) / len(split), int(correct)

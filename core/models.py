@@ -1,0 +1,137 @@
+"""Backbones through timm, with a new head and the input normalisation inside the model.
+
+Everything outside sees pixels in [0, 1]; attacks therefore work in pixel space.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import core.vision  # noqa: F401  torchvision must be importable before timm is
+
+import timm  # isort: skip
+import timm.models  # isort: skip
+
+from core.config import ConfigError, RunConfig
+from core.registry import backbone
+from core.rundir import Store
+from core.seeds import derive
+
+
+class Classifier(nn.Module):
+    """Logits [B, classes] of images [B, 3, H, W] in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net((x - self.mean) / self.std)
+        return logits
+
+
+def build(config: RunConfig, classes: int, store: Store) -> Classifier:
+    """The run's model before training, on the CPU, in channels_last for convolutions.
+
+    Random parts (a new head, or everything for weights: random) come from the run's own stream.
+    Raises ConfigError where weights cannot be found or do not fit.
+    """
+    entry = backbone(config.backbone)
+    cfg = timm.models.get_pretrained_cfg(entry.timm)
+    options: dict[str, Any] = {}
+    if entry.group_norm:
+        options["norm_layer"] = partial(_group_norm, groups=entry.group_norm)
+    if cfg and cfg.fixed_input_size and cfg.input_size[-1] != config.image_size:
+        options["img_size"] = config.image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.seed, "init"))
+        net = _create(entry.timm, config.weights == "pretrained", classes, options)
+    if config.weights not in ("pretrained", "random"):
+        load_backbone(net, weights_file(config.weights, store))
+    mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
+    model = Classifier(net, entry.mean or mean, entry.std or std)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _group_norm(channels: int, *, groups: int, **_: object) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels)
+
+
+def _create(name: str, pretrained: bool, classes: int, options: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=classes, **options)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"backbone {name}: cannot load its weights ({reason})") from error
+
+
+def weights_file(name: str, store: Store) -> Path:
+    """The checkpoint a config names: <root>/weights/<name>, else a path. Raises ConfigError."""
+    for path in (store.weights / name, Path(name).expanduser()):
+        if path.is_file():
+            return path
+    have = sorted(p.relative_to(store.weights) for p in store.weights.rglob("*.pt"))
+    listed = ", ".join(map(str, have[:6])) or "nothing"
+    raise ConfigError(f"weights '{name}': no such file ({store.weights} holds {listed})")
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint (.pt, .pth or .safetensors), wrappers' prefixes removed.
+
+    Raises ConfigError where the file is damaged or holds more than tensors and plain data.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{file}: not a readable checkpoint ({reason})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ConfigError(f"{file}: expected a state dict (name -> tensor)")
+    for prefix in ("module.", "net."):
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    tensors: dict[str, Tensor] = state
+    return tensors
+
+
+def load_backbone(net: Any, file: Path) -> None:
+    """Load all but the head from `file`. Raises ConfigError listing the keys that do not fit."""
+    state = read_state(file)
+    heads = net.pretrained_cfg["classifier"]
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    own = {k: v for k, v in net.state_dict().items() if not k.startswith(heads)}
+    given = {k: v for k, v in state.items() if not k.startswith(heads)}
+    shapes = [k for k in own if k in given and own[k].shape != given[k].shape]
+    wrong = {
+        "missing": [k for k in own if k not in given],
+        "unexpected": [k for k in given if k not in own],
+        "of another shape": shapes,
+    }
+    if any(wrong.values()):
+        parts = [f"{_some(keys)} {kind}" for kind, keys in wrong.items() if keys]
+        raise ConfigError(f"{file}: does not fit {type(net).__name__}: {'; '.join(parts)}")
+    net.load_state_dict(given, strict=False)
+
+
+def _some(keys: list[str]) -> str:
+    more = f" (+{len(keys) - 4} more)" if len(keys) > 4 else ""
+    return ", ".join(keys[:4]) + more

@@ -1,0 +1,82 @@
+"""The rows a run leaves behind: metrics per epoch, results per evaluation, and their arithmetic.
+
+Accuracies are counts over a stated number of images, never bare fractions, so that a partial
+measurement cannot look whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, TypedDict
+
+from core.config import parse_strength, show_strength
+
+DELAY_THRESHOLD = 0.05
+"""Task adaptation begins when validation clean accuracy exceeds 5 % (paper, adaptation delay)."""
+
+
+class MetricsRow(TypedDict):
+    """One epoch in metrics.jsonl. Everything but seconds and images_per_s repeats bit for bit."""
+
+    epoch: int  # from 0
+    epsilon: float  # strength of the training attack, pixels in [0, 1]
+    lr: float  # at the end of the epoch
+    train_loss: float  # mean over the epoch's images, on the attacked ones
+    train_clean_correct: int  # before the attack, in evaluation mode; -1 where eps = 0
+    train_images: int
+    val_loss: float  # clean
+    val_clean_correct: int
+    val_clean_images: int
+    val_adv_correct: int
+    val_adv_images: int
+    val_epsilon: str  # strength of the adversarial measurement
+    seconds: float
+    images_per_s: float  # training images per second of the epoch's training part
+
+
+class ResultRow(TypedDict):
+    """Accuracy at one strength in evals/<id>.json: `correct` of `n` images."""
+
+    attack: str
+    norm: str
+    epsilon: str
+    n: int
+    correct: int
+
+
+def delay(rows: Sequence[Mapping[str, Any]], epochs: int) -> int:
+    """Adaptation delay: first epoch (from 0) whose validation clean accuracy exceeds 5 %;
+    `epochs` where none does."""
+    for row in rows:
+        if row["val_clean_correct"] > DELAY_THRESHOLD * row["val_clean_images"]:
+            return int(row["epoch"])
+    return epochs
+
+
+def curve(rows: Sequence[Mapping[str, Any]]) -> dict[Fraction, float]:
+    """Result rows -> accuracy in [0, 1] at each strength."""
+    return {parse_strength(row["epsilon"]): row["correct"] / row["n"] for row in rows}
+
+
+def expected_accuracy(accuracy: Mapping[Fraction, float], epsilon_g: Fraction) -> float:
+    """Mean accuracy over eps ~ U[0, eps_g], by the trapezoidal rule on the 1/255 grid.
+
+    For eps_g = k/255: (Acc_0/2 + Acc_1 + ... + Acc_{k-1} + Acc_k/2) / k (paper, expected
+    robustness). accuracy: strength -> value in [0, 1]. Raises ValueError where eps_g is no
+    positive multiple of 1/255 or a grid point is missing: a thinner grid would be another number.
+    """
+    grid = unit_grid(epsilon_g)
+    missing = [show_strength(eps) for eps in grid if eps not in accuracy]
+    if missing:
+        raise ValueError(f"no accuracy measured at {', '.join(missing)}")
+    values = [accuracy[eps] for eps in grid]
+    return (sum(values) - (values[0] + values[-1]) / 2) / (len(grid) - 1)
+
+
+def unit_grid(epsilon_g: Fraction) -> list[Fraction]:
+    """0, 1/255, ..., eps_g. Raises ValueError where eps_g is no positive multiple of 1/255."""
+    k = epsilon_g * 255
+    if k.denominator != 1 or k < 1:
+        raise ValueError(f"expected eps_g = k/255 with k >= 1, got {epsilon_g}")
+    return [Fraction(i, 255) for i in range(int(k) + 1)]

@@ -1,0 +1,181 @@
+"""Where things lie on disk: every path of a store and of a run folder, and atomic writes.
+
+A file is written beside its place, flushed to disk, then renamed over it: a reader sees the old
+content or the new one, never half of either, also when the disk fills up or the process dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call `write` on a temporary file, then rename it to `path`. Raises OSError; `path` keeps
+    its old content then, and nothing is left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open(draft, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically replace `path` by `text`, UTF-8."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Atomically replace `path` by one JSON object."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Atomically replace `path` by one JSON object a line."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in `path`, None where there is no such file."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    return value
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of `path`, [] where there is no such file."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.splitlines() if line]
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one run. Its files are the truth about the run; see the README."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def env(self) -> Path:
+        return self.path / "env.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        return self.path / "checkpoint.previous.pt"
+
+    @property
+    def result(self) -> Path:
+        """Exists if and only if the training and the evaluations it names are on disk."""
+        return self.path / "result.json"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def tracking(self) -> Path:
+        return self.path / "wandb"
+
+    def eval_json(self, eval_id: str) -> Path:
+        return self.path / "evals" / f"{eval_id}.json"
+
+    def eval_flags(self, eval_id: str) -> Path:
+        return self.path / "evals" / f"{eval_id}.npz"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Record the resolved config once; an identical file is left alone."""
+        text = yaml.safe_dump(dict(config), sort_keys=False)
+        if not self.config.is_file() or self.config.read_text("utf-8") != text:
+            write_text(self.config, text)
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    """The folder of one sweep: what was asked for and what was submitted."""
+
+    path: Path
+
+    @property
+    def grid(self) -> Path:
+        return self.path / "grid.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """One row per run of the grid, in order: id, setting, config, evals."""
+        return self.path / "manifest.jsonl"
+
+    @property
+    def submissions(self) -> Path:
+        return self.path / "submissions.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder that holds everything: `./outputs`, `--root` or `EPSWEEP_ROOT`."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: str | Path | None = None) -> Store:
+        """The store at `root`, else at $EPSWEEP_ROOT, else at ./outputs; always absolute."""
+        return cls(Path(root or os.environ.get("EPSWEEP_ROOT") or "outputs").absolute())
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def data(self) -> Path:
+        """Datasets: one folder per name, and the prepared arrays."""
+        return Path(os.environ.get("EPSWEEP_DATA") or self.root / "data").absolute()
+
+    @property
+    def weights(self) -> Path:
+        """Local checkpoints that a config may name."""
+        return self.root / "weights"
+
+    def run(self, run_id: str) -> RunDir:
+        return RunDir(self.runs / run_id)
+
+    def sweep(self, name: str) -> SweepDir:
+        return SweepDir(self.root / "sweeps" / name)

@@ -1,0 +1,1 @@
+"""Where runs run: profiles, the limits and answers of a cluster, the job we are in, a test bed."""

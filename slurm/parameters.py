@@ -1,0 +1,130 @@
+"""The Slurm parameters a profile may set, by submitit's own names, each with its type.
+
+The `slurm:` and `overrides:` mappings of `slurm.profile`.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+
+# WANDB_API_KEY, HF_TOKEN, DB_PASSWORD ... but neither TOKENIZERS_PARALLELISM nor HF_TOKEN_PATH
+_SECRET = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.I)
+_SECRET_ADVICE = "looks like a secret: keep it out of files, use `wandb login` (~/.netrc) instead"
+
+# sbatch options with a name of their own in a profile; None: the launcher's business
+_OWN_NAME: dict[str, str | None] = {
+    "time": "timeout_min",
+    "mem": "mem_gb",
+    "partition": "slurm_partition",
+    "account": "slurm_account",
+    "qos": "slurm_qos",
+    "constraint": "slurm_constraint",
+    "cpus-per-task": "cpus_per_task",
+    "ntasks": "gpus_per_run",
+    "ntasks-per-node": "gpus_per_run",
+    "signal": "slurm_signal_delay_s",
+    "requeue": "max_requeues",
+    "no-requeue": "max_requeues",
+    **dict.fromkeys(("array", "job-name", "output", "error", "open-mode", "wait")),
+}
+
+
+def _one_line(text: str) -> str:
+    # A line break in a value would end its #SBATCH comment and run the rest as a command.
+    if any(c in text for c in "\n\r\0"):
+        raise ValueError("must be one line of text")
+    return text
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ValueError("is not the name of an environment variable")
+    if _SECRET.search(name):
+        raise ValueError(_SECRET_ADVICE)
+    return name
+
+
+def _command(line: str) -> str:
+    if any(_SECRET.search(name) for name in re.findall(r"(\w+)=", line)):
+        raise ValueError(_SECRET_ADVICE)
+    return line
+
+
+def _option(name: str) -> str:
+    if (option := name.replace("_", "-")) in _OWN_NAME:
+        own = _OWN_NAME[option]
+        raise ValueError(f"use {own} instead" if own else "is set by the launcher")
+    return name
+
+
+Integer = Annotated[int, Field(strict=True)]
+Count = Annotated[Integer, Field(ge=1)]
+CountOrNone = Annotated[Integer, Field(ge=0)]
+Amount = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Line = Annotated[str, AfterValidator(_one_line)]
+Text = Annotated[Line, Field(min_length=1)]
+Variable = Annotated[str, AfterValidator(_variable)]
+Commands = tuple[Annotated[Text, AfterValidator(_command)], ...]
+Options = dict[Annotated[Text, AfterValidator(_option)], Literal[True] | Integer | Text]
+
+
+class Model(BaseModel):
+    """A frozen mapping that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Slurm(Model):
+    """Keywords of submitit's `update_parameters`; one left out keeps its default there."""
+
+    timeout_min: Count | None = None
+    mem_gb: Amount | None = None
+    nodes: Count | None = None
+    tasks_per_node: Count | None = None
+    cpus_per_task: Count | None = None
+    gpus_per_node: CountOrNone | None = None
+    stderr_to_stdout: StrictBool | None = None
+    slurm_gpus_per_node: CountOrNone | Text | None = None  # "h100:1": a typed GPU
+    slurm_gpus_per_task: Count | None = None
+    slurm_cpus_per_gpu: Count | None = None
+    slurm_gres: Text | None = None
+    slurm_mem_per_gpu: Text | None = None
+    slurm_mem_per_cpu: Text | None = None
+    slurm_partition: Text | None = None
+    slurm_account: Text | None = None
+    slurm_qos: Text | None = None
+    slurm_constraint: Text | None = None
+    slurm_exclude: Text | None = None
+    slurm_nodelist: Text | None = None
+    slurm_exclusive: Literal[True] | Text | None = None
+    slurm_wckey: Text | None = None
+    slurm_comment: Text | None = None
+    slurm_mail_type: Text | None = None
+    slurm_mail_user: Text | None = None
+    slurm_array_parallelism: Count | None = None
+    slurm_signal_delay_s: Count | None = None
+    slurm_setup: Commands | None = None
+    slurm_teardown: Commands | None = None
+    slurm_use_srun: StrictBool | None = None
+    slurm_srun_args: tuple[Text, ...] | None = None
+    slurm_additional_parameters: Options | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What the file sets, as plain data."""
+        return self.model_dump(exclude_none=True)
+
+    def gpu_requests(self) -> dict[str, str]:
+        """Every way in which GPUs are asked for: name -> value, such as "2", "h100:1", "gpu:2"."""
+        given = self.given()
+        given |= given.pop("slurm_additional_parameters", {})
+        asked = {n: str(v) for n, v in given.items() if re.match("(slurm_)?(gpus|gres)([_-]|$)", n)}
+        return {n: v for n, v in asked.items() if "gres" not in n or "gpu" in v}
+
+
+class Override(Slurm):
+    """What differs for one backbone: Slurm parameters, and how its runs share a job."""
+
+    gpus_per_run: CountOrNone | None = None
+    runs_per_job: Count | None = None
+    packing: Literal["serial", "parallel"] | None = None

@@ -1,0 +1,288 @@
+"""Profile: where and how runs run, read from YAML and checked before anything is submitted.
+
+Holds nothing that changes the science. `sweep` turns it into submitit's keywords with
+`executor_options()` and `parameters()`.
+"""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from pydantic import Field, StrictBool, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from slurm import document
+from slurm.parameters import (
+    Amount,
+    Count,
+    CountOrNone,
+    Integer,
+    Line,
+    Model,
+    Override,
+    Slurm,
+    Text,
+    Variable,
+)
+
+_SIGNAL_DELAY_S = 90  # submitit's own default
+_EXPECTED = {  # pydantic's error types in a reader's words
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+}
+_REFERENCE = re.compile(r"(\$[A-Za-z_]\w*|\$\{[A-Za-z_]\w*\})", re.ASCII)
+_PACKAGED = files("slurm") / "profiles"
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be used; one line per fault, each with its place in the file."""
+
+
+class Profile(Model):
+    """Where and how runs run. Seconds end in `_s`, minutes in `_min`; memory is in GB."""
+
+    name: Text
+    about: Text = "no description"
+    executor: Literal["local", "debug", "slurm"]
+    workers: Count = Field(default_factory=lambda: len(os.sched_getaffinity(0)))  # local only
+    slurm: Slurm = Slurm()
+    env: dict[Variable, Integer | Line] = Field(default_factory=dict)
+    tracking: Literal["none", "offline", "online", "auto"] = "auto"
+    staging: StrictBool = False  # copy the data to $SLURM_TMPDIR first
+    gpus_per_run: CountOrNone = 1
+    runs_per_job: Count = 1
+    packing: Literal["serial", "parallel"] = "serial"
+    max_requeues: CountOrNone = 5
+    heartbeat_s: Amount = 30.0
+    stale_s: Amount = 300.0  # a run without a heartbeat for so long is taken for dead
+    overrides: dict[Text, Override] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        faults = [*self._faults()]
+        for backbone in self.overrides if not faults else ():
+            merged = self._merged(backbone)
+            faults += [f"overrides.{backbone}: {fault}" for fault in merged._faults()]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        if self.stale_s < 3 * self.heartbeat_s:
+            yield "stale_s: must be at least 3 x heartbeat_s, or a slow disk looks like death"
+        if self.executor != "slurm":
+            for key in self.model_fields_set & {"slurm", "overrides"}:
+                yield f"{key}: only for executor 'slurm', this one is {self.executor!r}"
+        else:
+            yield from self._slurm_faults()
+            yield from self._gpu_faults()
+        if self.executor != "local" and "workers" in self.model_fields_set:
+            yield f"workers: only for executor 'local', this one is {self.executor!r}"
+
+    def _slurm_faults(self) -> Iterator[str]:
+        if self.slurm.timeout_min is None:
+            yield "slurm.timeout_min: required (submitit would ask for 5 minutes)"
+        elif 60 * self.slurm.timeout_min <= self._signal_delay_s:
+            yield (
+                f"slurm.slurm_signal_delay_s: {self._signal_delay_s} s before the end "
+                f"of a job of {self.slurm.timeout_min} min leaves no time to run"
+            )
+        if self.slurm.slurm_use_srun is False and (self.ranks > 1 or self.slurm.slurm_teardown):
+            yield "slurm.slurm_use_srun: false allows neither several GPUs per run nor a teardown"
+
+    def _gpu_faults(self) -> Iterator[str]:
+        nodes = self.slurm.nodes or 1
+        per_node = self.gpus_per_run / nodes
+        if self.ranks % nodes:
+            yield f"slurm.nodes: {nodes} nodes cannot share {self.ranks} processes evenly"
+        if (self.slurm.tasks_per_node or self.ranks // nodes) * nodes != self.ranks:
+            yield f"slurm.tasks_per_node: gpus_per_run makes it {self.ranks // nodes}"
+        if self.packing == "parallel" and self.ranks > 1:
+            yield "packing: 'parallel' puts several runs on one GPU, so gpus_per_run must be 0 or 1"
+        requests = self.slurm.gpu_requests()
+        if len(requests) > 1:
+            yield f"slurm: GPUs are asked for twice ({', '.join(requests)})"
+        for name, value in requests.items():
+            count = re.search(r"(?:^|:)(\d+)(?=,|$)", value.partition("gpu")[2] or value)
+            per_task = name.replace("-", "_").endswith("gpus_per_task")
+            wanted = min(self.gpus_per_run, 1) if per_task else per_node
+            if int(count[1] if count else 1) != wanted:
+                yield f"slurm.{name}: {value!r} disagrees with gpus_per_run: {self.gpus_per_run}"
+
+    @property
+    def _signal_delay_s(self) -> int:
+        return self.slurm.slurm_signal_delay_s or _SIGNAL_DELAY_S
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train one run together."""
+        return max(1, self.gpus_per_run)
+
+    def for_backbone(self, backbone: str) -> Self:
+        """This profile as it is for one backbone, its overrides laid over the rest."""
+        return self._merged(backbone) if backbone in self.overrides else self
+
+    def _merged(self, backbone: str) -> Self:
+        changed = self.overrides[backbone].given()
+        own = {key: changed.pop(key) for key in changed.keys() - Slurm.model_fields.keys()}
+        slurm = self.slurm.model_copy(update=changed)
+        return self.model_copy(update={**own, "slurm": slurm, "overrides": {}})
+
+    def executor_options(self) -> dict[str, Any]:
+        """Keywords for `submitit.AutoExecutor(folder, **options)`."""
+        if self.executor != "slurm":
+            return {"cluster": self.executor}
+        options: dict[str, Any] = {"cluster": "slurm", "slurm_max_num_timeout": self.max_requeues}
+        if self.slurm.slurm_use_srun is False:
+            # The time-limit signal then goes to the batch shell, so python must take its place.
+            options["slurm_python"] = "exec " + shlex.quote(sys.executable)
+        return options
+
+    def parameters(self) -> dict[str, Any]:
+        """Keywords for `executor.update_parameters(**parameters)`, on Slurm.
+
+        Adds what follows from the rest of the profile: the tasks and GPUs of one run, the
+        environment as `export` lines before the set-up commands, and whether Slurm may requeue.
+        """
+        given = self.slurm.given()
+        nodes = self.slurm.nodes or 1
+        given["tasks_per_node"] = self.ranks // nodes
+        if self.gpus_per_run and not self.slurm.gpu_requests():
+            given["gpus_per_node"] = self.gpus_per_run // nodes
+        given["slurm_setup"] = [*self.exports(), *(self.slurm.slurm_setup or ())]
+        # Said outright: a cluster with JobRequeue=0 refuses `scontrol requeue` otherwise.
+        extra: dict[str, Any] = {"requeue" if self.max_requeues else "no-requeue": True}
+        if self.slurm.slurm_use_srun is False:
+            extra["signal"] = f"B:USR2@{self._signal_delay_s}"
+        given["slurm_additional_parameters"] = extra | (
+            self.slurm.slurm_additional_parameters or {}
+        )
+        return given
+
+    def exports(self) -> list[str]:
+        """`env` as bash lines; only `$NAME` and `${NAME}` in a value expand, on the node."""
+        return [f"export {name}={_bash(str(value))}" for name, value in self.env.items()]
+
+    def environ(self, outer: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """`env` with its variables taken from `outer`, for runs started without a batch script.
+
+        Raises ProfileError when one of them is not set.
+        """
+        try:
+            return {
+                name: _REFERENCE.sub(lambda m: outer[m[0].strip("${}")], str(value))
+                for name, value in self.env.items()
+            }
+        except KeyError as error:
+            raise ProfileError(f"profile {self.name}: env: ${error.args[0]} is not set") from error
+
+
+def _bash(value: str) -> str:
+    """A bash word: variables expand (an unset one ends the script), all else is literal."""
+    pieces = enumerate(_REFERENCE.split(value))  # literal, reference, literal, ...
+    words = [f'"${{{p.strip("${}")}:?}}"' if i % 2 else shlex.quote(p) for i, p in pieces if p]
+    return "".join(words) or "''"
+
+
+def names() -> list[str]:
+    """The profiles that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in _PACKAGED.iterdir() if ".yaml" in p.name)
+
+
+def load(name_or_path: str | Path) -> Profile:
+    """A packaged profile by its name, or one of your own by its path (it ends in .yaml or .yml).
+
+    Raises ProfileError: no such profile, unreadable, unknown keys, wrong types, contradictions.
+    """
+    name = str(name_or_path)
+    file: Path | Traversable = Path(name)
+    source = name
+    if name in names():
+        source, file = f"slurm/profiles/{name}.yaml", _PACKAGED / f"{name}.yaml"
+    elif Path(name).suffix not in (".yaml", ".yml"):
+        known = f"{', '.join(names())}, or the path of a .yaml file"
+        raise ProfileError(f"no profile {name!r}{_did_you_mean(name, names())} ({known})")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{source}: cannot read the profile: {error}") from error
+    return _checked(text, source, Path(name).stem)
+
+
+def _checked(text: str, source: str, name: str) -> Profile:
+    try:
+        read = document.parse(text, source)
+        if not isinstance(read.data, dict):
+            raise ProfileError(f"{source}: expected `key: value` lines, got {read.data!r:.40}")
+        return Profile.model_validate({"name": name, **read.data})
+    except document.DocumentError as error:
+        raise ProfileError(str(error)) from error
+    except ValidationError as error:
+        raise ProfileError("\n".join(_lines(error, read))) from error
+
+
+def _lines(error: ValidationError, read: document.Document) -> list[str]:
+    """One line per fault, in the order of the file: where, what came, what was expected."""
+    faults: dict[document.Path, list[ErrorDetails]] = {}  # a union's members complain one by one
+    for detail in error.errors():
+        path = tuple(key for key in detail["loc"] if key != "[key]")
+        while path and path not in read.lines and detail["type"] != "missing":
+            path = path[:-1]
+        faults.setdefault(path, []).append(detail)
+    lines = []
+    for path in sorted(faults, key=lambda path: read.lines.get(path, 0)):
+        problem = _problem(path, faults[path])
+        for fault in problem.splitlines():  # those found by _consistent say their key themselves
+            at = path or tuple(fault.partition(": ")[0].split("."))
+            dotted = f"{'.'.join(map(str, path))}: " if path else ""
+            lines.append(f"{read.where(at)}: {dotted}{fault}")
+    return lines
+
+
+def _problem(path: document.Path, details: list[ErrorDetails]) -> str:
+    first = details[0]
+    came = repr(first["input"])[:60]
+    kinds = [_EXPECTED[d["type"]] for d in details if d["type"] in _EXPECTED]
+    match first["type"]:
+        case "extra_forbidden":
+            return _unknown(path)
+        case "missing":
+            return (
+                f"required ({', '.join(get_args(Profile.model_fields[str(path[0])].annotation))})"
+            )
+        case "value_error":
+            return str(first["ctx"]["error"])
+        case "literal_error" if not kinds:
+            allowed = re.findall(r"'(\w+)'", first["ctx"]["expected"])
+            near = _did_you_mean(came.strip("'"), allowed)
+            return f"expected one of {', '.join(allowed)}, got {came}{near}"
+        case _ if kinds:
+            return f"expected {' or '.join(kinds)}, got {came}"
+        case _:
+            return f"got {came}: {first['msg']}"
+
+
+def _unknown(path: document.Path) -> str:
+    models: dict[int, type[Model]] = {1: Profile, 2: Slurm}
+    key, model = str(path[-1]), models.get(len(path), Override)
+    valid = [*model.model_fields]
+    if model is Profile and key in Slurm.model_fields:
+        return f"unknown key: {key!r} belongs under `slurm:`"
+    return f"unknown key{_did_you_mean(key, valid)} (valid: {', '.join(valid)})"
+
+
+def _did_you_mean(word: str, valid: list[str]) -> str:
+    near = get_close_matches(word, valid, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

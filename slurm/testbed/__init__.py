@@ -1,0 +1,5 @@
+"""A real one-host Slurm for tests: `Bed` in python, `python -m slurm.testbed` in a shell."""
+
+from slurm.testbed.bed import Bed as Bed
+from slurm.testbed.bed import BedError as BedError
+from slurm.testbed.config import Knobs as Knobs

@@ -1,0 +1,273 @@
+"""Bed: a real Slurm on this host, in a folder of its own, for tests and for trying things out.
+
+    with Bed(nodes=2, gpus=4, acct="dbd") as bed:
+        subprocess.run(["sbatch", "job.sh"], env=os.environ | bed.env())
+
+Touches neither /etc/slurm nor cgroups nor other daemons, and listens on loopback only.
+"""
+
+import getpass
+import os
+import random
+import re
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
+from typing import Any, Self
+
+from slurm.testbed import database, install, processes
+from slurm.testbed.config import Knobs, Ports, render
+from slurm.testbed.processes import Process
+
+_IMPORT_ROOT = Path(__file__).parents[2]
+_SACCT_SHIM = Path(__file__).with_name("sacct.py")
+_ROOM = 512 * 2**20  # bytes to leave for a bed with a database
+_START_S = 30.0  # a daemon that takes longer has failed
+
+
+class BedError(RuntimeError):
+    """The bed cannot do that; the message says why."""
+
+
+def memory() -> Path | None:
+    """Where a bed is quickest: /dev/shm if there is room (a container may have 64 MB), or None."""
+    shm = Path("/dev/shm")
+    roomy = os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > _ROOM
+    return shm if roomy else None
+
+
+class Bed:
+    """A Slurm of its own in `root` (a new folder in memory unless given), with the given `Knobs`.
+
+    As a context manager it is gone at the end, processes and folder, even when python was killed.
+    """
+
+    def __init__(self, root: Path | None = None, **knobs: Any) -> None:
+        self.knobs = Knobs(**knobs)
+        self.root = root or Path(tempfile.mkdtemp(prefix="slurm-bed-", dir=memory()))
+        self.conf = self.root / "etc" / "slurm.conf"
+        self._ports = Ports(0)
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        # Wipes the bed when its stdin closes: at the end of the block, or when this process dies.
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "slurm.testbed", "guard", "--root", str(self.root)],
+            stdin=subprocess.PIPE,
+            cwd=_IMPORT_ROOT,
+            start_new_session=True,
+        )
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wipe()
+        if self._guard is not None:
+            self._guard.communicate()
+
+    def env(self) -> dict[str, str]:
+        """What a process needs in its environment to use this bed."""
+        return {"SLURM_CONF": str(self.conf), "PATH": f"{self.root}/bin:{install.search_path()}"}
+
+    def run(self, *command: str, timeout_s: float = 20) -> str:
+        """Output of a command such as `bed.run("sbatch", "job.sh")`; BedError if it fails."""
+        outer = {k: v for k, v in os.environ.items() if not re.match("S(LURM|BATCH|QUEUE|ACCT)", k)}
+        try:
+            done = subprocess.run(
+                command,
+                env=outer | self.env(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BedError(f"{shlex.join(command)}: no answer in {timeout_s:g} s") from error
+        if done.returncode:
+            raise BedError(f"{shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def start(self) -> None:
+        """Starts everything and returns when all nodes are idle; raises BedError if that fails."""
+        if packages := install.missing(dbd=self.knobs.acct == "dbd"):
+            wanted = ", ".join(packages)
+            raise BedError(f"not installed: {wanted} (run python -m slurm.testbed install)")
+        if self.processes():
+            raise BedError(f"{self.root}: already running (python -m slurm.testbed stop)")
+        self._write()
+        self.start_daemon("munged")
+        if self.knobs.acct == "dbd":
+            self.start_daemon("mariadbd")
+            self.start_daemon("slurmdbd")
+            self._register()
+        self.start_daemon("slurmctld")
+        for node in self.knobs.node_names:
+            self.start_daemon(node)
+        self.wait_idle()
+
+    def stop(self) -> None:
+        """Ends the jobs and all daemons; a later `start` finds queue and accounting again."""
+        self._end([p for p in self.processes() if p.comm not in processes.DAEMONS], SIGKILL)
+        for daemon in ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged"):
+            self._end([p for p in self.processes() if p.comm == daemon], SIGTERM)
+        self._end(self.processes(), SIGKILL)
+
+    def wipe(self) -> None:
+        """Kills everything that belongs to the bed and removes its folder."""
+        while left := self.processes():  # again: one may have forked while we read /proc
+            self._end(left, SIGKILL)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def processes(self) -> list[Process]:
+        """Daemons, steps and job processes of this bed."""
+        return processes.of(self.conf)
+
+    def start_daemon(self, name: str) -> None:
+        """Starts munged, mariadbd, slurmdbd, slurmctld or a node and waits until it answers.
+
+        A node (n1, n2, ...) answers a little later: see `wait_idle`. Raises BedError.
+        """
+        match name:
+            case "munged":
+                self._start_munged()
+            case "mariadbd":
+                self._start_mariadbd()
+            case "slurmdbd":
+                self.run("slurmdbd")
+                self._wait("slurmdbd", "sacctmgr", "-n", "show", "cluster")
+            case "slurmctld":
+                self.run("slurmctld")
+                self._wait("slurmctld", "scontrol", "ping")
+            case _ if name in self.knobs.node_names:
+                self.run("slurmd", "-N", name)
+            case _:
+                raise BedError(f"no daemon {name!r} in this bed")
+
+    def stop_daemon(self, name: str, sig: Signals = SIGKILL) -> None:
+        """Ends one daemon, by its name in `start_daemon`, and nothing else: its jobs run on."""
+        daemons = [p for p in self.processes() if p.comm in processes.DAEMONS]
+        self._end([p for p in daemons if name in (p.comm, p.node)], sig)
+
+    def crash(self, node: str) -> None:
+        """What a power cut does to a node: slurmd, steps and job processes are gone at once."""
+        while struck := processes.on_node(node, self.processes()):
+            self._end(struck, SIGKILL)
+
+    def wait_idle(self, timeout_s: float = _START_S) -> None:
+        """Returns when every node is up (idle, or busy with jobs); BedError after `timeout_s`."""
+        end = time.monotonic() + timeout_s
+        while True:
+            states = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split()
+            if all(state in ("idle", "mix", "alloc", "comp") for state in states):
+                return
+            if any(state.startswith(("drain", "down", "inval")) for state in states):
+                self.run("scontrol", "update", f"NodeName=n[1-{self.knobs.nodes}]", "State=RESUME")
+            if time.monotonic() > end:
+                raise BedError(f"nodes are {', '.join(states)}: see {self.root}/log")
+            time.sleep(0.02)
+
+    def _write(self) -> None:
+        self._ports = Ports(_free_ports(self.knobs.nodes + 3))
+        self._password = secrets.token_hex(16)
+        for folder in ("etc", "run", "log", "state", "dev", "bin"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        for node in self.knobs.node_names:
+            (self.root / "spool" / node).mkdir(parents=True, exist_ok=True)
+        self.root.chmod(0o711)  # others must reach munge's socket, not list the folder
+        texts = render(self.knobs, self.root, self._ports, _version(), self._password)
+        for name, text in texts.items():
+            path = self.root / "etc" / name
+            path.touch(mode=0o600 if name == "slurmdbd.conf" else 0o644)
+            path.write_text(text)
+        for gpu in range(self.knobs.gpus):
+            (self.root / f"dev/gpu{gpu}").unlink(missing_ok=True)
+            (self.root / f"dev/gpu{gpu}").symlink_to("/dev/null")
+        shim = self.root / "bin" / "sacct"
+        shim.unlink(missing_ok=True)
+        if self.knobs.acct == "shim":
+            shim.write_text(
+                f'#!/bin/sh\nexec {shlex.join([sys.executable, "-IS", str(_SACCT_SHIM)])} "$@"\n'
+            )
+            shim.chmod(0o755)
+
+    def _start_munged(self) -> None:
+        run = self.root / "run"
+        if not (run / "munge.key").exists():
+            self.run("mungekey", "--create", f"--keyfile={run}/munge.key")
+        self.run(
+            "munged",
+            f"--key-file={run}/munge.key",
+            f"--socket={run}/munge.sock",
+            f"--pid-file={run}/munged.pid",
+            f"--seed-file={run}/munged.seed",
+            f"--log-file={self.root}/log/munged.log",
+        )
+
+    def _start_mariadbd(self) -> None:
+        if not (self.root / "mysql").exists():
+            self.run(*database.create_command(self.root), timeout_s=60)
+        self.run(*database.start_command(self.root, self._ports.sql))
+        self._wait("mariadbd", *database.client_command(self.root, "SELECT 1"))
+        self.run(*database.client_command(self.root, database.grant(self._password)))
+
+    def _register(self) -> None:
+        """Tells slurmdbd of the cluster and, where there is one, of the user's submit limit."""
+        show = ("sacctmgr", "-nP", "show", "assoc", "format=cluster,user")
+        if "bed|" not in self.run(*show):
+            self.run("sacctmgr", "-i", "add", "cluster", "bed")
+        if (limit := self.knobs.max_submit) is not None:
+            user = getpass.getuser()
+            if f"bed|{user}" not in self.run(*show):
+                self.run("sacctmgr", "-i", "add", "user", user, "account=root", "cluster=bed")
+            self.run("sacctmgr", "-i", "modify", "user", user, "set", f"MaxSubmitJobs={limit}")
+
+    def _wait(self, daemon: str, *question: str) -> None:
+        end = time.monotonic() + _START_S
+        while True:
+            try:
+                self.run(*question, timeout_s=5)
+                return
+            except BedError as error:
+                if time.monotonic() > end:
+                    raise BedError(
+                        f"{daemon} did not come up: {error}; see {self.root}/log"
+                    ) from error
+            time.sleep(0.02)
+
+    def _end(self, ending: list[Process], sig: Signals) -> None:
+        processes.kill(ending, sig)
+        if not processes.wait_gone(self.conf, {p.pid for p in ending}, timeout_s=10):
+            processes.kill(ending)
+
+
+def _version() -> tuple[int, int]:
+    """Slurm's, as (22, 5)."""
+    command = shutil.which("slurmctld", path=install.search_path()) or "slurmctld"
+    printed = subprocess.run([command, "-V"], capture_output=True, text=True, check=True).stdout
+    major, minor = re.findall(r"\d+", printed)[:2]
+    return int(major), int(minor)
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` consecutive free ports, below those the kernel hands out by itself."""
+    for _ in range(100):
+        base = random.randrange(20_000, 32_000)
+        if all(_is_free(port) for port in range(base, base + count)):
+            return base
+    raise BedError(f"found no {count} free ports in a row between 20000 and 32000")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0

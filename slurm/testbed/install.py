@@ -1,0 +1,38 @@
+"""Which binaries a test bed needs, and the packages that bring them (Debian, Ubuntu)."""
+
+import os
+import shutil
+import subprocess
+
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # where the daemons are, often not in a user's PATH
+_PACKAGE = {
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "sbatch": "slurm-client",
+    "munged": "munge",
+}
+_DBD_PACKAGE = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
+
+
+def search_path() -> str:
+    """PATH with the system's sbin folders at its end."""
+    return f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
+
+
+def missing(*, dbd: bool = False) -> list[str]:
+    """Packages still to be installed; `dbd` asks for the accounting database too."""
+    needed = _PACKAGE | (_DBD_PACKAGE if dbd else {})
+    return [p for binary, p in needed.items() if shutil.which(binary, path=search_path()) is None]
+
+
+def install(*, dbd: bool = False) -> list[str]:
+    """Installs what is missing with apt-get, as root or through sudo; returns the packages.
+
+    Raises CalledProcessError when apt-get fails.
+    """
+    if not (packages := missing(dbd=dbd)):
+        return []
+    apt = [*(["sudo"] if os.geteuid() else []), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
+    subprocess.run([*apt, "update"], check=True)
+    subprocess.run([*apt, "install", "-y", "--no-install-recommends", *packages], check=True)
+    return packages

@@ -1,0 +1,311 @@
+"""From a grid file to its runs: a pure function of the file's text.
+
+    grids/x.yaml --load--> Grid: the runs, in the file's order --plan.make--> Plan
+
+The grammar, all of it (a field is a dotted RunConfig field such as `optim.lr`):
+
+    name     the sweep's name and folder: lower-case letters, digits, '_' and '-'
+    about    free: question, runs, gpu_hours, hardware, expect
+    base     fields that hold for every run, dotted or nested
+    grid     field -> list of values; all combinations, the last field turns fastest
+    zip      field -> list of values, all of one length; they advance together, as one more axis
+    seeds    list of seeds; the very last axis
+    exclude  list of mappings; a combination of grid, zip and seeds is dropped if it matches every
+             field of one
+    include  list of mappings; each is one more combination, laid over base and run with every
+             seed; where there is no grid and no zip, these are the only runs
+    evals    list of evaluations, each done on every run; by default EvalConfig()
+    tables   the tables this grid feeds
+
+A schedule is one value: a preset or a mapping, whose `name` labels it in tables.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.config import ConfigError, EvalConfig, RunConfig, fields_of, nearest, problems
+from core.registry import backbone_problem, dataset_problem
+from sweep.expand import Axis, Choice, Run, judge, product, report
+from sweep.filters import Facet, select
+from sweep.gridfile import GridFile, Place
+
+__all__ = ["Facet", "Grid", "Run", "load", "parse", "select", "shipped"]
+
+KEYS = "name", "about", "base", "grid", "zip", "include", "exclude", "seeds", "evals", "tables"
+FIELDS = (*fields_of(RunConfig), "schedule.name")
+SECTIONS = {name.rpartition(".")[0] for name in FIELDS} - {"", "schedule"}
+MOST_COMBINATIONS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid file, expanded. `shared`: combinations that are the same run as an earlier one."""
+
+    name: str
+    about: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    shared: int
+    tables: tuple[str, ...]
+    text: str
+    path: Path
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> path of the grids that come with the package."""
+    here = Path(__file__).parent
+    # A wheel carries them inside this package; in a checkout they lie beside it.
+    folder = here / "grids" if (here / "grids").is_dir() else here.parent / "grids"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(path: str | Path) -> Grid:
+    """The grid at `path`, or the shipped grid of that name. Raises ConfigError."""
+    if not os.path.isfile(path):
+        known = shipped()
+        if str(path) not in known:
+            what = "a folder, not a grid file" if os.path.isdir(path) else "no such grid file"
+            raise ConfigError(f"{path}: {what}{nearest(Path(path).stem, known)}")
+        path = known[str(path)]
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    return parse(text, Path(path))
+
+
+def parse(text: str, path: Path) -> Grid:
+    """The grid that `text` describes; `path` only names it.
+
+    Raises ConfigError with every problem, one line each: `path:LINE: key: what is wrong`.
+    """
+    file = GridFile(text, str(path))
+    for key in file.data:
+        if key not in KEYS:
+            file.problem((key,), f"{key}: unknown key{nearest(key, KEYS, shown=len(KEYS))}")
+    name, about = _name(file), _mapping(file, "about")
+    evals, tables = _evals(file), _tables(file)
+    runs, shared = _distinct(file, (Run(*found, evals) for found in _expand(file)))
+    if not runs and file.sound:
+        file.problem(("exclude",), "exclude: drops every combination, no run is left")
+    file.check()
+    return Grid(name, about, runs, shared, tables, text, path)
+
+
+def _expand(file: GridFile) -> Iterator[tuple[RunConfig, str]]:
+    """Config and setting of all the file asks for, in order, the same one perhaps repeatedly."""
+    base = _union(file, _mapping(file, "base"), ("base",))
+    seeds = [_set(file, "seed", s, ("seeds", i)) for i, s in enumerate(_section(file, "seeds"))]
+    axes = [axis for axis in (*_grid(file), _zip(file), seeds) if axis]
+    given = dict(base)
+    for axis in axes:
+        _join(file, given, {key: item for choice in reversed(axis) for key, item in choice.items()})
+    include, exclude = _choices(file, "include"), _choices(file, "exclude")
+    _check_exclude(file, exclude, given.keys() - base.keys())
+    count = math.prod(map(len, axes))
+    if count > MOST_COMBINATIONS:
+        file.problem(("grid",), f"grid: {count} combinations, at most {MOST_COMBINATIONS} are run")
+    elif "grid" in file.data or "zip" in file.data or not include:
+        yield from product(file, base, axes, exclude)
+    for number, extra in enumerate(include):
+        yield from _included(file, base, extra, seeds, ("include", number))
+
+
+def _included(
+    file: GridFile, base: Choice, extra: Choice, seeds: Axis, place: Place
+) -> Iterator[tuple[RunConfig, str]]:
+    choice = {k: v for k, v in base.items() if not any(f"{k}.".startswith(f"{e}.") for e in extra)}
+    _join(file, choice, extra)
+    for seed in seeds if "seed" not in extra else [{}]:
+        verdict = judge(choice | seed, set(RunConfig.model_fields))
+        report(file, ((at or place, line) for at, line in verdict.problems))
+        if not verdict.problems:
+            yield RunConfig.model_construct(**verdict.values), verdict.setting
+
+
+def _distinct(file: GridFile, runs: Iterable[Run]) -> tuple[tuple[Run, ...], int]:
+    """The runs without repetitions, and how many of those there were."""
+    found: dict[str, Run] = {}
+    shared = 0
+    for run in runs:
+        other = found.setdefault(run.id, run)
+        if other is run:
+            continue
+        shared += 1
+        if other.config != run.config:
+            both = f"{other.config.delta} and {run.config.delta}"
+            file.problem((), f"{run.id}: two different runs have this id: {both}")
+        elif other.setting != run.setting:
+            both = f"'{other.setting}' and '{run.setting}'"
+            file.problem(("grid",), f"schedule: {both} name the same run, {run.id}")
+    return tuple(found.values()), shared
+
+
+# The keys of a file, one by one.
+
+
+def _name(file: GridFile) -> str:
+    name = file.data.get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_][a-z0-9_-]{0,99}", name):
+        wanted = "lower-case letters, digits, '_' and '-' (it names a folder)"
+        file.problem(("name",), f"name: expected {wanted}, got {_show(name)}")
+    return str(name)
+
+
+def _evals(file: GridFile) -> tuple[EvalConfig, ...]:
+    found: dict[str, EvalConfig] = {}
+    for number, given in enumerate(_section(file, "evals")):
+        try:
+            evaluation = EvalConfig.model_validate(given)
+        except ValidationError as error:
+            for key, line in problems(error, EvalConfig):
+                place = (int(step) if step.isdigit() else step for step in key.split("."))
+                file.problem(("evals", number, *place), f"evals: {line}")
+        else:
+            if evaluation.id in found:
+                file.problem(("evals", number), "evals: the same evaluation is given twice")
+            found[evaluation.id] = evaluation
+    return tuple(found.values()) or (EvalConfig(),)
+
+
+def _tables(file: GridFile) -> tuple[str, ...]:
+    tables = _section(file, "tables")
+    for number, table in enumerate(tables):
+        if isinstance(table, bool) or not isinstance(table, str | int):
+            file.problem(("tables", number), f"tables: expected a name, got {_show(table)}")
+    return tuple(map(str, tables))
+
+
+def _grid(file: GridFile) -> list[Axis]:
+    axes = [_axis(file, key, v, ("grid", key)) for key, v in _mapping(file, "grid").items()]
+    for axis in axes:
+        # Two schedules under one label would be averaged in a table as if they were seeds.
+        seen: dict[str, Any] = {}
+        for value, place in (choice["schedule"] for choice in axis if "schedule" in choice):
+            label = value.get("name") if isinstance(value, dict) else value
+            if isinstance(label, str) and seen.setdefault(label, value) != value:
+                file.problem(place, f"schedule: two schedules are called '{label}'")
+    return axes
+
+
+def _zip(file: GridFile) -> Axis:
+    columns = {key: _axis(file, key, v, ("zip", key)) for key, v in _mapping(file, "zip").items()}
+    columns = {key: column for key, column in columns.items() if column}
+    if len(set(map(len, columns.values()))) > 1:
+        lengths = ", ".join(f"{key} has {len(column)}" for key, column in columns.items())
+        file.problem(("zip",), f"zip: expected lists of one length, {lengths}")
+    rows: Axis = []
+    for row in zip(*columns.values(), strict=False):
+        rows.append({})
+        for choice in row:
+            _join(file, rows[-1], choice)
+    return rows
+
+
+def _axis(file: GridFile, key: str, values: object, place: Place) -> Axis:
+    if key not in FIELDS:
+        return [_set(file, key, None, place)][:0]
+    choices = _list(file, key, values, place)
+    return [_set(file, key, value, (*place, i)) for i, value in enumerate(choices)]
+
+
+def _choices(file: GridFile, key: str) -> list[Choice]:
+    found = []
+    for number, given in enumerate(_section(file, key)):
+        if isinstance(given, dict) and given:
+            found.append(_union(file, given, (key, number)))
+        else:
+            what = f"expected a mapping of fields, got {_show(given)}"
+            file.problem((key, number), f"{key}: {what}")
+    return found
+
+
+def _check_exclude(file: GridFile, exclude: list[Choice], fields: Iterable[str]) -> None:
+    known = {*fields, *_mapping(file, "grid"), *_mapping(file, "zip")}
+    for key, (_, place) in (item for choice in exclude for item in choice.items()):
+        if key not in known:
+            file.problem(place, f"{key}: no axis of this grid{nearest(key, sorted(known))}")
+
+
+def _mapping(file: GridFile, key: str) -> Mapping[str, Any]:
+    value = file.data.get(key, {})
+    if isinstance(value, dict):
+        return value
+    file.problem((key,), f"{key}: expected a mapping, got {_show(value)}")
+    return {}
+
+
+def _section(file: GridFile, key: str) -> list[Any]:
+    return _list(file, key, file.data[key], (key,)) if key in file.data else []
+
+
+def _list(file: GridFile, key: str, value: object, place: Place) -> list[Any]:
+    """`value` where it is a list with something in it, else [] and a problem."""
+    if isinstance(value, list) and value:
+        return value
+    what = "the list is empty" if value == [] else f"expected a list, got {_show(value)}"
+    file.problem(place, f"{key}: {what}")
+    return []
+
+
+def _show(value: object) -> str:
+    return "nothing" if value is None else reprlib.repr(value)
+
+
+# Fields: what a value of the file sets, before anything is combined.
+
+
+def _set(file: GridFile, key: str, value: Any, place: Place) -> Choice:
+    """What `key: value` sets; a mapping sets each of its fields."""
+    if key not in FIELDS:
+        # A last name alone ('lr') says which field is meant ('optim.lr').
+        full = next((name for name in FIELDS if name.rpartition(".")[2] == key), key)
+        file.problem(place, f"{key}: unknown field{nearest(full, FIELDS)}")
+        return {}
+    if isinstance(value, dict) and key in SECTIONS:
+        return _union(file, value, place, key + ".")
+    if problem := _problem_of(key, value):
+        file.problem(place, f"{key}: {problem}")
+    return {key: (value, place)}
+
+
+def _problem_of(key: str, value: Any) -> str | None:
+    """What RunConfig does not look at: names, and a schedule's label."""
+    if key == "backbone" and isinstance(value, str):
+        return backbone_problem(value)
+    if key == "dataset" and isinstance(value, str):
+        return dataset_problem(value)
+    if key == "schedule" and isinstance(value, dict) and "name" in value:
+        return _problem_of("schedule.name", value["name"])
+    if key == "schedule.name" and not (isinstance(value, str) and value.strip()):
+        return f"expected a name for tables, got {_show(value)}"
+    return None
+
+
+def _union(file: GridFile, given: Mapping[str, Any], place: Place, prefix: str = "") -> Choice:
+    """What all keys of a mapping set together."""
+    union: Choice = {}
+    for key, value in given.items():
+        _join(file, union, _set(file, prefix + key, value, (*place, key)))
+    return union
+
+
+def _join(file: GridFile, into: Choice, more: Choice) -> None:
+    """Add `more`; a field that is set twice, or as a whole and in part, is a problem."""
+    for key, (_, place) in more.items():
+        for other, (_, earlier) in into.items():
+            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                name = "" if key == other else f" as '{other}'"
+                file.problem(place, f"{key}: already set{name} on line {file.line(earlier)}")
+    into |= more

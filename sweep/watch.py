@@ -1,0 +1,196 @@
+"""Watching local workers: a live display until every run has ended, and workers kept alive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from core.rundir import Store
+from sweep import plan
+from sweep.plan import Plan, State, Status
+from sweep.submit import Job, Submission
+
+COLOURS = {
+    State.NEW: "dim",
+    State.PENDING: "dim",
+    State.RUNNING: "cyan",
+    State.INTERRUPTED: "yellow",
+    State.UNEVALUATED: "yellow",
+    State.FAILED: "red",
+    State.CANCELLED: "yellow",
+    State.DONE: "green",
+}
+ROWS = 30
+"""Runs shown at most; of a larger sweep, those that are under way."""
+
+
+class Clock:
+    """Time left, from how the runs' shares of work grew while watched."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.first: dict[str, tuple[float, float]] = {}
+        self.base: float | None = None
+
+    def run_left(self, status: Status) -> float | None:
+        """Seconds left in the training or evaluation a run is in; None while unknown."""
+        key = f"{status.run.id}/{status.attempts}/{status.phase == 'evaluate'}"
+        moment, share = self.first.setdefault(key, (time.monotonic(), status.share))
+        grown = status.share - share
+        if grown <= 0:
+            return None
+        return (1 - status.share) * (time.monotonic() - moment) / grown
+
+    def all_left(self, seen: Plan) -> float | None:
+        """Seconds until every run has ended; None while unknown."""
+        work = sum(_share(status) for status in seen.statuses)
+        if self.base is None:
+            self.base = work
+        if work - self.base <= 0:
+            return None
+        return (len(seen.statuses) - work) * (time.monotonic() - self.started) / (work - self.base)
+
+
+def _share(status: Status) -> float:
+    """Work done, with evaluation as the last tenth."""
+    if status.state in (State.DONE, State.FAILED, State.CANCELLED):
+        return 1.0
+    if status.phase == "evaluate":
+        return 0.9 + 0.1 * status.share
+    return 0.9 * status.share
+
+
+def duration(seconds: float | None) -> str:
+    """'1:02:03', '4:05' or '-'."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counts_line(seen: Plan) -> Text:
+    """'12 done, 2 running, 6 new', in the states' colours."""
+    parts = [
+        Text(f"{seen.counts[state]} {state}", style=COLOURS[state])
+        for state in State
+        if seen.counts[state]
+    ]
+    return Text(", ").join(parts) if parts else Text("no runs")
+
+
+def table(seen: Plan, clock: Clock | None = None, *, rows: int = ROWS) -> Group:
+    """The state of every run, or of those under way where there are too many to show."""
+    shown = list(seen.statuses)
+    if len(shown) > rows:
+        under_way = (State.RUNNING, State.FAILED, State.INTERRUPTED)
+        shown = [status for status in shown if status.state in under_way][:rows]
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "state"):
+        grid.add_column(name, no_wrap=True, overflow="ellipsis")
+    grid.add_column("epoch", justify="right")
+    grid.add_column("", width=12)
+    grid.add_column("images/s", justify="right")
+    if clock:
+        grid.add_column("left", justify="right")
+    grid.add_column("reason", overflow="fold")
+    for status in shown:
+        grid.add_row(*_cells(status, clock))
+    footer = counts_line(seen)
+    if clock:
+        footer.append(f"   left {duration(clock.all_left(seen))}", style="bold")
+    return Group(grid, Text(), footer) if shown else Group(footer)
+
+
+def _cells(status: Status, clock: Clock | None) -> list[Text | ProgressBar | str]:
+    label = status.phase if status.state is State.RUNNING and status.phase else str(status.state)
+    begun = status.attempts > 0
+    cells: list[Text | ProgressBar | str] = [
+        status.run.id.rpartition("-")[0],
+        Text(label, style=COLOURS[status.state]),
+        f"{status.epoch}/{status.run.config.epochs}" if begun else "",
+        ProgressBar(total=1.0, completed=status.share, width=12) if begun else "",
+        f"{status.images_per_s:,.0f}" if status.state is State.RUNNING else "",
+    ]
+    if clock:
+        left = clock.run_left(status) if status.state is State.RUNNING else None
+        cells.append(duration(left) if left is not None else "")
+    return [*cells, Text(status.reason or "", style="dim")]
+
+
+def wait(submission: Submission, store: Store, console: Console, *, every: float = 0.5) -> Plan:
+    """Show progress until every worker has ended; replace workers that die with work left.
+
+    Ctrl-C stops the workers, leaves their runs resumable, and passes on.
+    """
+    clock, jobs, spoken = Clock(), list(submission.jobs), 0.0
+    replacements = 3 * len(submission.runs)
+    with _display(console) as live:
+        try:
+            while True:
+                running = [job for job in jobs if not job.done()]
+                pending = {run.id for run in submission.runs} if running else set()
+                seen = plan.make(submission.runs, store, pending=pending)
+                if live:
+                    live.update(table(seen, clock))
+                elif time.monotonic() - spoken > 15:
+                    console.print(counts_line(seen))
+                    spoken = time.monotonic()
+                left = seen.of({State.PENDING, *plan.LAUNCHABLE})
+                crashed = [job for job in jobs if job not in running and not _ended(job)]
+                if crashed and left and replacements > 0:
+                    replacements -= len(crashed)
+                    jobs = running + [submission.start(number) for number in range(len(crashed))]
+                    submission.jobs[:] = jobs
+                elif not running:
+                    return seen
+                time.sleep(every)
+        except KeyboardInterrupt:
+            stop(submission)
+            raise
+
+
+def _ended(job: Job) -> bool:
+    """Whether a worker went through its whole list (submitit then leaves a result)."""
+    return bool(job.paths.result_pickle.exists())
+
+
+def stop(submission: Submission, *, patience: float = 10.0) -> None:
+    """Interrupt every worker and wait for them to put their runs in order."""
+    for job in submission.jobs:
+        job.cancel()
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and not all(job.done() for job in submission.jobs):
+        time.sleep(0.05)
+
+
+@contextmanager
+def _display(console: Console) -> Iterator[Live | None]:
+    """A live display on a terminal, None elsewhere."""
+    if not console.is_terminal:
+        yield None
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+        yield live
+
+
+def follow(look: Callable[[], Plan], console: Console, *, every: float = 2.0) -> None:
+    """Refresh the table until nothing is running or on its way, or Ctrl-C."""
+    clock = Clock()
+    with _display(console) as live:
+        while True:
+            seen = look()
+            if live:
+                live.update(table(seen, clock))
+            if not (seen.counts[State.RUNNING] or seen.counts[State.PENDING]):
+                break
+            time.sleep(every)
+    if live is None:
+        console.print(table(seen))
