@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -22,27 +23,30 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """value: mean over seeds in percent, None where nothing is measured."""
+    """A mean in percent over `measured` of the `asked` seeds (or datasets, or models)."""
 
     value: float | None
+    """None where nothing is measured."""
     std: float | None
     """Sample standard deviation over seeds, None for a single one."""
-    seeds: int
+    measured: int
     asked: int
     n: tuple[int, ...]
-    """Distinct counts of images behind the seeds' values; () where the source tells none."""
+    """Distinct counts of images behind the parts; () where the source tells none."""
     state: str = "done"
-    """'done', or what the first incomplete run is: failed, running, missing, partial, ..."""
+    """'done', or what the first incomplete part is: failed, running, missing, partial, ..."""
     reason: str = ""
+    unit: str = "seeds"
 
     @property
     def complete(self) -> bool:
-        """Every asked seed is measured on all its images, and all on equally many."""
-        return self.state == "done" and self.seeds == self.asked and len(self.n) <= 1
+        """Every part asked for is measured on all its images, all seeds on equally many."""
+        same = self.unit != "seeds" or len(self.n) <= 1
+        return self.state == "done" and self.measured == self.asked and same
 
 
-COLUMNS = {"evaluation": "eval_id"}
-"""Fields of Key that the frame calls otherwise."""
+BY = ["eval_id" if name == "evaluation" else name for name in Key._fields]
+"""The frame's columns that make a key."""
 
 
 def cells(frame: pd.DataFrame) -> dict[Key, Cell]:
@@ -50,26 +54,34 @@ def cells(frame: pd.DataFrame) -> dict[Key, Cell]:
 
     Only seeds are averaged; an unmeasured seed makes its cell incomplete, never smaller.
     """
-    by = [COLUMNS.get(field, field) for field in Key._fields]
-    groups = frame.groupby(by, sort=False)
+    groups = frame.groupby(BY, sort=False)
     table = groups.agg(
         value=("value", "mean"),
         std=("value", "std"),
-        seeds=("value", "count"),
+        measured=("value", "count"),
         asked=("value", "size"),
         low=("n", "min"),
         high=("n", "max"),
     )
-    incomplete = frame[frame["state"] != "done"].drop_duplicates(by).set_index(by)
+    incomplete = frame[frame["state"] != "done"].drop_duplicates(BY).set_index(BY)
     table = table.join(incomplete[["state", "reason"]])
     table = table.fillna({"state": "done", "reason": ""})
     return {Key(*row[0]): _cell(*row[1:]) for row in table.itertuples(name=None)}
 
 
+def sources(frame: pd.DataFrame) -> dict[Key, list[dict[str, Any]]]:
+    """The rows behind each cell, one per seed."""
+    found: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+    records: Any = frame.to_dict("records")
+    for row in records:
+        found[Key(*(row[name] for name in BY))].append(row)
+    return found
+
+
 def _cell(
     value: float,
     std: float,
-    seeds: int,
+    measured: int,
     asked: int,
     low: int,
     high: int,
@@ -78,4 +90,4 @@ def _cell(
 ) -> Cell:
     counts = tuple(sorted({int(n) for n in (low, high) if not pd.isna(n)}))
     mean = None if pd.isna(value) else value
-    return Cell(mean, None if pd.isna(std) else std, seeds, asked, counts, state, reason)
+    return Cell(mean, None if pd.isna(std) else std, measured, asked, counts, state, reason)

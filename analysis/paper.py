@@ -1,41 +1,211 @@
-"""The tables of the paper by number, and the text of whole tables in any format."""
+"""The tables of the paper by number: which cells each takes, and how it lays them out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis.cells import Cell, Key, cells
-from analysis.formats import FORMATS
-from analysis.names import strength_name
+from analysis.derived import Over, means, paired_tests, tests_table
+from analysis.gates import cell_gates, marked, notes, row_gates
+from analysis.names import SETTINGS, strength_name
 from analysis.tables import PLUS_MINUS, Table, pivot
 from core.config import ConfigError, nearest
 
-TIDY = ["model", "dataset", "epsilon_g", "setting", "metric", "value", "n", "seeds"]
+Cells = Mapping[Key, Cell]
+Sure = Callable[[Cells, pd.DataFrame], Collection[Key]]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A table of accuracies: `keep` picks its cells, knowing all of them."""
+
+    title: str
+    keep: Callable[[Key, Cells], bool]
+    rows: Sequence[str] = ("model", "setting")
+    columns: Sequence[str] = ("epsilon_g", "dataset", "metric")
+    settings: Sequence[str] = SETTINGS
+
+
+def _main(key: Key) -> bool:
+    """fix and sched from non-robust backbones on the fine-grained datasets."""
+    return (
+        key.setting in ("fix", "sched") and not _robust(key.model) and key.dataset != "ImageNette"
+    )
+
+
+def _robust(model: str) -> bool:
+    return model.startswith("Rob")
+
+
+def _beside(setting: str) -> Callable[[Key, Cells], bool]:
+    """fix, sched and `setting` on the pairs where `setting` was asked for."""
+
+    def keep(key: Key, found: Cells) -> bool:
+        asked = key.setting in ("fix", "sched", setting)
+        return asked and key._replace(setting=setting) in found
+
+    return keep
+
+
+SPECS = {
+    1: Spec(
+        "fix and sched, eps_g = 4/255",
+        lambda key, _: _main(key) and key.epsilon_g == 4,
+        columns=("dataset", "metric"),
+    ),
+    2: Spec(
+        "fix and sched, eps_g = 8/255",
+        lambda key, _: _main(key) and key.epsilon_g == 8,
+        columns=("dataset", "metric"),
+    ),
+    3: Spec("robust backbones", lambda key, _: _robust(key.model)),
+    4: Spec("the automatic schedule", _beside("auto"), settings=("fix", "sched", "auto")),
+    6: Spec(
+        "one model under several attacks",
+        lambda key, _: key.setting in ("fix", "sched"),
+        rows=("epsilon_g", "model", "evaluation", "setting"),
+        columns=("dataset", "metric"),
+    ),
+    7: Spec(
+        "hinges T1 and T2",
+        lambda key, _: key.setting.startswith("T1="),
+        rows=("model", "dataset", "setting"),
+        columns=("epsilon_g", "metric"),
+    ),
+    8: Spec("a strength drawn per epoch", _beside("uniform"), settings=("fix", "uniform", "sched")),
+    12: Spec("ImageNette", lambda key, _: key.dataset == "ImageNette"),
+}
+DERIVED: dict[int, Over] = {10: "dataset", 11: "model"}
+NUMBERS = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12)
+
+
+def table_cells(number: int, frame: pd.DataFrame, *, partial: bool = False) -> dict[Key, Cell]:
+    """The cells of one of the paper's tables, {} where the frame has none for it.
+
+    partial: let the means of Tables 10 and 11 leave incomplete cells out, with their count.
+    Table 9 has no cells: see `derived.paired_tests`. Raises ConfigError for an unknown number.
+    """
+    if number in DERIVED:
+        return means(main_cells(frame), DERIVED[number], partial=partial)
+    if number not in SPECS:
+        known = ", ".join(map(str, NUMBERS))
+        raise ConfigError(f"--table: there is no Table {number} (there are {known})")
+    found = cells(table_frame(number, frame))
+    keep = SPECS[number].keep
+    return {key: cell for key, cell in found.items() if keep(key, found)}
+
+
+def main_cells(frame: pd.DataFrame) -> dict[Key, Cell]:
+    """The cells of Tables 1 and 2 at every strength: what Tables 9 to 11 are computed from."""
+    found = cells(one_evaluation(frame))
+    return {key: cell for key, cell in found.items() if _main(key)}
+
+
+def table_frame(number: int, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows a table draws on, called as it calls them: by attack in Table 6, by hinges in 7."""
+    if number == 6:
+        return _under_attacks(frame)
+    chosen = one_evaluation(frame)
+    return _by_hinges(chosen) if number == 7 else chosen
+
+
+def _under_attacks(frame: pd.DataFrame) -> pd.DataFrame:
+    """Runs evaluated by more than one attack, the evaluations called by their attack."""
+    named = frame[frame["eval_id"] != ""]
+    attacks = named[named["attack"] != ""].drop_duplicates("eval_id")
+    names = dict(zip(attacks["eval_id"], attacks["attack"], strict=True))
+    if len(set(names.values())) < len(names):
+        names = {}
+    named = named.assign(eval_id=named["eval_id"].map(lambda eval_id: names.get(eval_id, eval_id)))
+    run = ["model", "dataset", "epsilon_g", "setting", "seed", "variant"]
+    several = named.groupby(run, dropna=False)["eval_id"].transform("nunique") > 1
+    return named[several]
+
+
+def _by_hinges(frame: pd.DataFrame) -> pd.DataFrame:
+    """Two-hinge runs called by T1 and T2, of the pairs for which more than fix and sched ran.
+
+    A source that lists T1=0;T2=0 itself keeps its own number instead of that of `fix`.
+    """
+    hinged = frame[frame["hinges"] != ""]
+    pair = ["variant", "model", "dataset"]
+    studied = hinged[hinged["setting"].str.startswith("T1=")][pair].drop_duplicates()
+    hinged = hinged.merge(studied, on=pair)
+    own = hinged["setting"] == hinged["hinges"]
+    cell = [*pair, "epsilon_g", "hinges"]
+    listed = own.groupby([hinged[name] for name in cell]).transform("any")
+    hinged = hinged[own | ~listed]
+    order = hinged["hinges"].str.extract(r"T1=(\d+);T2=(\d+)").astype(int)
+    ordered = hinged.assign(setting=hinged["hinges"], T1=order[0], T2=order[1])
+    return ordered.sort_values(["T1", "T2"], kind="stable")
+
+
+def numbered(
+    number: int, frame: pd.DataFrame, *, partial: bool = False, sure: Sure | None = None
+) -> Table | None:
+    """One of the paper's tables, None where the frame has nothing for it.
+
+    sure: which of a table's best numbers are surely so; by default all of them are printed bold.
+    """
+    if number == 9:
+        tests = paired_tests(main_cells(frame), partial=partial)
+        return tests_table(tests, "Table 9: ") if tests else None
+    found = table_cells(number, frame, partial=partial)
+    if not found:
+        return None
+    if number in DERIVED:
+        over = DERIVED[number]
+        rows = ("model" if over == "dataset" else "dataset", "setting")
+        spec = Spec(f"means over {over}s", lambda *_: True, rows, ("epsilon_g", "metric"))
+    else:
+        spec = SPECS[number]
+    return _lay_out(f"Table {number}: {spec.title}", found, table_frame(number, frame), spec, sure)
+
+
+def _lay_out(title: str, found: Cells, frame: pd.DataFrame, spec: Spec, sure: Sure | None) -> Table:
+    """Cells in a table, with what breaks a sanity gate marked and noted."""
+    shown = {key.evaluation for key in found}
+    rows = frame[frame["eval_id"].isin(shown)]
+    violations = [*cell_gates(found), *row_gates(rows, found)]
+    return pivot(
+        found,
+        title,
+        rows=spec.rows,
+        columns=spec.columns,
+        settings=spec.settings,
+        notes=[about(rows), *notes(violations)],
+        bold=sure(found, frame) if sure else None,
+        marked=marked(violations),
+    )
 
 
 def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFrame:
-    """The rows of one evaluation, by default the first that the grid asks for.
+    """The rows of one evaluation, by default of the one with most rows, or the first of them.
 
     Accuracies under different attacks never stand in one row. Raises ConfigError where `eval_id`
     is not there.
     """
-    known = list(dict.fromkeys(frame["eval_id"]))
-    if eval_id is not None and eval_id not in known:
-        raise ConfigError(f"unknown evaluation '{eval_id}'{nearest(eval_id, known)}")
-    return frame[frame["eval_id"] == (eval_id or known[0])]
+    counts = Counter(frame["eval_id"])
+    if eval_id is not None and eval_id not in counts:
+        raise ConfigError(f"unknown evaluation '{eval_id}'{nearest(eval_id, counts)}")
+    chosen = max(counts, key=counts.__getitem__) if eval_id is None else eval_id
+    return frame[frame["eval_id"] == chosen]
 
 
-def main_tables(frame: pd.DataFrame, eval_id: str | None = None) -> list[Table]:
-    """Tables 1 and 2: one table per eps_g, settings below each other, best in bold."""
-    chosen = one_evaluation(frame, eval_id)
+def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]:
+    """What a grid measured: one table per eps_g, settings below each other, best in bold."""
+    chosen = one_evaluation(frame)
     found = cells(chosen)
+    spec = Spec("", lambda *_: True, columns=("dataset", "metric"))
     tables = []
     for epsilon_g in sorted({key.epsilon_g for key in found}):
         at = {key: cell for key, cell in found.items() if key.epsilon_g == epsilon_g}
         title = f"eps_g = {strength_name(epsilon_g)}" if epsilon_g else "Not attacked"
-        tables.append(pivot(at, title, notes=[about(chosen)]))
+        tables.append(_lay_out(title, at, chosen, spec, sure))
     return tables
 
 
@@ -48,7 +218,7 @@ def about(frame: pd.DataFrame) -> str:
         text += f" on the {' and '.join(splits)} split"
     if attacks:
         text += f"; adv and expected under {' and '.join(attacks)} (l-inf)"
-    seeds = sorted(set(frame["seed"].dropna())) if "seed" in frame else []
+    seeds = sorted(set(frame["seed"].dropna()))
     if len(seeds) > 1:
         text += f"; mean {PLUS_MINUS} sample standard deviation over {len(seeds)} seeds"
     elif seeds:
@@ -56,55 +226,10 @@ def about(frame: pd.DataFrame) -> str:
     return text
 
 
-def tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell in the columns of the published files, with n, seeds, std and state.
-
-    value stays empty where nothing was measured; only seeds are averaged.
-    """
-    rows = [_tidy_row(key, cell) for key, cell in cells(frame).items()]
-    table = pd.DataFrame(rows)
-    if (table["variant"] == "").all():
-        table = table.drop(columns="variant")
-    if table["eval_id"].nunique() == 1:
-        table = table.drop(columns="eval_id")
-    return table
-
-
-def _tidy_row(key: Key, cell: Cell) -> dict[str, object]:
-    return {
-        "model": key.model,
-        "dataset": key.dataset,
-        "epsilon_g": f"{key.epsilon_g:g}",
-        "setting": key.setting,
-        "metric": key.metric,
-        "value": None if cell.value is None else round(cell.value, 10),
-        "n": "" if not cell.n else " to ".join(map(str, cell.n)),
-        "seeds": cell.seeds,
-        "std": None if cell.std is None else round(cell.std, 10),
-        "state": "done" if cell.complete else _incomplete(cell),
-        "variant": key.variant,
-        "eval_id": key.evaluation,
-    }
-
-
-def _incomplete(cell: Cell) -> str:
-    return cell.state if cell.state != "done" else "unequal"
-
-
-def text(tables: Sequence[Table], form: str = "markdown") -> str:
-    """Whole tables in one of FORMATS, a blank line between them."""
-    return "\n".join(FORMATS[form](table) for table in tables)
-
-
 def tables(frame: pd.DataFrame, form: str = "markdown") -> tuple[str, bool]:
-    """The tables of `frame` as text, and whether every number asked for is in them.
+    """`command.tables` of a frame alone: the text, and whether every number is there."""
+    from analysis.command import Source
+    from analysis.command import tables as write
 
-    form: markdown, csv, latex or tidy. Raises ConfigError for an unknown form.
-    """
-    if form not in (known := [*FORMATS, "tidy"]):
-        raise ConfigError(f"--format: unknown format '{form}'{nearest(form, known)}")
-    laid_out = main_tables(frame)
-    complete = all(table.complete for table in laid_out)
-    if form == "tidy":
-        return tidy(frame).to_csv(index=False, lineterminator="\n"), complete
-    return text(laid_out, form), complete
+    output = write(Source(frame), form, numbers=())
+    return output.text, output.complete

@@ -126,7 +126,13 @@ class Results:
         if not rows:
             raise ConfigError(f"{self.store.root}: no runs here; `sweep launch` a grid first")
         variants = _variants(rows)
-        self.runs = [_read(self.store, row, variants[row["id"]]) for row in rows]
+        self._flags: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        # A run whose evaluations nothing tells is asked for those of the others.
+        usual: list[str] = next((row["evals"] for row in rows if row["evals"]), [])
+        self.runs = [
+            _read(self.store, {**row, "evals": row["evals"] or usual}, variants[row["id"]])
+            for row in rows
+        ]
 
     @cached_property
     def values(self) -> pd.DataFrame:
@@ -177,10 +183,16 @@ class Results:
         return pd.DataFrame([_run_row(run) for run in self.runs])
 
     def critical(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Per-image flags of an evaluation: (image index, index into its strengths of the first
-        one that breaks the image), both int arrays of shape [n]."""
-        with np.load(self.store.run(run_id).eval_flags(eval_id)) as flags:
-            return flags["index"], flags["critical"]
+        """Per-image flags of an evaluation, sorted by image: (image index, index into its
+        strengths of the first one that breaks the image), int arrays of shape [n].
+
+        Raises OSError, ValueError or KeyError where the file is not there or not whole.
+        """
+        if (run_id, eval_id) not in self._flags:
+            with np.load(self.store.run(run_id).eval_flags(eval_id)) as flags:
+                order = np.argsort(flags["index"])
+                self._flags[run_id, eval_id] = flags["index"][order], flags["critical"][order]
+        return self._flags[run_id, eval_id]
 
 
 def load(root: str | Path, runs: Sequence[Mapping[str, Any]] | None = None) -> pd.DataFrame:
@@ -197,15 +209,24 @@ def load(root: str | Path, runs: Sequence[Mapping[str, Any]] | None = None) -> p
     return Results(root, runs).values
 
 
-def _every_run(store: Store) -> Iterable[Row]:
-    folders = sorted(store.runs.iterdir()) if store.runs.is_dir() else []
-    for folder in folders:
-        run = RunDir(folder)
-        if run.config.is_file():
-            config = yaml.load(run.config.read_bytes(), Loader=yaml.CSafeLoader)
-            evals = sorted(path.stem for path in folder.glob("evals/*.json"))
-            setting = RunConfig.parse(config, where=str(run.config)).setting
-            yield {"id": run.id, "setting": setting, "config": config, "evals": evals}
+def _every_run(store: Store) -> list[Row]:
+    """What the store's sweeps ask for, then the runs that belong to none of them."""
+    found: dict[str, Row] = {}
+    for path in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
+        for row in read_jsonl(path):
+            known = found.setdefault(row["id"], row)
+            known["evals"] = list(dict.fromkeys([*known["evals"], *row["evals"]]))
+    for folder in sorted(store.runs.iterdir()) if store.runs.is_dir() else []:
+        if folder.name not in found and RunDir(folder).config.is_file():
+            found[folder.name] = _loose_run(RunDir(folder))
+    return list(found.values())
+
+
+def _loose_run(run: RunDir) -> Row:
+    config = yaml.load(run.config.read_bytes(), Loader=yaml.CSafeLoader)
+    setting = RunConfig.parse(config, where=str(run.config)).setting
+    evals = sorted(path.stem for path in run.path.glob("evals/*.json"))
+    return {"id": run.id, "setting": setting, "config": config, "evals": evals}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -7,7 +7,7 @@ False.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from analysis.rounding import DIGITS, half_up
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 DAGGER = "\N{DAGGER}"
+DOUBLE_DAGGER = "\N{DOUBLE DAGGER}"
 ABSENT = "\N{EN DASH}"
 """Shown where nothing was asked for."""
 NAMED = 4
@@ -70,22 +71,33 @@ def pivot(
     columns: Sequence[str] = ("dataset", "metric"),
     settings: Sequence[str] = SETTINGS,
     notes: Sequence[str] = (),
+    bold: Collection[Key] | None = None,
+    marked: Collection[Key] = (),
     digits: int = DIGITS,
 ) -> Table:
     """Lay cells out with the fields `rows` of their keys down and `columns` across.
 
-    Bold is the best number of a column among the rows that differ in the setting only, where all
-    of them are complete; standard fine-tuning does not compete, having never seen an attack.
+    bold: the keys to print bold, by default the `winners`. marked: keys that break a sanity gate.
     """
     if len({key.variant for key in cells}) > 1:
         rows = [*rows[:-1], "variant", rows[-1]]
     placed = {(_pick(key, rows), _pick(key, columns)): key for key in cells}
     across = _sorted((column for _, column in placed), columns, settings)
-    winners = _winners(cells, rows, columns, digits)
+    best = winners(cells, digits) if bold is None else bold
+    entries = {
+        key: Entry(
+            number(cell, digits),
+            key in best,
+            DAGGER * (not cell.complete) + DOUBLE_DAGGER * (key in marked),
+            key,
+            cell,
+        )
+        for key, cell in cells.items()
+    }
     body = []
     for row in _sorted((row for row, _ in placed), rows, settings):
-        keys = [placed.get((row, column)) for column in across]
-        shown = tuple(_entry(key, key and cells[key], key in winners, digits) for key in keys)
+        keys = (placed.get((row, column)) for column in across)
+        shown = tuple(entries[key] if key else Entry(ABSENT) for key in keys)
         body.append((tuple(map(label, rows, row)), shown))
     return Table(
         title,
@@ -110,11 +122,48 @@ def cell_name(key: Key) -> str:
 
 
 def number(cell: Cell, digits: int = DIGITS) -> str:
-    """'45.12', with several seeds '45.12 +- 1.20'; the state where nothing was measured."""
+    """'45.12', with several seeds '45.12 +- 1.20', with some of them missing '45.12 (1/2)'; the
+    state where there is no number."""
     if cell.value is None:
         return cell.state
-    value = str(half_up(cell.value, digits))
-    return value if cell.std is None else f"{value} {PLUS_MINUS} {half_up(cell.std, digits)}"
+    text = str(half_up(cell.value, digits))
+    if cell.std is not None:
+        text += f" {PLUS_MINUS} {half_up(cell.std, digits)}"
+    return text if cell.measured == cell.asked else f"{text} ({cell.measured}/{cell.asked})"
+
+
+def winners(cells: Mapping[Key, Cell], digits: int = DIGITS) -> set[Key]:
+    """The best among keys that differ in the setting only, where all of them are complete.
+
+    Equal as printed means equally good. Standard fine-tuning does not compete: it never saw an
+    attack.
+    """
+    best = set()
+    for keys in rivals(cells):
+        values = {key: cells[key].value for key in keys if cells[key].complete}
+        shown = {key: half_up(value, digits) for key, value in values.items() if value is not None}
+        if len(keys) > 1 and len(shown) == len(keys):
+            best |= {key for key in keys if shown[key] == max(shown.values())}
+    return best
+
+
+def pairs(found: Iterable[Key]) -> list[tuple[Key, Key]]:
+    """(fix, sched) keys of the same cell."""
+    keys = set(found)
+    return [
+        (key, other)
+        for key in found
+        if key.setting == "fix" and (other := key._replace(setting="sched")) in keys
+    ]
+
+
+def rivals(cells: Iterable[Key]) -> list[list[Key]]:
+    """Keys that compete with each other: equal but for the setting, `standard` left out."""
+    groups = defaultdict(list)
+    for key in cells:
+        if key.setting != "standard":
+            groups[key._replace(setting="")].append(key)
+    return list(groups.values())
 
 
 def problems(cells: Mapping[Key, Cell]) -> list[str]:
@@ -127,10 +176,10 @@ def problems(cells: Mapping[Key, Cell]) -> list[str]:
 
 
 def _reason(cell: Cell) -> str:
-    if len(cell.n) > 1:
+    if cell.unit == "seeds" and len(cell.n) > 1:
         return f"seeds measured on different counts of images ({cell.n[0]} to {cell.n[-1]})"
     reason = f"{cell.state} ({cell.reason})" if cell.reason else cell.state
-    some = f"{cell.seeds} of {cell.asked} seeds, " if cell.seeds and cell.asked > 1 else ""
+    some = f"{cell.measured} of {cell.asked} {cell.unit}, " if cell.asked > 1 else ""
     return some + reason
 
 
@@ -160,29 +209,6 @@ def _sorted(
         ordered = orders[name](values) if name in orders else list(dict.fromkeys(values))
         ranks.append({value: rank for rank, value in enumerate(ordered)})
     return sorted(tuples, key=lambda t: [rank[value] for rank, value in zip(ranks, t, strict=True)])
-
-
-def _winners(
-    cells: Mapping[Key, Cell], rows: Sequence[str], columns: Sequence[str], digits: int
-) -> set[Key]:
-    """The keys to print bold: equal as printed means equally good."""
-    rivals = defaultdict(list)
-    for key in cells:
-        if key.setting != "standard":
-            rivals[_pick(key._replace(setting=""), [*rows, *columns])].append(key)
-    best = set()
-    for keys in rivals.values():
-        values = {key: cells[key].value for key in keys if cells[key].complete}
-        shown = {key: half_up(value, digits) for key, value in values.items() if value is not None}
-        if len(keys) > 1 and len(shown) == len(keys):
-            best |= {key for key in keys if shown[key] == max(shown.values())}
-    return best
-
-
-def _entry(key: Key | None, cell: Cell | None, bold: bool, digits: int) -> Entry:
-    if cell is None:
-        return Entry(ABSENT)
-    return Entry(number(cell, digits), bold, "" if cell.complete else DAGGER, key, cell)
 
 
 def _heading(

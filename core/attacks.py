@@ -134,7 +134,7 @@ class Trajectory:
         z = P(point + step_size * sign(gradient))
         point' = P(point + a (z - point) + (1 - a) (point - previous)), a = 1 on the first step
         """
-        weight = per_image(torch.where(self.step == 0, 1.0, MOMENTUM))
+        weight = per_image(torch.where(self.step == 0, 1.0, MOMENTUM).to(self.point.dtype))
         z = torch.addcmul(self.point, per_image(self.step_size), self.gradient.sign_())
         torch.clamp(z, self.low, self.high, out=z)
         # In place: 2 point - previous, then from there to z by the weight.

@@ -48,9 +48,9 @@ class Look:
 
 def render(skeletons: Skeletons, look: Look, generator: torch.Generator) -> Tensor:
     """One drawing of every skeleton: uint8 [n, 3, 32, 32]."""
-    rows = torch.arange(len(skeletons.vertices))
-    parts = [_render(skeletons.pick(part), look, generator) for part in rows.split(_CHUNK)]
-    return torch.cat(parts)
+    n = len(skeletons.vertices)
+    chunks = [torch.arange(first, min(first + _CHUNK, n)) for first in range(0, n, _CHUNK)]
+    return torch.cat([_render(skeletons.pick(rows), look, generator) for rows in chunks])
 
 
 def _render(skeletons: Skeletons, look: Look, generator: torch.Generator) -> Tensor:

@@ -61,8 +61,10 @@ def parse_strength(value: object) -> Fraction:
     Raises ValueError for anything else; a bare '4' is most likely 4/255 and is told so.
     """
     _no_bool(value)
+    text = str(value).replace(" ", "")
     try:
-        strength = Fraction(str(value).replace(" ", ""))
+        # Fraction writes an exponent out: 1e-999999999 would fill the memory.
+        strength = Fraction("" if re.search(r"[eE][+-]?[\d_]{3}", text) else text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected a strength such as 4/255, got {value!r}") from None
     if not 0 <= strength <= 1:
@@ -86,10 +88,10 @@ def _parse_strengths(value: object) -> object:
     """A list of strengths, or the range '0..16/255' meaning 0, 1/255, ..., 16/255."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*/\s*(\d+)\s*", value)
-        if not match:
+        low, high, unit = map(int, match.groups()) if match else (0, 0, 0)
+        if not unit or high - low > 1000:
             raise ValueError(f"expected a list of strengths or '0..16/255', got {value!r}")
-        low, high, unit = map(int, match.groups())
-        return [Fraction(i, unit) for i in range(low, high + 1)] if unit else []
+        return [Fraction(i, unit) for i in range(low, high + 1)]
     return value
 
 
@@ -232,8 +234,11 @@ def resolve_schedule(value: object, epochs: int) -> object:
 
 def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
     epochs = data.get("epochs", 50)
-    if "schedule" not in data or not isinstance(epochs, int) or epochs < 1:
+    if "schedule" not in data:
         return data
+    if type(epochs) is not int or epochs < 1:
+        # Of the two only `epochs` is to blame; it is rejected next.
+        return {key: value for key, value in data.items() if key != "schedule"}
     return {**data, "schedule": resolve_schedule(data["schedule"], epochs)}
 
 
@@ -382,7 +387,8 @@ def _plain(value: Any) -> Any:
         return show_strength(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return value
+    # -0.0 equals 0.0, so both must give one id.
+    return value + 0.0 if isinstance(value, float) else value
 
 
 @cache

@@ -22,12 +22,10 @@ from torch import Tensor
 
 from core import procedural
 from core.config import ConfigError, RunConfig
+from core.inputs import SPLITS, dataset_folder, image_files
 from core.registry import PROCEDURAL
 from core.rundir import Store
 from core.seeds import derive
-
-SPLITS = ("train", "val", "test")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,17 @@ class Dataset:
         return replace(self, **splits)
 
 
-def load(config: RunConfig, store: Store) -> Dataset:
-    """The dataset of a run. Raises ConfigError naming the folder or file that is wrong."""
+def load(config: RunConfig, store: Store, *, stage: Path | None = None) -> Dataset:
+    """The dataset of a run. stage: a folder on a faster disk to read prepared arrays from.
+
+    Raises ConfigError naming the folder or file that is wrong.
+    """
     if config.dataset in PROCEDURAL:
         drawn = {s: Split(*procedural.draw(config.dataset, s, seed=config.seed)) for s in SPLITS}
         return Dataset(config.dataset, procedural.CLASSES[config.dataset], **drawn)
     if config.dataset == "fake":
         return _fake(config.image_size)
-    path = Path(config.dataset).expanduser()
-    return _folder(path if "/" in config.dataset else store.data / path, config.image_size, store)
+    return _folder(dataset_folder(config.dataset, store), config.image_size, store, stage)
 
 
 def _fake(size: int, *, classes: int = 10) -> Dataset:
@@ -90,45 +90,19 @@ def _fake(size: int, *, classes: int = 10) -> Dataset:
     return Dataset("fake", classes, **splits)
 
 
-def _folder(path: Path, size: int, store: Store) -> Dataset:
+def _folder(path: Path, size: int, store: Store, stage: Path | None) -> Dataset:
     """`path`/{train,val,test}/<class>/<image>, squeezed to size x size, bilinear."""
-    files = {split: _list_images(path, split) for split in SPLITS}
-    classes = sorted(files["train"])
-    for split in ("val", "test"):
-        differing = sorted(set(classes) ^ set(files[split]))
-        if differing:
-            side = "only there" if differing[0] in files[split] else "missing there"
-            raise ConfigError(
-                f"{path / split}: expected the {len(classes)} class folders of train, "
-                f"'{differing[0]}' is {side} ({len(differing)} differ)"
-            )
+    files = image_files(path)
     splits = {}
-    for split in SPLITS:
-        flat = [(file, label) for label, name in enumerate(classes) for file in files[split][name]]
-        if not flat:
-            raise ConfigError(f"{path / split}: expected images, found none")
-        splits[split] = _prepared(path.name, flat, size, store)
-    return Dataset(path.name, len(classes), **splits)
+    for split, classes in files.items():
+        labelled = [(file, label) for label, name in enumerate(classes) for file in classes[name]]
+        splits[split] = _prepared(path.name, labelled, size, store, stage)
+    return Dataset(path.name, len(files["train"]), **splits)
 
 
-def _list_images(path: Path, split: str) -> dict[str, list[Path]]:
-    """Class name -> its image files, both in sorted order."""
-    folder = path / split
-    if not folder.is_dir():
-        have = ", ".join(sorted(p.name for p in path.iterdir())[:6]) if path.is_dir() else "nothing"
-        raise ConfigError(
-            f"{folder}: no such folder (expected {path}/{{train,val,test}}/<class>/, found {have})"
-        )
-    found = {}
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir():
-            names = sorted(os.listdir(entry.path))
-            images = [Path(entry.path, n) for n in names if n.lower().endswith(EXTENSIONS)]
-            found[entry.name] = images
-    return found
-
-
-def _prepared(name: str, files: Sequence[tuple[Path, int]], size: int, store: Store) -> Split:
+def _prepared(
+    name: str, files: Sequence[tuple[Path, int]], size: int, store: Store, stage: Path | None
+) -> Split:
     """Decode once. The key covers every file's path, size and time: an edit makes a new array."""
     digest = hashlib.sha256(f"{size}".encode())
     for file, label in files:
@@ -137,11 +111,15 @@ def _prepared(name: str, files: Sequence[tuple[Path, int]], size: int, store: St
     folder = store.data / "prepared" / f"{name}-{size}-{digest.hexdigest()[:16]}"
     if not folder.is_dir():
         _publish(folder, lambda draft: _decode(files, size, draft))
+    if stage:
+        shared, folder = folder, stage / folder.name
+        if not folder.is_dir():
+            _publish(folder, lambda draft: shutil.copytree(shared, draft, dirs_exist_ok=True))
     images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
     return Split(images, torch.from_numpy(np.load(folder / "labels.npy")))
 
 
-def _publish(folder: Path, fill: Callable[[Path], None]) -> None:
+def _publish(folder: Path, fill: Callable[[Path], object]) -> None:
     """Fill a draft folder, then rename it; where two processes do so at once, the first stays."""
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     draft.mkdir(parents=True)

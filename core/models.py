@@ -18,6 +18,7 @@ import timm  # isort: skip
 import timm.models  # isort: skip
 
 from core.config import ConfigError, RunConfig
+from core.inputs import weights_file
 from core.registry import backbone
 from core.rundir import Store
 from core.seeds import derive
@@ -74,16 +75,6 @@ def _create(name: str, pretrained: bool, classes: int, options: dict[str, Any]) 
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"backbone {name}: cannot load its weights ({reason})") from error
-
-
-def weights_file(name: str, store: Store) -> Path:
-    """The checkpoint a config names: <root>/weights/<name>, else a path. Raises ConfigError."""
-    for path in (store.weights / name, Path(name).expanduser()):
-        if path.is_file():
-            return path
-    have = sorted(p.relative_to(store.weights) for p in store.weights.rglob("*.pt"))
-    listed = ", ".join(map(str, have[:6])) or "nothing"
-    raise ConfigError(f"weights '{name}': no such file ({store.weights} holds {listed})")
 
 
 def read_state(file: Path) -> dict[str, Tensor]:

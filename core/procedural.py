@@ -5,13 +5,12 @@ is aircraft seen from above that differ in proportions, `source` is the task the
 demo are pretrained on: other letters and other aircraft of the same two worlds.
 """
 
-import hashlib
-
 import torch
 from torch import Tensor
 
 from core.capsules import Look, Skeletons, render, uniform
 from core.config import ConfigError, nearest
+from core.seeds import derive
 
 CLASSES: dict[str, int] = {"glyph": 64, "plane": 32, "source": 64}
 NAMES: tuple[str, ...] = tuple(CLASSES)
@@ -19,11 +18,6 @@ SIZES: dict[str, dict[str, int]] = {
     "glyph": {"train": 1280, "val": 512, "test": 512},
     "plane": {"train": 1280, "val": 512, "test": 512},
     "source": {"train": 7680, "val": 640, "test": 640},
-}
-
-_LOOKS = {
-    "glyph": Look(jitter=0.04, rotation=0.25, contrast=(0.25, 0.5)),
-    "plane": Look(jitter=0.02, rotation=0.2, contrast=(0.4, 0.7)),
 }
 
 
@@ -41,27 +35,17 @@ def draw(name: str, split: str, *, seed: int) -> tuple[Tensor, Tensor]:
         raise ConfigError(f"unknown procedural dataset '{name}'{nearest(name, SIZES)}")
     if split not in SIZES[name]:
         raise ConfigError(f"{name}: unknown split '{split}'{nearest(split, SIZES[name])}")
-    size = SIZES[name][split]
-    draw_seed = seed if split == "train" else 0
-    if name != "source":
-        return _draw(name, "target", CLASSES[name], size, (name, split, draw_seed))
-    halves = [
-        _draw(kind, "source", CLASSES[name] // 2, size // 2, (name, kind, split, draw_seed))
-        for kind in _LOOKS
-    ]
-    (glyphs, letters), (planes, aircraft) = halves
-    images = torch.stack([glyphs, planes], dim=1).flatten(0, 1)
-    labels = torch.stack([letters, aircraft + CLASSES[name] // 2], dim=1).flatten(0, 1)
-    return images, labels
-
-
-def _draw(
-    kind: str, world: str, classes: int, size: int, purpose: tuple[object, ...]
-) -> tuple[Tensor, Tensor]:
-    design = _glyphs if kind == "glyph" else _planes
-    skeletons = design(classes, _generator(world, kind, "classes"))
+    kinds = {"glyph": ("glyph",), "plane": ("plane",), "source": ("glyph", "plane")}[name]
+    classes, size = CLASSES[name] // len(kinds), SIZES[name][split] // len(kinds)
     labels = torch.arange(size) % classes
-    return render(skeletons.pick(labels), _LOOKS[kind], _generator(*purpose)), labels
+    drawn = []
+    for kind in kinds:
+        design, look = _KINDS[kind]
+        skeletons = design(classes, _stream(0, name, kind, "classes")).pick(labels)
+        images = _stream(seed if split == "train" else 0, name, kind, split)
+        drawn.append(render(skeletons, look, images))
+    offsets = torch.arange(len(kinds)) * classes
+    return torch.stack(drawn, dim=1).flatten(0, 1), (labels[:, None] + offsets).flatten()
 
 
 def _glyphs(classes: int, generator: torch.Generator) -> Skeletons:
@@ -138,7 +122,11 @@ def _farthest(points: Tensor, count: int) -> Tensor:
     return torch.tensor(chosen)
 
 
-def _generator(*purpose: object) -> torch.Generator:
-    """A generator of its own for each purpose, such as ("glyph", "train", 0)."""
-    digest = hashlib.sha256(repr(purpose).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+_KINDS = {
+    "glyph": (_glyphs, Look(jitter=0.04, rotation=0.25, contrast=(0.25, 0.5))),
+    "plane": (_planes, Look(jitter=0.02, rotation=0.2, contrast=(0.4, 0.7))),
+}
+
+
+def _stream(seed: int, *purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive(seed, *purpose))

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class Options:
     micro_batch: int | None = None
     """Images per forward; None means the whole batch at once."""
     eval_batch: int = 256
+    stage: Path | None = None
+    """A folder on the node's own disk to copy the prepared data to."""
     images: int | None = None
     """Cut every split to its first images; for miniatures, whose numbers mean nothing."""
 
@@ -54,7 +57,7 @@ def execute(
     run.write_config(config.to_dict())
     write_json(run.env, runtime.describe())
     claim.progress = {"phase": "load data"}
-    dataset = data.load(config, store)
+    dataset = data.load(config, store, stage=options.stage)
     if options.images:
         dataset = dataset.first(options.images)
     model = models.build(config, dataset.classes, store)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import platform
 import socket
-import subprocess
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from core import source
 
 PACKAGES = ("epsweep", "torch", "torchvision", "timm", "numpy", "wandb", "submitit")
 
@@ -29,30 +29,27 @@ def autocast(precision: str, on: torch.device) -> AbstractContextManager[object]
     return contextlib.nullcontext()
 
 
-def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), *arguments]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-    return None
-
-
 def describe() -> dict[str, Any]:
     """Commit, hash of uncommitted changes, versions, host and device; kept as env.json."""
-    changes = _git("diff", "HEAD", "--", ".")
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     on = device()
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": hashlib.sha256(changes.encode()).hexdigest()[:16] if changes else None,
+        **source.state(),
         "versions": versions,
         "python": platform.python_version(),
         "host": socket.gethostname(),
-        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else platform.processor(),
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor() -> str:
+    """The CPU's name where the kernel tells it, else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

@@ -8,10 +8,9 @@ a group, each group is validated on its own, and a run is put together from vali
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
 from core.config import EvalConfig, RunConfig, resolve_schedule
@@ -28,17 +27,17 @@ Choice = dict[str, tuple[Any, Place]]
 Axis = list[Choice]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """One training of a grid, its setting's name in tables, and the evaluations of its model."""
 
     config: RunConfig
     setting: str
     evals: tuple[EvalConfig, ...]
+    id: str = field(init=False)
 
-    @cached_property
-    def id(self) -> str:
-        return self.config.id
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", self.config.id)
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,11 @@ class Group:
 
 
 def product(
-    file: GridFile, base: Choice, axes: Sequence[Axis], exclude: Sequence[Choice]
+    file: GridFile, base: Choice, axes: Sequence[Axis], exclude: Mapping[Place, Choice]
 ) -> Iterator[tuple[RunConfig, str]]:
     """Config and setting of every combination of the axes that no exclude drops, the last axis
     fastest. Problems of values, and excludes that drop nothing, go to `file`."""
-    groups = _groups(base, axes, exclude)
+    groups = _groups(base, axes, list(exclude.values()))
     template = RunConfig.model_validate(STAND_IN)
     used = 0
     for index in itertools.product(*(range(len(axis)) for axis in axes)):
@@ -88,15 +87,15 @@ def product(
             yield template.model_copy(update=values), setting
         else:
             report(file, (item for verdict in verdicts for item in verdict.problems))
-    for number in range(len(exclude)):
-        if file.sound and not used >> number & 1:
-            file.problem(("exclude", number), "exclude: matches no combination")
+    for number, place in enumerate(exclude):
+        if not file.faults and not used >> number & 1:
+            file.problem(place, "exclude: matches no combination")
 
 
 def report(file: GridFile, found: Iterable[tuple[Place, str]]) -> None:
     """Note problems at their lines; one with no line, a missing field, may follow from others."""
     for place, line in sorted(found, key=lambda item: not item[0]):
-        if place or file.sound:
+        if place or not file.faults:
             file.problem(place, line)
 
 
@@ -110,7 +109,8 @@ def judge(choice: Choice, fields: set[str], exclude: Sequence[Choice] = ()) -> V
     )
     config = RunConfig.check(data)
     if isinstance(config, list):
-        found = tuple((_place_of(key, choice), line) for key, line in config)
+        # A problem between fields has no key; its line begins with the field to change.
+        found = tuple((_place_of(k or line.partition(":")[0], choice), line) for k, line in config)
         return Verdict({}, "", found, dropped)
     schedule = data.get("schedule")
     label = schedule.get("name") if isinstance(schedule, dict) else None

@@ -1,13 +1,12 @@
 """`--only backbone=swin dataset=cars,cub`: which of a grid's runs are meant.
 
 Values of one key are alternatives, keys restrict each other. A key is a field of RunConfig,
-`setting` (also spelled `schedule`) or `id`; the caller adds what it knows besides, as `state`.
+`setting` (also spelled `schedule`) or `id`. Standard runs have no strength: their epsilon_g is 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import reduce
 
@@ -18,51 +17,40 @@ SECTIONS = {name.rpartition(".")[0] for name in fields_of(RunConfig)} - {"", "sc
 KEYS = (*(name for name in fields_of(RunConfig) if name not in SECTIONS), "setting", "id")
 
 
-@dataclass(frozen=True)
-class Facet:
-    """One more key to filter by: its value of a run, and every value that makes sense."""
-
-    value: Callable[[Run], str]
-    known: Collection[str]
-
-
-def select(
-    runs: Iterable[Run], filters: Sequence[str], extra: Mapping[str, Facet] | None = None
-) -> list[Run]:
+def select(runs: Iterable[Run], filters: Sequence[str]) -> list[Run]:
     """The runs that match every filter `key=value,value,...`, in order.
 
-    Raises ConfigError where a key is unknown, or no run has a value or all of them together. A
-    value of an `extra` key need only be known: that no run has failed is no mistake.
+    Raises ConfigError where a key is unknown, or no run has a value or all of them together.
     """
-    left, extra = list(runs), extra or {}
-    wanted = _read(filters, (*KEYS, *extra))
-    facets = {key: extra.get(key) or _facet(key, left) for key in wanted}
+    left = list(runs)
     problems = []
-    for key, values in wanted.items():
-        known = {canonical(value) for value in facets[key].known}
-        for value in values:
-            if canonical(value) not in known:
-                near = nearest(value, facets[key].known)
-                problems.append(f"--only {key}={value}: no run has this value{near}")
+    meant = {}
+    for key, values in _read(filters).items():
+        known = dict.fromkeys(_value(run, key) for run in left)
+        absent = {canonical(value): value for value in values}
+        meant[key] = set(absent)
+        for value in known:
+            absent.pop(canonical(value), None)
+        for value in absent.values():
+            problems.append(f"--only {key}={value}: no run has this value{nearest(value, known)}")
     if problems:
         raise ConfigError(*problems)
-    for key, values in wanted.items():
-        meant = {canonical(value) for value in values}
-        left = [run for run in left if canonical(facets[key].value(run)) in meant]
-    if wanted and not left and not wanted.keys() & extra.keys():
+    for key, wanted in meant.items():
+        left = [run for run in left if canonical(_value(run, key)) in wanted]
+    if meant and not left:
         raise ConfigError(f"--only {' '.join(filters)}: no run has all of these values")
     return left
 
 
-def _read(filters: Sequence[str], keys: Collection[str]) -> dict[str, list[str]]:
+def _read(filters: Sequence[str]) -> dict[str, list[str]]:
     wanted: dict[str, list[str]] = {}
     problems = []
     for text in filters:
         key, _, values = text.partition("=")
         if not all(values.split(",")):
             problems.append(f"--only {text}: expected key=value or key=value,value")
-        elif key not in keys:
-            problems.append(f"--only {text}: unknown key '{key}'{nearest(key, keys)}")
+        elif key not in KEYS:
+            problems.append(f"--only {text}: unknown key '{key}'{nearest(key, KEYS)}")
         else:
             wanted.setdefault(key, []).extend(values.split(","))
     if problems:
@@ -70,13 +58,9 @@ def _read(filters: Sequence[str], keys: Collection[str]) -> dict[str, list[str]]
     return wanted
 
 
-def _facet(key: str, runs: Iterable[Run]) -> Facet:
-    def value(run: Run) -> str:
-        if key in ("setting", "schedule"):
-            return run.setting
-        if key == "id":
-            return run.id
-        found = reduce(getattr, key.split("."), run.config)
-        return show_strength(found) if isinstance(found, Fraction) else str(found)
-
-    return Facet(value, list(dict.fromkeys(map(value, runs))))
+def _value(run: Run, key: str) -> str:
+    """A run's value as text, as a user would write it."""
+    if key in ("setting", "schedule"):
+        return run.setting
+    found = run.id if key == "id" else reduce(getattr, key.split("."), run.config)
+    return show_strength(found) if isinstance(found, Fraction) else str(found)

@@ -8,7 +8,8 @@ The grammar, all of it (a field is a dotted RunConfig field such as `optim.lr`):
     about    free: question, runs, gpu_hours, hardware, expect
     base     fields that hold for every run, dotted or nested
     grid     field -> list of values; all combinations, the last field turns fastest
-    zip      field -> list of values, all of one length; they advance together, as one more axis
+    zip      field -> list of values, all of one length; they advance together, as one axis that
+             comes before or after those of grid, as in the file
     seeds    list of seeds; the very last axis
     exclude  list of mappings; a combination of grid, zip and seeds is dropped if it matches every
              field of one
@@ -36,10 +37,10 @@ from pydantic import ValidationError
 from core.config import ConfigError, EvalConfig, RunConfig, fields_of, nearest, problems
 from core.registry import backbone_problem, dataset_problem
 from sweep.expand import Axis, Choice, Run, judge, product, report
-from sweep.filters import Facet, select
+from sweep.filters import select
 from sweep.gridfile import GridFile, Place
 
-__all__ = ["Facet", "Grid", "Run", "load", "parse", "select", "shipped"]
+__all__ = ["Grid", "Run", "load", "parse", "select", "shipped"]
 
 KEYS = "name", "about", "base", "grid", "zip", "include", "exclude", "seeds", "evals", "tables"
 FIELDS = (*fields_of(RunConfig), "schedule.name")
@@ -97,7 +98,7 @@ def parse(text: str, path: Path) -> Grid:
     name, about = _name(file), _mapping(file, "about")
     evals, tables = _evals(file), _tables(file)
     runs, shared = _distinct(file, (Run(*found, evals) for found in _expand(file)))
-    if not runs and file.sound:
+    if not runs and not file.faults:
         file.problem(("exclude",), "exclude: drops every combination, no run is left")
     file.check()
     return Grid(name, about, runs, shared, tables, text, path)
@@ -107,7 +108,8 @@ def _expand(file: GridFile) -> Iterator[tuple[RunConfig, str]]:
     """Config and setting of all the file asks for, in order, the same one perhaps repeatedly."""
     base = _union(file, _mapping(file, "base"), ("base",))
     seeds = [_set(file, "seed", s, ("seeds", i)) for i, s in enumerate(_section(file, "seeds"))]
-    axes = [axis for axis in (*_grid(file), _zip(file), seeds) if axis]
+    crossed = [axis for axis in _axes(file) if axis]
+    axes = [*crossed, seeds] if seeds else crossed
     given = dict(base)
     for axis in axes:
         _join(file, given, {key: item for choice in reversed(axis) for key, item in choice.items()})
@@ -116,10 +118,10 @@ def _expand(file: GridFile) -> Iterator[tuple[RunConfig, str]]:
     count = math.prod(map(len, axes))
     if count > MOST_COMBINATIONS:
         file.problem(("grid",), f"grid: {count} combinations, at most {MOST_COMBINATIONS} are run")
-    elif "grid" in file.data or "zip" in file.data or not include:
+    elif crossed or not include:
         yield from product(file, base, axes, exclude)
-    for number, extra in enumerate(include):
-        yield from _included(file, base, extra, seeds, ("include", number))
+    for place, extra in include.items():
+        yield from _included(file, base, extra, seeds, place)
 
 
 def _included(
@@ -127,7 +129,7 @@ def _included(
 ) -> Iterator[tuple[RunConfig, str]]:
     choice = {k: v for k, v in base.items() if not any(f"{k}.".startswith(f"{e}.") for e in extra)}
     _join(file, choice, extra)
-    for seed in seeds if "seed" not in extra else [{}]:
+    for seed in [{}] if "seed" in extra or not seeds else seeds:
         verdict = judge(choice | seed, set(RunConfig.model_fields))
         report(file, ((at or place, line) for at, line in verdict.problems))
         if not verdict.problems:
@@ -170,6 +172,7 @@ def _evals(file: GridFile) -> tuple[EvalConfig, ...]:
             evaluation = EvalConfig.model_validate(given)
         except ValidationError as error:
             for key, line in problems(error, EvalConfig):
+                key = key or line.partition(":")[0]
                 place = (int(step) if step.isdigit() else step for step in key.split("."))
                 file.problem(("evals", number, *place), f"evals: {line}")
         else:
@@ -185,6 +188,14 @@ def _tables(file: GridFile) -> tuple[str, ...]:
         if isinstance(table, bool) or not isinstance(table, str | int):
             file.problem(("tables", number), f"tables: expected a name, got {_show(table)}")
     return tuple(map(str, tables))
+
+
+def _axes(file: GridFile) -> list[Axis]:
+    """The axes of grid and zip, whichever of the two the file has first."""
+    grid, zipped = _grid(file), _zip(file)
+    order = list(file.data)
+    late = "zip" in order and "grid" in order and order.index("grid") < order.index("zip")
+    return [*grid, zipped] if late else [zipped, *grid]
 
 
 def _grid(file: GridFile) -> list[Axis]:
@@ -220,22 +231,28 @@ def _axis(file: GridFile, key: str, values: object, place: Place) -> Axis:
     return [_set(file, key, value, (*place, i)) for i, value in enumerate(choices)]
 
 
-def _choices(file: GridFile, key: str) -> list[Choice]:
-    found = []
+def _choices(file: GridFile, key: str) -> dict[Place, Choice]:
+    """The mappings of `include` or `exclude` and where each stands."""
+    found: dict[Place, Choice] = {}
     for number, given in enumerate(_section(file, key)):
         if isinstance(given, dict) and given:
-            found.append(_union(file, given, (key, number)))
+            faults = file.faults
+            choice = _union(file, given, (key, number))
+            # An exclude that lost a mistaken field would drop more than was meant.
+            if key == "include" or file.faults == faults:
+                found[key, number] = choice
         else:
             what = f"expected a mapping of fields, got {_show(given)}"
             file.problem((key, number), f"{key}: {what}")
     return found
 
 
-def _check_exclude(file: GridFile, exclude: list[Choice], fields: Iterable[str]) -> None:
+def _check_exclude(file: GridFile, exclude: Mapping[Place, Choice], fields: Iterable[str]) -> None:
     known = {*fields, *_mapping(file, "grid"), *_mapping(file, "zip")}
-    for key, (_, place) in (item for choice in exclude for item in choice.items()):
+    for key, (_, place) in (item for choice in exclude.values() for item in choice.items()):
         if key not in known:
-            file.problem(place, f"{key}: no axis of this grid{nearest(key, sorted(known))}")
+            hint = nearest(key, sorted(known)) if known else ""
+            file.problem(place, f"{key}: no axis of this grid{hint}")
 
 
 def _mapping(file: GridFile, key: str) -> Mapping[str, Any]:

@@ -48,9 +48,9 @@ class GridFile:
         self.data: dict[str, Any] = self._read(text)
 
     @property
-    def sound(self) -> bool:
-        """No problem so far."""
-        return not self._found
+    def faults(self) -> int:
+        """How many problems so far."""
+        return len(self._found)
 
     def problem(self, place: Place, message: str, line: int = 0) -> None:
         """Note one problem, at the line of `place` if not told; `message` begins with its key."""

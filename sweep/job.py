@@ -7,22 +7,27 @@ folder. Workers that share a manifest share the work: each claims the next run n
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import submitit
 
 from core.claims import Claim, Holder, holder
 from core.config import EvalConfig, RunConfig
 from core.rundir import RunDir, Store, read_json, read_jsonl
 from core.tracking import Mode
+from slurm import environment
 from sweep import triage
 
 log = logging.getLogger("epsweep")
@@ -45,22 +50,54 @@ class RunJob:
     threads: int | None = None
     max_attempts: int = 3
     """Attempts at one run within this submission; more means that it kills its workers."""
+    together: bool = False
+    """Run the rows at the same time, each in a process of its own, instead of one by one."""
+    staging: bool = False
+    """Copy the prepared data to the node's own disk first, where it has one."""
     images: int | None = None
     """Cut every split to its first images (miniatures only)."""
 
     def __call__(self) -> dict[str, int]:
         """Returns how many runs ended how, e.g. {'done': 3, 'failed': 1, 'skipped': 2}."""
-        rows = read_jsonl(Path(self.manifest))[self.first : self.first + self.count]
-        tally: dict[str, int] = {}
         with stoppable():
+            if self.together and self.count > 1:
+                return self._side_by_side()
             if self.threads:
                 import torch  # 2 s, and only a node needs it
 
                 torch.set_num_threads(self.threads)
-            for row in rows:
-                outcome = self._one(row)
-                tally[outcome] = tally.get(outcome, 0) + 1
-        return tally
+            return dict(Counter(self._one(row) for row in self._rows()))
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What submitit queues again on a time limit or a preemption: the same job, since every
+        run goes on from its own checkpoint."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return read_jsonl(Path(self.manifest))[self.first : self.first + self.count]
+
+    def _side_by_side(self) -> dict[str, int]:
+        """One process per row on the same GPU; one that dies leaves the others alone."""
+        threads = max(1, self.threads // self.count) if self.threads else None
+        singles = [
+            replace(self, first=row, count=1, together=False, threads=threads)
+            for row in range(self.first, self.first + self.count)
+        ]
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=single) for single in singles]
+        for process in processes:
+            process.start()
+        try:
+            for process in processes:
+                process.join()
+        except BaseException:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
+            raise
+        failed = sum(process.exitcode != 0 for process in processes)
+        return {"ended": len(processes) - failed, "died": failed}
 
     def _one(self, row: dict[str, Any]) -> str:
         config = RunConfig.parse(row["config"], where=row["id"])
@@ -69,7 +106,12 @@ class RunJob:
         since = holder(store.run(config.id))
         if since and since.attempt > row["after"] and not self._again(since, row["after"]):
             return "skipped"
-        options = {"tracking": self.tracking, "group": self.sweep, "images": self.images}
+        options = {
+            "tracking": self.tracking,
+            "group": self.sweep,
+            "images": self.images,
+            "stage": environment.node_tmpdir() if self.staging else None,
+        }
         return attempt(config, evals, store, options)
 
     def _again(self, since: Holder, after: int) -> bool:
@@ -93,7 +135,9 @@ def attempt(
     run = store.run(config.id)
     if is_done(run, evals):
         return "skipped"
-    claim = Claim.acquire(run, job=_job_id())
+    claim = Claim.acquire(
+        run, job=environment.current().id or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+    )
     if claim is None:
         return "skipped"
     with logging_to(run.log):
@@ -102,9 +146,12 @@ def attempt(
             from core.run import Options, execute  # imports torch
 
             execute(config, evals, store, claim, Options(**options))
-        except (StoppedError, KeyboardInterrupt):
-            log.warning("stopped by a signal; resumable")
-            claim.release("interrupted", kind="stopped", reason="stopped by a signal")
+        except (StoppedError, SystemExit) as stop:
+            kind, reason = triage.why_stopped(stop)
+            log.warning("%s; resumable", reason)
+            claim.release(
+                "cancelled" if kind == "cancelled" else "interrupted", kind=kind, reason=reason
+            )
             raise
         except Exception as error:
             kind, reason = triage.classify(error)
@@ -120,14 +167,6 @@ def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
     """Whether the result is there and names every evaluation asked for."""
     result = read_json(run.result)
     return result is not None and {item.id for item in evals} <= set(result["evals"])
-
-
-def _job_id() -> str | None:
-    """This job as Slurm or submitit's local executor calls it."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    if array:
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
 
 
 @contextmanager

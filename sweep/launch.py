@@ -10,12 +10,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from core import schedules
+from core import inputs, schedules
 from core.config import ConfigError, nearest
 from core.rundir import Store
 from slurm import profile as profiles
 from slurm.profile import Profile
-from sweep import plan, submit, watch
+from sweep import array, local, plan, submit, watch
 from sweep.grid import Grid, Run, select
 from sweep.plan import LAUNCHABLE, REPAIRABLE, Plan, State
 
@@ -99,7 +99,7 @@ def _go(
     *,
     wait: bool = True,
 ) -> Plan | None:
-    look(grid, store, only)  # bad filters fail before anything is written
+    check(look(grid, store, only).of(states), store)
     sweep = submit.record_grid(grid, store)
     with submit.turn(sweep):
         seen = look(grid, store, only)
@@ -108,7 +108,10 @@ def _go(
         if not runs:
             console.print(_nothing(seen, states))
             return seen
-        submission = submit.local(runs, sweep, store, profile)
+        if profile.executor == "slurm":
+            console.print(_sent(array.send(runs, sweep, store, profile), grid))
+            return None
+        submission = local.start(runs, sweep, store, profile)
     if not wait:
         console.print(
             f"{len(runs)} runs started; watch them with: sweep status {grid.name} --watch"
@@ -116,6 +119,21 @@ def _go(
         return None
     watch.wait(submission, store, console)
     return look(grid, store, only)
+
+
+def _sent(sent: array.Sent, grid: Grid) -> Text:
+    tasks, names = sum(sent.arrays.values()), ", ".join(sent.arrays)
+    text = f"{sent.runs} runs submitted: {tasks} tasks, arrays {names}"
+    if sent.left:
+        text += f"\n{sent.left} runs do not fit yet ({sent.cap}); launch again when some are done"
+    return Text(f"{text}\nwatch them with: sweep status {grid.name} --watch")
+
+
+def check(runs: Sequence[Run], store: Store) -> None:
+    """Raises ConfigError, before anything is written, where a run lacks data or weights."""
+    problems = inputs.missing((run.config for run in runs), store)
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _nothing(seen: Plan, states: frozenset[State]) -> Text:
@@ -191,5 +209,7 @@ def remaining_hours(grid: Grid, seen: Plan) -> float | None:
 
 def job_script(grid: Grid, seen: Plan, store: Store, profile: Profile) -> str:
     """The exact commands or batch script that `launch` would hand over."""
-    runs = seen.of(LAUNCHABLE)
-    return submit.script(runs, store.sweep(grid.name), store, profile)
+    runs, sweep = seen.of(LAUNCHABLE), store.sweep(grid.name)
+    if profile.executor != "slurm":
+        return local.script(runs, sweep, profile)
+    return array.script(runs, sweep, profile)

@@ -16,11 +16,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from core import inputs
 from core.config import EvalConfig, RunConfig
-from core.registry import PROCEDURAL, SYNTHETIC
+from core.inputs import dataset_folder
 from core.rundir import Store
 from slurm import profile as profiles
-from sweep import submit, watch
+from sweep import local, submit, watch
 from sweep.grid import Grid, Run
 from sweep.plan import Plan
 
@@ -60,11 +61,8 @@ def shrunk_eval(item: EvalConfig) -> EvalConfig:
 
 
 def has_data(config: RunConfig, store: Store) -> bool:
-    """Whether the dataset can be read on this machine."""
-    if config.dataset in PROCEDURAL + SYNTHETIC:
-        return True
-    path = Path(config.dataset).expanduser()
-    return (path if "/" in config.dataset else store.data / path).is_dir()
+    """Whether the dataset is on this machine."""
+    return inputs.is_drawn(config.dataset) or dataset_folder(config.dataset, store).is_dir()
 
 
 def rehearse(grid: Grid, seen: Plan, store: Store, console: Console) -> Plan:
@@ -86,5 +84,5 @@ def rehearse(grid: Grid, seen: Plan, store: Store, console: Console) -> Plan:
     with tempfile.TemporaryDirectory(prefix="epsweep-dry-run-") as folder:
         rehearsal = Store(Path(folder))
         sweep = submit.record_grid(replace(grid, runs=tuple(shrunk)), rehearsal)
-        submission = submit.local(shrunk, sweep, rehearsal, profile, images=IMAGES)
+        submission = local.start(shrunk, sweep, rehearsal, profile, images=IMAGES)
         return watch.wait(submission, rehearsal, console)

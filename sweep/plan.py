@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.claims import Holder, holder
 from core.rundir import RunDir, Store, read_json
@@ -32,6 +32,13 @@ class State(StrEnum):
 
 LAUNCHABLE = frozenset({State.NEW, State.INTERRUPTED, State.UNEVALUATED})
 REPAIRABLE = frozenset({State.FAILED, State.CANCELLED})
+
+
+class Pending(NamedTuple):
+    """A submission's promise to start a run: its job, and the attempts made before it."""
+
+    job: str
+    after: int
 
 
 @dataclass(frozen=True)
@@ -89,16 +96,21 @@ class Plan:
         return {"counts": counts, "runs": [status.to_dict() for status in self.statuses]}
 
 
-def make(runs: Iterable[Run], store: Store, *, pending: Collection[str] = ()) -> Plan:
-    """Look at every run's folder. `pending`: ids that a live submission will still start."""
-    return Plan([look(run, store.run(run.id), run.id in pending) for run in runs])
+def make(
+    runs: Iterable[Run], store: Store, *, pending: Mapping[str, Pending] | None = None
+) -> Plan:
+    """Look at every run's folder. `pending`: run id -> what a live submission promises."""
+    promised = pending or {}
+    return Plan([look(run, store.run(run.id), promised.get(run.id)) for run in runs])
 
 
-def look(run: Run, folder: RunDir, pending: bool = False) -> Status:
+def look(run: Run, folder: RunDir, pending: Pending | None = None) -> Status:
     """The status of one run, from its folder: result, else claim, else nothing yet."""
     current = holder(folder)
+    if current is None and pending is None:
+        return Status(run, State.NEW)
     if current is None:
-        return Status(run, State.PENDING if pending else State.NEW)
+        return Status(run, State.PENDING, job=pending.job if pending else None)
     if current.live:
         return _seen(run, State.RUNNING, current)
     result = read_json(folder.result)
@@ -111,9 +123,10 @@ def look(run: Run, folder: RunDir, pending: bool = False) -> Status:
             attempts=current.attempt,
             seconds=result["seconds"],
         )
-    if pending:
-        return _seen(run, State.PENDING, current)
     outcome = current.info.get("outcome")
+    ended = outcome in ("failed", "cancelled")
+    if pending and (current.attempt <= pending.after or not ended):
+        return _seen(run, State.PENDING, current)
     if outcome == "failed":
         return _seen(run, State.FAILED, current)
     if outcome == "cancelled":

@@ -1,43 +1,24 @@
-"""Plan + profile -> jobs, through submitit. Returns as soon as they are submitted.
+"""What every submission has in common: the sweep folder, a frozen manifest, a record, turns.
 
-A submission freezes what it will run in a manifest of its own; submitting takes a claim on the
+A submission freezes what it will run in a manifest of its own; submitting takes a claim in the
 sweep folder, so that two people who launch the same grid at the same moment take turns.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import submitit
-
-from core.claims import Claim, describe_process, newest_attempt, now, process_alive
+from core.claims import Claim, newest_attempt, now, process_alive
 from core.config import ConfigError
 from core.rundir import RunDir, Store, SweepDir, read_jsonl, write_jsonl, write_text
+from slurm import cluster
 from slurm.profile import Profile
 from sweep.grid import Grid, Run
-from sweep.job import RunJob
-
-FOREVER_MIN = 60 * 24 * 365
-"""Local workers have no time limit; submitit wants one."""
-
-
-Job = submitit.Job[dict[str, int]]
-
-
-@dataclass(frozen=True)
-class Submission:
-    """Jobs on their way: `jobs` are submitit's; `manifest` says what they run."""
-
-    manifest: Path
-    runs: Sequence[Run]
-    jobs: list[Job]
-    start: Callable[[int], Job]
-    """Starts one more worker."""
+from sweep.plan import Pending
 
 
 def record_grid(grid: Grid, store: Store) -> SweepDir:
@@ -46,6 +27,9 @@ def record_grid(grid: Grid, store: Store) -> SweepDir:
     sweep = store.sweep(grid.name)
     try:
         sweep.logs.mkdir(parents=True, exist_ok=True)
+        store.runs.mkdir(exist_ok=True)
+        if not all(os.access(folder, os.W_OK) for folder in (sweep.path, sweep.logs, store.runs)):
+            raise ConfigError(f"{store.root}: no permission to write there")
         write_text(sweep.grid, grid.text)
         write_jsonl(sweep.manifest, (manifest_row(run) for run in grid.runs))
     except OSError as error:
@@ -75,85 +59,13 @@ def turn(sweep: SweepDir) -> Iterator[None]:
         claim.release("done")
 
 
-def freeze(runs: Sequence[Run], sweep: SweepDir, store: Store) -> Path:
+def freeze_runs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> Path:
     """The manifest of one submission: a row per run, with the attempts made before it."""
-    number = 1 + len(read_jsonl(sweep.submissions))
+    number = 1 + len(list(sweep.path.glob("submission-*.jsonl")))
     path = sweep.path / f"submission-{number:04d}.jsonl"
     rows = [manifest_row(run) | {"after": newest_attempt(store.run(run.id).path)} for run in runs]
     write_jsonl(path, rows)
     return path
-
-
-def pending(sweep: SweepDir) -> set[str]:
-    """Ids that a live local submission will still start (or has started)."""
-    ids: set[str] = set()
-    for row in read_jsonl(sweep.submissions):
-        if row["executor"] == "local" and any(map(process_alive, row["processes"])):
-            ids.update(item["id"] for item in read_jsonl(sweep.path / row["manifest"]))
-    return ids
-
-
-def local(
-    runs: Sequence[Run],
-    sweep: SweepDir,
-    store: Store,
-    profile: Profile,
-    *,
-    images: int | None = None,
-) -> Submission:
-    """Start worker processes on this machine that share the runs among themselves.
-
-    images: cut every split to its first images (miniatures only).
-    """
-    manifest = freeze(runs, sweep, store)
-    workers = min(profile.workers, len(runs))
-    job = RunJob(
-        root=str(store.root),
-        sweep=sweep.path.name,
-        manifest=str(manifest),
-        first=0,
-        count=len(runs),
-        tracking=profile.tracking,
-        threads=max(1, len(os.sched_getaffinity(0)) // workers),
-        images=images,
-    )
-    gpus = local_gpus()
-
-    def start(number: int) -> Job:
-        executor = submitit.LocalExecutor(sweep.logs)
-        visible = (gpus[number % len(gpus)],) if gpus else ()
-        executor.update_parameters(
-            timeout_min=FOREVER_MIN, gpus_per_node=len(visible), visible_gpus=visible
-        )
-        with _environ(profile.environ()):
-            return executor.submit(job)
-
-    jobs = [start(number) for number in range(workers)]
-    processes = [describe_process(int(job.job_id)) for job in jobs]
-    record(sweep, manifest, profile, processes=processes)
-    return Submission(manifest, runs, jobs, start)
-
-
-@contextmanager
-def _environ(variables: Mapping[str, str]) -> Iterator[None]:
-    """Start child processes with more environment variables."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def script(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -> str:
-    """What `local` would start: submitit's own command line, once per worker."""
-    workers = min(profile.workers, max(1, len(runs)))
-    executor = submitit.LocalExecutor(sweep.logs)
-    return (
-        f"# profile {profile.name}: {workers} worker processes share {len(runs)} runs\n"
-        f"{executor._submitit_command_str}"
-    )
 
 
 def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> None:
@@ -168,10 +80,33 @@ def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> No
     write_jsonl(sweep.submissions, [*read_jsonl(sweep.submissions), row])
 
 
-def local_gpus() -> list[int]:
-    """Indices of this machine's NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves, without torch."""
-    count = len([p for p in Path("/dev").glob("nvidia[0-9]*")])
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shown is None:
-        return list(range(count))
-    return [int(index) for index in shown.split(",") if index.isdigit()]
+def pending(sweep: SweepDir) -> dict[str, Pending]:
+    """The runs that a live submission will still start (or has started), by id.
+
+    Asks Slurm once for all arrays. Where it does not answer, jobs count as still on their way: a
+    run that waits too long is better than one that runs twice.
+    """
+    found: dict[str, Pending] = {}
+    tasks: dict[str, tuple[str, int, int]] = {}
+    for row in read_jsonl(sweep.submissions):
+        if row["executor"] == "slurm":
+            tasks |= {job: (row["manifest"], *rows) for job, rows in row["jobs"].items()}
+        else:
+            alive = [item for item in row["processes"] if process_alive(item)]
+            if alive:
+                rows = read_jsonl(sweep.path / row["manifest"])
+                found |= promises(rows, str(alive[0]["pid"]))
+    states = cluster.jobs(tasks)
+    manifests: dict[str, list[dict[str, Any]]] = {}
+    for job, (name, first, count) in tasks.items():
+        state = states[job]
+        gone = state.over or (state.current and state.state == "UNKNOWN")
+        if not gone:
+            rows = manifests.setdefault(name, read_jsonl(sweep.path / name))
+            found |= promises(rows[first : first + count], job)
+    return found
+
+
+def promises(rows: Sequence[Mapping[str, Any]], job: str) -> dict[str, Pending]:
+    """What a job promises for the rows of its manifest."""
+    return {row["id"]: Pending(job, row["after"]) for row in rows}

@@ -6,9 +6,24 @@ import errno
 import traceback
 
 from core.config import ConfigError
+from slurm import cluster, environment
 
 KINDS = ("input", "oom", "diverged", "disk", "bug", "lost")
 """Classes of failure. `lost` is found later, by whoever takes the run over."""
+
+
+def why_stopped(stop: BaseException) -> tuple[str, str]:
+    """(class, reason) of a run that was told to stop and stays resumable.
+
+    submitit leaves by SystemExit once it has queued the job again (time limit or preemption);
+    any other way out is a signal. Slurm, asked as a hint, tells a cancelled job from others.
+    """
+    if isinstance(stop, SystemExit):
+        return "requeued", "time limit or preemption; queued again"
+    job = environment.current().id
+    if job and cluster.jobs([job])[job].state == "CANCELLED":
+        return "cancelled", "cancelled (scancel)"
+    return "stopped", f"stopped by {stop}"
 
 
 def classify(error: BaseException) -> tuple[str, str]:

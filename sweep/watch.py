@@ -14,8 +14,8 @@ from rich.text import Text
 
 from core.rundir import Store
 from sweep import plan
+from sweep.local import Job, Submission
 from sweep.plan import Plan, State, Status
-from sweep.submit import Job, Submission
 
 COLOURS = {
     State.NEW: "dim",
@@ -136,8 +136,8 @@ def wait(submission: Submission, store: Store, console: Console, *, every: float
         try:
             while True:
                 running = [job for job in jobs if not job.done()]
-                pending = {run.id for run in submission.runs} if running else set()
-                seen = plan.make(submission.runs, store, pending=pending)
+                promised = submission.pending if running else None
+                seen = plan.make(submission.runs, store, pending=promised)
                 if live:
                     live.update(table(seen, clock))
                 elif time.monotonic() - spoken > 15:

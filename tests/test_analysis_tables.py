@@ -18,11 +18,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from analysis import Results, load
+from analysis.cells import cells
+from analysis.command import Source
+from analysis.command import tables as write
 from analysis.findings import delay_table, finding, gaps
 from analysis.formats import escape, latex, markdown, terminal
-from analysis.paper import main_tables, tables, tidy
+from analysis.paper import main_tables
 from analysis.rounding import half_up
 from analysis.tables import Entry, Table
+from analysis.tidy import tidy
 from core.config import ConfigError
 
 
@@ -43,6 +47,11 @@ def test_ties_go_away_from_zero(value: float, shown: str) -> None:
 def test_sums_of_floats_do_not_lose_a_tie() -> None:
     values = [44.86, 44.87, 44.86, 44.87]
     assert half_up(sum(values) / 4) == Decimal("44.87")  # 44.865 exactly
+
+
+def tables(frame: pd.DataFrame, form: str = "markdown") -> tuple[str, bool]:
+    output = write(Source(frame), form)
+    return output.text, output.complete
 
 
 def numbers(table: Table) -> dict[tuple[str, ...], list[str]]:
@@ -100,13 +109,17 @@ def test_missing_cells_are_shown_noted_and_never_averaged_away(tmp_path: Path) -
     entries = {(labels[1], i): e for labels, row in table.rows for i, e in enumerate(row)}
     for i, entry in ((i, entries["fix", i]) for i in range(3, 6)):
         assert entry.mark and not entry.bold, i
-        assert entry.cell is not None and (entry.cell.seeds, entry.cell.asked) == (1, 2)
+        assert entry.cell is not None and (entry.cell.measured, entry.cell.asked) == (1, 2)
     notes = " / ".join(table.notes)
     assert "1 of 2 seeds, failed (out of memory): ViT/Cars/fix at 4/255" in notes
     assert "ViT/Aircraft/sched" in notes
     assert not any(e.bold for e in entries.values()), "no pair is complete"
-    values = tidy(frame)
-    assert set(values["seeds"]) == {1, 2} and set(values["state"]) == {"done", "failed", "missing"}
+    values = tidy(cells(frame))
+    assert set(values["seeds"]) == {1, 2} and set(values["state"]) == {
+        "done",
+        "failed (1 of 2 seeds)",
+        "missing (1 of 2 seeds)",
+    }
     assert "out of memory" in text
 
 

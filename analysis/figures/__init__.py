@@ -1,1 +1,77 @@
-"""Data frames -> figures of the paper, in one style, as vector PDF and PNG."""
+"""Data frames -> the figures of the paper, in one style, as vector PDF and PNG.
+
+`figures` draws whatever the results can fill: a figure without data is left out, not empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from analysis.command import Source
+from analysis.figures import hinges, strength, summary, training
+from analysis.figures.style import save
+from analysis.figures.transfer import transfer
+from analysis.results import Results
+from core.config import ConfigError, nearest
+
+Drawn = Iterator[tuple[str, Figure]]
+
+
+def _transfer(results: Results) -> Drawn:
+    for epsilon_g in training.strengths(results):
+        if epsilon_g:
+            yield training.stem("transfer", epsilon_g), transfer(results, epsilon_g)
+
+
+FROM_VALUES = {
+    "strength": strength.strength,
+    "bars": summary.bars,
+    "pareto": summary.pareto,
+    "hinges": hinges.heat_maps,
+}
+"""Figures that need accuracies only, so that CSV files will do."""
+FROM_RUNS: dict[str, Callable[[Results], Drawn]] = {
+    "transfer": _transfer,
+    "adaptation": training.adaptation,
+    "robustness": training.robustness,
+    "training": training.training,
+    "delay": strength.delay,
+    "dynamics": hinges.dynamics,
+}
+NAMES = (*FROM_RUNS, *FROM_VALUES)
+
+
+def draw(source: Source, names: Sequence[str] = ()) -> Drawn:
+    """(file stem, figure) of the figures `names`, of all by default, one after the other.
+
+    Raises ConfigError for an unknown name, or one of `names` that these results cannot fill.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise ConfigError(f"--figure: unknown figure '{name}'{nearest(name, NAMES)}")
+    for name in names or NAMES:
+        count = 0
+        for count, found in enumerate(_drawn(name, source), start=1):
+            yield found
+        if names and not count:
+            raise ConfigError(f"--figure {name}: these results hold nothing to draw")
+
+
+def _drawn(name: str, source: Source) -> Drawn:
+    if name in FROM_VALUES:
+        return FROM_VALUES[name](source.values)
+    return FROM_RUNS[name](source.results) if source.results else iter(())
+
+
+def figures(source: Source, folder: str | Path, names: Sequence[str] = ()) -> list[Path]:
+    """Write the figures as PDF and PNG into `folder`; the files written. Raises ConfigError as
+    `draw` does, and where there is nothing to draw at all."""
+    files = [
+        path for stem, figure in draw(source, names) for path in save(figure, Path(folder) / stem)
+    ]
+    if not files:
+        raise ConfigError("no figures: these results hold nothing to draw")
+    return files

@@ -5,7 +5,7 @@ Settings also differ in line style and marker, so that nothing hangs on colour a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from analysis.names import settings_in_order, strength_name
 
 RC: Any = {
     "font.size": 8,
@@ -61,15 +63,26 @@ LOOKS = {
     "auto": Look("#009E73", "-.", "D"),
     "uniform": Look("#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "v"),
 }
-OTHERS = ("#56B4E9", "#E69F00", "#000000", "#8C510A", "#762A83", "#1B7837")
+OTHERS = ("#56B4E9", "#E69F00", "#000000", "#8C510A", "#762A83", "#1B7837", "#882255")
+DASHES: tuple[Line, ...] = ("-", "--", "-.", ":")
+MARKERS = "os^DvPX*"
 
 
-def look(setting: str, others: Sequence[str] = ()) -> Look:
-    """The look of a known setting; further ones take the remaining colours in order."""
-    if setting in LOOKS:
-        return LOOKS[setting]
-    rank = list(others).index(setting) if setting in others else 0
-    return Look(OTHERS[rank % len(OTHERS)], "-", "ox+*PX"[rank % 6])
+Looks = dict[str, Look]
+
+
+def looks(settings: Iterable[str]) -> Looks:
+    """A look for every setting, in the order of the legend: the presets' own, then OTHERS."""
+    found: Looks = {}
+    others = 0
+    for name in settings_in_order(settings):
+        if name in LOOKS:
+            found[name] = LOOKS[name]
+        else:
+            color = OTHERS[others % len(OTHERS)]
+            found[name] = Look(color, DASHES[others % len(DASHES)], MARKERS[others % len(MARKERS)])
+            others += 1
+    return found
 
 
 @contextmanager
@@ -79,18 +92,38 @@ def styled() -> Iterator[None]:
         yield
 
 
-def panels(count: int, columns: int, *, per_cell: int = 1) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes of shape [rows, columns]: `count` cells of `per_cell` panels each,
-    stacked; rows are filled from the left and what is left over is blank."""
+def blocks(count: int, columns: int, *, rows: int = 1) -> tuple[Figure, np.ndarray]:
+    """A figure with `count` stacks of `rows` panels, filled from the left, and its axes of shape
+    [rows x lines, columns]; places without a stack are blank."""
     columns = min(columns, count)
-    blocks = -(-count // columns)
-    size = (PANEL[0] * columns + 0.4, PANEL[1] * blocks * per_cell + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(blocks * per_cell, columns, squeeze=False)
-    for cell in range(count, blocks * columns):
-        for k in range(per_cell):
-            grid[(cell // columns) * per_cell + k, cell % columns].set_axis_off()
+    lines = -(-count // columns)
+    figure, grid = matrix(lines * rows, columns)
+    for stack in range(count, lines * columns):
+        for row in range(rows):
+            grid[(stack // columns) * rows + row, stack % columns].set_axis_off()
     return figure, grid
+
+
+def matrix(
+    rows: int, columns: int, *, panel: tuple[float, float] = PANEL
+) -> tuple[Figure, np.ndarray]:
+    """A figure of equal panels and its axes of shape [rows, columns]."""
+    size = (panel[0] * max(columns, 2) + 0.4, panel[1] * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def legend(
+    figure: Figure, styles: Looks, epsilon_g: float | None = None, *, onset: bool = False
+) -> None:
+    """One legend of the settings above all panels, with eps_g as its title."""
+    lines = [key_line(name, style) for name, style in styles.items()]
+    if onset:
+        dot = Line2D([], [], color="black", marker="o", linestyle="", label="adaptation begins")
+        lines.append(dot)
+    title = f"$\\epsilon_g$ = {strength_name(epsilon_g)}" if epsilon_g else None
+    columns = min(len(lines), 4) or 1
+    figure.legend(handles=lines, title=title, loc="outside upper center", ncols=columns)
 
 
 def mean_line(axes: Axes, frame: pd.DataFrame, x: str, y: str, style: Look) -> pd.Series:

@@ -1,0 +1,44 @@
+# make demo: the paper in miniature. make test: the everyday tests. make check: all that CI checks.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check lint types contracts format slow wheel clean
+
+demo: $(READY)
+	$(BIN)/sweep demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not slurm" -n 2 --dist loadfile
+
+check: lint types contracts test slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+contracts: $(READY)
+	$(BIN)/lint-imports
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m "slow or slurm" -n 2 --dist loadfile
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -q -w dist .
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "epsweep needs Python 3.11 or newer"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

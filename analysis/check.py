@@ -1,0 +1,122 @@
+"""Is the paper consistent with itself? Numbers that disagree between its tables, numbers that no
+accuracy curve can give, numbers it lacks, and its claims as computed counts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from analysis.cells import Cell, Key, cells
+from analysis.gates import ROUNDING, cell_gates
+from analysis.names import METRICS, strength_name
+from analysis.paper import main_cells
+from analysis.published import PRESET_HINGES, TABLES, published
+from analysis.tables import cell_name, pairs
+
+PRESETS = {hinges: preset for preset, hinges in PRESET_HINGES.items()}
+DEFAULT_ATTACK = "APGD"
+
+
+def check() -> str:
+    """The whole report on the published numbers, as Markdown."""
+    frame = published()
+    parts = {
+        "Cells with different values in different tables": disagreements(),
+        "Numbers that contradict each other within a table": impossible(frame),
+        "Cells missing in the source": missing(),
+        "Claims, counted": claims(frame),
+    }
+    sections = (
+        f"## {title} ({len(lines)})\n\n" + "\n".join(f"- {line}" for line in lines or ["none"])
+        for title, lines in parts.items()
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def disagreements() -> list[str]:
+    """Cells whose tables differ: 'SWIN/Cars/fix at 4/255 adv: 29.70 (Tables 1, 4, 8), ...'."""
+    seen: dict[Key, dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for number in TABLES:
+        for key, cell in cells(published(number)).items():
+            if cell.value is not None:
+                seen[_plain(key)][cell.value].append(number)
+    return [
+        f"{cell_name(key)} {key.metric}: "
+        + ", ".join(f"{value:.2f} ({_tables(numbers)})" for value, numbers in values.items())
+        for key, values in seen.items()
+        if len(values) > 1
+    ]
+
+
+def _plain(key: Key) -> Key:
+    """The same cell under the name that all tables share."""
+    attack = "" if key.evaluation == DEFAULT_ATTACK else key.evaluation
+    return key._replace(evaluation=attack, setting=PRESETS.get(key.setting, key.setting))
+
+
+def _tables(numbers: list[int]) -> str:
+    return f"Table{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def impossible(frame: pd.DataFrame) -> list[str]:
+    """Cells outside adv <= expected <= clean, or beyond what a falling curve can average to."""
+    found = cells(frame)
+    texts = [violation.text for violation in cell_gates(found)]
+    for key, cell in found.items():
+        if key.metric == "expected" and cell.value is not None:
+            clean, adv = (found[key._replace(metric=m)].value for m in ("clean", "adv"))
+            if clean is not None and adv is not None:
+                texts += _out_of_bounds(key, clean, adv, cell.value)
+    return texts
+
+
+def _out_of_bounds(key: Key, clean: float, adv: float, expected: float) -> Iterator[str]:
+    """A curve that falls from clean to adv has its trapezoid mean between these two."""
+    k = round(key.epsilon_g)
+    low = (clean + (2 * k - 1) * adv) / (2 * k)
+    high = ((2 * k - 1) * clean + adv) / (2 * k)
+    ordered = adv - ROUNDING <= expected <= clean + ROUNDING
+    if ordered and not low - 2 * ROUNDING <= expected <= high + 2 * ROUNDING:
+        yield (
+            f"{cell_name(key)}: expected {expected:.2f} outside [{low:.2f}, {high:.2f}], "
+            f"the range for clean {clean:.2f} and adv {adv:.2f}"
+        )
+
+
+def missing() -> list[str]:
+    """Cells without a number, table by table."""
+    found = []
+    for number in TABLES:
+        for key, cell in cells(published(number)).items():
+            if cell.value is None:
+                found.append(f"Table {number}: {cell_name(key)} {key.metric}")
+    return found
+
+
+def claims(frame: pd.DataFrame) -> list[str]:
+    """For each strength and metric, on how many pairs fix or sched is better."""
+    found = main_cells(frame)
+    lines = []
+    for epsilon_g in sorted({key.epsilon_g for key in found}):
+        for metric in METRICS:
+            fix, sched, equal = _count(
+                [k for k in found if (k.epsilon_g, k.metric) == (epsilon_g, metric)], found
+            )
+            total = fix + sched + equal
+            lines.append(
+                f"{metric} at {strength_name(epsilon_g)}: sched better in {sched} of {total}, "
+                f"fix better in {fix} of {total}, equal in {equal}"
+            )
+    return lines
+
+
+def _count(keys: list[Key], found: Mapping[Key, Cell]) -> tuple[int, int, int]:
+    """On how many pairs fix is better, sched is better, both are equal."""
+    gaps = [
+        (found[other].value or 0.0) - (found[key].value or 0.0)
+        for key, other in pairs(keys)
+        if found[key].complete and found[other].complete
+    ]
+    return sum(gap < 0 for gap in gaps), sum(gap > 0 for gap in gaps), sum(gap == 0 for gap in gaps)

@@ -1,0 +1,186 @@
+"""What `sweep tables` does: numbers from a store or from CSV files, tables out, in any format."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from analysis.cells import Cell, Key, cells
+from analysis.compare import agreement, comparison
+from analysis.derived import paired_tests
+from analysis.formats import FORMATS
+from analysis.gates import cell_gates, row_gates, run_gates
+from analysis.intervals import Flags
+from analysis.paper import (
+    DERIVED,
+    NUMBERS,
+    Sure,
+    main_cells,
+    main_tables,
+    numbered,
+    one_evaluation,
+    table_cells,
+)
+from analysis.provenance import sidecar, why
+from analysis.published import TABLES, published, read
+from analysis.results import Results
+from analysis.tables import Table
+from analysis.tidy import tidy, tidy_tests
+from core.config import ConfigError, nearest
+
+FORMS = (*FORMATS, "tidy")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where numbers come from. results: None for CSV files, which have no images behind them."""
+
+    values: pd.DataFrame
+    results: Results | None = None
+
+    @property
+    def published(self) -> bool:
+        """Whether these are numbers of files, for which the paper's tables are the natural ones."""
+        return not self.values["run_id"].any()
+
+    @classmethod
+    def store(cls, root: str | Path, manifest: Sequence[Mapping[str, Any]] | None = None) -> Self:
+        """The runs of a manifest, or all of a store. Raises ConfigError where there are none."""
+        results = Results(root, manifest)
+        return cls(results.values, results)
+
+    @classmethod
+    def files(cls, paths: Sequence[str | Path]) -> Self:
+        """CSV files in the columns of the published ones. Raises ConfigError."""
+        return cls(read(paths))
+
+
+@dataclass(frozen=True)
+class Output:
+    """Tables as text. complete: every number asked for is there (exit code 3 where not)."""
+
+    text: str
+    complete: bool
+    remarks: tuple[str, ...] = ()
+    """For the reader of the terminal: broken gates, agreement with the published numbers."""
+    tables: tuple[Table, ...] = ()
+
+
+def tables(
+    source: Source,
+    form: str = "markdown",
+    *,
+    numbers: Sequence[int] = (),
+    partial: bool = False,
+    significant: bool = False,
+    compare: bool = False,
+) -> Output:
+    """The paper's tables `numbers` from `source`; without numbers, for a store what its grid
+    measured and for files every table they can fill.
+
+    form: markdown, csv, latex or tidy. partial: means over what is there, with its count.
+    significant: bold only where the lead is significant on the images. compare: ours, published
+    and the difference. Raises ConfigError for options that do not fit the source.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"--format: unknown format '{form}'{nearest(form, FORMS)}")
+    if significant and source.results is None:
+        raise ConfigError("--significant: needs the images of runs, CSV files have none")
+    values = source.values
+    if compare:
+        laid_out = {number: _comparison(values, number) for number in numbers or (1, 2)}
+    else:
+        laid_out = _laid_out(source, numbers, partial, significant)
+    text = (
+        _tidy(values, [number for number in laid_out if number in NUMBERS], partial)
+        if form == "tidy"
+        else "\n".join(FORMATS[form](table) for table in laid_out.values())
+    )
+    return Output(
+        text,
+        all(table.complete for table in laid_out.values()),
+        tuple(_remarks(source, laid_out)),
+        tuple(laid_out.values()),
+    )
+
+
+def provenance(source: Source) -> dict[str, Any]:
+    """What the sidecar file beside the tables holds: plain data, for `json.dumps`."""
+    return sidecar(source.values, _violations(source), source.results)
+
+
+def explain(source: Source, question: str) -> str:
+    """`sweep tables --why CELL`."""
+    return why(question, source.values, source.results)
+
+
+def _laid_out(
+    source: Source, numbers: Sequence[int], partial: bool, significant: bool
+) -> dict[int, Table]:
+    """Number -> table; what a grid measured counts downwards from -1, having no number."""
+    bold = _sure(source.results) if significant and source.results else None
+    if not numbers and not source.published:
+        return {-i: t for i, t in enumerate(main_tables(source.values, sure=bold), start=1)}
+    found = {}
+    for number in numbers or NUMBERS:
+        table = numbered(number, source.values, partial=partial, sure=bold)
+        if table is not None:
+            found[number] = table
+        elif numbers:
+            raise ConfigError(f"--table {number}: there are no results for this table")
+    return found
+
+
+def _sure(results: Results) -> Sure:
+    def sure(found: Mapping[Key, Cell], frame: pd.DataFrame) -> Collection[Key]:
+        if any(cell.unit != "seeds" for cell in found.values()):
+            return ()  # means over datasets or models: Table 9 tests them
+        return Flags(results, frame).significant(found)
+
+    return sure
+
+
+def _comparison(values: pd.DataFrame, number: int) -> Table:
+    if number not in TABLES:
+        raise ConfigError(f"--compare: no published numbers of Table {number}")
+    ours = table_cells(number, values)
+    theirs = table_cells(number, published(number))
+    return comparison(ours, theirs, f"Table {number}: ours and the published")
+
+
+def _tidy(values: pd.DataFrame, wanted: Sequence[int], partial: bool) -> str:
+    frames = [_tidy_number(number, values, partial) for number in wanted]
+    frame = pd.concat(frames) if frames else tidy(cells(one_evaluation(values)))
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _tidy_number(number: int, values: pd.DataFrame, partial: bool) -> pd.DataFrame:
+    if number == 9:
+        return tidy_tests(paired_tests(main_cells(values), partial=partial))
+    return tidy(table_cells(number, values, partial=partial))
+
+
+def _violations(source: Source) -> list[str]:
+    chosen = one_evaluation(source.values)
+    found = cells(chosen)
+    texts = [violation.text for violation in (*cell_gates(found), *row_gates(chosen, found))]
+    return texts + (run_gates(source.results) if source.results else [])
+
+
+def _remarks(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
+    if source.results:
+        return [f"gate: {text}" for text in run_gates(source.results)]
+    remarks = []
+    for number in laid_out:
+        if number in TABLES:
+            equal = agreement(
+                table_cells(number, source.values), table_cells(number, published(number))
+            )
+            remarks.append(f"Table {number}: {equal}")
+        elif number in (9, *DERIVED):
+            remarks.append(f"Table {number}: computed from Tables 1 and 2")
+    return remarks

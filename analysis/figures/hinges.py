@@ -1,0 +1,113 @@
+"""Figures of the study over T1 and T2: what each schedule does per epoch, and how it ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.cells import Cell, Key
+from analysis.figures.style import Look, matrix, mean_line, styled
+from analysis.names import METRICS, strength_name
+from analysis.paper import table_cells
+from analysis.results import Results
+
+Drawn = Iterator[tuple[str, Figure]]
+PANEL = (2.3, 1.9)
+
+
+def heat_maps(values: pd.DataFrame) -> Drawn:
+    """Clean, adversarial and expected accuracy for each (T1, T2): a row per eps_g, a figure per
+    (model, dataset)."""
+    found = table_cells(7, values)
+    for model, dataset in dict.fromkeys((key.model, key.dataset) for key in found):
+        mine = {k: c for k, c in found.items() if (k.model, k.dataset) == (model, dataset)}
+        epsilons = sorted({key.epsilon_g for key in mine})
+        with styled():
+            figure, grid = matrix(len(epsilons), len(METRICS), panel=PANEL)
+            for i, epsilon_g in enumerate(epsilons):
+                for j, metric in enumerate(METRICS):
+                    here = {
+                        hinges(key): cell
+                        for key, cell in mine.items()
+                        if (key.epsilon_g, key.metric) == (epsilon_g, metric)
+                    }
+                    _heat_map(grid[i, j], here)
+                    grid[i, j].set_title(
+                        rf"{metric} (%), $\epsilon_g$ = {strength_name(epsilon_g)}"
+                    )
+            figure.suptitle(f"{model}, {dataset}", fontsize=8)
+        yield f"hinges-{model}-{dataset}", figure
+
+
+def hinges(key: Key) -> tuple[int, int]:
+    """(T1, T2) of a cell called 'T1=5;T2=25'."""
+    T1, T2 = map(int, re.findall(r"\d+", key.setting)[-2:])
+    return T1, T2
+
+
+def _heat_map(axes: Axes, here: dict[tuple[int, int], Cell]) -> None:
+    T1s, T2s = (sorted({pair[i] for pair in here}) for i in (0, 1))
+    values = np.full((len(T1s), len(T2s)), np.nan)
+    for (T1, T2), cell in here.items():
+        if cell.value is not None:
+            values[T1s.index(T1), T2s.index(T2)] = cell.value
+    colors = matplotlib.colormaps["cividis"].with_extremes(bad="#eeeeee")
+    axes.imshow(values, cmap=colors, vmin=0, vmax=100, aspect="auto")
+    for i, j in np.argwhere(~np.isnan(values)):
+        ink = "white" if values[i, j] < 55 else "black"
+        axes.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize=6, color=ink)
+    axes.set_xticks(range(len(T2s)), [str(T2) for T2 in T2s])
+    axes.set_yticks(range(len(T1s)), [str(T1) for T1 in T1s])
+    axes.set(xlabel="T2", ylabel="T1")
+    axes.grid(visible=False)
+
+
+def dynamics(results: Results) -> Drawn:
+    """Validation clean accuracy per epoch: a column per T1, a row per eps_g, a shade per T2."""
+    run_hinges = {run.dir.id: run.hinges for run in results.runs if run.hinges}
+    epochs = results.epochs
+    epochs = epochs[epochs["run_id"].isin(run_hinges)]
+    if epochs.empty:
+        return
+    pairs = epochs["run_id"].map(run_hinges).str.extract(r"T1=(\d+);T2=(\d+)").astype(int)
+    epochs = epochs.assign(T1=pairs[0], T2=pairs[1])
+    for (model, dataset), mine in epochs.groupby(["model", "dataset"], sort=False):
+        if len(mine[["T1", "T2"]].drop_duplicates()) > 2:
+            yield f"dynamics-{model}-{dataset}", _dynamics(mine, f"{model}, {dataset}")
+
+
+def _dynamics(epochs: pd.DataFrame, title: str) -> Figure:
+    T1s, epsilons = sorted(set(epochs["T1"])), sorted(set(epochs["epsilon_g"]))
+    with styled():
+        figure, grid = matrix(len(epsilons), len(T1s), panel=PANEL)
+        for i, epsilon_g in enumerate(epsilons):
+            for j, T1 in enumerate(T1s):
+                axes = grid[i, j]
+                here = epochs[(epochs["epsilon_g"] == epsilon_g) & (epochs["T1"] == T1)]
+                _shades(axes, here)
+                axes.set_title(rf"T1 = {T1}, $\epsilon_g$ = {strength_name(epsilon_g)}")
+        for axes in grid[-1]:
+            axes.set_xlabel("epoch")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("validation accuracy (%)")
+        figure.suptitle(title, fontsize=8)
+    return figure
+
+
+def _shades(axes: Axes, here: pd.DataFrame) -> None:
+    T2s = sorted(set(here["T2"]))
+    shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.85, max(len(T2s), 2)))
+    for T2, shade, line in zip(T2s, shades, ("-", "--", "-.", ":") * len(T2s), strict=False):
+        mean_line(axes, here[here["T2"] == T2], "epoch", "val_clean", Look(shade, line))
+        axes.lines[-1].set_label(f"T2 = {T2}")
+    axes.set_ylim(0, 100)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if T2s:
+        axes.legend(loc="best")

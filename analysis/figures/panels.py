@@ -1,0 +1,94 @@
+"""What stands in one panel: how training goes, and how accuracy falls with the attack's strength.
+
+Panels take rows of a single (model, dataset); seeds are thin lines behind their mean.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.style import Looks, key_line, mean_line
+from analysis.names import datasets_in_order, models_in_order, settings_in_order
+from core.records import DELAY_THRESHOLD
+
+Pair = tuple[str, str]
+
+
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Runs of one setting that differ in more than the seed get names of their own."""
+    if not frame["variant"].any():
+        return frame
+    return frame.assign(setting=frame["setting"] + " [" + frame["variant"] + "]")
+
+
+def at_strength(frame: pd.DataFrame, epsilon_g: float) -> pd.DataFrame:
+    """Runs trained at eps_g, and standard ones, which belong to every strength."""
+    return frame[frame["epsilon_g"].isin([epsilon_g, 0.0])]
+
+
+def of_pair(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:
+    return frame[(frame["model"] == pair[0]) & (frame["dataset"] == pair[1])]
+
+
+def pairs_of(frame: pd.DataFrame) -> list[Pair]:
+    """The (model, dataset) pairs of a frame, in the paper's order."""
+    there = set(zip(frame["model"], frame["dataset"], strict=True))
+    models, datasets = models_in_order(frame["model"]), datasets_in_order(frame["dataset"])
+    return [pair for m in models for d in datasets if (pair := (m, d)) in there]
+
+
+def adaptation(axes: Axes, epochs: pd.DataFrame, styles: Looks) -> None:
+    """Validation clean accuracy per epoch; a marker where it first exceeds 5 %."""
+    axes.axhline(100 * DELAY_THRESHOLD, color="#999999", linewidth=0.7, linestyle=(0, (1, 2)))
+    for setting, mean in _lines(axes, epochs, "val_clean", styles).items():
+        style = styles[setting]
+        adapted = mean[mean > 100 * DELAY_THRESHOLD]
+        if len(adapted):
+            point = adapted.index[0], adapted.iloc[0]
+            axes.plot(*point, style.marker, color=style.color, clip_on=False)
+    axes.set_ylim(0, 100)
+
+
+def per_epoch(axes: Axes, epochs: pd.DataFrame, column: str, styles: Looks) -> None:
+    """Any column of the metrics against the epoch."""
+    _lines(axes, epochs, column, styles)
+
+
+def _lines(axes: Axes, epochs: pd.DataFrame, column: str, styles: Looks) -> dict[str, pd.Series]:
+    means = {}
+    for setting in settings_in_order(epochs["setting"]):
+        mine = epochs[epochs["setting"] == setting]
+        means[setting] = mean_line(axes, mine, "epoch", column, styles[setting])
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return means
+
+
+def robustness(
+    axes: Axes, curves: pd.DataFrame, expected: pd.DataFrame, epsilon_g: float, styles: Looks
+) -> None:
+    """Accuracy against the attack's strength, shaded over [0, eps_g], its mean in the legend."""
+    lines = []
+    for setting in settings_in_order(curves["setting"]):
+        style = styles[setting]
+        mean = mean_line(axes, curves[curves["setting"] == setting], "epsilon", "accuracy", style)
+        inside = mean[mean.index <= epsilon_g]
+        axes.fill_between(inside.index, inside.to_numpy(), color=style.color, alpha=0.12, lw=0)
+        value = expected.loc[expected["setting"] == setting, "value"].mean()
+        shown = "?" if pd.isna(value) else f"{value:.1f}"
+        lines.append(key_line(f"{setting}: {shown}", style))
+    axes.axvline(epsilon_g, color="#999999", linewidth=0.7)
+    axes.set_ylim(0, 100)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.legend(
+        handles=lines, title="expected (%)", title_fontsize=7, handlelength=1.6, loc="upper right"
+    )
+
+
+def attack_and_images(curves: pd.DataFrame) -> str:
+    """'APGD-10, n = 512': the attack and the count of images behind the curves."""
+    counts = sorted(set(curves["n"]))
+    images = " to ".join(str(n) for n in dict.fromkeys([counts[0], counts[-1]])) if counts else "0"
+    return f"{' and '.join(dict.fromkeys(curves['attack']))}, n = {images}"

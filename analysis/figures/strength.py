@@ -1,0 +1,119 @@
+"""Figures over eps_g: clean accuracy, adaptation delay, and what a delay costs in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.panels import named
+from analysis.figures.style import LOOKS, MARKERS, OTHERS, Look, matrix, styled
+from analysis.names import datasets_in_order, models_in_order, settings_in_order
+from analysis.paper import one_evaluation
+from analysis.results import Results
+
+Drawn = Iterator[tuple[str, Figure]]
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+TALL = (2.4, 2.1)
+
+
+def strength(values: pd.DataFrame) -> Drawn:
+    """Clean accuracy against eps_g: a panel per model, a colour per dataset."""
+    clean = named(values[(values["metric"] == "clean") & values["setting"].isin(["fix", "sched"])])
+    clean = clean[clean["value"].notna()]
+    if clean["epsilon_g"].nunique() < 2:
+        return
+    models = models_in_order(clean["model"])
+    with styled():
+        figure, grid = matrix(-(-len(models) // 3), min(3, len(models)), panel=TALL)
+        for axes in grid.flat[len(models) :]:
+            axes.set_axis_off()
+        for model, axes in zip(models, grid.flat, strict=False):
+            _against_strength(axes, clean[clean["model"] == model], "value")
+            axes.set(title=model, ylim=(0, 100), xlabel=r"$\epsilon_g$ (1/255)")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("clean accuracy (%)")
+        _legend(figure, clean)
+    yield "strength", figure
+
+
+def delay(results: Results) -> Drawn:
+    """Left, adaptation delay against eps_g; right, final clean accuracy against the delay with
+    Pearson's r per dataset. A row per model, runs at a fixed strength only."""
+    runs = _final(results)
+    runs = runs[(runs["setting"] == "fix") & runs["delay"].notna()]
+    if runs.empty:
+        return
+    models = models_in_order(runs["model"])
+    with styled():
+        figure, grid = matrix(len(models), 2, panel=TALL)
+        for model, (left, right) in zip(models, grid, strict=True):
+            mine = runs[runs["model"] == model]
+            _against_strength(left, mine, "delay")
+            left.set(title=model, xlabel=r"$\epsilon_g$ (1/255)", ylabel="delay (epochs)")
+            left.set_ylim(bottom=0)
+            _cost(right, mine)
+            right.set(title=model, xlabel="delay (epochs)", ylabel="final clean accuracy (%)")
+            right.set_ylim(0, 100)
+        _legend(figure, runs)
+    yield "delay", figure
+
+
+def _final(results: Results) -> pd.DataFrame:
+    """The run table with each finished run's clean accuracy."""
+    values = one_evaluation(results.values)
+    clean = values[values["metric"] == "clean"].drop_duplicates("run_id")
+    table = results.table
+    return table.assign(clean=table["run_id"].map(clean.set_index("run_id")["value"]))
+
+
+def _against_strength(axes: Axes, frame: pd.DataFrame, column: str) -> None:
+    for (setting, dataset), mine in frame.groupby(["setting", "dataset"], sort=False):
+        mean = mine.groupby("epsilon_g")[column].mean().astype(float)
+        color, marker = _colors(frame)[str(dataset)]
+        line = LOOKS.get(str(setting), Look(OTHERS[0])).line
+        axes.plot(mean.index, mean.to_numpy(), color=color, marker=marker, linestyle=line)
+
+
+def _cost(axes: Axes, runs: pd.DataFrame) -> None:
+    lines = []
+    for dataset in datasets_in_order(runs["dataset"]):
+        mine = runs[(runs["dataset"] == dataset) & runs["clean"].notna()]
+        color, marker = _colors(runs)[dataset]
+        axes.plot(mine["delay"], mine["clean"], marker, color=color, linestyle="")
+        r = correlation(mine["delay"].to_numpy(float), mine["clean"].to_numpy(float))
+        shown = "no r" if np.isnan(r) else f"r = {r:.2f}"
+        label = f"{shown} (n = {len(mine)})"
+        lines.append(Line2D([], [], color=color, marker=marker, linestyle="", label=label))
+    axes.legend(handles=lines, loc="best")
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's r, nan for fewer than three points or no spread."""
+    if len(x) < 3 or x.std() == 0 or y.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _colors(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    datasets = datasets_in_order(frame["dataset"])
+    return {
+        name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)])
+        for i, name in enumerate(datasets)
+    }
+
+
+def _legend(figure: Figure, frame: pd.DataFrame) -> None:
+    lines = [
+        Line2D([], [], color=color, marker=marker, label=name)
+        for name, (color, marker) in _colors(frame).items()
+    ]
+    settings = settings_in_order(frame["setting"])
+    for setting in settings if len(settings) > 1 else ():
+        line = LOOKS.get(setting, Look(OTHERS[0])).line
+        lines.append(Line2D([], [], color="black", linestyle=line, label=setting))
+    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 4))

@@ -1,0 +1,148 @@
+"""Figures that gather whole tables: bars of means, and the clean-robust plane with its front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.cells import Cell, Key, cells
+from analysis.figures.panels import named
+from analysis.figures.style import MARKERS, Looks, legend, looks, matrix, styled
+from analysis.names import METRICS, datasets_in_order, models_in_order, strength_name
+from analysis.paper import one_evaluation
+
+Drawn = Iterator[tuple[str, Figure]]
+WIDE = (3.2, 2.2)
+SQUARE = (2.1, 2.1)
+
+
+def bars(values: pd.DataFrame) -> Drawn:
+    """Mean clean, adversarial and expected accuracy over the pairs where every setting shown is
+    complete; a dot per pair."""
+    found = cells(named(one_evaluation(values)))
+    epsilons = sorted({key.epsilon_g for key in found if key.epsilon_g})
+    settings = _comparable(found)
+    if not epsilons or len(settings) < 2:
+        return
+    styles = looks(settings)
+    with styled():
+        figure, grid = matrix(1, len(epsilons), panel=WIDE)
+        for epsilon_g, axes in zip(epsilons, grid[0], strict=True):
+            _bars(axes, {k: c for k, c in found.items() if k.epsilon_g == epsilon_g}, styles)
+            axes.set_ylim(0, 100)
+        grid[0, 0].set_ylabel("accuracy (%)")
+        legend(figure, styles)
+    yield "bars", figure
+
+
+def _comparable(found: dict[Key, Cell]) -> list[str]:
+    """The settings asked for on every pair that fix and sched were asked for."""
+    asked: dict[str, set[tuple[str, str, float]]] = {}
+    for key in found:
+        asked.setdefault(key.setting, set()).add((key.model, key.dataset, key.epsilon_g))
+    core = asked.get("fix", set()) & asked.get("sched", set())
+    return [name for name, pairs in asked.items() if core and pairs >= core]
+
+
+def _bars(axes: Axes, found: dict[Key, Cell], styles: Looks) -> None:
+    pairs = dict.fromkeys((key.model, key.dataset, key.variant) for key in found)
+    whole = [pair for pair in pairs if _complete(pair, found, list(styles))]
+    width = 0.8 / len(styles)
+    value = {
+        (k.model, k.dataset, k.variant, k.setting, k.metric): c.value for k, c in found.items()
+    }
+    for i, (setting, style) in enumerate(styles.items()):
+        for j, metric in enumerate(METRICS):
+            shown = np.array([value[(*pair, setting, metric)] for pair in whole], float)
+            if not len(shown):
+                continue
+            x = j + (i - (len(styles) - 1) / 2) * width
+            axes.bar(x, shown.mean(), 0.9 * width, color=style.color, alpha=0.75)
+            spread = x + np.linspace(-0.3, 0.3, len(shown)) * width
+            axes.plot(spread, shown, ".", color="black", markersize=2, alpha=0.6)
+            axes.annotate(
+                f"{shown.mean():.1f}", (x, shown.mean()), ha="center", va="bottom", fontsize=6
+            )
+    epsilon_g = next(iter(found)).epsilon_g
+    count = f"{len(whole)} of {len(pairs)}" if len(whole) < len(pairs) else f"{len(pairs)}"
+    axes.set_title(rf"$\epsilon_g$ = {strength_name(epsilon_g)}, mean of {count} pairs")
+    axes.set_xticks(range(len(METRICS)), METRICS)
+    axes.grid(axis="x", visible=False)
+
+
+def _complete(pair: tuple[str, str, str], found: dict[Key, Cell], settings: Sequence[str]) -> bool:
+    mine = {
+        (key.setting, key.metric): cell
+        for key, cell in found.items()
+        if (key.model, key.dataset, key.variant) == pair
+    }
+    wanted = [(setting, metric) for setting in settings for metric in METRICS]
+    return all(key in mine and mine[key].complete for key in wanted)
+
+
+def pareto(values: pd.DataFrame) -> Drawn:
+    """Adversarial against clean accuracy: a panel per dataset and eps_g, a colour per setting, a
+    marker per model; the line joins the results that no other one beats in both."""
+    found = cells(named(one_evaluation(values)))
+    points = pd.DataFrame(
+        {**key._asdict(), "value": cell.value}
+        for key, cell in found.items()
+        if cell.value is not None and key.epsilon_g
+    )
+    if points.empty:
+        return
+    index = ["model", "dataset", "epsilon_g", "setting"]
+    plane = points.pivot_table(index=index, columns="metric", values="value").reset_index()
+    if not {"clean", "adv"} <= set(plane.columns):
+        return
+    datasets, epsilons = datasets_in_order(plane["dataset"]), sorted(set(plane["epsilon_g"]))
+    models, styles = models_in_order(plane["model"]), looks(plane["setting"])
+    with styled():
+        figure, grid = matrix(len(epsilons), len(datasets), panel=SQUARE)
+        for i, epsilon_g in enumerate(epsilons):
+            for j, dataset in enumerate(datasets):
+                here = plane[(plane["epsilon_g"] == epsilon_g) & (plane["dataset"] == dataset)]
+                _plane(grid[i, j], here.dropna(), models, styles)
+                grid[i, j].set_title(rf"{dataset}, $\epsilon_g$ = {strength_name(epsilon_g)}")
+        for axes in grid[-1]:
+            axes.set_xlabel("clean accuracy (%)")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("adversarial accuracy (%)")
+        _legend(figure, models, styles)
+    yield "pareto", figure
+
+
+def _plane(axes: Axes, here: pd.DataFrame, models: Sequence[str], styles: Looks) -> None:
+    front = undominated(here["clean"].to_numpy(float), here["adv"].to_numpy(float))
+    line = here[front].sort_values("clean")
+    axes.plot(line["clean"], line["adv"], color="#999999", linewidth=1, zorder=1)
+    for row in here.to_dict("records"):
+        marker = MARKERS[models.index(row["model"]) % len(MARKERS)]
+        color = styles[row["setting"]].color
+        axes.plot(row["clean"], row["adv"], marker, color=color, alpha=0.85)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(bottom=0)
+
+
+def undominated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which points no other point reaches or beats in both, being better in one: bool [n]."""
+    better = (x[:, None] >= x) & (y[:, None] >= y) & ((x[:, None] > x) | (y[:, None] > y))
+    return ~better.any(axis=0)
+
+
+def _legend(figure: Figure, models: Sequence[str], styles: Looks) -> None:
+    lines = [
+        Line2D([], [], color=style.color, marker="o", linestyle="", label=name)
+        for name, style in styles.items()
+    ]
+    lines += [
+        Line2D([], [], color="#444444", marker=MARKERS[i % len(MARKERS)], linestyle="", label=model)
+        for i, model in enumerate(models)
+    ]
+    lines.append(Line2D([], [], color="#999999", label="Pareto front"))
+    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 6))

@@ -1,0 +1,121 @@
+"""Figures of whole trainings, a row per model and a column per dataset, one figure per eps_g.
+
+`adaptation`: validation accuracy and where adaptation begins. `robustness`: accuracy against the
+attack's strength. `training`: clean and adversarial accuracy and loss per epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures import panels
+from analysis.figures.panels import at_strength, attack_and_images, named, of_pair, pairs_of
+from analysis.figures.style import Looks, blocks, legend, looks, matrix, styled
+from analysis.names import datasets_in_order, models_in_order
+from analysis.paper import one_evaluation
+from analysis.results import Results
+
+Drawn = Iterator[tuple[str, Figure]]
+COLUMNS = {"val_clean": "clean (%)", "val_adv": "adversarial (%)", "val_loss": "loss"}
+"""Rows of the `training` figure: validation measurements after each epoch."""
+
+
+def strengths(results: Results) -> list[float]:
+    """The eps_g something was trained at, in 255ths; [0] where nothing was attacked."""
+    return sorted(set(results.table["epsilon_g"]) - {0.0}) or [0.0]
+
+
+def stem(name: str, epsilon_g: float) -> str:
+    """'adaptation-eps4'."""
+    return f"{name}-eps{epsilon_g:g}".replace(".", "_")
+
+
+def adaptation(results: Results) -> Drawn:
+    """Validation clean accuracy per epoch."""
+    for epsilon_g in strengths(results):
+        epochs = named(at_strength(results.epochs, epsilon_g))
+        if epochs.empty:
+            continue
+        styles = looks(epochs["setting"])
+        with styled():
+            figure, grid = _by_pair(epochs, "epoch", "validation accuracy (%)")
+            for pair, axes in grid.items():
+                panels.adaptation(axes, of_pair(epochs, pair), styles)
+            legend(figure, styles, epsilon_g, onset=True)
+        yield stem("adaptation", epsilon_g), figure
+
+
+def robustness(results: Results) -> Drawn:
+    """Accuracy against the strength of the attack, expected robustness in the legends."""
+    if results.curves.empty:
+        return
+    values = named(one_evaluation(results.values))
+    for epsilon_g in strengths(results):
+        curves = named(at_strength(one_evaluation(results.curves), epsilon_g))
+        expected = values[(values["metric"] == "expected") & (values["epsilon_g"] == epsilon_g)]
+        if curves.empty:
+            continue
+        styles = looks(curves["setting"])
+        label = f"test accuracy (%)\n{attack_and_images(curves)}"
+        with styled():
+            figure, grid = _by_pair(curves, "attack strength (1/255)", label)
+            for pair, axes in grid.items():
+                mine = of_pair(expected, pair)
+                panels.robustness(axes, of_pair(curves, pair), mine, epsilon_g, styles)
+            legend(figure, styles, epsilon_g)
+        yield stem("robustness", epsilon_g), figure
+
+
+def training(results: Results) -> Drawn:
+    """Clean accuracy, adversarial accuracy and loss on the validation split per epoch."""
+    for epsilon_g in strengths(results):
+        epochs = named(at_strength(results.epochs, epsilon_g))
+        if epochs.empty:
+            continue
+        pairs, styles = pairs_of(epochs), looks(epochs["setting"])
+        with styled():
+            figure, grid = blocks(len(pairs), 4, rows=len(COLUMNS))
+            for i, pair in enumerate(pairs):
+                column = grid[len(COLUMNS) * (i // 4) :, i % 4]
+                _history(column, of_pair(epochs, pair), styles, first=i % 4 == 0)
+                column[0].set_title(", ".join(pair))
+            legend(figure, styles, epsilon_g)
+        yield stem("training", epsilon_g), figure
+
+
+def _history(column: np.ndarray, epochs: pd.DataFrame, styles: Looks, *, first: bool) -> None:
+    for axes, (name, label) in zip(column, COLUMNS.items(), strict=False):
+        panels.per_epoch(axes, epochs, name, styles)
+        if name != "val_loss":
+            axes.set_ylim(0, 100)
+        if first:
+            attacked = " and ".join(dict.fromkeys(epochs["val_epsilon"]))
+            axes.set_ylabel(f"{label}\nat {attacked}" if name == "val_adv" else label)
+    axes.set_xlabel("epoch")
+
+
+def _by_pair(frame: pd.DataFrame, x: str, y: str) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+    """Panels of the pairs there are: models down and datasets across, or one row of few pairs."""
+    pairs = pairs_of(frame)
+    models, datasets = models_in_order(frame["model"]), datasets_in_order(frame["dataset"])
+    if len(pairs) <= 4:
+        figure, grid = matrix(1, len(pairs))
+        places = dict(zip(pairs, grid[0], strict=True))
+    else:
+        figure, grid = matrix(len(models), len(datasets))
+        places = {(m, d): grid[i, j] for i, m in enumerate(models) for j, d in enumerate(datasets)}
+    for pair, axes in places.items():
+        if pair not in pairs:
+            axes.set_axis_off()
+            continue
+        axes.set_title(", ".join(pair))
+    for axes in grid[-1]:
+        axes.set_xlabel(x)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(y)
+    return figure, {pair: places[pair] for pair in pairs}

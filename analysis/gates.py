@@ -1,0 +1,100 @@
+"""Sanity gates: what no honest set of accuracies can show. Violations are marked and listed.
+
+A gate never changes or drops a number.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.cells import Cell, Key
+from analysis.results import Results
+from analysis.tables import DOUBLE_DAGGER, cell_name
+
+ROUNDING = 0.005
+"""Half of the last printed digit: published numbers may be off by it."""
+MASKED = 0.01
+"""Share of images without any gradient from which an attack must be suspected of blindness."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One broken gate: the cells it marks and a finished sentence."""
+
+    keys: tuple[Key, ...]
+    text: str
+
+
+def cell_gates(found: Mapping[Key, Cell]) -> list[Violation]:
+    """adv <= expected <= clean, and a row measured on equally many images."""
+    groups: dict[Key, dict[str, Key]] = defaultdict(dict)
+    for key, cell in found.items():
+        if cell.value is not None:
+            groups[key._replace(metric="")][key.metric] = key
+    return [violation for keys in groups.values() for violation in _order(keys, found)]
+
+
+def _order(keys: Mapping[str, Key], found: Mapping[Key, Cell]) -> Iterator[Violation]:
+    for low, high in (("adv", "clean"), ("adv", "expected"), ("expected", "clean")):
+        if low in keys and high in keys:
+            below, above = (found[keys[metric]].value or 0.0 for metric in (low, high))
+            if below > above + ROUNDING:
+                name = cell_name(keys[low])
+                text = f"{name}: {low} ({below:.2f}) above {high} ({above:.2f})"
+                yield Violation((keys[low], keys[high]), text)
+
+
+def row_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violation]:
+    """Within a dataset: one size of the test split, and one count of images in all cells."""
+    violations = []
+    for dataset, rows in frame[frame["n"].notna()].groupby("dataset", sort=False):
+        for column, name in (("split_images", "sizes of the split"), ("n", "counts of images")):
+            counts = sorted(set(rows[column].dropna()))
+            if len(counts) > 1:
+                keys = tuple(
+                    key
+                    for key, cell in found.items()
+                    if key.dataset == dataset and set(cell.n) != {counts[-1]}
+                )
+                shown = ", ".join(map(str, counts))
+                violations.append(Violation(keys, f"{dataset}: different {name}: {shown}"))
+    return violations
+
+
+def run_gates(results: Results) -> list[str]:
+    """Of each evaluation: accuracy does not grow with the strength, gradients exist, one commit."""
+    texts = list(_growing(results.curves))
+    for run in results.runs:
+        for evaluation in run.evaluations:
+            record = evaluation.record
+            if record and record["zero_gradient_images"] > MASKED * record["n"]:
+                texts.append(
+                    f"{run.dir.id}: {record['zero_gradient_images']} of {record['n']} images have "
+                    "no gradient at all; the attack may be blind"
+                )
+    commits = sorted(set(results.values["commit"]) - {""})
+    if len(commits) > 1:
+        texts.append(f"evaluated by different versions of the code: {', '.join(commits)}")
+    return texts
+
+
+def _growing(curves: pd.DataFrame) -> Iterator[str]:
+    ordered = curves.sort_values(["run_id", "eval_id", "epsilon"])
+    previous = ordered.groupby(["run_id", "eval_id"])["correct"].shift()
+    for row in ordered[ordered["correct"] > previous].to_dict("records"):
+        yield f"{row['run_id']}: accuracy grows at {row['epsilon']:g}/255"
+
+
+def marked(violations: Iterable[Violation]) -> set[Key]:
+    """The cells to mark in a table."""
+    return {key for violation in violations for key in violation.keys}
+
+
+def notes(violations: Iterable[Violation], more: Iterable[str] = ()) -> list[str]:
+    """One note per violation, as printed below a table."""
+    texts = [*(violation.text for violation in violations), *more]
+    return [f"{DOUBLE_DAGGER} {text}" for text in texts]

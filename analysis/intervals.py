@@ -1,0 +1,124 @@
+"""Intervals and paired comparisons of cells, from the per-image flags of their evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import Cell, Key, sources
+from analysis.results import Results
+from analysis.statistics import Scores, bootstrap, mcnemar, robustness, survival, wilson
+from analysis.tables import rivals, winners
+from core.config import ConfigError, parse_strength
+
+
+@dataclass(frozen=True)
+class Interval:
+    """95 % interval in percent and how it was made."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first in points on the same images; p of McNemar's exact test where the metric
+    is right or wrong per image and there is one seed."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    mcnemar: float | None
+
+    @property
+    def significant(self) -> bool:
+        """The 95 % interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+class Flags:
+    """Per-image scores of cells, read from the run folders once."""
+
+    def __init__(self, results: Results, frame: pd.DataFrame) -> None:
+        """frame: the values that the cells were made from."""
+        self._results = results
+        self._rows = sources(frame)
+        self._epsilons = {
+            evaluation.id: [parse_strength(e) for e in evaluation.record["config"]["epsilons"]]
+            for run in results.runs
+            for evaluation in run.evaluations
+            if evaluation.record
+        }
+
+    def scores(self, key: Key) -> tuple[np.ndarray, Scores]:
+        """(image index, score in [0, 1] averaged over seeds), sorted by index, shape [n].
+
+        Raises ConfigError where the flags are not there or seeds saw different images.
+        """
+        per_seed = [
+            self._one(row["run_id"], row["eval_id"], key)
+            for row in self._rows[key]
+            if row["state"] == "done"
+        ]
+        if not per_seed:
+            raise ConfigError(f"{key.model}/{key.dataset}/{key.setting}: nothing measured")
+        index = per_seed[0][0]
+        if any(not np.array_equal(other, index) for other, _ in per_seed):
+            raise ConfigError(f"{key.model}/{key.dataset}/{key.setting}: seeds saw other images")
+        return index, np.mean([scores for _, scores in per_seed], axis=0)
+
+    def _one(self, run_id: str, eval_id: str, key: Key) -> tuple[np.ndarray, Scores]:
+        index, critical = self._load(run_id, eval_id)
+        epsilons = self._epsilons[eval_id]
+        k = round(key.epsilon_g)
+        positions = [epsilons.index(parse_strength(f"{i}/255")) for i in range(k + 1)]
+        if key.metric == "clean":
+            return index, survival(critical, 0).astype(float)
+        if key.metric == "adv":
+            return index, survival(critical, positions[-1]).astype(float)
+        return index, robustness(critical, np.array(positions))
+
+    def _load(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return self._results.critical(run_id, eval_id)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"runs/{run_id}/evals/{eval_id}.npz: {error}") from None
+
+    def interval(self, key: Key) -> Interval:
+        """Wilson's for right or wrong of one seed, else the bootstrap over images."""
+        _, scores = self.scores(key)
+        if np.isin(scores, (0, 1)).all():
+            low, high = wilson(int(scores.sum()), len(scores))
+            return Interval(100 * low, 100 * high, "Wilson")
+        low, high = bootstrap(scores)
+        return Interval(100 * low, 100 * high, "bootstrap over images")
+
+    def difference(self, first: Key, second: Key) -> Difference:
+        """Second minus first by the paired bootstrap. Raises ConfigError where they saw different
+        images."""
+        (index, a), (other, b) = self.scores(first), self.scores(second)
+        if not np.array_equal(index, other):
+            raise ConfigError(f"{first.model}/{first.dataset}: settings saw different images")
+        low, high = (100 * bound for bound in bootstrap(b - a))
+        binary = np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()
+        p = mcnemar(a == 1, b == 1) if binary else None
+        return Difference(100 * float((b - a).mean()), low, high, len(index), p)
+
+    def significant(self, found: Mapping[Key, Cell]) -> set[Key]:
+        """The winners whose lead over every rival is significant."""
+        best = winners(found)
+        return {
+            key
+            for group in rivals(found)
+            for key in group
+            if key in best and all(self._leads(key, rival) for rival in group if rival != key)
+        }
+
+    def _leads(self, key: Key, rival: Key) -> bool:
+        difference = self.difference(rival, key)
+        return difference.significant and difference.value > 0

@@ -1,0 +1,78 @@
+"""Tables as tidy data: one line per number, in the columns of the published files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from analysis.cells import Cell, Key
+from analysis.derived import Tested
+
+COLUMNS = ["model", "dataset", "epsilon_g", "setting", "metric", "value", "n", "seeds"]
+"""Then std, state, and what only some sources have: variant, attack, statistic."""
+
+
+def tidy(found: Mapping[Key, Cell]) -> pd.DataFrame:
+    """COLUMNS, std and state; variant and eval_id where they tell cells apart.
+
+    epsilon_g in 255ths, value in percent with all its digits, empty where nothing was measured;
+    n: images behind each value. state: 'done' or why the number is not whole.
+    """
+    table = pd.DataFrame([_row(key, cell) for key, cell in found.items()])
+    constant = [name for name in ("variant", "eval_id") if table[name].nunique() == 1]
+    return table.drop(columns=constant)
+
+
+def _row(key: Key, cell: Cell) -> dict[str, Any]:
+    return {
+        "model": key.model,
+        "dataset": key.dataset,
+        "epsilon_g": f"{key.epsilon_g:g}",
+        "setting": key.setting,
+        "metric": key.metric,
+        "value": None if cell.value is None else round(cell.value, 10),
+        "n": " to ".join(map(str, cell.n)),
+        "seeds": cell.measured if cell.unit == "seeds" else "",
+        "std": None if cell.std is None else round(cell.std, 10),
+        "state": _state(cell),
+        "variant": key.variant,
+        "eval_id": key.evaluation,
+    }
+
+
+def _state(cell: Cell) -> str:
+    if cell.complete:
+        return "done"
+    part = f"{cell.measured} of {cell.asked} {cell.unit}"
+    state = cell.state if cell.state != "done" else "unequal"
+    return f"{state} ({part})" if cell.asked > 1 else state
+
+
+def tidy_tests(tests: Iterable[Tested]) -> pd.DataFrame:
+    """Table 9 as one line per statistic: COLUMNS and `statistic`, every digit kept.
+
+    model and dataset are 'all', setting is 'sched-fix', n the count of pairs.
+    """
+    rows = []
+    for tested in tests:
+        found = asdict(tested.test) if tested.test else {"t": None, "p": None}
+        found.pop("n", None)
+        for name, value in found.items():
+            rows.append(
+                {
+                    "model": "all",
+                    "dataset": "all",
+                    "epsilon_g": f"{tested.epsilon_g:g}",
+                    "setting": "sched-fix",
+                    "metric": tested.metric,
+                    "value": value,
+                    "n": tested.pairs - len(tested.missing),
+                    "seeds": "",
+                    "statistic": name,
+                    "state": "done" if not tested.missing else f"{len(tested.missing)} incomplete",
+                }
+            )
+    return pd.DataFrame(rows)

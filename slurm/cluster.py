@@ -1,0 +1,214 @@
+"""What the cluster says about jobs, and the few things we tell it: a hint, never the truth.
+
+No answer, an empty one or one that comes too late is "UNKNOWN", never a failure: the run folders
+are the truth.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from slurm.command import ClusterError as ClusterError
+from slurm.command import ask
+
+# Slurm's words for a job that has ended. One that will run again is PENDING in squeue.
+OVER = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"}
+    | {"NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
+)
+_UNCLEAR = (OVER - {"COMPLETED"}) | {"UNKNOWN"}  # sacct may know more
+_SQUEUE = "JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:|"
+_SACCT = "JobID,State,NodeList,ExitCode"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job as Slurm sees it: `state` is its word in capitals, or UNKNOWN.
+
+    `exit_code` and `signal` are the batch script's, None while it runs. `current`: squeue answered.
+    Without that, an end may be one of an earlier attempt: in the accounting NODE_FAIL stays while
+    the job waits to run again.
+    """
+
+    state: str = "UNKNOWN"
+    reason: str = ""
+    nodes: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    current: bool = False
+
+    @property
+    def over(self) -> bool:
+        """It has ended and will not come back by itself."""
+        return self.current and self.state in OVER
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One partition; `max_time_min` is None where there is no limit."""
+
+    name: str
+    default: bool
+    up: bool
+    nodes: int
+    max_time_min: int | None
+
+
+def available() -> bool:
+    """Whether this machine has Slurm's commands."""
+    return all(map(shutil.which, ("sbatch", "squeue", "scontrol", "scancel")))
+
+
+def jobs(ids: Iterable[str]) -> dict[str, JobState]:
+    """State of each id ("7", or "7_3" for a task of an array), UNKNOWN where nobody knows.
+
+    One squeue, and one sacct for those that squeue has forgotten or calls failed. Of the two,
+    squeue is right about the state: the accounting lags behind.
+    """
+    wanted = [*ids]
+    if not wanted:
+        return {}
+    current, queue = _squeue(wanted)
+    states = {job: replace(_find(queue, job), current=current) for job in wanted}
+    unclear = [j for j, s in states.items() if s.state in _UNCLEAR]
+    records = _sacct(unclear) if unclear else {}
+    return states | {job: _merged(states[job], _find(records, job)) for job in unclear}
+
+
+def cancel(ids: Iterable[str]) -> None:
+    """Ends jobs and tasks with one scancel; one already over is no fault. Raises ClusterError."""
+    if expressions := compress(ids):
+        _must("scancel", *expressions)
+
+
+def test_only(script: str | Path) -> str:
+    """What `sbatch --test-only` says of a script: when and where it would start.
+
+    Raises ClusterError with Slurm's reason if it would be refused. Submits nothing.
+    """
+    return _must("sbatch", "--test-only", str(script))
+
+
+def partitions() -> dict[str, Partition]:
+    """The partitions by name. Raises ClusterError."""
+    found = {}
+    for line in _must("scontrol", "show", "partition", "--oneliner").splitlines():
+        said = dict(item.split("=", 1) for item in line.split() if "=" in item)
+        found[said["PartitionName"]] = Partition(
+            name=said["PartitionName"],
+            default=said["Default"] == "YES",
+            up=said["State"] == "UP",
+            nodes=int(said["TotalNodes"]),
+            max_time_min=_minutes(said["MaxTime"]),
+        )
+    return found
+
+
+def expand(job: str) -> list[str]:
+    """Single ids of what Slurm prints for several: "7_[0-2,5%4]" -> 7_0, 7_1, 7_2, 7_5.
+
+    Steps ("0-8:4") too. An expression cut off at its end loses its last item, whose number may
+    lack digits.
+    """
+    base, bracket, inside = job.partition("_[")
+    if not bracket:
+        return [job]
+    items = re.split("[]%]", inside)[0].split(",")
+    complete = items if re.search("[]%]", inside) else items[:-1]
+    return [f"{base}_{index}" for item in complete for index in _indices(item)]
+
+
+def compress(ids: Iterable[str]) -> list[str]:
+    """The reverse of `expand`: one expression per array, which keeps a command line short."""
+    tasks: dict[str, set[int]] = {}
+    whole = set()
+    for job in ids:
+        base, _, index = job.partition("_")
+        indices = tasks.setdefault(base, set())
+        if index:
+            indices.add(int(index))
+        else:
+            whole.add(base)
+    return [base if base in whole else f"{base}_[{_spans(ts)}]" for base, ts in tasks.items()]
+
+
+def _squeue(ids: list[str]) -> tuple[bool, dict[str, JobState]]:
+    """Whether it answered, and its rows: jobs in the queue, or over since less than MinJobAge."""
+    answer = ask("squeue", "-h", "-t", "all", "-O", _SQUEUE, "-j", _bases(ids))
+    rows: dict[str, JobState] = {}
+    for line in answer.text.splitlines():
+        job, state, reason, nodes, status = line.split("|")[:5]
+        ended = (int(status) >> 8, int(status) & 127) if state in OVER else (None, None)
+        rows |= dict.fromkeys(expand(job), JobState(state, reason, nodes, *ended))
+    # squeue calls a lone id that slurmctld has forgotten an error; it is an answer all the same.
+    return answer.ok or "Invalid job id" in answer.error, rows
+
+
+def _sacct(ids: list[str]) -> dict[str, JobState]:
+    """Rows of the accounting, with `oom` from the steps: the job itself often just says FAILED."""
+    answer = ask("sacct", "-nP", "-o", _SACCT, "-j", _bases(ids))
+    rows: dict[str, JobState] = {}
+    killed: set[str] = set()
+    for line in answer.text.splitlines():
+        job, state, nodes, code = line.split("|")[:4]
+        job, _, step = job.partition(".")
+        if state == "OUT_OF_MEMORY":
+            killed.update(expand(job))
+        if not step:
+            state = state.split()[0]  # "CANCELLED by 1000"
+            ended = (*map(int, code.split(":")),) if state in OVER else (None, None)
+            nodes = nodes.removeprefix("None assigned")
+            rows |= dict.fromkeys(expand(job), JobState(state, "", nodes, *ended))
+    return {job: replace(row, oom=job in killed) for job, row in rows.items()}
+
+
+def _merged(queue: JobState, record: JobState) -> JobState:
+    if queue.state == "UNKNOWN" and (record.state in OVER or not queue.current):
+        return replace(record, current=queue.current)
+    if queue.state == "UNKNOWN" or record.state not in OVER:
+        return queue  # the accounting still tells of an earlier time
+    return replace(queue, exit_code=record.exit_code, signal=record.signal, oom=record.oom)
+
+
+def _find(rows: Mapping[str, JobState], job: str) -> JobState:
+    # The never started rest of an array, cancelled, is one row under the id of the array.
+    return rows.get(job) or rows.get(job.partition("_")[0]) or JobState()
+
+
+def _bases(ids: Iterable[str]) -> str:
+    return ",".join(sorted({job.partition("_")[0] for job in ids}))
+
+
+def _indices(item: str) -> range:
+    span, _, step = item.partition(":")
+    first, _, last = span.partition("-")
+    return range(int(first), int(last or first) + 1, int(step or 1))
+
+
+def _spans(indices: Iterable[int]) -> str:
+    spans: list[list[int]] = []
+    for index in sorted(indices):
+        if spans and index == spans[-1][1] + 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in spans)
+
+
+def _minutes(limit: str) -> int | None:
+    """Slurm's [days-]hours:minutes:seconds, None for UNLIMITED."""
+    if limit == "UNLIMITED":
+        return None
+    days, _, clock = limit.rpartition("-")
+    hours, minutes, _ = clock.split(":")
+    return (int(days or 0) * 24 + int(hours)) * 60 + int(minutes)
+
+
+def _must(*command: str) -> str:
+    answer = ask(*command)
+    if not answer.ok:
+        raise ClusterError(f"{command[0]}: {answer.error or 'failed without a word'}")
+    return answer.text.strip() or answer.error

@@ -1,0 +1,53 @@
+"""The job this process is in, read from its environment: no command is run, nothing is guessed."""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """Who we are: `id` as squeue prints it, "7_3" for a task of an array; None outside Slurm."""
+
+    id: str | None
+    restarts: int  # how often Slurm requeued it
+    node: str
+    rank: int  # of world_size processes that work on the same run
+    local_rank: int
+    world_size: int
+
+
+def current(environ: Mapping[str, str] = os.environ) -> Job:
+    """The job we are in.
+
+    Ranks count only under submitit: a shell on a node (salloc, an interactive session) has Slurm's
+    variables too, and what is started from there is a process of its own.
+    """
+    variables = {
+        "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
+        "local": ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_LOCALID", "SUBMITIT_LOCAL_NTASKS"),
+    }.get(environ.get("SUBMITIT_EXECUTOR", ""), ("", "", ""))
+    rank, local_rank, world_size = (environ.get(name) for name in variables)
+    return Job(
+        id=_job_id(environ),
+        restarts=int(environ.get("SLURM_RESTART_COUNT", 0)),
+        node=environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        rank=int(rank or 0),
+        local_rank=int(local_rank or 0),
+        world_size=int(world_size or 1),
+    )
+
+
+def node_tmpdir(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The job's folder on the node's own disk, $SLURM_TMPDIR; None where the cluster has none."""
+    path = environ.get("SLURM_TMPDIR")
+    return Path(path) if path and os.access(path, os.W_OK | os.X_OK) else None
+
+
+def _job_id(environ: Mapping[str, str]) -> str | None:
+    # For a task SLURM_JOB_ID is another number, which scontrol requeue and squeue do not show.
+    if array := environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ.get("SLURM_JOB_ID")

@@ -1,0 +1,74 @@
+"""`sweep demo`: the paper in miniature, through the same path as any sweep.
+
+grids/demo_source.yaml pretrains two small backbones; their final checkpoints become ordinary
+local weights; grids/demo.yaml fine-tunes them; then come the tables, the figure and the finding.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.rule import Rule
+
+from core.config import ConfigError
+from core.rundir import Store, write_atomic
+from sweep import grid as grids
+from sweep import launch
+from sweep.grid import Grid
+from sweep.plan import Plan, State
+from sweep.submit import manifest_row
+
+
+def play(store: Store, console: Console, workers: int | None, tracking: str | None) -> int:
+    """Run what is missing of the demo and show its results. Returns the exit code."""
+    started = time.monotonic()
+    profile = launch.load_profile("local", max_parallel=workers, tracking=tracking)
+    source, target = grids.load("demo_source"), grids.load("demo")
+    for number, grid in enumerate((source, target), start=1):
+        console.print(Rule(f"{number} of 2: {grid.about['title']}", align="left"))
+        final = launch.launch(grid, store, profile, console=console)
+        if final is None or final.counts[State.DONE] < len(final.statuses):
+            return _incomplete(final, grid, console)
+        if grid is source:
+            publish(source, target, store)
+    show(target, store, console)
+    console.print(f"{time.monotonic() - started:.0f} s. Everything is in {store.root}", style="dim")
+    return 0
+
+
+def publish(source: Grid, target: Grid, store: Store) -> None:
+    """Copy each pretrained checkpoint to where the target grid looks for its weights."""
+    wanted = {run.config.backbone: run.config.weights for run in target.runs}
+    for run in source.runs:
+        name = wanted.get(run.config.backbone)
+        if name is None:
+            raise ConfigError(f"{source.path}: {run.config.backbone} is not fine-tuned by demo")
+        place = store.weights / name
+        if not place.is_file():
+            content = store.run(run.id).checkpoint.read_bytes()
+            write_atomic(place, lambda file, content=content: file.write(content))  # type: ignore[misc]
+
+
+def _incomplete(final: Plan | None, grid: Grid, console: Console) -> int:
+    console.print(f"not every run is done; see: sweep status {grid.name}", style="red")
+    return 1 if final and final.counts[State.FAILED] else 3
+
+
+def show(grid: Grid, store: Store, console: Console) -> None:
+    """Tables, adaptation delays, figure and the one-sentence finding, all from the run folders."""
+    from analysis import Results
+    from analysis.figures.style import save
+    from analysis.figures.transfer import transfer
+    from analysis.findings import delay_table, finding
+    from analysis.formats import terminal
+    from analysis.paper import main_tables
+
+    results = Results(store.root, [manifest_row(run) for run in grid.runs])
+    for table in main_tables(results.values):
+        console.print(terminal(table))
+    console.print(terminal(delay_table(results)))
+    files = save(transfer(results), store.root / "reports" / grid.name / "transfer")
+    console.print(Panel(finding(results), title="What it shows", title_align="left"))
+    console.print(f"figure: {', '.join(str(file) for file in files)}")

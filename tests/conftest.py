@@ -1,0 +1,66 @@
+"""What every test shares: one thread, no network, no login, and a store of its own.
+
+Nothing here imports torch: the tests of planning and analysis do without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+from core.rundir import Store
+
+if TYPE_CHECKING:
+    from forks import Forks
+    from tiny import Trained
+
+# Before torch or numpy is imported: bit-identity is promised for one number of threads only, and
+# parallel tests must not fight for cores. Child processes inherit it.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+# A red test stays red when it is run again; the slowness of a shared machine is no failure.
+hypothesis.settings.register_profile("everyday", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("everyday")
+
+_LEAKS = ("EPSWEEP_", "WANDB_", "SUBMITIT_", "SLURM_JOB", "SLURM_ARRAY")
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the person or job that runs the tests reaches them, nor the other way round."""
+    for name in os.environ:
+        if name.startswith(_LEAKS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("EPSWEEP_ROOT", str(tmp_path / "outputs"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb" / name.lower()))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "outputs")
+
+
+@pytest.fixture(scope="session")
+def trained() -> Trained:
+    """A really trained small network and its test images, see tiny.Trained."""
+    import tiny
+
+    return tiny.train_one()
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts functions in processes of their own that may be killed, see forks.Forks."""
+    from forks import Forks
+
+    yield Forks()

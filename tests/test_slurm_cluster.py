@@ -1,0 +1,314 @@
+"""What the cluster says: parsed right, asked rarely, and never taken for more than it is."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm import cluster, limits
+from slurm.cluster import ClusterError, JobState
+from slurm.command import ask
+from slurm.limits import Cap, Limits
+
+
+class Fake:
+    """Slurm's commands as scripts that print what a test wants and note how they were called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def says(self, command: str, text: str = "", error: str = "", code: int = 0) -> None:
+        """Makes `command` print and exit so from now on."""
+        (self.folder / f"{command}.out").write_text(text)
+        (self.folder / f"{command}.err").write_text(error)
+        path = self.folder / command
+        path.write_text(
+            f'#!/bin/sh\necho {command} "$@" >> {self.folder}/calls\n'
+            f"cat {self.folder}/{command}.out; cat {self.folder}/{command}.err >&2; exit {code}\n"
+        )
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    def calls(self) -> list[str]:
+        """The command lines so far."""
+        noted = self.folder / "calls"
+        return noted.read_text().splitlines() if noted.exists() else []
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    made = Fake(folder)
+    made.says("squeue")
+    made.says("sacct")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("printed", "ids"),
+    [
+        ("7", ["7"]),
+        ("7_3", ["7_3"]),
+        ("7_[3]", ["7_3"]),
+        ("7_[0-2,5%4]", ["7_0", "7_1", "7_2", "7_5"]),
+        ("7_[0-8:4]", ["7_0", "7_4", "7_8"]),
+        ("7_[1-2,9-10]", ["7_1", "7_2", "7_9", "7_10"]),
+        ("7_[1,3,22,2", ["7_1", "7_3", "7_22"]),  # cut off: 2 may have been 25
+    ],
+)
+def test_array_expressions_expand(printed: str, ids: list[str]) -> None:
+    assert cluster.expand(printed) == ids
+
+
+@given(st.sets(st.tuples(st.integers(1, 3), st.integers(0, 40)), min_size=1))
+def test_compress_is_the_reverse_of_expand(tasks: set[tuple[int, int]]) -> None:
+    ids = {f"{array}_{index}" for array, index in tasks}
+    short = cluster.compress(ids)
+    assert sorted(job for one in short for job in cluster.expand(one)) == sorted(ids)
+    assert len(short) == len({array for array, _ in tasks})
+
+
+def test_a_whole_array_wins_over_its_tasks() -> None:
+    assert cluster.compress(["7_1", "8", "7", "7_2"]) == ["7", "8"]
+
+
+@given(st.integers(0, 5000), st.integers(0, 1200), st.integers(0, 4000), st.integers(0, 4000))
+def test_chunks_hold_the_first_jobs_that_fit_each_once(
+    n: int, size: int, most: int, queued: int
+) -> None:
+    cut = limits.chunks(n, Limits(size, Cap("MaxSubmitJobs", most, queued)))
+    fitting = min(n, max(0, most - queued))
+    assert [job for chunk in cut for job in chunk] == list(range(fitting))
+    assert all(1 <= len(chunk) <= max(1, size) for chunk in cut)
+
+
+def test_one_call_each_for_ten_thousand_tasks(fake: Fake) -> None:
+    fake.says("squeue", "7_[5-9999%8]|PENDING|Resources||0|\n7_1|RUNNING|None|n1|0|\n")
+    fake.says("sacct", "7_0|COMPLETED|n1|0:0\n7_2|FAILED|n2|3:0\n7_2.batch|FAILED|n2|3:0\n")
+    states = cluster.jobs([f"7_{i}" for i in range(10_000)])
+    assert states["7_9999"] == JobState("PENDING", "Resources", current=True)
+    assert states["7_1"].state == "RUNNING"
+    assert states["7_0"] == JobState("COMPLETED", "", "n1", 0, 0, current=True)
+    assert states["7_2"] == JobState("FAILED", "", "n2", 3, 0, current=True)
+    assert states["7_3"] == JobState(current=True)
+    assert [call.split()[0] for call in fake.calls()] == ["squeue", "sacct"]
+
+
+def test_sacct_is_left_alone_while_squeue_knows_all(fake: Fake) -> None:
+    fake.says("squeue", "7_1|RUNNING|None|n1|0|\n8|COMPLETED|None|n1|0|\n")
+    assert {job.state for job in cluster.jobs(["7_1", "8"]).values()} == {"RUNNING", "COMPLETED"}
+    assert len(fake.calls()) == 1
+
+
+def test_nothing_is_asked_about_nothing(fake: Fake) -> None:
+    assert cluster.jobs([]) == {}
+    cluster.cancel([])
+    assert fake.calls() == []
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_no_answer_is_unknown_and_never_over(fake: Fake, code: int) -> None:
+    fake.says("squeue", error="squeue: error: Unable to contact slurm controller", code=1)
+    fake.says("sacct", error="Slurm accounting storage is disabled", code=code)
+    state = cluster.jobs(["7_1"])["7_1"]
+    assert state == JobState("UNKNOWN", current=False)
+    assert not state.over
+
+
+def test_no_slurm_at_all_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cluster.jobs(["7"]) == {"7": JobState()}
+    assert not cluster.available()
+    assert limits.read() == Limits()
+    with pytest.raises(ClusterError, match="scancel: No such file or directory"):
+        cluster.cancel(["7"])
+
+
+def test_a_command_that_hangs_is_given_up(fake: Fake) -> None:
+    (fake.folder / "squeue").write_text("#!/bin/sh\nexec sleep 60\n")
+    answer = ask("squeue", timeout_s=0.2)
+    assert (answer.ok, answer.text) == (False, "")
+    assert answer.error == "squeue did not answer in 0.2 s"
+
+
+def test_a_lone_forgotten_id_is_an_answer(fake: Fake) -> None:
+    fake.says("squeue", error="slurm_load_jobs error: Invalid job id specified", code=1)
+    fake.says("sacct", "7|CANCELLED by 1000|None assigned|0:0\n")
+    state = cluster.jobs(["7"])["7"]
+    assert state == JobState("CANCELLED", "", "", 0, 0, current=True)
+    assert state.over
+
+
+def test_node_failure_in_the_accounting_is_not_the_end_while_squeue_has_the_job(fake: Fake) -> None:
+    fake.says("squeue", "7_1|PENDING|BeginTime||0|\n")
+    fake.says("sacct", "7_1|NODE_FAIL|n1|0:0\n")
+    assert cluster.jobs(["7_1"])["7_1"].state == "PENDING"
+
+
+def test_without_squeue_an_end_in_the_accounting_is_not_final(fake: Fake) -> None:
+    fake.says("squeue", error="connect failure", code=1)
+    fake.says("sacct", "7_1|NODE_FAIL|n1|0:0\n7_2|RUNNING|n1|0:0\n")
+    states = cluster.jobs(["7_1", "7_2"])
+    assert (states["7_1"].state, states["7_1"].over) == ("NODE_FAIL", False)
+    assert states["7_2"].state == "RUNNING"
+
+
+def test_an_accounting_that_lags_does_not_revive_a_job(fake: Fake) -> None:
+    fake.says("squeue", "7_1|FAILED|NonZeroExitCode|n1|768|\n")
+    fake.says("sacct", "7_1|RUNNING|n1|0:0\n7_2|PENDING|None assigned|0:0\n")
+    states = cluster.jobs(["7_1", "7_2"])
+    assert states["7_1"] == JobState("FAILED", "NonZeroExitCode", "n1", 3, 0, current=True)
+    assert states["7_2"] == JobState(current=True)
+
+
+def test_memory_kills_show_in_a_step_while_the_job_just_failed(fake: Fake) -> None:
+    fake.says("squeue", "7_1|FAILED|NonZeroExitCode|n1|9|\n7_2|FAILED|NonZeroExitCode|n1|9|\n")
+    fake.says(
+        "sacct",
+        "7_1|FAILED|n1|0:9\n7_1.batch|FAILED|n1|0:9\n7_1.0|OUT_OF_MEMORY|n1|0:125\n"
+        "7_2|FAILED|n1|0:9\n7_2.0|FAILED|n1|0:9\n",
+    )
+    states = cluster.jobs(["7_1", "7_2"])
+    assert (states["7_1"].oom, states["7_1"].signal) == (True, 9)
+    assert not states["7_2"].oom
+
+
+def test_the_cancelled_rest_of_an_array_is_found_under_the_array(fake: Fake) -> None:
+    fake.says("squeue", "7|CANCELLED|JobArrayTaskLimit||0|\n7_0|COMPLETED|None|n1|0|\n")
+    states = cluster.jobs(["7_0", "7_1"])
+    assert (states["7_0"].state, states["7_1"].state) == ("COMPLETED", "CANCELLED")
+
+
+def test_a_persons_settings_of_squeue_do_not_reach_it(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SQUEUE_FORMAT", "SQUEUE_STATES", "SACCT_FORMAT"):
+        monkeypatch.setenv(name, "x")
+    (fake.folder / "squeue").write_text("#!/bin/sh\nexec env\n")
+    seen = ask("squeue").text
+    assert "SQUEUE_" not in seen
+    assert "SACCT_" not in seen
+    assert "SLURM_BITSTR_LEN=0\n" in seen
+
+
+def test_cancel_names_each_array_once(fake: Fake) -> None:
+    fake.says("scancel")
+    cluster.cancel(["7_0", "7_1", "7_5", "8"])
+    assert fake.calls() == ["scancel 7_[0-1,5] 8"]
+
+
+def test_a_refusal_is_one_line_in_slurms_words(fake: Fake) -> None:
+    fake.says("sbatch", error="sbatch: error: invalid partition\nallocation failure: no\n", code=1)
+    with pytest.raises(ClusterError, match=r"^sbatch: invalid partition; allocation failure: no$"):
+        cluster.test_only("job.sh")
+    assert fake.calls() == ["sbatch --test-only job.sh"]
+
+
+def test_partitions_are_read(fake: Fake) -> None:
+    fake.says(
+        "scontrol",
+        "PartitionName=gpu Default=YES MaxTime=1-12:30:00 State=UP TotalNodes=8\n"
+        "PartitionName=old Default=NO MaxTime=UNLIMITED State=DOWN TotalNodes=1\n",
+    )
+    found = cluster.partitions()
+    assert found["gpu"] == cluster.Partition("gpu", True, True, 8, 36 * 60 + 30)
+    assert (found["old"].up, found["old"].max_time_min) == (False, None)
+
+
+CONFIG = """\
+AccountingStorageEnforce = {enforce}
+MaxArraySize            = 501
+MaxJobCount             = 10000
+SchedulerParameters     = bf_interval=30{more}
+"""
+
+ASSOCIATIONS = """\
+Current Association Manager state
+
+Association Records
+
+ClusterName=c Account=root UserName= Partition= Priority=0 ID=1
+    ParentAccount= Lft=1 DefAssoc=No
+    GrpSubmitJobs=N(90) GrpWall=N(0.00)
+    MaxJobs= MaxJobsAccrue= MaxSubmitJobs= MaxWallPJ=
+ClusterName=c Account=lab UserName= Partition= Priority=0 ID=3
+    ParentAccount=root(1) Lft=2 DefAssoc=No
+    GrpSubmitJobs=100(88) GrpWall=N(0.00)
+    MaxJobs= MaxJobsAccrue= MaxSubmitJobs= MaxWallPJ=
+ClusterName=c Account=lab UserName=me(1000) Partition= Priority=0 ID=5
+    ParentAccount= Lft=4 DefAssoc=Yes
+    GrpSubmitJobs=N(30) GrpWall=N(0.00)
+    MaxJobs= MaxJobsAccrue= MaxSubmitJobs=50(30) MaxWallPJ=
+ClusterName=c Account=lab UserName=me(1000) Partition=debug Priority=0 ID=6
+    ParentAccount= Lft=4 DefAssoc=Yes
+    MaxJobs= MaxJobsAccrue= MaxSubmitJobs=1(0) MaxWallPJ=
+ClusterName=c Account=rich UserName= Partition= Priority=0 ID=7
+    ParentAccount=root(1) Lft=2 DefAssoc=No
+    GrpSubmitJobs=N(0) GrpWall=N(0.00)
+ClusterName=c Account=rich UserName=me(1000) Partition= Priority=0 ID=8
+    ParentAccount= Lft=4 DefAssoc=No
+    MaxJobs= MaxJobsAccrue= MaxSubmitJobs=900(0) MaxWallPJ=
+
+QOS Records
+
+QOS=normal(1)
+    GrpJobs=N(0) GrpJobsAccrue=N(0) GrpSubmitJobs=N(90) GrpWall=N(0.00)
+    Account Limits
+      lab
+        MaxJobsPA=N(0) MaxJobsAccruePA=N(0) MaxSubmitJobsPA=1(1)
+QOS=short(2)
+    GrpJobs=N(0) GrpJobsAccrue=N(0) GrpSubmitJobs=40(35) GrpWall=N(0.00)
+    Account Limits
+        No Accounts
+"""
+
+
+@pytest.mark.parametrize(
+    ("account", "qos", "expected"),
+    [
+        (
+            None,
+            "normal",
+            {
+                ("MaxSubmitJobs of user me in account lab", 50, 30),
+                ("GrpSubmitJobs of account lab", 100, 88),
+            },
+        ),
+        ("rich", "normal", {("MaxSubmitJobs of user me in account rich", 900, 0)}),
+        (
+            "rich",
+            "short",
+            {
+                ("MaxSubmitJobs of user me in account rich", 900, 0),
+                ("GrpSubmitJobs of QOS short", 40, 35),
+            },
+        ),
+        ("other", "normal", set()),
+    ],
+)
+def test_the_limits_that_apply_are_those_of_the_account_and_above(
+    account: str | None, qos: str, expected: set[tuple[str, int, int]]
+) -> None:
+    assert set(limits.association_caps(ASSOCIATIONS, "me", account, qos)) == expected
+
+
+def test_the_tightest_limit_counts(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "me")
+    (fake.folder / "scontrol").write_text(
+        f"#!/bin/sh\n[ $2 = config ] && cat {fake.folder}/config || cat {fake.folder}/assoc\n"
+    )
+    (fake.folder / "scontrol").chmod(0o755)
+    (fake.folder / "config").write_text(CONFIG.format(enforce="associations,limits", more=""))
+    (fake.folder / "assoc").write_text(ASSOCIATIONS)
+    fake.says("squeue", "".join(f"9_{i}\n" for i in range(30)))
+    fake.says("sacctmgr", "\n")
+    found = limits.read()
+    assert (found.max_array_size, found.room, found.known) == (501, 12, True)
+    assert found.cap.name == "GrpSubmitJobs of account lab"
+    fake.says("sacctmgr", "35\n")
+    assert limits.read().cap == Cap("MaxSubmitJobsPerUser of QOS normal", 35, 30)
+    (fake.folder / "config").write_text(CONFIG.format(enforce="none", more=",max_array_tasks=100"))
+    assert limits.read() == Limits(100, Cap("MaxJobCount", 10_000, 30), known=True)
