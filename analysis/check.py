@@ -105,10 +105,11 @@ def claims(frame: pd.DataFrame) -> list[str]:
                 [k for k in found if (k.epsilon_g, k.metric) == (epsilon_g, metric)], found
             )
             total = fix + sched + equal
-            lines.append(
-                f"{metric} at {strength_name(epsilon_g)}: sched better in {sched} of {total}, "
-                f"fix better in {fix} of {total}, equal in {equal}"
-            )
+            if total:
+                lines.append(
+                    f"{metric} at {strength_name(epsilon_g)}: sched better in {sched} of {total}, "
+                    f"fix better in {fix} of {total}, equal in {equal}"
+                )
     return lines
 
 

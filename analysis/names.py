@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from typing import Any
 
 from core.config import show_strength
 
@@ -63,3 +64,24 @@ def datasets_in_order(found: Iterable[str]) -> list[str]:
 
 def settings_in_order(found: Iterable[str]) -> list[str]:
     return in_order(found, SETTINGS)
+
+
+def paper_order(
+    found: Iterable[tuple[Any, ...]], fields: Sequence[str], settings: Sequence[str] = SETTINGS
+) -> list[tuple[Any, ...]]:
+    """Distinct tuples sorted by their `fields`, each in the paper's order; strengths and seeds
+    ascend, fields that the paper does not know stay as they came."""
+    orders: dict[str, Callable[[Iterable[Any]], list[Any]]] = {
+        "model": models_in_order,
+        "dataset": datasets_in_order,
+        "metric": lambda values: in_order(values, METRICS),
+        "setting": lambda values: in_order(values, settings),
+        "epsilon_g": lambda values: sorted(set(values)),
+        "seed": lambda values: sorted(set(values)),
+    }
+    tuples = list(dict.fromkeys(found))
+    ranks = []
+    for field, values in zip(fields, zip(*tuples, strict=True), strict=False):
+        ordered = orders[field](values) if field in orders else list(dict.fromkeys(values))
+        ranks.append({value: rank for rank, value in enumerate(ordered)})
+    return sorted(tuples, key=lambda t: [rank[value] for rank, value in zip(ranks, t, strict=True)])

@@ -30,11 +30,13 @@ class Spec:
     settings: Sequence[str] = SETTINGS
 
 
+def is_main(key: Key) -> bool:
+    """A pair of Tables 1 and 2: a non-robust backbone on a fine-grained dataset."""
+    return not _robust(key.model) and key.dataset != "ImageNette"
+
+
 def _main(key: Key) -> bool:
-    """fix and sched from non-robust backbones on the fine-grained datasets."""
-    return (
-        key.setting in ("fix", "sched") and not _robust(key.model) and key.dataset != "ImageNette"
-    )
+    return key.setting in ("fix", "sched") and is_main(key)
 
 
 def _robust(model: str) -> bool:

@@ -229,10 +229,11 @@ def _loose_run(run: RunDir) -> Row:
     return {"id": run.id, "setting": setting, "config": config, "evals": evals}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted names and values of a nested config."""
     for key, value in config.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -253,8 +254,8 @@ def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             fields |= dict.fromkeys(_differing([row["config"] for row in twins]))
     found = {}
     for row in rows:
-        flat = dict(_flat(row["config"])) if fields else {}
-        found[row["id"]] = ", ".join(f"{name}={flat.get(name)}" for name in fields)
+        config = dict(flat(row["config"])) if fields else {}
+        found[row["id"]] = ", ".join(f"{name}={config.get(name)}" for name in fields)
     return found
 
 
@@ -263,9 +264,9 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     plain = [{key: part for key, part in one.items() if key != "seed"} for one in configs]
     if all(one == plain[0] for one in plain):
         return []
-    flat = [dict(_flat(one)) for one in plain]
-    names = dict.fromkeys(name for one in flat for name in one)
-    return [name for name in names if any(one.get(name) != flat[0].get(name) for one in flat)]
+    found = [dict(flat(one)) for one in plain]
+    names = dict.fromkeys(name for one in found for name in one)
+    return [name for name in names if any(one.get(name) != found[0].get(name) for one in found)]
 
 
 def _read(store: Store, row: Mapping[str, Any], variant: str) -> Run:

@@ -7,19 +7,12 @@ False.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.cells import Cell, Key
-from analysis.names import (
-    METRICS,
-    SETTINGS,
-    datasets_in_order,
-    in_order,
-    models_in_order,
-    strength_name,
-)
+from analysis.names import SETTINGS, paper_order, strength_name
 from analysis.rounding import DIGITS, half_up
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
@@ -82,7 +75,7 @@ def pivot(
     if len({key.variant for key in cells}) > 1:
         rows = [*rows[:-1], "variant", rows[-1]]
     placed = {(_pick(key, rows), _pick(key, columns)): key for key in cells}
-    across = _sorted((column for _, column in placed), columns, settings)
+    across = paper_order((column for _, column in placed), columns, settings)
     best = winners(cells, digits) if bold is None else bold
     entries = {
         key: Entry(
@@ -95,7 +88,7 @@ def pivot(
         for key, cell in cells.items()
     }
     body = []
-    for row in _sorted((row for row, _ in placed), rows, settings):
+    for row in paper_order((row for row, _ in placed), rows, settings):
         keys = (placed.get((row, column)) for column in across)
         shown = tuple(entries[key] if key else Entry(ABSENT) for key in keys)
         body.append((tuple(map(label, rows, row)), shown))
@@ -190,25 +183,6 @@ def _some(names: Sequence[str]) -> str:
 
 def _pick(key: Key, names: Sequence[str]) -> tuple[Any, ...]:
     return tuple(getattr(key, name) for name in names)
-
-
-def _sorted(
-    found: Iterable[tuple[Any, ...]], names: Sequence[str], settings: Sequence[str]
-) -> list[tuple[Any, ...]]:
-    """Distinct tuples, each field in the order of the paper (strengths ascending)."""
-    tuples = list(dict.fromkeys(found))
-    orders: dict[str, Callable[[Iterable[Any]], list[Any]]] = {
-        "model": models_in_order,
-        "dataset": datasets_in_order,
-        "metric": lambda values: in_order(values, METRICS),
-        "setting": lambda values: in_order(values, settings),
-        "epsilon_g": lambda values: sorted(set(values)),
-    }
-    ranks = []
-    for name, values in zip(names, zip(*tuples, strict=True), strict=False):
-        ordered = orders[name](values) if name in orders else list(dict.fromkeys(values))
-        ranks.append({value: rank for rank, value in enumerate(ordered)})
-    return sorted(tuples, key=lambda t: [rank[value] for rank, value in zip(ranks, t, strict=True)])
 
 
 def _heading(

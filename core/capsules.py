@@ -22,7 +22,7 @@ matters: drawing at full contrast and dividing eps by .3 would be the same exper
 """
 
 _SHARPNESS = 0.9 * SIZE  # edge of a capsule: about two pixels from 15 % to 85 % coverage
-_CHUNK = 256  # images rendered at once: 256 x 9 segments x 1024 pixels x 8 bytes = 19 MB
+_CHUNK = 256  # images rendered at once: x 7 capsules x 1024 pixels x 2 coordinates = 15 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Skeletons:
     edges: Tensor  # [edges, 2], indices of the two end vertices
 
     def pick(self, rows: Tensor) -> "Skeletons":
+        """The skeletons of the given rows [k], which may repeat."""
         return Skeletons(self.vertices[rows], self.radii[rows], self.edges)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -22,10 +22,20 @@ def save(run: RunDir, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain data only) as the newest checkpoint. Raises OSError, and
     leaves the former checkpoint in place then."""
     draft = run.path / "checkpoint.new.pt"
-    write_atomic(draft, lambda file: torch.save({"format": FORMAT, **state}, file))
+    write_atomic(draft, lambda file: _write({"format": FORMAT, **state}, file))
     if run.checkpoint.exists():
         os.replace(run.checkpoint, run.previous_checkpoint)
     os.replace(draft, run.checkpoint)
+
+
+def _write(state: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # On a full disk, torch hides the reason behind a complaint about its position in the file.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load(run: RunDir) -> tuple[dict[str, Any] | None, list[str]]:
@@ -35,24 +45,26 @@ def load(run: RunDir) -> tuple[dict[str, Any] | None, list[str]]:
     for path in (run.checkpoint, run.previous_checkpoint):
         if not path.exists():
             continue
-        problem = _damage(path)
-        if problem is None:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if state["format"] == FORMAT:
-                return state, remarks
-            problem = f"format {state['format']}, expected {FORMAT}"
-        remarks.append(f"{path.name} is unusable ({problem}); falling back to what came before it")
+        try:
+            return _read(path), remarks
+        except Exception as error:  # one flipped bit can raise any of a dozen types
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            remarks.append(
+                f"{path.name} is unusable ({reason[0]}); falling back to what came before it"
+            )
     return None, remarks
 
 
-def _damage(path: Path) -> str | None:
-    """What is wrong with the file, None where every checksum fits."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return str(error)
-    return f"checksum of {broken}" if broken else None
+def _read(path: Path) -> dict[str, Any]:
+    """One checkpoint, every checksum compared. Raises whatever its damage makes fail."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken:
+        raise ValueError(f"checksum of {broken}")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if state["format"] != FORMAT:
+        raise ValueError(f"format {state['format']}, expected {FORMAT}")
+    return state
 
 
 def slim(run: RunDir, state: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,7 +97,7 @@ def newest_attempt(folder: Path) -> int:
     """The highest attempt number claimed in a run folder, 0 where there is none."""
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     matches = (re.fullmatch(r"claim-(\d+)\.json", name) for name in names)
     return max((int(match[1]) for match in matches if match), default=0)
@@ -130,6 +130,8 @@ class Claim:
         self.run, self.attempt, self.info = run, attempt, info
         self.progress: dict[str, Any] = {}
         """What the run is doing (phase, epoch, images/s); shown by status."""
+        self.on_cancel: Callable[[], None] | None = None
+        """Called once, from the heartbeat's thread, when the run is asked to stop."""
         self._notes: list[str] = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -208,6 +210,9 @@ class Claim:
         while not self._stop.wait(beat_seconds()):
             with contextlib.suppress(OSError):  # a full disk must not silence a healthy run
                 self._write()
+            if self.on_cancel and self.run.cancel.exists():
+                self.on_cancel()
+                self.on_cancel = None
 
 
 def _shared_clock(folder: Path) -> float:

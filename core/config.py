@@ -272,6 +272,13 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _canonical(self) -> Self:
+        # What a run does not use must not make it another run.
+        if self.schedule.kind != "auto":
+            plain = {"patience": 5, "tolerance": 0.02}
+            object.__setattr__(self, "schedule", self.schedule.model_copy(update=plain))
+        if self.validation.epsilon == self.epsilon_g:
+            implied = self.validation.model_copy(update={"epsilon": None})
+            object.__setattr__(self, "validation", implied)
         # Standard fine-tuning never attacks: it is one run whatever eps_g a table asks for.
         if self.schedule.kind == "standard":
             object.__setattr__(self, "epsilon_g", Fraction(0))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from core import procedural
@@ -134,16 +134,13 @@ def _publish(folder: Path, fill: Callable[[Path], object]) -> None:
 
 
 def _decode(files: Sequence[tuple[Path, int]], size: int, folder: Path) -> None:
-    shape = (len(files), 3, size, size)
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
-
-    def decode(i: int) -> None:
-        images[i] = read_image(files[i][0], size)
-
-    with ThreadPoolExecutor() as pool:  # PIL releases the GIL while it decodes
-        for _ in pool.map(decode, range(len(files))):
-            pass
-    images.flush()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), 3, size, size)}
+    # PIL releases the GIL while it decodes. Written as a stream: where the disk is full, writing
+    # through a memory map would kill the process (SIGBUS) instead of raising OSError.
+    with open(folder / "images.npy", "wb") as file, ThreadPoolExecutor() as pool:
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in pool.map(lambda item: read_image(item[0], size), files):
+            file.write(image.tobytes())
     np.save(folder / "labels.npy", np.array([label for _, label in files], dtype=np.int64))
 
 
@@ -151,7 +148,9 @@ def read_image(file: Path, size: int) -> np.ndarray[tuple[int, int, int], np.dty
     """One file as uint8 [3, size, size]. Raises ConfigError naming a file that cannot be read."""
     try:
         with Image.open(file) as image:
+            if image.mode[0] in "IF":  # converting would saturate nearly every pixel to white
+                raise ValueError(f"mode {image.mode}, expected 8 bits per channel")
             square = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{file}: unreadable image ({error})") from None
     return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)

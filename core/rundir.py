@@ -51,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`, None where there is no such file."""
     try:
         value: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return value
 
@@ -60,7 +60,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of `path`, [] where there is no such file."""
     try:
         text = path.read_text("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [json.loads(line) for line in text.splitlines() if line]
 
@@ -103,6 +103,11 @@ class RunDir:
     @property
     def attempts(self) -> Path:
         return self.path / "attempts.jsonl"
+
+    @property
+    def cancel(self) -> Path:
+        """A request to stop this run and not to start it again until it is asked for."""
+        return self.path / "cancel.json"
 
     @property
     def log(self) -> Path:

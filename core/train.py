@@ -161,6 +161,11 @@ class Trainer:
             "seconds": round(time.perf_counter() - started, 3),
             "images_per_s": round(speed, 1),
         }
+        if not math.isfinite(row["val_loss"]):  # the last step broke what no later one will see
+            raise DivergedError(
+                f"the validation loss became {row['val_loss']} after epoch {epoch} "
+                f"(learning rate {self.config.optim.lr:g}, eps {epsilon * 255:.3g}/255)"
+            )
         self.schedule.observe(epoch, row["val_clean_correct"] / row["val_clean_images"])
         finished: MetricsRow = row
         return finished

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from slurm.command import Answer, ask
 from slurm.command import ClusterError as ClusterError
-from slurm.command import ask
 
 # Slurm's words for a job that has ended. One that will run again is PENDING in squeue.
 OVER = frozenset(
@@ -19,8 +19,8 @@ OVER = frozenset(
     | {"NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 )
 _UNCLEAR = (OVER - {"COMPLETED"}) | {"UNKNOWN"}  # sacct may know more
-_SQUEUE = "JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:|"
-_SACCT = "JobID,State,NodeList,ExitCode"
+_SQUEUE = "JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:|,Name:|"
+_SACCT = "JobID,State,NodeList,ExitCode,JobName"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class JobState:
 
     `exit_code` and `signal` are the batch script's, None while it runs. `current`: squeue answered.
     Without that, an end may be one of an earlier attempt: in the accounting NODE_FAIL stays while
-    the job waits to run again.
+    the job waits to run again. `name` tells whether it is the job we mean: a slurmctld that crashes
+    forgets the last seconds, and gives the ids of those jobs to others.
     """
 
     state: str = "UNKNOWN"
@@ -37,6 +38,7 @@ class JobState:
     nodes: str = ""
     exit_code: int | None = None
     signal: int | None = None
+    name: str = ""
     oom: bool = False
     current: bool = False
 
@@ -139,10 +141,10 @@ def _squeue(ids: list[str]) -> tuple[bool, dict[str, JobState]]:
     """Whether it answered, and its rows: jobs in the queue, or over since less than MinJobAge."""
     answer = ask("squeue", "-h", "-t", "all", "-O", _SQUEUE, "-j", _bases(ids))
     rows: dict[str, JobState] = {}
-    for line in answer.text.splitlines():
-        job, state, reason, nodes, status = line.split("|")[:5]
-        ended = (int(status) >> 8, int(status) & 127) if state in OVER else (None, None)
-        rows |= dict.fromkeys(expand(job), JobState(state, reason, nodes, *ended))
+    for job, state, reason, nodes, status, name in _rows(answer, 6):
+        exit_code, signal = _exit(state, status)
+        row = JobState(state, reason, nodes, exit_code, signal, name.removesuffix("|"))
+        rows |= dict.fromkeys(expand(job), row)
     # squeue calls a lone id that slurmctld has forgotten an error; it is an answer all the same.
     return answer.ok or "Invalid job id" in answer.error, rows
 
@@ -152,17 +154,31 @@ def _sacct(ids: list[str]) -> dict[str, JobState]:
     answer = ask("sacct", "-nP", "-o", _SACCT, "-j", _bases(ids))
     rows: dict[str, JobState] = {}
     killed: set[str] = set()
-    for line in answer.text.splitlines():
-        job, state, nodes, code = line.split("|")[:4]
-        job, _, step = job.partition(".")
+    for id_, state, nodes, status, name in _rows(answer, 5):
+        job, _, step = id_.partition(".")
         if state == "OUT_OF_MEMORY":
             killed.update(expand(job))
         if not step:
-            state = state.split()[0]  # "CANCELLED by 1000"
-            ended = (*map(int, code.split(":")),) if state in OVER else (None, None)
-            nodes = nodes.removeprefix("None assigned")
-            rows |= dict.fromkeys(expand(job), JobState(state, "", nodes, *ended))
+            word = state.split()[0]  # "CANCELLED by 1000"
+            exit_code, signal = _exit(word, status)
+            where = nodes.removeprefix("None assigned")
+            row = JobState(word, "", where, exit_code, signal, name)
+            rows |= dict.fromkeys(expand(job), row)
     return {job: replace(row, oom=job in killed) for job, row in rows.items()}
+
+
+def _rows(answer: Answer, columns: int) -> list[list[str]]:
+    """Its lines, cut at the bars; a job's name comes last and may hold bars of its own."""
+    cut = [line.split("|", columns - 1) for line in answer.text.splitlines()]
+    return [row for row in cut if len(row) == columns]
+
+
+def _exit(state: str, status: str) -> tuple[int, int] | tuple[None, None]:
+    """Exit code and signal out of "3:0", or of the wait status that squeue prints up to 22.05."""
+    if state not in OVER:
+        return None, None
+    code, colon, signal = status.partition(":")
+    return (int(code), int(signal)) if colon else (int(code) >> 8, int(code) & 127)
 
 
 def _merged(queue: JobState, record: JobState) -> JobState:

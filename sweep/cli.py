@@ -17,7 +17,9 @@ from rich.text import Text
 
 from core.config import ConfigError
 from core.rundir import Store
+from slurm.command import ClusterError
 from slurm.profile import ProfileError
+from sweep.stop import StoppedError
 
 if TYPE_CHECKING:
     from sweep.grid import Grid, Run
@@ -31,7 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Sweeps of robust fine-tuning runs: one grid file to jobs, curves and the paper's tables.",
 )
-out = Console()
+WIDE = 160
+"""Columns where nothing tells (a file, a pipe): tables are not squeezed there."""
+
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 err = Console(stderr=True)
 
 GridArgument = Annotated[
@@ -74,18 +79,37 @@ Workers = Annotated[
 
 def main() -> None:
     """Entry point of the console script: known failures become one line each, never a traceback."""
+    sys.argv[1:] = spread_only(sys.argv[1:])
     try:
         app()
     except (ConfigError, ProfileError) as error:
         for line in str(error).splitlines():
             err.print(Text(line, style="red"), soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except ClusterError as error:
+        err.print(Text(str(error), style="red"), soft_wrap=True)
+        sys.exit(1)
+    except StoppedError:
         err.print("stopped; runs are resumable: the same command goes on", style="yellow")
         sys.exit(130)
     except OSError as error:
         err.print(Text(f"{error.filename or 'disk'}: {error.strerror}", style="red"))
         sys.exit(1)
+
+
+def spread_only(arguments: list[str]) -> list[str]:
+    """`--only a=1 b=2` as the option parser knows it: `--only a=1 --only b=2`."""
+    spread: list[str] = []
+    taking = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            taking = argument == "--only"
+        elif taking and "=" in argument and spread[-1] != "--only":
+            spread.append("--only")
+        else:
+            taking = taking and "=" in argument
+        spread.append(argument)
+    return spread
 
 
 @app.command()
@@ -124,7 +148,7 @@ def launch(
     if dry_run:
         seen = _look(loaded, store, only)
         _print_plan(loaded, seen)
-        out.print(Text(launching.job_script(loaded, seen, store, where)))
+        typer.echo(launching.job_script(loaded, seen, store, where))
         return
     final = launching.launch(loaded, store, where, only=only or (), console=out, wait=not detach)
     raise typer.Exit(_outcome(final))
@@ -169,6 +193,16 @@ def logs(
 
 
 @app.command()
+def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
+    """Stop pending and running runs; they keep their checkpoints, and retry runs them again."""
+    from sweep import cancel as cancelling
+
+    loaded, store = _load(grid), Store.at(root)
+    runs = cancelling.cancel(_look(loaded, store, only), store.sweep(loaded.name), store)
+    out.print(f"{len(runs)} runs asked to stop" if runs else "nothing is pending or running")
+
+
+@app.command()
 def retry(
     grid: GridArgument,
     profile: ProfileOption = "local",
@@ -202,7 +236,7 @@ def dry_run(
     where = launching.load_profile(profile)
     seen = _look(loaded, store, only)
     _print_plan(loaded, seen)
-    out.print(Text(launching.job_script(loaded, seen, store, where)))
+    typer.echo(launching.job_script(loaded, seen, store, where))
     final = miniature.rehearse(loaded, seen, store, out)
     raise typer.Exit(_outcome(final))
 

@@ -10,21 +10,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 from core.config import EvalConfig, RunConfig, resolve_schedule
-from core.registry import canonical_backbone
+from sweep.fields import Axis, Choice, canonical
 from sweep.gridfile import GridFile, Place
 
 COUPLED = {"epochs", "schedule", "epsilon_g", "attack"}
 """Fields that RunConfig checks or rewrites together; any other is judged by itself."""
 STAND_IN = {"backbone": "vit", "dataset": "fake"}
 """Fill the required fields while other fields are judged."""
-
-Choice = dict[str, tuple[Any, Place]]
-"""What one value of an axis sets: dotted field -> (value as written, where it stands)."""
-Axis = list[Choice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +51,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Group:
-    """Fields that depend on each other, the axes that set them, a verdict per index of those."""
+    """The axes that set some fields that depend on each other, and a verdict per index of those."""
 
-    fields: set[str]
     axes: list[int]
     verdicts: dict[tuple[int, ...], Verdict]
 
@@ -68,25 +62,26 @@ def product(
 ) -> Iterator[tuple[RunConfig, str]]:
     """Config and setting of every combination of the axes that no exclude drops, the last axis
     fastest. Problems of values, and excludes that drop nothing, go to `file`."""
-    groups = _groups(base, axes, list(exclude.values()))
-    template = RunConfig.model_validate(STAND_IN)
+    *groups, rest = _groups(base, axes, list(exclude.values()))
+    constant = rest.verdicts[()]
+    template = RunConfig.model_validate(STAND_IN).model_copy(update=constant.values)
     used = 0
     for index in itertools.product(*(range(len(axis)) for axis in axes)):
-        verdicts = [group.verdicts[tuple([index[axis] for axis in group.axes])] for group in groups]
-        dropped = (1 << len(exclude)) - 1
         values: dict[str, Any] = {}
-        setting = ""
-        for verdict in verdicts:
-            dropped &= verdict.dropped
+        setting, found, dropped = constant.setting, constant.problems, constant.dropped
+        for group in groups:
+            verdict = group.verdicts[tuple([index[axis] for axis in group.axes])]
             values.update(verdict.values)
             setting = setting or verdict.setting
+            found += verdict.problems
+            dropped &= verdict.dropped
         used |= dropped
         if dropped:
             continue
-        if len(values) == len(RunConfig.model_fields):
-            yield template.model_copy(update=values), setting
+        if found:
+            report(file, found)
         else:
-            report(file, (item for verdict in verdicts for item in verdict.problems))
+            yield template.model_copy(update=values), setting
     for number, place in enumerate(exclude):
         if not file.faults and not used >> number & 1:
             file.problem(place, "exclude: matches no combination")
@@ -118,20 +113,9 @@ def judge(choice: Choice, fields: set[str], exclude: Sequence[Choice] = ()) -> V
     return Verdict({name: getattr(config, name) for name in fields}, setting, (), dropped)
 
 
-def canonical(value: object) -> object:
-    """One form per value however it is spelled: 1e-3, '0.001' and '1/1000' are equal here."""
-    text = str(value).strip()
-    for number in (int, float, lambda ratio: float(Fraction(ratio.replace(" ", "")))):
-        try:
-            # Fraction('1e999999999') would not end; float reads every such text first.
-            return number(text)
-        except (ValueError, ZeroDivisionError):
-            pass
-    return canonical_backbone(text)
-
-
 def _groups(base: Choice, axes: Sequence[Axis], exclude: Sequence[Choice]) -> list[Group]:
-    """The fields of RunConfig, parted so that no group depends on another, all judged."""
+    """The fields of RunConfig, parted so that no group depends on another, all judged; the last
+    group is of fields that no axis sets."""
     parts: list[tuple[set[str], list[int]]] = []
     for number, axis in enumerate(axes):
         fields = {_top(key) for choice in axis for key in choice}
@@ -139,7 +123,7 @@ def _groups(base: Choice, axes: Sequence[Axis], exclude: Sequence[Choice]) -> li
         numbers = [number]
         for part in [part for part in parts if part[0] & fields]:
             parts.remove(part)
-            fields, numbers = fields | part[0], sorted(numbers + part[1])
+            fields, numbers = fields | part[0], part[1] + numbers
         parts.append((fields, numbers))
     rest = set(RunConfig.model_fields).difference(*(fields for fields, _ in parts))
     return [_judged(part, base, axes, exclude) for part in [*parts, (rest, [])]]
@@ -159,7 +143,7 @@ def _judged(
         for number, i in zip(numbers, index, strict=True):
             choice |= axes[number][i]
         verdicts[index] = judge(choice, fields, exclude)
-    return Group(fields, numbers, verdicts)
+    return Group(numbers, verdicts)
 
 
 def _top(key: str) -> str:
@@ -199,6 +183,7 @@ def _matches(key: str, wanted: Any, choice: Choice) -> bool:
 
 def _resolved(schedule: object, epochs: Any) -> object:
     try:
-        return resolve_schedule(schedule, epochs)
+        resolved = resolve_schedule(schedule, epochs)
     except (ValueError, TypeError):  # RunConfig will say so, if the combination is kept
         return schedule
+    return {"kind": "two_hinge", **resolved} if isinstance(resolved, dict) else resolved

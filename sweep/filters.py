@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import reduce
 
-from core.config import ConfigError, RunConfig, fields_of, nearest, show_strength
-from sweep.expand import Run, canonical
+from core.config import ConfigError, nearest, show_strength
+from sweep.expand import Run
+from sweep.fields import FIELDS, SECTIONS, canonical
 
-SECTIONS = {name.rpartition(".")[0] for name in fields_of(RunConfig)} - {"", "schedule"}
-KEYS = (*(name for name in fields_of(RunConfig) if name not in SECTIONS), "setting", "id")
+KEYS = (*(name for name in FIELDS if name not in SECTIONS), "setting", "id")
 
 
 def select(runs: Iterable[Run], filters: Sequence[str]) -> list[Run]:
@@ -60,7 +60,7 @@ def _read(filters: Sequence[str]) -> dict[str, list[str]]:
 
 def _value(run: Run, key: str) -> str:
     """A run's value as text, as a user would write it."""
-    if key in ("setting", "schedule"):
+    if key in ("setting", "schedule", "schedule.name"):
         return run.setting
     found = run.id if key == "id" else reduce(getattr, key.split("."), run.config)
     return show_strength(found) if isinstance(found, Fraction) else str(found)

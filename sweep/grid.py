@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,17 +33,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core.config import ConfigError, EvalConfig, RunConfig, fields_of, nearest, problems
-from core.registry import backbone_problem, dataset_problem
-from sweep.expand import Axis, Choice, Run, judge, product, report
+from core.config import ConfigError, EvalConfig, RunConfig, Schedule, nearest, problems
+from sweep.expand import Run, judge, product, report
+from sweep.fields import FIELDS, Axis, Choice, join, set_field, show, union
 from sweep.filters import select
 from sweep.gridfile import GridFile, Place
 
 __all__ = ["Grid", "Run", "load", "parse", "select", "shipped"]
 
 KEYS = "name", "about", "base", "grid", "zip", "include", "exclude", "seeds", "evals", "tables"
-FIELDS = (*fields_of(RunConfig), "schedule.name")
-SECTIONS = {name.rpartition(".")[0] for name in FIELDS} - {"", "schedule"}
 MOST_COMBINATIONS = 1_000_000
 
 
@@ -98,6 +95,7 @@ def parse(text: str, path: Path) -> Grid:
     name, about = _name(file), _mapping(file, "about")
     evals, tables = _evals(file), _tables(file)
     runs, shared = _distinct(file, (Run(*found, evals) for found in _expand(file)))
+    _check_labels(file, runs)
     if not runs and not file.faults:
         file.problem(("exclude",), "exclude: drops every combination, no run is left")
     file.check()
@@ -106,13 +104,15 @@ def parse(text: str, path: Path) -> Grid:
 
 def _expand(file: GridFile) -> Iterator[tuple[RunConfig, str]]:
     """Config and setting of all the file asks for, in order, the same one perhaps repeatedly."""
-    base = _union(file, _mapping(file, "base"), ("base",))
-    seeds = [_set(file, "seed", s, ("seeds", i)) for i, s in enumerate(_section(file, "seeds"))]
+    base = union(file, _mapping(file, "base"), ("base",))
+    seeds = [
+        set_field(file, "seed", s, ("seeds", i)) for i, s in enumerate(_section(file, "seeds"))
+    ]
     crossed = [axis for axis in _axes(file) if axis]
     axes = [*crossed, seeds] if seeds else crossed
     given = dict(base)
     for axis in axes:
-        _join(file, given, {key: item for choice in reversed(axis) for key, item in choice.items()})
+        join(file, given, {key: item for choice in reversed(axis) for key, item in choice.items()})
     include, exclude = _choices(file, "include"), _choices(file, "exclude")
     _check_exclude(file, exclude, given.keys() - base.keys())
     count = math.prod(map(len, axes))
@@ -128,7 +128,7 @@ def _included(
     file: GridFile, base: Choice, extra: Choice, seeds: Axis, place: Place
 ) -> Iterator[tuple[RunConfig, str]]:
     choice = {k: v for k, v in base.items() if not any(f"{k}.".startswith(f"{e}.") for e in extra)}
-    _join(file, choice, extra)
+    join(file, choice, extra)
     for seed in [{}] if "seed" in extra or not seeds else seeds:
         verdict = judge(choice | seed, set(RunConfig.model_fields))
         report(file, ((at or place, line) for at, line in verdict.problems))
@@ -154,6 +154,20 @@ def _distinct(file: GridFile, runs: Iterable[Run]) -> tuple[tuple[Run, ...], int
     return tuple(found.values()), shared
 
 
+def _check_labels(file: GridFile, runs: Iterable[Run]) -> None:
+    """Two schedules under one label in one cell of a table would be averaged as if seeds."""
+    labels = {run.setting for run in runs if run.setting != run.config.setting}
+    cells: dict[tuple[RunConfig, str], Run] = {}
+    for run in (run for run in runs if run.setting in labels):
+        cell = run.config.model_copy(update={"schedule": Schedule()}), run.setting
+        other = cells.setdefault(cell, run)
+        if other is not run:
+            both = f"{other.id} and {run.id}"
+            place = "grid", "schedule"
+            file.problem(place, f"schedule: two schedules are called '{run.setting}': {both}")
+            return
+
+
 # The keys of a file, one by one.
 
 
@@ -161,7 +175,7 @@ def _name(file: GridFile) -> str:
     name = file.data.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_][a-z0-9_-]{0,99}", name):
         wanted = "lower-case letters, digits, '_' and '-' (it names a folder)"
-        file.problem(("name",), f"name: expected {wanted}, got {_show(name)}")
+        file.problem(("name",), f"name: expected {wanted}, got {show(name)}")
     return str(name)
 
 
@@ -186,28 +200,17 @@ def _tables(file: GridFile) -> tuple[str, ...]:
     tables = _section(file, "tables")
     for number, table in enumerate(tables):
         if isinstance(table, bool) or not isinstance(table, str | int):
-            file.problem(("tables", number), f"tables: expected a name, got {_show(table)}")
+            file.problem(("tables", number), f"tables: expected a name, got {show(table)}")
     return tuple(map(str, tables))
 
 
 def _axes(file: GridFile) -> list[Axis]:
     """The axes of grid and zip, whichever of the two the file has first."""
-    grid, zipped = _grid(file), _zip(file)
+    grid = [_axis(file, key, v, ("grid", key)) for key, v in _mapping(file, "grid").items()]
+    zipped = _zip(file)
     order = list(file.data)
     late = "zip" in order and "grid" in order and order.index("grid") < order.index("zip")
     return [*grid, zipped] if late else [zipped, *grid]
-
-
-def _grid(file: GridFile) -> list[Axis]:
-    axes = [_axis(file, key, v, ("grid", key)) for key, v in _mapping(file, "grid").items()]
-    for axis in axes:
-        # Two schedules under one label would be averaged in a table as if they were seeds.
-        seen: dict[str, Any] = {}
-        for value, place in (choice["schedule"] for choice in axis if "schedule" in choice):
-            label = value.get("name") if isinstance(value, dict) else value
-            if isinstance(label, str) and seen.setdefault(label, value) != value:
-                file.problem(place, f"schedule: two schedules are called '{label}'")
-    return axes
 
 
 def _zip(file: GridFile) -> Axis:
@@ -220,15 +223,16 @@ def _zip(file: GridFile) -> Axis:
     for row in zip(*columns.values(), strict=False):
         rows.append({})
         for choice in row:
-            _join(file, rows[-1], choice)
+            join(file, rows[-1], choice)
     return rows
 
 
 def _axis(file: GridFile, key: str, values: object, place: Place) -> Axis:
     if key not in FIELDS:
-        return [_set(file, key, None, place)][:0]
+        set_field(file, key, None, place)  # one problem for the key, not one for every value
+        return []
     choices = _list(file, key, values, place)
-    return [_set(file, key, value, (*place, i)) for i, value in enumerate(choices)]
+    return [set_field(file, key, value, (*place, i)) for i, value in enumerate(choices)]
 
 
 def _choices(file: GridFile, key: str) -> dict[Place, Choice]:
@@ -237,12 +241,12 @@ def _choices(file: GridFile, key: str) -> dict[Place, Choice]:
     for number, given in enumerate(_section(file, key)):
         if isinstance(given, dict) and given:
             faults = file.faults
-            choice = _union(file, given, (key, number))
+            choice = union(file, given, (key, number))
             # An exclude that lost a mistaken field would drop more than was meant.
             if key == "include" or file.faults == faults:
                 found[key, number] = choice
         else:
-            what = f"expected a mapping of fields, got {_show(given)}"
+            what = f"expected a mapping of fields, got {show(given)}"
             file.problem((key, number), f"{key}: {what}")
     return found
 
@@ -259,7 +263,7 @@ def _mapping(file: GridFile, key: str) -> Mapping[str, Any]:
     value = file.data.get(key, {})
     if isinstance(value, dict):
         return value
-    file.problem((key,), f"{key}: expected a mapping, got {_show(value)}")
+    file.problem((key,), f"{key}: expected a mapping, got {show(value)}")
     return {}
 
 
@@ -271,58 +275,6 @@ def _list(file: GridFile, key: str, value: object, place: Place) -> list[Any]:
     """`value` where it is a list with something in it, else [] and a problem."""
     if isinstance(value, list) and value:
         return value
-    what = "the list is empty" if value == [] else f"expected a list, got {_show(value)}"
+    what = "the list is empty" if value == [] else f"expected a list, got {show(value)}"
     file.problem(place, f"{key}: {what}")
     return []
-
-
-def _show(value: object) -> str:
-    return "nothing" if value is None else reprlib.repr(value)
-
-
-# Fields: what a value of the file sets, before anything is combined.
-
-
-def _set(file: GridFile, key: str, value: Any, place: Place) -> Choice:
-    """What `key: value` sets; a mapping sets each of its fields."""
-    if key not in FIELDS:
-        # A last name alone ('lr') says which field is meant ('optim.lr').
-        full = next((name for name in FIELDS if name.rpartition(".")[2] == key), key)
-        file.problem(place, f"{key}: unknown field{nearest(full, FIELDS)}")
-        return {}
-    if isinstance(value, dict) and key in SECTIONS:
-        return _union(file, value, place, key + ".")
-    if problem := _problem_of(key, value):
-        file.problem(place, f"{key}: {problem}")
-    return {key: (value, place)}
-
-
-def _problem_of(key: str, value: Any) -> str | None:
-    """What RunConfig does not look at: names, and a schedule's label."""
-    if key == "backbone" and isinstance(value, str):
-        return backbone_problem(value)
-    if key == "dataset" and isinstance(value, str):
-        return dataset_problem(value)
-    if key == "schedule" and isinstance(value, dict) and "name" in value:
-        return _problem_of("schedule.name", value["name"])
-    if key == "schedule.name" and not (isinstance(value, str) and value.strip()):
-        return f"expected a name for tables, got {_show(value)}"
-    return None
-
-
-def _union(file: GridFile, given: Mapping[str, Any], place: Place, prefix: str = "") -> Choice:
-    """What all keys of a mapping set together."""
-    union: Choice = {}
-    for key, value in given.items():
-        _join(file, union, _set(file, prefix + key, value, (*place, key)))
-    return union
-
-
-def _join(file: GridFile, into: Choice, more: Choice) -> None:
-    """Add `more`; a field that is set twice, or as a whole and in part, is a problem."""
-    for key, (_, place) in more.items():
-        for other, (_, earlier) in into.items():
-            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
-                name = "" if key == other else f" as '{other}'"
-                file.problem(place, f"{key}: already set{name} on line {file.line(earlier)}")
-    into |= more

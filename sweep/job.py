@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
-import threading
 import time
 import traceback
 from collections import Counter
@@ -18,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import submitit
@@ -29,12 +26,9 @@ from core.rundir import RunDir, Store, read_json, read_jsonl
 from core.tracking import Mode
 from slurm import environment
 from sweep import triage
+from sweep.stop import CancelledError, StoppedError, cancellable, stoppable
 
 log = logging.getLogger("epsweep")
-
-
-class StoppedError(BaseException):
-    """A signal asked this process to stop; no `except Exception` on the way may catch that."""
 
 
 @dataclass(frozen=True)
@@ -133,63 +127,50 @@ def attempt(
     A failure is recorded in the run folder and does not raise; StoppedError passes through.
     """
     run = store.run(config.id)
-    if is_done(run, evals):
+    if is_done(run, evals) or run.cancel.exists():
         return "skipped"
-    claim = Claim.acquire(
-        run, job=environment.current().id or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
-    )
+    job = environment.current().id or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+    claim = Claim.acquire(run, job=job)
     if claim is None:
         return "skipped"
     with logging_to(run.log):
         log.info("attempt %d of %s", claim.attempt, config.id)
-        try:
+        outcome, kind, reason, leave = _outcome(config, evals, store, claim, options)
+        log.info("%s%s", outcome, f" ({kind}): {reason}" if reason else "")
+        claim.release(outcome, kind=kind, reason=reason)
+    if leave:
+        raise leave
+    return outcome
+
+
+def _outcome(
+    config: RunConfig,
+    evals: Sequence[EvalConfig],
+    store: Store,
+    claim: Claim,
+    options: dict[str, Any],
+) -> tuple[str, str | None, str | None, BaseException | None]:
+    """Execute a claimed run: (outcome, class, reason, what this process has to leave by)."""
+    try:
+        with cancellable(claim):
             from core.run import Options, execute  # imports torch
 
             execute(config, evals, store, claim, Options(**options))
-        except (StoppedError, SystemExit) as stop:
-            kind, reason = triage.why_stopped(stop)
-            log.warning("%s; resumable", reason)
-            claim.release(
-                "cancelled" if kind == "cancelled" else "interrupted", kind=kind, reason=reason
-            )
-            raise
-        except Exception as error:
-            kind, reason = triage.classify(error)
-            log.error("failed (%s): %s\n%s", kind, reason, traceback.format_exc())
-            claim.release("failed", kind=kind, reason=reason)
-            return "failed"
-        log.info("done")
-        claim.release("done")
-        return "done"
+    except CancelledError:
+        return "cancelled", "cancelled", "cancelled on request", None
+    except (StoppedError, SystemExit) as stop:
+        kind, reason = triage.why_stopped(stop)
+        return "cancelled" if kind == "cancelled" else "interrupted", kind, reason, stop
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        return "failed", *triage.classify(error), None
+    return "done", None, None, None
 
 
 def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
     """Whether the result is there and names every evaluation asked for."""
     result = read_json(run.result)
     return result is not None and {item.id for item in evals} <= set(result["evals"])
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM and SIGINT raise StoppedError in the main thread, once; a second one is ignored
-    while the run folder is being put in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        raise StoppedError(signal.Signals(signum).name)
-
-    before: dict[signal.Signals, Any] = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

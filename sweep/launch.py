@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from rich.console import Console, Group
@@ -16,8 +15,9 @@ from core.rundir import Store
 from slurm import profile as profiles
 from slurm.profile import Profile
 from sweep import array, local, plan, submit, watch
+from sweep.cancel import withdraw
 from sweep.grid import Grid, Run, select
-from sweep.plan import LAUNCHABLE, REPAIRABLE, Plan, State
+from sweep.plan import LAUNCHABLE, REPAIRABLE, Plan, State, Status
 
 
 def load_profile(
@@ -69,7 +69,7 @@ def launch(
 ) -> Plan | None:
     """Submit every run that is neither done nor on its way. Returns the final plan, None where
     jobs were submitted and not waited for. Raises ConfigError, ProfileError."""
-    return _go(grid, store, profile, only, LAUNCHABLE, console, wait=wait)
+    return _go(grid, store, profile, only, lambda s: s.state in LAUNCHABLE, console, wait=wait)
 
 
 def retry(
@@ -82,11 +82,11 @@ def retry(
     console: Console,
 ) -> Plan | None:
     """Submit failed and cancelled runs again; `kind` limits it to one class of failure."""
-    if kind:
-        seen = look(grid, store, only).statuses
-        failed = [s.run for s in seen if s.kind == kind and s.state is State.FAILED]
-        grid = replace(grid, runs=tuple(failed))
-    return _go(grid, store, profile, only if not kind else (), REPAIRABLE, console)
+
+    def wanted(status: Status) -> bool:
+        return status.state in REPAIRABLE and kind in (None, status.kind)
+
+    return _go(grid, store, profile, only, wanted, console)
 
 
 def _go(
@@ -94,20 +94,21 @@ def _go(
     store: Store,
     profile: Profile,
     only: Sequence[str],
-    states: frozenset[State],
+    wanted: Callable[[Status], bool],
     console: Console,
     *,
     wait: bool = True,
 ) -> Plan | None:
-    check(look(grid, store, only).of(states), store)
+    check([s.run for s in look(grid, store, only).statuses if wanted(s)], store)
     sweep = submit.record_grid(grid, store)
     with submit.turn(sweep):
         seen = look(grid, store, only)
-        runs = seen.of(states)
+        runs = [status.run for status in seen.statuses if wanted(status)]
         console.print(summary(grid, seen))
         if not runs:
-            console.print(_nothing(seen, states))
+            console.print(_nothing(seen))
             return seen
+        withdraw(runs, store)
         if profile.executor == "slurm":
             console.print(_sent(array.send(runs, sweep, store, profile), grid))
             return None
@@ -136,9 +137,7 @@ def check(runs: Sequence[Run], store: Store) -> None:
         raise ConfigError(*problems)
 
 
-def _nothing(seen: Plan, states: frozenset[State]) -> Text:
-    if states is REPAIRABLE:
-        return Text("nothing to retry: no run failed or was cancelled")
+def _nothing(seen: Plan) -> Text:
     if seen.counts[State.DONE] == len(seen.statuses):
         return Text("nothing to do: every run is done", style="green")
     hint = "; `sweep retry` runs failed and cancelled ones again" if seen.of(REPAIRABLE) else ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +66,7 @@ def start(
         executor.update_parameters(
             timeout_min=FOREVER_MIN, gpus_per_node=len(mine), visible_gpus=mine
         )
-        with _environ(profile.environ()):
+        with _environ(profile.environ()), _background(sweep.logs / "workers.log"):
             return executor.submit(work)
 
     jobs = [worker(number) for number in range(workers)]
@@ -83,6 +86,40 @@ def _environ(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _background(log: Path) -> Iterator[None]:
+    """Start child processes that outlive the terminal: they write to a file instead, and neither
+    Ctrl-C nor a hang-up reaches submitit's controllers. A worker hears from us by SIGTERM, which
+    they pass on, and takes the time it needs to put its run in order."""
+    quiet = (signal.SIGINT, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_IGN) for number in quiet]
+    with open(log, "ab") as file, open(os.devnull, "rb") as nothing:
+        ours = [os.dup(number) for number in range(3)]
+        for number, replacement in enumerate((nothing, file, file)):
+            os.dup2(replacement.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, own in enumerate(ours):
+                os.dup2(own, number)
+                os.close(own)
+            for signum, handler in zip(quiet, before, strict=True):
+                signal.signal(signum, handler)
+
+
+def stop(jobs: Sequence[Job], *, patience: float = 60.0) -> None:
+    """Ask workers to stop until they have; a worker still importing may miss the first times."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        running = [job for job in jobs if not job.done()]
+        if not running:
+            return
+        for job in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(job.job_id), signal.SIGTERM)
+        time.sleep(0.2)
 
 
 def script(runs: Sequence[Run], sweep: SweepDir, profile: Profile) -> str:

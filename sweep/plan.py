@@ -107,6 +107,8 @@ def make(
 def look(run: Run, folder: RunDir, pending: Pending | None = None) -> Status:
     """The status of one run, from its folder: result, else claim, else nothing yet."""
     current = holder(folder)
+    if current is None and folder.cancel.exists():
+        return Status(run, State.CANCELLED, reason="cancelled before it started")
     if current is None and pending is None:
         return Status(run, State.NEW)
     if current is None:
@@ -123,6 +125,8 @@ def look(run: Run, folder: RunDir, pending: Pending | None = None) -> Status:
             attempts=current.attempt,
             seconds=result["seconds"],
         )
+    if folder.cancel.exists():
+        return _seen(run, State.CANCELLED, current)
     outcome = current.info.get("outcome")
     ended = outcome in ("failed", "cancelled")
     if pending and (current.attempt <= pending.after or not ended):

@@ -13,6 +13,7 @@ from core.config import ConfigError, EvalConfig, RunConfig
 from core.rundir import Store
 from sweep import job
 from sweep.gridfile import GridFile
+from sweep.stop import stoppable
 
 
 def run(file: Path, store: Store, tracking: str, console: Console) -> str:
@@ -36,10 +37,8 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
     handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
     log.addHandler(handler)
     try:
-        with job.stoppable():
+        with stoppable():
             state = job.attempt(config, asked, store, {"tracking": tracking, "group": None})
-    except job.StoppedError:
-        raise KeyboardInterrupt from None
     finally:
         log.removeHandler(handler)
     if state == "skipped":

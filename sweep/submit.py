@@ -80,8 +80,10 @@ def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> No
     write_jsonl(sweep.submissions, [*read_jsonl(sweep.submissions), row])
 
 
-def pending(sweep: SweepDir) -> dict[str, Pending]:
+def pending(sweep: SweepDir, *, executor: str | None = None) -> dict[str, Pending]:
     """The runs that a live submission will still start (or has started), by id.
+
+    executor: only submissions to that one.
 
     Asks Slurm once for all arrays. Where it does not answer, jobs count as still on their way: a
     run that waits too long is better than one that runs twice.
@@ -89,6 +91,8 @@ def pending(sweep: SweepDir) -> dict[str, Pending]:
     found: dict[str, Pending] = {}
     tasks: dict[str, tuple[str, int, int]] = {}
     for row in read_jsonl(sweep.submissions):
+        if executor not in (None, row["executor"]):
+            continue
         if row["executor"] == "slurm":
             tasks |= {job: (row["manifest"], *rows) for job, rows in row["jobs"].items()}
         else:

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from core.rundir import Store
-from sweep import plan
+from sweep import local, plan
 from sweep.local import Job, Submission
 from sweep.plan import Plan, State, Status
+from sweep.stop import StoppedError, stoppable
 
 COLOURS = {
     State.NEW: "dim",
@@ -27,6 +28,7 @@ COLOURS = {
     State.CANCELLED: "yellow",
     State.DONE: "green",
 }
+REASONED = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED})
 ROWS = 30
 """Runs shown at most; of a larger sweep, those that are under way."""
 
@@ -93,20 +95,37 @@ def table(seen: Plan, clock: Clock | None = None, *, rows: int = ROWS) -> Group:
         under_way = (State.RUNNING, State.FAILED, State.INTERRUPTED)
         shown = [status for status in shown if status.state in under_way][:rows]
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", "state"):
-        grid.add_column(name, no_wrap=True, overflow="ellipsis")
-    grid.add_column("epoch", justify="right")
+    grid.add_column("run", no_wrap=True, overflow="ellipsis")
+    grid.add_column("state", no_wrap=True, min_width=11)
+    grid.add_column("epoch", justify="right", no_wrap=True, min_width=5)
     grid.add_column("", width=12)
-    grid.add_column("images/s", justify="right")
+    grid.add_column("images/s", justify="right", no_wrap=True, min_width=8)
     if clock:
-        grid.add_column("left", justify="right")
-    grid.add_column("reason", overflow="fold")
+        grid.add_column("left", justify="right", no_wrap=True, min_width=5)
     for status in shown:
         grid.add_row(*_cells(status, clock))
     footer = counts_line(seen)
     if clock:
         footer.append(f"   left {duration(clock.all_left(seen))}", style="bold")
-    return Group(grid, Text(), footer) if shown else Group(footer)
+    parts = [grid, *_reasons(seen), footer] if shown else [*_reasons(seen), footer]
+    return Group(*parts)
+
+
+def _reasons(seen: Plan) -> list[Text]:
+    """One line per run that ended badly, as many as fit a screen; more are counted."""
+    bad = [status for status in seen.statuses if status.reason and status.state in REASONED]
+    lines = [
+        Text.assemble(
+            (f"{status.state}", COLOURS[status.state]),
+            f" {status.run.id}: ",
+            (f"{status.kind}: " if status.kind else ""),
+            status.reason or "",
+        )
+        for status in bad[:ROWS]
+    ]
+    if len(bad) > ROWS:
+        lines.append(Text(f"... and {len(bad) - ROWS} more", style="dim"))
+    return lines
 
 
 def _cells(status: Status, clock: Clock | None) -> list[Text | ProgressBar | str]:
@@ -122,17 +141,17 @@ def _cells(status: Status, clock: Clock | None) -> list[Text | ProgressBar | str
     if clock:
         left = clock.run_left(status) if status.state is State.RUNNING else None
         cells.append(duration(left) if left is not None else "")
-    return [*cells, Text(status.reason or "", style="dim")]
+    return cells
 
 
 def wait(submission: Submission, store: Store, console: Console, *, every: float = 0.5) -> Plan:
     """Show progress until every worker has ended; replace workers that die with work left.
 
-    Ctrl-C stops the workers, leaves their runs resumable, and passes on.
+    Ctrl-C (or SIGTERM) stops the workers, leaves their runs resumable, and raises StoppedError.
     """
     clock, jobs, spoken = Clock(), list(submission.jobs), 0.0
     replacements = 3 * len(submission.runs)
-    with _display(console) as live:
+    with stoppable(), _display(console) as live:
         try:
             while True:
                 running = [job for job in jobs if not job.done()]
@@ -150,25 +169,19 @@ def wait(submission: Submission, store: Store, console: Console, *, every: float
                     jobs = running + [submission.start(number) for number in range(len(crashed))]
                     submission.jobs[:] = jobs
                 elif not running:
-                    return seen
+                    break
                 time.sleep(every)
-        except KeyboardInterrupt:
-            stop(submission)
+        except StoppedError:
+            local.stop(submission.jobs)
             raise
+    if live is None:
+        console.print(table(seen))
+    return seen
 
 
 def _ended(job: Job) -> bool:
     """Whether a worker went through its whole list (submitit then leaves a result)."""
     return bool(job.paths.result_pickle.exists())
-
-
-def stop(submission: Submission, *, patience: float = 10.0) -> None:
-    """Interrupt every worker and wait for them to put their runs in order."""
-    for job in submission.jobs:
-        job.cancel()
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and not all(job.done() for job in submission.jobs):
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def start(root: Path, run: RunConfig, epochs: int | None = None) -> RunDir:
 
 def metrics(run: RunConfig, images: int = 256) -> list[dict[str, Any]]:
     top = {"standard": 0.9, "fix": 0.15, "sched": 0.75}.get(run.setting, 0.5)
-    late = 8 if run.setting == "fix" else 0
+    late = 2 * int(run.epsilon_g * 255) if run.setting == "fix" else 0
     rows = []
     for epoch in range(run.epochs):
         grown = max(0.0, 1 - 0.6 ** (epoch + 1 - late)) if epoch >= late else 0.0

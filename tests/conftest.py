@@ -6,6 +6,7 @@ Nothing here imports torch: the tests of planning and analysis do without it.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # parallel tests must not fight for cores. Child processes inherit it.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when timm is imported
 
 # A red test stays red when it is run again; the slowness of a shared machine is no failure.
 hypothesis.settings.register_profile("everyday", deadline=None, derandomize=True)
@@ -38,7 +40,6 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(_LEAKS):
             monkeypatch.delenv(name)
     monkeypatch.setenv("EPSWEEP_ROOT", str(tmp_path / "outputs"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("CACHE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb" / name.lower()))
@@ -48,6 +49,20 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path) -> Store:
     """An empty store."""
     return Store(tmp_path / "outputs")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "epsweep-test", str(path)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no right to mount a small file system; the tests with a limit remain")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
 
 
 @pytest.fixture(scope="session")

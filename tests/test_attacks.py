@@ -284,26 +284,13 @@ def test_equals_the_plain_version(trained: tiny.Trained, steps: int) -> None:
         model.float()
 
 
-class Wavy(nn.Module):
-    """Sums of plane waves: a landscape with many hills, on which every rule comes into play."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
-        self.waves = nn.Parameter(torch.randn(48, 40, generator=generator).double() * 1.5)
-        self.heights = nn.Parameter(torch.randn(40, 4, generator=generator).double())
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = (x.flatten(1) @ self.waves).sin() @ self.heights
-        return logits
-
-
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), steps=st.integers(1, 60), epsilon=st.floats(0.01, 0.5))
 def test_equals_the_plain_version_on_hilly_landscapes(
     seed: int, steps: int, epsilon: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    model = Wavy(generator)
+    model = tiny.Wavy(seed)
     x = torch.rand(6, 3, 4, 4, generator=generator).double()
     y = torch.randint(4, (6,), generator=generator)
     best, _ = apgd(model, x, y, epsilon=epsilon, steps=steps)

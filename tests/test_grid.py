@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import ConfigError, EvalConfig, RunConfig
-from sweep import expand
+from sweep import expand, fields
 from sweep import grid as grids
 from sweep.grid import Grid, select
 
@@ -50,7 +50,7 @@ class TestGrammar:
         grid = parse(
             """
 name: example
-about: {question: why?, runs: 48, started: 2024-01-31}
+about: {question: why, runs: 48, started: 2024-01-31}
 base: {epochs: 50, optim.lr: 1e-3}
 grid:
   backbone: [swin, vit]
@@ -63,7 +63,7 @@ tables: [1, main]
         )
         assert (grid.name, grid.tables) == ("example", ("1", "main"))
         assert (len(grid.runs), grid.shared) == (48, 0)
-        assert grid.about == {"question": "why?", "runs": 48, "started": "2024-01-31"}
+        assert grid.about == {"question": "why", "runs": 48, "started": "2024-01-31"}
         assert settings_of(grid)[:6] == ["fix"] * 3 + ["paper"] * 3
         assert set(field(grid, "optim.lr")) == {0.001}
         assert all(run.evals == (EvalConfig(),) for run in grid.runs)
@@ -186,6 +186,14 @@ tables: [1, main]
         named = parse(BASE + "grid: {schedule: [{T1: 1, T2: 2, name: early}]}\n").runs[0]
         assert (plain.setting, named.setting) == ("T1=1;T2=2", "early")
         assert plain.id == named.id
+
+    def test_one_label_for_two_schedules_of_different_backbones(self) -> None:
+        grid = parse(
+            "name: g\nbase: {dataset: cub}\nzip:\n  backbone: [vit, swin]\n"
+            "  schedule: [{name: tuned, T2: 3}, {name: tuned, T2: 9}]\n"
+        )
+        assert settings_of(grid) == ["tuned", "tuned"]
+        assert field(grid, "schedule.T2") == [3, 9]
 
     def test_evals(self) -> None:
         grid = parse(BASE + "evals: [{steps: 3}, {epsilons: 0..4/255, split: val}]\n")
@@ -311,7 +319,11 @@ class TestMistakes:
             ("grid: {schedule: [{name: 3}]}", ["schedule: expected a name for tables, got 3"]),
             (
                 "grid:\n  schedule:\n  - {name: a, T2: 3}\n  - {name: a, T2: 4}",
-                ["6: schedule: two schedules are called 'a'"],
+                ["4: schedule: two schedules are called 'a': swin-cars-eps4-t10_t23-s0-"],
+            ),
+            (
+                "grid: {schedule: [sched]}\ninclude: [{schedule: {name: sched, T2: 4}}]",
+                ["3: schedule: two schedules are called 'sched': swin-cars-eps4-sched-s0-"],
             ),
             (
                 "grid: {schedule: [fix, {name: constant}]}",
@@ -364,11 +376,11 @@ class TestMistakes:
             ("about:\n  x: ${nope}", ["4: about.x: Interpolation key 'nope' not found"]),
             ("about:\n  x: '${'", ["4: about.x: "]),
             ("about:\n  x: ${about.y}\n  y: ${about.x}", ["4: about.x: Rec", "5: about.y: Rec"]),
-            ("grid: [", ["4: not valid YAML: "]),
+            ("grid: [\n", ["4: not valid YAML: "]),
             ("\tgrid: 1", ["3: not valid YAML: found character"]),
             ("grid: !!python/name:os.system x", ["3: not valid YAML: could not determine"]),
             ("grid: !!int x", ["not valid YAML: invalid literal"]),
-            ("grid: " + "[" * 5000, ["not valid YAML: maximum recursion"]),
+            ("grid: " + "[" * 500, ["not valid YAML: maximum recursion"]),
             ("---\nname: h", ["3: not valid YAML: but found another document"]),
             ("about: \x07", ["not valid YAML: unacceptable character"]),
         ],
@@ -489,7 +501,7 @@ class TestMistakes:
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from([*grids.FIELDS, *grids.KEYS, "T1", "x"]), inner, max_size=3
+                st.sampled_from([*fields.FIELDS, *grids.KEYS, "T1", "x"]), inner, max_size=3
             )
         ),
         max_leaves=8,

@@ -161,7 +161,7 @@ def test_pose_stays_within_the_stated_limits() -> None:
     assert 0.85 <= scale.min() < 0.9 and 1.1 < scale.max() <= 1.15
     assert -0.25 <= angle.min() < -0.2 and 0.2 < angle.max() <= 0.25
     assert 0.1 < posed.vertices[:, 0].abs().max() <= 0.12
-    assert 0.08 <= posed.radii.min() and posed.radii.max() <= 0.12
+    assert posed.radii.min() >= 0.08 and posed.radii.max() <= 0.12
 
 
 def test_a_batch_shares_its_first_chunk_with_a_smaller_one() -> None:

@@ -86,19 +86,22 @@ def test_chunks_hold_the_first_jobs_that_fit_each_once(
 
 
 def test_one_call_each_for_ten_thousand_tasks(fake: Fake) -> None:
-    fake.says("squeue", "7_[5-9999%8]|PENDING|Resources||0|\n7_1|RUNNING|None|n1|0|\n")
-    fake.says("sacct", "7_0|COMPLETED|n1|0:0\n7_2|FAILED|n2|3:0\n7_2.batch|FAILED|n2|3:0\n")
+    fake.says("squeue", "7_[5-9999%8]|PENDING|Resources||0|sweep|\n7_1|RUNNING|None|n1|0|sweep|\n")
+    fake.says(
+        "sacct",
+        "7_0|COMPLETED|n1|0:0|sweep\n7_2|FAILED|n2|3:0|sweep\n7_2.batch|FAILED|n2|3:0|sweep\n",
+    )
     states = cluster.jobs([f"7_{i}" for i in range(10_000)])
-    assert states["7_9999"] == JobState("PENDING", "Resources", current=True)
+    assert states["7_9999"] == JobState("PENDING", "Resources", name="sweep", current=True)
     assert states["7_1"].state == "RUNNING"
-    assert states["7_0"] == JobState("COMPLETED", "", "n1", 0, 0, current=True)
-    assert states["7_2"] == JobState("FAILED", "", "n2", 3, 0, current=True)
+    assert states["7_0"] == JobState("COMPLETED", "", "n1", 0, 0, name="sweep", current=True)
+    assert states["7_2"] == JobState("FAILED", "", "n2", 3, 0, name="sweep", current=True)
     assert states["7_3"] == JobState(current=True)
     assert [call.split()[0] for call in fake.calls()] == ["squeue", "sacct"]
 
 
 def test_sacct_is_left_alone_while_squeue_knows_all(fake: Fake) -> None:
-    fake.says("squeue", "7_1|RUNNING|None|n1|0|\n8|COMPLETED|None|n1|0|\n")
+    fake.says("squeue", "7_1|RUNNING|None|n1|0|sweep|\n8|COMPLETED|None|n1|0|sweep|\n")
     assert {job.state for job in cluster.jobs(["7_1", "8"]).values()} == {"RUNNING", "COMPLETED"}
     assert len(fake.calls()) == 1
 
@@ -136,40 +139,51 @@ def test_a_command_that_hangs_is_given_up(fake: Fake) -> None:
 
 def test_a_lone_forgotten_id_is_an_answer(fake: Fake) -> None:
     fake.says("squeue", error="slurm_load_jobs error: Invalid job id specified", code=1)
-    fake.says("sacct", "7|CANCELLED by 1000|None assigned|0:0\n")
+    fake.says("sacct", "7|CANCELLED by 1000|None assigned|0:0|sweep\n")
     state = cluster.jobs(["7"])["7"]
-    assert state == JobState("CANCELLED", "", "", 0, 0, current=True)
+    assert state == JobState("CANCELLED", "", "", 0, 0, name="sweep", current=True)
     assert state.over
 
 
+@pytest.mark.parametrize("status", ["3:0", "768"])  # from 23.02 on, and before
+def test_exit_codes_of_old_and_new_releases(fake: Fake, status: str) -> None:
+    fake.says("squeue", f"7|FAILED|NonZeroExitCode|n1|{status}|a|b|\n")
+    job = cluster.jobs(["7"])["7"]
+    assert (job.exit_code, job.signal, job.name) == (3, 0, "a|b")
+
+
 def test_node_failure_in_the_accounting_is_not_the_end_while_squeue_has_the_job(fake: Fake) -> None:
-    fake.says("squeue", "7_1|PENDING|BeginTime||0|\n")
-    fake.says("sacct", "7_1|NODE_FAIL|n1|0:0\n")
+    fake.says("squeue", "7_1|PENDING|BeginTime||0|sweep|\n")
+    fake.says("sacct", "7_1|NODE_FAIL|n1|0:0|sweep\n")
     assert cluster.jobs(["7_1"])["7_1"].state == "PENDING"
 
 
 def test_without_squeue_an_end_in_the_accounting_is_not_final(fake: Fake) -> None:
     fake.says("squeue", error="connect failure", code=1)
-    fake.says("sacct", "7_1|NODE_FAIL|n1|0:0\n7_2|RUNNING|n1|0:0\n")
+    fake.says("sacct", "7_1|NODE_FAIL|n1|0:0|sweep\n7_2|RUNNING|n1|0:0|sweep\n")
     states = cluster.jobs(["7_1", "7_2"])
     assert (states["7_1"].state, states["7_1"].over) == ("NODE_FAIL", False)
     assert states["7_2"].state == "RUNNING"
 
 
 def test_an_accounting_that_lags_does_not_revive_a_job(fake: Fake) -> None:
-    fake.says("squeue", "7_1|FAILED|NonZeroExitCode|n1|768|\n")
-    fake.says("sacct", "7_1|RUNNING|n1|0:0\n7_2|PENDING|None assigned|0:0\n")
+    fake.says("squeue", "7_1|FAILED|NonZeroExitCode|n1|768|sweep|\n")
+    fake.says("sacct", "7_1|RUNNING|n1|0:0|sweep\n7_2|PENDING|None assigned|0:0|sweep\n")
     states = cluster.jobs(["7_1", "7_2"])
-    assert states["7_1"] == JobState("FAILED", "NonZeroExitCode", "n1", 3, 0, current=True)
+    assert states["7_1"] == JobState(
+        "FAILED", "NonZeroExitCode", "n1", 3, 0, name="sweep", current=True
+    )
     assert states["7_2"] == JobState(current=True)
 
 
 def test_memory_kills_show_in_a_step_while_the_job_just_failed(fake: Fake) -> None:
-    fake.says("squeue", "7_1|FAILED|NonZeroExitCode|n1|9|\n7_2|FAILED|NonZeroExitCode|n1|9|\n")
+    fake.says(
+        "squeue", "7_1|FAILED|NonZeroExitCode|n1|9|sweep|\n7_2|FAILED|NonZeroExitCode|n1|9|sweep|\n"
+    )
     fake.says(
         "sacct",
-        "7_1|FAILED|n1|0:9\n7_1.batch|FAILED|n1|0:9\n7_1.0|OUT_OF_MEMORY|n1|0:125\n"
-        "7_2|FAILED|n1|0:9\n7_2.0|FAILED|n1|0:9\n",
+        "7_1|FAILED|n1|0:9|sweep\n7_1.batch|FAILED|n1|0:9|sweep\n7_1.0|OUT_OF_MEMORY|n1|0:125|sweep\n"
+        "7_2|FAILED|n1|0:9|sweep\n7_2.0|FAILED|n1|0:9|sweep\n",
     )
     states = cluster.jobs(["7_1", "7_2"])
     assert (states["7_1"].oom, states["7_1"].signal) == (True, 9)
@@ -177,7 +191,7 @@ def test_memory_kills_show_in_a_step_while_the_job_just_failed(fake: Fake) -> No
 
 
 def test_the_cancelled_rest_of_an_array_is_found_under_the_array(fake: Fake) -> None:
-    fake.says("squeue", "7|CANCELLED|JobArrayTaskLimit||0|\n7_0|COMPLETED|None|n1|0|\n")
+    fake.says("squeue", "7|CANCELLED|JobArrayTaskLimit||0|sweep|\n7_0|COMPLETED|None|n1|0|sweep|\n")
     states = cluster.jobs(["7_0", "7_1"])
     assert (states["7_0"].state, states["7_1"].state) == ("COMPLETED", "CANCELLED")
 

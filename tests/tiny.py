@@ -79,6 +79,21 @@ class Scaled(nn.Module):
         return logits * self.scale
 
 
+class Wavy(nn.Module):
+    """Sums of plane waves: a landscape of many hills, on which every rule of an attack comes into
+    play. Computes in float64."""
+
+    def __init__(self, seed: int, *, pixels: int = 48, classes: int = 4) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.waves = nn.Parameter(torch.randn(pixels, 40, generator=generator).double() * 1.5)
+        self.heights = nn.Parameter(torch.randn(40, classes, generator=generator).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = (x.double().flatten(1) @ self.waves).sin() @ self.heights
+        return logits
+
+
 @dataclass(frozen=True)
 class Trained:
     """A network that is 95 % right on clean test images and 0 % at 8/255, and those images."""

@@ -42,6 +42,20 @@ FROM_RUNS: dict[str, Callable[[Results], Drawn]] = {
     "dynamics": hinges.dynamics,
 }
 NAMES = (*FROM_RUNS, *FROM_VALUES)
+PER_PAIR = ("transfer", "adaptation", "robustness", "training")
+"""Figures with a panel for each (model, dataset)."""
+CAPTIONS = {
+    "transfer": "Above, validation accuracy per epoch and where adaptation begins; below, accuracy "
+    "against the strength of the attack, its mean (expected robustness) shaded",
+    "training": "Validation accuracy, clean and under attack, and loss per epoch",
+    "bars": "Mean accuracy over the pairs where every setting is complete, a dot per pair",
+    "pareto": "Adversarial against clean accuracy; the line joins what no other result beats",
+    "strength": "Clean accuracy against the strength trained for",
+    "delay": "Adaptation delay against strength, and final accuracy against the delay",
+    "dynamics": "Validation accuracy per epoch for each pair of hinges T1, T2",
+    "hinges": "Final accuracy for each pair of hinges T1, T2",
+}
+"""Figures of the report and what they show."""
 
 
 def draw(source: Source, names: Sequence[str] = ()) -> Drawn:
@@ -53,14 +67,16 @@ def draw(source: Source, names: Sequence[str] = ()) -> Drawn:
         if name not in NAMES:
             raise ConfigError(f"--figure: unknown figure '{name}'{nearest(name, NAMES)}")
     for name in names or NAMES:
-        count = 0
-        for count, found in enumerate(_drawn(name, source), start=1):
+        empty = True
+        for found in drawings(name, source):
+            empty = False
             yield found
-        if names and not count:
+        if names and empty:
             raise ConfigError(f"--figure {name}: these results hold nothing to draw")
 
 
-def _drawn(name: str, source: Source) -> Drawn:
+def drawings(name: str, source: Source) -> Drawn:
+    """(file stem, figure) of one kind of figure, nothing where these results cannot fill it."""
     if name in FROM_VALUES:
         return FROM_VALUES[name](source.values)
     return FROM_RUNS[name](source.results) if source.results else iter(())

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.cells import Cell, Key
-from analysis.figures.style import Look, matrix, mean_line, styled
+from analysis.figures.style import DASHES, Look, matrix, mean_line, styled
 from analysis.names import METRICS, strength_name
 from analysis.paper import table_cells
 from analysis.results import Results
@@ -48,7 +48,7 @@ def heat_maps(values: pd.DataFrame) -> Drawn:
 
 def hinges(key: Key) -> tuple[int, int]:
     """(T1, T2) of a cell called 'T1=5;T2=25'."""
-    T1, T2 = map(int, re.findall(r"\d+", key.setting)[-2:])
+    T1, T2 = map(int, re.findall(r"=(\d+)", key.setting))
     return T1, T2
 
 
@@ -91,6 +91,9 @@ def _dynamics(epochs: pd.DataFrame, title: str) -> Figure:
             for j, T1 in enumerate(T1s):
                 axes = grid[i, j]
                 here = epochs[(epochs["epsilon_g"] == epsilon_g) & (epochs["T1"] == T1)]
+                if here.empty:
+                    axes.set_axis_off()
+                    continue
                 _shades(axes, here)
                 axes.set_title(rf"T1 = {T1}, $\epsilon_g$ = {strength_name(epsilon_g)}")
         for axes in grid[-1]:
@@ -104,10 +107,10 @@ def _dynamics(epochs: pd.DataFrame, title: str) -> Figure:
 def _shades(axes: Axes, here: pd.DataFrame) -> None:
     T2s = sorted(set(here["T2"]))
     shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.85, max(len(T2s), 2)))
-    for T2, shade, line in zip(T2s, shades, ("-", "--", "-.", ":") * len(T2s), strict=False):
-        mean_line(axes, here[here["T2"] == T2], "epoch", "val_clean", Look(shade, line))
+    for i, (T2, shade) in enumerate(zip(T2s, shades, strict=False)):
+        style = Look(matplotlib.colors.to_hex(shade), DASHES[i % len(DASHES)])
+        mean_line(axes, here[here["T2"] == T2], "epoch", "val_clean", style)
         axes.lines[-1].set_label(f"T2 = {T2}")
     axes.set_ylim(0, 100)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    if T2s:
-        axes.legend(loc="best")
+    axes.legend(loc="best")

@@ -17,7 +17,14 @@ Pair = tuple[str, str]
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Runs of one setting that differ in more than the seed get names of their own."""
+    """The rows to compare by setting, whose runs differ in the seed alone.
+
+    Runs of one setting that differ in anything else get names of their own. A study of T1 and T2
+    has its own figures and is left out beside the presets.
+    """
+    hinged = frame["setting"].str.startswith("T1=")
+    if not hinged.all():
+        frame = frame[~hinged]
     if not frame["variant"].any():
         return frame
     return frame.assign(setting=frame["setting"] + " [" + frame["variant"] + "]")
@@ -39,8 +46,15 @@ def pairs_of(frame: pd.DataFrame) -> list[Pair]:
     return [pair for m in models for d in datasets if (pair := (m, d)) in there]
 
 
+def _blank(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "no results yet", ha="center", color="#777777", transform=axes.transAxes)
+    axes.set(xticks=[], yticks=[])
+
+
 def adaptation(axes: Axes, epochs: pd.DataFrame, styles: Looks) -> None:
     """Validation clean accuracy per epoch; a marker where it first exceeds 5 %."""
+    if epochs.empty:
+        return _blank(axes)
     axes.axhline(100 * DELAY_THRESHOLD, color="#999999", linewidth=0.7, linestyle=(0, (1, 2)))
     for setting, mean in _lines(axes, epochs, "val_clean", styles).items():
         style = styles[setting]
@@ -69,6 +83,8 @@ def robustness(
     axes: Axes, curves: pd.DataFrame, expected: pd.DataFrame, epsilon_g: float, styles: Looks
 ) -> None:
     """Accuracy against the attack's strength, shaded over [0, eps_g], its mean in the legend."""
+    if curves.empty:
+        return _blank(axes)
     lines = []
     for setting in settings_in_order(curves["setting"]):
         style = styles[setting]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.panels import named
-from analysis.figures.style import LOOKS, MARKERS, OTHERS, Look, matrix, styled
+from analysis.figures.style import LOOKS, MARKERS, OTHERS, WIDEST, Look, matrix, styled
 from analysis.names import datasets_in_order, models_in_order, settings_in_order
 from analysis.paper import one_evaluation
 from analysis.results import Results
@@ -55,10 +55,10 @@ def delay(results: Results) -> Drawn:
             mine = runs[runs["model"] == model]
             _against_strength(left, mine, "delay")
             left.set(title=model, xlabel=r"$\epsilon_g$ (1/255)", ylabel="delay (epochs)")
-            left.set_ylim(bottom=0)
+            left.set_ylim(0, 1.05 * mine["epochs"].max())
             _cost(right, mine)
             right.set(title=model, xlabel="delay (epochs)", ylabel="final clean accuracy (%)")
-            right.set_ylim(0, 100)
+            right.set(xlim=(0, 1.05 * mine["epochs"].max()), ylim=(0, 100))
         _legend(figure, runs)
     yield "delay", figure
 
@@ -116,4 +116,4 @@ def _legend(figure: Figure, frame: pd.DataFrame) -> None:
     for setting in settings if len(settings) > 1 else ():
         line = LOOKS.get(setting, Look(OTHERS[0])).line
         lines.append(Line2D([], [], color="black", linestyle=line, label=setting))
-    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 4))
+    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), WIDEST))

@@ -41,6 +41,8 @@ RC: Any = {
 PANEL = (2.1, 1.75)
 """Width and height of one panel in inches."""
 DPI = 200
+WIDEST = 6
+"""Entries in one line of a legend."""
 
 
 Line = Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]
@@ -122,7 +124,7 @@ def legend(
         dot = Line2D([], [], color="black", marker="o", linestyle="", label="adaptation begins")
         lines.append(dot)
     title = f"$\\epsilon_g$ = {strength_name(epsilon_g)}" if epsilon_g else None
-    columns = min(len(lines), 4) or 1
+    columns = min(len(lines), WIDEST) or 1
     figure.legend(handles=lines, title=title, loc="outside upper center", ncols=columns)
 
 

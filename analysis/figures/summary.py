@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from analysis.cells import Cell, Key, cells
 from analysis.figures.panels import named
-from analysis.figures.style import MARKERS, Looks, legend, looks, matrix, styled
+from analysis.figures.style import MARKERS, WIDEST, Looks, looks, matrix, styled
 from analysis.names import METRICS, datasets_in_order, models_in_order, strength_name
-from analysis.paper import one_evaluation
+from analysis.paper import is_main, one_evaluation
 
 Drawn = Iterator[tuple[str, Figure]]
 WIDE = (3.2, 2.2)
@@ -25,6 +26,7 @@ def bars(values: pd.DataFrame) -> Drawn:
     """Mean clean, adversarial and expected accuracy over the pairs where every setting shown is
     complete; a dot per pair."""
     found = cells(named(one_evaluation(values)))
+    found = {key: cell for key, cell in found.items() if is_main(key)} or found
     epsilons = sorted({key.epsilon_g for key in found if key.epsilon_g})
     settings = _comparable(found)
     if not epsilons or len(settings) < 2:
@@ -36,7 +38,8 @@ def bars(values: pd.DataFrame) -> Drawn:
             _bars(axes, {k: c for k, c in found.items() if k.epsilon_g == epsilon_g}, styles)
             axes.set_ylim(0, 100)
         grid[0, 0].set_ylabel("accuracy (%)")
-        legend(figure, styles)
+        handles = [Patch(color=style.color, label=name) for name, style in styles.items()]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), WIDEST))
     yield "bars", figure
 
 
@@ -50,7 +53,7 @@ def _comparable(found: dict[Key, Cell]) -> list[str]:
 
 
 def _bars(axes: Axes, found: dict[Key, Cell], styles: Looks) -> None:
-    pairs = dict.fromkeys((key.model, key.dataset, key.variant) for key in found)
+    pairs = dict.fromkeys(map(_pair, found))
     whole = [pair for pair in pairs if _complete(pair, found, list(styles))]
     width = 0.8 / len(styles)
     value = {
@@ -65,22 +68,20 @@ def _bars(axes: Axes, found: dict[Key, Cell], styles: Looks) -> None:
             axes.bar(x, shown.mean(), 0.9 * width, color=style.color, alpha=0.75)
             spread = x + np.linspace(-0.3, 0.3, len(shown)) * width
             axes.plot(spread, shown, ".", color="black", markersize=2, alpha=0.6)
-            axes.annotate(
-                f"{shown.mean():.1f}", (x, shown.mean()), ha="center", va="bottom", fontsize=6
-            )
+            axes.text(x, 101, f"{shown.mean():.1f}", ha="center", fontsize=6, color=style.color)
     epsilon_g = next(iter(found)).epsilon_g
     count = f"{len(whole)} of {len(pairs)}" if len(whole) < len(pairs) else f"{len(pairs)}"
-    axes.set_title(rf"$\epsilon_g$ = {strength_name(epsilon_g)}, mean of {count} pairs")
+    axes.set_title(rf"$\epsilon_g$ = {strength_name(epsilon_g)}, mean of {count} pairs", pad=12)
     axes.set_xticks(range(len(METRICS)), METRICS)
     axes.grid(axis="x", visible=False)
 
 
+def _pair(key: Key) -> tuple[str, str, str]:
+    return key.model, key.dataset, key.variant
+
+
 def _complete(pair: tuple[str, str, str], found: dict[Key, Cell], settings: Sequence[str]) -> bool:
-    mine = {
-        (key.setting, key.metric): cell
-        for key, cell in found.items()
-        if (key.model, key.dataset, key.variant) == pair
-    }
+    mine = {(key.setting, key.metric): cell for key, cell in found.items() if _pair(key) == pair}
     wanted = [(setting, metric) for setting in settings for metric in METRICS]
     return all(key in mine and mine[key].complete for key in wanted)
 
@@ -120,19 +121,17 @@ def pareto(values: pd.DataFrame) -> Drawn:
 def _plane(axes: Axes, here: pd.DataFrame, models: Sequence[str], styles: Looks) -> None:
     front = undominated(here["clean"].to_numpy(float), here["adv"].to_numpy(float))
     line = here[front].sort_values("clean")
-    axes.plot(line["clean"], line["adv"], color="#999999", linewidth=1, zorder=1)
+    axes.step(line["clean"], line["adv"], where="pre", color="#999999", linewidth=1, zorder=1)
     for row in here.to_dict("records"):
         marker = MARKERS[models.index(row["model"]) % len(MARKERS)]
         color = styles[row["setting"]].color
         axes.plot(row["clean"], row["adv"], marker, color=color, alpha=0.85)
-    axes.set_xlim(0, 100)
-    axes.set_ylim(bottom=0)
 
 
 def undominated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which points no other point reaches or beats in both, being better in one: bool [n]."""
     better = (x[:, None] >= x) & (y[:, None] >= y) & ((x[:, None] > x) | (y[:, None] > y))
-    return ~better.any(axis=0)
+    return np.logical_not(better.any(axis=0))
 
 
 def _legend(figure: Figure, models: Sequence[str], styles: Looks) -> None:
@@ -145,4 +144,4 @@ def _legend(figure: Figure, models: Sequence[str], styles: Looks) -> None:
         for i, model in enumerate(models)
     ]
     lines.append(Line2D([], [], color="#999999", label="Pareto front"))
-    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 6))
+    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), WIDEST))

@@ -3,7 +3,8 @@
     with Bed(nodes=2, gpus=4, acct="dbd") as bed:
         subprocess.run(["sbatch", "job.sh"], env=os.environ | bed.env())
 
-Touches neither /etc/slurm nor cgroups nor other daemons, and listens on loopback only.
+Touches neither /etc/slurm nor cgroups nor other daemons, and answers only to those who can read its
+munge key. It listens on loopback where the machine's own name means 127.0.0.1, else everywhere.
 """
 
 import getpass
@@ -23,7 +24,7 @@ from signal import SIGKILL, SIGTERM, Signals
 from typing import Any, Self
 
 from slurm.testbed import database, install, processes
-from slurm.testbed.config import Knobs, Ports, render
+from slurm.testbed.config import Knobs, place, render
 from slurm.testbed.processes import Process
 
 _IMPORT_ROOT = Path(__file__).parents[2]
@@ -53,7 +54,6 @@ class Bed:
         self.knobs = Knobs(**knobs)
         self.root = root or Path(tempfile.mkdtemp(prefix="slurm-bed-", dir=memory()))
         self.conf = self.root / "etc" / "slurm.conf"
-        self._ports = Ports(0)
         self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -174,18 +174,18 @@ class Bed:
             if any(state.startswith(("drain", "down", "inval")) for state in states):
                 self.run("scontrol", "update", f"NodeName=n[1-{self.knobs.nodes}]", "State=RESUME")
             if time.monotonic() > end:
-                raise BedError(f"nodes are {', '.join(states)}: see {self.root}/log")
+                raise BedError(f"nodes are {', '.join(states)}: {self._last_words('slurmd')}")
             time.sleep(0.02)
 
     def _write(self) -> None:
-        self._ports = Ports(_free_ports(self.knobs.nodes + 3))
+        self.place = place(self.root, _free_ports(self.knobs.nodes + 3), _version())
         self._password = secrets.token_hex(16)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in ("etc", "run", "log", "state", "dev", "bin"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         for node in self.knobs.node_names:
             (self.root / "spool" / node).mkdir(parents=True, exist_ok=True)
-        self.root.chmod(0o711)  # others must reach munge's socket, not list the folder
-        texts = render(self.knobs, self.root, self._ports, _version(), self._password)
+        texts = render(self.knobs, self.place, self._password)
         for name, text in texts.items():
             path = self.root / "etc" / name
             path.touch(mode=0o600 if name == "slurmdbd.conf" else 0o644)
@@ -207,6 +207,7 @@ class Bed:
             self.run("mungekey", "--create", f"--keyfile={run}/munge.key")
         self.run(
             "munged",
+            "--force",  # the folder is ours alone, where munged wants to serve everybody
             f"--key-file={run}/munge.key",
             f"--socket={run}/munge.sock",
             f"--pid-file={run}/munged.pid",
@@ -217,7 +218,7 @@ class Bed:
     def _start_mariadbd(self) -> None:
         if not (self.root / "mysql").exists():
             self.run(*database.create_command(self.root), timeout_s=60)
-        self.run(*database.start_command(self.root, self._ports.sql))
+        self.run(*database.start_command(self.root, self.place.sql_port))
         self._wait("mariadbd", *database.client_command(self.root, "SELECT 1"))
         self.run(*database.client_command(self.root, database.grant(self._password)))
 
@@ -240,10 +241,15 @@ class Bed:
                 return
             except BedError as error:
                 if time.monotonic() > end:
-                    raise BedError(
-                        f"{daemon} did not come up: {error}; see {self.root}/log"
-                    ) from error
+                    raise BedError(f"{daemon} did not start: {self._last_words(daemon)}") from error
             time.sleep(0.02)
+
+    def _last_words(self, daemon: str) -> str:
+        """The end of its log: a bed that fails to start is wiped, log and all."""
+        logs = [p.read_text(errors="replace") for p in (self.root / "log").glob(f"{daemon}*.log")]
+        lines = "".join(logs).strip().splitlines()
+        fatal = [line for line in lines if "fatal" in line or "ERROR" in line]
+        return (fatal or lines or ["it left no log"])[-1]
 
     def _end(self, ending: list[Process], sig: Signals) -> None:
         processes.kill(ending, sig)

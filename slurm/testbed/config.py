@@ -1,7 +1,7 @@
 """The configuration files of a test bed: a pure function from its knobs to text.
 
-Several slurmd on one host, fake GPUs (symlinks to /dev/null), a munge key of its own, everything on
-loopback, no cgroups.
+Several slurmd on one host, fake GPUs (symlinks to /dev/null), no cgroups, a munge key of its own:
+without it nobody, on this machine or elsewhere, can talk to the daemons.
 """
 
 import os
@@ -44,39 +44,58 @@ class Knobs:
 
 
 @dataclass(frozen=True)
-class Ports:
-    """Consecutive free ports from `base`: slurmctld, slurmdbd, the database, then one per node."""
+class Place:
+    """Where a bed is: its folder, its consecutive ports, this machine, the release of Slurm.
 
-    base: int
+    Slurm's daemons bind either to all interfaces or to what the machine's own name stands for.
+    `loopback`: that is 127.0.0.1. Where it is not, they listen everywhere.
+    """
+
+    root: Path
+    base_port: int
+    host: str
+    loopback: bool
+    version: tuple[int, int]
 
     @property
-    def dbd(self) -> int:
-        """Port of slurmdbd."""
-        return self.base + 1
+    def dbd_port(self) -> int:
+        """Of slurmdbd; the base port is slurmctld's."""
+        return self.base_port + 1
 
     @property
-    def sql(self) -> int:
-        """Port of the database."""
-        return self.base + 2
+    def sql_port(self) -> int:
+        """Of the database."""
+        return self.base_port + 2
 
-    def nodes(self, count: int) -> str:
-        """Ports of the nodes, as slurm.conf writes a range."""
-        return f"[{self.base + 3}-{self.base + 2 + count}]"
+    def node_ports(self, count: int) -> str:
+        """Of the nodes, as slurm.conf writes a range."""
+        return f"[{self.base_port + 3}-{self.base_port + 2 + count}]"
 
 
-def render(
-    knobs: Knobs, root: Path, ports: Ports, version: tuple[int, int], password: str
-) -> dict[str, str]:
+def place(root: Path, base_port: int, version: tuple[int, int]) -> Place:
+    """A bed on this machine; its name may also mean 127.0.1.1 (Debian), outside or nothing.
+
+    Debian's will not do: the kernel sends from 127.0.0.1, and there the answers go.
+    """
+    name = socket.gethostname()
+    try:
+        loopback = socket.gethostbyname(name) == "127.0.0.1"
+    except OSError:
+        loopback = False
+    return Place(root, base_port, name.partition(".")[0], loopback, version)
+
+
+def render(knobs: Knobs, place: Place, password: str) -> dict[str, str]:
     """Name -> text of every file in `root/etc`. `password`: of slurmdbd at the database."""
     texts = {
-        "slurm.conf": _slurm(knobs, root, ports),
-        "gres.conf": _gres(knobs, root),
+        "slurm.conf": _slurm(knobs, place),
+        "gres.conf": _gres(knobs, place),
         # From 24.05 cgroups can be switched off. Before, v1 is left alone as no plugin here asks
         # for it, whereas looking for v2 would need dbus.
-        "cgroup.conf": f"CgroupPlugin={'disabled' if version >= (24, 5) else 'cgroup/v1'}\n",
+        "cgroup.conf": f"CgroupPlugin={'disabled' if place.version >= (24, 5) else 'cgroup/v1'}\n",
     }
     if knobs.acct == "dbd":
-        texts["slurmdbd.conf"] = _slurmdbd(root, ports, password)
+        texts["slurmdbd.conf"] = _slurmdbd(place, password)
     return texts
 
 
@@ -84,21 +103,21 @@ def _user() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-def _gres(knobs: Knobs, root: Path) -> str:
+def _gres(knobs: Knobs, place: Place) -> str:
     # Each file must be a character device (hence the links), and a bare Count= drains the node.
     if not knobs.gpus:
         return ""
-    return f"NodeName=n[1-{knobs.nodes}] Name=gpu File={root}/dev/gpu[0-{knobs.gpus - 1}]\n"
+    return f"NodeName=n[1-{knobs.nodes}] Name=gpu File={place.root}/dev/gpu[0-{knobs.gpus - 1}]\n"
 
 
-def _slurm(knobs: Knobs, root: Path, ports: Ports) -> str:
-    host = socket.gethostname().partition(".")[0]
+def _slurm(knobs: Knobs, place: Place) -> str:
+    root = place.root
     gres = f" Gres=gpu:{knobs.gpus}" if knobs.gpus else ""
     return f"""\
 ClusterName=bed
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports.base}
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SlurmctldHost={place.host}(127.0.0.1)
+SlurmctldPort={place.base_port}
+{"CommunicationParameters=NoCtldInAddrAny,NoInAddrAny" if place.loopback else ""}
 SlurmUser={_user()}
 SlurmdUser={_user()}
 AuthType=auth/munge
@@ -136,44 +155,43 @@ JobRequeue={int(knobs.requeue)}
 MaxArraySize={knobs.max_array_size}
 MaxJobCount={knobs.max_job_count}
 MpiDefault=none
-{_accounting(knobs, root, ports)}
+{_accounting(knobs, place)}
 GresTypes=gpu
-NodeName=n[1-{knobs.nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={ports.nodes(knobs.nodes)} \
-CPUs={knobs.cpus} RealMemory={knobs.mem_mb}{gres} State=UNKNOWN
+NodeName=n[1-{knobs.nodes}] NodeHostname={place.host} NodeAddr=127.0.0.1 \
+Port={place.node_ports(knobs.nodes)} CPUs={knobs.cpus} RealMemory={knobs.mem_mb}{gres} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=preemptible Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE \
 GraceTime={knobs.preempt_grace} State=UP
 """
 
 
-def _accounting(knobs: Knobs, root: Path, ports: Ports) -> str:
-    if knobs.acct == "dbd":
-        enforced = knobs.max_submit is not None
-        return f"""\
+def _accounting(knobs: Knobs, place: Place) -> str:
+    if knobs.acct != "dbd":
+        return "AccountingStorageType=accounting_storage/none\nJobCompType=jobcomp/none"
+    return f"""\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
-AccountingStoragePort={ports.dbd}
-AccountingStoragePass={root}/run/munge.sock
+AccountingStoragePort={place.dbd_port}
+AccountingStoragePass={place.root}/run/munge.sock
 AccountingStorageTRES=gres/gpu
-{"AccountingStorageEnforce=associations,limits" if enforced else ""}
+{"" if knobs.max_submit is None else "AccountingStorageEnforce=associations,limits"}
 JobCompType=jobcomp/none"""
-    return "AccountingStorageType=accounting_storage/none\nJobCompType=jobcomp/none"
 
 
-def _slurmdbd(root: Path, ports: Ports, password: str) -> str:
+def _slurmdbd(place: Place, password: str) -> str:
     return f"""\
 AuthType=auth/munge
-AuthInfo=socket={root}/run/munge.sock
+AuthInfo=socket={place.root}/run/munge.sock
 DbdHost=localhost
 DbdAddr=127.0.0.1
-DbdPort={ports.dbd}
-CommunicationParameters=NoInAddrAny
+DbdPort={place.dbd_port}
+{"CommunicationParameters=NoInAddrAny" if place.loopback else ""}
 SlurmUser={_user()}
-PidFile={root}/run/slurmdbd.pid
-LogFile={root}/log/slurmdbd.log
+PidFile={place.root}/run/slurmdbd.pid
+LogFile={place.root}/log/slurmdbd.log
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
-StoragePort={ports.sql}
+StoragePort={place.sql_port}
 StorageUser=slurm
 StoragePass={password}
 StorageLoc=slurm_acct_db

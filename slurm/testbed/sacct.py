@@ -15,6 +15,7 @@ _FIELDS = {
     "JobIDRaw": "JobID",
     "State": "State",
     "NodeList": "NodeList",
+    "JobName": "Name",
     "ExitCode": "exit_code",
 }
 
@@ -47,7 +48,7 @@ def main() -> int:
 
 
 def _as_sacct(field: str, value: str) -> str:
-    if field == "ExitCode":  # squeue gives a wait status
+    if field == "ExitCode" and ":" not in value:  # squeue 22.05 gives a wait status
         return f"{int(value) >> 8}:{int(value) & 127}"
     return value if field in _FIELDS else ""
 

@@ -1,0 +1,152 @@
+"""What a report says about a sweep as a whole: findings, coverage, time, versions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from analysis.cells import cells
+from analysis.check import claims
+from analysis.derived import paired_tests
+from analysis.findings import finding
+from analysis.gates import cell_gates, row_gates, run_gates
+from analysis.names import paper_order, strength_name
+from analysis.paper import main_cells, one_evaluation
+from analysis.results import Results, Run
+from analysis.rounding import half_up
+
+SURE = 0.05
+
+
+def findings(results: Results) -> list[str]:
+    """Headline sentences, each computed: what the runs show, counts, tests, open problems."""
+    table = results.table
+    done = int((table["state"] == "done").sum())
+    found = main_cells(results.values)
+    sentences = [finding(results)]
+    for tested in paired_tests(found):
+        if tested.test and tested.metric != "clean":
+            test = tested.test
+            sure = "significant" if test.p < SURE else "not significant"
+            sentences.append(
+                f"Over {test.n} pairs at eps_g = {strength_name(tested.epsilon_g)}, sched changes "
+                f"{tested.metric} accuracy by {half_up(test.difference, 1):+} points on average "
+                f"(paired t = {test.t:.2f}, p = {test.p:.2g}: {sure} at 5 %)."
+            )
+    sentences += [f"{line[0].upper()}{line[1:]}." for line in claims(results.values)]
+    broken = len(violations(results))
+    sentences.append(
+        f"{done} of {len(table)} runs are done; "
+        + ("no sanity gate is broken." if not broken else f"{broken} sanity gates are broken.")
+    )
+    return sentences
+
+
+def violations(results: Results) -> list[str]:
+    """Every broken sanity gate as a sentence."""
+    chosen = one_evaluation(results.values)
+    found = cells(chosen)
+    gates = (*cell_gates(found), *row_gates(chosen, found))
+    return [violation.text for violation in gates] + run_gates(results)
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Time in hours of one device: planned by the grid, spent by all attempts that have ended,
+    and what all runs would take at the mean of those done."""
+
+    planned: float | None
+    used: float
+    done: int
+    total: int
+    projected: float | None
+    devices: tuple[str, ...]
+
+
+def hours(results: Results, about: Mapping[str, Any]) -> Hours:
+    """about: the grid's own, whose gpu_hours is the plan."""
+    seconds = [float(run.result["seconds"]) for run in results.runs if run.result]
+    devices = Counter(str(run.env.get("device") or "CPU") for run in results.runs if run.env)
+    planned = about.get("gpu_hours")
+    total = len(results.runs)
+    return Hours(
+        planned=float(planned) if isinstance(planned, (int, float)) else None,
+        used=sum(_seconds(row) for run in results.runs for row in run.attempts) / 3600,
+        done=len(seconds),
+        total=total,
+        projected=sum(seconds) / len(seconds) * total / 3600 if seconds else None,
+        devices=tuple(name for name, _ in devices.most_common()),
+    )
+
+
+def _seconds(attempt: Mapping[str, Any]) -> float:
+    """How long an attempt took, 0 while it runs."""
+    if not attempt.get("started") or not attempt.get("ended"):
+        return 0.0
+    started, ended = (datetime.fromisoformat(attempt[name]) for name in ("started", "ended"))
+    return (ended - started).total_seconds()
+
+
+def environments(results: Results) -> list[dict[str, Any]]:
+    """The distinct environments that runs were made in, with their count of runs."""
+    counts: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for run in results.runs:
+        if run.env:
+            counts[tuple(_environment(run.env).items())] += 1
+    return [{"runs": count, **dict(items)} for items, count in counts.most_common()]
+
+
+def _environment(env: Mapping[str, Any]) -> dict[str, str]:
+    commit = str(env.get("commit") or "unknown")[:12]
+    flat = {
+        "code": commit + (" with local changes" if env.get("dirty") else ""),
+        "host": str(env.get("host", "")),
+        "device": str(env.get("device") or "CPU"),
+        "python": str(env.get("python", "")),
+    }
+    versions: Mapping[str, str] = env.get("versions", {})
+    return {name: text for name, text in (flat | dict(versions)).items() if text}
+
+
+def in_paper_order(runs: Sequence[Run]) -> list[Run]:
+    """By model, dataset, strength, setting and seed, as the paper orders them."""
+    fields = ("model", "dataset", "epsilon_g", "setting", "variant", "seed", "run_id")
+    by_name = {tuple(run.about[field] for field in fields): run for run in runs}
+    return [by_name[name] for name in paper_order(by_name, fields)]
+
+
+def coverage(results: Results) -> tuple[list[str], list[tuple[str, list[Counter[str]]]]]:
+    """(column names, one line per model and dataset): how many runs of each cell are in which
+    state, one column per setting and eps_g."""
+    columns: dict[str, float] = {}
+    lines: dict[str, dict[str, Counter[str]]] = {}
+    for run in in_paper_order(results.runs):
+        about = run.about
+        at = f" {strength_name(about['epsilon_g'])}" if about["epsilon_g"] else ""
+        columns[run.setting + at] = about["epsilon_g"]
+        line = lines.setdefault(f"{about['model']} {about['dataset']}", {})
+        line.setdefault(run.setting + at, Counter())[run.state] += 1
+    names = sorted(columns, key=columns.__getitem__)
+    return names, [
+        (line, [found.get(name, Counter()) for name in names]) for line, found in lines.items()
+    ]
+
+
+def diagnosis(run: Run) -> str:
+    """One sentence on how the run went, from its curves: for a reader who looks at one run."""
+    rows, total = run.epochs, int(run.config["epochs"])
+    if not rows:
+        return run.reason or "no epoch yet"
+    last = rows[-1]
+    clean = 100 * last["val_clean_correct"] / last["val_clean_images"]
+    best = max(100 * row["val_clean_correct"] / row["val_clean_images"] for row in rows)
+    parts = [f"{len(rows)} of {total} epochs", f"validation accuracy {clean:.1f} % at the end"]
+    if best > clean + 5:
+        parts.append(f"{best:.1f} % at its best")
+    if run.delay is not None:
+        never = run.delay >= total
+        parts.append("never adapted" if never else f"adapted at epoch {run.delay}")
+    return ", ".join(parts) + (f"; {run.reason}" if run.reason else "")

@@ -1,0 +1,64 @@
+"""Stopping in good order: a signal becomes an exception that reaches whoever holds a claim."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from core.claims import Claim
+
+
+class StoppedError(BaseException):
+    """A signal asked this process to stop; no `except Exception` on the way may catch that."""
+
+
+class CancelledError(BaseException):
+    """The run in hand was asked to stop; the worker goes on with the next one."""
+
+
+@contextmanager
+def cancellable(claim: Claim) -> Iterator[None]:
+    """While inside, a request to cancel the claimed run raises CancelledError in this thread.
+
+    The claim's heartbeat finds the request in another thread and sends SIGUSR1 to this one.
+    """
+    here = threading.current_thread()
+    if here is not threading.main_thread() or here.ident is None:
+        yield
+        return
+    ident = here.ident
+
+    def cancel(signum: int, frame: FrameType | None) -> None:
+        raise CancelledError
+
+    signal.signal(signal.SIGUSR1, cancel)
+    claim.on_cancel = lambda: signal.pthread_kill(ident, signal.SIGUSR1)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """In the main thread, SIGTERM and SIGINT raise StoppedError, once: further ones are ignored
+    while the run folder is put in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopping = (signal.SIGTERM, signal.SIGINT)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        for number in (*stopping, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        raise StoppedError(signal.Signals(signum).name)
+
+    before = {number: signal.signal(number, stop) for number in stopping}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

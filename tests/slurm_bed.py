@@ -1,0 +1,33 @@
+"""A real Slurm for the tests that need one: marks, a submit and a wait."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from slurm.testbed import Bed, install
+
+needs_slurm = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(bool(install.missing()), reason="python -m slurm.testbed install"),
+]
+needs_database = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(
+        bool(install.missing(dbd=True)), reason="python -m slurm.testbed install --dbd"
+    ),
+]
+
+
+def submit(bed: Bed, command: str, *options: str) -> str:
+    """Id of a job that runs `command` and writes no files."""
+    wrap = ("-o", "/dev/null", *options, "--wrap", command)
+    return bed.run("sbatch", "--parsable", *wrap).strip()
+
+
+def wait_for(happened: Callable[[], bool], timeout_s: float = 30) -> None:
+    """Returns once `happened`; fails the test after `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < end, f"not within {timeout_s:g} s"
+        time.sleep(0.05)

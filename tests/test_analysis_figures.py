@@ -1,0 +1,216 @@
+"""Figures: what is drawn is what was measured, for any subset of runs; files are reproducible."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import analysis_store as made
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from analysis import Results
+from analysis.command import Source
+from analysis.figures import NAMES, draw, figures
+from analysis.figures.hinges import hinges
+from analysis.figures.strength import correlation
+from analysis.figures.style import LOOKS, OTHERS, looks, save
+from analysis.figures.summary import undominated
+from analysis.figures.transfer import transfer
+from analysis.paper import table_cells
+from analysis.published import published
+from core.config import ConfigError
+
+
+def store(root: Path, runs: list, finished: int | None = None) -> Source:
+    for run in runs[:finished]:
+        made.finish(root, run)
+    return Source.store(root, made.manifest(root, runs))
+
+
+def lines(figure: Figure, panel: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [
+        (np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float))
+        for line in figure.axes[panel].lines
+    ]
+
+
+def drawn(figure: Figure, panel: int, x: np.ndarray, y: np.ndarray) -> bool:
+    return any(
+        len(a) == len(x) and np.allclose(a, x) and np.allclose(b, y)
+        for a, b in lines(figure, panel)
+    )
+
+
+def test_transfer_draws_the_measured_curves(tmp_path: Path) -> None:
+    results = store(tmp_path, made.grid(("vit",), ("cars",))).results
+    assert results is not None
+    figure = transfer(results, 4.0)
+    epochs, curves = results.epochs, results.curves
+    for setting, eps in (("standard", 0.0), ("fix", 4.0), ("sched", 4.0)):
+        one = epochs[(epochs["setting"] == setting) & (epochs["epsilon_g"] == eps)]
+        assert drawn(figure, 0, one["epoch"].to_numpy(float), one["val_clean"].to_numpy(float))
+        one = curves[(curves["setting"] == setting) & (curves["epsilon_g"] == eps)]
+        assert drawn(figure, 1, one["epsilon"].to_numpy(float), one["accuracy"].to_numpy(float))
+    legend = figure.axes[1].get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    values = results.values
+    for setting in ("standard", "fix", "sched"):
+        row = values[
+            (values["setting"] == setting)
+            & (values["epsilon_g"] == 4)
+            & (values["metric"] == "expected")
+        ]
+        assert f"{setting}: {row['value'].iloc[0]:.1f}" in texts
+
+
+def test_onset_is_marked_where_adaptation_begins(tmp_path: Path) -> None:
+    results = store(tmp_path, made.grid(("vit",), ("cars",), ("4/255",), ("fix",))).results
+    assert results is not None
+    points = [x[0] for x, _ in lines(transfer(results), 0) if len(x) == 1]
+    assert points == [results.runs[0].delay]
+
+
+def test_transfer_takes_the_largest_strength_and_refuses_an_unknown_one(tmp_path: Path) -> None:
+    results = store(tmp_path, made.grid(("vit",), ("cars",))).results
+    assert results is not None
+    with pytest.raises(ConfigError, match="there is: 4/255, 8/255"):
+        transfer(results, 5.0)
+    title = transfer(results).legends[0].get_title().get_text()
+    assert "8/255" in title
+
+
+def test_seeds_are_thin_lines_behind_their_mean(tmp_path: Path) -> None:
+    runs = made.grid(("vit",), ("cars",), ("4/255",), ("sched",), seeds=(0, 1, 2))
+    results = store(tmp_path, runs).results
+    assert results is not None
+    mean = results.curves.groupby("epsilon")["accuracy"].mean()
+    figure = transfer(results)
+    assert drawn(figure, 1, mean.index.to_numpy(float), mean.to_numpy(float))
+    assert sum(len(x) == len(mean) for x, _ in lines(figure, 1)) == 4
+
+
+@pytest.mark.parametrize("finished", [0, 1, 5, None])
+def test_any_subset_of_runs_can_be_drawn(tmp_path: Path, finished: int | None) -> None:
+    runs = made.grid(("vit", "swin"), ("cars",), ("4/255", "8/255"))
+    source = store(tmp_path / "store", runs, finished)
+    if finished == 0:
+        with pytest.raises(ConfigError, match="nothing to draw"):
+            figures(source, tmp_path / "out", ["training"])
+        return
+    found = dict(draw(source, ["transfer", "training", "robustness"]))
+    assert {stem.split("-")[0] for stem in found} == {"transfer", "training", "robustness"}
+    for figure in found.values():
+        figure.draw_without_rendering()
+
+
+def test_a_full_grid_fills_every_figure(tmp_path: Path) -> None:
+    runs = made.grid(("swin",), ("cars", "cub"), ("4/255", "8/255"))
+    runs += made.grid(("swin",), ("cars",), ("8/255",), [{"T1": 3, "T2": 3}, {"T1": 3, "T2": 6}])
+    stems = [stem for stem, _ in draw(store(tmp_path, runs))]
+    for name in NAMES:
+        assert any(stem.startswith(name) for stem in stems), name
+    assert len(stems) == len(set(stems))
+
+
+def test_published_numbers_fill_what_needs_no_runs() -> None:
+    stems = [stem for stem, _ in draw(Source(published()))]
+    assert stems == ["strength", "bars", "pareto", "hinges-SWIN-Cars"]
+
+
+def test_bars_are_means_over_the_thirty_pairs() -> None:
+    ((_, figure),) = draw(Source(published()), ["bars"])
+    assert "mean of 30 pairs" in figure.axes[0].get_title()
+    heights = sorted(patch.get_height() for patch in figure.axes[0].patches)
+    values = published(1)
+    expected = sorted(values.groupby(["setting", "metric"])["value"].mean())
+    assert heights == pytest.approx(expected)
+
+
+def test_heat_map_places_every_pair() -> None:
+    ((_, figure),) = draw(Source(published()), ["hinges"])
+    found = table_cells(7, published())
+    clean = {
+        hinges(k): c.value for k, c in found.items() if (k.epsilon_g, k.metric) == (4, "clean")
+    }
+    axes = figure.axes[0]
+    T2s = [int(text.get_text()) for text in axes.get_xticklabels()]
+    T1s = [int(text.get_text()) for text in axes.get_yticklabels()]
+    shown = {
+        (T1s[round(t.get_position()[1])], T2s[round(t.get_position()[0])]): float(t.get_text())
+        for t in axes.texts
+    }
+    assert len(shown) == len(clean) == 15
+    assert all(shown[pair] == pytest.approx(value, abs=0.051) for pair, value in clean.items())
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30))
+def test_front_is_exactly_the_undominated_points(points: list[tuple[int, int]]) -> None:
+    x, y = np.array(points, float).T
+    front = undominated(x, y)
+    for i, (a, b) in enumerate(points):
+        beaten = any(c >= a and d >= b and (c > a or d > b) for c, d in points)
+        assert front[i] == (not beaten)
+
+
+def test_correlation_needs_three_points_and_spread() -> None:
+    assert correlation(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == pytest.approx(-1)
+    assert np.isnan(correlation(np.array([1.0, 2]), np.array([2.0, 1])))
+    assert np.isnan(correlation(np.array([1.0, 1, 1]), np.array([3.0, 2, 1])))
+
+
+def test_files_are_the_same_bytes_again(tmp_path: Path) -> None:
+    source = store(tmp_path / "store", made.grid(("vit",), ("cars",), ("4/255",)))
+    first = figures(source, tmp_path / "a", ["transfer"])
+    second = figures(source, tmp_path / "b", ["transfer"])
+    assert [path.suffix for path in first] == [".pdf", ".png"]
+    for one, other in zip(first, second, strict=True):
+        assert one.name == other.name and one.read_bytes() == other.read_bytes()
+
+
+def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    for stem, figure in draw(Source(published()), ["bars"]):
+        save(figure, tmp_path / stem)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_unknown_and_empty_figures_are_refused(tmp_path: Path) -> None:
+    source = Source(published())
+    with pytest.raises(ConfigError, match="did you mean 'pareto'"):
+        figures(source, tmp_path, ["parreto"])
+    with pytest.raises(ConfigError, match="--figure training: these results hold nothing"):
+        figures(source, tmp_path, ["training"])
+
+
+DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
+PROTANOPIA = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
+
+
+@pytest.mark.parametrize("vision", [np.eye(3), DEUTERANOPIA, PROTANOPIA])
+def test_settings_can_be_told_apart_by_everyone(vision: np.ndarray) -> None:
+    """Linear-light colours through the usual simulation of colour blindness stay apart."""
+    colors = {name: vision @ np.array(to_rgb(look.color)) ** 2.2 for name, look in LOOKS.items()}
+    for first, second in itertools.combinations(colors.values(), 2):
+        assert np.linalg.norm(first.clip(0) ** (1 / 2.2) - second.clip(0) ** (1 / 2.2)) > 0.12
+    assert len({(look.line, look.marker) for look in LOOKS.values()}) == len(LOOKS)
+
+
+def test_further_settings_get_looks_of_their_own() -> None:
+    found = looks([f"T1={i};T2=50" for i in range(len(OTHERS))])
+    assert len({(look.color, look.line) for look in found.values()}) == len(OTHERS)
+
+
+def test_variants_are_lines_of_their_own(tmp_path: Path) -> None:
+    runs = [made.config(schedule="fix", optim={"lr": lr}) for lr in (1e-3, 1e-4)]
+    results = store(tmp_path, runs).results
+    assert isinstance(results, Results)
+    texts = [text.get_text() for text in transfer(results).legends[0].get_texts()]
+    assert "fix [optim.lr=0.001]" in texts and "fix [optim.lr=0.0001]" in texts

@@ -1,0 +1,509 @@
+"""The training loop: a killed and resumed run ends as an uninterrupted one; costs, learning
+rates, accumulation, divergence."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import killable
+import plain
+import pytest
+import tiny
+import torch
+from forks import Forks
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from core import evaluate, train
+from core.config import RunConfig
+from core.data import Dataset
+from core.rundir import Store, read_jsonl
+from core.train import DivergedError, Monitor, NotOwnedError, Trainer, learning_rate
+
+EPOCHS = 3
+SETTINGS: dict[str, dict[str, Any]] = {
+    "two_hinge": {"schedule": {"T1": 1, "T2": 2}},
+    "uniform": {"schedule": "uniform", "optim": {"lr": 1e-3, "clip": 0.5}},
+    # Converged after three epochs, whatever the accuracy; then the strength rises to the last one.
+    "auto": {"schedule": {"kind": "auto", "patience": 2, "tolerance": 0.9}, "epochs": 6},
+    "bf16": {"schedule": "fix", "precision": "bf16"},
+    "long": {"schedule": {"T1": 2, "T2": 6}, "epochs": 8},
+}
+
+
+def fields(setting: str) -> dict[str, Any]:
+    return {"epochs": EPOCHS, "dataset": "fake"} | SETTINGS[setting]
+
+
+def repeatable(rows: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "images_per_s")}
+        for row in rows
+    ]
+
+
+def end(root: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(root / "end.pt", weights_only=True)
+    return state
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality to the bit, of nested state."""
+    if isinstance(a, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def assert_same_end(root: Path, reference: Path) -> None:
+    got, expected = end(root), end(reference)
+    got["rows"], expected["rows"] = repeatable(got["rows"]), repeatable(expected["rows"])
+    assert got["rows"] == expected["rows"]
+    assert same(got, expected), "weights, optimiser or schedule differ"
+    (metrics,) = (root / "runs").glob("*/metrics.jsonl")
+    assert repeatable(read_jsonl(metrics)) == expected["rows"]
+
+
+@pytest.fixture(scope="module")
+def references(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One uninterrupted training per setting."""
+    found = {}
+    for setting in SETTINGS:
+        found[setting] = tmp_path_factory.mktemp(setting)
+        assert forks.run(killable.train, found[setting], fields(setting), None) == 0
+    return found
+
+
+def test_the_settings_show_something(references: dict[str, Path]) -> None:
+    def strengths(name: str) -> list[float]:
+        return [row["epsilon"] * 255 for row in end(references[name])["rows"]]
+
+    assert strengths("two_hinge") == pytest.approx([0, 0, 8])
+    assert strengths("auto") == pytest.approx([0, 0, 0, 8 / 3, 16 / 3, 8])
+    assert len(set(strengths("uniform"))) == EPOCHS
+    ends = [end(root)["model"]["0.weight"] for root in references.values()]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
+
+
+# Every rename of the first two epochs: of the draft, of the former checkpoint, of the new one, of
+# metrics.jsonl.
+RENAMES = [("replace", n) for n in range(1, 8)]
+WRITES = [("write", 1, 0.5), ("write", 2, 0.01), ("write", 2, 0.999), ("write", 3, 0.5)]
+STEPS = [("train", 0), ("train", 2), ("validate", 0), ("validate", 2)]
+
+
+@pytest.mark.parametrize("moment", [*RENAMES, *WRITES, *STEPS], ids=str)
+def test_killed_and_resumed_ends_the_same(
+    forks: Forks, references: dict[str, Path], tmp_path: Path, moment: killable.Moment
+) -> None:
+    assert forks.run(killable.train, tmp_path, fields("two_hinge"), moment) == -9
+    assert not (tmp_path / "end.pt").exists()
+    assert forks.run(killable.train, tmp_path, fields("two_hinge"), None) == 0
+    assert_same_end(tmp_path, references["two_hinge"])
+
+
+@pytest.mark.parametrize("setting", ["uniform", "auto", "bf16"])
+def test_killed_in_every_epoch_ends_the_same(
+    forks: Forks, references: dict[str, Path], tmp_path: Path, setting: str
+) -> None:
+    """`auto` is killed before, at and after the epoch that decides its strengths."""
+    for epoch in range(fields(setting)["epochs"]):
+        moment = ("train", epoch)
+        assert forks.run(killable.train, tmp_path, fields(setting), moment) == -9
+    assert forks.run(killable.train, tmp_path, fields(setting), None) == 0
+    assert_same_end(tmp_path, references[setting])
+    resumed = (tmp_path / "remarks.txt").read_text().splitlines()
+    epochs = fields(setting)["epochs"]
+    # The first two attempts find no checkpoint: the first one died in epoch 0.
+    assert resumed == [f"resuming after epoch {n} of {epochs}" for n in range(1, epochs)]
+
+
+def test_killed_from_outside_at_any_time_ends_the_same(
+    forks: Forks, references: dict[str, Path], tmp_path: Path
+) -> None:
+    chance, patience, killed = random.Random(0), 0.02, 0
+    while not (tmp_path / "end.pt").exists():
+        process = forks.start(killable.train, tmp_path, fields("long"), None)
+        process.join(patience * chance.uniform(0.5, 1))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -9
+        patience *= 1.4  # on a slow machine, too, one of them gets to the end
+    assert killed >= 2, "too fast to be killed"
+    assert_same_end(tmp_path, references["long"])
+
+
+def damaged(file: Path, how: str) -> None:
+    content = bytearray(file.read_bytes())
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[len(content) // 2 :]
+    file.write_bytes(content)
+
+
+def copied(reference: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A finished training in a store of its own; its folder and its two checkpoints."""
+    shutil.copytree(reference / "runs", tmp_path / "runs")
+    (folder,) = (tmp_path / "runs").iterdir()
+    return folder, folder / "checkpoint.pt", folder / "checkpoint.previous.pt"
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+def test_falls_back_to_the_checkpoint_before_a_damaged_one(
+    references: dict[str, Path], tmp_path: Path, how: str
+) -> None:
+    _, newest, _ = copied(references["two_hinge"], tmp_path)
+    damaged(newest, how)
+    remarks: list[str] = []
+    work = killable.trainer(tmp_path, fields("two_hinge"), Monitor(remark=remarks.append))
+    rows = work.fit()
+    assert len(remarks) == 2
+    assert remarks[0].startswith("checkpoint.pt is unusable (")
+    assert remarks[1] == f"resuming after epoch {EPOCHS - 1} of {EPOCHS}"
+    assert repeatable(rows) == repeatable(end(references["two_hinge"])["rows"])
+    assert same(work.state()["model"], end(references["two_hinge"])["model"])
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+def test_starts_afresh_where_both_checkpoints_are_damaged(
+    references: dict[str, Path], tmp_path: Path, how: str
+) -> None:
+    _, newest, previous = copied(references["two_hinge"], tmp_path)
+    damaged(newest, how)
+    damaged(previous, how)
+    remarks: list[str] = []
+    work = killable.trainer(tmp_path, fields("two_hinge"), Monitor(remark=remarks.append))
+    rows = work.fit()
+    assert [remark.split(" (")[0] for remark in remarks] == [
+        "checkpoint.pt is unusable",
+        "checkpoint.previous.pt is unusable",
+    ]
+    assert repeatable(rows) == repeatable(end(references["two_hinge"])["rows"])
+
+
+def test_a_finished_training_is_not_trained_again(
+    references: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, newest, _ = copied(references["two_hinge"], tmp_path)
+    before = newest.read_bytes()
+    (folder / "metrics.jsonl").write_text('{"epoch": 77}\n')
+    work = killable.trainer(tmp_path, fields("two_hinge"))
+    assert len(work.fit()) == EPOCHS
+    assert newest.read_bytes() == before
+    # Rows that no checkpoint vouches for are gone.
+    assert repeatable(read_jsonl(folder / "metrics.jsonl")) == repeatable(work.rows)
+
+
+def run_of(
+    store: Store,
+    config: RunConfig,
+    *,
+    model: nn.Module | None = None,
+    data: Dataset | None = None,
+    **options: Any,
+) -> Trainer:
+    model = model or tiny.net()
+    data = data or tiny.dataset()
+    return Trainer(config, data, model, store.run(config.id), device=tiny.CPU, **options)
+
+
+def test_global_random_state_neither_matters_nor_changes(store: Store, tmp_path: Path) -> None:
+    config = tiny.config()
+    torch.manual_seed(1)
+    first = run_of(store, config).fit()
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    second = run_of(Store(tmp_path / "other"), config).fit()
+    assert torch.equal(before, torch.get_rng_state())
+    assert repeatable(first) == repeatable(second)
+
+
+def test_another_seed_is_another_training(store: Store) -> None:
+    losses = [run_of(store, tiny.config(seed=seed)).fit()[0]["train_loss"] for seed in (0, 1)]
+    assert losses[0] != losses[1]
+
+
+class Counting(nn.Module):
+    """Counts training forwards, and evaluation forwards that ask for an input gradient."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.training_forwards = self.attack_forwards = 0
+        self.dtypes: set[torch.dtype] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        self.training_forwards += self.training
+        self.attack_forwards += x.requires_grad and not self.training
+        self.dtypes.add(logits.dtype)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("schedule", "attacked_epochs"),
+    [("standard", 0), ({"T1": 2, "T2": 2}, 1), ({"T1": 1, "T2": 3}, 1), ("fix", 3)],
+    ids=str,
+)
+def test_attacks_only_while_the_strength_is_positive(
+    store: Store, monkeypatch: pytest.MonkeyPatch, schedule: Any, attacked_epochs: int
+) -> None:
+    calls = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(options["epsilon"])
+        return apgd(*arguments, **options)
+
+    apgd = train.apgd
+    monkeypatch.setattr(train, "apgd", counted)
+    model = Counting(tiny.net())
+    # No image is under attack in validation, so that every input gradient is one of training.
+    validation = {"steps": 1, "images": 1}
+    config = tiny.config(schedule=schedule, epochs=3, attack={"steps": 5}, validation=validation)
+    rows = run_of(store, config, model=model).fit()
+    assert len(calls) == 4 * attacked_epochs and all(calls)
+    assert model.training_forwards == 4 * 3
+    in_training = model.attack_forwards - 2 * 3  # the one validation image: clean, then attacked
+    assert in_training <= 5 * 4 * attacked_epochs
+    assert in_training >= 5 * 4 * attacked_epochs - 3  # where that image is wrong when clean
+    for row in rows:
+        assert (row["train_clean_correct"] == -1) == (row["epsilon"] == 0)
+
+
+def still(**changed: Any) -> RunConfig:
+    """Hardly learns and does not augment: measurements in and after an epoch see one model."""
+    base = {
+        "optim": {"lr": 1e-12, "warmup": 0.0},
+        "augment": {"flip": False, "jitter": 0.0, "rotate": 0.0},
+        "epochs": 1,
+    }
+    return tiny.config(**(base | changed))
+
+
+def test_rows_hold_what_they_say(store: Store) -> None:
+    data = tiny.dataset(47, 30)
+    model = tiny.net(norm="group", seed=4)
+    # 47 images make four whole batches of ten; only those are counted.
+    config = still(validation={"steps": 3, "images": 12, "epsilon": "2/255"})
+    (row,) = run_of(store, config, model=model, data=data).fit()
+    assert row["epoch"] == 0 and row["epsilon"] == pytest.approx(8 / 255)
+    assert row["train_images"] == 40
+    loss, right = evaluate.clean_loss(model, data.val, batch=50, device=tiny.CPU)
+    assert row["val_loss"] == pytest.approx(loss, rel=1e-5)
+    assert (row["val_clean_correct"], row["val_clean_images"]) == (right, 30)
+    x, y = data.val.batch(torch.arange(12), tiny.CPU)
+    alone = plain.survives(model, x, y, [0.0, 2 / 255], 3).all(0)
+    assert (row["val_adv_correct"], row["val_adv_images"]) == (int(alone.sum()), 12)
+    assert row["val_epsilon"] == "2/255"
+    assert row["seconds"] > 0 and row["images_per_s"] > 0
+
+
+def test_training_measures_are_those_of_the_images_it_saw(store: Store) -> None:
+    data, model = tiny.dataset(40), tiny.net(norm="group", seed=4)
+    loss, right = evaluate.clean_loss(model, data.train, batch=40, device=tiny.CPU)
+    clean = run_of(store, still(schedule="standard"), model=model, data=data).fit()[0]
+    assert clean["train_loss"] == pytest.approx(loss, rel=1e-5)
+    attacked = run_of(store, still(attack={"steps": 3}), model=model, data=data).fit()[0]
+    assert attacked["train_clean_correct"] == right, "counted before the attack"
+    x, y = data.train.batch(torch.arange(40), tiny.CPU)
+    highest = plain.attack(model, x, y, [8 / 255] * 40, 3).loss.mean()
+    assert attacked["train_loss"] == pytest.approx(float(highest), rel=1e-4)
+    assert attacked["train_loss"] > clean["train_loss"]
+
+
+class InDouble(nn.Module):
+    """Computes in float64, so that only a real difference survives Adam's division."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x.double())
+        return logits
+
+
+@pytest.mark.parametrize("schedule", ["standard", "fix"])
+@pytest.mark.parametrize("micro_batch", [1, 3, 10])
+def test_accumulation_equals_the_whole_batch(
+    store: Store, tmp_path: Path, micro_batch: int, schedule: str
+) -> None:
+    """Of a model without statistics over images; 3 does not divide the batch of 10."""
+    config = tiny.config(schedule=schedule)
+    whole, parts = (InDouble(tiny.net(norm="group")) for _ in range(2))
+    rows = run_of(store, config, model=whole).fit()
+    other = Store(tmp_path / "other")
+    parted = run_of(other, config, model=parts, micro_batch=micro_batch).fit()
+    for a, b in zip(rows, parted, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+        assert a["train_clean_correct"] == b["train_clean_correct"]
+        assert a["val_clean_correct"] == b["val_clean_correct"]
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+        assert not torch.equal(a, torch.zeros_like(a))
+
+
+def test_a_training_set_smaller_than_the_batch_is_one_step(store: Store) -> None:
+    model = Counting(tiny.net())
+    config = tiny.config(batch=500, epochs=1, schedule="standard")
+    (row,) = run_of(store, config, model=model).fit()
+    assert row["train_images"] == 40 and model.training_forwards == 1
+
+
+class Poisoned(nn.Module):
+    """Its n-th training forward is not a number."""
+
+    def __init__(self, inner: nn.Module, n: int) -> None:
+        super().__init__()
+        self.inner, self.left = inner, n
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= self.training
+        logits: Tensor = self.inner(x)
+        return logits * torch.nan if self.training and self.left == 0 else logits
+
+
+def test_a_loss_that_is_no_number_names_epoch_and_step(store: Store) -> None:
+    config = tiny.config(epochs=4, schedule="standard")
+    work = run_of(store, config, model=Poisoned(tiny.net(), 7))
+    with pytest.raises(DivergedError, match=r"became nan at epoch 1, step 2 \(learning rate 0.001"):
+        work.fit()
+    assert len(read_jsonl(work.run.metrics)) == 1, "the epoch before it is kept"
+    saved = torch.load(work.run.checkpoint, weights_only=True)
+    assert len(saved["rows"]) == 1
+    assert all(value.isfinite().all() for value in saved["model"].values())
+
+
+@pytest.mark.parametrize("schedule", ["standard", "fix"])
+def test_weights_that_explode_in_the_last_step_stop_the_run(store: Store, schedule: str) -> None:
+    """Every training loss was finite; the next one would not be, and no row could be written."""
+    config = tiny.config(batch=40, epochs=2, schedule=schedule, optim={"lr": 1e38, "warmup": 0.0})
+    work = run_of(store, config)
+    with pytest.raises(DivergedError, match="epoch 0"):
+        work.fit()
+    assert not work.run.checkpoint.exists() and read_jsonl(work.run.metrics) == []
+
+
+@given(
+    steps=st.integers(1, 400),
+    warmup=st.floats(0, 0.99),
+    peak=st.floats(1e-6, 1.0),
+)
+def test_learning_rate_warms_up_and_falls(steps: int, warmup: float, peak: float) -> None:
+    config = tiny.config(optim={"lr": peak, "warmup": warmup})
+    rates = [learning_rate(config, step, steps) for step in range(steps)]
+    warm = round(warmup * steps)
+    assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates)
+    assert rates[:warm] == pytest.approx([peak * (i + 1) / warm for i in range(warm)])
+    falling = itertools.pairwise(rates[max(warm - 1, 0) :])
+    assert all(a >= b * (1 - 1e-12) for a, b in falling)
+    if warm < steps:
+        assert rates[warm] == pytest.approx(peak)
+
+
+def test_learning_rate_at_known_steps() -> None:
+    config = tiny.config(optim={"lr": 0.8, "warmup": 0.2})
+    rates = [learning_rate(config, step, 10) for step in range(10)]
+    assert rates[:3] == pytest.approx([0.4, 0.8, 0.8])
+    assert rates[6] == pytest.approx(0.4)  # half way down
+    assert rates[9] == pytest.approx(0.4 * (1 + math.cos(math.pi * 7 / 8)))
+
+
+def test_the_optimiser_uses_these_rates(store: Store) -> None:
+    config = tiny.config(epochs=3, optim={"lr": 1e-3, "warmup": 0.25})
+    work = run_of(store, config)
+    used: list[float] = []
+    work.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
+    )
+    rows = work.fit()
+    assert used == [learning_rate(config, step, 12) for step in range(12)]
+    assert [row["lr"] for row in rows] == used[3::4]
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_gradients_are_clipped_only_when_asked(store: Store, clip: float) -> None:
+    work = run_of(store, tiny.config(optim={"lr": 1e-3, "clip": clip}))
+    assert tiny.config().optim.clip == 0, "off by default"
+    norms: list[float] = []
+
+    def norm(*_: object) -> None:
+        gradients = [p.grad for p in work.model.parameters() if p.grad is not None]
+        norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+
+    work.optimizer.register_step_pre_hook(norm)
+    work.fit()
+    if clip:
+        assert norms == pytest.approx([clip] * len(norms), rel=1e-3)
+    else:
+        assert min(norms) > 0.1
+
+
+def test_bf16_computes_in_bf16_and_keeps_its_weights(store: Store) -> None:
+    model = Counting(tiny.net())
+    rows = run_of(store, tiny.config(precision="bf16"), model=model).fit()
+    assert model.dtypes == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    full = run_of(store, tiny.config(), model=tiny.net()).fit()
+    losses = [[row["train_loss"] for row in some] for some in (rows, full)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] != losses[1]
+
+
+def test_frozen_parameters_stay(store: Store) -> None:
+    model = tiny.net(norm="group")
+    model[3].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    run_of(store, tiny.config(), model=model).fit()
+    after = model.state_dict()
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in after if not name.startswith("3.")}
+
+
+def test_learns(store: Store) -> None:
+    """Classes that differ by their mean colour, without an attack."""
+    config = tiny.config(
+        epochs=10, schedule="standard", optim={"lr": 2e-2}, augment={"jitter": 0.0}
+    )
+    rows = run_of(store, config, model=tiny.net(norm="group")).fit()
+    assert rows[-1]["val_clean_correct"] >= 15 > rows[0]["val_clean_correct"]
+    assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
+
+
+def test_who_lost_the_run_writes_nothing(store: Store) -> None:
+    config = tiny.config(epochs=3)
+    owned = iter([True, False])
+    work = run_of(store, config, monitor=Monitor(owned=lambda: next(owned)))
+    with pytest.raises(NotOwnedError, match="another process"):
+        work.fit()
+    assert len(read_jsonl(work.run.metrics)) == 1
+    assert len(torch.load(work.run.checkpoint, weights_only=True)["rows"]) == 1
+
+
+def test_tells_where_it_is(store: Store) -> None:
+    states: list[dict[str, Any]] = []
+    epochs: list[int] = []
+    work = run_of(store, tiny.config())
+
+    def epoch(row: Any) -> None:
+        epochs.append(row["epoch"])
+        written = [json.loads(line) for line in work.run.metrics.read_text().splitlines()]
+        assert written[-1] == row, "told of an epoch that is not on disk"
+
+    work.monitor = Monitor(progress=states.append, epoch=epoch)
+    work.fit()
+    assert epochs == [0, 1]
+    shares = [state["share"] for state in states]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    assert {state["phase"] for state in states} == {"train", "validate"}
