@@ -12,8 +12,9 @@ import pandas as pd
 from analysis.cells import Cell, Key, cells
 from analysis.names import strength_name
 from analysis.paper import one_evaluation
-from analysis.results import Results, Run
+from analysis.results import Results
 from analysis.rounding import half_up
+from analysis.runs import Run
 from analysis.tables import ABSENT, Entry, Table
 
 SUBOPTIMAL = 20.0

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.names import METRICS, MODELS, dataset_name, model_name
-from analysis.results import VALUE_COLUMNS
+from analysis.results import VALUES
 from core.config import ConfigError, nearest
 from core.registry import backbone_problem
 
@@ -62,8 +62,7 @@ def _frame(files: Sequence[Traversable]) -> pd.DataFrame:
     rows = [row for file in files for row in _rows(file)]
     if not rows:
         raise ConfigError(f"{', '.join(str(file) for file in files)}: no numbers")
-    frame = pd.DataFrame(_merge(rows), columns=VALUE_COLUMNS)
-    return frame.astype({"n": "Int64", "split_images": "Int64", "value": float})
+    return VALUES.build(_merge(rows))
 
 
 def _rows(file: Traversable) -> list[Row]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.cells import Cell, Key
 from analysis.derived import Tested
+from core.config import ConfigError, nearest
 
+WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
+    ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
+    ".csv": lambda frame, path: frame.to_csv(path, index=False, lineterminator="\n"),
+}
+"""Suffix -> how `export` writes it."""
 COLUMNS = ["model", "dataset", "epsilon_g", "setting", "metric", "value", "n", "seeds"]
 """Then std, state, and what only some sources have: variant, attack, statistic."""
 
@@ -76,3 +83,16 @@ def tidy_tests(tests: Iterable[Tested]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def export(frame: pd.DataFrame, path: str | Path) -> Path:
+    """Write any frame (values, curves, epochs, ...) as Parquet or CSV, by the suffix of `path`.
+
+    Raises ConfigError for another suffix.
+    """
+    path = Path(path)
+    if path.suffix not in WRITERS:
+        raise ConfigError(f"{path}: unknown suffix '{path.suffix}'{nearest(path.suffix, WRITERS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS[path.suffix](frame, path)
+    return path

@@ -54,7 +54,8 @@ def _rotate(x: Tensor, angles: Tensor) -> Tensor:
     top = torch.stack([cos, -sin / ratio, zero], dim=1)
     bottom = torch.stack([sin * ratio, cos, zero], dim=1)
     grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", align_corners=False)
+    turned = F.grid_sample(x, grid, mode="bilinear", align_corners=False)
+    return turned.clamp(0, 1)  # the weights of four neighbours may add up to 1 + 1e-7
 
 
 def _jitter(x: Tensor, factors: Tensor) -> Tensor:

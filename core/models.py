@@ -73,7 +73,7 @@ def _create(name: str, pretrained: bool, classes: int, options: dict[str, Any]) 
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=classes, **options)
     except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"backbone {name}: cannot load its weights ({reason})") from error
 
 
@@ -90,7 +90,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{file}: not a readable checkpoint ({reason})") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):

@@ -150,6 +150,11 @@ class SweepDir:
         return self.path / "submissions.jsonl"
 
     @property
+    def failures(self) -> Path:
+        """Runs that failed, by what their tracebacks have in common."""
+        return self.path / "failures"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

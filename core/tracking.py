@@ -85,6 +85,8 @@ class Tracker:
             dir=str(run.path),
             mode="online" if online else "offline",
             resume="allow",
+            # A run that W&B failed on is still open; this one must not become a part of it.
+            reinit="create_new",
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, disable_code=True, init_timeout=60
             ),

@@ -198,7 +198,8 @@ def _bash(value: str) -> str:
 
 def names() -> list[str]:
     """The profiles that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in _PACKAGED.iterdir() if ".yaml" in p.name)
+    found = [file.name for file in _PACKAGED.iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
 
 
 def load(name_or_path: str | Path) -> Profile:

@@ -163,6 +163,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
 ) -> None:
     """Show where every run of a grid stands, and why the failed ones failed."""
+    from sweep import breaker
     from sweep import watch as watching
     from sweep.plan import as_json
 
@@ -175,6 +176,9 @@ def status(
         typer.echo(as_json(seen, name=loaded.name))
     else:
         out.print(watching.table(seen))
+        held = breaker.tripped(store.sweep(loaded.name))
+        if held:
+            out.print(Text(str(held), style="red"), soft_wrap=True)
 
 
 @app.command()
@@ -252,6 +256,51 @@ def run(
 
     state = single.run(config, Store.at(root), _value(tracking) or "auto", out)
     raise typer.Exit(0 if state == "done" else 1)
+
+
+@app.command()
+def doctor(
+    grid: Annotated[str | None, typer.Argument(metavar="[GRID]")] = None,
+    profile: ProfileOption = "local",
+    root: Root = None,
+    node: Annotated[
+        bool, typer.Option("--node", help="Also ask torch on a compute node (a short job).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check that a launch would work: profile, cluster, limits, data, weights, disk, W&B, GPU."""
+    from dataclasses import asdict
+    from json import dumps
+
+    from sweep import doctor as checkup
+    from sweep import launch as launching
+
+    where = launching.load_profile(profile)
+    checks = checkup.examine(where, Store.at(root), _load(grid) if grid else None, node=node)
+    if json:
+        typer.echo(dumps([asdict(check) for check in checks], indent=1))
+    else:
+        out.print(checkup.table(checks))
+    raise typer.Exit(int(any(check.verdict == "fail" for check in checks)))
+
+
+@app.command()
+def sync(grid: GridArgument, root: Root = None, only: Only = None) -> None:
+    """Upload the runs that W&B does not have yet (they were tracked offline)."""
+    from sweep import sync as syncing
+
+    loaded, store = _load(grid), Store.at(root)
+    runs = [status.run for status in _look(loaded, store, only).statuses]
+    folders = syncing.segments(runs, store)
+    failed = 0
+    for number, (folder, problem) in enumerate(syncing.upload(folders), start=1):
+        failed += problem is not None
+        line = f"{number}/{len(folders)} {folder.parent.parent.name}: {problem or 'uploaded'}"
+        out.print(Text(line, style="red" if problem else ""), soft_wrap=True)
+    out.print(
+        f"{len(folders) - failed} uploaded, {failed} left" if folders else "nothing to upload"
+    )
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command()

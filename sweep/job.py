@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import submitit
 
@@ -25,7 +25,7 @@ from core.config import EvalConfig, RunConfig
 from core.rundir import RunDir, Store, read_json, read_jsonl
 from core.tracking import Mode
 from slurm import environment
-from sweep import triage
+from sweep import breaker, triage
 from sweep.stop import CancelledError, StoppedError, cancellable, stoppable
 
 log = logging.getLogger("epsweep")
@@ -100,6 +100,10 @@ class RunJob:
         since = holder(store.run(config.id))
         if since and since.attempt > row["after"] and not self._again(since, row["after"]):
             return "skipped"
+        stop = breaker.tripped(store.sweep(self.sweep))
+        if stop:
+            log.warning("%s: %s", config.id, stop)
+            return "held back"
         options = {
             "tracking": self.tracking,
             "group": self.sweep,
@@ -115,16 +119,23 @@ class RunJob:
         return not ended and since.attempt - after < self.max_attempts
 
 
-def attempt(
-    config: RunConfig,
-    evals: Sequence[EvalConfig],
-    store: Store,
-    options: dict[str, Any],
-) -> str:
-    """Claim a run and execute it. Returns 'done', 'failed' or 'skipped' (done, or held by another).
-    `options` are the fields of core.run.Options (a dict: importing that imports torch).
+class Ending(NamedTuple):
+    """How an attempt ended; `leave` is what this process has to leave by, if it has to."""
 
-    A failure is recorded in the run folder and does not raise; StoppedError passes through.
+    outcome: str
+    kind: str | None = None
+    reason: str | None = None
+    leave: BaseException | None = None
+
+
+def attempt(
+    config: RunConfig, evals: Sequence[EvalConfig], store: Store, options: dict[str, Any]
+) -> str:
+    """Claim a run and execute it. Returns 'done', 'failed', 'cancelled' or 'skipped' (it is done,
+    held by another, or asked not to run).
+
+    options: the fields of core.run.Options (a dict, since importing that imports torch). A failure
+    is recorded in the run folder and does not raise; StoppedError and SystemExit do.
     """
     run = store.run(config.id)
     if is_done(run, evals) or run.cancel.exists():
@@ -135,36 +146,38 @@ def attempt(
         return "skipped"
     with logging_to(run.log):
         log.info("attempt %d of %s", claim.attempt, config.id)
-        outcome, kind, reason, leave = _outcome(config, evals, store, claim, options)
-        log.info("%s%s", outcome, f" ({kind}): {reason}" if reason else "")
-        claim.release(outcome, kind=kind, reason=reason)
-    if leave:
-        raise leave
-    return outcome
+        ending = _execute(config, evals, store, claim, options)
+        log.info("%s%s", ending.outcome, f": {ending.reason}" if ending.reason else "")
+        claim.release(ending.outcome, kind=ending.kind, reason=ending.reason)
+    if ending.leave:
+        raise ending.leave
+    return ending.outcome
 
 
-def _outcome(
+def _execute(
     config: RunConfig,
     evals: Sequence[EvalConfig],
     store: Store,
     claim: Claim,
     options: dict[str, Any],
-) -> tuple[str, str | None, str | None, BaseException | None]:
-    """Execute a claimed run: (outcome, class, reason, what this process has to leave by)."""
+) -> Ending:
     try:
         with cancellable(claim):
             from core.run import Options, execute  # imports torch
 
             execute(config, evals, store, claim, Options(**options))
     except CancelledError:
-        return "cancelled", "cancelled", "cancelled on request", None
+        return Ending("cancelled", "cancelled", "cancelled on request")
     except (StoppedError, SystemExit) as stop:
         kind, reason = triage.why_stopped(stop)
-        return "cancelled" if kind == "cancelled" else "interrupted", kind, reason, stop
+        return Ending("cancelled" if kind == "cancelled" else "interrupted", kind, reason, stop)
     except Exception as error:
         log.error("%s", traceback.format_exc())
-        return "failed", *triage.classify(error), None
-    return "done", None, None, None
+        kind, reason = triage.classify(error)
+        if options["group"] and kind in breaker.SYSTEMATIC:
+            breaker.note(store.sweep(options["group"]), config.id, error, reason)
+        return Ending("failed", kind, reason)
+    return Ending("done")
 
 
 def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:

@@ -14,7 +14,7 @@ from core.config import ConfigError, nearest
 from core.rundir import Store
 from slurm import profile as profiles
 from slurm.profile import Profile
-from sweep import array, local, plan, submit, watch
+from sweep import array, breaker, local, plan, submit, watch
 from sweep.cancel import withdraw
 from sweep.grid import Grid, Run, select
 from sweep.plan import LAUNCHABLE, REPAIRABLE, Plan, State, Status
@@ -109,6 +109,7 @@ def _go(
             console.print(_nothing(seen))
             return seen
         withdraw(runs, store)
+        breaker.close(sweep)
         if profile.executor == "slurm":
             console.print(_sent(array.send(runs, sweep, store, profile), grid))
             return None
@@ -119,6 +120,9 @@ def _go(
         )
         return None
     watch.wait(submission, store, console)
+    held = breaker.tripped(sweep)
+    if held:
+        console.print(Text(str(held), style="red"), soft_wrap=True)
     return look(grid, store, only)
 
 

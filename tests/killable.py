@@ -16,8 +16,9 @@ import tiny
 import torch
 from forks import die
 
-from core import checkpoint
+from core import checkpoint, run
 from core.claims import Claim
+from core.config import EvalConfig
 from core.rundir import RunDir, Store, write_atomic
 from core.train import Monitor, Trainer
 
@@ -30,8 +31,8 @@ Moment = tuple[Any, ...]
 def trainer(root: Path, fields: Mapping[str, Any], monitor: Monitor | None = None) -> Trainer:
     """The training that is killed: four steps an epoch, with BatchNorm and dropout."""
     config = tiny.config(**fields)
-    run = Store(root).run(config.id)
-    return Trainer(config, tiny.dataset(), tiny.net(), run, device=tiny.CPU, monitor=monitor)
+    folder = Store(root).run(config.id)
+    return Trainer(config, tiny.dataset(), tiny.net(), folder, device=tiny.CPU, monitor=monitor)
 
 
 def train(root: Path, fields: Mapping[str, Any], moment: Moment | None) -> None:
@@ -167,3 +168,14 @@ def write_and_die(path: Path, share: float) -> None:
     if share == 1:
         arrange(("replace", 1))
     write_atomic(path, write)
+
+
+def execute(root: Path, fields: Mapping[str, Any], evals: list[Any], moment: Moment | None) -> None:
+    """A whole run, as a node does it."""
+    arrange(moment)
+    config, store = tiny.config(**fields), Store(root)
+    asked = [EvalConfig.parse(item) for item in evals]
+    claim = Claim.acquire(store.run(config.id))
+    assert claim
+    run.execute(config, asked, store, claim, run.Options(tracking="none", images=20))
+    claim.release("done")

@@ -121,13 +121,23 @@ class TestReal:
         with Bed(nodes=1) as mine, Bed(nodes=1) as theirs:
             conf = tmp_path / "slurm.conf"
             conf.write_text(mine.conf.read_text().replace(f"{mine.root}/run", f"{theirs.root}/run"))
-            with pytest.raises(BedError, match="authentication"):
+            with pytest.raises(BedError, match="submission failed"):
                 mine.run("env", f"SLURM_CONF={conf}", "sbatch", "--wrap", "true")
+            assert "Invalid credential" in (mine.root / "log/slurmctld.log").read_text()
             assert stat.S_IMODE(mine.root.stat().st_mode) == 0o700
 
-    def test_a_second_start_is_refused(self) -> None:
-        with Bed(nodes=1) as bed, pytest.raises(BedError, match="already running"):
-            Bed(bed.root).start()
+    def test_a_second_start_is_refused_and_does_no_harm(self) -> None:
+        with Bed(nodes=1) as bed:
+            with pytest.raises(BedError, match="already running"), Bed(bed.root):
+                pass
+            assert "UP" in bed.run("scontrol", "ping")
+
+    def test_a_folder_that_is_no_bed_is_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").write_text("ten years")
+        with pytest.raises(BedError, match="not empty, and not a bed"), Bed(tmp_path):
+            pass
+        assert main(["wipe", "--root", str(tmp_path)]) == 0
+        assert (tmp_path / "thesis.tex").exists()
 
     def test_jobs_outlive_slurmctld_and_slurmd(self) -> None:
         with Bed(nodes=1) as bed:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.report.facts import diagnosis
-from analysis.results import Run, flat
+from analysis.runs import Run, flat
 from core.config import parse_strength
 
 KEPT = {"done": 400}

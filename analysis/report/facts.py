@@ -15,8 +15,9 @@ from analysis.findings import finding
 from analysis.gates import cell_gates, row_gates, run_gates
 from analysis.names import paper_order, strength_name
 from analysis.paper import main_cells, one_evaluation
-from analysis.results import Results, Run
+from analysis.results import Results
 from analysis.rounding import half_up
+from analysis.runs import Run
 
 SURE = 0.05
 

@@ -18,8 +18,9 @@ from analysis.names import (
     strength_name,
 )
 from analysis.paper import one_evaluation
-from analysis.results import Results, Run
+from analysis.results import Results
 from analysis.rounding import half_up
+from analysis.runs import Run
 from analysis.tables import ABSENT, DAGGER, number, winners
 from core.config import ConfigError
 

@@ -38,7 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _start(bed: Bed) -> None:
-    bed.start()
+    bed.check()
+    try:
+        bed.start()
+    except BedError:
+        bed.stop()  # the logs stay
+        raise
     print(
         f'{bed.root}: up; now: eval "$(python -m slurm.testbed env --root {quote(str(bed.root))})"'
     )

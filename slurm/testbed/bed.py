@@ -57,6 +57,7 @@ class Bed:
         self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        self.check()
         # Wipes the bed when its stdin closes: at the end of the block, or when this process dies.
         self._guard = subprocess.Popen(
             [sys.executable, "-m", "slurm.testbed", "guard", "--root", str(self.root)],
@@ -98,13 +99,19 @@ class Bed:
             raise BedError(f"{shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
-    def start(self) -> None:
-        """Starts everything and returns when all nodes are idle; raises BedError if that fails."""
+    def check(self) -> None:
+        """Raises BedError when a bed cannot be started here: what is missing or in the way."""
         if packages := install.missing(dbd=self.knobs.acct == "dbd"):
             wanted = ", ".join(packages)
             raise BedError(f"not installed: {wanted} (run python -m slurm.testbed install)")
         if self.processes():
             raise BedError(f"{self.root}: already running (python -m slurm.testbed stop)")
+        if self.root.exists() and any(self.root.iterdir()) and not self.conf.exists():
+            raise BedError(f"{self.root}: not empty, and not a bed")
+
+    def start(self) -> None:
+        """Starts everything and returns when all nodes are idle; raises BedError if that fails."""
+        self.check()
         self._write()
         self.start_daemon("munged")
         if self.knobs.acct == "dbd":
@@ -124,10 +131,13 @@ class Bed:
         self._end(self.processes(), SIGKILL)
 
     def wipe(self) -> None:
-        """Kills everything that belongs to the bed and removes its folder."""
+        """Kills everything that belongs to the bed and removes its folder, if it is one."""
         while left := self.processes():  # again: one may have forked while we read /proc
             self._end(left, SIGKILL)
-        shutil.rmtree(self.root, ignore_errors=True)
+        if self.conf.exists():
+            shutil.rmtree(self.root, ignore_errors=True)
+        elif self.root.exists() and not any(self.root.iterdir()):
+            self.root.rmdir()
 
     def processes(self) -> list[Process]:
         """Daemons, steps and job processes of this bed."""

@@ -1,4 +1,4 @@
-"""The processes of one test bed, found in /proc by the SLURM_CONF they were started with.
+"""The processes of one test bed, found in /proc by their SLURM_CONF or the folder they are in.
 
 No pid files: they go stale, and steps and jobs have none.
 """
@@ -28,6 +28,7 @@ class Process:
     pid: int
     parent: int
     comm: str
+    cwd: str
     conf: str | None
     node: str | None
     in_job: bool
@@ -39,10 +40,18 @@ def of(conf: Path) -> list[Process]:
     A shell that merely uses the bed has its SLURM_CONF too, and is not one of them.
     """
     everyone = [p for p in map(_read, _pids()) if p is not None]
-    mine = {p.pid: p for p in everyone if p.conf == str(conf) and (p.comm in DAEMONS or p.in_job)}
+    mine = {p.pid: p for p in everyone if _belongs(p, conf)}
     while grown := [p for p in everyone if p.parent in mine and p.pid not in mine]:
         mine |= {p.pid: p for p in grown}  # a child that scrubbed its environment has a parent
     return list(mine.values())
+
+
+def _belongs(process: Process, conf: Path) -> bool:
+    if process.comm not in DAEMONS:
+        return process.in_job and process.conf == str(conf)
+    # A slurmstepd of 24.11 writes its title over its environment, but stays in the log folder.
+    inside = process.cwd.startswith(f"{conf.parents[1]}/")
+    return inside or process.conf == str(conf)
 
 
 def on_node(node: str, processes: Iterable[Process]) -> list[Process]:
@@ -61,6 +70,7 @@ def _read(pid: int) -> Process | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         args = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+        cwd = os.readlink(f"/proc/{pid}/cwd")
         environ = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
     except OSError:
         return None
@@ -74,6 +84,7 @@ def _read(pid: int) -> Process | None:
         pid=pid,
         parent=int(parent),
         comm=comm,
+        cwd=cwd,
         conf=variables.get("SLURM_CONF"),
         node=node or variables.get("SLURMD_NODENAME"),
         in_job="SLURM_JOB_ID" in variables,

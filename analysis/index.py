@@ -1,0 +1,144 @@
+"""An index of what run folders hold: frames kept as Parquet, refreshed run by run.
+
+A run's rows are taken from the index only while its files are the very ones they were read from
+(name, size, inode, times) and nothing else is asked of it. Safe to delete at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from analysis.runs import Row, Run
+from core.rundir import Store, write_atomic
+
+SCHEMA = 1
+"""Version of the rows. Bump it when the same files give other rows."""
+SETTLED = 2_000_000_000
+"""Nanoseconds a file must have been left alone: a second change within one tick of its clock would
+look like none, so younger files are read again the next time."""
+MARKS = b"epsweep.marks"
+"""Key of the Parquet metadata under which {run id: mark} lies."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A kind of rows: the name of its file and its columns with their types."""
+
+    name: str
+    types: Mapping[str, str]
+
+    def build(self, rows: Iterable[Row]) -> pd.DataFrame:
+        return self.typed(pd.DataFrame(list(rows), columns=list(self.types)))
+
+    def typed(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table[list(self.types)].astype(dict(self.types))
+
+
+class Index:
+    """The rows of `runs`, kept in <root>/index. enabled: False neither reads nor writes it."""
+
+    def __init__(
+        self, store: Store, runs: Sequence[Run], asked: Mapping[str, Any], *, enabled: bool = True
+    ) -> None:
+        """asked: run id -> what, beside its folder and its config, its rows depend on."""
+        self._folder = store.root / "index"
+        self._runs = runs
+        self._asked = asked
+        self._enabled = enabled
+
+    @cached_property
+    def _marks(self) -> dict[str, str | None]:
+        return {run.dir.id: _mark(run, self._asked[run.dir.id]) for run in self._runs}
+
+    def read(self, frame: Frame, rows: Callable[[Run], Iterable[Row]]) -> pd.DataFrame:
+        """The rows of all runs, in their order: from the index where it holds, else by `rows`."""
+        if not self._enabled:
+            return frame.build(row for run in self._runs for row in rows(run))
+        # Marks are taken before files are read: what changes in between is read again next time.
+        marks = self._marks
+        stored, table = self._load(frame)
+        known = {run_id for run_id, mark in marks.items() if mark and stored.get(run_id) == mark}
+        changed = [run for run in self._runs if run.dir.id not in known]
+        mine = table[table["run_id"].isin(list(known))]
+        if changed:
+            fresh = frame.build(row for run in changed for row in rows(run))
+            mine = _joined(mine, fresh)
+            self._save(frame, mine, stored, table)
+        place = {run.dir.id: i for i, run in enumerate(self._runs)}
+        order = mine["run_id"].map(place).argsort(kind="stable")
+        return mine.iloc[order].reset_index(drop=True)
+
+    def _path(self, frame: Frame) -> Path:
+        return self._folder / f"{frame.name}.parquet"
+
+    def _load(self, frame: Frame) -> tuple[dict[str, str], pd.DataFrame]:
+        """(marks, rows) as kept; nothing where there is no index or it cannot be read."""
+        with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+            table = pq.read_table(self._path(frame))
+            return json.loads(table.schema.metadata[MARKS]), frame.typed(table.to_pandas())
+        return {}, frame.build(())
+
+    def _save(
+        self,
+        frame: Frame,
+        mine: pd.DataFrame,
+        stored: Mapping[str, str],
+        table: pd.DataFrame,
+    ) -> None:
+        """Keep the rows of settled runs, and those of runs that only other sweeps have.
+
+        A store that cannot be written to has no index.
+        """
+        others = {run_id: mark for run_id, mark in stored.items() if run_id not in self._marks}
+        keep = others | {run_id: mark for run_id, mark in self._marks.items() if mark}
+        rows = _joined(table[table["run_id"].isin(list(others))], mine)
+        rows = rows[rows["run_id"].isin(list(keep))]
+        arrow = pa.Table.from_pandas(rows, preserve_index=False)
+        metadata = {**(arrow.schema.metadata or {}), MARKS: json.dumps(keep).encode()}
+        arrow = arrow.replace_schema_metadata(metadata)
+        with suppress(OSError):
+            write_atomic(self._path(frame), lambda file: pq.write_table(arrow, file))
+
+
+def _joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([first, second], ignore_index=True) if len(first) else second
+
+
+def _mark(run: Run, asked: Any) -> str | None:
+    """What identifies a run's rows; None while its files are too young to be sure."""
+    files = list(_files(run.dir.path))
+    if any(changed > time.time_ns() - SETTLED for *_, changed in files):
+        return None
+    known = [SCHEMA, dict(run.config), run.setting, run.variant, run.asked, str(asked), files]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+READ = ("result.json", "attempts.jsonl", "metrics.jsonl", "env.json")
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int, int, int]]:
+    """(name, size, inode, ns of content, ns of change) of the files that rows come from."""
+    for name in READ:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield _file(name, os.stat(folder / name))
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder / "evals") as entries:
+        found = {entry.name: entry for entry in entries if entry.name.endswith(".json")}
+        for name in sorted(found):
+            yield _file(name, found[name].stat())
+
+
+def _file(name: str, stat: os.stat_result) -> tuple[str, int, int, int, int]:
+    return name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns

@@ -1,0 +1,242 @@
+"""Run folders as objects: what a grid asks of each run, and what lies on disk of it.
+
+Files are read when they are asked for, once; make new objects to see new files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from analysis.names import ATTACKS, dataset_name, model_name
+from core.config import ConfigError, RunConfig, parse_strength
+from core.records import delay
+from core.rundir import RunDir, Store, read_json, read_jsonl
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run as found on disk, or the reason why it is not there."""
+
+    id: str
+    record: Mapping[str, Any] | None
+    state: str = "done"
+    reason: str = ""
+
+    @property
+    def attack(self) -> str:
+        """'APGD-10'; '' where nothing was measured."""
+        if self.record is None:
+            return ""
+        config = self.record["config"]
+        return f"{ATTACKS.get(config['attack'], config['attack'])}-{config['steps']}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the grid and its folder. asked: ids of the evaluations the grid wants."""
+
+    dir: RunDir
+    config: Mapping[str, Any]
+    setting: str
+    variant: str
+    asked: tuple[str, ...]
+
+    @cached_property
+    def epsilon_g(self) -> Fraction:
+        return parse_strength(self.config["epsilon_g"])
+
+    @property
+    def hinges(self) -> str:
+        """'T1=12;T2=37' of a two-hinge schedule (fix is T1=0;T2=0), '' of any other."""
+        schedule = self.config["schedule"]
+        if schedule["kind"] != "two_hinge":
+            return ""
+        return f"T1={schedule['T1']};T2={schedule['T2']}"
+
+    @cached_property
+    def about(self) -> Row:
+        """The columns that name a run in every frame."""
+        return {
+            "model": model_name(self.config["backbone"]),
+            "dataset": dataset_name(self.config["dataset"]),
+            "epsilon_g": float(self.epsilon_g * 255),
+            "setting": self.setting,
+            "seed": self.config["seed"],
+            "variant": self.variant,
+            "run_id": self.dir.id,
+        }
+
+    @cached_property
+    def result(self) -> Mapping[str, Any] | None:
+        """result.json; None before the run is done."""
+        try:
+            return read_json(self.dir.result)
+        except json.JSONDecodeError:
+            return None
+
+    @property
+    def state(self) -> str:
+        """done, or how the last attempt stands: failed, cancelled, interrupted, lost, running;
+        missing where there was none."""
+        return self._standing[0]
+
+    @property
+    def reason(self) -> str:
+        """Why the run is not done, '' where it is."""
+        return self._standing[1]
+
+    @cached_property
+    def _standing(self) -> tuple[str, str]:
+        if self.result is not None:
+            return "done", ""
+        if self.dir.result.is_file():
+            return "broken", "result.json is not whole"
+        if not self.attempts:
+            return "missing", "not started"
+        last = self.attempts[-1]
+        outcome = last.get("outcome") or "running"
+        if outcome == "done":
+            return "missing", "ended, but result.json is not there"
+        return outcome, last.get("reason") or f"attempt {last.get('attempt', len(self.attempts))}"
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """The asked evaluations, then others that the result names."""
+        others = self.result["evals"] if self.result is not None else ()
+        return tuple(self._evaluation(name) for name in dict.fromkeys([*self.asked, *others]))
+
+    def _evaluation(self, eval_id: str) -> Evaluation:
+        if self.state != "done":
+            return Evaluation(eval_id, None, self.state, self.reason)
+        try:
+            record = read_json(self.dir.eval_json(eval_id))
+        except json.JSONDecodeError:
+            return Evaluation(eval_id, None, "broken", f"evals/{eval_id}.json is not whole")
+        if record is None:
+            return Evaluation(eval_id, None, "missing", f"evaluation {eval_id} not done")
+        whole = record["split_images"]
+        counts = {row["n"] for row in record["rows"]} | {record["n"]}
+        if record["config"].get("images") is None and counts != {whole}:
+            return Evaluation(eval_id, record, "partial", f"{min(counts)} of {whole} images")
+        return Evaluation(eval_id, record)
+
+    @cached_property
+    def env(self) -> Mapping[str, Any]:
+        """commit, versions, host, device; {} where the run never started."""
+        return read_json(self.dir.env) or {}
+
+    @cached_property
+    def attempts(self) -> list[Row]:
+        return _lines(self.dir.attempts)
+
+    @cached_property
+    def epochs(self) -> list[Row]:
+        """Rows of metrics.jsonl so far."""
+        return _lines(self.dir.metrics)
+
+    @property
+    def delay(self) -> int | None:
+        """Adaptation delay in epochs (the length of the training where never); None before the
+        training is through."""
+        if self.result is not None:
+            return int(self.result["delay"])
+        total = int(self.config["epochs"])
+        return delay(self.epochs, total) if len(self.epochs) == total else None
+
+
+def _lines(path: Path) -> list[Row]:
+    try:
+        return read_jsonl(path)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not whole JSON lines ({error})") from None
+
+
+def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[Run]:
+    """The runs of a manifest, or every run of the store. Raises ConfigError for none at all."""
+    rows = list(manifest if manifest is not None else _every_run(store))
+    if not rows:
+        raise ConfigError(f"{store.root}: no runs here; `sweep launch` a grid first")
+    variants = _variants(rows)
+    # A run whose evaluations nothing tells is asked for those of the others.
+    usual: list[str] = next((row["evals"] for row in rows if row["evals"]), [])
+    return [
+        Run(
+            store.run(row["id"]),
+            row["config"],
+            row["setting"],
+            variants[row["id"]],
+            tuple(row["evals"] or usual),
+        )
+        for row in rows
+    ]
+
+
+def _every_run(store: Store) -> list[Row]:
+    """What the store's sweeps ask for, then the runs that belong to none of them."""
+    found: dict[str, Row] = {}
+    for path in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
+        for row in _lines(path):
+            known = found.setdefault(row["id"], row)
+            known["evals"] = list(dict.fromkeys([*known["evals"], *row["evals"]]))
+    for folder in sorted(store.runs.iterdir()) if store.runs.is_dir() else []:
+        if folder.name not in found and RunDir(folder).config.is_file():
+            found[folder.name] = _loose_run(RunDir(folder))
+    return list(found.values())
+
+
+def _loose_run(run: RunDir) -> Row:
+    config = yaml.load(run.config.read_bytes(), Loader=yaml.CSafeLoader)
+    setting = RunConfig.parse(config, where=str(run.config)).setting
+    evals = sorted(path.stem for path in run.path.glob("evals/*.json"))
+    return {"id": run.id, "setting": setting, "config": config, "evals": evals}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted names and values of a nested config."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Run id -> what sets it apart from other runs of its cell ('optim.lr=0.001'), mostly ''.
+
+    Only seeds may be averaged; runs of one cell that differ in anything else are other columns.
+    """
+    cells = defaultdict(list)
+    for row in rows:
+        config = row["config"]
+        key = (config["backbone"], config["dataset"], config["epsilon_g"], row["setting"])
+        cells[key].append(row)
+    fields: dict[str, None] = {}
+    for twins in cells.values():
+        if len(twins) > 1:
+            fields |= dict.fromkeys(_differing([row["config"] for row in twins]))
+    found = {}
+    for row in rows:
+        config = dict(flat(row["config"])) if fields else {}
+        found[row["id"]] = ", ".join(f"{name}={config.get(name)}" for name in fields)
+    return found
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Dotted names of the fields, other than the seed, in which the configs are not all equal."""
+    plain = [{key: part for key, part in one.items() if key != "seed"} for one in configs]
+    if all(one == plain[0] for one in plain):
+        return []
+    found = [dict(flat(one)) for one in plain]
+    names = dict.fromkeys(name for one in found for name in one)
+    return [name for name in names if any(one.get(name) != found[0].get(name) for one in found)]

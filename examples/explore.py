@@ -1,0 +1,34 @@
+"""Results in a notebook or script: from a store to a frame, and on with plain pandas.
+
+    python examples/explore.py outputs
+
+`analysis.load` gives one row per (run, evaluation, eps_g, metric); unmeasured ones have value NaN
+and say why in `state` and `reason`. `Results` adds the curves, epochs and runs behind them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from analysis import Results, load
+
+
+def main(root: str) -> None:
+    frame = load(root)
+    done = frame[frame["state"] == "done"]
+    print(f"{len(done)} of {len(frame)} numbers are there, from {done['run_id'].nunique()} runs\n")
+
+    # What does the schedule gain? Pairs with a missing side stay out, as NaN.
+    cell = ["model", "dataset", "epsilon_g", "metric"]
+    mean = done.groupby([*cell, "setting"])["value"].mean().unstack("setting")
+    print("sched minus fix (points)")
+    print((mean["sched"] - mean["fix"]).unstack("metric").round(2), "\n")
+
+    # Epochs until validation accuracy exceeds 5 %, per setting.
+    runs = Results(root).table
+    print("adaptation delay (epochs)")
+    print(runs.groupby("setting")["delay"].describe()[["count", "min", "50%", "max"]])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "outputs")

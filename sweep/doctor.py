@@ -1,0 +1,169 @@
+"""`sweep doctor`: would a launch work? Every check is one line; nothing is submitted for good.
+
+On Slurm it asks the cluster about partition, limits and the very batch script a launch would send
+(`sbatch --test-only`); with `--node`, a short job tells what torch sees on a compute node.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from core import inputs
+from core.config import ConfigError
+from core.rundir import Store
+from slurm import cluster, limits
+from slurm.command import ClusterError, ask
+from slurm.profile import Profile
+from sweep import array
+from sweep.grid import Grid
+
+LOW_DISK_GB = 20
+"""A run of a base-size backbone keeps about 1 GB while it trains."""
+PROBE = (
+    "import torch; c = torch.cuda; "
+    "print(torch.__version__, [c.get_device_name(i) for i in range(c.device_count())] or 'no GPU')"
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding."""
+
+    name: str
+    verdict: Literal["ok", "warn", "fail"]
+    detail: str
+
+
+def examine(profile: Profile, store: Store, grid: Grid | None, *, node: bool) -> list[Check]:
+    """Every check that applies, in order."""
+    checks = [Check("profile", "ok", f"{profile.name}: {profile.about}")]
+    checks += [*_disk(store), *_tracking(profile)]
+    if grid:
+        checks += _inputs(grid, store)
+    if profile.executor == "slurm":
+        checks += _slurm(profile, store, grid)
+        if node:
+            checks.append(_node(profile))
+    else:
+        checks.append(_torch([sys.executable, "-c", PROBE], "torch here"))
+    return checks
+
+
+def table(checks: list[Check]) -> Table:
+    """For a terminal."""
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    style = {"ok": "green", "warn": "yellow", "fail": "red"}
+    for check in checks:
+        shown.add_row(Text(check.verdict, style=style[check.verdict]), check.name, check.detail)
+    return shown
+
+
+def _disk(store: Store) -> Iterator[Check]:
+    place = next(p for p in (store.root, *store.root.parents) if p.exists())
+    if not os.access(place, os.W_OK):
+        yield Check("results", "fail", f"{store.root}: no permission to write there")
+        return
+    free = shutil.disk_usage(place).free / 1e9
+    verdict: Literal["ok", "warn"] = "ok" if free >= LOW_DISK_GB else "warn"
+    yield Check("results", verdict, f"{store.root}: {free:.0f} GB free")
+
+
+def _tracking(profile: Profile) -> Iterator[Check]:
+    login = bool(os.environ.get("WANDB_API_KEY")) or "api.wandb.ai" in _netrc()
+    if profile.tracking == "online" and not login:
+        yield Check("W&B", "fail", "tracking is online, but nobody is logged in: `wandb login`")
+    elif profile.tracking == "auto":
+        yield Check("W&B", "ok", "online" if login else "offline (no login); upload: sweep sync")
+    else:
+        yield Check("W&B", "ok", profile.tracking)
+
+
+def _netrc() -> str:
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return path.read_text("utf-8") if path.is_file() else ""
+
+
+def _inputs(grid: Grid, store: Store) -> Iterator[Check]:
+    problems = inputs.missing((run.config for run in grid.runs), store)
+    for problem in problems:
+        yield Check("inputs", "fail", problem)
+    if not problems:
+        yield Check("inputs", "ok", f"data and weights of {len(grid.runs)} runs are here")
+
+
+def _slurm(profile: Profile, store: Store, grid: Grid | None) -> Iterator[Check]:
+    if not cluster.available():
+        yield Check("Slurm", "fail", "sbatch, squeue, scontrol or scancel is not on the PATH")
+        return
+    known = limits.read(profile.slurm.slurm_account, profile.slurm.slurm_qos or "normal")
+    if not known.known:
+        yield Check("Slurm", "fail", "slurmctld does not answer")
+        return
+    yield Check(
+        "Slurm",
+        "ok" if known.room else "warn",
+        f"{known.room} more jobs may be submitted ({known.cap.name} = {known.cap.most}), "
+        f"{known.max_array_size} tasks per array",
+    )
+    yield from _partition(profile)
+    if grid:
+        yield _test_only(profile, store, grid)
+
+
+def _partition(profile: Profile) -> Iterator[Check]:
+    try:
+        known = cluster.partitions()
+    except ClusterError as error:
+        yield Check("partition", "fail", str(error))
+        return
+    wanted = profile.slurm.slurm_partition or next((p for p in known if known[p].default), None)
+    if wanted not in known:
+        yield Check("partition", "fail", f"'{wanted}' is none of {', '.join(known)}")
+        return
+    found, asked = known[wanted], profile.slurm.timeout_min or 0
+    if not found.up:
+        yield Check("partition", "warn", f"{wanted} is down")
+    elif found.max_time_min is not None and asked > found.max_time_min:
+        detail = f"{wanted} allows {found.max_time_min} min, timeout_min is {asked}"
+        yield Check("partition", "fail", detail)
+    else:
+        yield Check("partition", "ok", f"{wanted}, {found.nodes} nodes")
+
+
+def _test_only(profile: Profile, store: Store, grid: Grid) -> Check:
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            text = array.script(grid.runs[:1], store.sweep(grid.name), profile)
+            return Check("sbatch --test-only", "ok", array.verdict(text, Path(scratch)))
+        except (ClusterError, ConfigError) as error:
+            return Check("sbatch --test-only", "fail", str(error))
+
+
+def _node(profile: Profile) -> Check:
+    """A one-minute job with the profile's partition and one GPU, waited for at most 5 minutes."""
+    wanted = profile.slurm
+    options = {
+        "--partition": wanted.slurm_partition,
+        "--account": wanted.slurm_account,
+        "--qos": wanted.slurm_qos,
+        "--gpus": "1" if profile.gpus_per_run else None,
+    }
+    flags = [f"{name}={value}" for name, value in options.items() if value]
+    return _torch(["srun", "--time=2", *flags, sys.executable, "-c", PROBE], "torch on a node")
+
+
+def _torch(command: list[str], name: str) -> Check:
+    answer = ask(*command, timeout_s=300)
+    if not answer.ok:
+        return Check(name, "fail", answer.error.rpartition("; ")[2] or "no answer")
+    return Check(name, "ok", answer.text.strip())

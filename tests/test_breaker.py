@@ -1,0 +1,53 @@
+"""The circuit breaker: failures that look alike hold a sweep back, unlike ones do not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from core.rundir import SweepDir
+from sweep import breaker
+
+
+def raised(act: Callable[[], object]) -> BaseException:
+    try:
+        act()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def broken(name: str) -> None:
+    raise KeyError(name)
+
+
+def test_it_trips_when_enough_different_runs_fail_alike(tmp_path: Path) -> None:
+    sweep = SweepDir(tmp_path)
+    for number in range(breaker.LIMIT):
+        assert breaker.tripped(sweep) is None
+        error = raised(lambda number=number: broken(f"run {number}"))  # type: ignore[misc]
+        breaker.note(sweep, f"run-{number}", error, "a missing key")
+    stop = breaker.tripped(sweep)
+    assert stop
+    assert stop.runs == breaker.LIMIT
+    assert "a missing key" in str(stop)
+    breaker.close(sweep)
+    assert breaker.tripped(sweep) is None
+
+
+def test_one_run_failing_again_and_again_does_not_trip_it(tmp_path: Path) -> None:
+    sweep = SweepDir(tmp_path)
+    for _ in range(3 * breaker.LIMIT):
+        breaker.note(sweep, "the-same-run", raised(lambda: broken("x")), "reason")
+    assert breaker.tripped(sweep) is None
+
+
+def test_different_failures_do_not_add_up(tmp_path: Path) -> None:
+    sweep = SweepDir(tmp_path)
+    acts: list[Callable[[], object]] = [
+        lambda: 1 / 0,
+        lambda: [][0],
+        lambda: {}[0],
+        lambda: int(""),
+    ]
+    for number, act in enumerate(acts):
+        breaker.note(sweep, f"run-{number}", raised(act), "reason")
+    assert breaker.tripped(sweep) is None
