@@ -10,7 +10,7 @@ from typing import Any, Self
 import pandas as pd
 
 from analysis.cells import Cell, Key, cells
-from analysis.compare import agreement, comparison
+from analysis.compare import Agreement, agreement, comparison
 from analysis.derived import paired_tests
 from analysis.formats import FORMATS
 from analysis.gates import cell_gates, row_gates, run_gates
@@ -29,6 +29,7 @@ from analysis.provenance import sidecar, why
 from analysis.published import TABLES, published, read
 from analysis.results import Results
 from analysis.tables import Table
+from analysis.tidy import export as write
 from analysis.tidy import tidy, tidy_tests
 from core.config import ConfigError, nearest
 
@@ -108,6 +109,12 @@ def tables(
     )
 
 
+def export(source: Source, path: str | Path) -> Path:
+    """`--format dataframe -o PATH`: the tidy frame, one row per run and number, as .parquet or
+    .csv. Raises ConfigError for another suffix."""
+    return write(source.values, path)
+
+
 def provenance(source: Source) -> dict[str, Any]:
     """What the sidecar file beside the tables holds: plain data, for `json.dumps`."""
     return sidecar(source.values, _violations(source), source.results)
@@ -174,13 +181,13 @@ def _violations(source: Source) -> list[str]:
 def _remarks(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
     if source.results:
         return [f"gate: {text}" for text in run_gates(source.results)]
-    remarks = []
+    remarks, total = [], Agreement(0, 0, 0)
     for number in laid_out:
         if number in TABLES:
-            equal = agreement(
-                table_cells(number, source.values), table_cells(number, published(number))
-            )
+            printed = table_cells(number, published(number))
+            equal = agreement(table_cells(number, source.values), printed)
             remarks.append(f"Table {number}: {equal}")
+            total += equal
         elif number in (9, *DERIVED):
             remarks.append(f"Table {number}: computed from Tables 1 and 2")
-    return remarks
+    return [*remarks, f"in all: {total}"] if len(remarks) > 1 else remarks

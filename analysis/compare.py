@@ -34,6 +34,13 @@ class Agreement:
     unprinted: int
     """Numbers here that the published table lacks, or the other way round."""
 
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(
+            self.equal + other.equal,
+            self.different + other.different,
+            self.unprinted + other.unprinted,
+        )
+
     def __str__(self) -> str:
         total = self.equal + self.different
         text = f"{self.equal} of {total} numbers equal to the published"

@@ -12,7 +12,7 @@ from rich.box import HORIZONTALS
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from analysis.tables import DAGGER, PLUS_MINUS, Entry, Table
+from analysis.tables import DAGGER, DOUBLE_DAGGER, PLUS_MINUS, Entry, Table
 
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -21,6 +21,7 @@ LATEX = {
     "^": r"\textasciicircum{}",
     PLUS_MINUS: r"$\pm$",
     DAGGER: r"$^\dagger$",
+    DOUBLE_DAGGER: r"$^\ddagger$",
     "\N{EN DASH}": "--",
     "<": "$<$",
     ">": "$>$",
@@ -63,7 +64,9 @@ def latex(table: Table) -> str:
         "% needs \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{{escape(table.title)}}}",
+        # LaTeX numbers tables itself.
+        f"\\caption{{{escape(re.sub(r'^Table [0-9]+: ', '', table.title))}}}",
+        "\\smallskip",
         f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n"
         f"\\begin{{tabular}}{{{'l' * stub}{'r' * width}}}",
         "\\toprule",

@@ -226,12 +226,3 @@ def about(frame: pd.DataFrame) -> str:
     elif seeds:
         text += f"; one seed ({seeds[0]})"
     return text
-
-
-def tables(frame: pd.DataFrame, form: str = "markdown") -> tuple[str, bool]:
-    """`command.tables` of a frame alone: the text, and whether every number is there."""
-    from analysis.command import Source
-    from analysis.command import tables as write
-
-    output = write(Source(frame), form, numbers=())
-    return output.text, output.complete

@@ -58,6 +58,8 @@ def test_merging_all_files_keeps_every_table() -> None:
     assert [table.title.split(":")[0] for table in output.tables] == [
         f"Table {number}" for number in NUMBERS
     ]
+    everything = sum(bool(line["value"]) for number in TABLES for line in lines(number))
+    assert equal["in all"].startswith(f"{everything} of {everything} numbers equal")
     assert not output.complete  # the source lacks cells of Tables 3, 4 and 8
 
 

@@ -24,6 +24,7 @@ from analysis.command import tables as write
 from analysis.findings import delay_table, finding, gaps
 from analysis.formats import escape, latex, markdown, terminal
 from analysis.paper import main_tables
+from analysis.published import published
 from analysis.rounding import half_up
 from analysis.tables import Entry, Table
 from analysis.tidy import tidy
@@ -206,7 +207,9 @@ def test_latex_compiles(tmp_path: Path) -> None:
     made.fill(tmp_path, runs)
     (tmp_path / "runs" / runs[0].id / "result.json").unlink()
     results = Results(tmp_path, made.manifest(tmp_path, runs))
-    body = "\n".join(map(latex, [*main_tables(results.values), delay_table(results)]))
+    ours = [*main_tables(results.values), delay_table(results)]
+    papers = write(Source(published())).tables
+    body = "\n".join(map(latex, [*ours, *papers]))
     head = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
     (tmp_path / "t.tex").write_text(f"{head}{body}\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]

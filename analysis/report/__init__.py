@@ -125,7 +125,7 @@ def _figures(results: Results) -> tuple[list[dict[str, Any]], str]:
     if len(names) < len(CAPTIONS):
         omitted = (
             f"Figures with one panel for each of the {len(pairs)} (model, dataset) pairs are left "
-            "out here; `sweep figures` writes them, and each run below has its curves."
+            "out here; the command sweep figures writes them, and each run below has its curves."
         )
     source = Source(results.values, results)
     images = [

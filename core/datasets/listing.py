@@ -1,0 +1,50 @@
+"""What a reader finds in a release: its classes and, per official part, its images and labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.config import ConfigError
+from core.datasets.splits import Item
+
+
+@dataclass(frozen=True)
+class Listing:
+    """classes: names by label; parts: official part -> (path below the root, label), in order."""
+
+    classes: Sequence[str]
+    parts: dict[str, list[Item]]
+
+
+def file_in(root: Path, *names: str) -> Path:
+    """The first of `names` that is a file below root. Raises ConfigError naming the first."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise ConfigError(f"{root / names[0]}: no such file (a partial extraction?)")
+
+
+def labelled(names: Iterable[str], labels: Iterable[int], classes: int, where: Path) -> list[Item]:
+    """Files with labels that count from 1. Raises ConfigError where a label is out of range."""
+    items = [(name, int(label) - 1) for name, label in zip(names, labels, strict=True)]
+    for name, label in items:
+        if not 0 <= label < classes:
+            raise ConfigError(f"{where}: {name}: expected a class in 1..{classes}, got {label + 1}")
+    return items
+
+
+def absent(root: Path, items: Iterable[Item]) -> list[str]:
+    """The paths of items that are no files; looks into each folder once."""
+    seen: dict[str, set[str]] = {}
+    missing = []
+    for path, _ in items:
+        folder, _, name = path.rpartition("/")
+        if folder not in seen:
+            place = root / folder
+            seen[folder] = set(os.listdir(place)) if place.is_dir() else set()
+        if name not in seen[folder]:
+            missing.append(path)
+    return missing

@@ -1,0 +1,101 @@
+"""Reads a release and checks it: root, classes, counts, every listed image present."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.config import ConfigError
+from core.datasets import folders, lists, matlab
+from core.datasets.entry import Entry
+from core.datasets.listing import Listing, absent
+from core.datasets.splits import Item, divide
+
+READERS: dict[str, Callable[[Path], Listing]] = {
+    "aircraft": lists.aircraft,
+    "caltech256": folders.caltech256,
+    "cars": matlab.cars,
+    "cub": lists.cub,
+    "dogs": matlab.dogs,
+    "imagenette": folders.imagenette,
+    "caltech101": folders.caltech101,
+    "flowers": matlab.flowers,
+    "pets": lists.pets,
+    "ucmerced": folders.ucmerced,
+}
+DEPTH = 3
+"""Folders between the one that is given and the root of the release, at most."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A verified release: its root, class names and our train, val and test."""
+
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, list[Item]]
+
+
+def find_root(folder: Path, entry: Entry) -> Path | None:
+    """The folder that holds the marks of a release: `folder` or one below it."""
+    return next((p for p in _below(folder, DEPTH) if _is_root(p, entry)), None)
+
+
+def _is_root(folder: Path, entry: Entry) -> bool:
+    return all((folder / mark).exists() for mark in entry.marks)
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    """`folder` and the folders below it, level by level."""
+    level = [folder]
+    for _ in range(depth + 1):
+        yield from level
+        names = [
+            (above, entry.name) for above in level for entry in os.scandir(above) if entry.is_dir()
+        ]
+        level = sorted(above / name for above, name in names)
+
+
+def read(name: str, folder: Path, entry: Entry) -> Contents:
+    """The release in `folder`, or in one below it. Raises ConfigError, one line, where it is not
+    there, is another one, or is incomplete."""
+    if not folder.is_dir():
+        raise ConfigError(f"{name}: {folder}: no such folder")
+    root = find_root(folder, entry)
+    if root is None:
+        have = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
+        marks = " and ".join(entry.marks)
+        raise ConfigError(f"{name}: {folder}: expected {marks} in it or below, found {have}")
+    listing = READERS[name](root)
+    _check(name, root, listing, entry)
+    return Contents(root, tuple(listing.classes), divide(listing.parts, entry))
+
+
+def _check(name: str, root: Path, listing: Listing, entry: Entry) -> None:
+    if len(listing.classes) != entry.classes:
+        raise ConfigError(
+            f"{name}: {root}: expected {entry.classes} classes, found {len(listing.classes)}"
+        )
+    items = [item for part in listing.parts.values() for item in part]
+    missing = absent(root, items)
+    if missing:
+        raise ConfigError(
+            f"{name}: {root}: {len(missing)} of {len(items)} listed images are missing, "
+            f"the first is {missing[0]} (a partial extraction?)"
+        )
+    found = {part: len(part_items) for part, part_items in listing.parts.items()}
+    if found != entry.parts:
+        raise ConfigError(
+            f"{name}: {root}: expected {_counts(entry.parts)}, found {_counts(found)}"
+        )
+    empty = set(range(entry.classes)) - {label for _, label in items}
+    if empty:
+        raise ConfigError(f"{name}: {root}: no image of class '{listing.classes[min(empty)]}'")
+
+
+def _counts(parts: dict[str, int]) -> str:
+    return ", ".join(
+        f"{count} images" if p == "all" else f"{count} {p} images" for p, count in parts.items()
+    )

@@ -1,0 +1,78 @@
+"""The README tells the truth: its tree, its grid, its commands. `python tests/test_readme.py`
+writes the tree anew from the modules' docstrings."""
+
+import ast
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+BEGIN, END = "<!-- tree -->\n", "<!-- end of tree -->\n"
+FOLDERS = ("core", "sweep", "slurm", "analysis", "benchmarks", "grids")
+
+
+def first_sentence(path: Path) -> str:
+    """What a file says it is: its first sentence."""
+    text = path.read_text("utf-8")
+    if path.suffix == ".py":
+        said = ast.get_docstring(ast.parse(text)) or ""
+    else:
+        lines = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+        said = " ".join(lines)
+    flat = " ".join(said.split())
+    return re.split(r"\.(?: |$)", flat, maxsplit=1)[0]
+
+
+def tree() -> str:
+    """One line per file of the packages, the grids and the benchmarks."""
+    lines = ["```text"]
+    for folder in FOLDERS:
+        lines.append(f"{folder}/")
+        files = sorted(p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".yaml", ".sh"))
+        for path in files:
+            if path.name != "__init__.py" or first_sentence(path).count(" ") > 3:
+                name = str(path.relative_to(ROOT / folder))
+                lines.append(f"  {name:<24} {first_sentence(path)}")
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+def test_the_tree_is_the_tree() -> None:
+    text = README.read_text("utf-8")
+    shown = text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
+    assert shown == tree(), "run: python tests/test_readme.py"
+
+
+def test_the_example_grid_is_valid(tmp_path: Path) -> None:
+    from sweep import grid
+
+    text = README.read_text("utf-8")
+    (example,) = re.findall(r"```yaml\n(name: .*?)```", text, re.S)
+    assert yaml.safe_load(example)["name"]
+    (tmp_path / "example.yaml").write_text(example)
+    # 3 backbones x 2 datasets x 3 seeds, each once standard and 2 strengths x 3 schedules
+    assert len(grid.load(tmp_path / "example.yaml").runs) == 3 * 2 * 3 * (1 + 2 * 3)
+
+
+def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
+    from typer.main import get_command
+
+    from sweep.cli import app
+
+    text = README.read_text("utf-8")
+    shown = set(re.findall(r"^\| `sweep ([a-z-]+)", text, re.M))
+    assert shown == set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in ("demo", "test", "check", "format", "contracts"):
+        assert re.search(rf"^{target}:", makefile, re.M)
+    assert "make demo" in README.read_text("utf-8")
+
+
+if __name__ == "__main__":
+    old = README.read_text("utf-8")
+    head, rest = old[: old.index(BEGIN) + len(BEGIN)], old[old.index(END) :]
+    README.write_text(head + tree() + rest, "utf-8")
