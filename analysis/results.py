@@ -211,7 +211,7 @@ def _metric_rows(about: Row, evaluation: Evaluation, epsilon_g: Fraction) -> Ite
         "n": record.get("n"),
         "split": record.get("config", {}).get("split", ""),
         "split_images": record.get("split_images"),
-        "commit": record.get("commit", ""),
+        "commit": record.get("commit") or "",
         "source": f"runs/{about['run_id']}/evals/{evaluation.id}.json",
     }
     points = record.get("rows", ())

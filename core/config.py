@@ -360,7 +360,8 @@ class EvalConfig(Part):
     split: Literal["test", "val"] = "test"
     images: Count | None = None
     """Only the first images of the split; None means all."""
-    mode: Literal["exact"] = "exact"
+    mode: Literal["exact", "fast"] = "exact"
+    """`exact` for tables; `fast`, a sixth of its cost, is audited on a tenth of the images."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:

@@ -1,7 +1,8 @@
 """Datasets as uint8 arrays: every split is images [N, 3, H, W] and labels [N].
 
-Procedural and noise datasets are drawn in memory; a folder of images is decoded once into arrays
-under <data>/prepared and memory-mapped, so that the runs of a node share one copy.
+Procedural and noise datasets are drawn in memory. A dataset of the benchmark comes from its
+prepared arrays (core.datasets), a folder of images is decoded once into arrays of its own; both lie
+under <data>/prepared and are memory-mapped, so that the runs of a node share one copy.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from core import procedural
-from core.config import ConfigError, RunConfig
-from core.inputs import SPLITS, dataset_folder, image_files
+from core.config import RunConfig
+from core.datasets import arrays
+from core.datasets.entry import entries
+from core.datasets.images import read_image
+from core.inputs import SPLITS, dataset_folder, image_files, is_own
 from core.registry import PROCEDURAL
 from core.rundir import Store
 from core.seeds import derive
@@ -64,8 +67,11 @@ class Dataset:
         return replace(self, **splits)
 
 
-def load(config: RunConfig, store: Store, *, stage: Path | None = None) -> Dataset:
-    """The dataset of a run. stage: a folder on a faster disk to read prepared arrays from.
+def load(
+    config: RunConfig, store: Store, *, stage: Path | None = None, miniature: bool = False
+) -> Dataset:
+    """The dataset of a run. stage: a folder on a faster disk to read prepared arrays from;
+    miniature: take arrays that only stand in for a dataset.
 
     Raises ConfigError naming the folder or file that is wrong.
     """
@@ -74,7 +80,23 @@ def load(config: RunConfig, store: Store, *, stage: Path | None = None) -> Datas
         return Dataset(config.dataset, procedural.CLASSES[config.dataset], **drawn)
     if config.dataset == "fake":
         return _fake(config.image_size)
+    if config.dataset in entries() and not is_own(config.dataset, config.image_size, store):
+        return _benchmark(config.dataset, config.image_size, store, stage, miniature)
     return _folder(dataset_folder(config.dataset, store), config.image_size, store, stage)
+
+
+def _benchmark(name: str, size: int, store: Store, stage: Path | None, miniature: bool) -> Dataset:
+    """A known dataset from its prepared arrays; they are made first where only its folder is
+    there."""
+    folder = arrays.obtain(name, size, store)
+    index = arrays.describe(folder, entries()[name], miniature=miniature)
+    whole = _mapped(folder, stage)
+    splits, start = {}, 0
+    for split in SPLITS:
+        end = start + index["splits"][split]
+        splits[split] = Split(whole.images[start:end], whole.labels[start:end])
+        start = end
+    return Dataset(name, len(index["classes"]), **splits)
 
 
 def _fake(size: int, *, classes: int = 10) -> Dataset:
@@ -111,6 +133,11 @@ def _prepared(
     folder = store.data / "prepared" / f"{name}-{size}-{digest.hexdigest()[:16]}"
     if not folder.is_dir():
         _publish(folder, lambda draft: _decode(files, size, draft))
+    return _mapped(folder, stage)
+
+
+def _mapped(folder: Path, stage: Path | None) -> Split:
+    """The arrays of a prepared folder, read page by page; from a copy on `stage` if given."""
     if stage:
         shared, folder = folder, stage / folder.name
         if not folder.is_dir():
@@ -142,15 +169,3 @@ def _decode(files: Sequence[tuple[Path, int]], size: int, folder: Path) -> None:
         for image in pool.map(lambda item: read_image(item[0], size), files):
             file.write(image.tobytes())
     np.save(folder / "labels.npy", np.array([label for _, label in files], dtype=np.int64))
-
-
-def read_image(file: Path, size: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """One file as uint8 [3, size, size]. Raises ConfigError naming a file that cannot be read."""
-    try:
-        with Image.open(file) as image:
-            if image.mode[0] in "IF":  # converting would saturate nearly every pixel to white
-                raise ValueError(f"mode {image.mode}, expected 8 bits per channel")
-            square = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"{file}: unreadable image ({error})") from None
-    return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)

@@ -3,14 +3,21 @@
 Mode `exact`: clean-wrong images are never attacked; a right one climbs the strengths, each a full
 APGD started from the clean image, until one breaks it (any iterate misclassified). Balls nest, so
 what is broken at eps is broken at every larger eps, and the result is never above independent
-attacks at each eps. Images stop when broken and the next one takes their place, so batches stay
-full; loss and gradient at the clean image serve all strengths.
+attacks at each eps.
+
+Mode `fast`: a right image begins at the largest strength and comes down until it survives. Each
+strength at which it is called broken did break it; the smaller ones are taken to be survived
+without a look, so the result is never below independent attacks and needs an audit (core.audit).
+
+In both, images stop when broken and the next one takes their place, so batches stay full; loss and
+gradient at the clean image serve all strengths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +25,8 @@ from torch import Tensor, nn
 
 from core.attacks import Trajectory, attacking, gradient_of, loss_of
 from core.data import Split
+
+Mode = Literal["exact", "fast"]
 
 
 @dataclass
@@ -39,7 +48,7 @@ class Search:
 
 @dataclass
 class _Slots:
-    """The images under attack: where each came from, how far it has climbed, its clean state."""
+    """The images under attack: where each came from, which strength it is at, its clean state."""
 
     index: Tensor  # [B] row in the split
     level: Tensor  # [B] strength under attack; 0 is the clean image itself
@@ -65,6 +74,7 @@ def search(
     steps: int,
     batch: int,
     device: torch.device,
+    mode: Mode = "exact",
     progress: Callable[[int], None] = lambda done: None,
 ) -> Search:
     """Critical strengths of every image of `split`; strengths ascend from 0.
@@ -74,7 +84,7 @@ def search(
     with attacking(model) as target:
         if len(strengths) == 1:
             return _clean_search(target, split, batch, device)
-        return _Queue(target, split, strengths, steps, device).run(batch, progress)
+        return _Queue(target, split, strengths, steps, device, mode).run(batch, progress)
 
 
 def _clean_search(model: nn.Module, split: Split, batch: int, device: torch.device) -> Search:
@@ -96,8 +106,10 @@ class _Queue:
         strengths: Sequence[float],
         steps: int,
         device: torch.device,
+        mode: Mode,
     ) -> None:
         self.model, self.split, self.steps, self.device = model, split, steps, device
+        self.follow = _climb if mode == "exact" else _descend
         self.strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
         self.waiting = 0  # next row of the split
         self.found = Search(np.zeros(len(split), np.int16))
@@ -145,19 +157,17 @@ class _Queue:
             self.found.zero_gradient_images += int((first & right & flat).sum())
         path.observe(loss, gradient)
         passed = right & (first | (path.step >= self.steps))
-        slots.level += passed
-        ended = ~right | (slots.level == len(self.strengths))
-        self._climb(slots, path, (passed & ~ended).nonzero().flatten())
+        slots.level, ended = self.follow(slots.level, passed, ~right, len(self.strengths) - 1)
+        self._restart(slots, path, ((passed | ~right) & ~ended).nonzero().flatten())
         done = ended.nonzero().flatten()
-        # For a broken image `level` is where it broke; a survivor has climbed past the last.
         self.found.critical[slots.index[done].cpu().numpy()] = slots.level[done].cpu().numpy()
         return done
 
-    def _climb(self, slots: _Slots, path: Trajectory, rows: Tensor) -> None:
+    def _restart(self, slots: _Slots, path: Trajectory, rows: Tensor) -> None:
         """Start the given rows at their new level, from the clean image."""
         if len(rows):
-            climbing = _Slots(**{name: value[rows] for name, value in vars(slots).items()})
-            path.put(rows, self._enter(climbing))
+            moved = _Slots(**{name: value[rows] for name, value in vars(slots).items()})
+            path.put(rows, self._enter(moved))
 
     def _refill(self, slots: _Slots, path: Trajectory, done: Tensor) -> None:
         """New images take the places of finished ones; places left over are dropped."""
@@ -172,6 +182,22 @@ class _Queue:
             rows = keep.nonzero().flatten()
             slots.keep(rows)
             path.keep(rows)
+
+
+def _climb(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """From each image's level [B] to the next one up. Returns (next level, or the critical one of
+    images that end here; which images end)."""
+    following = level + passed
+    return following, broken | (following > top)
+
+
+def _descend(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """As `_climb`, but from the clean image to the top and from there down."""
+    clean = level == 0
+    above = torch.where(clean, top, level + 1)
+    below = (level - 1).clamp(min=1)
+    following = torch.where(passed, above, torch.where(broken & ~clean, below, level))
+    return following, (passed & ~clean) | (broken & (level <= 1))
 
 
 @torch.no_grad()

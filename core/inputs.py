@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from core.config import ConfigError, RunConfig
+from core.datasets.entry import entries
 from core.registry import PROCEDURAL, SYNTHETIC
 from core.rundir import Store
 
@@ -26,6 +27,17 @@ def dataset_folder(dataset: str, store: Store) -> Path:
     """A name lies in the store's data folder; anything with a '/' is a path."""
     path = Path(dataset).expanduser()
     return path if "/" in dataset else store.data / path
+
+
+def is_own(dataset: str, size: int, store: Store) -> bool:
+    """Whether a known name stands for the user's own folder with train/, val/ and test/: no
+    official release looks like that. Prepared arrays of the release win."""
+    from core.datasets import arrays  # as everywhere here: numpy is not needed for most commands
+
+    folder = store.data / dataset
+    return not arrays.place(dataset, size, store).is_dir() and all(
+        (folder / split).is_dir() for split in SPLITS
+    )
 
 
 def image_files(folder: Path) -> dict[str, dict[str, list[Path]]]:
@@ -75,14 +87,29 @@ def weights_file(name: str, store: Store) -> Path:
     raise ConfigError(f"weights '{name}': no such file (in {store.weights}: {listed})")
 
 
+def _check_dataset(dataset: str, size: int, store: Store) -> None:
+    """Raises ConfigError where a run could not load its dataset (images are not opened)."""
+    if dataset not in entries() or is_own(dataset, size, store):
+        image_files(dataset_folder(dataset, store))
+        return
+    from core.datasets import arrays
+    from core.datasets.read import read
+
+    prepared = arrays.place(dataset, size, store)
+    if prepared.is_dir():
+        arrays.describe(prepared, entries()[dataset])
+    else:
+        read(dataset, store.data / dataset, entries()[dataset])
+
+
 def missing(configs: Iterable[RunConfig], store: Store) -> list[str]:
     """One line per dataset or checkpoint that these runs need and this machine lacks."""
     configs = list(configs)
     problems = []
-    for dataset in dict.fromkeys(config.dataset for config in configs):
+    for dataset, size in dict.fromkeys((c.dataset, c.image_size) for c in configs):
         if not is_drawn(dataset):
             try:
-                image_files(dataset_folder(dataset, store))
+                _check_dataset(dataset, size, store)
             except ConfigError as error:
                 problems.append(f"dataset {dataset}: {error}")
     for weights in dict.fromkeys(config.weights for config in configs):

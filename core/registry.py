@@ -16,6 +16,8 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from core.datasets.entry import entries
+
 
 class Backbone(BaseModel):
     """How to build one backbone with timm. mean and std are None where timm's own config holds."""
@@ -89,13 +91,11 @@ PROCEDURAL = ("glyph", "plane", "source")
 """Drawn by core.procedural; need nothing on disk."""
 SYNTHETIC = ("fake",)
 """Noise images for smoke tests; need nothing on disk."""
-BENCHMARK = ("aircraft", "caltech256", "cars", "cub", "dogs", "imagenette")
-"""Datasets of the paper; read from a folder of their name."""
 
 
 def dataset_problem(name: str) -> str | None:
     """Why `name` can be no dataset, None if it may be one (a path is checked when it is read)."""
-    known = (*PROCEDURAL, *SYNTHETIC, *BENCHMARK)
+    known = (*PROCEDURAL, *SYNTHETIC, *entries())
     if name in known or "/" in name:
         return None
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

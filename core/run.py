@@ -9,13 +9,13 @@ import io
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core import checkpoint, data, evaluate, models, records, runtime
+from core import audit, checkpoint, data, evaluate, models, records, runtime
 from core.claims import Claim, now
 from core.config import EvalConfig, RunConfig, show_strength
 from core.rundir import RunDir, Store, read_json, write_atomic, write_json
@@ -135,15 +135,16 @@ def _evaluate(
         share = round(done / len(split), 4)
         claim.progress = {"phase": "evaluate", "share": share, "images_per_s": round(speed, 1)}
 
-    found = evaluate.search(
-        trainer.model,
-        split,
-        [float(epsilon) for epsilon in asked.epsilons],
-        steps=asked.steps,
-        batch=options.eval_batch,
-        device=trainer.device,
-        progress=progress,
-    )
+    model, strengths = trainer.model, [float(epsilon) for epsilon in asked.epsilons]
+    how: dict[str, Any] = {
+        "steps": asked.steps,
+        "batch": options.eval_batch,
+        "device": trainer.device,
+    }
+    found = evaluate.search(model, split, strengths, mode=asked.mode, progress=progress, **how)
+    checked = None
+    if asked.mode == "fast":
+        checked = asdict(audit.check(found, model, split, strengths, **how))
     seconds = time.perf_counter() - started
     if not claim.held():
         raise NotOwnedError(f"{run.id}: another process has taken this run over")
@@ -169,6 +170,7 @@ def _evaluate(
             "forwards": found.forwards,
             "backwards": found.backwards,
             "zero_gradient_images": found.zero_gradient_images,
+            "audit": checked,
             "seconds": round(seconds, 3),
             "commit": (read_json(run.env) or {}).get("commit"),
         },

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,41 +22,44 @@ PACKAGES = ("core", "sweep", "slurm", "analysis")
 
 def snapshot(sweep: SweepDir) -> Path:
     """The folder with the frozen packages; made once per content."""
-    target = sweep.path / "code" / fingerprint()
+    files = _read()
+    target = sweep.path / "code" / _hash(files)
     if not target.is_dir():
-        _copy(target)
+        _write(target, files)
     return target
 
 
 def fingerprint() -> str:
     """16 hex digits of the packages' content."""
-    digest = hashlib.sha256()
-    for name, file in _files():
-        digest.update(f"{name}/{file.relative_to(_package(name))}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+    return _hash(_read())
 
 
-def _package(name: str) -> Path:
-    spec = find_spec(name)
-    assert spec and spec.submodule_search_locations, name
-    return Path(spec.submodule_search_locations[0])
-
-
-def _files() -> list[tuple[str, Path]]:
-    """(package, file) of every file but caches, sorted."""
-    found = []
+def _read() -> dict[str, bytes]:
+    """path below the copy -> content of every file but caches: read once, so that an edit
+    meanwhile cannot end up under the hash of what was there before."""
+    found = {}
     for name in PACKAGES:
-        paths = (path for path in _package(name).rglob("*") if path.is_file())
-        found += [(name, path) for path in sorted(paths) if "__pycache__" not in path.parts]
+        spec = find_spec(name)
+        assert spec and spec.submodule_search_locations, name
+        package = Path(spec.submodule_search_locations[0])
+        for path in sorted(package.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                found[f"{name}/{path.relative_to(package)}"] = path.read_bytes()
     return found
 
 
-def _copy(target: Path) -> None:
+def _hash(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name}\n{len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _write(target: Path, files: Mapping[str, bytes]) -> None:
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    for name, file in _files():
-        place = draft / name / file.relative_to(_package(name))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
+    for name, content in files.items():
+        (draft / name).parent.mkdir(parents=True, exist_ok=True)
+        (draft / name).write_bytes(content)
     write_json(draft / source.FROZEN, source.state())
     try:
         os.rename(draft, target)

@@ -44,7 +44,7 @@ def test_the_example_runs_as_it_says(
 ) -> None:
     made.fill(tmp_path, made.grid())
     monkeypatch.setattr(sys, "argv", ["explore.py", str(tmp_path)])
-    runpy.run_path(str(ROOT / "examples" / "explore.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "analysis" / "explore.py"), run_name="__main__")
     shown = capsys.readouterr().out
     assert "sched minus fix" in shown and "ViT" in shown
 

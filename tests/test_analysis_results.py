@@ -180,3 +180,11 @@ def test_an_empty_store_is_one_clear_line(tmp_path: Path) -> None:
             load(root)
         assert len(caught.value.lines) == 1
     assert not Store.at(tmp_path / "nowhere").root.exists()
+
+
+def test_results_without_a_commit_are_read(tmp_path: Path) -> None:
+    folder = made.finish(tmp_path, made.config(schedule="fix"))
+    made.rewrite(folder.eval_json(made.EVALUATION.id), commit=None)
+    made.rewrite(folder.env, commit=None, device=None)
+    results = Results(tmp_path)
+    assert set(results.values["commit"]) == {""} == set(results.table["commit"])

@@ -19,6 +19,7 @@ import yaml
 from forks import Forks
 
 from core import checkpoint, data, evaluate, models, records, run
+from core.audit import AuditError
 from core.claims import Claim
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.evaluate import Search
@@ -279,6 +280,40 @@ def test_who_is_taken_over_during_an_evaluation_writes_no_result(
     assert not folder.result.exists()
     assert not folder.eval_json(FAST.id).exists() and not folder.eval_flags(FAST.id).exists()
     assert read_jsonl(folder.attempts)[-1]["outcome"] is None, "and does not close the row"
+
+
+QUICK = FAST.model_copy(update={"mode": "fast"})
+
+
+def test_a_fast_evaluation_carries_its_audit(finished: tuple[Store, RunDir]) -> None:
+    store, folder = finished
+    assert QUICK.id != FAST.id
+    result = execute(store, CONFIG, [QUICK])
+    stored, exact = read_json(folder.eval_json(QUICK.id)), read_json(folder.eval_json(FAST.id))
+    assert QUICK.id in result["evals"] and stored is not None and exact is not None
+    assert exact["audit"] is None
+    # Twelve images are all audited, so all have their exact results.
+    assert stored["audit"]["images"] == 12 and stored["audit"]["disagreeing"] == 0
+    assert stored["audit"]["forwards"] == exact["forwards"]
+    assert [row["correct"] for row in stored["rows"]] == [row["correct"] for row in exact["rows"]]
+
+
+def test_an_evaluation_that_fails_its_audit_is_not_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, search = store.run(CONFIG.id), evaluate.search
+
+    def optimistic(*arguments: Any, **options: Any) -> Search:
+        found = search(*arguments, **options)
+        if options.get("mode") == "fast":
+            found.critical[0] += 1
+        return found
+
+    monkeypatch.setattr(evaluate, "search", optimistic)
+    with pytest.raises(AuditError, match="disagrees with mode exact on 1 of 96"):
+        execute(store, CONFIG, [QUICK])
+    assert not folder.eval_json(QUICK.id).exists() and not folder.eval_flags(QUICK.id).exists()
+    assert not folder.result.exists()
 
 
 def test_who_is_taken_over_before_the_result_writes_none(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -40,9 +41,16 @@ def execute(
 
 
 def segments(folder: RunDir) -> list[dict[str, Any]]:
-    """What the attempts left, oldest first."""
+    """What the attempts left, oldest first. W&B's own process writes it, and may do so a moment
+    after it was told to finish."""
     found = sorted(folder.tracking.glob("offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
-    return [wandb_file.read(path) for path in found]
+    deadline = time.monotonic() + 20
+    while True:
+        read = [wandb_file.read(path) for path in found]
+        if all(segment["exit"] is not None for segment in read):
+            return read
+        assert time.monotonic() < deadline, "W&B did not finish its file"
+        time.sleep(0.02)
 
 
 def notes(folder: RunDir) -> list[str]:

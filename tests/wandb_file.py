@@ -14,17 +14,22 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def _records(content: bytes) -> Iterator[bytes]:
-    """The records of a log. A record lies in pieces where it crosses a block of 32 KiB; every
-    piece has a header of 7 bytes: checksum of type and data, length, type."""
-    assert content[:4] == b":W&B", "no W&B file"
+    """The records of a log, as far as it is written. A record lies in pieces where it crosses a
+    block of 32 KiB; every piece has a header of 7 bytes: checksum of type and data, length, type.
+    """
+    assert b":W&B".startswith(content[:4]), "no W&B file"
     at, pieces = 7, b""
     while at < len(content):
         if BLOCK - at % BLOCK < 7:
             at += BLOCK - at % BLOCK  # the rest of a block is padding
             continue
+        if len(content) < at + 7:
+            return
         checksum, length, kind = struct.unpack("<IHB", content[at : at + 7])
         data = content[at + 7 : at + 7 + length]
-        assert zlib.crc32(bytes([kind]) + data) == checksum and len(data) == length, "damaged"
+        if len(data) < length:
+            return  # still being written
+        assert zlib.crc32(bytes([kind]) + data) == checksum, "damaged"
         at += 7 + length
         pieces = data if kind in (FULL, FIRST) else pieces + data
         if kind in (FULL, LAST):
@@ -39,8 +44,8 @@ def _plain(items: Any) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The only W&B run in `folder`: id, group, config, history (one mapping a step), summary,
-    exit code."""
+    """The only W&B run in `folder`: id, group, project, config, history (one mapping a step),
+    summary, exit code (None: not finished)."""
     from wandb.proto import wandb_internal_pb2 as pb
 
     (file,) = folder.glob("*.wandb")

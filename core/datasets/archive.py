@@ -36,15 +36,15 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(
-    source: Path, folder: Path, name: str, entry: Entry, *, progress: Progress = lambda a, b: None
+    source: Path, folder: Path, entry: Entry, *, progress: Progress = lambda a, b: None
 ) -> None:
     """Put a release into `folder`: from one archive, or from a folder that holds the official ones.
 
     Official files are checked against their checksums first. Raises ConfigError, one line.
     """
     if folder.exists():
-        raise ConfigError(f"{name}: {folder} is in the way and holds no {entry.title}")
-    files = _sources(source, name, entry)
+        raise ConfigError(f"{folder} is in the way and holds no {entry.title}")
+    files = _sources(source, entry)
     for file in files:
         _check_sum(file, entry.archives)
     draft = folder.with_name(f".{folder.name}-extracting")
@@ -57,28 +57,26 @@ def unpack(
         if path.name in entry.inner:
             extract(path, path.parent, progress)
     if find_root(draft, entry) is None:
-        raise ConfigError(
-            f"{name}: {source}: no {entry.title} in it (expected {' and '.join(entry.marks)}); "
-            f"what was extracted lies in {draft}"
-        )
+        shutil.rmtree(draft)
+        raise ConfigError(f"{source}: no {entry.title} in it: {' and '.join(entry.marks)} missing")
     folder.parent.mkdir(parents=True, exist_ok=True)
     os.rename(draft, folder)
 
 
-def _sources(source: Path, name: str, entry: Entry) -> list[Path]:
+def _sources(source: Path, entry: Entry) -> list[Path]:
     """The files to unpack, archives first. Raises ConfigError where one is missing."""
     official = [archive.name for archive in entry.archives]
     folder = source if source.is_dir() else source.parent
     if not source.is_dir() and (len(official) == 1 or source.name not in official):
         if not is_archive(source):
             what = "no archive we can extract" if source.exists() else "no such file or folder"
-            raise ConfigError(f"{name}: {source}: {what} (expected {' and '.join(official)})")
+            raise ConfigError(f"{source}: {what} (expected {' and '.join(official)})")
         return [source]
     missing = [file for file in official if not (folder / file).is_file()]
     if missing:
         raise ConfigError(
-            f"{name}: {folder}: expected an extracted release or its {len(official)} files "
-            f"{', '.join(official)}; missing: {', '.join(missing)}"
+            f"{folder}: expected an extracted release or {', '.join(official)}; "
+            f"missing: {', '.join(missing)}"
         )
     return sorted((folder / file for file in official), key=lambda file: not is_archive(file))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.config import ConfigError
 from core.datasets.listing import Listing, file_in, labelled
+from core.datasets.splits import Item
 
 
 def _rows(file: Path, form: str) -> Iterator[list[str]]:
@@ -78,7 +79,8 @@ def cub(root: Path) -> Listing:
 
 def pets(root: Path) -> Listing:
     """annotations/{trainval,test}.txt: IMAGE CLASS SPECIES BREED; images/ beside them."""
-    parts, names = {}, {}
+    parts: dict[str, list[Item]] = {}
+    names: dict[int, str] = {}
     for part, name in (("train", "trainval"), ("test", "test")):
         file = file_in(root, f"annotations/{name}.txt")
         rows = list(_numbers(file, "IMAGE CLASS SPECIES BREED"))

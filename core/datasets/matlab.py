@@ -9,6 +9,7 @@ import numpy as np
 
 from core.config import ConfigError
 from core.datasets.listing import Listing, file_in, labelled
+from core.datasets.splits import Item
 
 
 def _column(file: Path, *path: str) -> list[Any]:
@@ -18,6 +19,7 @@ def _column(file: Path, *path: str) -> list[Any]:
     """
     from scipy.io import loadmat  # takes 0.2 s to import, and most commands read no .mat file
 
+    value: Any
     try:
         value = loadmat(file, squeeze_me=True)
     except Exception as error:  # scipy raises many types for a damaged file
@@ -52,7 +54,8 @@ def cars(root: Path) -> Listing:
 
 def dogs(root: Path) -> Listing:
     """Images/<breed>/ and {train,test}_list.mat, beside it or in lists/."""
-    parts, names = {}, {}
+    parts: dict[str, list[Item]] = {}
+    names: dict[int, str] = {}
     for part in ("train", "test"):
         file = file_in(root, f"{part}_list.mat", f"lists/{part}_list.mat")
         files = list(map(str, _column(file, "file_list")))

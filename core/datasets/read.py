@@ -62,37 +62,35 @@ def read(name: str, folder: Path, entry: Entry) -> Contents:
     """The release in `folder`, or in one below it. Raises ConfigError, one line, where it is not
     there, is another one, or is incomplete."""
     if not folder.is_dir():
-        raise ConfigError(f"{name}: {folder}: no such folder")
+        raise ConfigError(
+            f"{folder}: no such folder; run: sweep data prepare {name} --from ARCHIVE-OR-FOLDER"
+        )
     root = find_root(folder, entry)
     if root is None:
         have = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
         marks = " and ".join(entry.marks)
-        raise ConfigError(f"{name}: {folder}: expected {marks} in it or below, found {have}")
+        raise ConfigError(f"{folder}: expected {marks} in it or below, found {have}")
     listing = READERS[name](root)
-    _check(name, root, listing, entry)
+    _check(root, listing, entry)
     return Contents(root, tuple(listing.classes), divide(listing.parts, entry))
 
 
-def _check(name: str, root: Path, listing: Listing, entry: Entry) -> None:
+def _check(root: Path, listing: Listing, entry: Entry) -> None:
     if len(listing.classes) != entry.classes:
-        raise ConfigError(
-            f"{name}: {root}: expected {entry.classes} classes, found {len(listing.classes)}"
-        )
+        raise ConfigError(f"{root}: expected {entry.classes} classes, found {len(listing.classes)}")
     items = [item for part in listing.parts.values() for item in part]
     missing = absent(root, items)
     if missing:
         raise ConfigError(
-            f"{name}: {root}: {len(missing)} of {len(items)} listed images are missing, "
+            f"{root}: {len(missing)} of {len(items)} listed images are missing, "
             f"the first is {missing[0]} (a partial extraction?)"
         )
     found = {part: len(part_items) for part, part_items in listing.parts.items()}
     if found != entry.parts:
-        raise ConfigError(
-            f"{name}: {root}: expected {_counts(entry.parts)}, found {_counts(found)}"
-        )
+        raise ConfigError(f"{root}: expected {_counts(entry.parts)}, found {_counts(found)}")
     empty = set(range(entry.classes)) - {label for _, label in items}
     if empty:
-        raise ConfigError(f"{name}: {root}: no image of class '{listing.classes[min(empty)]}'")
+        raise ConfigError(f"{root}: no image of class '{listing.classes[min(empty)]}'")
 
 
 def _counts(parts: dict[str, int]) -> str:

@@ -49,7 +49,7 @@ def stratified(labels: Sequence[int], train: int, test: int, seed: int) -> tuple
     return generator.permutation(chosen), generator.permutation(others)
 
 
-def _shares(counts: NDArray[Any], total: int, generator: np.random.RandomState) -> NDArray[Any]:
+def _shares(counts: NDArray[Any], total: int, generator: np.random.RandomState) -> Index:
     """How many of `total` fall to each class: rounded down, and the rest to the largest
     remainders, ties by lot."""
     exact = counts / counts.sum() * total
@@ -62,7 +62,8 @@ def _shares(counts: NDArray[Any], total: int, generator: np.random.RandomState) 
         lucky = generator.choice(tied, size=min(len(tied), left), replace=False)
         shares[lucky] += 1
         left -= len(lucky)
-    return shares.astype(np.int64)
+    whole: Index = shares.astype(np.int64)
+    return whole
 
 
 def each(labels: Sequence[int], count: int, seed: int) -> tuple[Index, Index]:

@@ -1,6 +1,6 @@
 """Results in a notebook or script: from a store to a frame, and on with plain pandas.
 
-    python examples/explore.py outputs
+    python -m analysis.explore outputs
 
 `analysis.load` gives one row per (run, evaluation, eps_g, metric); unmeasured ones have value NaN
 and say why in `state` and `reason`. `Results` adds the curves, epochs and runs behind them.

@@ -1,0 +1,67 @@
+"""The command line: `sweep VERB ...`. Each verb composes the packages and prints the outcome.
+
+Exit codes: 0 ok, 1 failure, 2 usage or bad input, 3 incomplete results.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.text import Text
+
+from core.config import ConfigError
+from slurm.command import ClusterError
+from slurm.profile import ProfileError
+from sweep.cli import checking, data, results, running
+from sweep.cli.options import err
+from sweep.stop import StoppedError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="sweep",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Sweeps of robust fine-tuning runs: one grid file to jobs, curves and the paper's tables.",
+)
+for verbs in (running.verbs, results.verbs, checking.verbs):
+    app.add_typer(verbs)
+app.add_typer(data.verbs, name="data")
+
+
+def main() -> None:
+    """Entry point of the console script: known failures become one line each, never a traceback."""
+    sys.argv[1:] = spread_only(sys.argv[1:])
+    try:
+        app()
+    except (ConfigError, ProfileError) as error:
+        for line in str(error).splitlines():
+            err.print(Text(line, style="red"), soft_wrap=True)
+        sys.exit(2)
+    except ClusterError as error:
+        err.print(Text(str(error), style="red"), soft_wrap=True)
+        sys.exit(1)
+    except StoppedError:
+        err.print("stopped; runs are resumable: the same command goes on", style="yellow")
+        sys.exit(130)
+    except OSError as error:
+        err.print(Text(f"{error.filename or 'disk'}: {error.strerror}", style="red"))
+        sys.exit(1)
+
+
+def spread_only(arguments: list[str]) -> list[str]:
+    """`--only a=1 b=2` as the option parser knows it: `--only a=1 --only b=2`."""
+    spread: list[str] = []
+    taking = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            taking = argument == "--only"
+        elif taking and "=" in argument and spread[-1] != "--only":
+            spread.append("--only")
+        else:
+            taking = taking and "=" in argument
+        spread.append(argument)
+    return spread

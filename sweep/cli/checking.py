@@ -1,0 +1,94 @@
+"""Verbs around runs: doctor and sync."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from core.rundir import Store
+from sweep.cli.options import (
+    GridArgument,
+    Json,
+    Only,
+    ProfileOption,
+    Root,
+    load_grid,
+    look,
+    manifest,
+    out,
+)
+
+if TYPE_CHECKING:
+    from sweep.grid import Run
+
+verbs = typer.Typer()
+
+
+@verbs.command()
+def doctor(
+    grid: Annotated[str | None, typer.Argument(metavar="[GRID]")] = None,
+    profile: ProfileOption = "local",
+    root: Root = None,
+    node: Annotated[
+        bool, typer.Option("--node", help="Also ask torch on a compute node (a short job).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check that a launch would work: profile, cluster, limits, data, weights, disk, W&B, GPU."""
+    from dataclasses import asdict
+    from json import dumps
+
+    from sweep import doctor as checkup
+    from sweep import launch as launching
+
+    where = launching.load_profile(profile)
+    checks = checkup.examine(where, Store.at(root), load_grid(grid) if grid else None, node=node)
+    if json:
+        typer.echo(dumps([asdict(check) for check in checks], indent=1))
+    else:
+        out.print(checkup.table(checks))
+    raise typer.Exit(int(any(check.verdict == "fail" for check in checks)))
+
+
+@verbs.command()
+def sync(
+    grid: GridArgument,
+    root: Root = None,
+    only: Only = None,
+    check: Annotated[
+        str | None,
+        typer.Option("--check", metavar="ENTITY/PROJECT", help="Compare W&B with the run folders."),
+    ] = None,
+) -> None:
+    """Upload the runs that W&B does not have yet (they were tracked offline)."""
+    from sweep import sync as syncing
+
+    loaded, store = load_grid(grid), Store.at(root)
+    runs = [status.run for status in look(loaded, store, only).statuses]
+    if check:
+        raise typer.Exit(_compare(runs, store, check))
+    folders = syncing.segments(runs, store)
+    failed = 0
+    for number, (folder, problem) in enumerate(syncing.upload(folders), start=1):
+        failed += problem is not None
+        line = f"{number}/{len(folders)} {folder.parent.parent.name}: {problem or 'uploaded'}"
+        out.print(Text(line, style="red" if problem else ""), soft_wrap=True)
+    out.print(
+        f"{len(folders) - failed} uploaded, {failed} left" if folders else "nothing to upload"
+    )
+    raise typer.Exit(1 if failed else 0)
+
+
+def _compare(runs: list[Run], store: Store, project: str) -> int:
+    """1 where W&B's curves are not those of the run folders, which are the truth."""
+    from analysis import Results
+    from analysis.mirror import differences, wandb_history
+
+    results = Results(store.root, manifest(runs))
+    found = differences(results, wandb_history(project))
+    for line in found:
+        out.print(Text(line, style="red"), soft_wrap=True)
+    out.print(f"{len(found)} differences" if found else "W&B and the run folders agree")
+    return int(bool(found))

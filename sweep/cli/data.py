@@ -1,0 +1,74 @@
+"""Verbs on what runs need: `sweep data list|prepare|verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from core.rundir import Store
+from sweep.cli.options import Json, Root, out
+
+verbs = typer.Typer(no_args_is_help=True, help="Datasets: list, prepare, verify.")
+
+
+@verbs.command(name="list")
+def list_data(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Show the datasets, what of them is here, their licences; with names, where to get them."""
+    from json import dumps
+
+    from sweep import datasets
+
+    store = Store.at(root)
+    if json:
+        typer.echo(dumps(datasets.rows(names or (), store), indent=1))
+        return
+    if names:
+        out.print(*(datasets.details(name, store) for name in names), sep="\n\n", soft_wrap=True)
+    else:
+        out.print(datasets.table(store))
+
+
+@verbs.command(name="prepare")
+def prepare_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset of `sweep data list`.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="The extracted release, its archive, or a folder with its official files "
+            "[default: NAME in the data folder].",
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option("--size", min=8, help="Pixels of a side.")] = 224,
+    root: Root = None,
+) -> None:
+    """Check a release and decode it once into the arrays that runs share. Goes on if killed."""
+    from sweep import datasets
+
+    folder = datasets.prepare(name, source, size, Store.at(root), out)
+    out.print(Text(f"{name} is prepared: {folder}"), soft_wrap=True)
+
+
+@verbs.command(name="verify")
+def verify_data(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
+    root: Root = None,
+) -> None:
+    """Compare prepared arrays with their checksums (exit code 1: damage, 3: nothing prepared)."""
+    from sweep import datasets
+
+    store, codes = Store.at(root), set[int]()
+    for name, problems in datasets.verify(names or (), store):
+        codes.add(int(bool(problems)))
+        for line in problems or [f"{name}: fine"]:
+            out.print(Text(line, style="red" if problems else "green"), soft_wrap=True)
+    if not codes:
+        out.print(f"nothing is prepared in {store.data}", soft_wrap=True)
+    raise typer.Exit(max(codes, default=3))

@@ -1,0 +1,101 @@
+"""What the verbs share: arguments and options, the two consoles, the way from a grid to its plan.
+
+Imports nothing heavy, so that `sweep --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from core.rundir import Store
+
+if TYPE_CHECKING:
+    from sweep.grid import Grid, Run
+    from sweep.plan import Plan
+
+WIDE = 160
+"""Columns where nothing tells (a file, a pipe): tables are not squeezed there."""
+
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
+err = Console(stderr=True)
+
+GridArgument = Annotated[
+    str, typer.Argument(metavar="GRID", help="A grid file, or the name of a shipped grid.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Folder of all results [default: $EPSWEEP_ROOT or ./outputs]."),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Runs to take: backbone=swin dataset=cars,cub state=failed."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+class Tracking(StrEnum):
+    """How runs are mirrored to W&B."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    none = "none"
+
+
+ProfileOption = Annotated[
+    str, typer.Option("--profile", "-p", help="Where to run: a shipped profile or a YAML file.")
+]
+TrackingOption = Annotated[
+    Tracking | None,
+    typer.Option(
+        "--tracking",
+        help="W&B mode [default: the profile's; auto is online where a login exists].",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option("--max-parallel", min=1, help="Runs at the same time at most.")
+]
+
+
+def manifest(runs: list[Run]) -> list[dict[str, Any]]:
+    from sweep.submit import manifest_row
+
+    return [manifest_row(run) for run in runs]
+
+
+def value_of(tracking: Tracking | None) -> str | None:
+    return tracking.value if tracking else None
+
+
+def load_grid(grid: str) -> Grid:
+    from sweep import grid as grids
+
+    return grids.load(grid)
+
+
+def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:
+    from sweep import launch as launching
+
+    return launching.look(loaded, store, only or ())
+
+
+def print_plan(loaded: Grid, seen: Plan) -> None:
+    from sweep import launch as launching
+
+    out.print(launching.summary(loaded, seen))
+
+
+def outcome(final: Plan | None) -> int:
+    """1 where a run failed, 3 where one is not done, else 0; None: submitted and not waited for."""
+    from sweep.plan import State
+
+    if final is None or final.counts[State.DONE] == len(final.statuses):
+        return 0
+    return 1 if final.counts[State.FAILED] else 3

@@ -1,0 +1,186 @@
+"""Verbs that read results: tables, figures, report. The only place of sweep that imports analysis
+(besides the demo).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from core.config import ConfigError
+from core.rundir import Store, write_text
+from sweep.cli.options import (
+    GridArgument,
+    Only,
+    Root,
+    err,
+    load_grid,
+    look,
+    manifest,
+    out,
+)
+
+if TYPE_CHECKING:
+    from analysis.command import Source
+
+
+verbs = typer.Typer()
+
+
+class Format(StrEnum):
+    """Output of `sweep tables`."""
+
+    markdown = "markdown"
+    csv = "csv"
+    latex = "latex"
+    tidy = "tidy"
+    dataframe = "dataframe"
+
+
+OptionalGrid = Annotated[
+    str | None, typer.Argument(metavar="[GRID]", help="A grid; or give --from instead.")
+]
+From = Annotated[
+    list[Path] | None,
+    typer.Option("--from", help="Published values instead of runs: CSV files or folders."),
+]
+
+
+@verbs.command()
+def tables(
+    grid: OptionalGrid = None,
+    root: Root = None,
+    only: Only = None,
+    files: From = None,
+    table: Annotated[
+        list[int] | None, typer.Option("--table", help="One of the paper's tables: 1, 2, ... 12.")
+    ] = None,
+    format: Annotated[
+        Format, typer.Option("--format", help="How to write them.")
+    ] = Format.markdown,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Beside each value the published one, and by how much."),
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Means over the cells there are, with their number.")
+    ] = False,
+    significant: Annotated[
+        bool, typer.Option("--significant", help="Bold only where the difference is significant.")
+    ] = False,
+    why: Annotated[
+        str | None,
+        typer.Option("--why", help='Where a cell comes from: "SWIN/Cars/sched/expected".'),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Where the published tables contradict each other.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write there, provenance beside it.")
+    ] = None,
+) -> None:
+    """The paper's tables, from runs or published values (exit code 3 while cells are missing)."""
+    from json import dumps
+
+    from analysis import check as published
+    from analysis import command
+
+    if check:
+        typer.echo(published.check())
+        return
+    source = _source(grid, root, only, files)
+    if why:
+        typer.echo(command.explain(source, why))
+        return
+    if format is Format.dataframe:
+        if output is None:
+            raise ConfigError("--format dataframe: expected --output FILE.parquet or FILE.csv")
+        out.print(str(command.export(source, output)), soft_wrap=True)
+        return
+    made = command.tables(
+        source,
+        format.value,
+        numbers=table or [],
+        partial=partial,
+        significant=significant,
+        compare=compare,
+    )
+    if output:
+        write_text(output, made.text + "\n")
+        sidecar = output.with_name(f"{output.name}.provenance.json")
+        write_text(sidecar, dumps(command.provenance(source), indent=1) + "\n")
+    else:
+        typer.echo(made.text)
+    for remark in made.remarks:
+        err.print(Text(remark, style="yellow"), soft_wrap=True)
+    raise typer.Exit(0 if made.complete else 3)
+
+
+Folder = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to.")]
+
+
+@verbs.command()
+def figures(
+    grid: OptionalGrid = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--figure", help="Only these: transfer, strength, ...")
+    ] = None,
+    root: Root = None,
+    only: Only = None,
+    files: From = None,
+    output: Folder = None,
+) -> None:
+    """The paper's figures as PDF and PNG, as far as there are runs for them."""
+    from analysis.figures import figures as draw
+
+    source = _source(grid, root, only, files)
+    folder = output or Store.at(root).root / "reports" / Path(grid or "published").stem
+    for path in draw(source, folder, names or []):
+        out.print(str(path), soft_wrap=True)
+
+
+@verbs.command()
+def report(
+    grid: GridArgument,
+    root: Root = None,
+    only: Only = None,
+    output: Folder = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option("--wandb", metavar="ENTITY/PROJECT", help="Link every run to W&B."),
+    ] = None,
+) -> None:
+    """One self-contained HTML page about a grid: findings, tables, figures, every run."""
+    from analysis import Results
+    from analysis.report import write
+
+    loaded, store = load_grid(grid), Store.at(root)
+    rows = manifest([status.run for status in look(loaded, store, only).statuses])
+    folder = output or store.root / "reports" / loaded.name
+    page = write(
+        Results(store.root, rows),
+        folder,
+        title=loaded.name,
+        about=loaded.about,
+        wandb=f"https://wandb.ai/{wandb}" if wandb else None,
+    )
+    out.print(str(page), soft_wrap=True)
+
+
+def _source(
+    grid: str | None, root: Path | None, only: list[str] | None, files: list[Path] | None
+) -> Source:
+    """Runs of a grid, or published values."""
+    from analysis.command import Source
+
+    if (grid is None) == (not files):
+        raise ConfigError("expected either a GRID or --from FILE.csv")
+    if grid is None:
+        return Source.files(files or [])
+    loaded, store = load_grid(grid), Store.at(root)
+    runs = [status.run for status in look(loaded, store, only).statuses]
+    return Source.store(store.root, manifest(runs))

@@ -1,0 +1,183 @@
+"""Verbs that run things: plan, launch, status, logs, cancel, retry, dry-run, run, demo."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from core.rundir import Store
+from sweep.cli.options import (
+    GridArgument,
+    Json,
+    Only,
+    ProfileOption,
+    Root,
+    TrackingOption,
+    Workers,
+    load_grid,
+    look,
+    out,
+    outcome,
+    print_plan,
+    value_of,
+)
+
+verbs = typer.Typer()
+
+
+@verbs.command()
+def plan(grid: GridArgument, root: Root = None, only: Only = None, json: Json = False) -> None:
+    """Show what would run. Touches nothing."""
+    from sweep.plan import as_json
+
+    loaded, store = load_grid(grid), Store.at(root)
+    seen = look(loaded, store, only)
+    if json:
+        typer.echo(as_json(seen, name=loaded.name, shared=loaded.shared))
+        return
+    print_plan(loaded, seen)
+
+
+@verbs.command()
+def launch(
+    grid: GridArgument,
+    profile: ProfileOption = "local",
+    root: Root = None,
+    only: Only = None,
+    max_parallel: Workers = None,
+    tracking: TrackingOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and the exact job script; stop.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return at once; local workers go on by themselves.")
+    ] = False,
+) -> None:
+    """Run everything a grid still lacks. Repeating it is safe: what is done or running stays."""
+    from sweep import launch as launching
+
+    loaded, store = load_grid(grid), Store.at(root)
+    where = launching.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
+    if dry_run:
+        seen = look(loaded, store, only)
+        print_plan(loaded, seen)
+        typer.echo(launching.job_script(loaded, seen, store, where))
+        return
+    final = launching.launch(loaded, store, where, only=only or (), console=out, wait=not detach)
+    raise typer.Exit(outcome(final))
+
+
+@verbs.command()
+def status(
+    grid: GridArgument,
+    root: Root = None,
+    only: Only = None,
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
+) -> None:
+    """Show where every run of a grid stands, and why the failed ones failed."""
+    from sweep import breaker
+    from sweep import watch as watching
+    from sweep.plan import as_json
+
+    loaded, store = load_grid(grid), Store.at(root)
+    if watch:
+        watching.follow(lambda: look(loaded, store, only), out)
+        return
+    seen = look(loaded, store, only)
+    if json:
+        typer.echo(as_json(seen, name=loaded.name))
+    else:
+        out.print(watching.table(seen))
+        held = breaker.tripped(store.sweep(loaded.name))
+        if held:
+            out.print(Text(str(held), style="red"), soft_wrap=True)
+
+
+@verbs.command()
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")],
+    root: Root = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+) -> None:
+    """Print a run's log: every epoch, evaluation and, where it failed, the traceback."""
+    from sweep import logs as logging
+
+    folder = logging.find(Store.at(root), run)
+    for piece in logging.read(folder, follow=follow):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+
+@verbs.command()
+def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
+    """Stop pending and running runs; they keep their checkpoints, and retry runs them again."""
+    from sweep import cancel as cancelling
+
+    loaded, store = load_grid(grid), Store.at(root)
+    runs = cancelling.cancel(look(loaded, store, only), store.sweep(loaded.name), store)
+    out.print(f"{len(runs)} runs asked to stop" if runs else "nothing is pending or running")
+
+
+@verbs.command()
+def retry(
+    grid: GridArgument,
+    profile: ProfileOption = "local",
+    root: Root = None,
+    only: Only = None,
+    failed: Annotated[
+        str | None, typer.Option("--failed", help="Only this class: oom, diverged, disk, ...")
+    ] = None,
+    tracking: TrackingOption = None,
+    max_parallel: Workers = None,
+) -> None:
+    """Run failed and cancelled runs again, from their last checkpoint."""
+    from sweep import launch as launching
+
+    loaded, store = load_grid(grid), Store.at(root)
+    where = launching.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
+    final = launching.retry(loaded, store, where, only=only or (), kind=failed, console=out)
+    raise typer.Exit(outcome(final))
+
+
+@verbs.command(name="dry-run")
+def dry_run(
+    grid: GridArgument, profile: ProfileOption = "local", root: Root = None, only: Only = None
+) -> None:
+    """Check a grid before it costs anything: its plan, its job script, and every distinct run in
+    miniature (few images, random weights, two batches) through the real code on this machine."""
+    from sweep import launch as launching
+    from sweep import miniature
+
+    loaded, store = load_grid(grid), Store.at(root)
+    where = launching.load_profile(profile)
+    seen = look(loaded, store, only)
+    print_plan(loaded, seen)
+    typer.echo(launching.job_script(loaded, seen, store, where))
+    final = miniature.rehearse(loaded, seen, store, out)
+    raise typer.Exit(outcome(final))
+
+
+@verbs.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A resolved run config.")],
+    root: Root = None,
+    tracking: TrackingOption = None,
+) -> None:
+    """Train and evaluate one run in this process (what a node does)."""
+    from sweep import single
+
+    state = single.run(config, Store.at(root), value_of(tracking) or "auto", out)
+    raise typer.Exit(0 if state == "done" else 1)
+
+
+@verbs.command()
+def demo(root: Root = None, max_parallel: Workers = None, tracking: TrackingOption = None) -> None:
+    """The paper in miniature on this machine: pretrain, fine-tune under three schedules, show."""
+    from sweep import demo as miniature_paper
+
+    raise typer.Exit(miniature_paper.play(Store.at(root), out, max_parallel, value_of(tracking)))
