@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,13 +125,11 @@ def stop(jobs: Sequence[Job], *, patience: float = 60.0) -> None:
 
 
 def script(runs: Sequence[Run], sweep: SweepDir, profile: Profile) -> str:
-    """What `start` would start: submitit's own command line, once per worker."""
+    """What `start` would start: the command line of submitit's local executor, once per worker."""
     workers = min(profile.workers, max(1, len(runs)))
-    executor = submitit.LocalExecutor(sweep.logs)
-    return (
-        f"# profile {profile.name}: {workers} worker processes share {len(runs)} runs\n"
-        f"{executor._submitit_command_str}"
-    )
+    command = [sys.executable, "-u", "-m", "submitit.core._submit", str(sweep.logs)]
+    share = f"{workers} worker processes share {len(runs)} runs"
+    return f"# profile {profile.name}: {share}\n{shlex.join(command)}"
 
 
 def visible_gpus() -> list[int]:
