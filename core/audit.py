@@ -46,6 +46,7 @@ def check(
     steps: int,
     batch: int,
     device: torch.device,
+    norm: str = "linf",
 ) -> Audit:
     """Repeat the first images of a fast search exactly, and give `found` their exact results.
 
@@ -53,7 +54,7 @@ def check(
     """
     images = min(len(split), max(LEAST, round(SHARE * len(split))))
     exact = evaluate.search(
-        model, split.first(images), strengths, steps=steps, batch=batch, device=device
+        model, split.first(images), strengths, steps=steps, batch=batch, device=device, norm=norm
     )
     # Flags are right below the critical level, so two images differ at as many strengths as lie
     # between their levels.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,11 +19,15 @@ from core.rundir import RunDir, write_atomic
 FORMAT = 1
 
 
-def save(run: RunDir, state: dict[str, Any]) -> None:
+def save(run: RunDir, state: dict[str, Any], *, check: Callable[[], object] = lambda: None) -> None:
     """Write `state` (tensors and plain data only) as the newest checkpoint. Raises OSError, and
-    leaves the former checkpoint in place then."""
+    leaves the former checkpoint in place then.
+
+    check: called once the file is written, before it takes the place of the former one; may raise.
+    """
     draft = run.path / "checkpoint.new.pt"
     write_atomic(draft, lambda file: _write({"format": FORMAT, **state}, file))
+    check()
     if run.checkpoint.exists():
         os.replace(run.checkpoint, run.previous_checkpoint)
     os.replace(draft, run.checkpoint)
@@ -41,6 +46,8 @@ def _write(state: dict[str, Any], file: IO[bytes]) -> None:
 def load(run: RunDir) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest whole checkpoint (None where training has to start afresh), and a line for each
     one that had to be passed over."""
+    for draft in run.path.glob(".checkpoint*"):  # a killed writer's, as large as the model
+        draft.unlink(missing_ok=True)
     remarks: list[str] = []
     for path in (run.checkpoint, run.previous_checkpoint):
         if not path.exists():
@@ -67,7 +74,10 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def slim(run: RunDir, state: dict[str, Any]) -> None:
-    """Replace the checkpoints of a finished training by the final weights alone (a third)."""
-    save(run, {key: value for key, value in state.items() if key != "optimizer"})
+def slim(run: RunDir, state: dict[str, Any], *, check: Callable[[], object] = lambda: None) -> None:
+    """Replace the checkpoints of a finished training by its final weights alone (a third): the
+    averaged ones where there are any. check: as for `save`."""
+    kept = {key: value for key, value in state.items() if key not in ("optimizer", "average")}
+    kept["model"] = state.get("average", state["model"])
+    save(run, kept, check=check)
     run.previous_checkpoint.unlink(missing_ok=True)

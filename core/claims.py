@@ -2,8 +2,8 @@
 
 Attempt n of a run owns `claim-<n>.json`, created with O_EXCL: of several takers of attempt n
 exactly one wins. The highest n is the owner; it is live until it records an outcome, its process
-is gone (same machine) or its heartbeat stops (elsewhere). A taken-over owner that wakes up again
-sees the higher number before it writes anything (`Claim.held`).
+is gone (as far as this machine can tell) or its heartbeat stops. A taken-over owner that wakes up
+again sees the higher number before it writes anything (`Claim.held`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def beat_seconds() -> float:
 
 
 def stale_seconds() -> float:
-    """Seconds without a heartbeat after which an owner elsewhere counts as gone."""
+    """Seconds without a heartbeat after which an owner counts as gone, or hung."""
     return float(os.environ.get("EPSWEEP_STALE_S", "120"))
 
 
@@ -75,22 +75,49 @@ def process_alive(described: Mapping[str, Any]) -> bool | None:
     return start is not None and start == described["pid_start"]
 
 
+class NotOwnedError(RuntimeError):
+    """Another process took the run over; this one must not write any more."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """The newest claim on a run, as read from disk."""
 
     attempt: int
     info: dict[str, Any]
+    beat: float
+    """When its heart last beat: the file server's time, Unix seconds."""
     age: float
-    """Seconds since the last heartbeat, by this machine's clock."""
+    """Seconds since then, by this machine's clock."""
 
     @property
     def live(self) -> bool:
         """Whether its process still works on the run, as far as can be told from here."""
-        if self.info.get("outcome"):
-            return False
-        alive = process_alive(self.info) if "machine" in self.info else None
-        return self.age < stale_seconds() if alive is None else alive
+        return not self.info.get("outcome") and self.age < stale_seconds() and not self._gone
+
+    @property
+    def hung(self) -> bool:
+        """Silent for long, without an outcome, though its process may still exist."""
+        return not self.info.get("outcome") and self.age >= stale_seconds() and not self._gone
+
+    @property
+    def _gone(self) -> bool:
+        return "machine" in self.info and process_alive(self.info) is False
+
+    @property
+    def seconds(self) -> float:
+        """How long this attempt and those before it have held the run."""
+        return float(self.info.get("seconds_before", 0)) + self._held
+
+    @property
+    def gpu_seconds(self) -> float:
+        """The same times the GPUs held; 0 on machines without."""
+        before = float(self.info.get("gpu_seconds_before", 0))
+        return before + self._held * float(self.info.get("gpus", 0))
+
+    @property
+    def _held(self) -> float:
+        return max(0.0, self.beat - float(self.info.get("since", self.beat)))
 
 
 def newest_attempt(folder: Path) -> int:
@@ -120,7 +147,7 @@ def holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
         return holder(run, clock=clock)
     age = (time.time() if clock is None else clock) - modified
     # An empty file is a claim whose owner has not yet written its first line.
-    return Holder(attempt, json.loads(text) if text else {}, age)
+    return Holder(attempt, json.loads(text) if text else {}, modified, age)
 
 
 class Claim:
@@ -131,20 +158,23 @@ class Claim:
         self.progress: dict[str, Any] = {}
         """What the run is doing (phase, epoch, images/s); shown by status."""
         self.on_cancel: Callable[[], None] | None = None
-        """Called once, from the heartbeat's thread, when the run is asked to stop."""
+        """Called once, from the heartbeat's thread, when the run is asked to stop or was taken
+        over by another process."""
         self._notes: list[str] = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     @classmethod
-    def acquire(cls, run: RunDir, *, job: str | None = None) -> Claim | None:
+    def acquire(cls, run: RunDir, *, job: str | None = None, gpus: float = 0) -> Claim | None:
         """Claim a run for this process; None where another live process holds it.
 
-        Side effect: a row in attempts.jsonl; the row of a dead predecessor is closed as 'lost'.
+        gpus: how many it occupies, a share where runs share one. Side effect: a row in
+        attempts.jsonl; the row of a dead predecessor is closed as 'lost'.
         """
         run.path.mkdir(parents=True, exist_ok=True)
-        previous = holder(run, clock=_shared_clock(run.path))
+        clock = _shared_clock(run.path)
+        previous = holder(run, clock=clock)
         if previous and previous.live:
             return None
         attempt = previous.attempt + 1 if previous else 1
@@ -160,7 +190,11 @@ class Claim:
             "host": socket.gethostname(),
             **describe_process(os.getpid()),
             "job": job,
+            "gpus": gpus,
             "started": now(),
+            "since": clock,
+            "seconds_before": previous.seconds if previous else 0,
+            "gpu_seconds_before": previous.gpu_seconds if previous else 0,
             "outcome": None,
         }
         claim = cls(run, attempt, info)
@@ -208,11 +242,19 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._stop.wait(beat_seconds()):
-            with contextlib.suppress(OSError):  # a full disk must not silence a healthy run
-                self._write()
-            if self.on_cancel and self.run.cancel.exists():
+            held = self.held()
+            if held:
+                self._beat_once()
+            if self.on_cancel and (not held or self.run.cancel.exists()):
                 self.on_cancel()
                 self.on_cancel = None
+
+    def _beat_once(self) -> None:
+        try:
+            self._write()
+        except OSError:  # a full disk must not silence a healthy run
+            with contextlib.suppress(OSError):
+                os.utime(_path(self.run, self.attempt))
 
 
 def _shared_clock(folder: Path) -> float:

@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -55,10 +56,16 @@ def _no_bool(value: object) -> object:
     return value
 
 
-def parse_strength(value: object) -> Fraction:
-    """An attack strength in [0, 1] as an exact fraction: '4/255', '0.03', 0, Fraction(4, 255).
+Norm = Literal["linf", "l2", "l1"]
+LARGEST = 10**6
+"""No l2 or l1 ball in [0, 1]^n with images of any size is larger."""
 
-    Raises ValueError for anything else; a bare '4' is most likely 4/255 and is told so.
+
+def parse_strength(value: object, norm: str = "linf") -> Fraction:
+    """An attack strength as an exact fraction: '4/255', '0.03', 0, Fraction(4, 255).
+
+    In [0, 1] for l-inf; a plain number such as 0.5, 2 or 12 for l2 and l1. Raises ValueError for
+    anything else; a bare '4' is most likely 4/255 and is told so.
     """
     _no_bool(value)
     text = str(value).replace(" ", "")
@@ -67,21 +74,33 @@ def parse_strength(value: object) -> Fraction:
         strength = Fraction("" if re.search(r"[eE][+-]?[\d_]{3}", text) else text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected a strength such as 4/255, got {value!r}") from None
-    if not 0 <= strength <= 1:
+    if norm != "linf" and not 0 <= strength <= LARGEST:
+        raise ValueError(f"a strength for {norm} lies in [0, {LARGEST}], got {value}")
+    if norm == "linf" and not 0 <= strength <= 1:
         hint = f", did you mean {strength}/255?" if 1 < strength <= 255 else ""
         raise ValueError(f"a strength lies in [0, 1], got {value}{hint}")
     return strength
 
 
-def show_strength(strength: Fraction) -> str:
-    """In 255ths where that is exact ('8/255', not '8/255' reduced), else as a plain fraction."""
+def show_strength(strength: Fraction, norm: str = "linf") -> str:
+    """In 255ths where that is exact ('8/255', not '8/255' reduced), else as a plain fraction; for
+    l2 and l1 always the latter."""
+    if norm != "linf":
+        return str(strength)
     scaled, rest = divmod(strength.numerator * 255, strength.denominator)
     return f"{scaled}/255" if strength and not rest else str(strength)
 
 
-def _strength_slug(strength: Fraction) -> str:
+def rounded(epsilon: float, norm: str) -> str:
+    """A strength of a schedule for people: '2.67/255', or '0.5' for l2 and l1."""
+    return f"{epsilon * 255:.3g}/255" if norm == "linf" else f"{epsilon:.3g}"
+
+
+def _strength_slug(strength: Fraction, norm: str) -> str:
+    if norm != "linf":
+        return f"{norm}_eps{strength}".replace("/", "_")
     scaled = strength * 255
-    return str(scaled).replace("/", "_")
+    return f"eps{scaled}".replace("/", "_")
 
 
 def _parse_strengths(value: object) -> object:
@@ -95,11 +114,26 @@ def _parse_strengths(value: object) -> object:
     return value
 
 
+def _parse_for_norm(value: object, info: ValidationInfo) -> Fraction:
+    """By the `norm` of the same config, where that has one (a field before this one)."""
+    return parse_strength(value, info.data.get("norm", "linf"))
+
+
+def _show(strength: Fraction) -> str:
+    return show_strength(strength, "linf" if strength <= 1 else "l2")
+
+
 Strength = Annotated[
     Fraction,
-    BeforeValidator(parse_strength),
-    PlainSerializer(show_strength, return_type=str, when_used="always"),
+    BeforeValidator(_parse_for_norm),
+    PlainSerializer(_show, return_type=str, when_used="always"),
 ]
+AnyStrength = Annotated[
+    Fraction,
+    BeforeValidator(lambda value: parse_strength(value, "l2")),
+    PlainSerializer(_show, return_type=str, when_used="always"),
+]
+"""A strength whose norm stands in another part of the config, which checks the range."""
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
@@ -111,18 +145,32 @@ class Part(BaseModel):
 
 
 class Optim(Part):
-    """AdamW with a cosine learning rate after a linear warm-up."""
+    """AdamW with a cosine learning rate after a linear warm-up; biases and norms do not decay."""
 
     lr: Annotated[Number, Field(gt=0)] = 1e-4
     weight_decay: Annotated[Number, Field(ge=0)] = 1e-2
+    head_lr: Annotated[Number, Field(gt=0)] | None = None
+    """Learning rate of the head; None is that of the backbone."""
+    head_weight_decay: Annotated[Number, Field(ge=0)] | None = None
     warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.05
     """Fraction of all optimiser steps spent warming up."""
     clip: Annotated[Number, Field(ge=0)] = 0.0
     """Largest gradient norm; 0 leaves gradients alone."""
+    ema: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of a moving average of the weights, which is then what is evaluated and
+    kept; 0 is none."""
+
+
+class Objective(Part):
+    """What training minimises: `at`, cross-entropy on attacked images, or `trades`."""
+
+    kind: Literal["at", "trades"] = "at"
+    beta: Annotated[Number, Field(gt=0)] = 1.0
+    """TRADES: weight of the divergence between clean and attacked predictions."""
 
 
 class Attack(Part):
-    """The attack that makes training examples: APGD, cross-entropy, l-inf (paper: 7 steps)."""
+    """The attack that makes training examples: APGD, cross-entropy (paper: 7 steps)."""
 
     steps: Count = 7
 
@@ -133,7 +181,7 @@ class Validation(Part):
     steps: Count = 10
     images: Count | None = None
     """Images of the adversarial measurement (the first ones); clean accuracy uses them all."""
-    epsilon: Strength | None = None
+    epsilon: AnyStrength | None = None
     """Strength of the adversarial measurement; by default the run's own eps_g."""
 
 
@@ -158,9 +206,12 @@ class Schedule(Part):
     T1 and T2 are whole epochs here; fractions and presets are resolved by `resolve_schedule`.
     """
 
-    kind: Literal["standard", "two_hinge", "uniform", "auto"] = "two_hinge"
+    kind: Literal["standard", "two_hinge", "uniform", "auto", "points"] = "two_hinge"
     T1: Epoch = 0
     T2: Epoch = 0
+    points: tuple[tuple[Epoch, Strength], ...] = ()
+    """(epoch, fraction) pairs; linear between them, constant before the first and after the
+    last. Two at one epoch are a jump; those beyond the training are never reached."""
     patience: Count = 5
     tolerance: Annotated[Number, Field(ge=0, lt=1)] = 0.02
 
@@ -170,7 +221,11 @@ class Schedule(Part):
         return self.kind == "two_hinge" and self.T1 == 0 and self.T2 == 0
 
     def label(self, epochs: int) -> str:
-        """The setting's name in tables: fix, sched, standard, uniform, auto or 'T1=5;T2=25'."""
+        """The setting's name in tables: fix, sched, standard, uniform, auto, 'T1=5;T2=25' or
+        'points=0:0;9:1'."""
+        if self.kind == "points":
+            pairs = (f"{epoch}:{float(fraction):g}" for epoch, fraction in self.points)
+            return f"points={';'.join(pairs)}"
         if self.kind != "two_hinge":
             return self.kind
         if self.is_fix:
@@ -200,6 +255,19 @@ def _hinge(value: object, epochs: int, name: str) -> object:
     return value
 
 
+def _points(value: object, epochs: int) -> list[tuple[object, object]]:
+    """(epoch, fraction) pairs with whole, ascending epochs from 0. Raises ValueError."""
+    form = "expected points: [[epoch, fraction], ...] in ascending order of epochs"
+    pairs = value if isinstance(value, list | tuple) else ()
+    if not pairs or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{form}, got {value!r}")
+    found = [(_hinge(epoch, epochs, "points"), fraction) for epoch, fraction in pairs]
+    whole = [epoch for epoch, _ in found if type(epoch) is int]
+    if len(whole) < len(found) or whole != sorted(whole) or whole[0] < 0:
+        raise ValueError(f"{form}, got epochs {', '.join(str(epoch) for epoch, _ in pairs)}")
+    return found
+
+
 def resolve_schedule(value: object, epochs: int) -> object:
     """A preset name or a mapping -> the fields of `Schedule`, hinges in whole epochs.
 
@@ -219,10 +287,15 @@ def resolve_schedule(value: object, epochs: int) -> object:
             raise ValueError(f"'{kind}' takes no further keys; use kind: two_hinge with T1 and T2")
         hinges = sched_hinges(epochs) if kind == "sched" else (0, 0)
         return {"kind": "two_hinge", "T1": hinges[0], "T2": hinges[1]}
-    if kind not in ("standard", "two_hinge", "uniform", "auto"):
-        raise ValueError(f"unknown schedule '{kind}'{nearest(str(kind), (*PRESETS, 'two_hinge'))}")
+    if kind not in ("standard", "two_hinge", "uniform", "auto", "points"):
+        known = (*PRESETS, "two_hinge", "points")
+        raise ValueError(f"unknown schedule '{kind}'{nearest(str(kind), known)}")
     if kind != "two_hinge" and (given.get("T1") or given.get("T2")):
         raise ValueError(f"T1 and T2 belong to kind: two_hinge, not to '{kind}'")
+    if kind == "points":
+        given["points"] = _points(given.get("points"), epochs)
+    elif given.get("points"):
+        raise ValueError(f"points belong to kind: points, not to '{kind}'")
     if kind == "two_hinge":
         T1, T2 = (_hinge(given.get(name, 0), epochs, name) for name in ("T1", "T2"))
         given |= {"T1": T1, "T2": T2}
@@ -242,6 +315,18 @@ def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**data, "schedule": resolve_schedule(data["schedule"], epochs)}
 
 
+def _canonical_optim(optim: Optim, protocol: str) -> Optim:
+    """The head's own numbers only where there are two kinds of weights and they differ."""
+    changes = {}
+    for name in ("lr", "weight_decay"):
+        common, head = getattr(optim, name), getattr(optim, f"head_{name}")
+        if protocol == "linear" and head is not None:
+            changes[name] = common = head
+        if head == common:
+            changes[f"head_{name}"] = None
+    return optim.model_copy(update=changes) if changes else optim
+
+
 class RunConfig(Part):
     """One training run; two equal configs are the same run, wherever they are launched from."""
 
@@ -252,12 +337,17 @@ class RunConfig(Part):
     dataset: Annotated[str, Field(min_length=1)]
     """A known name or the path of a folder with train/, val/ and test/."""
     image_size: Annotated[Count, Field(ge=8)] = 224
+    norm: Norm = "linf"
+    """Threat model of training and of the validation's attack."""
     epsilon_g: Strength = Fraction(4, 255)
-    """Target strength eps_g, l-inf, of pixels in [0, 1]."""
+    """Target strength eps_g, of pixels in [0, 1]."""
     schedule: Schedule = Schedule()
     epochs: Count = 50
     batch: Count = 128
     """Effective batch: images per optimiser step."""
+    protocol: Literal["full", "linear"] = "full"
+    """`full` trains everything; `linear` the head alone, on a frozen backbone."""
+    objective: Objective = Objective()
     optim: Optim = Optim()
     attack: Attack = Attack()
     validation: Validation = Validation()
@@ -279,12 +369,22 @@ class RunConfig(Part):
         if self.validation.epsilon == self.epsilon_g:
             implied = self.validation.model_copy(update={"epsilon": None})
             object.__setattr__(self, "validation", implied)
+        object.__setattr__(self, "optim", _canonical_optim(self.optim, self.protocol))
+        if self.objective.kind == "at" or self.schedule.kind == "standard":
+            object.__setattr__(self, "objective", Objective())
         # Standard fine-tuning never attacks: it is one run whatever eps_g a table asks for.
         if self.schedule.kind == "standard":
+            if self.validation.epsilon is None:
+                object.__setattr__(self, "norm", "linf")
             object.__setattr__(self, "epsilon_g", Fraction(0))
             object.__setattr__(self, "attack", Attack())
         elif self.epsilon_g == 0:
             raise ValueError("epsilon_g: 0 means no attack, use schedule: standard")
+        if self.validation.epsilon is not None:
+            try:
+                parse_strength(self.validation.epsilon, self.norm)
+            except ValueError as error:
+                raise ValueError(f"validation.epsilon: {error}") from None
         return self
 
     @classmethod
@@ -321,7 +421,7 @@ class RunConfig(Part):
         """Lower-case letters, digits, '_' and '.', so that an id is always one safe file name."""
         parts = [self.backbone, self.dataset.rstrip("/").rsplit("/", 1)[-1]]
         if self.schedule.kind != "standard":
-            parts.append(f"eps{_strength_slug(self.epsilon_g)}")
+            parts.append(_strength_slug(self.epsilon_g, self.norm))
         parts += [self.setting.replace(";", "_").replace("=", ""), f"s{self.seed}"]
         return "-".join(map(_safe, parts))
 
@@ -350,13 +450,16 @@ class RunConfig(Part):
 class EvalConfig(Part):
     """One evaluation of a trained model; a child of a run with an id of its own."""
 
-    attack: Literal["apgd-ce"] = "apgd-ce"
-    norm: Literal["linf"] = "linf"
+    attack: Literal["apgd-ce", "autoattack"] = "apgd-ce"
+    """`autoattack`: the standard ensemble on APGD's survivors, at every strength; takes long."""
+    norm: Norm = "linf"
     steps: Count = 10
     epsilons: Annotated[tuple[Strength, ...], BeforeValidator(_parse_strengths)] = tuple(
         Fraction(i, 255) for i in range(17)
     )
     """Strengths at which accuracy is measured, ascending from 0."""
+    prior: tuple[Annotated[Number, Field(ge=0)], ...] | None = None
+    """Weights of the strengths in expected accuracy; None is uniform in eps."""
     split: Literal["test", "val"] = "test"
     images: Count | None = None
     """Only the first images of the split; None means all."""
@@ -368,6 +471,16 @@ class EvalConfig(Part):
         pairs = zip(self.epsilons, self.epsilons[1:], strict=False)
         if not self.epsilons or self.epsilons[0] != 0 or any(a >= b for a, b in pairs):
             raise ValueError("epsilons: expected ascending strengths that begin with 0")
+        if self.norm != "linf" and "epsilons" not in self.model_fields_set:
+            raise ValueError(f"epsilons: norm {self.norm} has no default, expected strengths")
+        if self.attack == "autoattack" and self.mode == "fast":
+            raise ValueError("mode: fast goes with attack apgd-ce, got autoattack")
+        count = len(self.epsilons)
+        if self.prior is not None and (len(self.prior) != count or not any(self.prior)):
+            raise ValueError(
+                f"prior: expected {count} weights, one per strength and not all 0, "
+                f"got {len(self.prior)}"
+            )
         return self
 
     @classmethod

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.attacks import Trajectory, attacking, gradient_of, loss_of
+from core.attacks import TRAJECTORIES, Trajectory, attacking, gradient_of, loss_of
 from core.data import Split
 
 Mode = Literal["exact", "fast"]
@@ -75,6 +75,7 @@ def search(
     batch: int,
     device: torch.device,
     mode: Mode = "exact",
+    norm: str = "linf",
     progress: Callable[[int], None] = lambda done: None,
 ) -> Search:
     """Critical strengths of every image of `split`; strengths ascend from 0.
@@ -84,7 +85,8 @@ def search(
     with attacking(model) as target:
         if len(strengths) == 1:
             return _clean_search(target, split, batch, device)
-        return _Queue(target, split, strengths, steps, device, mode).run(batch, progress)
+        start = TRAJECTORIES[norm].start
+        return _Queue(target, split, strengths, steps, device, mode, start).run(batch, progress)
 
 
 def _clean_search(model: nn.Module, split: Split, batch: int, device: torch.device) -> Search:
@@ -107,7 +109,9 @@ class _Queue:
         steps: int,
         device: torch.device,
         mode: Mode,
+        start: Callable[[Tensor, Tensor, Tensor, Tensor, int], Trajectory],
     ) -> None:
+        self.start = start
         self.model, self.split, self.steps, self.device = model, split, steps, device
         self.follow = _climb if mode == "exact" else _descend
         self.strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
@@ -139,7 +143,7 @@ class _Queue:
         so that `advance` leaves them at the clean image for their first look."""
         strength = self.strengths[slots.level]
         gradient, loss = slots.clean_gradient.clone(), slots.clean_loss.clone()
-        return Trajectory.start(slots.clean, gradient, loss, strength, self.steps)
+        return self.start(slots.clean, gradient, loss, strength, self.steps)
 
     def _step(self, slots: _Slots, path: Trajectory) -> Tensor:
         """One forward and one gradient for every slot; returns the rows that are finished."""

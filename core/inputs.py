@@ -1,4 +1,4 @@
-"""What a run needs on this machine besides its config: image folders and local checkpoints.
+"""What a run needs on this machine besides its config: images, checkpoints, pretrained weights.
 
 Torch-free, so that launching finds what is missing before anything is submitted.
 """
@@ -6,15 +6,16 @@ Torch-free, so that launching finds what is missing before anything is submitted
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from core.config import ConfigError, RunConfig
 from core.datasets.entry import entries
-from core.registry import PROCEDURAL, SYNTHETIC
+from core.registry import PROCEDURAL, SYNTHETIC, backbone, backbones, hub_repo
 from core.rundir import Store
 
 SPLITS = ("train", "val", "test")
+CHECKPOINTS = (".pt", ".pth", ".safetensors")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -82,9 +83,11 @@ def weights_file(name: str, store: Store) -> Path:
     for path in (store.weights / name, Path(name).expanduser()):
         if path.is_file():
             return path
-    have = sorted(p.relative_to(store.weights) for p in store.weights.rglob("*.pt"))
-    listed = ", ".join(map(str, have[:6])) or "none"
-    raise ConfigError(f"weights '{name}': no such file (in {store.weights}: {listed})")
+    have = [path for path in store.weights.rglob("*") if path.suffix in CHECKPOINTS]
+    listed = ", ".join(sorted(str(p.relative_to(store.weights)) for p in have)[:6]) or "none"
+    owner = [n for n, b in backbones().items() if b.checkpoint and b.checkpoint.file == name]
+    hint = f"; run: sweep weights fetch {owner[0]}" if owner else ""
+    raise ConfigError(f"weights '{name}': no such file (in {store.weights}: {listed}){hint}")
 
 
 def _check_dataset(dataset: str, size: int, store: Store) -> None:
@@ -102,8 +105,52 @@ def _check_dataset(dataset: str, size: int, store: Store) -> None:
         read(dataset, store.data / dataset, entries()[dataset])
 
 
-def missing(configs: Iterable[RunConfig], store: Store) -> list[str]:
-    """One line per dataset or checkpoint that these runs need and this machine lacks."""
+def local_weights(config: RunConfig) -> str | None:
+    """The checkpoint file a run starts from; None where its weights are timm's own or random."""
+    if config.weights == "pretrained":
+        checkpoint = backbone(config.backbone).checkpoint
+        return checkpoint.file if checkpoint else None
+    return None if config.weights == "random" else config.weights
+
+
+HUB_FILES = (
+    *("model.safetensors", "pytorch_model.bin"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+)
+"""What a hub repository calls its weights, in the order in which timm looks."""
+
+
+def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the Hugging Face hub keeps downloads in a process with these variables."""
+    home = environ.get("HF_HOME")
+    if not home:
+        home = f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(named or f"{home}/hub").expanduser()
+
+
+def is_offline(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether these variables keep a process from downloading weights."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return any(environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in names)
+
+
+def cached_weights(repo: str, hub: Path) -> Path | None:
+    """The weights of a hub repository in a cache, as a process without internet finds them."""
+    folder = hub / f"models--{repo.replace('/', '--')}"
+    try:
+        commit = (folder / "refs" / "main").read_text("utf-8").strip()
+    except OSError:
+        return None
+    files = (folder / "snapshots" / commit / name for name in HUB_FILES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def missing(configs: Iterable[RunConfig], store: Store, *, hub: Path | None = None) -> list[str]:
+    """One line per dataset or checkpoint that these runs need and this machine lacks.
+
+    hub: the cache in which runs must find pretrained weights; None where they may download them.
+    """
     configs = list(configs)
     problems = []
     for dataset, size in dict.fromkeys((c.dataset, c.image_size) for c in configs):
@@ -112,10 +159,19 @@ def missing(configs: Iterable[RunConfig], store: Store) -> list[str]:
                 _check_dataset(dataset, size, store)
             except ConfigError as error:
                 problems.append(f"dataset {dataset}: {error}")
-    for weights in dict.fromkeys(config.weights for config in configs):
-        if weights not in ("pretrained", "random"):
+    for file in dict.fromkeys(map(local_weights, configs)):
+        if file:
             try:
-                weights_file(weights, store)
+                weights_file(file, store)
             except ConfigError as error:
                 problems.append(str(error))
+    if hub:
+        pretrained = [config.backbone for config in configs if config.weights == "pretrained"]
+        problems += [line for name in dict.fromkeys(pretrained) for line in _not_cached(name, hub)]
     return problems
+
+
+def _not_cached(name: str, hub: Path) -> Iterator[str]:
+    repo = hub_repo(name)
+    if repo and not cached_weights(repo, hub):
+        yield f"weights of {name}: {repo} is not in {hub}; run: sweep weights fetch {name}"

@@ -5,6 +5,7 @@ Everything outside sees pixels in [0, 1]; attacks therefore work in pixel space.
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import timm  # isort: skip
 import timm.models  # isort: skip
 
 from core.config import ConfigError, RunConfig
-from core.inputs import weights_file
+from core.inputs import local_weights, weights_file
 from core.registry import backbone
 from core.rundir import Store
 from core.seeds import derive
@@ -56,13 +57,21 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
         options["img_size"] = config.image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init"))
-        net = _create(entry.timm, config.weights == "pretrained", classes, options)
-    if config.weights not in ("pretrained", "random"):
-        load_backbone(net, weights_file(config.weights, store))
+        file = local_weights(config)
+        net = _create(entry.timm, config.weights == "pretrained" and not file, classes, options)
+    if file:
+        load_backbone(net, weights_file(file, store))
     mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
     model = Classifier(net, entry.mean or mean, entry.std or std)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=layout(model))  # type: ignore[call-overload]
     return model
+
+
+def layout(model: nn.Module) -> torch.memory_format:
+    """channels_last for convolutional networks; a transformer's one convolution, over patches,
+    gains nothing by it."""
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    return torch.channels_last if convolutions > 1 else torch.contiguous_format
 
 
 def _group_norm(channels: int, *, groups: int, **_: object) -> nn.GroupNorm:
@@ -105,22 +114,48 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
 
 def load_backbone(net: Any, file: Path) -> None:
-    """Load all but the head from `file`. Raises ConfigError listing the keys that do not fit."""
-    state = read_state(file)
+    """Load all but the head from `file`. Its names may have a prefix, or be those of the release
+    where timm can convert them. Raises ConfigError listing the keys that do not fit."""
     heads = net.pretrained_cfg["classifier"]
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     own = {k: v for k, v in net.state_dict().items() if not k.startswith(heads)}
+    state = _unwrapped(read_state(file), next(iter(own)))
     given = {k: v for k, v in state.items() if not k.startswith(heads)}
+    wrong = _misfits(own, given)
+    if any(wrong.values()):
+        converted = _converted(state, net)
+        given = {k: v for k, v in converted.items() if not k.startswith(heads)}
+        if any(_misfits(own, given).values()):
+            parts = [f"{_some(keys)} {kind}" for kind, keys in wrong.items() if keys]
+            raise ConfigError(f"{file}: does not fit {type(net).__name__}: {'; '.join(parts)}")
+    net.load_state_dict(given, strict=False)
+
+
+def _unwrapped(state: dict[str, Tensor], probe: str) -> dict[str, Tensor]:
+    """The tensors under the shortest prefix under which `probe` is found: whole models are often
+    saved with their input normalisation, or with an attacker that holds the weights once more."""
+    prefixes = [key.removesuffix(probe) for key in state if key.endswith(f".{probe}")]
+    prefix = "" if probe in state else min(prefixes, key=len, default="")
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _converted(state: dict[str, Tensor], net: Any) -> dict[str, Tensor]:
+    """Names as timm's architecture has them now, by timm's own rules for older and other names."""
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    try:
+        converted: dict[str, Tensor] = convert(dict(state), net) if convert else state
+    except Exception:  # a converter fails in its own way on names it does not know
+        return state
+    return converted
+
+
+def _misfits(own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, list[str]]:
     shapes = [k for k in own if k in given and own[k].shape != given[k].shape]
-    wrong = {
+    return {
         "missing": [k for k in own if k not in given],
         "unexpected": [k for k in given if k not in own],
         "of another shape": shapes,
     }
-    if any(wrong.values()):
-        parts = [f"{_some(keys)} {kind}" for kind, keys in wrong.items() if keys]
-        raise ConfigError(f"{file}: does not fit {type(net).__name__}: {'; '.join(parts)}")
-    net.load_state_dict(given, strict=False)
 
 
 def _some(keys: list[str]) -> str:

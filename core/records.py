@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, TypedDict
 
 from core.config import parse_strength, show_strength
@@ -56,7 +57,10 @@ def delay(rows: Sequence[Mapping[str, Any]], epochs: int) -> int:
 
 def curve(rows: Sequence[Mapping[str, Any]]) -> dict[Fraction, float]:
     """Result rows -> accuracy in [0, 1] at each strength."""
-    return {parse_strength(row["epsilon"]): row["correct"] / row["n"] for row in rows}
+    return {
+        parse_strength(row["epsilon"], row.get("norm", "linf")): row["correct"] / row["n"]
+        for row in rows
+    }
 
 
 def expected_accuracy(accuracy: Mapping[Fraction, float], epsilon_g: Fraction) -> float:
@@ -72,6 +76,26 @@ def expected_accuracy(accuracy: Mapping[Fraction, float], epsilon_g: Fraction) -
         raise ValueError(f"no accuracy measured at {', '.join(missing)}")
     values = [accuracy[eps] for eps in grid]
     return (sum(values) - (values[0] + values[-1]) / 2) / (len(grid) - 1)
+
+
+def expected_over(
+    accuracy: Mapping[Fraction, float], prior: Sequence[float] | None = None
+) -> float:
+    """Mean accuracy over all strengths of a curve, of any norm.
+
+    prior: a weight per strength, in ascending order of these; None is eps ~ U[0, largest], by the
+    trapezoidal rule whatever the spacing. Raises ValueError where a uniform prior has no two
+    strengths to lie between, or weights do not fit.
+    """
+    grid = sorted(accuracy)
+    if prior is not None:
+        if len(prior) != len(grid) or not sum(prior) > 0:
+            raise ValueError(f"expected {len(grid)} weights, not all 0, got {list(prior)}")
+        return sum(w * accuracy[eps] for w, eps in zip(prior, grid, strict=True)) / sum(prior)
+    if len(grid) < 2:
+        raise ValueError(f"expected at least two strengths, got {len(grid)}")
+    parts = (float(b - a) * (accuracy[a] + accuracy[b]) / 2 for a, b in pairwise(grid))
+    return sum(parts) / float(grid[-1] - grid[0])
 
 
 def unit_grid(epsilon_g: Fraction) -> list[Fraction]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -19,24 +21,40 @@ from pydantic import BaseModel, ConfigDict
 from core.datasets.entry import entries
 
 
+class Checkpoint(BaseModel):
+    """A file in <root>/weights that holds what timm does not have, and where to get it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    url: str | None = None
+
+
 class Backbone(BaseModel):
-    """How to build one backbone with timm. mean and std are None where timm's own config holds."""
+    """How to build one backbone and where its weights are; backbones.yaml explains the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     timm: str
     family: str = ""
+    pretraining: str = ""
     reference: str = ""
+    guide: str | None = None
+    params: int | None = None
+    lora: tuple[str, ...] = ()
     group_norm: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    checkpoint: Checkpoint | None = None
+    note: str = ""
 
 
 @cache
 def backbones() -> dict[str, Backbone]:
     """Shorthand -> backbone, in the order of backbones.yaml."""
     text = resources.files("core").joinpath("backbones.yaml").read_text("utf-8")
-    return {name: Backbone(**entry) for name, entry in yaml.safe_load(text).items()}
+    entries: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return {name: Backbone(**{"timm": name, **entry}) for name, entry in entries.items()}
 
 
 @cache
@@ -45,7 +63,7 @@ def _shorthands() -> dict[str, str]:
     return {
         entry.timm: name
         for name, entry in backbones().items()
-        if entry.group_norm is None and entry.mean is None
+        if entry.group_norm is None and entry.mean is None and entry.checkpoint is None
     }
 
 
@@ -59,18 +77,47 @@ def backbone(name: str) -> Backbone:
     return backbones().get(name) or Backbone(timm=name)
 
 
+def _timm_sources() -> Iterator[str]:
+    spec = importlib.util.find_spec("timm")
+    if spec and spec.submodule_search_locations:
+        for path in Path(spec.submodule_search_locations[0], "models").glob("*.py"):
+            yield path.read_text("utf-8", errors="replace")
+
+
+_PRETRAINED = re.compile(r"""["']([a-z][a-z0-9_]+\.[a-z0-9_]+)["']\s*:\s*_""")
+"""A row of a table of pretrained weights in timm's source: 'resnet50.a1_in1k': _cfg(...)."""
+
+
 @cache
 def timm_ids() -> frozenset[str]:
     """Every architecture and pretrained tag of the installed timm, without importing torch."""
-    spec = importlib.util.find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
-        return frozenset()
     found: set[str] = set()
-    for path in Path(spec.submodule_search_locations[0], "models").glob("*.py"):
-        text = path.read_text("utf-8", errors="replace")
+    for text in _timm_sources():
         found.update(re.findall(r"@register_model\s+def (\w+)\(", text))
-        found.update(re.findall(r"""["']([a-z][a-z0-9_]+\.[a-z0-9_]+)["']\s*:\s*_""", text))
+        found.update(_PRETRAINED.findall(text))
     return frozenset(found)
+
+
+@cache
+def _hub_repos() -> dict[str, str]:
+    """timm id -> its repository on the Hugging Face hub, for those that lie in timm's own space."""
+    found = {}
+    for text in _timm_sources():
+        text = re.sub(r"(?m)^\s*#.*$", "", text)
+        rows = [*_PRETRAINED.finditer(text)]
+        ends = [*(row.start() for row in rows[1:]), len(text)]
+        for row, end in zip(rows, ends, strict=False):
+            repo = re.search(r"""hf_hub_id\s*=\s*["'](timm/[^"']*)["']""", text[row.end() : end])
+            if repo:
+                found[row[1]] = repo[1] if repo[1] != "timm/" else f"timm/{row[1]}"
+    return found
+
+
+def hub_repo(name: str) -> str | None:
+    """Where timm downloads the pretrained weights of a backbone; None where that is not known here
+    (local checkpoints, ids without a tag, the few outside timm's own space)."""
+    entry = backbone(name)
+    return None if entry.checkpoint else _hub_repos().get(entry.timm)
 
 
 def backbone_problem(name: str) -> str | None:

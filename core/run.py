@@ -5,24 +5,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
-from core import audit, checkpoint, data, evaluate, models, records, runtime
-from core.claims import Claim, now
-from core.config import EvalConfig, RunConfig, show_strength
+from core import audit, autoattack, data, evaluate, models, records, runtime
+from core.claims import Claim, NotOwnedError, now
+from core.config import EvalConfig, RunConfig, rounded, show_strength
 from core.rundir import RunDir, Store, read_json, write_atomic, write_json
 from core.tracking import Mode, Tracker
-from core.train import Monitor, NotOwnedError, Trainer
+from core.train import Monitor, Trainer
 
 log = logging.getLogger("epsweep")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def execute(
     )
 
     def finished_epoch(row: records.MetricsRow) -> None:
-        log.info("%s", _sentence(row, config.epochs))
+        log.info("%s", _sentence(row, config))
         tracker.log(trainer.rows)
 
     monitor.epoch = finished_epoch
@@ -90,7 +94,7 @@ def execute(
         tracker.log(trainer.rows)
         for item in evals:
             _evaluate(item, trainer, dataset, run, claim, options)
-        checkpoint.slim(run, trainer.state())
+        trainer.finish()
         result = _write_result(trainer, evals, run, claim)
         tracker.summarise(_summary(result, evals, config, run))
     except BaseException:
@@ -105,11 +109,11 @@ def _remark(claim: Claim, text: str) -> None:
     claim.note(text)
 
 
-def _sentence(row: records.MetricsRow, epochs: int) -> str:
+def _sentence(row: records.MetricsRow, config: RunConfig) -> str:
     clean = f"{row['val_clean_correct']}/{row['val_clean_images']}"
     adversarial = f"{row['val_adv_correct']}/{row['val_adv_images']}"
     return (
-        f"epoch {row['epoch'] + 1}/{epochs}: eps {row['epsilon'] * 255:.3g}/255, "
+        f"epoch {row['epoch'] + 1}/{config.epochs}: eps {rounded(row['epsilon'], config.norm)}, "
         f"train loss {row['train_loss']:.3f}, val clean {clean}, "
         f"val adv {adversarial} at {row['val_epsilon']}, {row['images_per_s']:.0f} images/s"
     )
@@ -135,25 +139,16 @@ def _evaluate(
         share = round(done / len(split), 4)
         claim.progress = {"phase": "evaluate", "share": share, "images_per_s": round(speed, 1)}
 
-    model, strengths = trainer.model, [float(epsilon) for epsilon in asked.epsilons]
-    how: dict[str, Any] = {
-        "steps": asked.steps,
-        "batch": options.eval_batch,
-        "device": trainer.device,
-    }
-    found = evaluate.search(model, split, strengths, mode=asked.mode, progress=progress, **how)
-    checked = None
-    if asked.mode == "fast":
-        checked = asdict(audit.check(found, model, split, strengths, **how))
+    measure = partial(_measure, asked, trainer, split, run, claim, progress)
+    found, checked = _fitting(measure, options.eval_batch, claim)
     seconds = time.perf_counter() - started
-    if not claim.held():
-        raise NotOwnedError(f"{run.id}: another process has taken this run over")
+    _must_own(run, claim)
     _write_flags(run, asked, split, found)
     rows = [
         records.ResultRow(
             attack=f"{asked.attack}-{asked.steps}",
             norm=asked.norm,
-            epsilon=show_strength(epsilon),
+            epsilon=show_strength(epsilon, asked.norm),
             n=len(split),
             correct=found.correct(level),
         )
@@ -165,17 +160,77 @@ def _evaluate(
             "id": asked.id,
             "config": asked.to_dict(),
             "rows": rows,
+            "expected": _expected(asked, rows),
             "n": len(split),
             "split_images": len(whole),
             "forwards": found.forwards,
             "backwards": found.backwards,
             "zero_gradient_images": found.zero_gradient_images,
-            "audit": checked,
+            "audit": asdict(checked) if checked else None,
             "seconds": round(seconds, 3),
             "commit": (read_json(run.env) or {}).get("commit"),
         },
     )
+    _ledger(run, asked).file.unlink(missing_ok=True)
     log.info("evaluated %s in %.1f s: %s", asked.id, seconds, _points(rows))
+
+
+def _must_own(run: RunDir, claim: Claim) -> None:
+    if not claim.held():
+        raise NotOwnedError(f"{run.id}: another process has taken this run over")
+
+
+def _fitting(work: Callable[[int], _T], batch: int, claim: Claim) -> _T:
+    """What `work` gives with this many images at once, or with half as many as often as memory
+    runs out."""
+    while True:
+        try:
+            return work(batch)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+        batch = (batch + 1) // 2
+        _remark(claim, f"out of memory: evaluating {batch} images at once")
+
+
+def _ledger(run: RunDir, asked: EvalConfig) -> autoattack.Ledger:
+    return autoattack.Ledger(run.eval_flags(asked.id).with_suffix(".part"))
+
+
+def _measure(
+    asked: EvalConfig,
+    trainer: Trainer,
+    split: data.Split,
+    run: RunDir,
+    claim: Claim,
+    progress: Callable[[int], None],
+    batch: int,
+) -> tuple[evaluate.Search, audit.Audit | None]:
+    """The evaluation itself; with its audit where its mode needs one."""
+    model, strengths = trainer.evaluated, [float(epsilon) for epsilon in asked.epsilons]
+    how: dict[str, Any] = {
+        "norm": asked.norm,
+        "batch": batch,
+        "device": trainer.device,
+    }
+    look = partial(evaluate.search, model, split, strengths, steps=asked.steps, **how)
+    if asked.attack == "autoattack":
+        ledger = _ledger(run, asked)
+        first, owned = partial(look, progress=progress), partial(_must_own, run, claim)
+        return autoattack.evaluate(
+            first, model, split, strengths, ledger=ledger, owned=owned, **how
+        ), None
+    found = look(mode=asked.mode, progress=progress)
+    if asked.mode == "exact":
+        return found, None
+    return found, audit.check(found, model, split, strengths, steps=asked.steps, **how)
+
+
+def _expected(asked: EvalConfig, rows: Sequence[records.ResultRow]) -> float | None:
+    """Expected accuracy over the evaluation's whole grid; None where that is one point."""
+    if len(rows) < 2 and asked.prior is None:
+        return None
+    return records.expected_over(records.curve(rows), asked.prior)
 
 
 def _points(rows: Sequence[records.ResultRow]) -> str:
@@ -197,8 +252,7 @@ def _write_result(
     trainer: Trainer, evals: Sequence[EvalConfig], run: RunDir, claim: Claim
 ) -> dict[str, Any]:
     """result.json: written last, and only by the owner; names every evaluation on disk."""
-    if not claim.held():
-        raise NotOwnedError(f"{run.id}: another process has taken this run over")
+    _must_own(run, claim)
     config = trainer.config
     before = read_json(run.result) or {"evals": []}
     names = [*before["evals"], *(item.id for item in evals)]
@@ -226,10 +280,14 @@ def _summary(
         if stored is None:
             continue
         accuracy = records.curve(stored["rows"])
-        prefix = f"{item.split}/{item.attack}-{item.steps}"
+        prefix, unit = f"{item.split}/{item.attack}-{item.steps}", 255
+        if item.norm != "linf":
+            prefix, unit = f"{prefix}-{item.norm}", 1
         summary[f"{prefix}/images"] = stored["n"]
-        summary |= {f"{prefix}/eps{float(e) * 255:g}": value for e, value in accuracy.items()}
-        if config.epsilon_g and all(e in accuracy for e in records.unit_grid(config.epsilon_g)):
-            expected = records.expected_accuracy(accuracy, config.epsilon_g)
-            summary[f"{prefix}/expected"] = expected
+        summary |= {f"{prefix}/eps{float(e) * unit:g}": value for e, value in accuracy.items()}
+        if item.norm == config.norm == "linf" and config.epsilon_g:
+            # Of a grid that is too thin there is none.
+            with contextlib.suppress(ValueError):
+                expected = records.expected_accuracy(accuracy, config.epsilon_g)
+                summary[f"{prefix}/expected"] = expected
     return summary

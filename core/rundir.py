@@ -110,6 +110,11 @@ class RunDir:
         return self.path / "cancel.json"
 
     @property
+    def repair(self) -> Path:
+        """What retries have changed about how this run is executed."""
+        return self.path / "repair.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
 

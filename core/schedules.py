@@ -7,6 +7,7 @@ on epsilon-scheduling). Only `auto` has a state; it is part of the checkpoint.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -63,6 +64,22 @@ class TwoHinge(_Stateless):
         return Fraction(epoch - self.T1, self.T2 - self.T1)
 
 
+class Points(_Stateless):
+    """Linear between given (epoch, fraction) points, constant before the first and after the last;
+    of two points at one epoch the later one counts from there on."""
+
+    def __init__(self, points: Sequence[tuple[int, Fraction]]) -> None:
+        self.points = points
+
+    def alpha(self, epoch: int) -> Fraction:
+        before = [point for point in self.points if point[0] <= epoch]
+        after = [point for point in self.points if point[0] > epoch]
+        if not before or not after:
+            return (before[-1] if before else after[0])[1]
+        (start, low), (end, high) = before[-1], after[0]
+        return low + (high - low) * Fraction(epoch - start, end - start)
+
+
 class Uniform(_Stateless):
     """alpha ~ U[0, 1], one draw per epoch, from the run's own stream (paper, Table 8)."""
 
@@ -116,6 +133,8 @@ def make(config: RunConfig) -> EpsilonSchedule:
             return Standard()
         case "two_hinge":
             return TwoHinge(schedule.T1, schedule.T2)
+        case "points":
+            return Points(schedule.points)
         case "uniform":
             return Uniform(config.seed)
         case "auto":

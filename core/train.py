@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core import checkpoint, evaluate, schedules
+from core import checkpoint, evaluate, models, parameters, schedules
 from core.attacks import apgd
 from core.augment import augment, draw_table
-from core.config import RunConfig, show_strength
+from core.averaging import Average
+from core.claims import NotOwnedError
+from core.config import RunConfig, rounded, show_strength
 from core.data import Dataset, Split
+from core.objectives import loss_sum
 from core.records import MetricsRow
 from core.rundir import RunDir, write_jsonl
 from core.runtime import autocast
@@ -46,16 +48,14 @@ class Monitor:
     """Whether this process may still write into the run folder."""
 
 
-class NotOwnedError(RuntimeError):
-    """Another process took the run over; this one must not write any more."""
-
-
-def learning_rate(config: RunConfig, step: int, steps: int) -> float:
-    """Linear warm-up over the first `optim.warmup` of all steps, then cosine to 0."""
+def learning_rate(config: RunConfig, step: int, steps: int, *, peak: float | None = None) -> float:
+    """Linear warm-up over the first `optim.warmup` of all steps, then cosine to 0. peak: the
+    learning rate in between, by default `optim.lr`."""
     warm = round(config.optim.warmup * steps)
+    peak = config.optim.lr if peak is None else peak
     if step < warm:
-        return config.optim.lr * (step + 1) / warm
-    return config.optim.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 class Trainer:
@@ -78,18 +78,22 @@ class Trainer:
     ) -> None:
         self.config, self.data, self.run, self.device = config, data, run, device
         self.model = model.to(device)
+        parameters.prepare(self.model, config)
         self.batch = min(config.batch, len(data.train))
         self.micro_batch = min(micro_batch or self.batch, self.batch)
         self.monitor = monitor or Monitor()
         self.schedule = schedules.make(config)
         self.steps_per_epoch = len(data.train) // self.batch
-        self.optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=config.optim.lr,
-            weight_decay=config.optim.weight_decay,
-            fused=True,
-        )
+        self.optimizer = torch.optim.AdamW(parameters.groups(self.model, config), fused=True)
+        decay = config.optim.ema
+        self.average = Average(self.model, decay) if decay else None
+        self.layout = models.layout(self.model)
         self.rows: list[MetricsRow] = []
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose accuracy counts: the averaged one where there is one."""
+        return self.average.model if self.average else self.model
 
     def fit(self) -> list[MetricsRow]:
         """Train to the last epoch, from the newest checkpoint where there is one.
@@ -105,9 +109,11 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
+        average = {"average": self.average.model.state_dict()} if self.average else {}
         return {
             "run": self.config.id,
             "model": self.model.state_dict(),
+            **average,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state(),
             "rows": [dict(row) for row in self.rows],
@@ -117,6 +123,7 @@ class Trainer:
         # Restoring, in this order:
         # 1. the newest checkpoint whose checksums fit, else the one before it, else none
         # 2. model weights and buffers (BatchNorm statistics are buffers)
+        #    and their moving average, which is `model` itself once finished
         # 3. optimiser moments and step counts, onto the model's device; absent once finished
         # 4. the schedule's state (only `auto` has one)
         # 5. the rows of finished epochs; their number is the next epoch, and the global step
@@ -129,6 +136,8 @@ class Trainer:
         if state is None:
             return
         self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.model.load_state_dict(state.get("average", state["model"]))
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.restore(state["schedule"])
@@ -137,10 +146,18 @@ class Trainer:
         self.monitor.remark(f"resuming after epoch {len(self.rows)} of {self.config.epochs}")
 
     def _save(self) -> None:
+        self._must_own()
+        # Asked again after the writing, which takes long: a process may sleep in between.
+        checkpoint.save(self.run, self.state(), check=self._must_own)
+        write_jsonl(self.run.metrics, self.rows)
+
+    def finish(self) -> None:
+        """Keep the final weights alone; every evaluation is on disk by now."""
+        checkpoint.slim(self.run, self.state(), check=self._must_own)
+
+    def _must_own(self) -> None:
         if not self.monitor.owned():
             raise NotOwnedError(f"{self.run.id}: another process has taken this run over")
-        checkpoint.save(self.run, self.state())
-        write_jsonl(self.run.metrics, self.rows)
 
     def _epoch(self, epoch: int) -> MetricsRow:
         started = time.perf_counter()
@@ -164,7 +181,8 @@ class Trainer:
         if not math.isfinite(row["val_loss"]):  # the last step broke what no later one will see
             raise DivergedError(
                 f"the validation loss became {row['val_loss']} after epoch {epoch} "
-                f"(learning rate {self.config.optim.lr:g}, eps {epsilon * 255:.3g}/255)"
+                f"(learning rate {self.config.optim.lr:g}, "
+                f"eps {rounded(epsilon, self.config.norm)})"
             )
         self.schedule.observe(epoch, row["val_clean_correct"] / row["val_clean_images"])
         finished: MetricsRow = row
@@ -178,7 +196,7 @@ class Trainer:
         table = draw_table(config.seed, epoch, len(split))
         losses = torch.zeros(self.steps_per_epoch, device=self.device)
         correct = torch.zeros((), dtype=torch.long, device=self.device)
-        self.model.train()
+        parameters.train_mode(self.model, config)
         # Dropout and stochastic depth draw from torch's global streams: fork them for the epoch.
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -186,12 +204,8 @@ class Trainer:
             started = time.perf_counter()
             for step in range(self.steps_per_epoch):
                 index = order[step * self.batch : (step + 1) * self.batch]
-                lr = learning_rate(
-                    config,
-                    epoch * self.steps_per_epoch + step,
-                    config.epochs * self.steps_per_epoch,
-                )
-                losses[step], right = self._step(split, index, table, epsilon, lr)
+                self._set_learning_rate(epoch * self.steps_per_epoch + step)
+                losses[step], right = self._fitting_step(split, index, table, epsilon)
                 correct += right
                 speed = (step + 1) * self.batch / (time.perf_counter() - started)
                 self._report("train", epoch, speed, step)
@@ -199,37 +213,73 @@ class Trainer:
         if len(bad):
             raise DivergedError(
                 f"the training loss became {float(losses[bad[0]])} at epoch {epoch}, step "
-                f"{int(bad[0])} (learning rate {config.optim.lr:g}, eps {epsilon * 255:.3g}/255)"
+                f"{int(bad[0])} (learning rate {config.optim.lr:g}, "
+                f"eps {rounded(epsilon, config.norm)})"
             )
         return losses, int(correct) if epsilon else -1
 
+    def _set_learning_rate(self, step: int) -> None:
+        steps = self.config.epochs * self.steps_per_epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step, steps, peak=group["peak"])
+
+    def _fitting_step(
+        self, split: Split, index: Tensor, table: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """`_step`, with half the micro-batch as often as memory runs out. The step begins again
+        from where it began: random streams, buffers (BatchNorm statistics) and gradients."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        streams = torch.get_rng_state(), [torch.cuda.get_rng_state(on) for on in devices]
+        while True:
+            try:
+                return self._step(split, index, table, epsilon)
+            except torch.OutOfMemoryError:
+                if self.micro_batch == 1:
+                    raise
+            # Outside of the handler, whose traceback keeps the activations alive.
+            self.micro_batch = (self.micro_batch + 1) // 2
+            self.monitor.remark(f"out of memory: going on with micro-batches of {self.micro_batch}")
+            self.optimizer.zero_grad(set_to_none=True)
+            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+            torch.set_rng_state(streams[0])
+            for on, stream in zip(devices, streams[1], strict=True):
+                torch.cuda.set_rng_state(stream, on)
+                torch.cuda.empty_cache()
+
     def _step(
-        self, split: Split, index: Tensor, table: Tensor, epsilon: float, lr: float
+        self, split: Split, index: Tensor, table: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor]:
         """One optimiser step. Returns its mean loss and the number right before the attack."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        loss_sum = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.long, device=self.device)
         for part in index.split(self.micro_batch):
             x, y = split.batch(part, self.device)
             x = augment(x, table[part].to(self.device), self.config.augment)
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=self.layout)
+            adv = x
             with autocast(self.config.precision, self.device):
                 if epsilon:
-                    x, clean = apgd(
-                        self.model, x, y, epsilon=epsilon, steps=self.config.attack.steps
+                    adv, clean = apgd(
+                        self.model,
+                        x,
+                        y,
+                        epsilon=epsilon,
+                        steps=self.config.attack.steps,
+                        norm=self.config.norm,
                     )
                     correct += (clean.argmax(1) == y).sum()
-                logits = self.model(x)
-            loss = F.cross_entropy(logits.float(), y, reduction="sum") / len(index)
+                loss = loss_sum(self.config.objective, self.model, x, adv, y) / len(index)
             loss.backward()
-            loss_sum += loss.detach()
+            total += loss.detach()
         if self.config.optim.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss_sum, correct
+        if self.average:
+            self.average.update(self.model)
+        return total, correct
 
     def _validate(self) -> dict[str, Any]:
         """Clean loss and accuracy on all validation images, adversarial on the first ones."""
@@ -237,13 +287,14 @@ class Trainer:
         attacked = split.first(asked.images)
         with autocast(self.config.precision, self.device):
             loss, correct = evaluate.clean_loss(
-                self.model, split, batch=self.micro_batch, device=self.device
+                self.evaluated, split, batch=self.micro_batch, device=self.device
             )
             found = evaluate.search(
-                self.model,
+                self.evaluated,
                 attacked,
                 [0.0, float(self.config.validation_epsilon)],
                 steps=asked.steps,
+                norm=self.config.norm,
                 batch=self.micro_batch,
                 device=self.device,
             )
@@ -253,7 +304,7 @@ class Trainer:
             "val_clean_images": len(split),
             "val_adv_correct": found.correct(1),
             "val_adv_images": len(attacked),
-            "val_epsilon": show_strength(self.config.validation_epsilon),
+            "val_epsilon": show_strength(self.config.validation_epsilon, self.config.norm),
         }
 
     def _report(self, phase: str, epoch: int, speed: float, step: int = 0) -> None:

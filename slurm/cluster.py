@@ -6,8 +6,9 @@ are the truth.
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 from slurm.command import Answer, ask
@@ -19,7 +20,7 @@ OVER = frozenset(
     | {"NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 )
 _UNCLEAR = (OVER - {"COMPLETED"}) | {"UNKNOWN"}  # sacct may know more
-_SQUEUE = "JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:|,Name:|"
+_SQUEUE = "JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:|,StartTime:|,Name:|"
 _SACCT = "JobID,State,NodeList,ExitCode,JobName"
 
 
@@ -30,7 +31,8 @@ class JobState:
     `exit_code` and `signal` are the batch script's, None while it runs. `current`: squeue answered.
     Without that, an end may be one of an earlier attempt: in the accounting NODE_FAIL stays while
     the job waits to run again. `name` tells whether it is the job we mean: a slurmctld that crashes
-    forgets the last seconds, and gives the ids of those jobs to others.
+    forgets the last seconds, and gives the ids of those jobs to others. `started`: when the job
+    began to run this time (Unix seconds), as far as squeue knows. `id` is "" where nobody knows it.
     """
 
     state: str = "UNKNOWN"
@@ -39,8 +41,10 @@ class JobState:
     exit_code: int | None = None
     signal: int | None = None
     name: str = ""
+    started: float | None = None
     oom: bool = False
     current: bool = False
+    id: str = field(default="", compare=False)
 
     @property
     def over(self) -> bool:
@@ -64,8 +68,12 @@ def available() -> bool:
     return all(map(shutil.which, ("sbatch", "squeue", "scontrol", "scancel")))
 
 
-def jobs(ids: Iterable[str]) -> dict[str, JobState]:
+def jobs(ids: Iterable[str], names: Collection[str] = ()) -> dict[str, JobState]:
     """State of each id ("7", or "7_3" for a task of an array), UNKNOWN where nobody knows.
+
+    names: what the jobs are called, where each name is unique. squeue is then asked by name, so
+    that no other job that got one of the ids is taken for it; and in place of an id that was never
+    learnt, `ids` may hold the name ("sweep-5e", "sweep-5e_3").
 
     One squeue, and one sacct for those that squeue has forgotten or calls failed. Of the two,
     squeue is right about the state: the accounting lags behind.
@@ -73,10 +81,12 @@ def jobs(ids: Iterable[str]) -> dict[str, JobState]:
     wanted = [*ids]
     if not wanted:
         return {}
-    current, queue = _squeue(wanted)
+    current, queue = _squeue(("--name", ",".join(names)) if names else ("-j", _bases(wanted)))
     states = {job: replace(_find(queue, job), current=current) for job in wanted}
-    unclear = [j for j, s in states.items() if s.state in _UNCLEAR]
+    unclear = [j for j, s in states.items() if s.state in _UNCLEAR and j[0].isdigit()]
     records = _sacct(unclear) if unclear else {}
+    if names:
+        records = {job: record for job, record in records.items() if record.name in names}
     return states | {job: _merged(states[job], _find(records, job)) for job in unclear}
 
 
@@ -84,6 +94,11 @@ def cancel(ids: Iterable[str]) -> None:
     """Ends jobs and tasks with one scancel; one already over is no fault. Raises ClusterError."""
     if expressions := compress(ids):
         _must("scancel", *expressions)
+
+
+def requeue(job: str) -> None:
+    """Ends a running job and puts it back into the queue. Raises ClusterError."""
+    _must("scontrol", "requeue", job)
 
 
 def test_only(script: str | Path) -> str:
@@ -137,14 +152,16 @@ def compress(ids: Iterable[str]) -> list[str]:
     return [base if base in whole else f"{base}_[{_spans(ts)}]" for base, ts in tasks.items()]
 
 
-def _squeue(ids: list[str]) -> tuple[bool, dict[str, JobState]]:
+def _squeue(selection: tuple[str, str]) -> tuple[bool, dict[str, JobState]]:
     """Whether it answered, and its rows: jobs in the queue, or over since less than MinJobAge."""
-    answer = ask("squeue", "-h", "-t", "all", "-O", _SQUEUE, "-j", _bases(ids))
+    answer = ask("squeue", "-h", "-t", "all", "-O", _SQUEUE, *selection)
     rows: dict[str, JobState] = {}
-    for job, state, reason, nodes, status, name in _rows(answer, 6):
+    for job, state, reason, nodes, status, start, name in _rows(answer, 7):
         exit_code, signal = _exit(state, status)
-        row = JobState(state, reason, nodes, exit_code, signal, name.removesuffix("|"))
-        rows |= dict.fromkeys(expand(job), row)
+        started = _moment(start) if state == "RUNNING" else None
+        row = JobState(state, reason, nodes, exit_code, signal, name.removesuffix("|"), started)
+        for one in expand(job):
+            rows[one] = rows[row.name + one[len(one.partition("_")[0]) :]] = replace(row, id=one)
     # squeue calls a lone id that slurmctld has forgotten an error; it is an answer all the same.
     return answer.ok or "Invalid job id" in answer.error, rows
 
@@ -163,7 +180,7 @@ def _sacct(ids: list[str]) -> dict[str, JobState]:
             exit_code, signal = _exit(word, status)
             where = nodes.removeprefix("None assigned")
             row = JobState(word, "", where, exit_code, signal, name)
-            rows |= dict.fromkeys(expand(job), row)
+            rows |= {one: replace(row, id=one) for one in expand(job)}
     return {job: replace(row, oom=job in killed) for job, row in rows.items()}
 
 
@@ -181,6 +198,14 @@ def _exit(state: str, status: str) -> tuple[int, int] | tuple[None, None]:
     return (int(code), int(signal)) if colon else (int(code) >> 8, int(code) & 127)
 
 
+def _moment(text: str) -> float | None:
+    """Local time as Slurm prints it, in Unix seconds."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:  # N/A
+        return None
+
+
 def _merged(queue: JobState, record: JobState) -> JobState:
     if queue.state == "UNKNOWN" and (record.state in OVER or not queue.current):
         return replace(record, current=queue.current)
@@ -191,7 +216,7 @@ def _merged(queue: JobState, record: JobState) -> JobState:
 
 def _find(rows: Mapping[str, JobState], job: str) -> JobState:
     # The never started rest of an array, cancelled, is one row under the id of the array.
-    return rows.get(job) or rows.get(job.partition("_")[0]) or JobState()
+    return rows.get(job) or rows.get(job.rpartition("_")[0]) or JobState()
 
 
 def _bases(ids: Iterable[str]) -> str:

@@ -6,10 +6,14 @@ k = runs_per_job. Jobs import the frozen code and read the frozen configs.
 
 from __future__ import annotations
 
+import io
+import os
+import re
 import shlex
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +23,14 @@ from core.rundir import Store, SweepDir
 from slurm import cluster, limits
 from slurm.command import ClusterError
 from slurm.profile import Profile
-from sweep import freeze, submit
+from sweep import freeze, joblog, repair, submit
 from sweep.grid import Run
 from sweep.job import RunJob
+
+LIMITS = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specification")
+"""How sbatch says that an array is too large, or one job more than the user may submit."""
+OWN_OPTIONS = ("SBATCH_JOB_NAME", "SBATCH_ARRAY_INX", "SBATCH_OUTPUT", "SBATCH_ERROR")
+"""Variables of a user that would override what the launcher itself decides."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +39,84 @@ class Sent:
 
     arrays: dict[str, int]
     runs: int
-    left: int
+    left: list[Run]
     cap: str
     """The limit that left runs behind, '' where none did."""
+
+
+@dataclass
+class _Sender:
+    """One submission: the arrays made of it so far."""
+
+    sweep: SweepDir
+    store: Store
+    code: Path
+    known: limits.Limits
+    arrays: dict[str, int] = field(default_factory=dict)
+    left: list[Run] = field(default_factory=list)
+    cap: str = ""
+
+    @property
+    def room(self) -> int:
+        return self.known.room - sum(self.arrays.values())
+
+    def send(self, profile: Profile, runs: Sequence[Run]) -> None:
+        """Submit as many as there is room for; those left over go to `left`, and why to `cap`."""
+        fitting = runs[: max(0, self.room) * profile.runs_per_job]
+        if len(fitting) < len(runs):
+            cap = self.known.cap
+            self.cap = f"{cap.name} = {cap.most}, {cap.queued} queued before"
+        sent = self._arrays(profile, fitting) if fitting else 0
+        self.left += runs[sent:]
+
+    def _arrays(self, profile: Profile, runs: Sequence[Run]) -> int:
+        """Submit the runs in arrays; returns how many were taken. A limit that nobody told of
+        before is met by ever smaller arrays."""
+        per, first = profile.runs_per_job, 0
+        size = max(1, self.known.max_array_size) * per
+        manifest = submit.freeze_runs(runs, self.sweep, self.store)
+        while first < len(runs):
+            rows = range(first, min(first + size, len(runs)))
+            try:
+                self._array(profile, manifest, rows)
+                first = rows.stop
+            except ClusterError as error:
+                if not LIMITS.search(str(error)):
+                    raise
+                self.cap = str(error)
+                if len(rows) <= per:
+                    break
+                size = max(1, len(rows) // per // 2) * per
+        return first
+
+    def _array(self, profile: Profile, manifest: Path, rows: range) -> None:
+        """One sbatch. What it is about to do is recorded under a name that no other job has: if
+        the launcher dies before it learns the id, squeue still knows the job by that name."""
+        per = profile.runs_per_job
+        tasks = [
+            _job(manifest, first, min(per, rows.stop - first), self.sweep, self.store, profile)
+            for first in range(rows.start, rows.stop, per)
+        ]
+        name = f"epsweep-{self.sweep.path.name}-{uuid.uuid4().hex[:8]}"
+        about = {
+            "name": name,
+            "array": None,
+            "tasks": len(tasks),
+            "first": rows.start,
+            "end": rows.stop,
+            "per": per,
+            "code": self.code.name,
+        }
+        submit.record(self.sweep, manifest, profile, **about)
+        try:
+            job = _sbatch(tasks, executor(self.sweep, self.code, profile, name))
+        except ClusterError:
+            now = cluster.jobs([name], [name])[name]
+            if now.over or (now.current and now.state == "UNKNOWN"):
+                submit.forget(self.sweep, name)  # Slurm is sure that no such job will run
+            raise
+        submit.record(self.sweep, manifest, profile, **about | {"array": job})
+        self.arrays[job] = len(tasks)
 
 
 def send(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -> Sent:
@@ -40,47 +124,45 @@ def send(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -
 
     Raises ClusterError where sbatch refuses; arrays sent before that are recorded.
     """
-    code = freeze.snapshot(sweep)
-    known = limits.read(profile.slurm.slurm_account, profile.slurm.slurm_qos or "normal")
-    room, arrays, sent = known.room, dict[str, int](), 0
-    for backbone_profile, group in _by_profile(runs, profile):
-        k = backbone_profile.runs_per_job
-        fitting = group[: room * k]
-        if not fitting:
-            break
-        manifest = submit.freeze_runs(fitting, sweep, store)
-        tasks = [
-            _job(manifest, first, min(k, len(fitting) - first), sweep, store, backbone_profile)
-            for first in range(0, len(fitting), k)
-        ]
-        for chunk in limits.chunks(len(tasks), known):
-            ids = _sbatch([tasks[i] for i in chunk], sweep, code, backbone_profile)
-            jobs = {
-                job: [tasks[i].first, tasks[i].count] for job, i in zip(ids, chunk, strict=True)
-            }
-            submit.record(sweep, manifest, backbone_profile, code=code.name, jobs=jobs)
-            arrays[ids[0].partition("_")[0]] = len(ids)
-        room -= len(tasks)
-        sent += len(fitting)
-    left = len(runs) - sent
-    cap = f"{known.cap.name} = {known.cap.most}, {known.cap.queued} queued before" if left else ""
-    return Sent(arrays, sent, left, cap)
+    sender = _Sender(sweep, store, freeze.snapshot(sweep), _limits(profile))
+    for special, group in _by_profile(runs, store, profile):
+        sender.send(special, group)
+    return Sent(sender.arrays, len(runs) - len(sender.left), sender.left, sender.cap)
 
 
-def _by_profile(runs: Sequence[Run], profile: Profile) -> list[tuple[Profile, list[Run]]]:
-    """Runs grouped by the profile their backbone gets; one group where there are no overrides."""
-    special = [run for run in runs if run.config.backbone in profile.overrides]
-    plain = [run for run in runs if run.config.backbone not in profile.overrides]
-    groups = [(profile, plain)] if plain else []
-    special.sort(key=lambda run: run.config.backbone)
-    for backbone, members in groupby(special, key=lambda run: run.config.backbone):
-        groups.append((profile.for_backbone(backbone), list(members)))
-    return groups
+def room(profile: Profile) -> int:
+    """How many more jobs the cluster takes from us now, as far as it says."""
+    return _limits(profile).room
+
+
+def _limits(profile: Profile) -> limits.Limits:
+    return limits.read(profile.slurm.slurm_account, profile.slurm.slurm_qos or "normal")
+
+
+def _by_profile(
+    runs: Sequence[Run], store: Store, profile: Profile
+) -> list[tuple[Profile, list[Run]]]:
+    """Runs grouped by what they are submitted with: the overrides of their backbone, and more
+    memory where a retry asked for it."""
+    groups: dict[tuple[str, float | None], list[Run]] = {}
+    for run in runs:
+        backbone = run.config.backbone if run.config.backbone in profile.overrides else ""
+        key = (backbone, repair.read(store.run(run.id)).mem_gb)
+        groups.setdefault(key, []).append(run)
+    found = []
+    for (backbone, memory), members in groups.items():
+        special = profile.for_backbone(backbone)
+        if memory:
+            more = special.slurm.model_copy(update={"mem_gb": memory})
+            special = special.model_copy(update={"slurm": more})
+        found.append((special, members))
+    return found
 
 
 def _job(
     manifest: Path, first: int, count: int, sweep: SweepDir, store: Store, profile: Profile
 ) -> RunJob:
+    together = profile.packing == "parallel"
     return RunJob(
         root=str(store.root),
         sweep=sweep.path.name,
@@ -89,53 +171,64 @@ def _job(
         count=count,
         tracking=profile.tracking,
         threads=profile.slurm.cpus_per_task,
-        max_attempts=profile.max_requeues + 3,
-        together=profile.packing == "parallel",
+        gpus=profile.gpus_per_run / (count if together else 1),
+        max_lost=profile.max_requeues + 3,
+        together=together,
+        alone=True,
         staging=profile.staging,
     )
 
 
-def executor(sweep: SweepDir, code: Path, profile: Profile) -> submitit.AutoExecutor:
+def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> submitit.AutoExecutor:
     """submitit's Slurm executor with everything the profile says; its logs go to the sweep."""
     made = submitit.AutoExecutor(sweep.logs, **profile.executor_options())
     parameters = profile.parameters()
     exports = {
         "PYTHONPATH": str(code),
+        "PYTHONSAFEPATH": "1",  # else the folder of the launch comes first, frozen or not
         "EPSWEEP_HEARTBEAT_S": f"{profile.heartbeat_s:g}",
         "EPSWEEP_STALE_S": f"{profile.stale_s:g}",
     }
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
+    lines = [f'echo "{joblog.START} ${{SLURM_RESTART_COUNT:-0}} on $SLURMD_NODENAME" >&2']
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
     parameters["slurm_setup"] = [*lines, *parameters["slurm_setup"]]
-    made.update_parameters(slurm_job_name=f"epsweep-{sweep.path.name}", **parameters)
+    made.update_parameters(slurm_job_name=name, **parameters)
     return made
 
 
-def _sbatch(tasks: list[RunJob], sweep: SweepDir, code: Path, profile: Profile) -> list[str]:
+def _sbatch(tasks: Sequence[RunJob], sender: submitit.AutoExecutor) -> str:
+    """The id of the array. Raises ClusterError with Slurm's reason."""
+    kept = {key: os.environ.pop(key) for key in OWN_OPTIONS if key in os.environ}
     try:
-        sender = executor(sweep, code, profile)
-        with sender.batch():
+        # submitit prints what sbatch says as well.
+        with redirect_stderr(io.StringIO()), sender.batch():
             jobs = [sender.submit(task) for task in tasks]
     except submitit.core.utils.FailedJobError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ClusterError(f"sbatch refused: {reason}") from None
-    return [job.job_id for job in jobs]
+        lines = [line.strip() for line in str(error).splitlines() if "sbatch: error" in line]
+        reason = "; ".join(line.partition("error: ")[2] for line in lines)
+        raise ClusterError(f"sbatch refused: {reason or str(error).strip()}") from None
+    finally:
+        os.environ.update(kept)
+    job: str = jobs[0].job_id.partition("_")[0]
+    return job
 
 
-def script(runs: Sequence[Run], sweep: SweepDir, profile: Profile) -> str:
-    """The exact batch script of each array that `send` would submit."""
-    known = limits.read(profile.slurm.slurm_account, profile.slurm.slurm_qos or "normal")
+def scripts(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -> list[str]:
+    """The exact batch script of each array that `send` would submit, but for the unique end of its
+    job's name."""
+    known = _limits(profile)
     code = sweep.path / "code" / freeze.fingerprint()
     texts = []
-    for special, group in _by_profile(runs, profile):
+    for special, group in _by_profile(runs, store, profile):
         tasks = -(-len(group) // special.runs_per_job)
         for chunk in limits.chunks(tasks, known):
             texts.append(_text(len(chunk), sweep, code, special))
-    return "\n".join(texts)
+    return texts
 
 
 def _text(tasks: int, sweep: SweepDir, code: Path, profile: Profile) -> str:
     """submitit's own rendering, which it makes just before it calls sbatch."""
-    inner: Any = executor(sweep, code, profile)._executor
+    inner: Any = executor(sweep, code, profile, f"epsweep-{sweep.path.name}")._executor
     if tasks > 1:
         inner.parameters["map_count"] = tasks
     text: str = inner._make_submission_file_text(inner._submitit_command_str, "dry-run")

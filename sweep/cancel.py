@@ -7,25 +7,26 @@ next one; a run that has not started is not started. `sweep retry` withdraws the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from core.claims import now
-from core.rundir import Store, SweepDir, write_json
+from core.claims import holder, now
+from core.rundir import RunDir, Store, SweepDir, write_json
 from slurm import cluster
-from sweep import submit
+from sweep import pending
 from sweep.grid import Run
+from sweep.pending import Pending
 from sweep.plan import Plan, State
 
 CANCELLABLE = frozenset({State.PENDING, State.RUNNING})
 
 
 def cancel(seen: Plan, sweep: SweepDir, store: Store) -> list[Run]:
-    """Ask every pending or running run of the plan to stop; returns them. Raises ClusterError
-    where Slurm refuses; the requests stay and are obeyed all the same."""
-    runs = seen.of(CANCELLABLE)
+    """Ask every pending, running or hung run of the plan to stop; returns them. Raises
+    ClusterError where Slurm refuses; the requests stay and are obeyed all the same."""
+    runs = [s.run for s in seen.statuses if s.state in CANCELLABLE or s.kind == "hung"]
     for run in runs:
         write_json(store.run(run.id).cancel, {"time": now()})
-    cluster.cancel(_whole_jobs(runs, sweep))
+    end_jobs(runs, sweep, store)
     return runs
 
 
@@ -35,10 +36,26 @@ def withdraw(runs: Sequence[Run], store: Store) -> None:
         store.run(run.id).cancel.unlink(missing_ok=True)
 
 
-def _whole_jobs(runs: Sequence[Run], sweep: SweepDir) -> list[str]:
-    """Slurm jobs all of whose runs are cancelled; a job with other runs to do goes on."""
-    asked = {run.id for run in runs}
+def end_jobs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> None:
+    """End the Slurm jobs that have nothing to do but these runs; a job with others goes on."""
+    meant = {run.id for run in runs}
     members: dict[str, set[str]] = defaultdict(set)
-    for run_id, promise in submit.pending(sweep, executor="slurm").items():
-        members[promise.job].add(run_id)
-    return [job for job, ids in members.items() if ids <= asked]
+    promised = pending.promises(sweep)
+    for run_id, promise in promised.items():
+        if promise.name and (run_id in meant or not _ended(store.run(run_id), promise.after)):
+            members[promise.job].add(run_id)
+    whole = {job for job, ids in members.items() if ids <= meant}
+    asked = pending.ask(_one_each(promised, whole)).values()
+    cluster.cancel(item.job for item in asked if item.live and item.job[0].isdigit())
+
+
+def _ended(run: RunDir, after: int) -> bool:
+    """Whether a run has ended, for good or bad, since a submission that found `after` attempts."""
+    current = holder(run)
+    ended = current and current.info.get("outcome") in ("done", "failed", "cancelled")
+    return bool(current and ended and current.attempt > after)
+
+
+def _one_each(promised: Mapping[str, Pending], jobs: Collection[str]) -> dict[str, Pending]:
+    """One promise per job."""
+    return {promise.job: promise for promise in promised.values() if promise.job in jobs}

@@ -24,7 +24,7 @@ from core.rundir import Store
 from slurm import cluster, limits
 from slurm.command import ClusterError, ask
 from slurm.profile import Profile
-from sweep import array
+from sweep import array, weights
 from sweep.grid import Grid
 
 LOW_DISK_GB = 20
@@ -49,7 +49,7 @@ def examine(profile: Profile, store: Store, grid: Grid | None, *, node: bool) ->
     checks = [Check("profile", "ok", f"{profile.name}: {profile.about}")]
     checks += [*_disk(store), *_tracking(profile)]
     if grid:
-        checks += _inputs(grid, store)
+        checks += _inputs(grid, store, profile)
     if profile.executor == "slurm":
         checks += _slurm(profile, store, grid)
         if node:
@@ -93,8 +93,9 @@ def _netrc() -> str:
     return path.read_text("utf-8") if path.is_file() else ""
 
 
-def _inputs(grid: Grid, store: Store) -> Iterator[Check]:
-    problems = inputs.missing((run.config for run in grid.runs), store)
+def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
+    hub = weights.required_hub(profile)
+    problems = inputs.missing((run.config for run in grid.runs), store, hub=hub)
     for problem in problems:
         yield Check("inputs", "fail", problem)
     if not problems:
@@ -143,7 +144,7 @@ def _partition(profile: Profile) -> Iterator[Check]:
 def _test_only(profile: Profile, store: Store, grid: Grid) -> Check:
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            text = array.script(grid.runs[:1], store.sweep(grid.name), profile)
+            (text,) = array.scripts(grid.runs[:1], store.sweep(grid.name), store, profile)
             return Check("sbatch --test-only", "ok", array.verdict(text, Path(scratch)))
         except (ClusterError, ConfigError) as error:
             return Check("sbatch --test-only", "fail", str(error))

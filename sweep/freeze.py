@@ -60,8 +60,10 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         (draft / name).parent.mkdir(parents=True, exist_ok=True)
         (draft / name).write_bytes(content)
-    write_json(draft / source.FROZEN, source.state())
+    write_json(draft / source.FROZEN, {**source.state(), "code": target.name})
     try:
         os.rename(draft, target)
-    except OSError:  # another launch made the same copy meanwhile
+    except OSError:
         shutil.rmtree(draft)
+        if not target.is_dir():  # else another launch made the same copy meanwhile
+            raise

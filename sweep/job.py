@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
+import signal
 import time
-import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import submitit
 
-from core.claims import Claim, Holder, holder
+from core.claims import beat_seconds, holder, stale_seconds
 from core.config import EvalConfig, RunConfig
-from core.rundir import RunDir, Store, read_json, read_jsonl
+from core.rundir import RunDir, Store, read_jsonl
 from core.tracking import Mode
-from slurm import environment
-from sweep import breaker, triage
-from sweep.stop import CancelledError, StoppedError, cancellable, stoppable
+from slurm import cluster, environment
+from slurm.command import ClusterError
+from sweep import attempt, breaker, repair, triage
+from sweep.stop import StoppedError, stoppable
 
 log = logging.getLogger("epsweep")
 
@@ -42,10 +41,16 @@ class RunJob:
     count: int
     tracking: Mode = "auto"
     threads: int | None = None
-    max_attempts: int = 3
-    """Attempts at one run within this submission; more means that it kills its workers."""
+    gpus: float = 0
+    """GPUs that one run occupies; a share where runs are trained together on one."""
+    max_lost: int = 3
+    """Attempts at one run within this submission that may end without a word; more means that the
+    run kills its workers."""
     together: bool = False
     """Run the rows at the same time, each in a process of its own, instead of one by one."""
+    alone: bool = False
+    """No other job has these rows: where one of them is still claimed under this job's id, by a
+    process that Slurm has ended to start the job anew, wait for its heart to stop."""
     staging: bool = False
     """Copy the prepared data to the node's own disk first, where it has one."""
     images: int | None = None
@@ -54,13 +59,20 @@ class RunJob:
     def __call__(self) -> dict[str, int]:
         """Returns how many runs ended how, e.g. {'done': 3, 'failed': 1, 'skipped': 2}."""
         with stoppable():
-            if self.together and self.count > 1:
-                return self._side_by_side()
-            if self.threads:
-                import torch  # 2 s, and only a node needs it
+            try:
+                return self._work()
+            except StoppedError:
+                come_back()
+                raise
 
-                torch.set_num_threads(self.threads)
-            return dict(Counter(self._one(row) for row in self._rows()))
+    def _work(self) -> dict[str, int]:
+        if self.together and self.count > 1:
+            return self._side_by_side()
+        if self.threads:
+            import torch  # 2 s, and only a node needs it
+
+            torch.set_num_threads(self.threads)
+        return dict(Counter(self._one(row) for row in self._rows()))
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit queues again on a time limit or a preemption: the same job, since every
@@ -79,8 +91,12 @@ class RunJob:
         ]
         context = multiprocessing.get_context("spawn")
         processes = [context.Process(target=single) for single in singles]
+        # Slurm signals every process of a job. Queueing it again is for this one; the others
+        # inherit that they ignore the signal, and hear from here that they have to stop.
+        handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         for process in processes:
             process.start()
+        signal.signal(signal.SIGUSR2, handler)
         try:
             for process in processes:
                 process.join()
@@ -97,8 +113,8 @@ class RunJob:
         config = RunConfig.parse(row["config"], where=row["id"])
         evals = [EvalConfig.parse(item) for item in row["evals"].values()]
         store = Store(Path(self.root))
-        since = holder(store.run(config.id))
-        if since and since.attempt > row["after"] and not self._again(since, row["after"]):
+        folder = store.run(config.id)
+        if not self._may_begin(folder, row["after"]):
             return "skipped"
         stop = breaker.tripped(store.sweep(self.sweep))
         if stop:
@@ -109,97 +125,42 @@ class RunJob:
             "group": self.sweep,
             "images": self.images,
             "stage": environment.node_tmpdir() if self.staging else None,
+            **repair.read(folder).options(),
         }
-        return attempt(config, evals, store, options)
+        return attempt.make(config, evals, store, options, gpus=self.gpus)
 
-    def _again(self, since: Holder, after: int) -> bool:
-        """Whether a run that this submission has already begun may be begun again: if it was
-        stopped or lost, but not for ever, and never if it failed."""
-        ended = since.info.get("outcome") in ("failed", "cancelled", "done")
-        return not ended and since.attempt - after < self.max_attempts
-
-
-class Ending(NamedTuple):
-    """How an attempt ended; `leave` is what this process has to leave by, if it has to."""
-
-    outcome: str
-    kind: str | None = None
-    reason: str | None = None
-    leave: BaseException | None = None
-
-
-def attempt(
-    config: RunConfig, evals: Sequence[EvalConfig], store: Store, options: dict[str, Any]
-) -> str:
-    """Claim a run and execute it. Returns 'done', 'failed', 'cancelled' or 'skipped' (it is done,
-    held by another, or asked not to run).
-
-    options: the fields of core.run.Options (a dict, since importing that imports torch). A failure
-    is recorded in the run folder and does not raise; StoppedError and SystemExit do.
-    """
-    run = store.run(config.id)
-    if is_done(run, evals) or run.cancel.exists():
-        return "skipped"
-    job = environment.current().id or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
-    claim = Claim.acquire(run, job=job)
-    if claim is None:
-        return "skipped"
-    with logging_to(run.log):
-        log.info("attempt %d of %s", claim.attempt, config.id)
-        ending = _execute(config, evals, store, claim, options)
-        log.info("%s%s", ending.outcome, f": {ending.reason}" if ending.reason else "")
-        claim.release(ending.outcome, kind=ending.kind, reason=ending.reason)
-    if ending.leave:
-        raise ending.leave
-    return ending.outcome
+    def _may_begin(self, folder: RunDir, after: int) -> bool:
+        """Whether a run may be begun (again) by this submission: not if it has ended in it, and not
+        for ever if its processes die without a word."""
+        if self.alone:
+            await_former(folder)
+        since = holder(folder)
+        if since is None or since.attempt <= after:
+            return True
+        if since.info.get("outcome") in ("failed", "cancelled", "done"):
+            return False
+        rows = read_jsonl(folder.attempts)
+        lost = [r for r in rows if r["attempt"] > after and r["outcome"] in (None, "lost")]
+        return len(lost) < self.max_lost
 
 
-def _execute(
-    config: RunConfig,
-    evals: Sequence[EvalConfig],
-    store: Store,
-    claim: Claim,
-    options: dict[str, Any],
-) -> Ending:
-    try:
-        with cancellable(claim):
-            from core.run import Options, execute  # imports torch
-
-            execute(config, evals, store, claim, Options(**options))
-    except CancelledError:
-        return Ending("cancelled", "cancelled", "cancelled on request")
-    except (StoppedError, SystemExit) as stop:
-        kind, reason = triage.why_stopped(stop)
-        return Ending("cancelled" if kind == "cancelled" else "interrupted", kind, reason, stop)
-    except Exception as error:
-        log.error("%s", traceback.format_exc())
-        kind, reason = triage.classify(error)
-        if options["group"] and kind in breaker.SYSTEMATIC:
-            breaker.note(store.sweep(options["group"]), config.id, error, reason)
-        return Ending("failed", kind, reason)
-    return Ending("done")
+def await_former(folder: RunDir) -> None:
+    """Return once no live claim on a run has the id of this job. Only Slurm starts a job twice, and
+    it has ended the former process by then, or lost its node."""
+    job = triage.own_job()
+    patience = time.monotonic() + 2 * stale_seconds()
+    while (former := holder(folder)) and former.live and former.info.get("job") == job:
+        if job is None or time.monotonic() > patience:
+            return
+        time.sleep(min(1.0, beat_seconds()))
 
 
-def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
-    """Whether the result is there and names every evaluation asked for."""
-    result = read_json(run.result)
-    return result is not None and {item.id for item in evals} <= set(result["evals"])
-
-
-@contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Append the run's log lines to its own file, with the time (UTC)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        handler.close()
+def come_back() -> None:
+    """Queue this job again if it still runs although it was told to stop: that is a preemption with
+    time to say goodbye, and a job that ends by itself in that time would not be started again."""
+    job = triage.own_job()
+    if job is None or multiprocessing.parent_process() or environment.current().rank:
+        return
+    if cluster.jobs([job])[job].state == "RUNNING":
+        with suppress(ClusterError):  # not allowed (max_requeues: 0): `launch` goes on with the run
+            cluster.requeue(job)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -11,13 +15,18 @@ from rich.text import Text
 
 from core import inputs, schedules
 from core.config import ConfigError, nearest
-from core.rundir import Store
+from core.rundir import Store, SweepDir
+from slurm import cluster
 from slurm import profile as profiles
 from slurm.profile import Profile
-from sweep import array, breaker, local, plan, submit, watch
-from sweep.cancel import withdraw
+from sweep import array, breaker, local, pending, plan, repair, submit, watch, weights
+from sweep.cancel import end_jobs, withdraw
 from sweep.grid import Grid, Run, select
 from sweep.plan import LAUNCHABLE, REPAIRABLE, Plan, State, Status
+from sweep.stop import stoppable
+
+FEED_S = 30.0
+"""Seconds between two looks whether the cluster takes more jobs."""
 
 
 def load_profile(
@@ -30,6 +39,9 @@ def load_profile(
         changed["tracking"] = tracking
     if max_parallel and loaded.executor == "local":
         changed["workers"] = max_parallel
+    if max_parallel and loaded.executor == "slurm":
+        parallelism = {"slurm_array_parallelism": max_parallel}
+        changed["slurm"] = loaded.slurm.model_copy(update=parallelism)
     return loaded.model_copy(update=changed)
 
 
@@ -37,8 +49,7 @@ def look(grid: Grid, store: Store, only: Sequence[str] = ()) -> Plan:
     """The plan of a grid's runs, or of those that match every filter. Raises ConfigError for a
     filter that names no field or matches no run."""
     states, fields = _split(only)
-    runs = select(grid.runs, fields)
-    seen = plan.make(runs, store, pending=submit.pending(store.sweep(grid.name)))
+    seen = plan.make(select(grid.runs, fields), store, pending.promises(store.sweep(grid.name)))
     if states:
         seen = Plan([status for status in seen.statuses if status.state in states])
     return seen
@@ -66,10 +77,18 @@ def launch(
     only: Sequence[str] = (),
     console: Console,
     wait: bool = True,
+    feed_s: float | None = None,
 ) -> Plan | None:
     """Submit every run that is neither done nor on its way. Returns the final plan, None where
-    jobs were submitted and not waited for. Raises ConfigError, ProfileError."""
-    return _go(grid, store, profile, only, lambda s: s.state in LAUNCHABLE, console, wait=wait)
+    jobs were submitted and not waited for. Raises ConfigError, ProfileError, ClusterError.
+
+    feed_s: where a limit of the cluster leaves runs behind, try again every so many seconds.
+    """
+
+    def wanted(status: Status) -> bool:
+        return status.state in LAUNCHABLE
+
+    return _go(grid, store, profile, only, wanted, console, wait=wait, feed_s=feed_s)
 
 
 def retry(
@@ -81,10 +100,12 @@ def retry(
     kind: str | None = None,
     console: Console,
 ) -> Plan | None:
-    """Submit failed and cancelled runs again; `kind` limits it to one class of failure."""
+    """Submit failed and cancelled runs again, each changed as its failure asks for; `kind` limits
+    it to one class of failure. Raises ConfigError, ProfileError, ClusterError."""
+    kinds = repair.classes(kind)
 
     def wanted(status: Status) -> bool:
-        return status.state in REPAIRABLE and kind in (None, status.kind)
+        return status.state in REPAIRABLE and (kinds is None or status.kind in kinds)
 
     return _go(grid, store, profile, only, wanted, console)
 
@@ -98,47 +119,126 @@ def _go(
     console: Console,
     *,
     wait: bool = True,
+    feed_s: float | None = None,
 ) -> Plan | None:
-    check([s.run for s in look(grid, store, only).statuses if wanted(s)], store)
+    check([s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
     sweep = submit.record_grid(grid, store)
     with submit.turn(sweep):
         seen = look(grid, store, only)
-        runs = [status.run for status in seen.statuses if wanted(status)]
+        chosen = [status for status in seen.statuses if wanted(status)]
         console.print(summary(grid, seen))
+        runs = _repaired(chosen, store, profile, console)
         if not runs:
             console.print(_nothing(seen))
             return seen
         withdraw(runs, store)
+        end_jobs([status.run for status in chosen if status.kind == "hung"], sweep, store)
         breaker.close(sweep)
         if profile.executor == "slurm":
-            console.print(_sent(array.send(runs, sweep, store, profile), grid))
-            return None
-        submission = local.start(runs, sweep, store, profile)
+            left = _send(runs, grid, store, profile, console)
+        else:
+            submission = local.start(runs, sweep, store, profile)
+    if profile.executor == "slurm":
+        if feed_s is not None:
+            _feed(left, wanted, grid, store, profile, console, feed_s)
+        return None
     if not wait:
         console.print(
             f"{len(runs)} runs started; watch them with: sweep status {grid.name} --watch"
         )
         return None
     watch.wait(submission, store, console)
-    held = breaker.tripped(sweep)
-    if held:
-        console.print(Text(str(held), style="red"), soft_wrap=True)
+    _say_held(sweep, console)
     return look(grid, store, only)
 
 
-def _sent(sent: array.Sent, grid: Grid) -> Text:
-    tasks, names = sum(sent.arrays.values()), ", ".join(sent.arrays)
-    text = f"{sent.runs} runs submitted: {tasks} tasks, arrays {names}"
-    if sent.left:
-        text += f"\n{sent.left} runs do not fit yet ({sent.cap}); launch again when some are done"
-    return Text(f"{text}\nwatch them with: sweep status {grid.name} --watch")
+def _repaired(
+    chosen: Sequence[Status], store: Store, profile: Profile, console: Console
+) -> list[Run]:
+    """The runs to submit; what a failure asks to be changed is kept in their folders. Says which
+    failed runs are left alone, and why."""
+    runs, refused = [], Counter[str]()
+    for status in chosen:
+        folder = store.run(status.run.id)
+        found = repair.plan(status, folder, profile)
+        if isinstance(found, str):
+            refused[f"{status.kind}: {found}"] += 1
+        else:
+            repair.keep(found, folder)
+            runs.append(status.run)
+    for reason, count in refused.items():
+        console.print(Text(f"{count} failed runs left alone: {reason}", style="yellow"))
+    return runs
 
 
-def check(runs: Sequence[Run], store: Store) -> None:
+def _send(
+    runs: Sequence[Run],
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    console: Console,
+    *,
+    quiet: bool = False,
+) -> list[Run]:
+    """Submit to Slurm and say so (quiet: not if nothing fits); returns the runs without room."""
+    sent = array.send(runs, store.sweep(grid.name), store, profile)
+    if sent.arrays:
+        tasks, names = sum(sent.arrays.values()), ", ".join(sent.arrays)
+        console.print(f"{sent.runs} runs submitted: {tasks} tasks, arrays {names}")
+        console.print(f"watch them with: sweep status {grid.name} --watch")
+    if sent.left and (sent.arrays or not quiet):
+        later = "launch again when some are done, or launch with --feed"
+        console.print(f"{len(sent.left)} runs do not fit yet ({sent.cap}); {later}")
+    return sent.left
+
+
+def _feed(
+    left: list[Run],
+    wanted: Callable[[Status], bool],
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    console: Console,
+    every_s: float,
+) -> None:
+    """Submit what is left whenever there is room, until nothing is or the breaker trips."""
+    sweep = store.sweep(grid.name)
+    with stoppable():
+        while left:
+            time.sleep(every_s)
+            if _say_held(sweep, console):
+                return
+            if not array.room(profile):
+                continue
+            with submit.turn(sweep):
+                ready = {s.run.id for s in look(grid, store).statuses if wanted(s)}
+                runs = [run for run in left if run.id in ready]
+                left = _send(runs, grid, store, profile, console, quiet=True)
+
+
+def _say_held(sweep: SweepDir, console: Console) -> bool:
+    held = breaker.tripped(sweep)
+    if held:
+        console.print(Text(str(held), style="red"), soft_wrap=True)
+    return held is not None
+
+
+def check(runs: Sequence[Run], store: Store, profile: Profile) -> None:
     """Raises ConfigError, before anything is written, where a run lacks data or weights."""
-    problems = inputs.missing((run.config for run in runs), store)
+    problems = _missing(runs, store, profile)
     if problems:
         raise ConfigError(*problems)
+
+
+def lacks(seen: Plan, store: Store, profile: Profile) -> list[str]:
+    """What the runs that are not done would lack, one line each."""
+    left = [status.run for status in seen.statuses if status.state is not State.DONE]
+    return _missing(left, store, profile)
+
+
+def _missing(runs: Sequence[Run], store: Store, profile: Profile) -> list[str]:
+    hub = weights.required_hub(profile)
+    return inputs.missing((run.config for run in runs), store, hub=hub)
 
 
 def _nothing(seen: Plan) -> Text:
@@ -210,9 +310,18 @@ def remaining_hours(grid: Grid, seen: Plan) -> float | None:
     return float(hours) * left / total
 
 
-def job_script(grid: Grid, seen: Plan, store: Store, profile: Profile) -> str:
-    """The exact commands or batch script that `launch` would hand over."""
+def job_scripts(grid: Grid, seen: Plan, store: Store, profile: Profile) -> list[str]:
+    """The exact commands or batch scripts that `launch` would hand over."""
     runs, sweep = seen.of(LAUNCHABLE), store.sweep(grid.name)
     if profile.executor != "slurm":
-        return local.script(runs, sweep, profile)
-    return array.script(runs, sweep, profile)
+        return [local.script(runs, sweep, profile)]
+    return array.scripts(runs, sweep, store, profile)
+
+
+def verdict(script: str, profile: Profile) -> str | None:
+    """What Slurm says of a batch script, None where there is no Slurm. Raises ClusterError where
+    it would be refused."""
+    if profile.executor != "slurm" or not cluster.available():
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        return f"sbatch --test-only: {array.verdict(script, Path(scratch))}"

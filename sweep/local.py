@@ -18,10 +18,10 @@ import submitit
 from core.claims import describe_process
 from core.rundir import Store, SweepDir, read_jsonl
 from slurm.profile import Profile
-from sweep import submit
+from sweep import freeze, pending, submit
 from sweep.grid import Run
 from sweep.job import RunJob
-from sweep.plan import Pending
+from sweep.pending import Pending
 
 FOREVER_MIN = 60 * 24 * 365
 """Local workers have no time limit; submitit wants one."""
@@ -49,7 +49,7 @@ def start(
 ) -> Submission:
     """Start the workers. images: cut every split to its first images (miniatures only)."""
     manifest = submit.freeze_runs(runs, sweep, store)
-    workers = min(profile.workers, len(runs))
+    workers, gpus = min(profile.workers, len(runs)), visible_gpus()
     work = RunJob(
         root=str(store.root),
         sweep=sweep.path.name,
@@ -58,9 +58,11 @@ def start(
         count=len(runs),
         tracking=profile.tracking,
         threads=max(1, len(os.sched_getaffinity(0)) // workers),
+        gpus=len(gpus) / workers if len(gpus) < workers else min(1, len(gpus)),
         images=images,
     )
-    gpus = visible_gpus()
+    # As on a cluster: a worker that starts later must not import code edited meanwhile.
+    variables = {**profile.environ(), "PYTHONPATH": str(freeze.snapshot(sweep))}
 
     def worker(number: int) -> Job:
         executor = submitit.LocalExecutor(sweep.logs)
@@ -68,13 +70,13 @@ def start(
         executor.update_parameters(
             timeout_min=FOREVER_MIN, gpus_per_node=len(mine), visible_gpus=mine
         )
-        with _environ(profile.environ()), _background(sweep.logs / "workers.log"):
+        with _environ(variables), _background(sweep.logs / "workers.log"):
             return executor.submit(work)
 
     jobs = [worker(number) for number in range(workers)]
     processes = [describe_process(int(job.job_id)) for job in jobs]
     submit.record(sweep, manifest, profile, processes=processes)
-    promised = submit.promises(read_jsonl(manifest), jobs[0].job_id)
+    promised = pending.of_process(read_jsonl(manifest), jobs[0].job_id)
     return Submission(runs, promised, jobs, worker)
 
 

@@ -21,7 +21,7 @@ from core.config import EvalConfig, RunConfig
 from core.inputs import dataset_folder
 from core.rundir import Store
 from slurm import profile as profiles
-from sweep import local, submit, watch
+from sweep import breaker, local, submit, watch
 from sweep.grid import Grid, Run
 from sweep.plan import Plan
 
@@ -85,4 +85,8 @@ def rehearse(grid: Grid, seen: Plan, store: Store, console: Console) -> Plan:
         rehearsal = Store(Path(folder))
         sweep = submit.record_grid(replace(grid, runs=tuple(shrunk)), rehearsal)
         submission = local.start(shrunk, sweep, rehearsal, profile, images=IMAGES)
-        return watch.wait(submission, rehearsal, console)
+        final = watch.wait(submission, rehearsal, console)
+        held = breaker.tripped(sweep)
+        if held:
+            console.print(Text(str(held), style="red"), soft_wrap=True)
+        return final

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from core.claims import Holder, holder
 from core.rundir import RunDir, Store, read_json
+from sweep import pending, triage
 from sweep.grid import Run
+from sweep.pending import Pending as Pending
 
 
 class State(StrEnum):
@@ -34,13 +36,6 @@ LAUNCHABLE = frozenset({State.NEW, State.INTERRUPTED, State.UNEVALUATED})
 REPAIRABLE = frozenset({State.FAILED, State.CANCELLED})
 
 
-class Pending(NamedTuple):
-    """A submission's promise to start a run: its job, and the attempts made before it."""
-
-    job: str
-    after: int
-
-
 @dataclass(frozen=True)
 class Status:
     """One run and what is known about it; epoch counts finished epochs."""
@@ -52,8 +47,11 @@ class Status:
     phase: str = ""
     images_per_s: float = 0.0
     attempts: int = 0
+    left_s: float | None = None
+    """Seconds left in the training or evaluation the run is in, as its process last told."""
     seconds: float = 0.0
-    """Training seconds, known once done."""
+    """How long processes have held the run so far, in all attempts."""
+    gpu_seconds: float = 0.0
     reason: str | None = None
     kind: str | None = None
     job: str | None = None
@@ -68,6 +66,9 @@ class Status:
             "epochs": self.run.config.epochs,
             "share": self.share,
             "images_per_s": self.images_per_s,
+            "left_s": self.left_s,
+            "seconds": round(self.seconds, 1),
+            "gpu_hours": round(self.gpu_seconds / 3600, 4),
             "reason": self.reason,
             "kind": self.kind,
             "job": self.job,
@@ -96,67 +97,119 @@ class Plan:
         return {"counts": counts, "runs": [status.to_dict() for status in self.statuses]}
 
 
-def make(
-    runs: Iterable[Run], store: Store, *, pending: Mapping[str, Pending] | None = None
-) -> Plan:
-    """Look at every run's folder. `pending`: run id -> what a live submission promises."""
-    promised = pending or {}
-    return Plan([look(run, store.run(run.id), promised.get(run.id)) for run in runs])
+def make(runs: Iterable[Run], store: Store, promised: Mapping[str, Pending]) -> Plan:
+    """Look at every run's folder. promised: run id -> what the newest submission promises.
+
+    Slurm is asked about jobs of runs that nobody works on and that have not ended, then those
+    folders are looked at again: in this order a run that begins or ends meanwhile is not missed.
+    """
+    statuses = [look(run, store.run(run.id), promised.get(run.id)) for run in runs]
+    waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
+    asked = pending.ask({key: promised[key] for key in waiting})
+    return Plan(
+        [
+            look(s.run, store.run(s.run.id), asked[s.run.id]) if s.run.id in waiting else s
+            for s in statuses
+        ]
+    )
 
 
-def look(run: Run, folder: RunDir, pending: Pending | None = None) -> Status:
-    """The status of one run, from its folder: result, else claim, else nothing yet."""
+def look(run: Run, folder: RunDir, promise: Pending | None = None) -> Status:
+    """The status of one run, from its folder: result, else claim, else what is on its way to it."""
     current = holder(folder)
-    if current is None and folder.cancel.exists():
-        return Status(run, State.CANCELLED, reason="cancelled before it started")
-    if current is None and pending is None:
-        return Status(run, State.NEW)
     if current is None:
-        return Status(run, State.PENDING, job=pending.job if pending else None)
+        return _not_begun(run, folder, promise)
     if current.live:
         return _seen(run, State.RUNNING, current)
     result = read_json(folder.result)
     if result is not None and {item.id for item in run.evals} <= set(result["evals"]):
-        return Status(
-            run,
-            State.DONE,
-            epoch=run.config.epochs,
-            share=1.0,
-            attempts=current.attempt,
-            seconds=result["seconds"],
-        )
+        return replace(_seen(run, State.DONE, current), epoch=run.config.epochs, share=1.0)
     if folder.cancel.exists():
         return _seen(run, State.CANCELLED, current)
     outcome = current.info.get("outcome")
-    ended = outcome in ("failed", "cancelled")
-    if pending and (current.attempt <= pending.after or not ended):
-        return _seen(run, State.PENDING, current)
+    if promise and (current.attempt <= promise.after or outcome not in ("failed", "cancelled")):
+        if promise.live and not _is_hung(current, promise):
+            return _seen(run, State.PENDING, current, job=promise.job, reason=_waits(promise))
+        if not promise.live and current.attempt <= promise.after:
+            ended = _not_begun(run, folder, promise)
+            if ended.state is State.FAILED:
+                return _seen(run, ended.state, current, kind=ended.kind, reason=ended.reason)
     if outcome == "failed":
         return _seen(run, State.FAILED, current)
     if outcome == "cancelled":
         return _seen(run, State.CANCELLED, current)
     if result is not None:
         return _seen(run, State.UNEVALUATED, current)
+    if outcome is None:
+        return _silent(run, current, promise)
     return _seen(run, State.INTERRUPTED, current)
 
 
-def _seen(run: Run, state: State, current: Holder) -> Status:
-    progress = current.info.get("progress") or {}
-    reason = current.info.get("reason")
-    if state is State.INTERRUPTED and current.info.get("outcome") is None:
-        reason = "its process ended without a word (killed, or its node was lost)"
-    return Status(
-        run,
-        state,
-        epoch=progress.get("epoch", run.config.epochs if "share" in progress else 0),
-        share=progress.get("share", 0.0),
-        phase=progress.get("phase", ""),
-        images_per_s=progress.get("images_per_s", 0.0),
-        attempts=current.attempt,
-        reason=reason,
-        kind=current.info.get("kind"),
-        job=current.info.get("job"),
-    )
+def _not_begun(run: Run, folder: RunDir, promise: Pending | None) -> Status:
+    """A run that no process has begun since the promise, or ever."""
+    if folder.cancel.exists():
+        return Status(run, State.CANCELLED, reason="cancelled before it started")
+    if promise is None:
+        return Status(run, State.NEW)
+    if promise.live:
+        return Status(run, State.PENDING, job=promise.job, reason=_waits(promise))
+    kind, reason = promise.ended() or (None, None)
+    if reason:
+        reason = f"its job ended before the run began: {reason}"
+    if kind not in triage.DEADLY:
+        return Status(run, State.NEW, job=promise.job, reason=reason)
+    # Where it is no bug of the run: the set-up commands of the profile, or python itself.
+    kind = "job" if kind == "bug" else kind
+    return Status(run, State.FAILED, kind=kind, reason=reason, job=promise.job)
+
+
+def _waits(promise: Pending) -> str | None:
+    """Slurm's word for what a job waits for."""
+    reason = promise.state.reason if promise.state else None
+    return None if reason in ("None", "") else reason
+
+
+def _is_hung(current: Holder, promise: Pending) -> bool:
+    """Whether the process that owns a run is silent although its job runs on. A job that has
+    started since its last heartbeat is one that was requeued and is on its way to the run."""
+    state = promise.state
+    if not current.hung or current.info.get("job") != promise.job or state is None:
+        return False
+    return state.state == "RUNNING" and (state.started or current.beat) <= current.beat
+
+
+def _silent(run: Run, current: Holder, promise: Pending | None) -> Status:
+    """A run whose process ended, or fell silent, without recording how. Its job may tell."""
+    kind, reason = "lost", "its process ended without a word (killed, or its node was lost)"
+    if promise and promise.job == current.info.get("job") and not promise.live:
+        kind, reason = promise.ended() or (kind, reason)
+    elif current.hung:
+        where = f"process {current.info.get('pid')} on {current.info.get('host')}"
+        kind, reason = "hung", f"no heartbeat for {current.age:.0f} s: {where} hangs, or is lost"
+    state = State.FAILED if kind in triage.DEADLY else State.INTERRUPTED
+    if kind == "cancelled":
+        state = State.CANCELLED
+    return _seen(run, state, current, kind=kind, reason=reason)
+
+
+def _seen(run: Run, state: State, current: Holder, **known: Any) -> Status:
+    """A status with what the newest claim tells, and what is `known` better."""
+    info = current.info
+    progress = info.get("progress") or {}
+    told = {
+        "epoch": progress.get("epoch", run.config.epochs if "share" in progress else 0),
+        "share": progress.get("share", 0.0),
+        "phase": progress.get("phase", ""),
+        "images_per_s": progress.get("images_per_s", 0.0),
+        "left_s": progress.get("left_s") if state is State.RUNNING else None,
+        "attempts": current.attempt,
+        "seconds": current.seconds,
+        "gpu_seconds": current.gpu_seconds,
+        "reason": None if state is State.DONE else info.get("reason"),
+        "kind": info.get("kind"),
+        "job": info.get("job"),
+    }
+    return Status(run, state, **told | known)
 
 
 def as_json(plan: Plan, **more: Any) -> str:

@@ -11,7 +11,7 @@ from rich.logging import RichHandler
 from core.claims import holder
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.rundir import Store
-from sweep import job
+from sweep import attempt
 from sweep.gridfile import GridFile
 from sweep.stop import stoppable
 
@@ -30,7 +30,7 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
     asked = [EvalConfig.parse(item, where=f"{file}: evals") for item in evals]
     folder = store.run(config.id)
     console.print(f"{config.id}\n{folder.path}")
-    if job.is_done(folder, asked):
+    if attempt.is_done(folder, asked):
         console.print("done before; nothing to do", style="green")
         return "done"
     log = logging.getLogger("epsweep")
@@ -38,7 +38,7 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
     log.addHandler(handler)
     try:
         with stoppable():
-            state = job.attempt(config, asked, store, {"tracking": tracking, "group": None})
+            state = attempt.make(config, asked, store, {"tracking": tracking, "group": None})
     finally:
         log.removeHandler(handler)
     if state == "skipped":

@@ -10,20 +10,23 @@ from types import FrameType
 
 from core.claims import Claim
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
 
 class StoppedError(BaseException):
     """A signal asked this process to stop; no `except Exception` on the way may catch that."""
 
 
 class CancelledError(BaseException):
-    """The run in hand was asked to stop; the worker goes on with the next one."""
+    """The run in hand is to be left; the worker goes on with the next one."""
 
 
 @contextmanager
 def cancellable(claim: Claim) -> Iterator[None]:
-    """While inside, a request to cancel the claimed run raises CancelledError in this thread.
+    """While inside, a request to cancel the claimed run raises CancelledError in this thread, and
+    so does another process that has taken the run over.
 
-    The claim's heartbeat finds the request in another thread and sends SIGUSR1 to this one.
+    The claim's heartbeat finds out in another thread and sends SIGUSR1 to this one.
     """
     here = threading.current_thread()
     if here is not threading.main_thread() or here.ident is None:
@@ -45,18 +48,32 @@ def cancellable(claim: Claim) -> Iterator[None]:
 @contextmanager
 def stoppable() -> Iterator[None]:
     """In the main thread, SIGTERM and SIGINT raise StoppedError, once: further ones are ignored
-    while the run folder is put in order."""
+    while the run folder is put in order. So they are once submitit has taken a SIGUSR2 (time limit
+    or preemption), because queueing the job again makes Slurm send SIGTERM at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stopping = (signal.SIGTERM, signal.SIGINT)
+
+    def deaf() -> None:
+        for number in (*_STOPPING, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        for number in (*stopping, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
+        deaf()
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         raise StoppedError(signal.Signals(signum).name)
 
-    before = {number: signal.signal(number, stop) for number in stopping}
+    before = {number: signal.signal(number, stop) for number in _STOPPING}
+    requeue = signal.getsignal(signal.SIGUSR2)
+    if callable(requeue):
+
+        def leave(signum: int, frame: FrameType | None) -> None:
+            deaf()
+            requeue(signum, frame)
+            for number in _STOPPING:  # not this process's business: it is one of several ranks
+                signal.signal(number, stop)
+
+        before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, leave)
     try:
         yield
     finally:

@@ -7,18 +7,16 @@ sweep folder, so that two people who launch the same grid at the same moment tak
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core.claims import Claim, newest_attempt, now, process_alive
+from core.claims import Claim, newest_attempt, now
 from core.config import ConfigError
 from core.rundir import RunDir, Store, SweepDir, read_jsonl, write_jsonl, write_text
-from slurm import cluster
 from slurm.profile import Profile
 from sweep.grid import Grid, Run
-from sweep.plan import Pending
 
 
 def record_grid(grid: Grid, store: Store) -> SweepDir:
@@ -69,7 +67,7 @@ def freeze_runs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> Path:
 
 
 def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> None:
-    """Add a row to submissions.jsonl."""
+    """Add a row to submissions.jsonl; it replaces the one with the same `name`, if it has one."""
     row = {
         "time": now(),
         "profile": profile.name,
@@ -77,40 +75,12 @@ def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> No
         "manifest": manifest.name,
         **more,
     }
-    write_jsonl(sweep.submissions, [*read_jsonl(sweep.submissions), row])
+    rows = read_jsonl(sweep.submissions)
+    kept = [old for old in rows if "name" not in row or old.get("name") != row["name"]]
+    write_jsonl(sweep.submissions, [*kept, row])
 
 
-def pending(sweep: SweepDir, *, executor: str | None = None) -> dict[str, Pending]:
-    """The runs that a live submission will still start (or has started), by id.
-
-    executor: only submissions to that one.
-
-    Asks Slurm once for all arrays. Where it does not answer, jobs count as still on their way: a
-    run that waits too long is better than one that runs twice.
-    """
-    found: dict[str, Pending] = {}
-    tasks: dict[str, tuple[str, int, int]] = {}
-    for row in read_jsonl(sweep.submissions):
-        if executor not in (None, row["executor"]):
-            continue
-        if row["executor"] == "slurm":
-            tasks |= {job: (row["manifest"], *rows) for job, rows in row["jobs"].items()}
-        else:
-            alive = [item for item in row["processes"] if process_alive(item)]
-            if alive:
-                rows = read_jsonl(sweep.path / row["manifest"])
-                found |= promises(rows, str(alive[0]["pid"]))
-    states = cluster.jobs(tasks)
-    manifests: dict[str, list[dict[str, Any]]] = {}
-    for job, (name, first, count) in tasks.items():
-        state = states[job]
-        gone = state.over or (state.current and state.state == "UNKNOWN")
-        if not gone:
-            rows = manifests.setdefault(name, read_jsonl(sweep.path / name))
-            found |= promises(rows[first : first + count], job)
-    return found
-
-
-def promises(rows: Sequence[Mapping[str, Any]], job: str) -> dict[str, Pending]:
-    """What a job promises for the rows of its manifest."""
-    return {row["id"]: Pending(job, row["after"]) for row in rows}
+def forget(sweep: SweepDir, name: str) -> None:
+    """Take a row back: Slurm never got that array."""
+    rows = read_jsonl(sweep.submissions)
+    write_jsonl(sweep.submissions, [row for row in rows if row.get("name") != name])

@@ -1,29 +1,66 @@
-"""Why a run failed: a class a program can act on, and one line a person can read."""
+"""Why a run failed or stopped: a class a program can act on, and one line a person can read.
+
+A process that fails says so itself (`classify`). What ended a process that could not is read from
+the log of its Slurm job, its exit code and the accounting (`of_job`).
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import traceback
+from pathlib import Path
 
 from core.config import ConfigError
-from slurm import cluster, environment
+from slurm import environment
+from slurm.cluster import JobState
+from sweep import joblog
 
-KINDS = ("input", "oom", "diverged", "disk", "bug", "lost")
-"""Classes of failure. `lost` is found later, by whoever takes the run over."""
+FAILURES = {
+    "oom": "GPU memory",
+    "memory": "host memory",
+    "diverged": "loss became infinite or NaN",
+    "data": "data or weights",
+    "disk": "no space left",
+    "timeout": "time limit, more often than max_requeues",
+    "bug": "any other exception or crash",
+    "job": "the job ended before the run began",
+}
+"""Classes of failed runs; such a run is not started again by itself."""
+DEADLY = frozenset(FAILURES) - {"timeout"}
+"""What would end a run in the same way again. Any other end without a word (timeout, preempted,
+node, requeued, killed, hung, lost) is one after which it goes on from its checkpoint."""
+
+_ENDS = {
+    "OUT_OF_MEMORY": ("memory", "out of memory (host)"),
+    "TIMEOUT": ("timeout", "time limit"),
+    "DEADLINE": ("timeout", "deadline"),
+    "PREEMPTED": ("preempted", "preempted"),
+    "NODE_FAIL": ("node", "its node failed"),
+    "BOOT_FAIL": ("node", "its node failed to boot"),
+    "CANCELLED": ("cancelled", "cancelled (scancel)"),
+}
+
+
+def own_job() -> str | None:
+    """The Slurm job this worker is, None elsewhere: also in a shell that has Slurm's variables."""
+    under_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    return environment.current().id if under_slurm else None
 
 
 def why_stopped(stop: BaseException) -> tuple[str, str]:
     """(class, reason) of a run that was told to stop and stays resumable.
 
-    submitit leaves by SystemExit once it has queued the job again (time limit or preemption);
-    any other way out is a signal. Slurm, asked as a hint, tells a cancelled job from others.
+    submitit leaves by SystemExit once it has queued the job again (time limit or preemption). Any
+    other way out is a signal, whose sender Slurm names in the job's log before it is sent.
     """
     if isinstance(stop, SystemExit):
         return "requeued", "time limit or preemption; queued again"
-    job = environment.current().id
-    if job and cluster.jobs([job])[job].state == "CANCELLED":
-        return "cancelled", "cancelled (scancel)"
-    return "stopped", f"stopped by {stop}"
+    job = own_job()
+    if job:
+        text = joblog.tail(joblog.path(Path(os.environ["SUBMITIT_FOLDER"]), job))
+        return joblog.verdict(text) or ("requeued", f"stopped by {stop}; queued again")
+    return "killed", f"stopped by {stop}"
 
 
 def classify(error: BaseException) -> tuple[str, str]:
@@ -31,13 +68,33 @@ def classify(error: BaseException) -> tuple[str, str]:
     name = type(error).__name__
     text = " ".join(str(error).split()) or name
     if isinstance(error, ConfigError):
-        return "input", text
+        return "data", text
     if name == "DivergedError":
         return "diverged", text
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+    if name == "OutOfMemoryError":
         return "oom", f"{name}: {text[:300]}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return "memory", f"{name}: {text[:300]}"
+    if name == "UncompletedJobError":
+        return "timeout", text
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk", f"no space left to write {error.filename or 'the run folder'}"
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno})" if last else ""
     return "bug", f"{name}: {text[:300]}{where}"
+
+
+def of_job(state: JobState, log: Path) -> tuple[str, str] | None:
+    """(class, reason) of the end of a job whose process said nothing, None where nobody knows."""
+    text = joblog.tail(log)
+    known = ("memory", "out of memory (host)") if state.oom else joblog.verdict(text)
+    known = known or _ENDS.get(state.state)
+    if known or state.state != "FAILED":
+        return known
+    code, signal = state.exit_code or 0, state.signal or 0
+    signal = signal or max(0, code - 128)  # srun reports a killed task by 128 + its signal
+    if signal in (9, 12, 15):  # by hand, or before its handlers were there
+        return "killed", f"its process was killed (signal {signal})"
+    how = f"signal {signal}" if signal else f"exit code {code}"
+    said = joblog.last_line(text)
+    return "bug", f"its process ended by {how}{': ' if said else ''}{said}"

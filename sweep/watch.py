@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -128,14 +127,20 @@ def _reasons(seen: Plan) -> list[Text]:
     return lines
 
 
-def _cells(status: Status, clock: Clock | None) -> list[Text | ProgressBar | str]:
+def _bar(share: float, width: int = 12) -> str:
+    """Readable without colours too, in a file or a pipe."""
+    full = int(share * width)
+    return "\u2588" * full + "\u2591" * (width - full)
+
+
+def _cells(status: Status, clock: Clock | None) -> list[Text | str]:
     label = status.phase if status.state is State.RUNNING and status.phase else str(status.state)
     begun = status.attempts > 0
-    cells: list[Text | ProgressBar | str] = [
+    cells: list[Text | str] = [
         status.run.id.rpartition("-")[0],
         Text(label, style=COLOURS[status.state]),
         f"{status.epoch}/{status.run.config.epochs}" if begun else "",
-        ProgressBar(total=1.0, completed=status.share, width=12) if begun else "",
+        _bar(status.share) if begun else "",
         f"{status.images_per_s:,.0f}" if status.state is State.RUNNING else "",
     ]
     if clock:
@@ -155,8 +160,8 @@ def wait(submission: Submission, store: Store, console: Console, *, every: float
         try:
             while True:
                 running = [job for job in jobs if not job.done()]
-                promised = submission.pending if running else None
-                seen = plan.make(submission.runs, store, pending=promised)
+                promised = submission.pending if running else {}
+                seen = plan.make(submission.runs, store, promised)
                 if live:
                     live.update(table(seen, clock))
                 elif time.monotonic() - spoken > 15:

@@ -156,6 +156,7 @@ class TestIdentity:
             {"validation": {"epsilon": "1/255"}},
             {"augment": {"flip": False}},
             {"precision": "bf16"},
+            {"norm": "l2"},
             {"seed": 1},
             {},
         ]
@@ -166,6 +167,21 @@ class TestIdentity:
         before = config.id, evaluation.id
         assert config.model_copy(update={"seed": 1}).id == parsed(seed=1).id != before[0]
         assert evaluation.model_copy(update={"steps": 3}).id != before[1]
+
+    def test_plain_strengths_of_l2_and_l1(self) -> None:
+        config = parsed(norm="l2", epsilon_g="2", validation={"epsilon": 0.5})
+        assert config.epsilon_g == 2 and config.to_dict()["epsilon_g"] == "2"
+        assert config.slug == "swin-aircraft-l2_eps2-fix-s0"
+        assert RunConfig.parse(config.to_dict()).id == config.id
+        assert parsed(norm="l1", epsilon_g=12).id != parsed(norm="l2", epsilon_g=12).id
+        small = parsed(norm="l2", epsilon_g=0.2)
+        assert RunConfig.parse(small.to_dict()).id == small.id
+        assert small.slug == "swin-aircraft-l2_eps1_5-fix-s0"
+
+    def test_standard_is_one_run_in_every_norm(self) -> None:
+        assert parsed(schedule="standard", norm="l2").id == parsed(schedule="standard").id
+        asked = {"schedule": "standard", "validation": {"epsilon": 2}}
+        assert parsed(norm="l2", **asked).validation_epsilon == 2
 
     @given(strengths, st.integers(1, 20))
     def test_standard_is_one_run(self, strength: str, steps: int) -> None:
@@ -180,6 +196,34 @@ class TestIdentity:
 
 
 class TestSchedule:
+    def test_points(self) -> None:
+        config = parsed(schedule={"kind": "points", "points": [[0, 0], [0.5, "1/2"], [40, 1]]})
+        assert config.schedule.points == ((0, 0), (25, Fraction(1, 2)), (40, 1))
+        assert config.setting == "points=0:0;25:0.5;40:1"
+        assert RunConfig.parse(config.to_dict()).id == config.id != parsed().id
+        assert "-points" in config.slug
+
+    @pytest.mark.parametrize(
+        ("points", "line"),
+        [
+            (None, "expected points: .*, got None"),
+            ([], "expected points"),
+            ([[0, 0, 1]], "expected points"),
+            ([[3, 0], [2, 1]], "ascending order of epochs, got epochs 3, 2"),
+            ([[-1, 0]], "got epochs -1"),
+            ([["x", 0]], "got epochs x"),
+            ([[2.5, 0]], "fraction of the training"),
+            ([[0, 2]], r"schedule.points.0.1: a strength lies in \[0, 1\], got 2"),
+        ],
+    )
+    def test_bad_points(self, points: Any, line: str) -> None:
+        with pytest.raises(ConfigError, match=line):
+            parsed(schedule={"kind": "points", "points": points})
+
+    def test_points_belong_to_their_kind(self) -> None:
+        with pytest.raises(ConfigError, match="points belong to kind: points, not to 'uniform'"):
+            parsed(schedule={"kind": "uniform", "points": [[0, 1]]})
+
     def test_paper(self) -> None:
         schedule = parsed(schedule="sched").schedule
         assert (schedule.T1, schedule.T2) == (12, 37)
@@ -318,6 +362,15 @@ class TestEvalConfig:
         assert EvalConfig.parse(evaluation.to_dict()).id == evaluation.id
         assert re.fullmatch(r"apgd_ce\d+-linf-test-[0-9a-f]{16}", evaluation.id)
 
+    def test_plain_strengths_of_l2_and_l1(self) -> None:
+        asked = EvalConfig.parse(
+            {"norm": "l2", "epsilons": [0, "0.2", "1/2", 2, 12], "prior": [1] * 5}
+        )
+        assert asked.epsilons == (0, Fraction(1, 5), 0.5, 2, 12)
+        assert EvalConfig.parse(asked.to_dict()).id == asked.id
+        assert asked.id.startswith("apgd_ce10-l2-test-")
+        assert asked.model_copy(update={"prior": None}).id != asked.id
+
     def test_range(self) -> None:
         assert EvalConfig.parse({"epsilons": "0..16/255"}) == EvalConfig()
         assert EvalConfig.parse({"epsilons": "0..2/8"}).epsilons == (0, Fraction(1, 8), 0.25)
@@ -334,7 +387,15 @@ class TestEvalConfig:
             ({"epsilons": "0..300/255"}, r"\[0, 1\]"),
             ({"steps": 0}, "steps: input should be greater"),
             ({"stepz": 1}, "stepz: unknown key, did you mean 'steps'?"),
-            ({"attack": "pgd"}, "attack: input should be 'apgd-ce', got 'pgd'"),
+            ({"norm": "l2", "epsilons": [0, -1]}, r"for l2 lies in \[0, 1000000\], got -1"),
+            ({"norm": "l2"}, "epsilons: norm l2 has no default, expected strengths"),
+            ({"norm": "l0"}, "norm: input should be 'linf', 'l2' or 'l1', got 'l0'"),
+            ({"epsilons": [0, 2]}, "did you mean 2/255"),
+            ({"epsilons": [0, 1], "prior": [1]}, "prior: expected 2 weights, .* got 1"),
+            ({"epsilons": [0, 1], "prior": [0, 0]}, "not all 0"),
+            ({"epsilons": [0, 1], "prior": [1, -1]}, "prior.1: input should be greater"),
+            ({"attack": "pgd"}, "attack: input should be 'apgd-ce' or 'autoattack', got 'pgd'"),
+            ({"attack": "autoattack", "mode": "fast"}, "mode: fast goes with attack apgd-ce"),
         ],
     )
     def test_bad(self, data: dict[str, Any], line: str) -> None:

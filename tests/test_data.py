@@ -275,18 +275,30 @@ def test_a_full_disk_while_preparing_is_an_os_error(folder: Path, small_disk: Pa
     assert os.listdir(small_disk / "data" / "prepared") == []
 
 
-@pytest.mark.parametrize("name", ["fake", "plane"])
-def test_drawn_datasets_need_no_disk_and_repeat(store: Store, name: str) -> None:
-    size = 16 if name == "fake" else 32
-    loaded = data.load(tiny.config(dataset=name, image_size=size), store)
-    again = data.load(tiny.config(dataset=name, image_size=size), store)
+def test_noise_needs_no_disk_and_repeats(store: Store) -> None:
+    loaded, again = (data.load(tiny.config(), store) for _ in range(2))
     for split in ("train", "val", "test"):
         one, two = getattr(loaded, split), getattr(again, split)
         assert torch.equal(one.images, two.images) and torch.equal(one.labels, two.labels)
-        assert one.images.shape[1:] == (3, size, size) and one.images.dtype == torch.uint8
+        assert one.images.shape[1:] == (3, 16, 16) and one.images.dtype == torch.uint8
         assert set(one.labels.tolist()) == set(range(loaded.classes))
     assert not torch.equal(loaded.val.images[:10], loaded.test.images[:10])
     assert not store.root.exists()
+
+
+def test_drawn_datasets_follow_the_seed_of_the_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, int]] = []
+
+    def draw(name: str, split: str, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append((name, split, seed))
+        return torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4)
+
+    monkeypatch.setattr(data.procedural, "draw", draw)
+    loaded = data.load(tiny.config(dataset="plane", image_size=32, seed=7), store)
+    assert asked == [("plane", split, 7) for split in ("train", "val", "test")]
+    assert (loaded.name, loaded.classes, len(loaded.test)) == ("plane", 32, 4)
 
 
 def test_the_first_images() -> None:

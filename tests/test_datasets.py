@@ -87,7 +87,7 @@ def test_official_parts_are_not_mixed(tmp_path: Path) -> None:
             assert {part(path) for path, _ in rows} == {official}, (name, split)
 
 
-@pytest.mark.parametrize("around", ["", "downloads", "a/b"])
+@pytest.mark.parametrize("around", ["", "downloads"])
 def test_the_root_is_found_below_the_folder(name: str, tmp_path: Path, around: str) -> None:
     entry = release(name, tmp_path / around)
     assert len(items(read(name, tmp_path, entry))) == sum(entry.splits.values())
@@ -274,7 +274,8 @@ def test_an_unknown_variant(tmp_path: Path) -> None:
     file = next(tmp_path.rglob("images_variant_val.txt"))
     edited(file, "737-200", "707-320")
     message = one_line("aircraft", tmp_path, entry)
-    assert "images_variant_val.txt: expected a variant" in message and "707-320 Mk" not in message
+    assert "images_variant_val.txt: expected a variant" in message
+    assert message.endswith("got '707-320 Mk 3'")
 
 
 def test_a_class_without_images(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.records import curve, delay, expected_accuracy, unit_grid
+from core.records import curve, delay, expected_accuracy, expected_over, unit_grid
 
 
 def points(values: list[float]) -> dict[Fraction, float]:
@@ -102,3 +102,38 @@ def epochs(correct: list[int], images: int = 200) -> list[dict[str, Any]]:
 )
 def test_delay_is_the_first_epoch_above_five_percent(correct: list[int], expected: int) -> None:
     assert delay(epochs(correct), 3) == expected
+
+
+def test_expected_over_a_grid_of_any_norm() -> None:
+    accuracy = {Fraction(0): 0.9, Fraction(1, 2): 0.5, Fraction(2): 0.1}
+    # By hand: trapezoids of width 1/2 and 3/2.
+    assert expected_over(accuracy) == pytest.approx((0.5 * 0.7 + 1.5 * 0.3) / 2)
+    assert expected_over(accuracy, [2, 0, 2]) == pytest.approx(0.5)
+    assert expected_over(accuracy, [0, 3, 0]) == pytest.approx(0.5)
+    assert expected_over({Fraction(1): 0.3}, [1]) == 0.3
+
+
+@given(st.integers(1, 20), st.data())
+def test_expected_over_is_the_papers_on_its_grid(k: int, data: st.DataObject) -> None:
+    values = data.draw(st.lists(st.floats(0, 1), min_size=k + 1, max_size=k + 1))
+    accuracy = {Fraction(i, 255): value for i, value in enumerate(values)}
+    paper = expected_accuracy(accuracy, Fraction(k, 255))
+    assert expected_over(accuracy) == pytest.approx(paper)
+    weights = [0.5, *[1.0] * (k - 1), 0.5]
+    assert expected_over(accuracy, weights) == pytest.approx(paper)
+
+
+@pytest.mark.parametrize("prior", [[1], [0, 0], []])
+def test_expected_over_refuses_weights_that_do_not_fit(prior: list[float]) -> None:
+    with pytest.raises(ValueError, match="expected 2 weights"):
+        expected_over({Fraction(0): 1.0, Fraction(1): 0.5}, prior)
+
+
+def test_one_point_has_no_uniform_prior() -> None:
+    with pytest.raises(ValueError, match="two strengths"):
+        expected_over({Fraction(0): 1.0})
+
+
+def test_curve_of_a_norm_with_plain_strengths() -> None:
+    row = {"attack": "a", "norm": "l2", "epsilon": "2", "n": 4, "correct": 1}
+    assert curve([row]) == {Fraction(2): 0.25}

@@ -18,13 +18,13 @@ import torch
 import yaml
 from forks import Forks
 
-from core import checkpoint, data, evaluate, models, records, run
+from core import autoattack, checkpoint, data, evaluate, models, records, run
 from core.audit import AuditError
-from core.claims import Claim
+from core.claims import Claim, NotOwnedError
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.evaluate import Search
 from core.rundir import RunDir, Store, read_json, read_jsonl
-from core.train import DivergedError, NotOwnedError, Trainer
+from core.train import DivergedError, Trainer
 
 FAST = EvalConfig.parse({"steps": 2, "epsilons": "0..8/255", "images": 12})
 MORE = EvalConfig.parse({"steps": 3, "epsilons": ["0", "1/255"], "split": "val"})
@@ -237,7 +237,10 @@ def test_an_evaluation_of_which_half_is_lost_is_done_again(
 def test_a_kill_between_any_two_writes_leaves_no_false_result(forks: Forks, tmp_path: Path) -> None:
     """Killed before the n-th rename of a file, for every n, then finished: each attempt is picked
     up by the next."""
-    fields, evals = {"epochs": 1}, [FAST.to_dict(), MORE.to_dict()]
+    asked = [item.model_copy(update={"images": 4, "steps": 1}) for item in (FAST, MORE)]
+    evals = [item.to_dict() for item in asked]
+    quick = {"schedule": "standard", "validation": {"steps": 1, "images": 2}}
+    fields = {"epochs": 1, "batch": 20, **quick}
     finished, moment = 0, 0
     outcomes = []
     while not finished:
@@ -256,8 +259,8 @@ def test_a_kill_between_any_two_writes_leaves_no_false_result(forks: Forks, tmp_
         assert forks.run(killable.execute, root, fields, evals, None) == 0
         folder = Store(root).run(reference.id)
         assert assert_keeps_its_promise(folder)
-        for asked in (FAST, MORE):
-            one, two = (flags(place, asked)["critical"] for place in (reference, folder))
+        for item in asked:
+            one, two = (flags(place, item)["critical"] for place in (reference, folder))
             assert np.array_equal(one, two)
         lost, done = read_jsonl(folder.attempts)
         assert (lost["outcome"], done["outcome"]) == ("lost", "done")
@@ -282,13 +285,93 @@ def test_who_is_taken_over_during_an_evaluation_writes_no_result(
     assert read_jsonl(folder.attempts)[-1]["outcome"] is None, "and does not close the row"
 
 
+def test_another_norm_from_training_to_result(store: Store) -> None:
+    config = tiny.config(norm="l2", epsilon_g="1/2", epochs=1)
+    asked = EvalConfig.parse(
+        {"norm": "l1", "steps": 2, "epsilons": [0, 1, 4], "images": 6, "prior": [1, 2, 1]}
+    )
+    result = execute(store, config, [asked])
+    folder = store.run(config.id)
+    stored = read_json(folder.eval_json(asked.id))
+    assert stored is not None and [row["norm"] for row in stored["rows"]] == ["l1"] * 3
+    assert [row["epsilon"] for row in stored["rows"]] == ["0", "1", "4"]
+    right = [row["correct"] / 6 for row in stored["rows"]]
+    assert stored["expected"] == pytest.approx((right[0] + 2 * right[1] + right[2]) / 4)
+    (row,) = read_jsonl(folder.metrics)
+    assert (row["epsilon"], row["val_epsilon"]) == (0.5, "1/2")
+    summary = run._summary(result, [asked], config, folder)
+    assert "test/apgd-ce-2-l1/eps4" in summary
+    assert not any(name.endswith("/expected") for name in summary)
+
+
+def test_a_strength_off_the_grid_has_no_expected_accuracy(store: Store) -> None:
+    config = tiny.config(epsilon_g=0.03, epochs=1)
+    result = execute(store, config, [FAST])
+    summary = run._summary(result, [FAST], config, store.run(config.id))
+    assert "test/apgd-ce-2/eps8" in summary and "test/apgd-ce-2/expected" not in summary
+
+
+def test_autoattack_goes_on_in_the_run_folder(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in its second batch; the next attempt repeats neither APGD nor the first one."""
+    asked = EvalConfig.parse({"attack": "autoattack", "steps": 2, "epsilons": [0, "1/255"]})
+    folder, batches, broken = store.run(CONFIG.id), [], []
+
+    def attack(model: Any, x: Any, y: Any, epsilon: float, norm: str) -> Any:
+        if len(batches) == 1 and not broken:
+            broken.append(True)
+            raise KeyboardInterrupt
+        batches.append(len(x))
+        return torch.arange(len(x)) % 2 == 0
+
+    monkeypatch.setattr(autoattack, "require", lambda: None)
+    monkeypatch.setattr(autoattack, "_attack", attack)
+    monkeypatch.setattr(evaluate._Queue, "_step", right_at_first_sight)
+    searches = count_searches(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        execute(store, CONFIG, [asked], eval_batch=8)
+    assert not folder.eval_json(asked.id).exists() and len(searches) == 1
+    execute(store, CONFIG, [asked], eval_batch=8)
+    stored = read_json(folder.eval_json(asked.id))
+    assert stored is not None and len(searches) == 1 and batches == [8, 8, 4]
+    assert [row["correct"] for row in stored["rows"]] == [20, 10]
+    assert {row["attack"] for row in stored["rows"]} == {"autoattack-2"}
+    assert sorted(path.suffix for path in (folder.path / "evals").iterdir()) == [".json", ".npz"]
+
+
+def right_at_first_sight(queue: Any, slots: Any, path: Any) -> torch.Tensor:
+    """A search in which every image is right at every strength."""
+    queue.found.critical[slots.index.numpy()] = len(queue.strengths)
+    return torch.arange(len(slots.index))
+
+
+def test_an_evaluation_that_does_not_fit_is_cut_smaller(
+    store: Store, finished: tuple[Store, RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, sizes = evaluate.search, []
+
+    def small(*arguments: Any, **options: Any) -> Search:
+        if "progress" in options:
+            sizes.append(options["batch"])
+            if options["batch"] > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(evaluate, "search", small)
+    execute(store, CONFIG, [FAST], eval_batch=12)
+    assert sizes == [12, 6, 3]
+    mine, whole = flags(store.run(CONFIG.id), FAST), flags(finished[1], FAST)
+    assert np.abs(mine["critical"] - whole["critical"]).max() <= 1
+
+
 QUICK = FAST.model_copy(update={"mode": "fast"})
 
 
-def test_a_fast_evaluation_carries_its_audit(finished: tuple[Store, RunDir]) -> None:
-    store, folder = finished
+def test_a_fast_evaluation_carries_its_audit(store: Store) -> None:
+    folder = store.run(CONFIG.id)
     assert QUICK.id != FAST.id
-    result = execute(store, CONFIG, [QUICK])
+    result = execute(store, CONFIG, [FAST, QUICK])
     stored, exact = read_json(folder.eval_json(QUICK.id)), read_json(folder.eval_json(FAST.id))
     assert QUICK.id in result["evals"] and stored is not None and exact is not None
     assert exact["audit"] is None

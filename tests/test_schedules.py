@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core import schedules
 from core.config import ConfigError, RunConfig
-from core.schedules import Auto
+from core.schedules import Auto, Points, TwoHinge
 
 
 def config(schedule: Any, epochs: int, *, seed: int = 0) -> RunConfig:
@@ -220,3 +220,29 @@ def test_other_schedules_have_no_state_and_ignore_accuracy(schedule: str) -> Non
     for epoch in range(10):
         made.observe(epoch, 0.9)
     assert made.state() == {} and [made.alpha(epoch) for epoch in range(10)] == before
+
+
+@given(
+    points=st.lists(
+        st.tuples(st.integers(0, 60), st.fractions(0, 1, max_denominator=20)), min_size=1
+    ).map(lambda pairs: sorted(pairs, key=lambda pair: pair[0])),
+    epoch=st.integers(0, 80),
+)
+def test_points_are_met_and_joined_by_lines(points: list[tuple[int, Fraction]], epoch: int) -> None:
+    schedule = Points(points)
+    last = dict(points)  # of several at one epoch, the last
+    for at, fraction in last.items():
+        assert schedule.alpha(at) == fraction
+    nearby = [schedule.alpha(epoch + i) for i in range(3)]
+    inside = not {epoch + 1} & set(last) and points[0][0] <= epoch and epoch + 2 <= points[-1][0]
+    jumps = len(last) < len(points)
+    if inside and not jumps:
+        assert nearby[1] - nearby[0] == nearby[2] - nearby[1]
+    assert min(f for _, f in points) <= nearby[0] <= max(f for _, f in points)
+
+
+def test_points_say_what_two_hinges_say() -> None:
+    points, hinges = Points([(12, Fraction(0)), (37, Fraction(1))]), TwoHinge(12, 37)
+    assert [points.alpha(t) for t in range(50)] == [hinges.alpha(t) for t in range(50)]
+    jump = Points([(5, Fraction(0)), (5, Fraction(1))])
+    assert [jump.alpha(t) for t in range(3, 8)] == [0, 0, 1, 1, 1]

@@ -86,7 +86,9 @@ def test_chunks_hold_the_first_jobs_that_fit_each_once(
 
 
 def test_one_call_each_for_ten_thousand_tasks(fake: Fake) -> None:
-    fake.says("squeue", "7_[5-9999%8]|PENDING|Resources||0|sweep|\n7_1|RUNNING|None|n1|0|sweep|\n")
+    fake.says(
+        "squeue", "7_[5-9999%8]|PENDING|Resources||0|N/A|sweep|\n7_1|RUNNING|None|n1|0|N/A|sweep|\n"
+    )
     fake.says(
         "sacct",
         "7_0|COMPLETED|n1|0:0|sweep\n7_2|FAILED|n2|3:0|sweep\n7_2.batch|FAILED|n2|3:0|sweep\n",
@@ -101,7 +103,7 @@ def test_one_call_each_for_ten_thousand_tasks(fake: Fake) -> None:
 
 
 def test_sacct_is_left_alone_while_squeue_knows_all(fake: Fake) -> None:
-    fake.says("squeue", "7_1|RUNNING|None|n1|0|sweep|\n8|COMPLETED|None|n1|0|sweep|\n")
+    fake.says("squeue", "7_1|RUNNING|None|n1|0|N/A|sweep|\n8|COMPLETED|None|n1|0|N/A|sweep|\n")
     assert {job.state for job in cluster.jobs(["7_1", "8"]).values()} == {"RUNNING", "COMPLETED"}
     assert len(fake.calls()) == 1
 
@@ -147,13 +149,13 @@ def test_a_lone_forgotten_id_is_an_answer(fake: Fake) -> None:
 
 @pytest.mark.parametrize("status", ["3:0", "768"])  # from 23.02 on, and before
 def test_exit_codes_of_old_and_new_releases(fake: Fake, status: str) -> None:
-    fake.says("squeue", f"7|FAILED|NonZeroExitCode|n1|{status}|a|b|\n")
+    fake.says("squeue", f"7|FAILED|NonZeroExitCode|n1|{status}|N/A|a|b|\n")
     job = cluster.jobs(["7"])["7"]
     assert (job.exit_code, job.signal, job.name) == (3, 0, "a|b")
 
 
 def test_node_failure_in_the_accounting_is_not_the_end_while_squeue_has_the_job(fake: Fake) -> None:
-    fake.says("squeue", "7_1|PENDING|BeginTime||0|sweep|\n")
+    fake.says("squeue", "7_1|PENDING|BeginTime||0|N/A|sweep|\n")
     fake.says("sacct", "7_1|NODE_FAIL|n1|0:0|sweep\n")
     assert cluster.jobs(["7_1"])["7_1"].state == "PENDING"
 
@@ -167,7 +169,7 @@ def test_without_squeue_an_end_in_the_accounting_is_not_final(fake: Fake) -> Non
 
 
 def test_an_accounting_that_lags_does_not_revive_a_job(fake: Fake) -> None:
-    fake.says("squeue", "7_1|FAILED|NonZeroExitCode|n1|768|sweep|\n")
+    fake.says("squeue", "7_1|FAILED|NonZeroExitCode|n1|768|N/A|sweep|\n")
     fake.says("sacct", "7_1|RUNNING|n1|0:0|sweep\n7_2|PENDING|None assigned|0:0|sweep\n")
     states = cluster.jobs(["7_1", "7_2"])
     assert states["7_1"] == JobState(
@@ -178,7 +180,8 @@ def test_an_accounting_that_lags_does_not_revive_a_job(fake: Fake) -> None:
 
 def test_memory_kills_show_in_a_step_while_the_job_just_failed(fake: Fake) -> None:
     fake.says(
-        "squeue", "7_1|FAILED|NonZeroExitCode|n1|9|sweep|\n7_2|FAILED|NonZeroExitCode|n1|9|sweep|\n"
+        "squeue",
+        "7_1|FAILED|NonZeroExitCode|n1|9|N/A|sweep|\n7_2|FAILED|NonZeroExitCode|n1|9|N/A|sweep|\n",
     )
     fake.says(
         "sacct",
@@ -191,7 +194,10 @@ def test_memory_kills_show_in_a_step_while_the_job_just_failed(fake: Fake) -> No
 
 
 def test_the_cancelled_rest_of_an_array_is_found_under_the_array(fake: Fake) -> None:
-    fake.says("squeue", "7|CANCELLED|JobArrayTaskLimit||0|sweep|\n7_0|COMPLETED|None|n1|0|sweep|\n")
+    fake.says(
+        "squeue",
+        "7|CANCELLED|JobArrayTaskLimit||0|N/A|sweep|\n7_0|COMPLETED|None|n1|0|N/A|sweep|\n",
+    )
     states = cluster.jobs(["7_0", "7_1"])
     assert (states["7_0"].state, states["7_1"].state) == ("COMPLETED", "CANCELLED")
 

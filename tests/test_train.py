@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core import evaluate, train
+from core.claims import NotOwnedError
 from core.config import RunConfig
 from core.data import Dataset
 from core.rundir import Store, read_jsonl
-from core.train import DivergedError, Monitor, NotOwnedError, Trainer, learning_rate
+from core.train import DivergedError, Monitor, Trainer, learning_rate
 
 EPOCHS = 3
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -481,9 +482,11 @@ def test_learns(store: Store) -> None:
     assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
 
 
-def test_who_lost_the_run_writes_nothing(store: Store) -> None:
+@pytest.mark.parametrize("noticed", ["before", "after"])
+def test_who_lost_the_run_writes_nothing(store: Store, noticed: str) -> None:
+    """It is asked before a checkpoint is written, and again before that replaces the former one."""
     config = tiny.config(epochs=3)
-    owned = iter([True, False])
+    owned = iter([True, True, False] if noticed == "before" else [True, True, True, False])
     work = run_of(store, config, monitor=Monitor(owned=lambda: next(owned)))
     with pytest.raises(NotOwnedError, match="another process"):
         work.fit()

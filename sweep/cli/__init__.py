@@ -13,7 +13,7 @@ from rich.text import Text
 from core.config import ConfigError
 from slurm.command import ClusterError
 from slurm.profile import ProfileError
-from sweep.cli import checking, data, results, running
+from sweep.cli import checking, data, results, running, weights
 from sweep.cli.options import err
 from sweep.stop import StoppedError
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 for verbs in (running.verbs, results.verbs, checking.verbs):
     app.add_typer(verbs)
 app.add_typer(data.verbs, name="data")
+app.add_typer(weights.verbs, name="weights")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from core.rundir import Store
 
 if TYPE_CHECKING:
+    from slurm.profile import Profile
     from sweep.grid import Grid, Run
     from sweep.plan import Plan
 
@@ -90,6 +91,16 @@ def print_plan(loaded: Grid, seen: Plan) -> None:
     from sweep import launch as launching
 
     out.print(launching.summary(loaded, seen))
+
+
+def print_scripts(loaded: Grid, seen: Plan, store: Store, profile: Profile) -> None:
+    from sweep import launch as launching
+
+    for script in launching.job_scripts(loaded, seen, store, profile):
+        typer.echo(script)
+        verdict = launching.verdict(script, profile)
+        if verdict:
+            typer.echo(f"# {verdict}")
 
 
 def outcome(final: Plan | None) -> int:

@@ -23,6 +23,7 @@ from sweep.cli.options import (
     out,
     outcome,
     print_plan,
+    print_scripts,
     value_of,
 )
 
@@ -30,16 +31,37 @@ verbs = typer.Typer()
 
 
 @verbs.command()
-def plan(grid: GridArgument, root: Root = None, only: Only = None, json: Json = False) -> None:
-    """Show what would run. Touches nothing."""
+def plan(
+    grids: Annotated[
+        list[str], typer.Argument(metavar="GRID...", help="Grid files, or names of shipped grids.")
+    ],
+    profile: ProfileOption = "local",
+    root: Root = None,
+    only: Only = None,
+    json: Json = False,
+) -> None:
+    """Show what would run, and what it would lack. Several grids show what they share. Touches
+    nothing."""
+    from sweep import launch as launching
+    from sweep import together
     from sweep.plan import as_json
 
-    loaded, store = load_grid(grid), Store.at(root)
-    seen = look(loaded, store, only)
-    if json:
-        typer.echo(as_json(seen, name=loaded.name, shared=loaded.shared))
-        return
-    print_plan(loaded, seen)
+    loaded, store = [load_grid(grid) for grid in grids], Store.at(root)
+    if len(loaded) == 1:
+        seen = look(loaded[0], store, only)
+        if json:
+            typer.echo(as_json(seen, name=loaded[0].name, shared=loaded[0].shared))
+            return
+        print_plan(loaded[0], seen)
+    else:
+        shares = together.look(loaded, store, only or ())
+        if json:
+            typer.echo(together.as_json(shares))
+            return
+        seen = together.union(shares)
+        out.print(together.table(shares))
+    for line in launching.lacks(seen, store, launching.load_profile(profile)):
+        out.print(Text(f"missing: {line}", style="yellow"), soft_wrap=True)
 
 
 @verbs.command()
@@ -56,6 +78,10 @@ def launch(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return at once; local workers go on by themselves.")
     ] = False,
+    feed: Annotated[
+        bool,
+        typer.Option("--feed", help="Where the cluster takes only some jobs, stay and submit on."),
+    ] = False,
 ) -> None:
     """Run everything a grid still lacks. Repeating it is safe: what is done or running stays."""
     from sweep import launch as launching
@@ -65,9 +91,17 @@ def launch(
     if dry_run:
         seen = look(loaded, store, only)
         print_plan(loaded, seen)
-        typer.echo(launching.job_script(loaded, seen, store, where))
+        print_scripts(loaded, seen, store, where)
         return
-    final = launching.launch(loaded, store, where, only=only or (), console=out, wait=not detach)
+    final = launching.launch(
+        loaded,
+        store,
+        where,
+        only=only or (),
+        console=out,
+        wait=not detach,
+        feed_s=launching.FEED_S if feed else None,
+    )
     raise typer.Exit(outcome(final))
 
 
@@ -157,7 +191,7 @@ def dry_run(
     where = launching.load_profile(profile)
     seen = look(loaded, store, only)
     print_plan(loaded, seen)
-    typer.echo(launching.job_script(loaded, seen, store, where))
+    print_scripts(loaded, seen, store, where)
     final = miniature.rehearse(loaded, seen, store, out)
     raise typer.Exit(outcome(final))
 

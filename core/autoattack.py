@@ -1,0 +1,144 @@
+"""AutoAttack standard (Croce & Hein 2020), through the optional package pyautoattack, on the
+survivors of APGD alone: it can only lower an accuracy.
+
+It may take a day, so what is known is written after every batch, and a repeated evaluation goes on
+from there.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.attacks import attacking
+from core.config import ConfigError
+from core.data import Split
+from core.evaluate import Search
+from core.rundir import write_atomic
+
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+def require() -> Any:
+    """The package. Raises ConfigError where it is missing."""
+    try:
+        import pyautoattack
+    except ImportError:
+        raise ConfigError(
+            "attack autoattack needs the package pyautoattack: pip install 'epsweep[autoattack]'"
+        ) from None
+    return pyautoattack
+
+
+class Counted(nn.Module):
+    """Counts the images that pass forwards, and those of them whose gradient is asked for."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.forwards = self.backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        self.backwards += len(x) * x.requires_grad
+        logits: Tensor = self.inner(x)
+        return logits
+
+
+class Ledger:
+    """What is known so far of one evaluation, on disk: the search, and for each image the highest
+    strength (as an index) at which AutoAttack has tried it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def load(self) -> tuple[Search, np.ndarray[Any, Any]] | None:
+        """None where nothing is known or the file is damaged."""
+        try:
+            with np.load(io.BytesIO(self.file.read_bytes())) as stored:
+                names = ("forwards", "backwards", "zero_gradient_images")
+                counts = {name: int(stored[name]) for name in names}
+                return Search(stored["critical"], **counts), stored["tried"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return None
+
+    def save(self, found: Search, tried: np.ndarray[Any, Any]) -> None:
+        """Replace the file. Raises OSError."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, tried=tried, **asdict(found))
+        write_atomic(self.file, lambda file: file.write(buffer.getvalue()))
+
+
+def evaluate(
+    first: Callable[[], Search],
+    model: nn.Module,
+    split: Split,
+    strengths: Sequence[float],
+    *,
+    norm: str,
+    batch: int,
+    device: torch.device,
+    ledger: Ledger,
+    owned: Callable[[], None],
+) -> Search:
+    """Critical strengths under APGD (`first`, called unless the ledger knows its result) and then
+    AutoAttack, strength by strength, each on the images that are right so far.
+
+    `owned` is called before anything is written and raises where that is no longer allowed.
+    Raises ConfigError where the package is missing.
+    """
+    require()
+    known = ledger.load()
+    if known is None:
+        found = first()
+        known = found, np.zeros(len(split), np.int16)
+        owned()
+        ledger.save(*known)
+    found, tried = known
+    with attacking(model) as inner:
+        target = Counted(inner)
+        for level, epsilon in enumerate(strengths[1:], start=1):
+            while len(rows := np.flatnonzero((found.critical > level) & (tried < level))[:batch]):
+                x, y = split.batch(torch.from_numpy(rows), device)
+                broken = _attack(target, x, y, epsilon, norm).cpu().numpy()
+                found.critical[rows[broken]] = level
+                tried[rows] = level
+                found.forwards, target.forwards = found.forwards + target.forwards, 0
+                found.backwards, target.backwards = found.backwards + target.backwards, 0
+                owned()
+                ledger.save(found, tried)
+    return found
+
+
+def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: str) -> Tensor:
+    """Which images [B] the standard ensemble breaks. Its random streams begin at 0 for every batch
+    and do not touch the caller's."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        ensemble = require().AutoAttack(
+            model, norm=NORMS[norm], eps=epsilon, seed=0, version="standard", device=x.device
+        )
+        with torch.no_grad():
+            others = model(x[:1]).shape[1] - 1
+        for attack in (ensemble.apgd_targeted, ensemble.fab):
+            attack.n_target_classes = min(attack.n_target_classes, others)
+        adversarial, _ = ensemble.run_standard_evaluation(x, y, batch_size=len(x))
+    with torch.no_grad():
+        wrong: Tensor = model(adversarial).argmax(1) != y
+    return wrong & _inside(adversarial, x, epsilon, norm)
+
+
+def _inside(point: Tensor, clean: Tensor, epsilon: float, norm: str) -> Tensor:
+    """Which points [B] keep to the ball, up to rounding, and to the pixel range."""
+    order = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}[norm]
+    far: Tensor = torch.linalg.vector_norm((point - clean).flatten(1).double(), ord=order, dim=1)
+    in_range = (point.flatten(1).amin(1) >= 0) & (point.flatten(1).amax(1) <= 1)
+    return (far <= epsilon * (1 + 1e-4) + 1e-6) & in_range

@@ -1,0 +1,78 @@
+"""Which weights a run trains: head and backbone, each with its learning rate and weight decay, and
+none of that decay on biases and norms.
+
+Full fine-tuning trains everything. Linear probing freezes the backbone and keeps it in evaluation
+mode, so that its BatchNorm statistics and its dropout stay out of the training too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from core.config import ConfigError, Optim, RunConfig
+
+
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """Dotted names of the classifier's modules (two for distilled models), as timm states them;
+    empty where the network does not say."""
+    net = getattr(model, "net", model)
+    names = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or ()
+    names = (names,) if isinstance(names, str) else tuple(names)
+    prefix = "net." if net is not model else ""
+    return tuple(prefix + name for name in names)
+
+
+def prepare(model: nn.Module, config: RunConfig) -> None:
+    """Freeze what the run does not train. Raises ConfigError where a head is needed and none is
+    known."""
+    optim, heads = config.optim, head_names(model)
+    parts = (optim.head_lr, optim.head_weight_decay)
+    if not heads and (config.protocol == "linear" or parts != (None, None)):
+        raise ConfigError(
+            f"protocol {config.protocol}, optim.head_*: {config.backbone} does not say which of "
+            "its modules is the head"
+        )
+    if config.protocol == "linear":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(_is_in(name, heads))
+
+
+def train_mode(model: nn.Module, config: RunConfig) -> None:
+    """Training mode for what the run trains, evaluation mode for the rest."""
+    if config.protocol == "full":
+        model.train()
+        return
+    model.eval()
+    for name in head_names(model):
+        model.get_submodule(name).train()
+
+
+def groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
+    """Parameter groups of the optimiser: backbone before head, `peak` being the learning rate at
+    the top of its schedule. Vectors and scalars (biases, norms, layer scales) do not decay."""
+    heads = head_names(model)
+    found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (_is_in(name, heads), parameter.ndim > 1)
+            found.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": found[key],
+            "peak": _of_head(config.optim, "lr", key[0]),
+            "weight_decay": _of_head(config.optim, "weight_decay", key[0]) if key[1] else 0.0,
+        }
+        for key in sorted(found)
+    ]
+
+
+def _of_head(optim: Optim, name: str, head: bool) -> float:
+    own: float | None = getattr(optim, f"head_{name}") if head else None
+    common: float = getattr(optim, name)
+    return common if own is None else own
+
+
+def _is_in(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)

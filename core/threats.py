@@ -1,0 +1,97 @@
+"""Threat models l-inf, l2 and l1: the exact projection onto the ball around an image and the pixel
+range at once, and the direction of an attack's step.
+
+Images are [B, C, H, W] in [0, 1], strengths [B]. Projecting onto the ball first and cutting off
+what leaves the range would end inside both, but not at the nearest point: for l1 in 3 x 224 x 224
+dimensions most of the budget would be lost (Croce & Hein 2021).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def per_image(values: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1], to scale images."""
+    return values.view(-1, 1, 1, 1)
+
+
+def project_l2(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
+    """The nearest point with |z - clean|_2 <= epsilon and z in [0, 1].
+
+    The optimality conditions give z - clean = clip(t (point - clean)) for one t in [0, 1] per
+    image. The squared length of that is piecewise linear in t^2, so t is found without iterating.
+    """
+    moved, room = _moves(point, clean)
+    size = moved.abs()
+    turns = torch.cat([size.square().sum(1, keepdim=True), -size.square()], dim=1)
+    ends = torch.where(size > 0, (room / size).square(), 0)
+    knots = torch.cat([torch.zeros_like(ends[:, :1]), ends], dim=1)
+    scale = _crossing(knots, turns, epsilon.double().square()).sqrt()[:, None]
+    outside = torch.minimum(size, room).square().sum(1) > epsilon.double().square()
+    scale = torch.where(outside[:, None], scale, 1)
+    return _back(torch.minimum(scale * size, room), moved, clean)
+
+
+def project_l1(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
+    """The nearest point with |z - clean|_1 <= epsilon and z in [0, 1].
+
+    z - clean = sign(d) clip(|d| - shift, 0, room) with d = point - clean and one shift >= 0 per
+    image; its length is piecewise linear in the shift (Croce & Hein 2021, section 3).
+    """
+    moved, room = _moves(point, clean)
+    size = moved.abs()
+    largest = size.amax(1, keepdim=True)
+    # As the shift falls from its largest value, a pixel starts to count at |d|, and is at the end
+    # of its room at |d| - room.
+    knots = torch.cat([largest - size, largest - size + room], dim=1)
+    turns = torch.cat([torch.ones_like(size), -torch.ones_like(size)], dim=1)
+    shift = largest - _crossing(knots, turns, epsilon.double())[:, None]
+    outside = torch.minimum(size, room).sum(1) > epsilon.double()
+    shift = torch.where(outside[:, None], shift, 0)
+    return _back(torch.minimum((size - shift).clamp(min=0), room), moved, clean)
+
+
+def _moves(point: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each pixel has moved and how far it may in that direction, float64 [B, D]."""
+    start = clean.flatten(1).double()
+    moved = point.flatten(1).double() - start
+    return moved, torch.where(moved > 0, 1 - start, start)
+
+
+def _back(size: Tensor, moved: Tensor, clean: Tensor) -> Tensor:
+    """Moves of the given sizes, in the directions of `moved`, away from the clean images."""
+    delta = (size * moved.sign()).view(clean.shape)
+    return (clean.double() + delta).to(clean.dtype)
+
+
+def _crossing(knots: Tensor, turns: Tensor, target: Tensor) -> Tensor:
+    """Where increasing, piecewise linear functions [B] reach `target` [B]. Each is 0 up to its
+    first knot [B, K], in any order, and its slope changes by turns [B, K] at the knots."""
+    knots, order = knots.sort(dim=1)
+    slopes = turns.gather(1, order).cumsum(dim=1)
+    steps = (slopes[:, :-1] * knots.diff(dim=1)).cumsum(dim=1)
+    values = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1)
+    place = (torch.searchsorted(values, target[:, None]) - 1).clamp_(min=0)
+    missing = target - values.gather(1, place)[:, 0]
+    slope = slopes.gather(1, place)[:, 0]
+    beyond = torch.where(slope > 0, missing / slope, 0)
+    return knots.gather(1, place)[:, 0] + beyond
+
+
+def direction_l2(gradient: Tensor) -> Tensor:
+    """The gradient, scaled to length 1 (0 where it vanishes)."""
+    length = gradient.flatten(1).norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+    return gradient / per_image(length)
+
+
+def direction_l1(gradient: Tensor, share: Tensor) -> Tensor:
+    """Signs of the largest entries of the gradient, a share [B] of all, of l1 length 1 together."""
+    size = gradient.flatten(1).abs()
+    count = size.shape[1]
+    place = ((1 - share) * count).long().clamp(0, count - 1)
+    threshold = size.sort(dim=1).values.gather(1, place[:, None])
+    signs = torch.where(size >= threshold, gradient.flatten(1).sign(), 0)
+    length = signs.abs().sum(1, keepdim=True).clamp(min=1)
+    return (signs / length).view(gradient.shape)

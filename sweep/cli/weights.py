@@ -1,0 +1,74 @@
+"""Verbs on pretrained weights: `sweep weights list|fetch|verify`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from core.rundir import Store
+from sweep.cli.options import Json, ProfileOption, Root, load_grid, out
+
+verbs = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, fetch, verify.")
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME...]", help="Backbones: shorthands or timm ids."),
+]
+
+
+@verbs.command(name="list")
+def list_weights(
+    names: Names = None, profile: ProfileOption = "local", root: Root = None, json: Json = False
+) -> None:
+    """Show the backbones, where their weights come from, and whether they are here."""
+    from json import dumps
+
+    from sweep import launch, weights
+
+    store, hub = Store.at(root), weights.hub_of(launch.load_profile(profile))
+    if json:
+        typer.echo(dumps(weights.rows(names or (), store, hub), indent=1))
+        return
+    out.print(weights.table(names or (), store, hub))
+    for name, entry in weights.entries(names or ()).items() if names else ():
+        if entry.note:
+            out.print(Text(f"{name}: {entry.note}"), soft_wrap=True)
+
+
+@verbs.command()
+def fetch(
+    names: Names = None,
+    grid: Annotated[
+        list[str] | None, typer.Option("--grid", help="All that the runs of a grid need.")
+    ] = None,
+    profile: ProfileOption = "local",
+    root: Root = None,
+) -> None:
+    """Download weights to where jobs look for them. Run it where there is internet."""
+    from sweep import launch, weights
+
+    store, hub = Store.at(root), weights.hub_of(launch.load_profile(profile))
+    runs = [run.config for path in grid or () for run in load_grid(path).runs]
+    wanted = [config.backbone for config in runs if config.weights == "pretrained"]
+    wanted = list(dict.fromkeys([*(names or ()), *wanted]))
+    if not wanted:
+        raise typer.BadParameter("name backbones, or a grid with --grid")
+    for name in weights.entries(wanted):
+        out.print(Text(f"{name}: {weights.fetch(name, store, hub)}"), soft_wrap=True)
+
+
+@verbs.command()
+def verify(names: Names = None, profile: ProfileOption = "local", root: Root = None) -> None:
+    """Compare weights with their checksums (exit code 1: damaged or missing, 3: none here)."""
+    from sweep import launch, weights
+
+    store, hub = Store.at(root), weights.hub_of(launch.load_profile(profile))
+    codes = set[int]()
+    for name, finding, fine in weights.verify(names or (), store, hub):
+        codes.add(int(not fine))
+        out.print(Text(f"{name}: {finding}", style="" if fine else "red"), soft_wrap=True)
+    if not codes:
+        out.print(f"no weights in {hub} or {store.weights}", soft_wrap=True)
+    raise typer.Exit(max(codes, default=3))

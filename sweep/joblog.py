@@ -1,0 +1,60 @@
+"""The log of a Slurm job, and what Slurm itself wrote there about how the job ended.
+
+Slurm's daemons on the node write into the job's own stderr. That needs no accounting, does not lag,
+and is still there when Slurm has long forgotten the job.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+START = "epsweep: start"
+"""Begins a line that the batch script writes first, each time Slurm starts or restarts the job."""
+TAIL = 64 * 1024
+"""Bytes read at most from the end of a log."""
+
+_WORDS = (
+    ("memory", r"oom[-_]kill|OOM Killed|exceeded (\w+ )*memory limit", "out of memory (host)"),
+    ("timeout", r"CANCELLED AT \S+ DUE TO TIME LIMIT", "time limit"),
+    ("preempted", r"CANCELLED AT \S+ DUE TO PREEMPTION", "preempted"),
+    ("node", r"CANCELLED AT \S+ DUE TO NODE FAILURE", "its node failed"),
+    ("requeued", r"CANCELLED AT \S+ DUE TO JOB REQUEUE", "requeued"),
+    ("cancelled", r"CANCELLED AT \S+ \*\*\*", "cancelled (scancel)"),
+    ("oom", r"CUDA out of memory|torch\.OutOfMemoryError", "out of memory (GPU)"),
+    ("memory", r"MemoryError|[Cc]an(no|')t allocate memory", "out of memory (host)"),
+    ("disk", r"No space left on device|Disk quota exceeded", "no space left"),
+)
+
+
+def path(logs: Path, job: str) -> Path:
+    """The job's stderr, or its stdout where the profile joins the two."""
+    errors = logs / f"{job}_0_log.err"
+    return errors if errors.exists() else logs / f"{job}_0_log.out"
+
+
+def tail(log: Path) -> str:
+    """What the job's present start wrote, at most the last 64 KiB; '' where there is no log."""
+    try:
+        with open(log, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return text[max(0, text.rfind(START)) :]
+
+
+def verdict(text: str) -> tuple[str, str] | None:
+    """(class, reason) of the end that a log tells of, None where it says nothing of the kind."""
+    for kind, pattern, reason in _WORDS:
+        if re.search(pattern, text):
+            return kind, reason
+    return None
+
+
+def last_line(text: str) -> str:
+    """The last line of a log that says something, without Slurm's own."""
+    lines = [line.strip() for line in text.splitlines()]
+    said = [ln for ln in lines if ln and not ln.startswith((START, "srun: ", "slurmstepd"))]
+    return said[-1][:300] if said else ""

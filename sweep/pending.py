@@ -1,0 +1,98 @@
+"""What submissions promise: for each run the job that is to start it, and what Slurm says of it.
+
+A run's folder is the truth about the run. A promise only tells why a run that nobody works on is
+left alone: a job is on its way to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.claims import process_alive
+from core.rundir import SweepDir, read_jsonl
+from slurm import cluster
+from slurm.cluster import JobState
+from sweep import joblog, triage
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A submission's promise to start a run."""
+
+    job: str
+    """Its id; its name, where the launcher died before it learnt the id."""
+    after: int
+    """Attempts at the run before it."""
+    name: str = ""
+    """Of the array, unlike any other; '' for a process on this machine."""
+    state: JobState | None = None
+    """None until Slurm is asked, and for a process, which is alive."""
+    logs: Path | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether the job is still on its way or at work. Where Slurm does not answer it is: a run
+        that waits too long is better than one that is queued twice."""
+        state = self.state
+        return state is None or not (state.over or (state.current and state.state == "UNKNOWN"))
+
+    def ended(self) -> tuple[str, str] | None:
+        """(class, reason) of the end of a job that is over, None where nobody knows."""
+        if self.live or self.logs is None or self.state is None:
+            return None
+        return triage.of_job(self.state, joblog.path(self.logs, self.job))
+
+
+def promises(sweep: SweepDir) -> dict[str, Pending]:
+    """The newest promise to each run, by run id. Asks nobody."""
+    found: dict[str, Pending] = {}
+    manifests: dict[str, list[dict[str, Any]]] = {}
+    for row in read_jsonl(sweep.submissions):
+        name = row["manifest"]
+        if name not in manifests:
+            manifests[name] = read_jsonl(sweep.path / name)
+        rows = manifests[name]
+        if row["executor"] == "slurm":
+            found |= _of_array(row, rows, sweep.logs)
+        elif alive := [item for item in row["processes"] if process_alive(item)]:
+            found |= of_process(rows, str(alive[0]["pid"]))
+    return found
+
+
+def of_process(rows: Sequence[Mapping[str, Any]], pid: str) -> dict[str, Pending]:
+    """What a worker on this machine promises for the rows of its manifest."""
+    return {row["id"]: Pending(pid, row["after"]) for row in rows}
+
+
+def tasks(row: Mapping[str, Any]) -> Iterator[tuple[str, range]]:
+    """(job, rows of the manifest) of each task of an array, as submissions.jsonl holds it."""
+    base, count, first, per = row["array"] or row["name"], row["tasks"], row["first"], row["per"]
+    for task in range(count):
+        # submitit makes a plain job of a single task.
+        job = f"{base}_{task}" if count > 1 else base
+        yield job, range(first + task * per, min(first + (task + 1) * per, row["end"]))
+
+
+def _of_array(
+    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], logs: Path
+) -> dict[str, Pending]:
+    return {
+        rows[number]["id"]: Pending(job, rows[number]["after"], row["name"], None, logs)
+        for job, numbers in tasks(row)
+        for number in numbers
+    }
+
+
+def ask(promised: Mapping[str, Pending]) -> dict[str, Pending]:
+    """The same promises with what Slurm says: one squeue for all, and at most one sacct."""
+    jobs = {item.job: item for item in promised.values() if item.name}
+    states = cluster.jobs(jobs, {item.name for item in jobs.values()})
+    return {
+        run: replace(item, job=states[item.job].id or item.job, state=states[item.job])
+        if item.name
+        else item
+        for run, item in promised.items()
+    }

@@ -1,0 +1,81 @@
+"""What a retry changes: one policy per class of failure, kept in the folder of the run.
+
+Out of GPU memory: half the images per forward, at the same effective batch. Out of host memory:
+more of it. Any other class is run again as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from core.config import ConfigError, nearest
+from core.rundir import RunDir, read_json, write_json
+from slurm.profile import Profile
+from sweep.plan import State, Status
+from sweep.triage import FAILURES
+
+MORE_MEMORY = 1.5
+LIMIT = 3
+"""Retries of one run for one class of failure."""
+BOTH_MEMORIES = {"oom", "memory"}
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What has been changed for a run so far, and how often it was tried for which failure."""
+
+    micro_batch: int | None = None
+    mem_gb: float | None = None
+    retries: Mapping[str, int] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        """Fields of core.run.Options."""
+        if self.micro_batch is None:
+            return {}
+        return {"micro_batch": self.micro_batch, "eval_batch": self.micro_batch}
+
+
+def read(run: RunDir) -> Repair:
+    """The repair of a run, an empty one where nothing was changed."""
+    return Repair(**(read_json(run.repair) or {}))
+
+
+def classes(asked: str | None) -> set[str] | None:
+    """The classes of failure that `--failed` means ('oom': both memories), None for all.
+
+    Raises ConfigError for an unknown one.
+    """
+    if asked is None:
+        return None
+    if asked not in FAILURES:
+        raise ConfigError(f"--failed {asked}: unknown class{nearest(asked, FAILURES)}")
+    return BOTH_MEMORIES if asked == "oom" else {asked}
+
+
+def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
+    """The repair to try next, or the reason why there is none."""
+    before = read(run)
+    if status.state is not State.FAILED:
+        return before
+    kind = status.kind or "bug"
+    tried = before.retries.get(kind, 0)
+    if tried >= LIMIT:
+        return f"failed again after {tried} retries"
+    after = replace(before, retries={**before.retries, kind: tried + 1})
+    if kind == "oom":
+        batch = before.micro_batch or status.run.config.batch
+        if batch == 1:
+            return "out of GPU memory with one image at a time"
+        return replace(after, micro_batch=batch // 2)
+    memory = before.mem_gb or profile.for_backbone(status.run.config.backbone).slurm.mem_gb
+    if kind == "memory" and memory:
+        return replace(after, mem_gb=round(memory * MORE_MEMORY, 3))
+    return after
+
+
+def keep(repair: Repair, run: RunDir) -> None:
+    """Remember a repair; the run is executed with it from now on."""
+    if repair != Repair():
+        write_json(run.repair, asdict(repair))

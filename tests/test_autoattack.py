@@ -1,0 +1,180 @@
+"""AutoAttack on survivors: what it is given, what is believed of it, and going on after a stop.
+
+The package is optional, so a stand-in with its interface is attacked with here; the last test uses
+the real one where it is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from core import autoattack
+from core.autoattack import Ledger
+from core.config import ConfigError
+from core.data import Split
+from core.evaluate import Search
+
+STRENGTHS = [0.0, 0.1, 0.2]
+IMAGES = 10
+
+
+class Bright(nn.Module):
+    """Class 1 exactly where the mean pixel exceeds 1/2; ten classes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = (x.flatten(1).mean(1) - 0.5)[:, None]
+        rest = torch.full((len(x), 8), -9.0)
+        return torch.cat([-score, score, rest], dim=1)
+
+
+def split() -> Split:
+    """Image i is right, at distance (i + 0.5) / 40 from the edge."""
+    grey = torch.tensor([0.5 + (i + 0.5) / 40 for i in range(IMAGES)])
+    images = (grey.view(-1, 1, 1, 1).expand(-1, 3, 4, 4) * 255).byte()
+    return Split(images, torch.ones(IMAGES, dtype=torch.long))
+
+
+class Darken:
+    """Makes every image as dark as the ball allows, times `reach`; counts what it is given."""
+
+    calls: list[tuple[float, int]]
+    reach = 1.0
+    stop_after = 10**6
+
+    def __init__(self, model: nn.Module, *, eps: float, version: str, **options: Any) -> None:
+        assert version == "standard" and options["seed"] == 0 and options["norm"] == "Linf"
+        self.eps, self.model = eps, model
+        self.apgd_targeted = types.SimpleNamespace(n_target_classes=9)
+        self.fab = types.SimpleNamespace(n_target_classes=9)
+
+    def run_standard_evaluation(
+        self, x: Tensor, y: Tensor, /, *, batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        if len(self.calls) >= self.stop_after:
+            raise KeyboardInterrupt
+        assert self.apgd_targeted.n_target_classes == 9 and batch_size == len(x)
+        torch.manual_seed(5)
+        self.calls.append((self.eps, len(x)))
+        return (x - self.reach * self.eps).clamp(0, 1), y
+
+
+@pytest.fixture
+def darken(monkeypatch: pytest.MonkeyPatch) -> type[Darken]:
+    chosen = type("Chosen", (Darken,), {"calls": []})
+    package = types.ModuleType("pyautoattack")
+    package.AutoAttack = chosen  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pyautoattack", package)
+    return chosen
+
+
+def blind() -> Search:
+    """An APGD that only ever broke image 1, at the first strength."""
+    critical = np.full(IMAGES, 3, np.int16)
+    critical[1] = 1
+    return Search(critical, forwards=7)
+
+
+def run(
+    file: Path, first: Callable[[], Search] = blind, owned: Callable[[], None] = lambda: None
+) -> Search:
+    how: dict[str, Any] = {"norm": "linf", "batch": 4, "device": tiny.CPU}
+    ledger = Ledger(file)
+    return autoattack.evaluate(
+        first, Bright(), split(), STRENGTHS, ledger=ledger, owned=owned, **how
+    )
+
+
+# Distances 1/80, 3/80, ... : 0.1 breaks images 0 to 3, 0.2 those up to 7.
+EXPECTED = [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+
+
+def test_only_survivors_are_attacked_and_accuracy_only_falls(
+    tmp_path: Path, darken: type[Darken]
+) -> None:
+    stream = torch.get_rng_state()
+    found = run(tmp_path / "part.npz")
+    assert found.critical.tolist() == EXPECTED
+    # Nine survivors of APGD in fours at 0.1, of which three break, then the other six.
+    assert darken.calls == [(0.1, 4), (0.1, 4), (0.1, 1), (0.2, 4), (0.2, 2)]
+    assert found.forwards == 7 + sum(count + 1 for _, count in darken.calls)
+    assert torch.equal(stream, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("stop_after", range(5))
+def test_goes_on_after_a_stop_without_repeating_a_batch(
+    tmp_path: Path, darken: type[Darken], stop_after: int
+) -> None:
+    darken.stop_after = stop_after
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "part.npz")
+    darken.stop_after = 10**6
+
+    def never() -> Search:
+        raise AssertionError("APGD was repeated")
+
+    found = run(tmp_path / "part.npz", never)
+    assert found.critical.tolist() == EXPECTED and len(darken.calls) == 5
+    assert found.forwards == 7 + sum(count + 1 for _, count in darken.calls)
+
+
+def test_a_damaged_ledger_means_beginning_again(tmp_path: Path, darken: type[Darken]) -> None:
+    run(tmp_path / "part.npz")
+    content = (tmp_path / "part.npz").read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"nonsense"):
+        (tmp_path / "part.npz").write_bytes(damaged)
+        assert run(tmp_path / "part.npz").critical.tolist() == EXPECTED
+
+
+def test_who_is_taken_over_writes_nothing(tmp_path: Path, darken: type[Darken]) -> None:
+    def lost() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "part.npz", owned=lost)
+    assert not (tmp_path / "part.npz").exists()
+
+
+def test_points_outside_the_ball_break_nothing(tmp_path: Path, darken: type[Darken]) -> None:
+    darken.reach = 1.5
+    assert run(tmp_path / "part.npz").critical.tolist() == blind().critical.tolist()
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(ConfigError, match=r"pip install 'epsweep\[autoattack\]'") as caught:
+        run(tmp_path / "part.npz")
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.slow
+def test_the_real_package_is_never_above_apgd(tmp_path: Path, trained: tiny.Trained) -> None:
+    pytest.importorskip("pyautoattack")
+    from core.evaluate import search
+
+    images, strengths = trained.test.first(8), [0.0, 2 / 255]
+    how: dict[str, Any] = {"batch": 8, "device": tiny.CPU, "norm": "linf"}
+
+    def first() -> Search:
+        return search(trained.net, images, strengths, steps=10, **how)
+
+    found = autoattack.evaluate(
+        first,
+        trained.net,
+        images,
+        strengths,
+        ledger=Ledger(tmp_path / "part.npz"),
+        owned=lambda: None,
+        **how,
+    )
+    assert bool((found.critical <= first().critical).all())
+    assert found.forwards > 1000, "the ensemble did not run"
