@@ -105,6 +105,7 @@ class _Sender:
             "first": rows.start,
             "end": rows.stop,
             "per": per,
+            "mem_gb": profile.slurm.mem_gb,
             "code": self.code.name,
         }
         submit.record(self.sweep, manifest, profile, **about)

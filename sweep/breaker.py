@@ -15,7 +15,7 @@ from core.rundir import SweepDir, read_json, write_json
 
 LIMIT = 3
 """Runs that must fail alike."""
-SYSTEMATIC = ("bug", "input")
+SYSTEMATIC = ("bug", "data")
 """Classes of failure that other runs may share; divergence or memory belong to one run."""
 
 

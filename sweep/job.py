@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -28,6 +29,8 @@ from sweep import attempt, breaker, repair, triage
 from sweep.stop import StoppedError, stoppable
 
 log = logging.getLogger("epsweep")
+STOPPED = 143
+"""Exit code of a job that was told to stop: 128 + SIGTERM."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class RunJob:
                 return self._work()
             except StoppedError:
                 come_back()
-                raise
+                sys.exit(STOPPED)  # which no `except Exception` of submitit takes for a failure
 
     def _work(self) -> dict[str, int]:
         if self.together and self.count > 1:

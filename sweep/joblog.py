@@ -20,7 +20,8 @@ _WORDS = (
     ("preempted", r"CANCELLED AT \S+ DUE TO PREEMPTION", "preempted"),
     ("node", r"CANCELLED AT \S+ DUE TO NODE FAILURE", "its node failed"),
     ("requeued", r"CANCELLED AT \S+ DUE TO JOB REQUEUE", "requeued"),
-    ("cancelled", r"CANCELLED AT \S+ \*\*\*", "cancelled (scancel)"),
+    # Of the whole job: a step is "cancelled" by any SIGTERM, also when a preemption begins.
+    ("cancelled", r"JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*", "cancelled (scancel)"),
     ("oom", r"CUDA out of memory|torch\.OutOfMemoryError", "out of memory (GPU)"),
     ("memory", r"MemoryError|[Cc]an(no|')t allocate memory", "out of memory (host)"),
     ("disk", r"No space left on device|Disk quota exceeded", "no space left"),

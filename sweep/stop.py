@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,10 @@ def stoppable() -> Iterator[None]:
 
         def leave(signum: int, frame: FrameType | None) -> None:
             deaf()
-            requeue(signum, frame)
+            try:
+                requeue(signum, frame)
+            except subprocess.SubprocessError:  # Slurm is down, or does not allow it
+                raise StoppedError("SIGUSR2") from None
             for number in _STOPPING:  # not this process's business: it is one of several ranks
                 signal.signal(number, stop)
 

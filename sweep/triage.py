@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import traceback
 from pathlib import Path
 
 from core.config import ConfigError
-from slurm import environment
+from slurm import cluster, environment
 from slurm.cluster import JobState
 from sweep import joblog
 
@@ -30,6 +31,9 @@ FAILURES = {
 DEADLY = frozenset(FAILURES) - {"timeout"}
 """What would end a run in the same way again. Any other end without a word (timeout, preempted,
 node, requeued, killed, hung, lost) is one after which it goes on from its checkpoint."""
+
+LOG_S = 3.0
+"""Slurm's word on the end of a job is in its log after so many seconds, or does not come."""
 
 _ENDS = {
     "OUT_OF_MEMORY": ("memory", "out of memory (host)"),
@@ -52,15 +56,20 @@ def why_stopped(stop: BaseException) -> tuple[str, str]:
     """(class, reason) of a run that was told to stop and stays resumable.
 
     submitit leaves by SystemExit once it has queued the job again (time limit or preemption). Any
-    other way out is a signal, whose sender Slurm names in the job's log before it is sent.
+    other way out is a signal; where Slurm is ending the job, its log says why, a moment later.
     """
     if isinstance(stop, SystemExit):
         return "requeued", "time limit or preemption; queued again"
-    job = own_job()
-    if job:
-        text = joblog.tail(joblog.path(Path(os.environ["SUBMITIT_FOLDER"]), job))
-        return joblog.verdict(text) or ("requeued", f"stopped by {stop}; queued again")
-    return "killed", f"stopped by {stop}"
+    job, patience = own_job(), time.monotonic() + LOG_S
+    while job:
+        log = joblog.path(Path(os.environ["SUBMITIT_FOLDER"]), job)
+        told = joblog.verdict(joblog.tail(log))
+        if told:
+            return told
+        if cluster.jobs([job])[job].state == "RUNNING" or time.monotonic() > patience:
+            break
+        time.sleep(0.1)
+    return "stopped", f"stopped by {stop}"
 
 
 def classify(error: BaseException) -> tuple[str, str]:

@@ -26,6 +26,9 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when timm is imported
 
+# Tables are as wide as in a file or a pipe, whatever terminal the tests run in.
+os.environ["COLUMNS"] = "160"
+
 # A red test stays red when it is run again; the slowness of a shared machine is no failure.
 hypothesis.settings.register_profile("everyday", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("everyday")

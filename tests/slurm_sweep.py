@@ -186,8 +186,7 @@ class Sweep:
 
     def job(self) -> str:
         """The id of the job that has the first run."""
-        wait_for(lambda: self.only().job)
-        return str(self.only().job)
+        return str(self.look().statuses[0].job)
 
     def kill(self, sig: signal.Signals) -> int:
         """Signal the process that holds the first run, as it says; returns its pid."""

@@ -75,6 +75,7 @@ def numbers(root: Path) -> dict[str, list[object]]:
     return found
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_resumable_runs_that_end_with_the_same_numbers(
     small: Callable[[int], Path], tmp_path: Path
 ) -> None:
@@ -111,7 +112,8 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(
     arguments = ("launch", str(path), "--tracking", "none", "--max-parallel", "1")
     process = sweep(*arguments, "--only", "seed=0", root=root)
     until(lambda: any(s.epoch >= 2 for s in look(path, root).statuses))
-    (current,) = filter(None, (holder(RunDir(p)) for p in root.glob("runs/*")))
+    found = (holder(RunDir(path)) for path in root.glob("runs/*"))
+    (current,) = (item for item in found if item and item.live)
     os.kill(current.info["pid"], signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
@@ -119,6 +121,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(
     assert sorted(outcomes) == ["done", "done", "lost"]
 
 
+@pytest.mark.slow
 def test_a_failing_run_stops_no_other_and_is_retried_only_when_asked(
     small: Callable[[int], Path], tmp_path: Path
 ) -> None:
@@ -180,6 +183,7 @@ def test_two_people_cannot_submit_a_sweep_at_the_same_moment(
         pass
 
 
+@pytest.mark.slow
 def test_a_new_evaluation_reuses_the_training(small: Callable[[int], Path], tmp_path: Path) -> None:
     path, root = small(2), tmp_path / "root"
     one = ("--only", "seed=0", "schedule=fix", "--tracking", "none")
@@ -218,6 +222,7 @@ def test_the_state_of_a_run_follows_its_folder(
     assert plan.look(run, folder, plan.Pending("2", 2)).state is State.PENDING
 
 
+@pytest.mark.slow
 def test_cancelled_runs_stop_and_only_retry_starts_them_again(
     small: Callable[[int], Path], tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def test_every_distinct_kind_of_run_is_kept_and_shrunk(big: grids.Grid, store: S
         assert run.config.optim.lr == 1e-3
 
 
+@pytest.mark.slow
 def test_a_rehearsal_runs_for_real_and_leaves_nothing(
     big: grids.Grid, store: Store, tmp_path: Path
 ) -> None:

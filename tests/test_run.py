@@ -234,6 +234,7 @@ def test_an_evaluation_of_which_half_is_lost_is_done_again(
     assert searches == [2] and np.array_equal(before, flags(folder, FAST)["critical"])
 
 
+@pytest.mark.slow
 def test_a_kill_between_any_two_writes_leaves_no_false_result(forks: Forks, tmp_path: Path) -> None:
     """Killed before the n-th rename of a file, for every n, then finished: each attempt is picked
     up by the next."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import getpass
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from slurm_bed import needs_slurm, submit
 from slurm_sweep import Sweep, numbers, wait_for
 
 from core.claims import process_alive
-from core.rundir import RunDir, Store, read_json
+from core.rundir import RunDir, Store, read_json, read_jsonl
 from slurm.testbed import Bed
-from sweep import attempt, breaker, grid
+from sweep import attempt, breaker, cancel, grid, repair
 from sweep.plan import State
 
 pytestmark = [*needs_slurm, pytest.mark.slow]
@@ -79,8 +78,6 @@ def execute(run: grid.Run, store: Store) -> RunDir:
 
 def alone(tiny: Sweep) -> None:
     """No two attempts held the run at the same time."""
-    from core.rundir import read_jsonl
-
     rows = read_jsonl(tiny.run.attempts)
     assert [row["attempt"] for row in rows] == list(range(1, len(rows) + 1))
     for before, after in zip(rows, rows[1:], strict=False):
@@ -104,7 +101,7 @@ def test_a_requeued_job_goes_on_where_it_was(tiny: Sweep, calm: Calm) -> None:
 def test_the_time_limit_is_a_pause(tiny: Sweep, calm: Calm) -> None:
     """Slurm signals half a minute before the limit of one minute; nobody helps."""
     tiny.write_grid(epochs=8 * EPOCHS)
-    tiny.write_profile({"timeout_min": 1, "slurm_signal_delay_s": 40})
+    tiny.write_profile({"timeout_min": 1, "slurm_signal_delay_s": 40}, max_requeues=50)
     tiny.launch()
     tiny.done()
     outcomes = tiny.outcomes()
@@ -114,18 +111,26 @@ def test_the_time_limit_is_a_pause(tiny: Sweep, calm: Calm) -> None:
     alone(tiny)
 
 
-def test_a_run_that_meets_the_limit_too_often_fails_and_may_be_retried(
-    tiny: Sweep, calm: Calm
+@pytest.mark.parametrize(("minutes", "state"), [(5, State.FAILED), (20, State.INTERRUPTED)])
+def test_a_job_that_may_not_be_queued_again(
+    tiny: Sweep, calm: Calm, minutes: int, state: State
 ) -> None:
-    tiny.write_profile(max_requeues=0)
+    """For submitit a signal is the time limit in jobs of ten minutes and less, else a preemption."""
+    tiny.write_profile({"timeout_min": minutes}, max_requeues=0)
     tiny.launch()
-    tiny.trained(3)
-    # What Slurm sends before the limit; for submitit a job of 20 min and less has met it.
-    tiny.write_profile({"timeout_min": 5}, max_requeues=0)
+    tiny.trained(2)
     tiny.bed.run("scancel", "--signal=USR2", tiny.job())
-    wait_for(lambda: tiny.holder.info["outcome"])
+    tiny.over()
     status = tiny.only()
-    assert status.kind in ("timeout", "requeued"), status
+    assert status.state is state, status.reason
+    if state is State.FAILED:
+        assert status.kind == "timeout"
+        assert "nothing to submit" in tiny.launch()
+        tiny.retry(kind="timeout")
+    else:
+        tiny.launch()
+    tiny.done()
+    calm(tiny)
 
 
 def preempt(tiny: Sweep) -> str:
@@ -150,10 +155,8 @@ def test_a_preempted_job_comes_back(tiny: Sweep, calm: Calm, signalled: str) -> 
         tiny.trained(3)
         preempt(tiny)
         wait_for(lambda: tiny.holder.info["outcome"], 20)
-        assert (tiny.holder.info["outcome"], tiny.holder.info["kind"]) == (
-            "interrupted",
-            "requeued",
-        )
+        kind = "requeued" if signalled == "USR2" else "stopped"
+        assert (tiny.holder.info["outcome"], tiny.holder.info["kind"]) == ("interrupted", kind)
         tiny.done()
     finally:
         conf.write_text(text)
@@ -179,8 +182,6 @@ def test_scancel_stops_a_run_within_seconds_and_retry_goes_on(tiny: Sweep, calm:
 
 
 def test_cancel_ends_running_and_pending_jobs(tiny: Sweep) -> None:
-    from sweep import cancel
-
     tiny.write_grid(seeds=2, epochs=EPOCHS)
     tiny.write_profile({"slurm_array_parallelism": 1})
     tiny.launch()
@@ -254,8 +255,10 @@ def test_a_run_that_hangs_is_started_elsewhere(tiny: Sweep, calm: Calm) -> None:
     former = tiny.job()
     assert "1 runs submitted" in tiny.launch()
     tiny.done()
-    assert tiny.outcomes() == ["lost", "done"]
-    assert tiny.bed.run("squeue", "-h", "-t", "all", "-o", "%T", "-j", former).strip() != "RUNNING"
+    # scancel wakes a stopped process, which may just manage to say goodbye.
+    assert tiny.outcomes() in (["lost", "done"], ["cancelled", "done"])
+    state = tiny.bed.run("squeue", "-h", "-t", "all", "-o", "%T", "-j", former).strip()
+    assert state in ("CANCELLED", "COMPLETING")
     calm(tiny)
 
 
@@ -287,21 +290,21 @@ def test_a_job_that_dies_before_its_run_begins_is_told(tiny: Sweep) -> None:
 
 def test_host_memory(tiny: Sweep, calm: Calm) -> None:
     """A process that is killed for its memory says nothing; a retry gets more of it."""
-    tiny.write_profile({"mem_gb": 0.3})
+    tiny.write_profile({"mem_gb": 0.2})
     tiny.launch()
     tiny.over()
     status = tiny.only()
     assert (status.state, status.kind) == (State.FAILED, "memory"), status.reason
     assert "nothing to submit" in tiny.launch()
-    for _ in range(2):
-        tiny.retry(kind="oom")
+    retries = 0
+    while tiny.only().state is not State.DONE:
+        assert tiny.only().kind == "memory"
+        assert "1 runs submitted" in tiny.retry(kind="oom")
+        retries += 1
         tiny.over()
-    assert tiny.only().state is State.DONE
-    assert read_json(tiny.run.repair) == {
-        "micro_batch": None,
-        "mem_gb": 0.675,
-        "retries": {"memory": 2},
-    }
+        memory = round(0.2 * 1.5**retries, 3)
+        assert tiny.submissions()[-1]["mem_gb"] == memory
+    assert repair.read(tiny.run) == repair.Repair(None, memory, {"memory": retries})
     calm(tiny)
 
 
@@ -337,4 +340,3 @@ def test_runs_that_fail_alike_hold_the_others_back(tiny: Sweep) -> None:
     said = tiny.retry()
     assert breaker.tripped(tiny.sweep) is None, "a retry closes the breaker"
     assert "3 runs submitted" in said
-    time.sleep(0)
