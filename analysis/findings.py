@@ -70,7 +70,11 @@ def finding(results: Results) -> str:
     found = [gap for gap in gaps(results.values) if gap.clean]
     if not found:
         return "Nothing to compare yet: no pair of fix and sched is complete."
-    worst = max(found, key=lambda gap: (gap.suboptimal, median(gap.clean)))
+
+    def how_bad(gap: Gaps) -> tuple[float, ...]:
+        return gap.suboptimal, _never(results, "fix", gap.epsilon_g), median(gap.clean)
+
+    worst = max(found, key=how_bad)
     better = sum(gap > 0 for gap in worst.expected)
     low, high = (half_up(f(worst.clean), 1) for f in (min, max))
     head = "Suboptimal transfer shows" if worst.suboptimal else "No suboptimal transfer here"
@@ -85,13 +89,20 @@ def finding(results: Results) -> str:
     )
 
 
+def _never(results: Results, setting: str, epsilon_g: float) -> int:
+    """Runs whose task adaptation never began."""
+    table = results.table
+    runs = table[(table["epsilon_g"] == epsilon_g) & (table["setting"] == setting)]
+    return int((runs["delay"] >= runs["epochs"]).sum())
+
+
 def _delays(results: Results, epsilon_g: float) -> str:
     table = results.table
     at = table[(table["epsilon_g"] == epsilon_g) & table["delay"].notna()]
     said = []
     for setting in ("fix", "sched"):
         runs = at[at["setting"] == setting]
-        never = int((runs["delay"] >= runs["epochs"]).sum())
+        never = _never(results, setting, epsilon_g)
         middle = median(runs["delay"]) if len(runs) else float("nan")
         said.append(
             f"{setting} adapts after {middle:g} epochs in the median"

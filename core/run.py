@@ -137,7 +137,10 @@ def _evaluate(
     def progress(done: int) -> None:
         speed = done / (time.perf_counter() - started)
         share = round(done / len(split), 4)
-        claim.progress = {"phase": "evaluate", "share": share, "images_per_s": round(speed, 1)}
+        state = {"phase": "evaluate", "share": share, "images_per_s": round(speed, 1)}
+        if done:
+            state["left_s"] = round((len(split) - done) / speed, 1)
+        claim.progress = state
 
     measure = partial(_measure, asked, trainer, split, run, claim, progress)
     found, checked = _fitting(measure, options.eval_batch, claim)

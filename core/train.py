@@ -101,6 +101,7 @@ class Trainer:
         Raises DivergedError, NotOwnedError, OSError (a full disk; resumable).
         """
         self._resume()
+        self._begun = time.perf_counter(), len(self.rows) / self.config.epochs
         for epoch in range(len(self.rows), self.config.epochs):
             self.rows.append(self._epoch(epoch))
             self._save()
@@ -311,15 +312,18 @@ class Trainer:
         share = (epoch + step / self.steps_per_epoch) / self.config.epochs
         if phase == "validate":
             share = (epoch + 1) / self.config.epochs
-        self.monitor.progress(
-            {
-                "phase": phase,
-                "epoch": epoch,
-                "epochs": self.config.epochs,
-                "share": round(share, 4),
-                "images_per_s": round(speed, 1),
-            }
-        )
+        begun, before = self._begun
+        state = {
+            "phase": phase,
+            "epoch": epoch,
+            "epochs": self.config.epochs,
+            "share": round(share, 4),
+            "images_per_s": round(speed, 1),
+        }
+        if share > before:  # by the speed of this attempt
+            seconds = (time.perf_counter() - begun) * (1 - share) / (share - before)
+            state["left_s"] = round(seconds, 1)
+        self.monitor.progress(state)
 
 
 def _generator(seed: int, purpose: str, epoch: int) -> torch.Generator:

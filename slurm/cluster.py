@@ -96,6 +96,11 @@ def cancel(ids: Iterable[str]) -> None:
         _must("scancel", *expressions)
 
 
+def cancel_pending(array: str) -> None:
+    """Takes those tasks of an array out of the queue that do not run. Raises ClusterError."""
+    _must("scancel", "--state=PENDING", array)
+
+
 def requeue(job: str) -> None:
     """Ends a running job and puts it back into the queue. Raises ClusterError."""
     _must("scontrol", "requeue", job)

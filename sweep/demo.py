@@ -69,6 +69,6 @@ def show(grid: Grid, store: Store, console: Console) -> None:
     for table in main_tables(results.values):
         console.print(terminal(table))
     console.print(terminal(delay_table(results)))
-    files = save(transfer(results, epsilon_g=4.0), store.root / "reports" / grid.name / "transfer")
+    files = save(transfer(results), store.root / "reports" / grid.name / "transfer")
     console.print(Panel(finding(results), title="What it shows", title_align="left"))
     console.print(f"figure: {', '.join(str(file) for file in files)}")

@@ -71,11 +71,15 @@ class RunJob:
     def _work(self) -> dict[str, int]:
         if self.together and self.count > 1:
             return self._side_by_side()
-        if self.threads:
-            import torch  # 2 s, and only a node needs it
-
-            torch.set_num_threads(self.threads)
-        return dict(Counter(self._one(row) for row in self._rows()))
+        outcomes = Counter[str]()
+        for row in self._rows():
+            held = breaker.tripped(Store(Path(self.root)).sweep(self.sweep))
+            if held:
+                log.warning("%s", held)
+                call_off()
+                break
+            outcomes[self._one(row)] += 1
+        return dict(outcomes)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit queues again on a time limit or a preemption: the same job, since every
@@ -119,10 +123,10 @@ class RunJob:
         folder = store.run(config.id)
         if not self._may_begin(folder, row["after"]):
             return "skipped"
-        stop = breaker.tripped(store.sweep(self.sweep))
-        if stop:
-            log.warning("%s: %s", config.id, stop)
-            return "held back"
+        if self.threads:
+            import torch  # 2 s, and only a node needs it
+
+            torch.set_num_threads(self.threads)
         options = {
             "tracking": self.tracking,
             "group": self.sweep,
@@ -156,6 +160,14 @@ def await_former(folder: RunDir) -> None:
         if job is None or time.monotonic() > patience:
             return
         time.sleep(min(1.0, beat_seconds()))
+
+
+def call_off() -> None:
+    """Take the tasks of this array that have not started out of the queue."""
+    job = triage.own_job()
+    if job:
+        with suppress(ClusterError):  # they will find out by themselves
+            cluster.cancel_pending(job.partition("_")[0])
 
 
 def come_back() -> None:

@@ -6,20 +6,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from pathlib import Path
 
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
-from core import inputs, schedules
+from core import inputs
 from core.config import ConfigError, nearest
 from core.rundir import Store, SweepDir
 from slurm import cluster
 from slurm import profile as profiles
 from slurm.profile import Profile
-from sweep import array, breaker, local, pending, plan, repair, submit, watch, weights
+from sweep import array, breaker, local, pending, plan, repair, submit, summary, watch, weights
 from sweep.cancel import end_jobs, withdraw
 from sweep.grid import Grid, Run, select
 from sweep.plan import LAUNCHABLE, REPAIRABLE, Plan, State, Status
@@ -51,7 +49,8 @@ def look(grid: Grid, store: Store, only: Sequence[str] = ()) -> Plan:
     states, fields = _split(only)
     seen = plan.make(select(grid.runs, fields), store, pending.promises(store.sweep(grid.name)))
     if states:
-        seen = Plan([status for status in seen.statuses if status.state in states])
+        kept = [status for status in seen.statuses if status.state in states]
+        seen = Plan(kept, asked=seen.asked)
     return seen
 
 
@@ -126,7 +125,7 @@ def _go(
     with submit.turn(sweep):
         seen = look(grid, store, only)
         chosen = [status for status in seen.statuses if wanted(status)]
-        console.print(summary(grid, seen))
+        console.print(summary.of(grid, seen))
         runs = _repaired(chosen, store, profile, console)
         if not runs:
             console.print(_nothing(seen))
@@ -246,68 +245,6 @@ def _nothing(seen: Plan) -> Text:
         return Text("nothing to do: every run is done", style="green")
     hint = "; `sweep retry` runs failed and cancelled ones again" if seen.of(REPAIRABLE) else ""
     return Text(f"nothing to submit: every run is done, on its way or ended{hint}")
-
-
-def summary(grid: Grid, seen: Plan) -> Group:
-    """What a plan holds, as a person reads it: the question, the counts, runs by cell, the cost."""
-    about = grid.about
-    lines = [Text.assemble((grid.name, "bold"), "  ", str(about.get("question", "")))]
-    shared = f" ({grid.shared} combinations share another's run)" if grid.shared else ""
-    lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watch.counts_line(seen)))
-    hours = remaining_hours(grid, seen)
-    if hours is not None:
-        hardware = f" on {about['hardware']}" if about.get("hardware") else ""
-        lines.append(Text(f"about {hours:.3g} of {about['gpu_hours']} hours left{hardware}"))
-    return Group(*lines, cells(seen))
-
-
-def cells(seen: Plan) -> Table:
-    """Done/all runs by backbone and dataset."""
-    datasets = list(dict.fromkeys(_dataset(status.run) for status in seen.statuses))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("done/runs")
-    for name in datasets:
-        table.add_column(name, justify="right")
-    for backbone in dict.fromkeys(status.run.config.backbone for status in seen.statuses):
-        row = []
-        for dataset in datasets:
-            states = [
-                status.state
-                for status in seen.statuses
-                if status.run.config.backbone == backbone and _dataset(status.run) == dataset
-            ]
-            done = states.count(State.DONE)
-            row.append(
-                Text(f"{done}/{len(states)}", style="green" if done else "") if states else ""
-            )
-        table.add_row(backbone, *row)
-    return table
-
-
-def _dataset(run: Run) -> str:
-    return run.config.dataset.rstrip("/").rpartition("/")[2]
-
-
-def work(run: Run) -> float:
-    """Cost of a run in epochs of standard training: an attacked one of n steps costs 1 + 0.6 n
-    (measured on 224-pixel backbones: 5.2 for n = 7)."""
-    config = run.config
-    attacked = 1 + 0.6 * config.attack.steps
-    if config.schedule.kind == "auto":  # known only afterwards: take all but the waiting time
-        return config.schedule.patience + (config.epochs - config.schedule.patience) * attacked
-    schedule = schedules.make(config)
-    epochs = range(config.epochs)
-    return sum(attacked if schedule.alpha(t) > Fraction(0) else 1.0 for t in epochs)
-
-
-def remaining_hours(grid: Grid, seen: Plan) -> float | None:
-    """The grid's own estimate of its GPU-hours, for the part that is not done; None without one."""
-    hours = grid.about.get("gpu_hours")
-    total = sum(work(run) for run in grid.runs)
-    if not isinstance(hours, int | float) or not total:
-        return None
-    left = sum(work(s.run) * (1 - s.share) for s in seen.statuses if s.state is not State.DONE)
-    return float(hours) * left / total
 
 
 def job_scripts(grid: Grid, seen: Plan, store: Store, profile: Profile) -> list[str]:

@@ -82,6 +82,8 @@ class Plan:
     """Every run of a grid with its status, in grid order."""
 
     statuses: Sequence[Status]
+    asked: bool = False
+    """Whether Slurm was asked for it."""
     counts: Counter[State] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,12 +108,11 @@ def make(runs: Iterable[Run], store: Store, promised: Mapping[str, Pending]) -> 
     statuses = [look(run, store.run(run.id), promised.get(run.id)) for run in runs]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
     asked = pending.ask({key: promised[key] for key in waiting})
-    return Plan(
-        [
-            look(s.run, store.run(s.run.id), asked[s.run.id]) if s.run.id in waiting else s
-            for s in statuses
-        ]
-    )
+    known = [
+        look(s.run, store.run(s.run.id), asked[s.run.id]) if s.run.id in asked else s
+        for s in statuses
+    ]
+    return Plan(known, asked=bool(asked))
 
 
 def look(run: Run, folder: RunDir, promise: Pending | None = None) -> Status:

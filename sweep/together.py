@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.rundir import Store
-from sweep import launch, watch
+from sweep import launch, summary, watch
 from sweep.grid import Grid
 from sweep.plan import Plan, State, Status
 
@@ -36,8 +36,13 @@ def look(grids: Sequence[Grid], store: Store, only: Sequence[str] = ()) -> list[
     for grid in grids:
         plan = launch.look(grid, store, only)
         own = [status.run for status in plan.statuses if status.run.id not in seen]
-        hours, total = grid.about.get("gpu_hours"), sum(map(launch.work, grid.runs))
-        estimate = float(hours) * sum(map(launch.work, own)) / total if hours else None
+        hours, total = (
+            grid.about.get("gpu_hours"),
+            sum(summary.work(run.config) for run in grid.runs),
+        )
+        estimate = (
+            float(hours) * sum(summary.work(run.config) for run in own) / total if hours else None
+        )
         shares.append(Share(grid, plan, len(plan.statuses) - len(own), estimate))
         seen.update(run.id for run in own)
     return shares

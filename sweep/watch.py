@@ -27,7 +27,10 @@ COLOURS = {
     State.CANCELLED: "yellow",
     State.DONE: "green",
 }
+ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 REASONED = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED})
+SCHEDULER_S = 15.0
+"""Seconds between two questions to Slurm while watching."""
 ROWS = 30
 """Runs shown at most; of a larger sweep, those that are under way."""
 
@@ -37,21 +40,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        self.first: dict[str, tuple[float, float]] = {}
         self.base: float | None = None
 
-    def run_left(self, status: Status) -> float | None:
-        """Seconds left in the training or evaluation a run is in; None while unknown."""
-        key = f"{status.run.id}/{status.attempts}/{status.phase == 'evaluate'}"
-        moment, share = self.first.setdefault(key, (time.monotonic(), status.share))
-        grown = status.share - share
-        if grown <= 0:
-            return None
-        return (1 - status.share) * (time.monotonic() - moment) / grown
-
-    def all_left(self, seen: Plan) -> float | None:
+    def left(self, seen: Plan) -> float | None:
         """Seconds until every run has ended; None while unknown."""
-        work = sum(_share(status) for status in seen.statuses)
+        work = sum(1.0 if s.state in ENDED else done_share(s) for s in seen.statuses)
         if self.base is None:
             self.base = work
         if work - self.base <= 0:
@@ -59,9 +52,9 @@ class Clock:
         return (len(seen.statuses) - work) * (time.monotonic() - self.started) / (work - self.base)
 
 
-def _share(status: Status) -> float:
-    """Work done, with evaluation as the last tenth."""
-    if status.state in (State.DONE, State.FAILED, State.CANCELLED):
+def done_share(status: Status) -> float:
+    """Share of a run's work that is done, with evaluation as the last tenth."""
+    if status.state is State.DONE:
         return 1.0
     if status.phase == "evaluate":
         return 0.9 + 0.1 * status.share
@@ -87,7 +80,9 @@ def counts_line(seen: Plan) -> Text:
     return Text(", ").join(parts) if parts else Text("no runs")
 
 
-def table(seen: Plan, clock: Clock | None = None, *, rows: int = ROWS) -> Group:
+def table(
+    seen: Plan, clock: Clock | None = None, *, rows: int = ROWS, footer: bool = True
+) -> Group:
     """The state of every run, or of those under way where there are too many to show."""
     shown = list(seen.statuses)
     if len(shown) > rows:
@@ -99,31 +94,32 @@ def table(seen: Plan, clock: Clock | None = None, *, rows: int = ROWS) -> Group:
     grid.add_column("epoch", justify="right", no_wrap=True, min_width=5)
     grid.add_column("", width=12)
     grid.add_column("images/s", justify="right", no_wrap=True, min_width=8)
-    if clock:
-        grid.add_column("left", justify="right", no_wrap=True, min_width=5)
+    grid.add_column("left", justify="right", no_wrap=True, min_width=5)
     for status in shown:
-        grid.add_row(*_cells(status, clock))
-    footer = counts_line(seen)
+        grid.add_row(*_cells(status))
+    counts = counts_line(seen)
     if clock:
-        footer.append(f"   left {duration(clock.all_left(seen))}", style="bold")
-    parts = [grid, *_reasons(seen), footer] if shown else [*_reasons(seen), footer]
-    return Group(*parts)
+        counts.append(f"   left {duration(clock.left(seen))}", style="bold")
+    head = [grid] if shown else []
+    return Group(*head, *_reasons(seen), *([counts] if footer else []))
 
 
 def _reasons(seen: Plan) -> list[Text]:
-    """One line per run that ended badly, as many as fit a screen; more are counted."""
-    bad = [status for status in seen.statuses if status.reason and status.state in REASONED]
+    """One line per way in which runs ended badly, as many as fit a screen; more are counted."""
+    alike: dict[tuple[State, str], list[str]] = {}
+    for status in seen.statuses:
+        if status.reason and status.state in REASONED:
+            why = f"{status.kind}: {status.reason}" if status.kind else status.reason
+            alike.setdefault((status.state, why), []).append(status.run.id)
     lines = [
         Text.assemble(
-            (f"{status.state}", COLOURS[status.state]),
-            f" {status.run.id}: ",
-            (f"{status.kind}: " if status.kind else ""),
-            status.reason or "",
+            (f"{state}", COLOURS[state]),
+            f" {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {why}",
         )
-        for status in bad[:ROWS]
+        for (state, why), names in list(alike.items())[:ROWS]
     ]
-    if len(bad) > ROWS:
-        lines.append(Text(f"... and {len(bad) - ROWS} more", style="dim"))
+    if len(alike) > ROWS:
+        lines.append(Text(f"... and {len(alike) - ROWS} other reasons", style="dim"))
     return lines
 
 
@@ -133,20 +129,18 @@ def _bar(share: float, width: int = 12) -> str:
     return "\u2588" * full + "\u2591" * (width - full)
 
 
-def _cells(status: Status, clock: Clock | None) -> list[Text | str]:
+def _cells(status: Status) -> list[Text | str]:
     label = status.phase if status.state is State.RUNNING and status.phase else str(status.state)
     begun = status.attempts > 0
-    cells: list[Text | str] = [
+    left = status.left_s
+    return [
         status.run.id.rpartition("-")[0],
         Text(label, style=COLOURS[status.state]),
         f"{status.epoch}/{status.run.config.epochs}" if begun else "",
         _bar(status.share) if begun else "",
         f"{status.images_per_s:,.0f}" if status.state is State.RUNNING else "",
+        duration(left) if left is not None else "",
     ]
-    if clock:
-        left = clock.run_left(status) if status.state is State.RUNNING else None
-        cells.append(duration(left) if left is not None else "")
-    return cells
 
 
 def wait(submission: Submission, store: Store, console: Console, *, every: float = 0.5) -> Plan:
@@ -200,7 +194,8 @@ def _display(console: Console) -> Iterator[Live | None]:
 
 
 def follow(look: Callable[[], Plan], console: Console, *, every: float = 2.0) -> None:
-    """Refresh the table until nothing is running or on its way, or Ctrl-C."""
+    """Refresh the table until nothing is running or on its way, or Ctrl-C; seldom while the
+    scheduler has to be asked for it."""
     clock = Clock()
     with _display(console) as live:
         while True:
@@ -209,6 +204,6 @@ def follow(look: Callable[[], Plan], console: Console, *, every: float = 2.0) ->
                 live.update(table(seen, clock))
             if not (seen.counts[State.RUNNING] or seen.counts[State.PENDING]):
                 break
-            time.sleep(every)
+            time.sleep(SCHEDULER_S if seen.asked else every)
     if live is None:
         console.print(table(seen))

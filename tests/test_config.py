@@ -21,9 +21,9 @@ from core.config import (
     Schedule,
     nearest,
     parse_strength,
-    sched_hinges,
     show_strength,
 )
+from core.presets import sched_hinges
 
 SWIN = {"backbone": "swin", "dataset": "aircraft"}
 

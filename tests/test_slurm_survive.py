@@ -7,6 +7,7 @@ Accounting is switched off throughout: what happened is read from our own files 
 from __future__ import annotations
 
 import getpass
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ def alone(tiny: Sweep) -> None:
     """No two attempts held the run at the same time."""
     rows = read_jsonl(tiny.run.attempts)
     assert [row["attempt"] for row in rows] == list(range(1, len(rows) + 1))
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         assert before["ended"] is None or before["ended"] <= after["started"]
 
 
@@ -115,7 +116,7 @@ def test_the_time_limit_is_a_pause(tiny: Sweep, calm: Calm) -> None:
 def test_a_job_that_may_not_be_queued_again(
     tiny: Sweep, calm: Calm, minutes: int, state: State
 ) -> None:
-    """For submitit a signal is the time limit in jobs of ten minutes and less, else a preemption."""
+    """For submitit a signal means the time limit in jobs up to ten minutes, else a preemption."""
     tiny.write_profile({"timeout_min": minutes}, max_requeues=0)
     tiny.launch()
     tiny.trained(2)
@@ -325,18 +326,20 @@ def test_jobs_of_several_runs_survive_too(tiny: Sweep, calm: Calm) -> None:
 
 
 def test_runs_that_fail_alike_hold_the_others_back(tiny: Sweep) -> None:
-    """Five runs in one job, whose data cannot be read."""
+    """Jobs of three runs whose weights cannot be read, one job after another."""
     broken: dict[str, Any] = {"weights": str(tiny.folder / "broken.pt")}
     (tiny.folder / "broken.pt").write_bytes(b"no weights")
-    tiny.write_grid(seeds=5, **broken)
-    tiny.write_profile(runs_per_job=5)
+    tiny.write_grid(seeds=12, **broken)
+    tiny.write_profile({"slurm_array_parallelism": 1}, runs_per_job=3)
     tiny.launch()
     tiny.over()
-    assert tiny.states() == {"failed": breaker.LIMIT, "new": 5 - breaker.LIMIT}
+    assert tiny.states() == {"failed": breaker.LIMIT, "new": 12 - breaker.LIMIT}
+    assert {s.kind for s in tiny.look().statuses if s.state is State.FAILED} == {"data"}
     held = breaker.tripped(tiny.sweep)
     assert held and held.runs == breaker.LIMIT
-    log = next(tiny.sweep.logs.glob("*_0_log.err")).read_text()
-    assert log.count("the others are held back") == 1, "said once"
-    said = tiny.retry()
+    logs = [path.read_text() for path in tiny.sweep.logs.glob("*_0_log.err")]
+    assert len(logs) == 2, "two of the four jobs were taken out of the queue"
+    assert sum(log.count("the others are held back") for log in logs) == 1, "said once"
+    tiny.write_profile({"slurm_additional_parameters": {"hold": True}})
+    assert "3 runs submitted" in tiny.retry()
     assert breaker.tripped(tiny.sweep) is None, "a retry closes the breaker"
-    assert "3 runs submitted" in said

@@ -88,9 +88,9 @@ def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:
 
 
 def print_plan(loaded: Grid, seen: Plan) -> None:
-    from sweep import launch as launching
+    from sweep import summary
 
-    out.print(launching.summary(loaded, seen))
+    out.print(summary.of(loaded, seen))
 
 
 def print_scripts(loaded: Grid, seen: Plan, store: Store, profile: Profile) -> None:

@@ -114,7 +114,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
 ) -> None:
     """Show where every run of a grid stands, and why the failed ones failed."""
-    from sweep import breaker
+    from sweep import breaker, summary
     from sweep import watch as watching
     from sweep.plan import as_json
 
@@ -124,9 +124,11 @@ def status(
         return
     seen = look(loaded, store, only)
     if json:
-        typer.echo(as_json(seen, name=loaded.name))
+        cost = summary.hours(loaded, seen)._asdict()
+        typer.echo(as_json(seen, name=loaded.name, hours=cost))
     else:
-        out.print(watching.table(seen))
+        out.print(summary.of(loaded, seen))
+        out.print(watching.table(seen, footer=False))
         held = breaker.tripped(store.sweep(loaded.name))
         if held:
             out.print(Text(str(held), style="red"), soft_wrap=True)

@@ -1,0 +1,152 @@
+"""What `sweep status` costs: seconds, memory and questions to Slurm, against the least any tool must
+do for it, which is to list every run's folder and parse the files that tell its state.
+
+    python benchmarks/status.py [--runs 1440 10000]
+
+Makes stores of made-up but format-true run folders: a quarter each done, running, failed and
+waiting in a Slurm array. squeue and sacct are stand-ins that count their calls. Times are wall
+seconds of a whole `sweep status`, start of python included; the floor is one process's too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from core.claims import now
+from core.rundir import Store, SweepDir, write_jsonl
+from sweep import grid, submit
+from sweep.grid import Grid
+
+ROOT = Path(__file__).parents[1]
+STATES = ("done", "running", "failed", "pending")
+FLOOR = """
+import json, os, sys
+for run in os.scandir(sys.argv[1]):
+    for file in os.scandir(run.path):
+        if file.name.startswith("claim-") or file.name == "result.json":
+            with open(file.path) as opened:
+                json.load(opened)
+"""
+
+
+def make(folder: Path, runs: int) -> tuple[Grid, Store]:
+    """A grid file, and a store in which its runs stand everywhere."""
+    data = {
+        "name": "many",
+        "base": {"epochs": 50},
+        "grid": {
+            "backbone": ["vit", "swin", "cnx", "r50"],
+            "dataset": [f"./data/{i}" for i in range(5)],
+            "epsilon_g": ["4/255", "8/255"],
+        },
+        "seeds": list(range(runs // 40)),
+    }
+    path = folder / "many.yaml"
+    path.write_text(json.dumps(data))  # JSON is YAML
+    loaded, store = grid.load(path), Store(folder / "root")
+    sweep = submit.record_grid(loaded, store)
+    for number, run in enumerate(loaded.runs):
+        state = STATES[number % 4]
+        if state != "pending":
+            begin(store.run(run.id).path, state, [item.id for item in run.evals])
+    queue(loaded, sweep)
+    return loaded, store
+
+
+def begin(folder: Path, state: str, evals: list[str]) -> None:
+    """The files of a run that a process on another machine works on, or has ended."""
+    folder.mkdir(parents=True)
+    claim = {
+        "attempt": 1,
+        "host": "node7",
+        "machine": "elsewhere",
+        "pid": 1,
+        "pid_start": "1",
+        "job": "6",
+        "gpus": 1.0,
+        "started": now(),
+        "since": time.time() - 3600,
+        "outcome": None if state == "running" else state,
+        "reason": "ValueError: no such layer (models.py:7)" if state == "failed" else None,
+        "progress": {"phase": "train", "epoch": 9, "epochs": 50, "share": 0.2, "left_s": 60.0},
+    }
+    (folder / "claim-0001.json").write_text(json.dumps(claim, indent=1))
+    for name in ("config.yaml", "env.json", "metrics.jsonl", "log.txt", "attempts.jsonl"):
+        (folder / name).touch()
+    if state == "done":
+        (folder / "result.json").write_text(json.dumps({"evals": evals, "seconds": 3.0}))
+
+
+def queue(loaded: Grid, sweep: SweepDir) -> None:
+    """One array for all runs: those that have begun are settled, the others wait."""
+    write_jsonl(
+        sweep.path / "submission-0001.jsonl",
+        (submit.manifest_row(run) | {"after": 0} for run in loaded.runs),
+    )
+    array = {"executor": "slurm", "manifest": "submission-0001.jsonl", "name": "many", "array": "7"}
+    rows = {"tasks": len(loaded.runs), "first": 0, "end": len(loaded.runs), "per": 1}
+    write_jsonl(sweep.submissions, [array | rows])
+
+
+def scheduler(folder: Path, runs: int) -> Path:
+    """squeue and sacct that answer for the array, and note each call."""
+    waiting = ",".join(str(i) for i in range(3, runs, 4))
+    answer = f"7_[{waiting}%64]|PENDING|Resources||0|N/A|many|"
+    for name, text in (("squeue", answer), ("sacct", "")):
+        (folder / f"{name}.out").write_text(f"{text}\n")
+        script = folder / name
+        script.write_text(f"#!/bin/sh\necho >> {folder}/calls\ncat {folder}/{name}.out\n")
+        script.chmod(0o755)
+    return folder
+
+
+def measure(command: list[str], environ: dict[str, str]) -> tuple[float, float, float]:
+    """(wall seconds, CPU seconds, MB) of a process; the fastest of three."""
+    best = (float("inf"), 0.0, 0.0)
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started = time.perf_counter()
+        subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
+        wall = time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        best = min(best, (wall, cpu, after.ru_maxrss / 1e3))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, nargs="+", default=[1440, 10_000])
+    print(
+        f"{'runs':>7}  {'status':>8}  {'CPU':>7}  {'memory':>7}  {'Slurm calls':>11}  {'floor':>7}"
+    )
+    for runs in parser.parse_args().runs:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            loaded, store = make(folder, runs)
+            tools = scheduler(folder, len(loaded.runs))
+            environ = os.environ | {
+                "PATH": f"{tools}:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+                "EPSWEEP_STALE_S": "100000",
+            }
+            status = [sys.executable, "-m", "sweep.cli", "status", str(folder / "many.yaml")]
+            floor, _, _ = measure([sys.executable, "-c", FLOOR, str(store.runs)], environ)
+            wall, cpu, memory = measure([*status, "--root", str(store.root)], environ)
+            calls = len((folder / "calls").read_text().splitlines()) // 3
+        print(
+            f"{len(loaded.runs):>7,}  {wall:>6.2f} s  {cpu:>5.2f} s  {memory:>4.0f} MB  "
+            f"{calls:>11}  {floor:>5.2f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
