@@ -1,5 +1,5 @@
-"""What `sweep status` costs: seconds, memory and questions to Slurm, against the least any tool must
-do for it, which is to list every run's folder and parse the files that tell its state.
+"""What `sweep status` costs: seconds, memory and questions to Slurm, against the least any tool
+must do for it, which is to list every run's folder and parse the files that tell its state.
 
     python benchmarks/status.py [--runs 1440 10000]
 

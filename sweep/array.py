@@ -218,27 +218,27 @@ def scripts(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile
     """The exact batch script of each array that `send` would submit, but for the unique end of its
     job's name."""
     known = _limits(profile)
-    code = sweep.path / "code" / freeze.fingerprint()
     texts = []
     for special, group in _by_profile(runs, store, profile):
         tasks = -(-len(group) // special.runs_per_job)
         for chunk in limits.chunks(tasks, known):
-            texts.append(_text(len(chunk), sweep, code, special))
+            texts.append(text(len(chunk), sweep, special))
     return texts
 
 
-def _text(tasks: int, sweep: SweepDir, code: Path, profile: Profile) -> str:
-    """submitit's own rendering, which it makes just before it calls sbatch."""
+def text(tasks: int, sweep: SweepDir, profile: Profile) -> str:
+    """The batch script of one array: submitit's own rendering, as it makes it before sbatch."""
+    code = sweep.path / "code" / freeze.fingerprint()
     inner: Any = executor(sweep, code, profile, f"epsweep-{sweep.path.name}")._executor
     if tasks > 1:
         inner.parameters["map_count"] = tasks
-    text: str = inner._make_submission_file_text(inner._submitit_command_str, "dry-run")
-    return text
+    script: str = inner._make_submission_file_text(inner._submitit_command_str, "dry-run")
+    return script
 
 
-def verdict(text: str, scratch: Path) -> str:
+def verdict(script: str, scratch: Path) -> str:
     """What Slurm says of a batch script without submitting it. Raises ClusterError if it would
     be refused."""
     path = scratch / "dry-run.sh"
-    path.write_text(text)
+    path.write_text(script)
     return cluster.test_only(path)

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,10 +18,10 @@ from typing import Literal
 from rich.table import Table
 from rich.text import Text
 
-from core import inputs
-from core.config import ConfigError
+from core import inputs, registry
 from core.rundir import Store
 from slurm import cluster, limits
+from slurm.cluster import Partition
 from slurm.command import ClusterError, ask
 from slurm.profile import Profile
 from sweep import array, weights
@@ -29,9 +29,11 @@ from sweep.grid import Grid
 
 LOW_DISK_GB = 20
 """A run of a base-size backbone keeps about 1 GB while it trains."""
+PROBE_BYTES = 16_000_000
+NO_GPU = "no GPU"
 PROBE = (
-    "import torch; c = torch.cuda; "
-    "print(torch.__version__, [c.get_device_name(i) for i in range(c.device_count())] or 'no GPU')"
+    "import torch; c = torch.cuda; n = range(c.device_count()); "
+    f"print(torch.__version__, [c.get_device_name(i) for i in n] or '{NO_GPU}')"
 )
 
 
@@ -46,12 +48,11 @@ class Check:
 
 def examine(profile: Profile, store: Store, grid: Grid | None, *, node: bool) -> list[Check]:
     """Every check that applies, in order."""
-    checks = [Check("profile", "ok", f"{profile.name}: {profile.about}")]
-    checks += [*_disk(store), *_tracking(profile)]
+    checks = [*_profile(profile), *_disk(store), *_tracking(profile)]
     if grid:
         checks += _inputs(grid, store, profile)
     if profile.executor == "slurm":
-        checks += _slurm(profile, store, grid)
+        checks += _slurm(profile, store)
         if node:
             checks.append(_node(profile))
     else:
@@ -68,10 +69,27 @@ def table(checks: list[Check]) -> Table:
     return shown
 
 
+def _profile(profile: Profile) -> Iterator[Check]:
+    yield Check("profile", "ok", f"{profile.name}: {profile.about}")
+    for name in profile.overrides:
+        spelt = registry.canonical_backbone(name)
+        problem = registry.backbone_problem(name)
+        if spelt != name:
+            problem = f"runs call this backbone '{spelt}'"
+        if problem:
+            yield Check("profile", "fail", f"overrides.{name}: {problem}")
+
+
 def _disk(store: Store) -> Iterator[Check]:
     place = next(p for p in (store.root, *store.root.parents) if p.exists())
     if not os.access(place, os.W_OK):
         yield Check("results", "fail", f"{store.root}: no permission to write there")
+        return
+    try:  # free space says nothing of a quota
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        yield Check("results", "fail", f"{store.root}: cannot write 16 MB there: {error.strerror}")
         return
     free = shutil.disk_usage(place).free / 1e9
     verdict: Literal["ok", "warn"] = "ok" if free >= LOW_DISK_GB else "warn"
@@ -102,7 +120,7 @@ def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
         yield Check("inputs", "ok", f"data and weights of {len(grid.runs)} runs are here")
 
 
-def _slurm(profile: Profile, store: Store, grid: Grid | None) -> Iterator[Check]:
+def _slurm(profile: Profile, store: Store) -> Iterator[Check]:
     if not cluster.available():
         yield Check("Slurm", "fail", "sbatch, squeue, scontrol or scancel is not on the PATH")
         return
@@ -117,8 +135,10 @@ def _slurm(profile: Profile, store: Store, grid: Grid | None) -> Iterator[Check]
         f"{known.max_array_size} tasks per array",
     )
     yield from _partition(profile)
-    if grid:
-        yield _test_only(profile, store, grid)
+    yield _test_only(profile, store, "sbatch --test-only")
+    for backbone in profile.overrides:
+        special = profile.for_backbone(backbone)
+        yield _test_only(special, store, f"sbatch --test-only, {backbone}")
 
 
 def _partition(profile: Profile) -> Iterator[Check]:
@@ -127,27 +147,31 @@ def _partition(profile: Profile) -> Iterator[Check]:
     except ClusterError as error:
         yield Check("partition", "fail", str(error))
         return
-    wanted = profile.slurm.slurm_partition or next((p for p in known if known[p].default), None)
+    default = next((p for p in known if known[p].default), "")
+    asked = profile.slurm.slurm_partition or os.environ.get("SBATCH_PARTITION") or default
+    for wanted in asked.split(","):
+        yield _one_partition(wanted, known, profile.slurm.timeout_min or 0)
+
+
+def _one_partition(wanted: str, known: Mapping[str, Partition], minutes: int) -> Check:
     if wanted not in known:
-        yield Check("partition", "fail", f"'{wanted}' is none of {', '.join(known)}")
-        return
-    found, asked = known[wanted], profile.slurm.timeout_min or 0
+        return Check("partition", "fail", f"'{wanted}' is none of {', '.join(known)}")
+    found = known[wanted]
+    if found.max_time_min is not None and minutes > found.max_time_min:
+        detail = f"{wanted} allows {found.max_time_min} min, timeout_min is {minutes}"
+        return Check("partition", "fail", detail)
     if not found.up:
-        yield Check("partition", "warn", f"{wanted} is down")
-    elif found.max_time_min is not None and asked > found.max_time_min:
-        detail = f"{wanted} allows {found.max_time_min} min, timeout_min is {asked}"
-        yield Check("partition", "fail", detail)
-    else:
-        yield Check("partition", "ok", f"{wanted}, {found.nodes} nodes")
+        return Check("partition", "warn", f"{wanted} is down")
+    return Check("partition", "ok", f"{wanted}, {found.nodes} nodes")
 
 
-def _test_only(profile: Profile, store: Store, grid: Grid) -> Check:
+def _test_only(profile: Profile, store: Store, name: str) -> Check:
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            (text,) = array.scripts(grid.runs[:1], store.sweep(grid.name), store, profile)
-            return Check("sbatch --test-only", "ok", array.verdict(text, Path(scratch)))
-        except (ClusterError, ConfigError) as error:
-            return Check("sbatch --test-only", "fail", str(error))
+            text = array.text(1, store.sweep("doctor"), profile)
+            return Check(name, "ok", array.verdict(text, Path(scratch)))
+        except ClusterError as error:
+            return Check(name, "fail", str(error))
 
 
 def _node(profile: Profile) -> Check:
@@ -160,7 +184,11 @@ def _node(profile: Profile) -> Check:
         "--gpus": "1" if profile.gpus_per_run else None,
     }
     flags = [f"{name}={value}" for name, value in options.items() if value]
-    return _torch(["srun", "--time=2", *flags, sys.executable, "-c", PROBE], "torch on a node")
+    command = ["srun", "--time=2", *flags, sys.executable, "-c", PROBE]
+    found = _torch(command, "torch on a node")
+    if profile.gpus_per_run and found.verdict == "ok" and NO_GPU in found.detail:
+        return Check(found.name, "warn", f"{found.detail}, though {profile.gpus_per_run} asked for")
+    return found
 
 
 def _torch(command: list[str], name: str) -> Check:

@@ -209,3 +209,42 @@ def test_help_and_plan_import_no_torch(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, "-c", code, *arguments], check=True, env=environ, capture_output=True
         )
+
+
+def test_tables_without_results_say_what_is_missing_and_exit_3(call: Call, tmp_path: Path) -> None:
+    code, out, _ = call("tables", "smoke", "--root", str(tmp_path / "none"))
+    assert code == 3
+    assert "missing" in out
+    assert "nan" not in out
+    code, out, _ = call("tables", "t1_t2", "--root", str(tmp_path / "none"))
+    assert code == 3
+    assert out.startswith("**Table 7"), "a grid's own tables come by default"
+
+
+def test_published_numbers_come_out_as_they_went_in(call: Call, tmp_path: Path) -> None:
+    csv = tmp_path / "mine.csv"
+    csv.write_text(
+        "model,dataset,epsilon_g,setting,metric,value\n"
+        "ViT,Cars,4,fix,clean,12.345\nViT,Cars,4,sched,clean,73.40\n"
+    )
+    _, out, err = call("tables", "--from", str(csv), "--table", "1", "--format", "csv")
+    assert "12.35" in out, "rounded half up"
+    assert "73.40" in out
+    assert "Traceback" not in err
+
+
+def test_tables_need_one_source(call: Call) -> None:
+    code, _, err = call("tables")
+    assert code == 2
+    assert "expected either a GRID or --from" in err
+
+
+def test_doctor_finds_missing_data_and_a_writable_store(
+    call: Call, grid: Callable[..., str], tmp_path: Path
+) -> None:
+    code, out, _ = call("doctor", grid(dataset="cars"), "--root", str(tmp_path), "--json")
+    found = {check["name"]: check["verdict"] for check in json.loads(out)}
+    assert code == 1
+    assert found["inputs"] == "fail"
+    assert found["results"] in ("ok", "warn")
+    assert found["torch here"] == "ok"

@@ -57,7 +57,10 @@ def tables(
     only: Only = None,
     files: From = None,
     table: Annotated[
-        list[int] | None, typer.Option("--table", help="One of the paper's tables: 1, 2, ... 12.")
+        list[int] | None,
+        typer.Option(
+            "--table", help="One of the paper's, 1 to 12 [default: those the grid feeds]."
+        ),
     ] = None,
     format: Annotated[
         Format, typer.Option("--format", help="How to write them.")
@@ -92,7 +95,7 @@ def tables(
     if check:
         typer.echo(published.check())
         return
-    source = _source(grid, root, only, files)
+    source, fed = _source(grid, root, only, files)
     if why:
         typer.echo(command.explain(source, why))
         return
@@ -104,7 +107,7 @@ def tables(
     made = command.tables(
         source,
         format.value,
-        numbers=table or [],
+        numbers=table or fed,
         partial=partial,
         significant=significant,
         compare=compare,
@@ -137,7 +140,7 @@ def figures(
     """The paper's figures as PDF and PNG, as far as there are runs for them."""
     from analysis.figures import figures as draw
 
-    source = _source(grid, root, only, files)
+    source, _ = _source(grid, root, only, files)
     folder = output or Store.at(root).root / "reports" / Path(grid or "published").stem
     for path in draw(source, folder, names or []):
         out.print(str(path), soft_wrap=True)
@@ -173,14 +176,15 @@ def report(
 
 def _source(
     grid: str | None, root: Path | None, only: list[str] | None, files: list[Path] | None
-) -> Source:
-    """Runs of a grid, or published values."""
+) -> tuple[Source, list[int]]:
+    """Runs of a grid and the numbers of the tables it feeds, or published values and none."""
     from analysis.command import Source
 
     if (grid is None) == (not files):
         raise ConfigError("expected either a GRID or --from FILE.csv")
     if grid is None:
-        return Source.files(files or [])
+        return Source.files(files or []), []
     loaded, store = load_grid(grid), Store.at(root)
     runs = [status.run for status in look(loaded, store, only).statuses]
-    return Source.store(store.root, manifest(runs))
+    numbers = [int(name) for name in loaded.tables if name.isdigit()]
+    return Source.store(store.root, manifest(runs)), numbers

@@ -143,8 +143,9 @@ def logs(
     """Print a run's log: every epoch, evaluation and, where it failed, the traceback."""
     from sweep import logs as logging
 
-    folder = logging.find(Store.at(root), run)
-    for piece in logging.read(folder, follow=follow):
+    store = Store.at(root)
+    folder = logging.find(store, run)
+    for piece in logging.read(store, folder, follow=follow):
         sys.stdout.write(piece)
         sys.stdout.flush()
 
