@@ -84,7 +84,9 @@ class Tracker:
             config=config.to_dict() | {"setting": config.setting},
             dir=str(run.path),
             mode="online" if online else "offline",
-            resume="allow",
+            # A segment repeats every epoch: as a "resumed" one, it would be appended on upload to
+            # what W&B has of the run, with steps of its own.
+            resume="allow" if online else None,
             # A run that W&B failed on is still open; this one must not become a part of it.
             reinit="create_new",
             settings=wandb.Settings(

@@ -89,6 +89,7 @@ class Trainer:
         self.average = Average(self.model, decay) if decay else None
         self.layout = models.layout(self.model)
         self.rows: list[MetricsRow] = []
+        self._begun = time.perf_counter(), 0.0  # when, and at which share of the work
 
     @property
     def evaluated(self) -> nn.Module:

@@ -7,42 +7,69 @@ says what is uploaded; repeating the command goes on with the rest.
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 
+from core.claims import holder
 from core.rundir import RunDir, Store
 from sweep.grid import Run
 
 AT_ONCE = 4
 """Uploads at the same time; the service limits requests per minute."""
+PATIENCE_S = 300.0
+"""Seconds for one segment, which takes seconds: W&B itself tries for ever without a network."""
 
 
 def segments(runs: Sequence[Run], store: Store) -> list[Path]:
-    """The newest offline segment of each run that is not uploaded yet."""
+    """The newest offline segment of each run that is not uploaded yet; none of runs at work, whose
+    segment grows."""
     newest = (_newest(store.run(run.id)) for run in runs)
     return [folder for folder in newest if folder and not any(folder.glob("*.wandb.synced"))]
 
 
 def _newest(run: RunDir) -> Path | None:
+    owner = holder(run)
+    if owner and owner.live:
+        return None
     # Their names hold the time of their start.
     return max(run.tracking.glob("offline-run-*"), key=lambda path: path.name, default=None)
 
 
 def upload(folders: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
-    """Upload segments; yields each with the reason it failed, None where it is up."""
+    """Upload segments; yields each with the reason it failed, None where it is up. Once one got no
+    answer in time, those that have not begun are left."""
+    mute = Event()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        waiting = {pool.submit(_upload, folder): folder for folder in folders}
+        waiting = {pool.submit(_upload, folder, mute): folder for folder in folders}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
 
 
-def _upload(folder: Path) -> str | None:
-    command = [sys.executable, "-m", "wandb", "sync", "--no-include-online", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode == 0 and any(folder.glob("*.wandb.synced")):
+def _upload(folder: Path, mute: Event) -> str | None:
+    if mute.is_set():
+        return "not tried: W&B does not answer"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wandb", "sync", "--no-include-online", str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        mute.set()
+        os.killpg(process.pid, signal.SIGKILL)  # with the service that it has started
+        process.communicate()
+        return f"W&B did not answer in {PATIENCE_S:g} s"
+    if process.returncode == 0 and any(folder.glob("*.wandb.synced")):
         return None
-    said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-    return said[-1].strip() if said else f"wandb sync ended with {done.returncode}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else f"wandb sync ended with {process.returncode}"

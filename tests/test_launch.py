@@ -113,7 +113,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(
     process = sweep(*arguments, "--only", "seed=0", root=root)
     until(lambda: any(s.epoch >= 2 for s in look(path, root).statuses))
     found = (holder(RunDir(path)) for path in root.glob("runs/*"))
-    (current,) = (item for item in found if item and item.live)
+    (current,) = (item for item in found if item and item.live and item.info)
     os.kill(current.info["pid"], signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
