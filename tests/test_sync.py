@@ -1,4 +1,4 @@
-"""Uploading offline W&B runs, with wandb's own segments and client, to a stand-in for the service."""
+"""Uploading offline W&B runs with wandb's own segments and client, to a stand-in of the service."""
 
 from __future__ import annotations
 
