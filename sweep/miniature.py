@@ -57,7 +57,8 @@ def shrink(run: Run, store: Store) -> Run:
 def shrunk_eval(item: EvalConfig) -> EvalConfig:
     """Clean and two strengths, two steps each."""
     strengths = tuple(Fraction(i, 255) for i in range(3))
-    return item.model_copy(update={"epsilons": strengths, "steps": 2, "images": None})
+    changes = {"epsilons": strengths, "steps": 2, "images": None, "prior": None, "attack": "apgd-ce"}
+    return item.model_copy(update=changes)
 
 
 def has_data(config: RunConfig, store: Store) -> bool:
