@@ -57,7 +57,13 @@ def shrink(run: Run, store: Store) -> Run:
 def shrunk_eval(item: EvalConfig) -> EvalConfig:
     """Clean and two strengths, two steps each."""
     strengths = tuple(Fraction(i, 255) for i in range(3))
-    changes = {"epsilons": strengths, "steps": 2, "images": None, "prior": None, "attack": "apgd-ce"}
+    changes = {
+        "epsilons": strengths,
+        "steps": 2,
+        "images": None,
+        "prior": None,
+        "attack": "apgd-ce",
+    }
     return item.model_copy(update=changes)
 
 
