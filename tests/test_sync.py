@@ -32,6 +32,8 @@ class Service:
         service = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # W&B's client may wait long when a connection is closed
+
             def do_GET(self) -> None:
                 self.answer({})
 
@@ -42,7 +44,7 @@ class Service:
             def do_POST(self) -> None:
                 body = self.body()
                 if self.path.endswith("/file_stream"):
-                    service.stream(self.path.split("/")[-2], json.loads(body)["files"])
+                    service.stream(self.path.split("/")[-2], json.loads(body).get("files", {}))
                     self.answer({})
                 elif self.path.endswith("/graphql"):
                     self.answer(*service.graphql(json.loads(body)))
@@ -50,7 +52,7 @@ class Service:
                     self.answer({})
 
             def body(self) -> bytes:
-                sent = self.rfile.read(int(self.headers.get("content-length", 0)))
+                sent = self.rfile.read(int(self.headers["content-length"]))
                 return gzip.decompress(sent) if self.headers["content-encoding"] else sent
 
             def answer(self, value: dict[str, Any], code: int = 200) -> None:
