@@ -31,6 +31,7 @@ from analysis.results import Results
 from analysis.tables import Table
 from analysis.tidy import export as write
 from analysis.tidy import tidy, tidy_tests
+from analysis.tuned import flagged, sentence
 from core.config import ConfigError, nearest
 
 FORMS = (*FORMATS, "tidy")
@@ -96,6 +97,8 @@ def tables(
         laid_out = {number: _comparison(values, number) for number in numbers or (1, 2)}
     else:
         laid_out = _laid_out(source, numbers, partial, significant)
+    if source.results:
+        laid_out = {number: flagged(one, source.results) for number, one in laid_out.items()}
     text = (
         _tidy(values, [number for number in laid_out if number in NUMBERS], partial)
         if form == "tidy"
@@ -180,7 +183,9 @@ def _violations(source: Source) -> list[str]:
 
 def _remarks(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
     if source.results:
-        return [f"gate: {text}" for text in run_gates(source.results)]
+        few = sentence(source.results)
+        gates = [f"gate: {text}" for text in run_gates(source.results)]
+        return [*gates, *([f"few trials: {few}"] if few else [])]
     remarks, total = [], Agreement(0, 0, 0)
     for number in laid_out:
         if number in TABLES:

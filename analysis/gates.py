@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.cells import Cell, Key
+from analysis.cells import BY, Cell, Key
 from analysis.results import Results
 from analysis.tables import DOUBLE_DAGGER, cell_name
+from core.diagnosis import MASKED, is_masked
 
 ROUNDING = 0.005
 """Half of the last printed digit: published numbers may be off by it."""
-MASKED = 0.01
-"""Share of images without any gradient from which an attack must be suspected of blindness."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,31 @@ def row_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violation]
     return violations
 
 
+def masking_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violation]:
+    """Attacked accuracies whose attack may be blind: too many right images without a gradient."""
+    measured = frame[frame["n"].notna() & (frame["metric"] != "clean")]
+    blind = measured[measured["zero_gradient_images"].fillna(0) > MASKED * measured["n"]]
+    violations = []
+    for (_, run_id), rows in blind.groupby(["eval_id", "run_id"], sort=False):
+        of_run = {Key(*row) for row in rows[BY].itertuples(index=False, name=None)}
+        keys = tuple(key for key in found if key in of_run)
+        count, n = rows["zero_gradient_images"].iloc[0], rows["n"].iloc[0]
+        if keys:
+            text = (
+                f"{cell_name(keys[0])}: gradient masking suspected, {count} of {n} images are "
+                f"right and have no gradient at all (more than {MASKED:.0%}; run {run_id})"
+            )
+            violations.append(Violation(keys, text))
+    return violations
+
+
 def run_gates(results: Results) -> list[str]:
     """Of each evaluation: accuracy does not grow with the strength, gradients exist, one commit."""
     texts = list(_growing(results.curves))
     for run in results.runs:
         for evaluation in run.evaluations:
             record = evaluation.record
-            if record and record["zero_gradient_images"] > MASKED * record["n"]:
+            if record and is_masked(record["zero_gradient_images"], record["n"]):
                 texts.append(
                     f"{run.dir.id}: {record['zero_gradient_images']} of {record['n']} images have "
                     "no gradient at all; the attack may be blind"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.cells import Cell, Key, cells
 from analysis.derived import Over, means, paired_tests, tests_table
-from analysis.gates import cell_gates, marked, notes, row_gates
+from analysis.gates import cell_gates, marked, masking_gates, notes, row_gates
 from analysis.names import SETTINGS, strength_name
 from analysis.tables import PLUS_MINUS, Table, pivot
 from core.config import ConfigError, nearest
@@ -172,7 +172,7 @@ def _lay_out(title: str, found: Cells, frame: pd.DataFrame, spec: Spec, sure: Su
     """Cells in a table, with what breaks a sanity gate marked and noted."""
     shown = {key.evaluation for key in found}
     rows = frame[frame["eval_id"].isin(shown)]
-    violations = [*cell_gates(found), *row_gates(rows, found)]
+    violations = [*cell_gates(found), *row_gates(rows, found), *masking_gates(rows, found)]
     return pivot(
         found,
         title,

@@ -10,11 +10,13 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import Cell, Key, cells, sources
+from analysis.diagnosis import diagnose, standard_runs
 from analysis.intervals import Flags
 from analysis.names import strength_name
 from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.tables import cell_name, number
+from analysis.tuned import origin
 from core.config import ConfigError, nearest
 
 Row = dict[str, Any]
@@ -23,6 +25,7 @@ SCHEMA = 1
 PARTS = ("model", "dataset", "setting", "metric")
 SOURCE = [
     *("seed", "value", "n", "state", "reason", "attack", "split", "split_images"),
+    "zero_gradient_images",
     *("run_id", "eval_id", "commit", "source"),
 ]
 
@@ -37,7 +40,12 @@ def why(question: str, frame: pd.DataFrame, results: Results | None = None) -> s
     flags = Flags(results, frame) if results else None
     rows = sources(frame)
     keys = _asked(question, found)
-    return "\n\n".join(_explain(key, found, rows[key], flags) for key in keys) + "\n"
+    asked = {row["run_id"] for key in keys for row in rows[key]}
+    signs = _diagnoses(results, asked) if results else {}
+    for run in results.runs if results else ():
+        if run.dir.id in asked and (text := origin(run)):
+            signs[run.dir.id].insert(0, f"seed {run.config['seed']}: {text}")
+    return "\n\n".join(_explain(key, found, rows[key], flags, signs) for key in keys) + "\n"
 
 
 def _asked(question: str, found: Mapping[Key, Cell]) -> list[Key]:
@@ -59,7 +67,25 @@ def _asked(question: str, found: Mapping[Key, Cell]) -> list[Key]:
     return at
 
 
-def _explain(key: Key, found: Mapping[Key, Cell], rows: list[Row], flags: Flags | None) -> str:
+def _diagnoses(results: Results, run_ids: set[str]) -> dict[str, list[str]]:
+    """Run id -> the signatures of failure it shows, a sentence each."""
+    standard = standard_runs(results.runs)
+    return {
+        run.dir.id: [
+            f"seed {run.config['seed']}: {one}" for one in diagnose(run, standard.get(run.dir.id))
+        ]
+        for run in results.runs
+        if run.dir.id in run_ids
+    }
+
+
+def _explain(
+    key: Key,
+    found: Mapping[Key, Cell],
+    rows: list[Row],
+    flags: Flags | None,
+    diagnoses: Mapping[str, list[str]],
+) -> str:
     cell = found[key]
     images = f", n = {' to '.join(map(str, cell.n))} images" if cell.n else ""
     attacks = " and ".join(
@@ -72,6 +98,7 @@ def _explain(key: Key, found: Mapping[Key, Cell], rows: list[Row], flags: Flags 
         lines.append(f"  95 % interval [{interval.low:.2f}, {interval.high:.2f}] {interval.method}")
         lines += _against_fix(key, found, flags)
     lines += ["  " + _origin(row) for row in rows]
+    lines += [f"  {text}" for row in rows for text in diagnoses.get(row["run_id"], ())]
     return "\n".join(lines)
 
 
@@ -113,6 +140,7 @@ def sidecar(
         "store": str(results.store.root) if results else None,
         "cells": [_cell(key, cell, rows[key]) for key, cell in cells(frame).items()],
         "violations": violations,
+        "tuned": {run.dir.id: run.tuned for run in (results.runs if results else ()) if run.tuned},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("epsweep", "pandas", "numpy", "scipy")},

@@ -47,6 +47,7 @@ VALUES = Frame(
         "attack": "str",
         "split": "str",
         "split_images": "Int64",
+        "zero_gradient_images": "Int64",
         "eval_id": "str",
         "commit": "str",
         "source": "str",
@@ -211,6 +212,7 @@ def _metric_rows(about: Row, evaluation: Evaluation, epsilon_g: Fraction) -> Ite
         "n": record.get("n"),
         "split": record.get("config", {}).get("split", ""),
         "split_images": record.get("split_images"),
+        "zero_gradient_images": record.get("zero_gradient_images"),
         "commit": record.get("commit") or "",
         "source": f"runs/{about['run_id']}/evals/{evaluation.id}.json",
     }

@@ -51,6 +51,8 @@ class Run:
     setting: str
     variant: str
     asked: tuple[str, ...]
+    tuned: Mapping[str, Any] | None = None
+    """Of a tuned run the winner it has taken: search, params, value, trials, least, ..."""
 
     @cached_property
     def epsilon_g(self) -> Fraction:
@@ -177,6 +179,7 @@ def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[
             row["setting"],
             variants[row["id"]],
             tuple(row["evals"] or usual),
+            row.get("tuned"),
         )
         for row in rows
     ]

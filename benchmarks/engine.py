@@ -159,7 +159,7 @@ def schedule_cost(repetitions: int) -> None:
         trainer.model.train()
 
         def step(epsilon: float) -> Work:
-            return lambda: trainer._step(split, index, table, epsilon)
+            return lambda: trainer.step.make(split, index, table, epsilon)
 
         # A strength this small takes the whole attack and changes nothing.
         spent = seconds({"clean": step(0.0), "attacked": step(1e-12)}, repetitions)

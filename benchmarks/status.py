@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from core.claims import now
 from core.rundir import Store, SweepDir, write_jsonl
@@ -122,6 +123,35 @@ def measure(command: list[str], environ: dict[str, str]) -> tuple[float, float, 
     return best
 
 
+class Cost(NamedTuple):
+    """Of one `sweep status`: seconds, MB, questions to Slurm, and the seconds of the floor."""
+
+    runs: int
+    wall: float
+    cpu: float
+    memory: float
+    calls: int
+    floor: float
+
+
+def cost(runs: int) -> Cost:
+    """Of a store with so many runs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        loaded, store = make(folder, runs)
+        tools = scheduler(folder, len(loaded.runs))
+        environ = os.environ | {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "EPSWEEP_STALE_S": "100000",
+        }
+        status = [sys.executable, "-m", "sweep.cli", "status", str(folder / "many.yaml")]
+        floor, _, _ = measure([sys.executable, "-c", FLOOR, str(store.runs)], environ)
+        wall, cpu, memory = measure([*status, "--root", str(store.root)], environ)
+        calls = len((folder / "calls").read_text().splitlines()) // 3
+    return Cost(len(loaded.runs), wall, cpu, memory, calls, floor)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, nargs="+", default=[1440, 10_000])
@@ -129,22 +159,10 @@ def main() -> None:
         f"{'runs':>7}  {'status':>8}  {'CPU':>7}  {'memory':>7}  {'Slurm calls':>11}  {'floor':>7}"
     )
     for runs in parser.parse_args().runs:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            loaded, store = make(folder, runs)
-            tools = scheduler(folder, len(loaded.runs))
-            environ = os.environ | {
-                "PATH": f"{tools}:{os.environ['PATH']}",
-                "PYTHONPATH": str(ROOT),
-                "EPSWEEP_STALE_S": "100000",
-            }
-            status = [sys.executable, "-m", "sweep.cli", "status", str(folder / "many.yaml")]
-            floor, _, _ = measure([sys.executable, "-c", FLOOR, str(store.runs)], environ)
-            wall, cpu, memory = measure([*status, "--root", str(store.root)], environ)
-            calls = len((folder / "calls").read_text().splitlines()) // 3
+        seen = cost(runs)
         print(
-            f"{len(loaded.runs):>7,}  {wall:>6.2f} s  {cpu:>5.2f} s  {memory:>4.0f} MB  "
-            f"{calls:>11}  {floor:>5.2f} s"
+            f"{seen.runs:>7,}  {seen.wall:>6.2f} s  {seen.cpu:>5.2f} s  {seen.memory:>4.0f} MB  "
+            f"{seen.calls:>11}  {seen.floor:>5.2f} s"
         )
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.config import ConfigError, nearest
 from core.threats import direction_l1, direction_l2, per_image, project_l1, project_l2
 
 RHO = 0.75
@@ -39,6 +41,12 @@ def windows(steps: int) -> list[int]:
         length = max(length - less, least)
         position += length
     return ends
+
+
+@cache
+def _windows_on(steps: int, device: torch.device) -> Tensor:
+    """`windows`, sent to the device once: each sending would make the host wait for a GPU."""
+    return torch.tensor(windows(steps), device=device)
 
 
 @contextmanager
@@ -113,7 +121,7 @@ class Trajectory:
         """At the clean images x, with the loss and gradient there; epsilon [B]."""
         zeros = torch.zeros_like(loss, dtype=torch.long)
         common = dict(
-            window=torch.tensor(windows(steps), device=x.device),
+            window=_windows_on(steps, x.device),
             point=x.clone(),
             previous=x.clone(),
             gradient=gradient,
@@ -283,6 +291,25 @@ class L1(Trajectory):
 TRAJECTORIES: dict[str, type[Trajectory]] = {"linf": Linf, "l2": L2, "l1": L1}
 
 
+def trajectory(norm: str) -> type[Trajectory]:
+    """APGD for a norm. Raises ConfigError where there is none."""
+    if norm not in TRAJECTORIES:
+        raise ConfigError(
+            f"norm '{norm}': APGD has no such threat model{nearest(norm, TRAJECTORIES)}"
+        )
+    return TRAJECTORIES[norm]
+
+
+def check_range(x: Tensor) -> None:
+    """Raises ConfigError where images [B, C, H, W] leave [0, 1]: their ball would be cut off."""
+    low, high = map(float, x.aminmax()) if x.numel() else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):
+        raise ConfigError(
+            f"attack: expected images in [0, 1] (normalisation belongs into the model), got pixels "
+            f"from {low:g} to {high:g}"
+        )
+
+
 def apgd(
     model: nn.Module,
     x: Tensor,
@@ -291,17 +318,28 @@ def apgd(
     epsilon: float | Tensor,
     steps: int,
     norm: str = "linf",
+    trusted: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Adversarial examples for training: the point of highest loss on each trajectory.
 
     x: [B, C, H, W] in [0, 1]; y: [B]; epsilon: one strength or one per image [B], in [0, 1] for
     l-inf. Returns (x_best, clean logits). Costs steps + 1 forwards and steps input gradients; the
     clean logits are the first forward's. The result lies in the ball and in [0, 1].
+    trusted: the images are known to be in [0, 1]; to look makes the host wait for a GPU.
+    Raises ConfigError where the images leave [0, 1], there is no step, or no such norm.
     """
-    strength = torch.as_tensor(epsilon, dtype=x.dtype, device=x.device).expand(len(x))
+    if steps < 1:
+        raise ConfigError(f"attack: expected at least 1 step, got {steps}")
+    if not trusted:
+        check_range(x)
+    kind = trajectory(norm)
+    if isinstance(epsilon, Tensor):
+        strength = epsilon.to(x.device, x.dtype).expand(len(x))
+    else:
+        strength = torch.full((len(x),), epsilon, dtype=x.dtype, device=x.device)
     with attacking(model) as target:
         loss, gradient, clean_logits = gradient_of(target, x, y)
-        path = TRAJECTORIES[norm].start(x, gradient, loss, strength, steps)
+        path = kind.start(x, gradient, loss, strength, steps)
         for _ in range(steps - 1):
             path.advance()
             loss, gradient, _ = gradient_of(target, path.point, y)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from core import evaluate
 from core.data import Split
+from core.team import ALONE, Team
 
 SHARE, LEAST = 0.1, 20
 """The subset: this share of the images, the first ones, but at least so many."""
@@ -47,15 +49,15 @@ def check(
     batch: int,
     device: torch.device,
     norm: str = "linf",
+    team: Team = ALONE,
 ) -> Audit:
     """Repeat the first images of a fast search exactly, and give `found` their exact results.
 
     Raises AuditError where more than 0.1 % of the pairs disagree.
     """
     images = min(len(split), max(LEAST, round(SHARE * len(split))))
-    exact = evaluate.search(
-        model, split.first(images), strengths, steps=steps, batch=batch, device=device, norm=norm
-    )
+    how: Any = {"steps": steps, "batch": batch, "device": device, "norm": norm, "team": team}
+    exact = evaluate.search(model, split.first(images), strengths, **how)
     # Flags are right below the critical level, so two images differ at as many strengths as lie
     # between their levels.
     gap = int(np.abs(found.critical[:images].astype(int) - exact.critical).sum())

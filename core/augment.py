@@ -69,5 +69,5 @@ def _jitter(x: Tensor, factors: Tensor) -> Tensor:
 
 def _grey(x: Tensor) -> Tensor:
     """Luma [B, 1, H, W] (ITU-R 601, the weights of PIL)."""
-    weights = torch.tensor([0.299, 0.587, 0.114], device=x.device, dtype=x.dtype)
-    return (x * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = x.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue

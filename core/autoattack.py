@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from core.attacks import attacking
 from core.config import ConfigError
 from core.data import Split
-from core.evaluate import Search
+from core.evaluate import Search, joined
 from core.rundir import write_atomic
+from core.team import ALONE, Team
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
@@ -88,6 +89,7 @@ def evaluate(
     device: torch.device,
     ledger: Ledger,
     owned: Callable[[], None],
+    team: Team = ALONE,
 ) -> Search:
     """Critical strengths under APGD (`first`, called unless the ledger knows its result) and then
     AutoAttack, strength by strength, each on the images that are right so far.
@@ -96,18 +98,23 @@ def evaluate(
     Raises ConfigError where the package is missing.
     """
     require()
+    mine = team.mine(torch.arange(len(split)))
     known = ledger.load()
-    if known is None:
+    if any(team.gather(known is None)):
         found = first()
-        known = found, np.zeros(len(split), np.int16)
+        if team.size > 1:
+            costs = (found.forwards, found.backwards, found.zero_gradient_images)
+            found = Search(found.critical[mine.numpy()], *(costs if team.leads else ()))
+        known = found, np.zeros(len(mine), np.int16)
         owned()
         ledger.save(*known)
+    assert known is not None
     found, tried = known
     with attacking(model) as inner:
         target = Counted(inner)
         for level, epsilon in enumerate(strengths[1:], start=1):
             while len(rows := np.flatnonzero((found.critical > level) & (tried < level))[:batch]):
-                x, y = split.batch(torch.from_numpy(rows), device)
+                x, y = split.batch(mine[torch.from_numpy(rows)], device)
                 broken = _attack(target, x, y, epsilon, norm).cpu().numpy()
                 found.critical[rows[broken]] = level
                 tried[rows] = level
@@ -115,7 +122,7 @@ def evaluate(
                 found.backwards, target.backwards = found.backwards + target.backwards, 0
                 owned()
                 ledger.save(found, tried)
-    return found
+    return found if team.size == 1 else joined(team.gather((mine.numpy(), found)), len(split))
 
 
 def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: str) -> Tensor:

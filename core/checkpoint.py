@@ -63,14 +63,22 @@ def load(run: RunDir) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """One checkpoint, every checksum compared. Raises whatever its damage makes fail."""
+    state = read(path)
+    if state["format"] != FORMAT:
+        raise ValueError(f"format {state['format']}, expected {FORMAT}")
+    return state
+
+
+def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What torch.save has put there, every checksum compared (torch itself compares none).
+
+    Raises whatever a damage makes fail.
+    """
     with zipfile.ZipFile(path) as archive:
         broken = archive.testzip()
     if broken:
         raise ValueError(f"checksum of {broken}")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if state["format"] != FORMAT:
-        raise ValueError(f"format {state['format']}, expected {FORMAT}")
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
 
 

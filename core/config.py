@@ -6,6 +6,7 @@ moving a run to another cluster never changes its identity. Torch-free: planning
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from core.presets import Schedule, resolve_schedule
-from core.registry import canonical_backbone
+from core.registry import backbone, canonical_backbone
 from core.values import (
     AnyStrength,
     ConfigError,
@@ -40,6 +41,7 @@ __all__ = [
     "Augment",
     "ConfigError",
     "EvalConfig",
+    "Lora",
     "Objective",
     "Optim",
     "RunConfig",
@@ -108,6 +110,17 @@ class Augment(Part):
     """Largest shift in pixels, in both directions (wraps round)."""
 
 
+class Lora(Part):
+    """Adapters of `protocol: lora`: W + alpha / rank * B A, through peft."""
+
+    rank: Count = 8
+    alpha: Annotated[Number, Field(gt=0)] = 16.0
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Modules to adapt, by the end of their names; by default those of the backbone's registry
+    entry."""
+
+
 def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
     epochs = data.get("epochs", 50)
     if "schedule" not in data:
@@ -130,6 +143,21 @@ def _canonical_optim(optim: Optim, protocol: str) -> Optim:
     return optim.model_copy(update=changes) if changes else optim
 
 
+def _canonical_lora(lora: Lora, protocol: str, name: str) -> Lora:
+    """Defaults without LoRA; else targets in one order, none where they are the registry's.
+    Raises ValueError where nothing says what to adapt."""
+    if protocol != "lora":
+        return Lora()
+    known = backbone(name).lora
+    if not lora.targets and not known:
+        raise ValueError(
+            f"lora.targets: no target modules are known for '{name}', name some of its linear "
+            "layers or convolutions, e.g. lora.targets: [attn.qkv, attn.proj]"
+        )
+    targets = tuple(sorted(set(lora.targets)))
+    return lora.model_copy(update={"targets": () if targets == tuple(sorted(known)) else targets})
+
+
 class RunConfig(Part):
     """One training run; two equal configs are the same run, wherever they are launched from."""
 
@@ -148,8 +176,10 @@ class RunConfig(Part):
     epochs: Count = 50
     batch: Count = 128
     """Effective batch: images per optimiser step."""
-    protocol: Literal["full", "linear"] = "full"
-    """`full` trains everything; `linear` the head alone, on a frozen backbone."""
+    protocol: Literal["full", "linear", "lora"] = "full"
+    """`full` trains everything; `linear` the head alone, on a frozen backbone; `lora` the head
+    and low-rank adapters."""
+    lora: Lora = Lora()
     objective: Objective = Objective()
     optim: Optim = Optim()
     attack: Attack = Attack()
@@ -173,6 +203,8 @@ class RunConfig(Part):
             implied = self.validation.model_copy(update={"epsilon": None})
             object.__setattr__(self, "validation", implied)
         object.__setattr__(self, "optim", _canonical_optim(self.optim, self.protocol))
+        lora = _canonical_lora(self.lora, self.protocol, self.backbone)
+        object.__setattr__(self, "lora", lora)
         if self.objective.kind == "at" or self.schedule.kind == "standard":
             object.__setattr__(self, "objective", Objective())
         # Standard fine-tuning never attacks: it is one run whatever eps_g a table asks for.
@@ -273,7 +305,11 @@ class EvalConfig(Part):
     def _ascending(self) -> Self:
         pairs = zip(self.epsilons, self.epsilons[1:], strict=False)
         if not self.epsilons or self.epsilons[0] != 0 or any(a >= b for a, b in pairs):
-            raise ValueError("epsilons: expected ascending strengths that begin with 0")
+            given = ", ".join(show_strength(epsilon, self.norm) for epsilon in self.epsilons)
+            raise ValueError(
+                "epsilons: expected ascending strengths that begin with 0, "
+                f"got {reprlib.repr(given) if given else 'none'}"
+            )
         if self.norm != "linf" and "epsilons" not in self.model_fields_set:
             raise ValueError(f"epsilons: norm {self.norm} has no default, expected strengths")
         if self.attack == "autoattack" and self.mode == "fast":

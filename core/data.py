@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from core import procedural
-from core.config import RunConfig
+from core.config import ConfigError, RunConfig
 from core.datasets import arrays
 from core.datasets.entry import entries
 from core.datasets.images import read_image
@@ -33,10 +33,19 @@ from core.seeds import derive
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 [N, 3, H, W]; labels: int64 [N]."""
+    """images: uint8 [N, 3, H, W]; labels: int64 [N]. Raises ConfigError for anything else, such as
+    images that are scaled or normalised already: attacks need pixels in [0, 1]."""
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4:
+            kind = str(self.images.dtype).removeprefix("torch.")
+            raise ConfigError(f"images: expected uint8 [N, 3, H, W], got {kind} {list(shape)}")
+        if len(self.labels) != len(self.images):
+            raise ConfigError(f"labels: expected {len(self.images)}, got {len(self.labels)}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,8 +56,17 @@ class Split:
 
     def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images in [0, 1] as float32 [B, 3, H, W] and labels [B], on `device`."""
-        images = self.images[index].to(device, non_blocking=True)
-        return images.float().div_(255), self.labels[index].to(device, non_blocking=True)
+        images = rows(self.images, index, device)
+        return images.float().div_(255), rows(self.labels, index, device)
+
+
+def rows(source: Tensor, index: Tensor, device: torch.device) -> Tensor:
+    """Rows `index` of a tensor in host memory, on `device`. Through pinned memory where that is a
+    GPU: the host goes on at once, and work is queued ahead of the device."""
+    shape = (len(index), *source.shape[1:])
+    taken = torch.empty(shape, dtype=source.dtype, pin_memory=device.type == "cuda")
+    torch.index_select(source, 0, index, out=taken)
+    return taken.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

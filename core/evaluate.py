@@ -10,21 +10,24 @@ strength at which it is called broken did break it; the smaller ones are taken t
 without a look, so the result is never below independent attacks and needs an audit (core.audit).
 
 In both, images stop when broken and the next one takes their place, so batches stay full; loss and
-gradient at the clean image serve all strengths.
+gradient at the clean image serve all strengths. The processes of a team take every n-th image each.
+A search that was interrupted goes on from its last snapshot, with the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.attacks import TRAJECTORIES, Trajectory, attacking, gradient_of, loss_of
+from core.attacks import Trajectory, attacking, gradient_of, loss_of, trajectory
 from core.data import Split
+from core.snapshot import Snapshot
+from core.team import ALONE, Team, TeamError
 
 Mode = Literal["exact", "fast"]
 
@@ -50,7 +53,7 @@ class Search:
 class _Slots:
     """The images under attack: where each came from, which strength it is at, its clean state."""
 
-    index: Tensor  # [B] row in the split
+    index: Tensor  # [B] which of the rows
     level: Tensor  # [B] strength under attack; 0 is the clean image itself
     labels: Tensor
     clean: Tensor  # [B, C, H, W]
@@ -77,22 +80,48 @@ def search(
     mode: Mode = "exact",
     norm: str = "linf",
     progress: Callable[[int], None] = lambda done: None,
+    team: Team = ALONE,
+    snapshot: Snapshot | None = None,
 ) -> Search:
     """Critical strengths of every image of `split`; strengths ascend from 0.
 
-    `progress` is told the number of finished images now and then.
+    `progress` is told the number of finished images (of the whole team, as far as one process can
+    tell) now and then. Raises TeamError where not every image was searched exactly once.
     """
+    rows = team.mine(torch.arange(len(split)))
     with attacking(model) as target:
         if len(strengths) == 1:
-            return _clean_search(target, split, batch, device)
-        start = TRAJECTORIES[norm].start
-        return _Queue(target, split, strengths, steps, device, mode, start).run(batch, progress)
+            found = _clean_search(target, split, rows, batch, device)
+        else:
+            start = trajectory(norm).start
+            queue = _Queue(target, split, rows, strengths, steps, device, mode, start)
+            if snapshot:
+                snapshot.about |= {"norm": norm, "rank": team.rank, "size": team.size}
+            found = queue.run(batch, lambda done: progress(done * team.size), snapshot)
+    return found if team.size == 1 else joined(team.gather((rows.numpy(), found)), len(split))
 
 
-def _clean_search(model: nn.Module, split: Split, batch: int, device: torch.device) -> Search:
-    found = Search(np.zeros(len(split), np.int16), forwards=len(split))
-    for index in torch.arange(len(split)).split(batch):
-        x, y = split.batch(index, device)
+def joined(parts: Sequence[tuple[np.ndarray[Any, Any], Search]], images: int) -> Search:
+    """One search from parts of it, each with the rows it covers. Raises TeamError unless every
+    image is in exactly one."""
+    seen = np.concatenate([rows for rows, _ in parts])
+    if not np.array_equal(np.sort(seen), np.arange(images)):
+        raise TeamError(f"{len(np.unique(seen))} of {images} images were evaluated, not each once")
+    whole = Search(np.zeros(images, np.int16))
+    for rows, part in parts:
+        whole.critical[rows] = part.critical
+        whole.forwards += part.forwards
+        whole.backwards += part.backwards
+        whole.zero_gradient_images += part.zero_gradient_images
+    return whole
+
+
+def _clean_search(
+    model: nn.Module, split: Split, rows: Tensor, batch: int, device: torch.device
+) -> Search:
+    found = Search(np.zeros(len(rows), np.int16), forwards=len(rows))
+    for index in torch.arange(len(rows)).split(batch):
+        x, y = split.batch(rows[index], device)
         _, logits = loss_of(model, x, y)
         found.critical[index.numpy()] = (logits.argmax(1) == y).cpu().numpy()
     return found
@@ -105,6 +134,7 @@ class _Queue:
         self,
         model: nn.Module,
         split: Split,
+        rows: Tensor,
         strengths: Sequence[float],
         steps: int,
         device: torch.device,
@@ -112,17 +142,31 @@ class _Queue:
         start: Callable[[Tensor, Tensor, Tensor, Tensor, int], Trajectory],
     ) -> None:
         self.start = start
-        self.model, self.split, self.steps, self.device = model, split, steps, device
+        self.model, self.split, self.rows = model, split, rows
+        self.steps, self.device = steps, device
         self.follow = _climb if mode == "exact" else _descend
         self.strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
-        self.waiting = 0  # next row of the split
-        self.found = Search(np.zeros(len(split), np.int16))
+        self.waiting = 0  # index of the next one of `rows`
+        self.found = Search(np.zeros(len(rows), np.int16))
 
-    def run(self, batch: int, progress: Callable[[int], None]) -> Search:
-        slots = self._take(min(batch, len(self.split)))
+    def run(
+        self, batch: int, progress: Callable[[int], None], snapshot: Snapshot | None = None
+    ) -> Search:
+        slots = self._take(min(batch, len(self.rows)))
         path = self._enter(slots)
         finished = 0
+        if snapshot:
+            snapshot.about |= {
+                "images": len(self.rows),
+                "strengths": self.strengths.tolist(),
+                "steps": self.steps,
+                "batch": batch,
+                "path": self.follow.__name__,
+            }
+            finished = self._restore(snapshot.load(self.device), slots, path)
         while len(slots.index):
+            if snapshot and snapshot.due():
+                snapshot.save(self._state(slots, path, finished))
             done = self._step(slots, path)
             finished += len(done)
             progress(finished)
@@ -130,11 +174,33 @@ class _Queue:
                 self._refill(slots, path, done)
         return self.found
 
+    def _state(self, slots: _Slots, path: Trajectory, finished: int) -> dict[str, Any]:
+        """All that the rest of the search depends on."""
+        found = vars(self.found) | {"critical": torch.from_numpy(self.found.critical)}
+        return {
+            "waiting": self.waiting,
+            "finished": finished,
+            "found": found,
+            "slots": vars(slots),
+            "path": vars(path),
+        }
+
+    def _restore(self, state: dict[str, Any] | None, slots: _Slots, path: Trajectory) -> int:
+        """Take over a state, if there is one; returns the number of finished images."""
+        if state is None:
+            return 0
+        self.waiting = state["waiting"]
+        self.found = Search(**state["found"] | {"critical": state["found"]["critical"].numpy()})
+        vars(slots).update(state["slots"])
+        vars(path).update(state["path"])
+        finished: int = state["finished"]
+        return finished
+
     def _take(self, count: int) -> _Slots:
         """The next `count` images, at level 0."""
         index = torch.arange(self.waiting, self.waiting + count)
         self.waiting += count
-        x, y = self.split.batch(index, self.device)
+        x, y = self.split.batch(self.rows[index], self.device)
         level, loss = torch.zeros_like(y), torch.zeros(count, device=self.device)
         return _Slots(index.to(self.device), level, y, x, loss, torch.zeros_like(x))
 
@@ -175,7 +241,7 @@ class _Queue:
 
     def _refill(self, slots: _Slots, path: Trajectory, done: Tensor) -> None:
         """New images take the places of finished ones; places left over are dropped."""
-        count = min(len(done), len(self.split) - self.waiting)
+        count = min(len(done), len(self.rows) - self.waiting)
         if count:
             fresh = self._take(count)
             slots.put(done[:count], fresh)
@@ -206,15 +272,16 @@ def _descend(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[T
 
 @torch.no_grad()
 def clean_loss(
-    model: nn.Module, split: Split, *, batch: int, device: torch.device
+    model: nn.Module, split: Split, *, batch: int, device: torch.device, team: Team = ALONE
 ) -> tuple[float, int]:
     """Mean cross-entropy on a split and the number of right images."""
     total = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.long, device=device)
     with attacking(model) as target:
-        for index in torch.arange(len(split)).split(batch):
+        for index in team.mine(torch.arange(len(split))).split(batch):
             x, y = split.batch(index, device)
             loss, logits = loss_of(target, x, y)
             total += loss.double().sum()
             correct += (logits.argmax(1) == y).sum()
+    team.total([total, correct])
     return float(total) / len(split), int(correct)

@@ -5,6 +5,7 @@ Torch-free, so that launching finds what is missing before anything is submitted
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -147,7 +148,7 @@ def cached_weights(repo: str, hub: Path) -> Path | None:
 
 
 def missing(configs: Iterable[RunConfig], store: Store, *, hub: Path | None = None) -> list[str]:
-    """One line per dataset or checkpoint that these runs need and this machine lacks.
+    """One line per dataset, checkpoint or package that these runs need and this machine lacks.
 
     hub: the cache in which runs must find pretrained weights; None where they may download them.
     """
@@ -165,6 +166,9 @@ def missing(configs: Iterable[RunConfig], store: Store, *, hub: Path | None = No
                 weights_file(file, store)
             except ConfigError as error:
                 problems.append(str(error))
+    adapted = any(config.protocol == "lora" for config in configs)
+    if adapted and importlib.util.find_spec("peft") is None:
+        problems.append("protocol lora needs the package peft: pip install 'epsweep[lora]'")
     if hub:
         pretrained = [config.backbone for config in configs if config.weights == "pretrained"]
         problems += [line for name in dict.fromkeys(pretrained) for line in _not_cached(name, hub)]

@@ -18,6 +18,7 @@ import core.vision  # noqa: F401  torchvision must be importable before timm is
 import timm  # isort: skip
 import timm.models  # isort: skip
 
+from core import lora
 from core.config import ConfigError, RunConfig
 from core.inputs import local_weights, weights_file
 from core.registry import backbone
@@ -63,6 +64,8 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
         load_backbone(net, weights_file(file, store))
     mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
     model = Classifier(net, entry.mean or mean, entry.std or std)
+    if config.protocol == "lora":
+        lora.adapt(model, config)
     model.to(memory_format=layout(model))  # type: ignore[call-overload]
     return model
 

@@ -2,7 +2,9 @@
 none of that decay on biases and norms.
 
 Full fine-tuning trains everything. Linear probing freezes the backbone and keeps it in evaluation
-mode, so that its BatchNorm statistics and its dropout stay out of the training too.
+mode, so that its BatchNorm statistics and its dropout stay out of the training too. With LoRA the
+backbone's own weights are frozen, adapters and head are trained; all is in training mode but
+BatchNorm, whose statistics belong to the frozen weights.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.config import ConfigError, Optim, RunConfig
 
@@ -29,20 +32,32 @@ def prepare(model: nn.Module, config: RunConfig) -> None:
     known."""
     optim, heads = config.optim, head_names(model)
     parts = (optim.head_lr, optim.head_weight_decay)
-    if not heads and (config.protocol == "linear" or parts != (None, None)):
+    if not heads and (config.protocol != "full" or parts != (None, None)):
         raise ConfigError(
             f"protocol {config.protocol}, optim.head_*: {config.backbone} does not say which of "
             "its modules is the head"
         )
-    if config.protocol == "linear":
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(_is_in(name, heads))
+    if config.protocol == "full":
+        return
+    adapters = config.protocol == "lora"
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_in(name, heads) or (adapters and ".lora_" in name))
+
+
+def sentence(model: nn.Module) -> str:
+    """How many parameters train, for the log."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    trained, whole = sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
+    return f"training {trained:,} of {whole:,} parameters"
 
 
 def train_mode(model: nn.Module, config: RunConfig) -> None:
     """Training mode for what the run trains, evaluation mode for the rest."""
-    if config.protocol == "full":
+    if config.protocol != "linear":
         model.train()
+        for module in model.modules() if config.protocol == "lora" else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         return
     model.eval()
     for name in head_names(model):
@@ -56,7 +71,7 @@ def groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
     found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (_is_in(name, heads), parameter.ndim > 1)
+            key = (is_in(name, heads), parameter.ndim > 1)
             found.setdefault(key, []).append(parameter)
     return [
         {
@@ -74,5 +89,6 @@ def _of_head(optim: Optim, name: str, head: bool) -> float:
     return common if own is None else own
 
 
-def _is_in(name: str, modules: tuple[str, ...]) -> bool:
+def is_in(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a parameter's dotted name lies in one of these modules."""
     return any(name.startswith(f"{module}.") for module in modules)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from core.config import parse_strength, show_strength
 
@@ -44,6 +44,20 @@ class ResultRow(TypedDict):
     epsilon: str
     n: int
     correct: int
+
+
+Goal = Literal["clean", "adversarial", "expected"]
+"""Which accuracy on the validation split hyper-parameters are chosen by."""
+
+
+def reached(row: MetricsRow, goal: Goal) -> float:
+    """Accuracy in [0, 1] by which an epoch is judged; of `expected` its coarsest estimate, the mean
+    of clean and adversarial accuracy."""
+    clean = row["val_clean_correct"] / row["val_clean_images"]
+    adversarial = row["val_adv_correct"] / row["val_adv_images"]
+    if goal == "expected":
+        return (clean + adversarial) / 2
+    return clean if goal == "clean" else adversarial
 
 
 def delay(rows: Sequence[Mapping[str, Any]], epochs: int) -> int:

@@ -11,23 +11,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core import checkpoint, evaluate, models, parameters, schedules
-from core.attacks import apgd
-from core.augment import augment, draw_table
-from core.averaging import Average
+from core import checkpoint, evaluate, parameters, schedules
+from core.augment import draw_table
 from core.claims import NotOwnedError
-from core.config import RunConfig, rounded, show_strength
-from core.data import Dataset, Split
-from core.objectives import loss_sum
+from core.config import ConfigError, RunConfig, rounded, show_strength
+from core.data import Dataset
 from core.records import MetricsRow
 from core.rundir import RunDir, write_jsonl
 from core.runtime import autocast
 from core.seeds import derive
+from core.step import Step
+from core.team import ALONE, Team
 
 
 class DivergedError(RuntimeError):
@@ -48,11 +48,10 @@ class Monitor:
     """Whether this process may still write into the run folder."""
 
 
-def learning_rate(config: RunConfig, step: int, steps: int, *, peak: float | None = None) -> float:
+def learning_rate(config: RunConfig, step: int, steps: int, peak: float) -> float:
     """Linear warm-up over the first `optim.warmup` of all steps, then cosine to 0. peak: the
-    learning rate in between, by default `optim.lr`."""
+    learning rate in between."""
     warm = round(config.optim.warmup * steps)
-    peak = config.optim.lr if peak is None else peak
     if step < warm:
         return peak * (step + 1) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
@@ -62,7 +61,8 @@ class Trainer:
     """Trains one model; `fit` returns the metrics of every epoch.
 
     micro_batch: images per forward and backward; the effective batch stays config.batch, by
-    accumulation. eval_batch: images per evaluation forward.
+    accumulation. team: the processes that share each batch; every one has the whole model, and
+    all make the same step.
     """
 
     def __init__(
@@ -75,26 +75,34 @@ class Trainer:
         device: torch.device,
         micro_batch: int | None = None,
         monitor: Monitor | None = None,
+        team: Team = ALONE,
     ) -> None:
         self.config, self.data, self.run, self.device = config, data, run, device
+        self.team = team
         self.model = model.to(device)
         parameters.prepare(self.model, config)
         self.batch = min(config.batch, len(data.train))
-        self.micro_batch = min(micro_batch or self.batch, self.batch)
+        if self.batch < team.size:
+            raise ConfigError(f"batch {self.batch}: too few images for {team.size} processes")
+        share = -(-self.batch // team.size)
+        self.step = Step(
+            config,
+            self.model,
+            device=device,
+            micro_batch=min(micro_batch or share, share),
+            team=team,
+            remark=lambda text: self.monitor.remark(text),
+        )
         self.monitor = monitor or Monitor()
         self.schedule = schedules.make(config)
         self.steps_per_epoch = len(data.train) // self.batch
-        self.optimizer = torch.optim.AdamW(parameters.groups(self.model, config), fused=True)
-        decay = config.optim.ema
-        self.average = Average(self.model, decay) if decay else None
-        self.layout = models.layout(self.model)
         self.rows: list[MetricsRow] = []
         self._begun = time.perf_counter(), 0.0  # when, and at which share of the work
 
     @property
     def evaluated(self) -> nn.Module:
         """The model whose accuracy counts: the averaged one where there is one."""
-        return self.average.model if self.average else self.model
+        return self.step.average.model if self.step.average else self.model
 
     def fit(self) -> list[MetricsRow]:
         """Train to the last epoch, from the newest checkpoint where there is one.
@@ -111,12 +119,12 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        average = {"average": self.average.model.state_dict()} if self.average else {}
+        average = {"average": self.step.average.model.state_dict()} if self.step.average else {}
         return {
             "run": self.config.id,
             "model": self.model.state_dict(),
             **average,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
             "schedule": self.schedule.state(),
             "rows": [dict(row) for row in self.rows],
         }
@@ -135,19 +143,24 @@ class Trainer:
         state, remarks = checkpoint.load(self.run)
         for remark in remarks:
             self.monitor.remark(remark)
+        found = self.team.gather(len(state["rows"]) if state else 0)
+        if len(set(found)) > 1:
+            raise OSError(f"the processes see checkpoints of epochs {found}; is the disk shared?")
         if state is None:
             return
         self.model.load_state_dict(state["model"])
-        if self.average:
-            self.average.model.load_state_dict(state.get("average", state["model"]))
+        if self.step.average:
+            self.step.average.model.load_state_dict(state.get("average", state["model"]))
         if "optimizer" in state:
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.step.optimizer.load_state_dict(state["optimizer"])
         self.schedule.restore(state["schedule"])
         self.rows = state["rows"]
         write_jsonl(self.run.metrics, self.rows)
         self.monitor.remark(f"resuming after epoch {len(self.rows)} of {self.config.epochs}")
 
     def _save(self) -> None:
+        if not self.team.leads:
+            return
         self._must_own()
         # Asked again after the writing, which takes long: a process may sleep in between.
         checkpoint.save(self.run, self.state(), check=self._must_own)
@@ -155,7 +168,8 @@ class Trainer:
 
     def finish(self) -> None:
         """Keep the final weights alone; every evaluation is on disk by now."""
-        checkpoint.slim(self.run, self.state(), check=self._must_own)
+        if self.team.leads:
+            checkpoint.slim(self.run, self.state(), check=self._must_own)
 
     def _must_own(self) -> None:
         if not self.monitor.owned():
@@ -172,7 +186,7 @@ class Trainer:
         row: Any = {
             "epoch": epoch,
             "epsilon": epsilon,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.step.optimizer.param_groups[0]["lr"],
             "train_loss": float(losses.mean()),
             "train_clean_correct": clean_correct,
             "train_images": images,
@@ -199,18 +213,23 @@ class Trainer:
         losses = torch.zeros(self.steps_per_epoch, device=self.device)
         correct = torch.zeros((), dtype=torch.long, device=self.device)
         parameters.train_mode(self.model, config)
-        # Dropout and stochastic depth draw from torch's global streams: fork them for the epoch.
+        steps = config.epochs * self.steps_per_epoch
+        # Dropout and stochastic depth draw from torch's global streams: fork them for the epoch,
+        # one for each process of the team.
+        own = (self.team.rank,) if self.team.rank else ()
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(derive(config.seed, "dropout", epoch))
+            torch.manual_seed(derive(config.seed, "dropout", epoch, *own))
             started = time.perf_counter()
             for step in range(self.steps_per_epoch):
                 index = order[step * self.batch : (step + 1) * self.batch]
-                self._set_learning_rate(epoch * self.steps_per_epoch + step)
-                losses[step], right = self._fitting_step(split, index, table, epsilon)
+                done = epoch * self.steps_per_epoch + step
+                self.step.set_rate(partial(learning_rate, config, done, steps))
+                losses[step], right = self.step.make(split, index, table, epsilon)
                 correct += right
                 speed = (step + 1) * self.batch / (time.perf_counter() - started)
                 self._report("train", epoch, speed, step)
+        self.team.total([losses, correct])
         bad = (~losses.isfinite()).nonzero().flatten()
         if len(bad):
             raise DivergedError(
@@ -220,85 +239,20 @@ class Trainer:
             )
         return losses, int(correct) if epsilon else -1
 
-    def _set_learning_rate(self, step: int) -> None:
-        steps = self.config.epochs * self.steps_per_epoch
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, step, steps, peak=group["peak"])
-
-    def _fitting_step(
-        self, split: Split, index: Tensor, table: Tensor, epsilon: float
-    ) -> tuple[Tensor, Tensor]:
-        """`_step`, with half the micro-batch as often as memory runs out. The step begins again
-        from where it began: random streams, buffers (BatchNorm statistics) and gradients."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
-        streams = torch.get_rng_state(), [torch.cuda.get_rng_state(on) for on in devices]
-        while True:
-            try:
-                return self._step(split, index, table, epsilon)
-            except torch.OutOfMemoryError:
-                if self.micro_batch == 1:
-                    raise
-            # Outside of the handler, whose traceback keeps the activations alive.
-            self.micro_batch = (self.micro_batch + 1) // 2
-            self.monitor.remark(f"out of memory: going on with micro-batches of {self.micro_batch}")
-            self.optimizer.zero_grad(set_to_none=True)
-            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(value)
-            torch.set_rng_state(streams[0])
-            for on, stream in zip(devices, streams[1], strict=True):
-                torch.cuda.set_rng_state(stream, on)
-                torch.cuda.empty_cache()
-
-    def _step(
-        self, split: Split, index: Tensor, table: Tensor, epsilon: float
-    ) -> tuple[Tensor, Tensor]:
-        """One optimiser step. Returns its mean loss and the number right before the attack."""
-        total = torch.zeros((), device=self.device)
-        correct = torch.zeros((), dtype=torch.long, device=self.device)
-        for part in index.split(self.micro_batch):
-            x, y = split.batch(part, self.device)
-            x = augment(x, table[part].to(self.device), self.config.augment)
-            x = x.contiguous(memory_format=self.layout)
-            adv = x
-            with autocast(self.config.precision, self.device):
-                if epsilon:
-                    adv, clean = apgd(
-                        self.model,
-                        x,
-                        y,
-                        epsilon=epsilon,
-                        steps=self.config.attack.steps,
-                        norm=self.config.norm,
-                    )
-                    correct += (clean.argmax(1) == y).sum()
-                loss = loss_sum(self.config.objective, self.model, x, adv, y) / len(index)
-            loss.backward()
-            total += loss.detach()
-        if self.config.optim.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update(self.model)
-        return total, correct
-
     def _validate(self) -> dict[str, Any]:
         """Clean loss and accuracy on all validation images, adversarial on the first ones."""
         asked, split = self.config.validation, self.data.val
         attacked = split.first(asked.images)
+        how: Any = {"batch": self.step.micro_batch, "device": self.device, "team": self.team}
         with autocast(self.config.precision, self.device):
-            loss, correct = evaluate.clean_loss(
-                self.evaluated, split, batch=self.micro_batch, device=self.device
-            )
+            loss, correct = evaluate.clean_loss(self.evaluated, split, **how)
             found = evaluate.search(
                 self.evaluated,
                 attacked,
                 [0.0, float(self.config.validation_epsilon)],
                 steps=asked.steps,
                 norm=self.config.norm,
-                batch=self.micro_batch,
-                device=self.device,
+                **how,
             )
         return {
             "val_loss": loss,

@@ -88,6 +88,10 @@ class Profile(Model):
         else:
             yield from self._slurm_faults()
             yield from self._gpu_faults()
+        if self.ranks > 1 and self.executor == "debug":
+            yield f"gpus_per_run: executor 'debug' has one process, got {self.gpus_per_run}"
+        if self.ranks > 1 and self.runs_per_job > 1:
+            yield "runs_per_job: a job with several GPUs per run takes one run"
         if self.executor != "local" and "workers" in self.model_fields_set:
             yield f"workers: only for executor 'local', this one is {self.executor!r}"
 

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,34 +90,49 @@ class _Sender:
         return first
 
     def _array(self, profile: Profile, manifest: Path, rows: range) -> None:
-        """One sbatch. What it is about to do is recorded under a name that no other job has: if
-        the launcher dies before it learns the id, squeue still knows the job by that name."""
+        """One sbatch."""
         per = profile.runs_per_job
         tasks = [
             _job(manifest, first, min(per, rows.stop - first), self.sweep, self.store, profile)
             for first in range(rows.start, rows.stop, per)
         ]
-        name = f"epsweep-{self.sweep.path.name}-{uuid.uuid4().hex[:8]}"
-        about = {
-            "name": name,
-            "array": None,
-            "tasks": len(tasks),
-            "first": rows.start,
-            "end": rows.stop,
-            "per": per,
-            "mem_gb": profile.slurm.mem_gb,
-            "code": self.code.name,
-        }
-        submit.record(self.sweep, manifest, profile, **about)
-        try:
-            job = _sbatch(tasks, executor(self.sweep, self.code, profile, name))
-        except ClusterError:
-            now = cluster.jobs([name], [name])[name]
-            if now.over or (now.current and now.state == "UNKNOWN"):
-                submit.forget(self.sweep, name)  # Slurm is sure that no such job will run
-            raise
-        submit.record(self.sweep, manifest, profile, **about | {"array": job})
+        about = {"first": rows.start, "end": rows.stop, "per": per}
+        job = hand_over(tasks, self.sweep, self.code, manifest, profile, **about)
         self.arrays[job] = len(tasks)
+
+
+def hand_over(
+    tasks: Sequence[Callable[[], dict[str, int]]],
+    sweep: SweepDir,
+    code: Path,
+    manifest: Path,
+    profile: Profile,
+    **more: Any,
+) -> str:
+    """Submit one array and put it on record with what `more` tells; returns its id.
+
+    What it is about to do is recorded first, under a name that no other job has: if the launcher
+    dies before it learns the id, squeue still knows the job by that name. Raises ClusterError.
+    """
+    name = f"epsweep-{sweep.path.name}-{uuid.uuid4().hex[:8]}"
+    about = {
+        "name": name,
+        "array": None,
+        "tasks": len(tasks),
+        **more,
+        "mem_gb": profile.slurm.mem_gb,
+        "code": code.name,
+    }
+    submit.record(sweep, manifest, profile, **about)
+    try:
+        job = _sbatch(tasks, executor(sweep, code, profile, name))
+    except ClusterError:
+        now = cluster.jobs([name], [name])[name]
+        if now.over or (now.current and now.state == "UNKNOWN"):
+            submit.forget(sweep, name)  # Slurm is sure that no such job will run
+        raise
+    submit.record(sweep, manifest, profile, **about | {"array": job})
+    return job
 
 
 def send(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -> Sent:
@@ -134,6 +149,12 @@ def send(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -
 def room(profile: Profile) -> int:
     """How many more jobs the cluster takes from us now, as far as it says."""
     return _limits(profile).room
+
+
+def fits(tasks: int, profile: Profile) -> int:
+    """How many of the tasks of one array the cluster takes from us now."""
+    known = _limits(profile)
+    return min(tasks, known.room, max(1, known.max_array_size))
 
 
 def _limits(profile: Profile) -> limits.Limits:
@@ -197,7 +218,7 @@ def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> submit
     return made
 
 
-def _sbatch(tasks: Sequence[RunJob], sender: submitit.AutoExecutor) -> str:
+def _sbatch(tasks: Sequence[Callable[[], dict[str, int]]], sender: submitit.AutoExecutor) -> str:
     """The id of the array. Raises ClusterError with Slurm's reason."""
     kept = {key: os.environ.pop(key) for key in OWN_OPTIONS if key in os.environ}
     try:

@@ -6,16 +6,19 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.claims import Claim, NotOwnedError
 from core.config import EvalConfig, RunConfig
-from core.rundir import RunDir, Store, read_json
+from core.rundir import RunDir, Store, SweepDir, read_json
 from sweep import breaker, triage
 from sweep.stop import CancelledError, StoppedError, cancellable
+
+if TYPE_CHECKING:
+    from core.team import Team  # imports torch
 
 log = logging.getLogger("epsweep")
 
@@ -36,23 +39,54 @@ def make(
     options: dict[str, Any],
     *,
     gpus: float = 0,
+    team: Team | None = None,
 ) -> str:
     """Claim a run and execute it. Returns 'done', 'failed', 'cancelled', 'lost' (another process
-    took it over) or 'skipped' (it is done, held by another, or asked not to run).
+    took it over, or one of the team is gone) or 'skipped' (it is done, held by another, or asked
+    not to run).
 
-    options: the fields of core.run.Options (a dict, since importing that imports torch). A failure
-    is recorded in the run folder and does not raise; what told this process to stop does.
+    options: the fields of core.run.Options (a dict, since importing that imports torch); team: the
+    processes that do it together, of which this one leads. A failure is recorded in the run folder
+    and does not raise; what told this process to stop does.
     """
-    run = store.run(config.id)
-    if is_done(run, evals) or run.cancel.exists():
-        return "skipped"
-    job = triage.own_job() or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
-    claim = Claim.acquire(run, job=job, gpus=gpus)
+    run, claim = store.run(config.id), None
+    if not is_done(run, evals) and not run.cancel.exists():
+        claim = claim_for(run, gpus=gpus)
+    if team:
+        team.share(claim is not None)
     if claim is None:
         return "skipped"
-    with logging_to(run.log):
-        log.info("attempt %d of %s", claim.attempt, config.id)
-        ending = _execute(config, evals, store, claim, options)
+
+    def work() -> None:
+        from core.run import Options, execute  # imports torch
+        from core.team import ALONE
+
+        execute(config, evals, store, claim, Options(**options), team or ALONE)
+
+    sweep = store.sweep(options["group"]) if options["group"] else None
+    return conduct(claim, work, config.id, sweep, team)
+
+
+def claim_for(run: RunDir, *, gpus: float = 0) -> Claim | None:
+    """The claim on a run for the job this process is in; None where another process holds it."""
+    job = triage.own_job() or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+    return Claim.acquire(run, job=job, gpus=gpus)
+
+
+def conduct(
+    claim: Claim,
+    work: Callable[[], object],
+    name: str,
+    sweep: SweepDir | None,
+    team: Team | None = None,
+) -> str:
+    """Do what was claimed, and leave word of how that ended; returns it, as `make` does.
+
+    name: of the run, in the log and among the failures of the sweep.
+    """
+    with logging_to(claim.run.log):
+        log.info("attempt %d of %s", claim.attempt, name)
+        ending = _ending(claim, work, name, sweep, team)
         if claim.held():
             log.info("%s%s", ending.outcome, f": {ending.reason}" if ending.reason else "")
         claim.release(ending.outcome, kind=ending.kind, reason=ending.reason)
@@ -61,18 +95,16 @@ def make(
     return ending.outcome
 
 
-def _execute(
-    config: RunConfig,
-    evals: Sequence[EvalConfig],
-    store: Store,
+def _ending(
     claim: Claim,
-    options: dict[str, Any],
+    work: Callable[[], object],
+    name: str,
+    sweep: SweepDir | None,
+    team: Team | None,
 ) -> Ending:
     try:
         with cancellable(claim):
-            from core.run import Options, execute  # imports torch
-
-            execute(config, evals, store, claim, Options(**options))
+            work()
     except (CancelledError, NotOwnedError):
         if not claim.held():
             return Ending("lost", "lost", "another process has taken this run over")
@@ -83,12 +115,53 @@ def _execute(
             kind, reason = "cancelled", "cancelled on request"
         return Ending("cancelled" if kind == "cancelled" else "interrupted", kind, reason, stop)
     except Exception as error:
+        if team and type(error).__name__ == "TeamError":
+            return _of_team(team, error)
         log.error("%s", traceback.format_exc())
         kind, reason = triage.classify(error)
-        if options["group"] and kind in breaker.SYSTEMATIC:
-            breaker.note(store.sweep(options["group"]), config.id, error, reason)
+        if sweep and kind in breaker.SYSTEMATIC:
+            breaker.note(sweep, name, error, reason)
         return Ending("failed", kind, reason, error if kind == "timeout" else None)
     return Ending("done")
+
+
+def _of_team(team: Team, error: Exception) -> Ending:
+    """How the leader ends when another process of the team is gone: as that one said."""
+    word = team.word()
+    if word is None:
+        return Ending("lost", "lost", str(error))
+    log.error("%s", word["traceback"])
+    return Ending("failed", word["kind"], f"process {word['rank']}: {word['reason']}")
+
+
+def assist(
+    config: RunConfig,
+    evals: Sequence[EvalConfig],
+    store: Store,
+    options: dict[str, Any],
+    team: Team,
+) -> str:
+    """Do this process's share of a run that the leader of the team has claimed; it writes nothing.
+
+    Returns 'done' or 'skipped'. After a failure the process leaves word for the leader and ends.
+    """
+    if not team.share():
+        return "skipped"
+    from core.run import Options, execute
+    from core.team import TeamError
+
+    try:
+        execute(config, evals, store, None, Options(**options), team)
+    except TeamError as error:
+        log.warning("%s", error)
+        os._exit(0)
+    except Exception as error:
+        kind, reason = triage.classify(error)
+        text = traceback.format_exc()
+        log.error("%s", text)
+        team.tell({"rank": team.rank, "kind": kind, "reason": reason, "traceback": text})
+        os._exit(1)
+    return "done"
 
 
 def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:

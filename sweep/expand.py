@@ -16,8 +16,11 @@ from core.config import EvalConfig, RunConfig, resolve_schedule
 from sweep.fields import Axis, Choice, canonical
 from sweep.gridfile import GridFile, Place
 
-COUPLED = {"epochs", "schedule", "epsilon_g", "attack"}
-"""Fields that RunConfig checks or rewrites together; any other is judged by itself."""
+COUPLED = (
+    {"epochs", "schedule", "epsilon_g", "attack", "norm", "validation", "objective"},
+    {"protocol", "optim", "lora", "backbone"},
+)
+"""Sets of fields that RunConfig checks or rewrites together; any other is judged by itself."""
 STAND_IN = {"backbone": "vit", "dataset": "fake"}
 """Fill the required fields while other fields are judged."""
 
@@ -29,6 +32,8 @@ class Run:
     config: RunConfig
     setting: str
     evals: tuple[EvalConfig, ...]
+    tuned: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Of a tuned run the winner it has taken, as `sweep.search` records it."""
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,7 +124,7 @@ def _groups(base: Choice, axes: Sequence[Axis], exclude: Sequence[Choice]) -> li
     parts: list[tuple[set[str], list[int]]] = []
     for number, axis in enumerate(axes):
         fields = {_top(key) for choice in axis for key in choice}
-        fields |= COUPLED if fields & COUPLED else set()
+        fields = fields.union(*(coupled for coupled in COUPLED if fields & coupled))
         numbers = [number]
         for part in [part for part in parts if part[0] & fields]:
             parts.remove(part)

@@ -17,6 +17,7 @@ The grammar, all of it (a field is a dotted RunConfig field such as `optim.lr`):
              seed; where there is no grid and no zip, these are the only runs
     evals    list of evaluations, each done on every run; by default EvalConfig()
     tables   the tables this grid feeds
+    tune     a search for hyper-parameters that comes before the runs, see sweep.tune
 
 A schedule is one value: a preset or a mapping, whose `name` labels it in tables.
 """
@@ -34,14 +35,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.config import ConfigError, EvalConfig, RunConfig, Schedule, nearest, problems
+from sweep import tune as tuning
 from sweep.expand import Run, judge, product, report
 from sweep.fields import FIELDS, Axis, Choice, join, set_field, show, union
 from sweep.filters import select
 from sweep.gridfile import GridFile, Place
+from sweep.search import Search
+from sweep.tune import Tune
 
 __all__ = ["Grid", "Run", "load", "parse", "select", "shipped"]
 
-KEYS = "name", "about", "base", "grid", "zip", "include", "exclude", "seeds", "evals", "tables"
+KEYS = (
+    *("name", "about", "base", "grid", "zip", "include", "exclude", "seeds", "evals", "tables"),
+    "tune",
+)
 MOST_COMBINATIONS = 1_000_000
 
 
@@ -56,6 +63,10 @@ class Grid:
     tables: tuple[str, ...]
     text: str
     path: Path
+    tune: Tune | None = None
+    searches: tuple[Search, ...] = ()
+    """Those of `tune`, once `sweep.winners.apply` has looked at them in a store; where all have a
+    winner, the runs have taken them."""
 
 
 def shipped() -> dict[str, Path]:
@@ -96,10 +107,13 @@ def parse(text: str, path: Path) -> Grid:
     evals, tables = _evals(file), _tables(file)
     runs, shared = _distinct(file, (Run(*found, evals) for found in _expand(file)))
     _check_labels(file, runs)
+    tune = tuning.read(file)
+    if tune:
+        tuning.check(file, tune, (run.config for run in runs))
     if not runs and not file.faults:
         file.problem(("exclude",), "exclude: drops every combination, no run is left")
     file.check()
-    return Grid(name, about, runs, shared, tables, text, path)
+    return Grid(name, about, runs, shared, tables, text, path, tune)
 
 
 def _expand(file: GridFile) -> Iterator[tuple[RunConfig, str]]:

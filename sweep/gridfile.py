@@ -52,6 +52,11 @@ class GridFile:
         """How many problems so far."""
         return len(self._found)
 
+    @property
+    def places(self) -> list[Place]:
+        """Every key and list item of the file, from its beginning."""
+        return list(self._lines)
+
     def problem(self, place: Place, message: str, line: int = 0) -> None:
         """Note one problem, at the line of `place` if not told; `message` begins with its key."""
         line = line or self.line(place)

@@ -12,10 +12,11 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import submitit
 
@@ -27,6 +28,9 @@ from slurm import cluster, environment
 from slurm.command import ClusterError
 from sweep import attempt, breaker, repair, triage
 from sweep.stop import StoppedError, stoppable
+
+if TYPE_CHECKING:
+    from core.team import Team  # imports torch
 
 log = logging.getLogger("epsweep")
 STOPPED = 143
@@ -60,26 +64,64 @@ class RunJob:
     """Cut every split to its first images (miniatures only)."""
 
     def __call__(self) -> dict[str, int]:
-        """Returns how many runs ended how, e.g. {'done': 3, 'failed': 1, 'skipped': 2}."""
-        with stoppable():
-            try:
-                return self._work()
-            except StoppedError:
-                come_back()
-                sys.exit(STOPPED)  # which no `except Exception` of submitit takes for a failure
+        """Returns how many runs ended how, e.g. {'done': 3, 'failed': 1, 'skipped': 2}.
+
+        Where Slurm or submitit starts this in several processes, they do each run together."""
+        if environment.current().rank:
+            return self._assist()
+        return orderly(self._work)
 
     def _work(self) -> dict[str, int]:
         if self.together and self.count > 1:
             return self._side_by_side()
-        outcomes = Counter[str]()
+        team, outcomes = self._team(), Counter[str]()
         for row in self._rows():
             held = breaker.tripped(Store(Path(self.root)).sweep(self.sweep))
             if held:
                 log.warning("%s", held)
                 call_off()
                 break
-            outcomes[self._one(row)] += 1
+            outcome = self._one(row, team)
+            outcomes[outcome] += 1
+            if team and outcome not in ("done", "skipped"):
+                break  # a team that was torn apart ends with its leader
+        else:
+            if team:
+                team.part()
         return dict(outcomes)
+
+    def _assist(self) -> dict[str, int]:
+        """The same rows, in a process that is led by another."""
+        outcomes, team = Counter[str](), self._team()
+        assert team
+        # The leader hears the same signals, and says how the run ended; see core.team.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        for row in self._rows():
+            config, evals = _parsed(row)
+            store = Store(Path(self.root))
+            options = self._options(store.run(config.id))
+            outcomes[attempt.assist(config, evals, store, options, team)] += 1
+        team.part()
+        return dict(outcomes)
+
+    def _team(self) -> Team | None:
+        """The processes of this job, once all are there; None where it has only one."""
+        here = environment.current()
+        if here.world_size == 1:
+            return None
+        self._limit_threads()
+        from core import team
+
+        job = f"{submitit.JobEnvironment().job_id}_{here.restarts}"
+        file = Store(Path(self.root)).sweep(self.sweep).logs / f"{job}_team.json"
+        return team.join(file, here.rank, here.world_size, local_rank=here.local_rank)
+
+    def _limit_threads(self) -> None:
+        if self.threads:
+            import torch  # 2 s, and only a node needs it
+
+            torch.set_num_threads(self.threads)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit queues again on a time limit or a preemption: the same job, since every
@@ -116,39 +158,61 @@ class RunJob:
         failed = sum(process.exitcode != 0 for process in processes)
         return {"ended": len(processes) - failed, "died": failed}
 
-    def _one(self, row: dict[str, Any]) -> str:
-        config = RunConfig.parse(row["config"], where=row["id"])
-        evals = [EvalConfig.parse(item) for item in row["evals"].values()]
+    def _one(self, row: dict[str, Any], team: Team | None) -> str:
+        config, evals = _parsed(row)
         store = Store(Path(self.root))
         folder = store.run(config.id)
         if not self._may_begin(folder, row["after"]):
+            if team:
+                team.share(False)
             return "skipped"
-        if self.threads:
-            import torch  # 2 s, and only a node needs it
+        self._limit_threads()
+        options = self._options(folder)
+        return attempt.make(config, evals, store, options, gpus=self.gpus, team=team)
 
-            torch.set_num_threads(self.threads)
-        options = {
+    def _options(self, folder: RunDir) -> dict[str, Any]:
+        """Fields of core.run.Options."""
+        return {
             "tracking": self.tracking,
             "group": self.sweep,
             "images": self.images,
             "stage": environment.node_tmpdir() if self.staging else None,
             **repair.read(folder).options(),
         }
-        return attempt.make(config, evals, store, options, gpus=self.gpus)
 
     def _may_begin(self, folder: RunDir, after: int) -> bool:
-        """Whether a run may be begun (again) by this submission: not if it has ended in it, and not
-        for ever if its processes die without a word."""
+        """Whether a run may be begun (again) by this submission."""
         if self.alone:
             await_former(folder)
-        since = holder(folder)
-        if since is None or since.attempt <= after:
-            return True
-        if since.info.get("outcome") in ("failed", "cancelled", "done"):
-            return False
-        rows = read_jsonl(folder.attempts)
-        lost = [r for r in rows if r["attempt"] > after and r["outcome"] in (None, "lost")]
-        return len(lost) < self.max_lost
+        return may_begin(folder, after, self.max_lost)
+
+
+def _parsed(row: dict[str, Any]) -> tuple[RunConfig, list[EvalConfig]]:
+    evals = [EvalConfig.parse(item) for item in row["evals"].values()]
+    return RunConfig.parse(row["config"], where=row["id"]), evals
+
+
+def orderly(work: Callable[[], dict[str, int]]) -> dict[str, int]:
+    """What a worker does, from beginning to end; told to stop, it puts its run in order first."""
+    with stoppable():
+        try:
+            return work()
+        except StoppedError:
+            come_back()
+            sys.exit(STOPPED)  # which no `except Exception` of submitit takes for a failure
+
+
+def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
+    """Whether what `after` attempts came before may be begun (again): not if it has ended since,
+    and not for ever if its processes die without a word."""
+    since = holder(folder)
+    if since is None or since.attempt <= after:
+        return True
+    if since.info.get("outcome") in ("failed", "cancelled", "done"):
+        return False
+    rows = read_jsonl(folder.attempts)
+    lost = [r for r in rows if r["attempt"] > after and r["outcome"] in (None, "lost")]
+    return len(lost) < most_lost
 
 
 def await_former(folder: RunDir) -> None:

@@ -7,6 +7,7 @@ and is still there when Slurm has long forgotten the job.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 START = "epsweep: start"
@@ -14,7 +15,7 @@ START = "epsweep: start"
 TAIL = 64 * 1024
 """Bytes read at most from the end of a log."""
 
-_WORDS = (
+_SLURM = (
     ("memory", r"oom[-_]kill|OOM Killed|exceeded (\w+ )*memory limit", "out of memory (host)"),
     ("timeout", r"CANCELLED AT \S+ DUE TO TIME LIMIT", "time limit"),
     ("preempted", r"CANCELLED AT \S+ DUE TO PREEMPTION", "preempted"),
@@ -22,9 +23,23 @@ _WORDS = (
     ("requeued", r"CANCELLED AT \S+ DUE TO JOB REQUEUE", "requeued"),
     # Of the whole job: a step is "cancelled" by any SIGTERM, also when a preemption begins.
     ("cancelled", r"JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*", "cancelled (scancel)"),
-    ("oom", r"CUDA out of memory|torch\.OutOfMemoryError", "out of memory (GPU)"),
+)
+_PROGRAMS = (
+    # CUDA's libraries have words of their own for a full GPU, in exceptions of many types.
+    (
+        "oom",
+        r"CUDA out of memory|CUDA error: out of memory|torch\.OutOfMemoryError"
+        r"|CU[A-Z]+_STATUS_ALLOC_FAILED",
+        "out of memory (GPU)",
+    ),
     ("memory", r"MemoryError|[Cc]an(no|')t allocate memory", "out of memory (host)"),
     ("disk", r"No space left on device|Disk quota exceeded", "no space left"),
+    (
+        "node",
+        r"uncorrectable ECC|CUDA-capable device|GPU is lost|hardware stack error"
+        r"|Stale file handle|Input/output error",
+        "a GPU or file system of its node failed",
+    ),
 )
 
 
@@ -48,10 +63,17 @@ def tail(log: Path) -> str:
 
 def verdict(text: str) -> tuple[str, str] | None:
     """(class, reason) of the end that a log tells of, None where it says nothing of the kind."""
-    for kind, pattern, reason in _WORDS:
-        if re.search(pattern, text):
-            return kind, reason
-    return None
+    return _first(_SLURM, text) or complaint(text)
+
+
+def complaint(text: str) -> tuple[str, str] | None:
+    """(class, reason) of what a program says of itself: in its log, or in an exception."""
+    return _first(_PROGRAMS, text)
+
+
+def _first(words: Iterable[tuple[str, str, str]], text: str) -> tuple[str, str] | None:
+    found = ((kind, reason) for kind, pattern, reason in words if re.search(pattern, text))
+    return next(found, None)
 
 
 def last_line(text: str) -> str:

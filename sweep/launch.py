@@ -17,7 +17,19 @@ from core.rundir import Store, SweepDir
 from slurm import cluster
 from slurm import profile as profiles
 from slurm.profile import Profile
-from sweep import array, breaker, local, pending, plan, repair, submit, summary, watch, weights
+from sweep import (
+    array,
+    breaker,
+    local,
+    pending,
+    plan,
+    repair,
+    submit,
+    summary,
+    watch,
+    weights,
+    winners,
+)
 from sweep.cancel import end_jobs, withdraw
 from sweep.grid import Grid, Run, select
 from sweep.plan import LAUNCHABLE, REPAIRABLE, Plan, State, Status
@@ -100,11 +112,14 @@ def retry(
     console: Console,
 ) -> Plan | None:
     """Submit failed and cancelled runs again, each changed as its failure asks for; `kind` limits
-    it to one class of failure. Raises ConfigError, ProfileError, ClusterError."""
+    it to one class of failure, or of interruption. Raises ConfigError, ProfileError, ClusterError.
+    """
     kinds = repair.classes(kind)
 
     def wanted(status: Status) -> bool:
-        return status.state in REPAIRABLE and (kinds is None or status.kind in kinds)
+        if kinds is None:
+            return status.state in REPAIRABLE
+        return status.state in REPAIRABLE | {State.INTERRUPTED} and status.kind in kinds
 
     return _go(grid, store, profile, only, wanted, console)
 
@@ -120,6 +135,7 @@ def _go(
     wait: bool = True,
     feed_s: float | None = None,
 ) -> Plan | None:
+    winners.require(grid)
     check([s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
     sweep = submit.record_grid(grid, store)
     with submit.turn(sweep):

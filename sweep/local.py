@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import submitit
 
 from core.claims import describe_process
+from core.config import ConfigError
 from core.rundir import Store, SweepDir, read_jsonl
 from slurm.profile import Profile
 from sweep import freeze, pending, submit
@@ -30,13 +32,19 @@ Job = submitit.Job[dict[str, int]]
 
 
 @dataclass(frozen=True)
-class Submission:
-    """Workers at work on `runs`; `start` starts one more of them."""
+class Crew:
+    """Workers of this machine; `start` starts one more of them."""
+
+    jobs: list[Job]
+    start: Callable[[int], Job]
+
+
+@dataclass(frozen=True)
+class Submission(Crew):
+    """Workers at work on `runs`."""
 
     runs: Sequence[Run]
     pending: Mapping[str, Pending]
-    jobs: list[Job]
-    start: Callable[[int], Job]
 
 
 def start(
@@ -49,7 +57,7 @@ def start(
 ) -> Submission:
     """Start the workers. images: cut every split to its first images (miniatures only)."""
     manifest = submit.freeze_runs(runs, sweep, store)
-    workers, gpus = min(profile.workers, len(runs)), visible_gpus()
+    share = share_of(profile, len(runs))
     work = RunJob(
         root=str(store.root),
         sweep=sweep.path.name,
@@ -57,27 +65,66 @@ def start(
         first=0,
         count=len(runs),
         tracking=profile.tracking,
-        threads=max(1, len(os.sched_getaffinity(0)) // workers),
-        gpus=len(gpus) / workers if len(gpus) < workers else min(1, len(gpus)),
+        threads=share.threads,
+        gpus=share.gpus,
         images=images,
     )
+    crew = engage(lambda number: work, share.workers, sweep, manifest, profile)
+    promised = pending.of_process(read_jsonl(manifest), crew.jobs[0].job_id)
+    return Submission(crew.jobs, crew.start, runs, promised)
+
+
+class Share(NamedTuple):
+    """How many workers this machine gets, and what each of them has of it."""
+
+    workers: int
+    threads: int
+    gpus: float
+
+
+def share_of(profile: Profile, tasks: int) -> Share:
+    """For so many things to do. Raises ConfigError where one needs more GPUs than there are."""
+    gpus, ranks = visible_gpus(), profile.ranks
+    workers = min(profile.workers, tasks)
+    if ranks > 1 and gpus:
+        workers = min(workers, len(gpus) // ranks)
+        if not workers:
+            raise ConfigError(
+                f"profile {profile.name}: gpus_per_run: {ranks}, this machine shows {len(gpus)}"
+            )
+    threads = max(1, len(os.sched_getaffinity(0)) // (workers * ranks))
+    return Share(workers, threads, min(ranks, len(gpus) / workers))
+
+
+def engage(
+    work: Callable[[int], Callable[[], dict[str, int]]],
+    workers: int,
+    sweep: SweepDir,
+    manifest: Path,
+    profile: Profile,
+) -> Crew:
+    """Start workers, each with what `work` gives for its number, and put them on record."""
+    gpus, ranks = visible_gpus(), profile.ranks
     # As on a cluster: a worker that starts later must not import code edited meanwhile.
     variables = {**profile.environ(), "PYTHONPATH": str(freeze.snapshot(sweep))}
 
     def worker(number: int) -> Job:
         executor = submitit.LocalExecutor(sweep.logs)
-        mine = (gpus[number % len(gpus)],) if gpus else ()
+        first = number * ranks % len(gpus) if gpus else 0
+        mine = tuple(gpus[first : first + ranks])
         executor.update_parameters(
-            timeout_min=FOREVER_MIN, gpus_per_node=len(mine), visible_gpus=mine
+            timeout_min=FOREVER_MIN,
+            tasks_per_node=ranks,
+            gpus_per_node=len(mine),
+            visible_gpus=mine,
         )
         with _environ(variables), _background(sweep.logs / "workers.log"):
-            return executor.submit(work)
+            return executor.submit(work(number))
 
     jobs = [worker(number) for number in range(workers)]
     processes = [describe_process(int(job.job_id)) for job in jobs]
     submit.record(sweep, manifest, profile, processes=processes)
-    promised = pending.of_process(read_jsonl(manifest), jobs[0].job_id)
-    return Submission(runs, promised, jobs, worker)
+    return Crew(jobs, worker)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What a retry changes: one policy per class of failure, kept in the folder of the run.
 
 Out of GPU memory: half the images per forward, at the same effective batch. Out of host memory:
-more of it. Any other class is run again as it was.
+more of it. An evaluation that failed its audit waits for a grid that asks for mode exact. Any other
+class is run again as it was.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from core.config import ConfigError, nearest
 from core.rundir import RunDir, read_json, write_json
 from slurm.profile import Profile
 from sweep.plan import State, Status
-from sweep.triage import FAILURES
+from sweep.triage import FAILURES, PAUSES
 
 MORE_MEMORY = 1.5
 LIMIT = 3
@@ -43,14 +44,14 @@ def read(run: RunDir) -> Repair:
 
 
 def classes(asked: str | None) -> set[str] | None:
-    """The classes of failure that `--failed` means ('oom': both memories), None for all.
+    """The classes that `--failed` means ('oom': both memories), None for all.
 
     Raises ConfigError for an unknown one.
     """
     if asked is None:
         return None
-    if asked not in FAILURES:
-        raise ConfigError(f"--failed {asked}: unknown class{nearest(asked, FAILURES)}")
+    if asked not in FAILURES | PAUSES:
+        raise ConfigError(f"--failed {asked}: unknown class{nearest(asked, FAILURES | PAUSES)}")
     return BOTH_MEMORIES if asked == "oom" else {asked}
 
 
@@ -60,6 +61,8 @@ def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
     if status.state is not State.FAILED:
         return before
     kind = status.kind or "bug"
+    if kind == "audit" and any(item.mode == "fast" for item in status.run.evals):
+        return "mode fast would be refused again; ask for mode: exact in the grid's evals"
     tried = before.retries.get(kind, 0)
     if tried >= LIMIT:
         return f"failed again after {tried} retries"

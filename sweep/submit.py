@@ -42,6 +42,7 @@ def manifest_row(run: Run) -> dict[str, Any]:
         "setting": run.setting,
         "config": run.config.to_dict(),
         "evals": {item.id: item.to_dict() for item in run.evals},
+        **({"tuned": dict(run.tuned)} if run.tuned else {}),
     }
 
 

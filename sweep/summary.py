@@ -12,7 +12,7 @@ from rich.text import Text
 
 from core import schedules
 from core.config import RunConfig, Schedule
-from sweep import watch
+from sweep import watch, winners
 from sweep.grid import Grid, Run
 from sweep.plan import Plan, State, Status
 
@@ -29,6 +29,7 @@ def of(grid: Grid, seen: Plan) -> Group:
     if str(cost):
         hardware = f" on {about['hardware']}" if about.get("hardware") else ""
         lines.append(Text(f"{cost}{hardware}"))
+    lines += winners.lines(grid)
     return Group(*lines, cells(seen))
 
 

@@ -21,16 +21,27 @@ FAILURES = {
     "oom": "GPU memory",
     "memory": "host memory",
     "diverged": "loss became infinite or NaN",
+    "audit": "an evaluation in mode fast is not to be trusted: do it in mode exact",
     "data": "data or weights",
     "disk": "no space left",
+    "node": "a GPU, file system or node that failed",
     "timeout": "time limit, more often than max_requeues",
     "bug": "any other exception or crash",
     "job": "the job ended before the run began",
 }
 """Classes of failed runs; such a run is not started again by itself."""
-DEADLY = frozenset(FAILURES) - {"timeout"}
-"""What would end a run in the same way again. Any other end without a word (timeout, preempted,
-node, requeued, killed, hung, lost) is one after which it goes on from its checkpoint."""
+PAUSES = {
+    "preempted": "a job of higher priority",
+    "requeued": "time limit, preemption or requeue; queued again",
+    "stopped": "told to stop by a signal",
+    "killed": "its process was killed",
+    "hung": "no heartbeat",
+    "lost": "ended without a word",
+}
+"""Classes of interrupted runs, which `sweep launch` goes on with; timeout and node may be too."""
+DEADLY = frozenset(FAILURES) - {"timeout", "node"}
+"""What would end a run in the same way again; after any other end it goes on from its
+checkpoint."""
 
 LOG_S = 3.0
 """Slurm's word on the end of a job is in its log after so many seconds, or does not come."""
@@ -44,6 +55,8 @@ _ENDS = {
     "BOOT_FAIL": ("node", "its node failed to boot"),
     "CANCELLED": ("cancelled", "cancelled (scancel)"),
 }
+_SAID = {"DivergedError": "diverged", "AuditError": "audit", "UncompletedJobError": "timeout"}
+"""Exceptions whose text says it all, by name: importing their classes would import torch."""
 
 
 def own_job() -> str | None:
@@ -78,16 +91,15 @@ def classify(error: BaseException) -> tuple[str, str]:
     text = " ".join(str(error).split()) or name
     if isinstance(error, ConfigError):
         return "data", text
-    if name == "DivergedError":
-        return "diverged", text
-    if name == "OutOfMemoryError":
-        return "oom", f"{name}: {text[:300]}"
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return "memory", f"{name}: {text[:300]}"
-    if name == "UncompletedJobError":
-        return "timeout", text
+    if name in _SAID:
+        return _SAID[name], text
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk", f"no space left to write {error.filename or 'the run folder'}"
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return "data", f"{name}: {text[:300]}"
+    known = joblog.complaint(f"torch.{name}: {text}")
+    if known:
+        return known[0], f"{name}: {text[:300]}"
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno})" if last else ""
     return "bug", f"{name}: {text[:300]}{where}"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from core.rundir import Store
 from sweep import local, plan
-from sweep.local import Job, Submission
+from sweep.local import Crew, Job, Submission
 from sweep.plan import Plan, State, Status
 from sweep.stop import StoppedError, stoppable
 
@@ -148,34 +149,64 @@ def wait(submission: Submission, store: Store, console: Console, *, every: float
 
     Ctrl-C (or SIGTERM) stops the workers, leaves their runs resumable, and raises StoppedError.
     """
-    clock, jobs, spoken = Clock(), list(submission.jobs), 0.0
-    replacements = 3 * len(submission.runs)
+    clock = Clock()
+
+    def look(working: bool) -> Plan:
+        return plan.make(submission.runs, store, submission.pending if working else {})
+
+    seen = attend(
+        submission,
+        console,
+        look,
+        show=lambda seen: table(seen, clock),
+        brief=counts_line,
+        left=lambda seen: bool(seen.of({State.PENDING, *plan.LAUNCHABLE})),
+        spare=3 * len(submission.runs),
+        every=every,
+    )
+    if not console.is_terminal:
+        console.print(table(seen))
+    return seen
+
+
+_Seen = TypeVar("_Seen")
+
+
+def attend(
+    crew: Crew,
+    console: Console,
+    look: Callable[[bool], _Seen],
+    *,
+    show: Callable[[_Seen], RenderableType],
+    brief: Callable[[_Seen], RenderableType],
+    left: Callable[[_Seen], bool],
+    spare: int,
+    every: float = 0.5,
+) -> _Seen:
+    """Look (told whether anyone works) and show it until every worker has ended; returns the last
+    look. brief: for a file or a pipe. left: whether there is work for a worker that takes the place
+    of one that died, `spare` times at most. Raises StoppedError, once the workers have stopped."""
+    spoken = 0.0
     with stoppable(), _display(console) as live:
         try:
             while True:
-                running = [job for job in jobs if not job.done()]
-                promised = submission.pending if running else {}
-                seen = plan.make(submission.runs, store, promised)
+                running = [job for job in crew.jobs if not job.done()]
+                seen = look(bool(running))
                 if live:
-                    live.update(table(seen, clock))
+                    live.update(show(seen))
                 elif time.monotonic() - spoken > 15:
-                    console.print(counts_line(seen))
+                    console.print(brief(seen))
                     spoken = time.monotonic()
-                left = seen.of({State.PENDING, *plan.LAUNCHABLE})
-                crashed = [job for job in jobs if job not in running and not _ended(job)]
-                if crashed and left and replacements > 0:
-                    replacements -= len(crashed)
-                    jobs = running + [submission.start(number) for number in range(len(crashed))]
-                    submission.jobs[:] = jobs
+                crashed = [job for job in crew.jobs if job not in running and not _ended(job)]
+                if crashed and left(seen) and spare > 0:
+                    spare -= len(crashed)
+                    crew.jobs[:] = running + [crew.start(n) for n in range(len(crashed))]
                 elif not running:
-                    break
+                    return seen
                 time.sleep(every)
         except StoppedError:
-            local.stop(submission.jobs)
+            local.stop(crew.jobs)
             raise
-    if live is None:
-        console.print(table(seen))
-    return seen
 
 
 def _ended(job: Job) -> bool:

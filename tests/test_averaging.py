@@ -98,14 +98,14 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(tmp_path: Pat
     """Ends as a training that knew the micro-batch from the beginning: dropout, BatchNorm
     statistics and all."""
     remarks: list[str] = []
-    surprised = trainer(tmp_path / "a", Small(tiny.net(), room=3))
+    surprised = trainer(tmp_path / "a", Small(tiny.net(), room=4))
     surprised.monitor.remark = remarks.append
     surprised.fit()
-    knowing = trainer(tmp_path / "b", Small(tiny.net(), room=3))
-    knowing.micro_batch = 3
+    knowing = trainer(tmp_path / "b", Small(tiny.net(), room=4))
+    knowing.step.micro_batch = 4
     knowing.fit()
-    assert surprised.micro_batch == 3 and surprised.batch == 10
-    assert remarks == [f"out of memory: going on with micro-batches of {size}" for size in (5, 3)]
+    assert surprised.step.micro_batch == 4 and surprised.batch == 10
+    assert remarks == [f"out of memory: going on with micro-batches of {size}" for size in (8, 4)]
     for name, value in knowing.model.state_dict().items():
         assert torch.equal(value, surprised.model.state_dict()[name]), name
 

@@ -18,7 +18,7 @@ import core.vision  # noqa: F401
 import timm  # isort: skip
 import timm.models  # isort: skip
 
-from core import attacks, inputs, models, registry
+from core import attacks, inputs, lora, models, parameters, registry
 from core.config import ConfigError, RunConfig
 from core.registry import backbones
 from core.rundir import Store
@@ -68,6 +68,16 @@ def test_entry_is_what_timm_builds(name: str) -> None:
         found = [m for key, m in net.named_modules() if key.endswith(f".{target}")]
         assert found and all(isinstance(m, nn.Linear | nn.Conv2d) for m in found), target
         assert all(m.groups == 1 for m in found if isinstance(m, nn.Conv2d)), target
+        assert all_called(net, found), f"{target}: weights used without a call escape an adapter"
+
+
+def all_called(net: Any, modules: list[nn.Module]) -> bool:
+    """Whether a forward at the size of the pretraining calls each of these."""
+    called: set[nn.Module] = set()
+    for module in modules:
+        module.register_forward_pre_hook(lambda module, inputs: called.add(module))
+    net.eval()(torch.zeros(1, *net.pretrained_cfg["input_size"], device="meta"))
+    return called == set(modules)
 
 
 @pytest.mark.parametrize("name", ROBUST)
@@ -128,6 +138,41 @@ def test_a_real_step_at_real_size(name: str, store: Store) -> None:
     attacked.backward()
     bad = [k for k, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert bad == []
+    optimizer.step()
+    with torch.no_grad():
+        assert F.cross_entropy(model(adversarial), y) < attacked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIX)
+def test_a_real_lora_step_at_real_size(name: str, store: Store) -> None:
+    """As above, with adapters: gradients reach the head and every adapter, and nothing else."""
+    run = config(name, protocol="lora", lora={"rank": 8})
+    model = models.build(run, 196, store)
+    parameters.prepare(model, run)
+    parameters.train_mode(model, run)
+    names = lora.adapted(model)
+    assert {n.rpartition("net.")[2].split(".")[-1] for n in names} == {
+        target.split(".")[-1] for target in backbones()[name].lora
+    }
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            nn.init.ones_(module.weight)  # residual branches of random weights begin at 0
+    x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([5])
+    adversarial, _ = attacks.apgd(model, x, y, epsilon=4 / 255, steps=1)
+    assert 0 < (adversarial - x).abs().max() <= 4 / 255 + 1e-6
+    groups = parameters.groups(model, run)
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    attacked = F.cross_entropy(model.eval()(adversarial), y)
+    attacked.backward()
+    heads = parameters.head_names(model)
+    wanted = {k for k, _ in model.named_parameters() if ".lora_" in k or parameters.is_in(k, heads)}
+    reached = {k for k, p in model.named_parameters() if p.grad is not None}
+    assert reached == wanted and len(wanted) == 2 * len(names) + 2
+    # B begins at 0, so that A has no gradient before the first step.
+    moving = [p.grad for k, p in model.named_parameters() if "lora_B" in k and p.grad is not None]
+    assert all(grad.isfinite().all() and grad.any() for grad in moving)
     optimizer.step()
     with torch.no_grad():
         assert F.cross_entropy(model(adversarial), y) < attacked

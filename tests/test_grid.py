@@ -657,6 +657,26 @@ class TestSelect:
             assert part in line
 
 
+@pytest.mark.parametrize(
+    ("base", "axis"),
+    [
+        ("norm: l2", "epsilon_g: [1/2, 2]"),
+        ("optim.lr: 1e-3, optim.head_lr: 1e-2", "protocol: [full, linear]"),
+        ("objective.kind: trades", "schedule: [standard, fix]"),
+        ("validation.epsilon: 8/255", "epsilon_g: [4/255, 8/255]"),
+        ("protocol: lora, lora.targets: [attn.proj, attn.qkv]", "backbone: [swin, r50]"),
+        ("lora.rank: 4", "protocol: [full, lora]"),
+    ],
+)
+def test_fields_that_depend_on_each_other_are_judged_together(base: str, axis: str) -> None:
+    """Though one stands in base and the other is an axis: a node reads the same run from it."""
+    rest = "" if "backbone" in axis else ", backbone: vit"
+    text = f"name: x\nbase: {{dataset: cars, {base}{rest}}}\ngrid: {{{axis}}}\n"
+    runs = parse(text).runs
+    assert len(runs) == 2
+    assert [run.id for run in runs] == [RunConfig.parse(r.config.to_dict()).id for r in runs]
+
+
 def test_values_are_judged_once_not_once_per_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     check = RunConfig.check

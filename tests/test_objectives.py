@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from core import models, parameters
 from core.config import ConfigError, Objective, RunConfig
 from core.objectives import loss_sum
 from core.rundir import Store
-from core.train import Trainer
+from core.train import Trainer, learning_rate
 
 TRADES = Objective(kind="trades", beta=3.0)
 
@@ -141,8 +142,8 @@ def test_both_learning_rates_follow_one_schedule(tmp_path: Path) -> None:
     data = type(tiny.dataset())("tiny", 10, *(tiny.noise(n, size=16) for n in (20, 10, 10)))
     trainer = Trainer(config, data, model, Store(tmp_path).run(config.id), device=tiny.CPU)
     for step in range(4):
-        trainer._set_learning_rate(step)
-        backbone, head = (trainer.optimizer.param_groups[i]["lr"] for i in (0, -1))
+        trainer.step.set_rate(partial(learning_rate, config, step, 4))
+        backbone, head = (trainer.step.optimizer.param_groups[i]["lr"] for i in (0, -1))
         assert head == pytest.approx(10 * backbone) and backbone > 0
 
 

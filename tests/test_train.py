@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from core import evaluate, train
+from core import evaluate, step
 from core.claims import NotOwnedError
 from core.config import RunConfig
 from core.data import Dataset
@@ -267,8 +267,8 @@ def test_attacks_only_while_the_strength_is_positive(
         calls.append(options["epsilon"])
         return apgd(*arguments, **options)
 
-    apgd = train.apgd
-    monkeypatch.setattr(train, "apgd", counted)
+    apgd = step.apgd
+    monkeypatch.setattr(step, "apgd", counted)
     model = Counting(tiny.net())
     # No image is under attack in validation, so that every input gradient is one of training.
     validation = {"steps": 1, "images": 1}
@@ -404,7 +404,7 @@ def test_weights_that_explode_in_the_last_step_stop_the_run(store: Store, schedu
 )
 def test_learning_rate_warms_up_and_falls(steps: int, warmup: float, peak: float) -> None:
     config = tiny.config(optim={"lr": peak, "warmup": warmup})
-    rates = [learning_rate(config, step, steps) for step in range(steps)]
+    rates = [learning_rate(config, step, steps, config.optim.lr) for step in range(steps)]
     warm = round(warmup * steps)
     assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates)
     assert rates[:warm] == pytest.approx([peak * (i + 1) / warm for i in range(warm)])
@@ -416,7 +416,7 @@ def test_learning_rate_warms_up_and_falls(steps: int, warmup: float, peak: float
 
 def test_learning_rate_at_known_steps() -> None:
     config = tiny.config(optim={"lr": 0.8, "warmup": 0.2})
-    rates = [learning_rate(config, step, 10) for step in range(10)]
+    rates = [learning_rate(config, step, 10, config.optim.lr) for step in range(10)]
     assert rates[:3] == pytest.approx([0.4, 0.8, 0.8])
     assert rates[6] == pytest.approx(0.4)  # half way down
     assert rates[9] == pytest.approx(0.4 * (1 + math.cos(math.pi * 7 / 8)))
@@ -426,11 +426,11 @@ def test_the_optimiser_uses_these_rates(store: Store) -> None:
     config = tiny.config(epochs=3, optim={"lr": 1e-3, "warmup": 0.25})
     work = run_of(store, config)
     used: list[float] = []
-    work.optimizer.register_step_pre_hook(
+    work.step.optimizer.register_step_pre_hook(
         lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
     )
     rows = work.fit()
-    assert used == [learning_rate(config, step, 12) for step in range(12)]
+    assert used == [learning_rate(config, step, 12, config.optim.lr) for step in range(12)]
     assert [row["lr"] for row in rows] == used[3::4]
 
 
@@ -444,7 +444,7 @@ def test_gradients_are_clipped_only_when_asked(store: Store, clip: float) -> Non
         gradients = [p.grad for p in work.model.parameters() if p.grad is not None]
         norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
 
-    work.optimizer.register_step_pre_hook(norm)
+    work.step.optimizer.register_step_pre_hook(norm)
     work.fit()
     if clip:
         assert norms == pytest.approx([clip] * len(norms), rel=1e-3)

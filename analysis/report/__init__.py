@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.command import Source
+from analysis.diagnosis import standard_runs
 from analysis.figures import CAPTIONS, PER_PAIR, drawings
 from analysis.figures.style import styled
 from analysis.paper import about as description
@@ -29,6 +30,7 @@ from analysis.report import facts, rows
 from analysis.report.details import configs, details
 from analysis.results import Results
 from analysis.tables import Table
+from analysis.tuned import flagged
 from core.rundir import write_text
 
 SECTIONS = {
@@ -74,6 +76,7 @@ def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None
     shared, differing = configs(results.runs)
     runs = facts.in_paper_order(results.runs)
     environments = facts.environments(results)
+    standard = standard_runs(results.runs)
     figures, omitted = _figures(results)
     return template.render(
         title=title,
@@ -85,7 +88,7 @@ def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None
         what=description(one_evaluation(results.values)),
         filters=rows.filters(results),
         cells=rows.cell_rows(results),
-        tables=main_tables(results.values),
+        tables=[flagged(table, results) for table in main_tables(results.values)],
         levels=levels,
         figures=figures,
         omitted=omitted,
@@ -97,7 +100,9 @@ def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None
         environments=environments,
         environment_names=list(dict.fromkeys(name for one in environments for name in one)),
         shared=shared,
-        data=_json([details(run, differing[run.dir.id], wandb) for run in runs]),
+        data=_json(
+            [details(run, differing[run.dir.id], wandb, standard.get(run.dir.id)) for run in runs]
+        ),
     )
 
 

@@ -34,11 +34,14 @@ def _lines(fields: Mapping[str, Any]) -> str:
     return "\n".join(f"{name}: {value}" for name, value in fields.items())
 
 
-def details(run: Run, config: str, wandb: str | None) -> dict[str, Any]:
-    """Plain data for the page's script; accuracies in percent."""
+def details(
+    run: Run, config: str, wandb: str | None, standard: Run | None = None
+) -> dict[str, Any]:
+    """Plain data for the page's script; accuracies in percent. standard: the standard run of the
+    same cell."""
     epochs = run.epochs
     return {
-        "diagnosis": diagnosis(run),
+        "diagnosis": diagnosis(run, standard),
         "clean": _percents(epochs, "clean"),
         "adv": _percents(epochs, "adv"),
         "val_epsilon": epochs[0]["val_epsilon"] if epochs else "",

@@ -11,6 +11,7 @@ from typing import Any
 from analysis.cells import cells
 from analysis.check import claims
 from analysis.derived import paired_tests
+from analysis.diagnosis import diagnose
 from analysis.findings import finding
 from analysis.gates import cell_gates, row_gates, run_gates
 from analysis.names import paper_order, strength_name
@@ -18,6 +19,7 @@ from analysis.paper import main_cells, one_evaluation
 from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.runs import Run
+from analysis.tuned import sentence
 
 SURE = 0.05
 
@@ -38,6 +40,9 @@ def findings(results: Results) -> list[str]:
                 f"(paired t = {test.t:.2f}, p = {test.p:.2g}: {sure} at 5 %)."
             )
     sentences += [f"{line[0].upper()}{line[1:]}." for line in claims(results.values)]
+    few = sentence(results)
+    if few:
+        sentences.append(f"{few[0].upper()}{few[1:]}.")
     broken = len(violations(results))
     sentences.append(
         f"{done} of {len(table)} runs are done; "
@@ -136,8 +141,9 @@ def coverage(results: Results) -> tuple[list[str], list[tuple[str, list[Counter[
     ]
 
 
-def diagnosis(run: Run) -> str:
-    """One sentence on how the run went, from its curves: for a reader who looks at one run."""
+def diagnosis(run: Run, standard: Run | None = None) -> str:
+    """How the run went, from its curves, and the signatures of failure that it shows: for a reader
+    who looks at one run. standard: the standard run of its cell, where there is one."""
     rows, total = run.epochs, int(run.config["epochs"])
     if not rows:
         return run.reason or "no epoch yet"
@@ -150,4 +156,5 @@ def diagnosis(run: Run) -> str:
     if run.delay is not None:
         never = run.delay >= total
         parts.append("never adapted" if never else f"adapted at epoch {run.delay}")
-    return ", ".join(parts) + (f"; {run.reason}" if run.reason else "")
+    found = [str(finding) for finding in diagnose(run, standard)]
+    return "; ".join([", ".join(parts), *([run.reason] if run.reason else []), *found])

@@ -13,7 +13,7 @@ from rich.text import Text
 from core.config import ConfigError
 from slurm.command import ClusterError
 from slurm.profile import ProfileError
-from sweep.cli import checking, data, results, running, weights
+from sweep.cli import checking, data, results, running, tuning, weights
 from sweep.cli.options import err
 from sweep.stop import StoppedError
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Sweeps of robust fine-tuning runs: one grid file to jobs, curves and the paper's tables.",
 )
-for verbs in (running.verbs, results.verbs, checking.verbs):
+for verbs in (running.verbs, tuning.verbs, results.verbs, checking.verbs):
     app.add_typer(verbs)
 app.add_typer(data.verbs, name="data")
 app.add_typer(weights.verbs, name="weights")

@@ -44,7 +44,9 @@ def doctor(
     from sweep import launch as launching
 
     where = launching.load_profile(profile)
-    checks = checkup.examine(where, Store.at(root), load_grid(grid) if grid else None, node=node)
+    store = Store.at(root)
+    loaded = load_grid(grid, store) if grid else None
+    checks = checkup.examine(where, store, loaded, node=node)
     if json:
         typer.echo(dumps([asdict(check) for check in checks], indent=1))
     else:
@@ -65,7 +67,8 @@ def sync(
     """Upload the runs that W&B does not have yet (they were tracked offline)."""
     from sweep import sync as syncing
 
-    loaded, store = load_grid(grid), Store.at(root)
+    store = Store.at(root)
+    loaded = load_grid(grid, store)
     runs = [status.run for status in look(loaded, store, only).statuses]
     if check:
         raise typer.Exit(_compare(runs, store, check))

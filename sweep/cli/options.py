@@ -75,10 +75,12 @@ def value_of(tracking: Tracking | None) -> str | None:
     return tracking.value if tracking else None
 
 
-def load_grid(grid: str) -> Grid:
+def load_grid(grid: str, store: Store) -> Grid:
+    """The grid with the hyper-parameters it asks to be tuned, as far as the store has them."""
     from sweep import grid as grids
+    from sweep import winners
 
-    return grids.load(grid)
+    return winners.apply(grids.load(grid), store)
 
 
 def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:

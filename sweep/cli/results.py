@@ -1,5 +1,5 @@
-"""Verbs that read results: tables, figures, report. The only place of sweep that imports analysis
-(besides the demo).
+"""Verbs that read results: tables, figures, report, suggest-schedule. The only place of sweep that
+imports analysis (besides the demo).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from core.config import ConfigError
 from core.rundir import Store, write_text
 from sweep.cli.options import (
     GridArgument,
+    Json,
     Only,
     Root,
     err,
@@ -161,7 +162,8 @@ def report(
     from analysis import Results
     from analysis.report import write
 
-    loaded, store = load_grid(grid), Store.at(root)
+    store = Store.at(root)
+    loaded = load_grid(grid, store)
     rows = manifest([status.run for status in look(loaded, store, only).statuses])
     folder = output or store.root / "reports" / loaded.name
     page = write(
@@ -174,6 +176,31 @@ def report(
     out.print(str(page), soft_wrap=True)
 
 
+@verbs.command("suggest-schedule")
+def suggest_schedule(
+    grid: GridArgument, root: Root = None, only: Only = None, json: Json = False
+) -> None:
+    """T1 and T2 for each backbone, dataset and eps_g, from finished standard and fix runs (exit
+    code 3 while some cell has none)."""
+    from json import dumps
+
+    from sweep import suggest
+
+    store = Store.at(root)
+    loaded = load_grid(grid, store)
+    runs = [status.run.config for status in look(loaded, store, only).statuses]
+    found = suggest.suggest(runs, store)
+    if not found:
+        raise ConfigError(f"{grid}: no run that is attacked, so there is no schedule to suggest")
+    if json:
+        typer.echo(dumps([one.to_dict() for one in found], indent=1))
+    else:
+        out.print(suggest.table(found), soft_wrap=True)
+        if one_pair := suggest.overall(found):
+            out.print(one_pair, soft_wrap=True)
+    raise typer.Exit(3 if any(one.problem for one in found) else 0)
+
+
 def _source(
     grid: str | None, root: Path | None, only: list[str] | None, files: list[Path] | None
 ) -> tuple[Source, list[int]]:
@@ -184,7 +211,8 @@ def _source(
         raise ConfigError("expected either a GRID or --from FILE.csv")
     if grid is None:
         return Source.files(files or []), []
-    loaded, store = load_grid(grid), Store.at(root)
+    store = Store.at(root)
+    loaded = load_grid(grid, store)
     runs = [status.run for status in look(loaded, store, only).statuses]
     numbers = [int(name) for name in loaded.tables if name.isdigit()]
     return Source.store(store.root, manifest(runs)), numbers

@@ -43,14 +43,16 @@ def plan(
     """Show what would run, and what it would lack. Several grids show what they share. Touches
     nothing."""
     from sweep import launch as launching
-    from sweep import together
+    from sweep import together, winners
     from sweep.plan import as_json
 
-    loaded, store = [load_grid(grid) for grid in grids], Store.at(root)
+    store = Store.at(root)
+    loaded = [load_grid(grid, store) for grid in grids]
     if len(loaded) == 1:
         seen = look(loaded[0], store, only)
         if json:
-            typer.echo(as_json(seen, name=loaded[0].name, shared=loaded[0].shared))
+            more = {"shared": loaded[0].shared, **winners.as_dict(loaded[0])}
+            typer.echo(as_json(seen, name=loaded[0].name, **more))
             return
         print_plan(loaded[0], seen)
     else:
@@ -86,7 +88,8 @@ def launch(
     """Run everything a grid still lacks. Repeating it is safe: what is done or running stays."""
     from sweep import launch as launching
 
-    loaded, store = load_grid(grid), Store.at(root)
+    store = Store.at(root)
+    loaded = load_grid(grid, store)
     where = launching.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
     if dry_run:
         seen = look(loaded, store, only)
@@ -112,23 +115,34 @@ def status(
     only: Only = None,
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Name what went wrong in runs, from their curves.")
+    ] = False,
 ) -> None:
     """Show where every run of a grid stands, and why the failed ones failed."""
-    from sweep import breaker, summary
+    from sweep import breaker, summary, winners
+    from sweep import diagnose as diagnosing
     from sweep import watch as watching
     from sweep.plan import as_json
 
-    loaded, store = load_grid(grid), Store.at(root)
+    store = Store.at(root)
+    loaded = load_grid(grid, store)
     if watch:
         watching.follow(lambda: look(loaded, store, only), out)
         return
     seen = look(loaded, store, only)
+    found = diagnosing.diagnose(seen, store) if diagnose else {}
     if json:
         cost = summary.hours(loaded, seen)._asdict()
-        typer.echo(as_json(seen, name=loaded.name, hours=cost))
+        more = winners.as_dict(loaded)
+        if diagnose:
+            more["diagnosis"] = diagnosing.as_dict(found)
+        typer.echo(as_json(seen, name=loaded.name, hours=cost, **more))
     else:
         out.print(summary.of(loaded, seen))
         out.print(watching.table(seen, footer=False))
+        for line in diagnosing.lines(found) if diagnose else ():
+            out.print(line, soft_wrap=True)
         held = breaker.tripped(store.sweep(loaded.name))
         if held:
             out.print(Text(str(held), style="red"), soft_wrap=True)
@@ -154,10 +168,16 @@ def logs(
 def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
     """Stop pending and running runs; they keep their checkpoints, and retry runs them again."""
     from sweep import cancel as cancelling
+    from sweep import tuning
 
-    loaded, store = load_grid(grid), Store.at(root)
+    store = Store.at(root)
+    loaded = load_grid(grid, store)
     runs = cancelling.cancel(look(loaded, store, only), store.sweep(loaded.name), store)
-    out.print(f"{len(runs)} runs asked to stop" if runs else "nothing is pending or running")
+    workers = tuning.stop(loaded, store)
+    if workers:
+        out.print(f"{workers} workers of its searches asked to stop")
+    if runs or not workers:
+        out.print(f"{len(runs)} runs asked to stop" if runs else "nothing is pending or running")
 
 
 @verbs.command()
@@ -175,7 +195,8 @@ def retry(
     """Run failed and cancelled runs again, from their last checkpoint."""
     from sweep import launch as launching
 
-    loaded, store = load_grid(grid), Store.at(root)
+    store = Store.at(root)
+    loaded = load_grid(grid, store)
     where = launching.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
     final = launching.retry(loaded, store, where, only=only or (), kind=failed, console=out)
     raise typer.Exit(outcome(final))
@@ -190,7 +211,8 @@ def dry_run(
     from sweep import launch as launching
     from sweep import miniature
 
-    loaded, store = load_grid(grid), Store.at(root)
+    store = Store.at(root)
+    loaded = load_grid(grid, store)
     where = launching.load_profile(profile)
     seen = look(loaded, store, only)
     print_plan(loaded, seen)

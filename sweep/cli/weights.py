@@ -50,7 +50,7 @@ def fetch(
     from sweep import launch, weights
 
     store, hub = Store.at(root), weights.hub_of(launch.load_profile(profile))
-    runs = [run.config for path in grid or () for run in load_grid(path).runs]
+    runs = [run.config for path in grid or () for run in load_grid(path, store).runs]
     wanted = [config.backbone for config in runs if config.weights == "pretrained"]
     wanted = list(dict.fromkeys([*(names or ()), *wanted]))
     if not wanted:

@@ -1,0 +1,90 @@
+"""Results whose hyper-parameters rest on too small a search, flagged wherever they are shown.
+
+A manifest tells of each tuned run the winner it has taken (sweep.search writes it) and how many
+trials its grid calls enough: `trials` and `least`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from analysis.names import strength_name
+from analysis.results import Results
+from analysis.runs import Run
+from analysis.tables import DOUBLE_DAGGER, NAMED, Entry, Table
+
+
+def weak(results: Results) -> dict[tuple[str, ...], Run]:
+    """Runs of searches with too few trials, by model, dataset, setting, variant and eps_g ('' of a
+    run that is not attacked)."""
+    return {_place(run): run for run in results.runs if is_weak(run)}
+
+
+def is_weak(run: Run) -> bool:
+    """Whether the search behind a run had fewer trials than its grid asks for."""
+    return run.tuned is not None and run.tuned["trials"] < run.tuned["least"]
+
+
+def _place(run: Run) -> tuple[str, ...]:
+    about = run.about
+    at = strength_name(about["epsilon_g"]) if about["epsilon_g"] else ""
+    return (*(about[name] for name in ("model", "dataset", "setting", "variant")), at)
+
+
+def sentence(results: Results) -> str | None:
+    """Which results rest on too few trials, None where there are none."""
+    found = weak(results)
+    if not found:
+        return None
+    least = max(run.tuned["least"] for run in found.values() if run.tuned)
+    counts = sorted({run.tuned["trials"] for run in found.values() if run.tuned})
+    span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    names = list(dict.fromkeys(map(_name, found)))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return (
+        f"hyper-parameters from a search of {span} trials, expected at least {least}: "
+        f"{', '.join(names[:NAMED])}{more}"
+    )
+
+
+def _name(place: tuple[str, ...]) -> str:
+    model, dataset, setting, _, at = place
+    return f"{model}/{dataset}/{setting}" + (f" at {at}" if at else "")
+
+
+def origin(run: Run) -> str | None:
+    """Where the hyper-parameters of a run come from; None where its config alone says them."""
+    if run.tuned is None:
+        return None
+    values = ", ".join(f"{name} {value:g}" for name, value in run.tuned["params"].items())
+    few = f" (expected at least {run.tuned['least']})" if is_weak(run) else ""
+    return f"{values}: best of {run.tuned['trials']} trials{few} of {run.tuned['search']}"
+
+
+def flagged(table: Table, results: Results) -> Table:
+    """The table with a mark at every number that rests on too few trials, and a note; of means the
+    note alone, where any run behind them may."""
+    found, text = weak(results), sentence(results)
+    if text is None:
+        return table
+    rows = tuple(
+        (labels, tuple(_marked(entry, found) for entry in entries))
+        for labels, entries in table.rows
+    )
+    entries = [entry for _, line in rows for entry in line]
+    means = any(entry.cell and entry.cell.unit != "seeds" for entry in entries)
+    if rows == table.rows and not means:
+        return table
+    return replace(table, rows=rows, notes=(*table.notes, f"{DOUBLE_DAGGER} {text}"))
+
+
+def _marked(entry: Entry, found: Mapping[tuple[str, ...], Run]) -> Entry:
+    key = entry.key
+    if key is None or DOUBLE_DAGGER in entry.mark:
+        return entry
+    names = key.model, key.dataset, key.setting, key.variant
+    places = (*names, strength_name(key.epsilon_g)), (*names, "")
+    if not any(place in found for place in places):
+        return entry
+    return replace(entry, mark=entry.mark + DOUBLE_DAGGER)

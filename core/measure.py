@@ -1,0 +1,183 @@
+"""One evaluation of a trained run: measured, in as many pieces as it takes, and written.
+
+Flags per image first, then the rows: where the rows are, the evaluation is whole.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from core import audit, autoattack, records
+from core import evaluate as searching
+from core.claims import Claim, NotOwnedError
+from core.config import EvalConfig, show_strength
+from core.data import Split
+from core.rundir import RunDir, read_json, write_atomic, write_json
+from core.snapshot import Snapshot
+from core.train import Trainer
+
+log = logging.getLogger("epsweep")
+_T = TypeVar("_T")
+
+
+def remark(claim: Claim | None, text: str) -> None:
+    """A line for the log and, in the process that has the claim, for the record of the attempt."""
+    log.warning("%s", text)
+    if claim:
+        claim.note(text)
+
+
+def must_own(run: RunDir, claim: Claim | None) -> None:
+    """Raises NotOwnedError where another process has taken the run over."""
+    if claim and not claim.held():
+        raise NotOwnedError(f"{run.id}: another process has taken this run over")
+
+
+def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch: int) -> None:
+    """Run one evaluation, with `batch` images at once, and write its flags, then its rows; nothing
+    if it is on disk. All processes of a team call this; the one with the claim writes."""
+    run, team = trainer.run, trainer.team
+    if team.share(run.eval_json(asked.id).exists() and run.eval_flags(asked.id).exists()):
+        return
+    whole: Split = getattr(trainer.data, asked.split)
+    split = whole.first(asked.images)
+    started = time.perf_counter()
+
+    def progress(done: int) -> None:
+        if claim:
+            claim.progress = _progress(done, len(split), time.perf_counter() - started)
+
+    work = partial(_measure, asked, trainer, split, claim, progress)
+    found, checked = _fitting(work, batch, claim)
+    seconds = time.perf_counter() - started
+    if claim is None:
+        return
+    must_own(run, claim)
+    _write_flags(run, asked, split, found)
+    rows = _rows(asked, found, len(split))
+    write_json(
+        run.eval_json(asked.id),
+        {
+            "id": asked.id,
+            "config": asked.to_dict(),
+            "rows": rows,
+            "expected": _expected(asked, rows),
+            "n": len(split),
+            "split_images": len(whole),
+            "forwards": found.forwards,
+            "backwards": found.backwards,
+            "zero_gradient_images": found.zero_gradient_images,
+            "audit": asdict(checked) if checked else None,
+            "seconds": round(seconds, 3),
+            "commit": (read_json(run.env) or {}).get("commit"),
+        },
+    )
+    for part in run.eval_json(asked.id).parent.glob(f"{asked.id}.*.part"):
+        part.unlink(missing_ok=True)
+    log.info("evaluated %s in %.1f s: %s", asked.id, seconds, _points(rows))
+
+
+def _progress(done: int, images: int, seconds: float) -> dict[str, Any]:
+    state = {
+        "phase": "evaluate",
+        "share": round(done / images, 4),
+        "images_per_s": round(done / seconds, 1),
+    }
+    if done:
+        state["left_s"] = round((images - done) * seconds / done, 1)
+    return state
+
+
+def _fitting(work: Callable[[int], _T], batch: int, claim: Claim | None) -> _T:
+    """What `work` gives with this many images at once, or with half as many as often as memory
+    runs out."""
+    while True:
+        try:
+            return work(batch)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+        batch = (batch + 1) // 2
+        remark(claim, f"out of memory: evaluating {batch} images at once")
+
+
+def _measure(
+    asked: EvalConfig,
+    trainer: Trainer,
+    split: Split,
+    claim: Claim | None,
+    progress: Callable[[int], None],
+    batch: int,
+) -> tuple[searching.Search, audit.Audit | None]:
+    """The evaluation itself; with its audit where its mode needs one."""
+    model, strengths = trainer.evaluated, [float(epsilon) for epsilon in asked.epsilons]
+    run, team = trainer.run, trainer.team
+    how: dict[str, Any] = {"norm": asked.norm, "batch": batch, "device": trainer.device}
+    how["team"] = team
+    owned = partial(must_own, run, claim)
+    # What is known so far of this process's share.
+    begun = run.eval_flags(asked.id).with_suffix(f".{team.rank}.part")
+    look = partial(
+        searching.search,
+        model,
+        split,
+        strengths,
+        steps=asked.steps,
+        mode=asked.mode,
+        progress=progress,
+        **how,
+    )
+    if asked.attack == "autoattack":
+        ledger = autoattack.Ledger(begun)
+        found = autoattack.evaluate(
+            look, model, split, strengths, ledger=ledger, owned=owned, **how
+        )
+        return found, None
+    found = look(snapshot=Snapshot(begun, owned))
+    if asked.mode == "exact":
+        return found, None
+    return found, audit.check(found, model, split, strengths, steps=asked.steps, **how)
+
+
+def _rows(asked: EvalConfig, found: searching.Search, images: int) -> list[records.ResultRow]:
+    return [
+        records.ResultRow(
+            attack=f"{asked.attack}-{asked.steps}",
+            norm=asked.norm,
+            epsilon=show_strength(epsilon, asked.norm),
+            n=images,
+            correct=found.correct(level),
+        )
+        for level, epsilon in enumerate(asked.epsilons)
+    ]
+
+
+def _expected(asked: EvalConfig, rows: Sequence[records.ResultRow]) -> float | None:
+    """Expected accuracy over the evaluation's whole grid; None where that is one point."""
+    if len(rows) < 2 and asked.prior is None:
+        return None
+    return records.expected_over(records.curve(rows), asked.prior)
+
+
+def _points(rows: Sequence[records.ResultRow]) -> str:
+    return ", ".join(f"{row['epsilon']}: {row['correct']}/{row['n']}" for row in rows)
+
+
+def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: searching.Search) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        critical=found.critical,
+        index=np.arange(len(split), dtype=np.int32),
+        label=split.labels.numpy().astype(np.int32),
+    )
+    write_atomic(run.eval_flags(asked.id), lambda file: file.write(buffer.getvalue()))

@@ -1,0 +1,60 @@
+"""The verb that searches for hyper-parameters: tune."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from core.rundir import Store
+from sweep.cli.options import GridArgument, Json, Only, ProfileOption, Root, out
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sweep.search import Progress
+
+verbs = typer.Typer()
+
+
+@verbs.command()
+def tune(
+    grid: GridArgument,
+    profile: ProfileOption = "local",
+    root: Root = None,
+    only: Only = None,
+    max_parallel: Annotated[
+        int | None,
+        typer.Option("--max-parallel", min=1, help="Workers [default: on Slurm one per search]."),
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only show how far the searches are.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Search for the hyper-parameters that a grid's `tune:` block asks for; `launch` takes them.
+    Repeating it goes on where it stopped (exit code 3 while a search is not through)."""
+    from json import dumps
+
+    from sweep import grid as grids
+    from sweep import launch, tunetable, tuning
+
+    loaded, store = grids.load(grid), Store.at(root)
+    if status:
+        seen = tuning.look(tuning.searches(loaded, store, only or ()))
+    else:
+        where = launch.load_profile(profile, max_parallel=max_parallel)
+        seen = tuning.tune(loaded, store, where, only=only or (), workers=max_parallel, console=out)
+    assert loaded.tune
+    if json:
+        typer.echo(dumps(tunetable.as_dict(seen, loaded.tune.least), indent=1))
+    else:
+        out.print(tunetable.table(seen, loaded))
+    raise typer.Exit(_outcome(seen))
+
+
+def _outcome(seen: Sequence[Progress]) -> int:
+    """1 where trials failed, 3 where a search is not through, else 0."""
+    if all(one.over for one in seen):
+        return 0
+    return 1 if any(one.counts["failed"] for one in seen) else 3

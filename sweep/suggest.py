@@ -1,0 +1,141 @@
+"""`sweep suggest-schedule`: the hinges T1 and T2 that finished standard and fix runs call for.
+
+As the paper chose its own: T1 is the epoch (from 0) at which standard fine-tuning reaches 90 % of
+its final validation accuracy, T2 the adaptation delay of fix; both are means over seeds here, and
+one pair for each (backbone, dataset, eps_g).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from rich.table import Table
+
+from core.config import RunConfig, show_strength
+from core.diagnosis import clean, standard_of, standards, twin
+from core.records import DELAY_THRESHOLD, delay
+from core.rundir import Store, read_jsonl
+
+REACHED = 0.9
+"""Share of its final validation accuracy at which standard fine-tuning has adapted."""
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What the runs of one cell call for; `problem` says why there is no schedule."""
+
+    backbone: str
+    dataset: str
+    epsilon_g: str
+    T1: int | None = None
+    T2: int | None = None
+    seeds: int = 0
+    problem: str = ""
+
+    @property
+    def snippet(self) -> str:
+        """The line for a grid file; '' where there is none."""
+        hinges = f"T1: {self.T1}, T2: {self.T2}"
+        return "" if self.problem else f"schedule: {{kind: two_hinge, {hinges}}}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape of `--json`."""
+        return {**vars(self), "snippet": self.snippet}
+
+
+def suggest(configs: Sequence[RunConfig], store: Store) -> list[Suggestion]:
+    """One suggestion for each cell of these runs, in their order. Standard and fix runs may also
+    come from other grids: any finished one in the store that differs in schedule alone counts."""
+    cells: dict[RunConfig, list[RunConfig]] = {}
+    for config in configs:
+        if config.epsilon_g:
+            fix = twin(config, "fix")
+            cell = fix.model_copy(update={"seed": 0})
+            cells.setdefault(cell, []).append(fix)
+    known = standards(configs)
+    return [_suggest(list(dict.fromkeys(runs)), known, store) for runs in cells.values()]
+
+
+def _suggest(
+    fixes: Sequence[RunConfig], known: Mapping[RunConfig, RunConfig], store: Store
+) -> Suggestion:
+    first = fixes[0]
+    name = first.backbone, first.dataset, show_strength(first.epsilon_g, first.norm)
+    found, problems = [], []
+    for fix in fixes:
+        standard = standard_of(fix, known)
+        rows = [(run, _finished(run, store)) for run in (standard, fix)]
+        absent = [f"{run.setting} run {run.id} is not finished here" for run, r in rows if not r]
+        if absent:
+            problems += absent
+        else:
+            found.append((rows[0][1], rows[1][1]))
+    if not found:
+        more = f" (and {len(problems) - 2} more)" if len(problems) > 2 else ""
+        return Suggestion(*name, problem="; ".join(problems[:2]) + more)
+    return _of_curves(name, found, first.epochs)
+
+
+def _of_curves(
+    name: tuple[str, str, str], found: Sequence[tuple[Rows, Rows]], epochs: int
+) -> Suggestion:
+    seeds = len(found)
+    if any(clean(standard[-1]) <= DELAY_THRESHOLD for standard, _ in found):
+        said = f"standard fine-tuning itself ends at or below {DELAY_THRESHOLD:.0%} accuracy"
+        return Suggestion(*name, seeds=seeds, problem=said)
+    T1 = _mean([adapted(standard) for standard, _ in found])
+    delays = [delay(fix, epochs) for _, fix in found]
+    if never := sum(d >= epochs for d in delays):
+        said = f"fix never adapted within {epochs} epochs ({never} of {seeds} seeds): no T2"
+        return Suggestion(*name, T1, seeds=seeds, problem=said)
+    T2 = _mean(delays)
+    if T2 <= T1:
+        said = f"fix adapts at epoch {T2}, no later than T1 = {T1}: nothing to wait for, use fix"
+        return Suggestion(*name, T1, T2, seeds, said)
+    return Suggestion(*name, T1, T2, seeds)
+
+
+def adapted(rows: Rows) -> int:
+    """First epoch (from 0) at which validation clean accuracy is 90 % of the last epoch's."""
+    goal = REACHED * clean(rows[-1])
+    return next(int(row["epoch"]) for row in rows if clean(row) >= goal)
+
+
+def _mean(epochs: Sequence[int]) -> int:
+    """Rounded half up, as the hinges of `sched` are."""
+    return int(Fraction(sum(epochs), len(epochs)) + Fraction(1, 2))
+
+
+def _finished(config: RunConfig, store: Store) -> Rows:
+    """The epochs of a run that is through its training, else none."""
+    try:
+        rows = read_jsonl(store.run(config.id).metrics)
+    except ValueError:  # half a line: it is being written
+        return []
+    return rows if len(rows) >= config.epochs else []
+
+
+def overall(found: Sequence[Suggestion]) -> str:
+    """One pair for all cells that have one, as the paper uses; '' for fewer than two."""
+    hinges = [(s.T1, s.T2) for s in found if s.T1 is not None and s.T2 is not None]
+    if len(hinges) < 2:
+        return ""
+    T1, T2 = (_mean([pair[i] for pair in hinges]) for i in (0, 1))
+    return f"mean of {len(hinges)} cells: T1 = {T1}, T2 = {T2}"
+
+
+def table(found: Sequence[Suggestion]) -> Table:
+    """For a terminal: a line per cell, with the grid's line or what is missing."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("backbone", "dataset", "eps_g", "T1", "T2", "seeds", "for the grid"):
+        shown.add_column(column, justify="right" if column in ("T1", "T2", "seeds") else "left")
+    for one in found:
+        hinges = ["" if t is None else str(t) for t in (one.T1, one.T2)]
+        cell = one.backbone, one.dataset, one.epsilon_g
+        shown.add_row(*cell, *hinges, str(one.seeds or ""), one.snippet or one.problem)
+    return shown

@@ -1,0 +1,156 @@
+"""What a node runs for `sweep tune`: `TuneJob` does trials of the searches in a frozen manifest.
+
+Workers share the searches. A trial is claimed like a run, so that two workers never have the same
+one, and no search gets more trials than its budget; one whose worker died goes on from its last
+epoch in whoever claims it next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import submitit
+
+from core.claims import Claim, newest_attempt, now
+from core.rundir import RunDir, Store, SweepDir, read_jsonl, write_json
+from slurm import environment
+from sweep import attempt, breaker, search
+from sweep.job import await_former, may_begin, orderly
+from sweep.search import REAL, Search, trial_file, with_params
+from sweep.study import Study
+
+log = logging.getLogger("epsweep")
+MOST_LOST = 3
+"""Processes that one trial may cost within a submission."""
+
+
+@dataclass(frozen=True)
+class TuneJob:
+    """Does trials of rows [first, first + count) of a manifest until none is left to begin."""
+
+    root: str
+    sweep: str
+    """Folder of the search's submissions."""
+    manifest: str
+    first: int
+    count: int
+    turn: int = 0
+    """Which of the rows to begin with: workers spread over the searches."""
+    threads: int | None = None
+    gpus: float = 0
+    staging: bool = False
+
+    def __call__(self) -> dict[str, int]:
+        """Returns how many trials ended how, e.g. {'done': 3, 'failed': 1}."""
+        return orderly(self._work)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What submitit queues again on a time limit or a preemption."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _work(self) -> dict[str, int]:
+        outcomes = Counter[str]()
+        rows = read_jsonl(Path(self.manifest))[self.first : self.first + self.count]
+        turn = self.turn % len(rows)
+        for row in rows[turn:] + rows[:turn]:
+            wanted = Search.parse(row["search"], Path(self.root) / "tuned")
+            while outcome := self._next(wanted, row["after"]):
+                outcomes[outcome] += 1
+        return dict(outcomes)
+
+    def _next(self, wanted: Search, after: Sequence[int]) -> str | None:
+        """Do one trial; None where there is none left for this worker."""
+        held = breaker.tripped(SweepDir(Path(self.sweep)))
+        if held:
+            log.warning("%s", held)
+            return None
+        seen = search.conclude(wanted)
+        if seen.winner is not None:
+            return None
+        for trial in seen.trials:
+            run = wanted.trial_dir(trial.number)
+            await_former(run)
+            fresh = trial.state == "new" and seen.out_of_time
+            if trial.state in REAL or fresh or not may_begin(run, after[trial.number], MOST_LOST):
+                continue
+            claim = attempt.claim_for(run, gpus=self.gpus)
+            if claim:
+                outcome = self._do(wanted, trial.number, claim)
+                search.conclude(wanted)
+                return outcome
+        return None
+
+    def _do(self, wanted: Search, number: int, claim: Claim) -> str:
+        if self.threads:
+            import torch  # 2 s, and only a node needs it
+
+            torch.set_num_threads(self.threads)
+        stage = environment.node_tmpdir() if self.staging else None
+        return attempt.conduct(
+            claim,
+            lambda: conduct(wanted, number, claim, Store(Path(self.root)), stage),
+            f"{wanted.name} trial {number}",
+            SweepDir(Path(self.sweep)),
+        )
+
+
+def conduct(wanted: Search, number: int, claim: Claim, store: Store, stage: Path | None) -> None:
+    """One trial, claimed: begin it or go on with it, and record how it ended."""
+    from core import trial  # imports torch
+    from core.train import DivergedError
+
+    run = claim.run
+    study = Study(wanted, number)
+    if not study.resumed:
+        _clear(run)
+    log.info("trial %d of %s: %s", number, wanted.name, study.params)
+    state, value, reason = "completed", None, None
+    try:
+        config = with_params(wanted.config, study.params)
+        judged = trial.train(
+            config, wanted.goal, store, run, claim, promising=study.promising, stage=stage
+        )
+        value, images, epochs = judged.value, judged.images, judged.epochs
+        if value is None:
+            state = "pruned"
+    except DivergedError as error:
+        state, reason, images, epochs = "diverged", str(error), 0, len(read_jsonl(run.metrics))
+    except OSError:
+        raise  # a full disk is not to blame on the hyper-parameters: the trial will go on
+    except Exception:
+        study.give_up()
+        raise
+    record = {
+        "state": state,
+        "params": study.params,
+        "value": value,
+        "images": images,
+        "epochs": epochs,
+        "reason": reason,
+        "optuna": optuna.__version__,
+        "ended": now(),
+    }
+    if claim.held():
+        write_json(trial_file(run), record)
+        study.tell(record)
+        trial.forget(run)
+
+
+def _clear(run: RunDir) -> None:
+    """Remove what an earlier trial of this number has left that failed: other hyper-parameters."""
+    paths = (run.checkpoint, run.previous_checkpoint, run.metrics, run.config)
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def manifest_row(wanted: Search) -> dict[str, Any]:
+    """A search as manifests hold it, with the attempts at its trials made before."""
+    numbers = range(wanted.trials)
+    after = [newest_attempt(wanted.trial_dir(number).path) for number in numbers]
+    return {"search": wanted.to_dict(), "after": after}

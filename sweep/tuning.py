@@ -1,0 +1,224 @@
+"""What `sweep tune` does: workers for the searches of a grid, on this machine or a cluster.
+Repeating it is safe: trials that are done or under way stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from core import inputs
+from core.claims import process_alive
+from core.config import ConfigError
+from core.rundir import Store, SweepDir, read_jsonl, write_json, write_jsonl
+from slurm import cluster
+from slurm.profile import Profile
+from sweep import array, breaker, freeze, local, pending, search, submit, tunejob, watch, weights
+from sweep.grid import Grid, select
+from sweep.pending import Pending
+from sweep.search import Progress, Search
+from sweep.tunejob import TuneJob
+from sweep.tunetable import brief, table
+from sweep.winners import by_run
+
+SPARE = 3
+"""Workers started in the place of dead ones, per search."""
+
+
+def searches(grid: Grid, store: Store, only: Sequence[str] = ()) -> list[Search]:
+    """Those of the runs that match every filter, in the order of the grid. Raises ConfigError for a
+    grid without `tune:`, or a filter that fits none of its runs."""
+    if grid.tune is None:
+        raise ConfigError(f"{grid.path}: has no `tune:` block, nothing to search")
+    found = by_run(grid, store)
+    return list({found[run.id].id: found[run.id] for run in select(grid.runs, only)}.values())
+
+
+def look(wanted: Sequence[Search]) -> list[Progress]:
+    """How far searches are; those that are through get their winner recorded."""
+    return [search.conclude(one) for one in wanted]
+
+
+def tune(
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    *,
+    only: Sequence[str] = (),
+    workers: int | None = None,
+    console: Console,
+) -> list[Progress]:
+    """Put workers on what the searches lack; returns how far these are, on a cluster as soon as it
+    has taken the jobs. workers: at the same time, by default one per search on a cluster and the
+    profile's here. Raises ConfigError, ProfileError, ClusterError, StoppedError."""
+    wanted = searches(grid, store, only)
+    _check(wanted, store, profile)
+    sweep = _record(grid, wanted, store)
+    with submit.turn(sweep):
+        left = [seen.search for seen in look(wanted) if not seen.over]
+        busy = at_work(sweep)
+        if busy:
+            console.print(f"{busy} workers are at work on it already")
+        if not left or (busy and profile.executor != "slurm"):
+            return look(wanted)
+        breaker.close(sweep)
+        if profile.executor == "slurm":
+            _send(left, sweep, store, profile, workers, busy, console)
+            return look(wanted)
+        crew = _engage(left, sweep, store, profile)
+    return _attend(crew, wanted, grid, console)
+
+
+def _check(wanted: Sequence[Search], store: Store, profile: Profile) -> None:
+    if profile.ranks > 1:
+        raise ConfigError(
+            f"profile {profile.name}: a trial trains in one process, expected gpus_per_run: 1, "
+            f"got {profile.gpus_per_run}"
+        )
+    configs = (one.config for one in wanted)
+    problems = inputs.missing(configs, store, hub=weights.required_hub(profile))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def folder(grid: Grid, store: Store) -> SweepDir:
+    """Submissions and logs of a grid's searches: a sweep's folder within the sweep's folder."""
+    return SweepDir(store.sweep(grid.name).path / "tune")
+
+
+def _record(grid: Grid, wanted: Sequence[Search], store: Store) -> SweepDir:
+    """Write what is searched. Raises ConfigError where the store cannot be written."""
+    sweep = folder(grid, store)
+    try:
+        sweep.logs.mkdir(parents=True, exist_ok=True)
+        for one in wanted:
+            write_json(one.path / "search.json", one.to_dict())
+    except OSError as error:
+        raise ConfigError(f"{store.root}: cannot write there ({error.strerror})") from None
+    return sweep
+
+
+def _freeze(left: Sequence[Search], sweep: SweepDir) -> Path:
+    """The manifest of one submission: a row per search."""
+    number = 1 + len(list(sweep.path.glob("submission-*.jsonl")))
+    path = sweep.path / f"submission-{number:04d}.jsonl"
+    write_jsonl(path, map(tunejob.manifest_row, left))
+    return path
+
+
+def at_work(sweep: SweepDir) -> int:
+    """Workers of earlier submissions that run or wait to run."""
+    return len(_jobs(sweep)) + len(_processes(sweep))
+
+
+def stop(grid: Grid, store: Store) -> int:
+    """Ask the workers of a grid's searches to stop, and returns their number; trials under way
+    keep their checkpoints."""
+    sweep = folder(grid, store)
+    jobs, processes = _jobs(sweep), _processes(sweep)
+    cluster.cancel(job for job in jobs if job[0].isdigit())
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    return len(jobs) + len(processes)
+
+
+def _jobs(sweep: SweepDir) -> list[str]:
+    arrays = [row for row in read_jsonl(sweep.submissions) if row["executor"] == "slurm"]
+    names = {job: row["name"] for row in arrays for job, _ in pending.tasks(row)}
+    states = cluster.jobs(names, set(names.values())) if names else {}
+    return [job for job, name in names.items() if Pending(job, 0, name, states[job]).live]
+
+
+def _processes(sweep: SweepDir) -> list[int]:
+    rows = read_jsonl(sweep.submissions)
+    known = [item for row in rows for item in row.get("processes", ())]
+    return [item["pid"] for item in known if process_alive(item)]
+
+
+def _engage(left: Sequence[Search], sweep: SweepDir, store: Store, profile: Profile) -> local.Crew:
+    manifest = _freeze(left, sweep)
+    share = local.share_of(profile, sum(one.trials for one in left))
+
+    def work(number: int) -> TuneJob:
+        return TuneJob(
+            root=str(store.root),
+            sweep=str(sweep.path),
+            manifest=str(manifest),
+            first=0,
+            count=len(left),
+            turn=number * len(left) // share.workers,
+            threads=share.threads,
+            gpus=share.gpus,
+        )
+
+    return local.engage(work, share.workers, sweep, manifest, profile)
+
+
+def _send(
+    left: Sequence[Search],
+    sweep: SweepDir,
+    store: Store,
+    profile: Profile,
+    workers: int | None,
+    busy: int,
+    console: Console,
+) -> None:
+    """One array per kind of job: backbones may have overrides in the profile."""
+    groups: dict[str, list[Search]] = {}
+    for one in left:
+        name = one.config.backbone if one.config.backbone in profile.overrides else ""
+        groups.setdefault(name, []).append(one)
+    code = freeze.snapshot(sweep)
+    for backbone, members in groups.items():
+        special, manifest = profile.for_backbone(backbone), _freeze(members, sweep)
+        most = min(workers or len(members), sum(one.trials for one in members))
+        count = array.fits(max(0, most - busy), special)
+        tasks = [_task(members, n, count, manifest, sweep, store, special) for n in range(count)]
+        if tasks:
+            job = array.hand_over(tasks, sweep, code, manifest, special, first=0, end=count, per=1)
+            console.print(f"{count} workers on {len(members)} searches: array {job}")
+        busy = max(0, busy - most)
+
+
+def _task(
+    members: Sequence[Search],
+    number: int,
+    workers: int,
+    manifest: Path,
+    sweep: SweepDir,
+    store: Store,
+    profile: Profile,
+) -> TuneJob:
+    return TuneJob(
+        root=str(store.root),
+        sweep=str(sweep.path),
+        manifest=str(manifest),
+        first=0,
+        count=len(members),
+        turn=number * len(members) // workers,
+        threads=profile.slurm.cpus_per_task,
+        gpus=profile.gpus_per_run,
+        staging=profile.staging,
+    )
+
+
+def _attend(
+    crew: local.Crew, wanted: Sequence[Search], grid: Grid, console: Console
+) -> list[Progress]:
+    """Show how far the searches are until every worker has ended."""
+    return watch.attend(
+        crew,
+        console,
+        lambda working: look(wanted),
+        show=lambda seen: table(seen, grid),
+        brief=brief,
+        left=lambda seen: any(not one.over and one.waiting for one in seen),
+        spare=SPARE * len(wanted),
+        every=1.0,
+    )

@@ -1,0 +1,150 @@
+"""Evaluations that are interrupted go on where they were, with the same bits and the same cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from tiny import Trained
+
+from core import run, snapshot
+from core.claims import Claim
+from core.config import EvalConfig
+from core.evaluate import Search, _Queue, search
+from core.rundir import Store, read_json
+from core.snapshot import Snapshot
+
+STRENGTHS = [i / 255 for i in range(0, 9, 2)]
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "EVERY_S", 0.0)
+
+
+def look(trained: Trained, **options: Any) -> Search:
+    how: dict[str, Any] = {"steps": 4, "batch": 16, "device": tiny.CPU, **options}
+    return search(trained.net, trained.test.first(60), STRENGTHS, **how)
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupted(trained: Trained, at: int, **options: Any) -> None:
+    """A search that ends at its at-th step."""
+    steps = 0
+
+    def progress(done: int) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        look(trained, progress=progress, **options)
+
+
+def same(one: Search, two: Search) -> bool:
+    costs = [(s.forwards, s.backwards, s.zero_gradient_images) for s in (one, two)]
+    return np.array_equal(one.critical, two.critical) and costs[0] == costs[1]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_it_goes_on_with_the_same_bits(
+    trained: Trained, tmp_path: Path, mode: str, norm: str
+) -> None:
+    how = {"mode": mode, "norm": norm}
+    calm = look(trained, **how)
+    for at in (1, 7, 12):
+        (tmp_path / "s").unlink(missing_ok=True)
+        interrupted(trained, at, snapshot=Snapshot(tmp_path / "s"), **how)
+        seen: list[int] = []
+        resumed = look(trained, snapshot=Snapshot(tmp_path / "s"), progress=seen.append, **how)
+        assert same(resumed, calm)
+    whole: list[int] = []
+    look(trained, progress=whole.append, **how)
+    assert len(seen) == len(whole) - 11, "what was known was not done again"
+
+
+def test_one_that_dies_again_and_again_comes_to_its_end(trained: Trained, tmp_path: Path) -> None:
+    for _ in range(5):
+        interrupted(trained, 5, snapshot=Snapshot(tmp_path / "s"))
+    assert same(look(trained, snapshot=Snapshot(tmp_path / "s")), look(trained))
+
+
+@pytest.mark.parametrize("other", [{"steps": 3}, {"batch": 15}, {"mode": "fast"}, {"norm": "l2"}])
+def test_the_state_of_another_search_is_no_help(
+    trained: Trained, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    interrupted(trained, 9, snapshot=Snapshot(tmp_path / "s"))
+    assert same(look(trained, snapshot=Snapshot(tmp_path / "s"), **other), look(trained, **other))
+
+
+@pytest.mark.parametrize("damage", ["half", "flipped", "empty"])
+def test_a_damaged_file_is_passed_over(trained: Trained, tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "s"
+    interrupted(trained, 9, snapshot=Snapshot(file))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(
+        {"half": content[: len(content) // 2], "flipped": content, "empty": b""}[damage]
+    )
+    assert same(look(trained, snapshot=Snapshot(file)), look(trained))
+
+
+def test_nothing_is_written_by_one_who_may_not(trained: Trained, tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        look(trained, snapshot=Snapshot(tmp_path / "s", refuse))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_short_search_pays_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "EVERY_S", 300.0)
+    look(trained, snapshot=Snapshot(tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_run_goes_on_in_the_middle_of_its_evaluation(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, asked = tiny.config(), EvalConfig.parse({"epsilons": "0..4/255", "steps": 3})
+    stepped, steps = _Queue._step, 0
+
+    def step(self: _Queue, *arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 40:  # the validation of two epochs takes 7 steps each
+            raise Stop
+        return stepped(self, *arguments)
+
+    monkeypatch.setattr(_Queue, "_step", step)
+
+    def execute() -> dict[str, Any]:
+        claim = Claim.acquire(store.run(config.id))
+        assert claim
+        try:
+            run.execute(config, [asked], store, claim, run.Options(tracking="none", eval_batch=8))
+        finally:
+            claim.release("interrupted")
+        return read_json(store.run(config.id).eval_json(asked.id)) or {}
+
+    with pytest.raises(Stop):
+        execute()
+    evals = store.run(config.id).eval_json(asked.id).parent
+    assert [file.suffix for file in evals.iterdir()] == [".part"]
+    resumed, after = execute(), steps - 40
+    assert [file.suffix for file in sorted(evals.iterdir())] == [".json", ".npz"]
+    store, steps = Store(store.root / "calm"), 40
+    calm = execute()
+    assert calm["rows"] == resumed["rows"] and calm["forwards"] == resumed["forwards"]
+    assert after < steps - 40 - 20
