@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types contracts format slow wheel clean
+.PHONY: demo test check lint types contracts format slow slurm-test wheel clean
 
 demo: $(READY)
 	$(BIN)/sweep demo
@@ -26,6 +26,11 @@ contracts: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m "slow or slurm" -n 2 --dist loadfile
+
+# On a real Slurm, which the tests start and stop themselves; its packages come from apt-get.
+slurm-test: $(READY)
+	$(BIN)/python -m slurm.testbed install
+	$(BIN)/python -m pytest -m slurm -n 2 --dist loadfile
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

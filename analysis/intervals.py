@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
 
 from analysis.cells import Cell, Key, sources
+from analysis.names import CORRUPTED
 from analysis.results import Results
+from analysis.runs import Threat
 from analysis.statistics import Scores, bootstrap, mcnemar, robustness, survival, wilson
 from analysis.tables import rivals, winners
 from core.config import ConfigError, parse_strength
+
+Reader = Callable[[str, str], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,7 @@ class Flags:
         """frame: the values that the cells were made from."""
         self._results = results
         self._rows = sources(frame)
-        self._epsilons = {
-            evaluation.id: [parse_strength(e) for e in evaluation.record["config"]["epsilons"]]
-            for run in results.runs
-            for evaluation in run.evaluations
-            if evaluation.record
-        }
+        self._runs = {run.dir.id: run for run in results.runs}
 
     def scores(self, key: Key) -> tuple[np.ndarray, Scores]:
         """(image index, score in [0, 1] averaged over seeds), sorted by index, shape [n].
@@ -73,19 +73,31 @@ class Flags:
         return index, np.mean([scores for _, scores in per_seed], axis=0)
 
     def _one(self, run_id: str, eval_id: str, key: Key) -> tuple[np.ndarray, Scores]:
-        index, critical = self._load(run_id, eval_id)
-        epsilons = self._epsilons[eval_id]
-        k = round(key.epsilon_g)
-        positions = [epsilons.index(parse_strength(f"{i}/255")) for i in range(k + 1)]
+        if key.metric == CORRUPTED:
+            return self._load(self._results.corrupted, run_id, eval_id)
+        index, critical = self._load(self._results.critical, run_id, eval_id)
+        strengths = self._strengths(run_id, eval_id, key)
         if key.metric == "clean":
             return index, survival(critical, 0).astype(float)
         if key.metric == "adv":
-            return index, survival(critical, positions[-1]).astype(float)
-        return index, robustness(critical, np.array(positions))
+            return index, survival(critical, len(strengths) - 1).astype(float)
+        return index, robustness(critical, strengths)
 
-    def _load(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
+    def _strengths(self, run_id: str, eval_id: str, key: Key) -> list[float]:
+        """An evaluation's strengths up to the one at which `key` asks for the accuracy."""
+        run = self._runs[run_id]
+        evaluation = next(one for one in run.evaluations if one.id == eval_id)
+        config = evaluation.record["config"] if evaluation.record else {}
+        trained = run.threat
+        if not trained.epsilon:  # standard fine-tuning, beside a run of that strength
+            trained = Threat(config["norm"], Fraction(str(key.epsilon_g)) / 255)
+        target = evaluation.target(trained)
+        strengths = [parse_strength(epsilon, target.norm) for epsilon in config["epsilons"]]
+        return [float(epsilon) for epsilon in strengths if epsilon <= target.epsilon]
+
+    def _load(self, read: Reader, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
         try:
-            return self._results.critical(run_id, eval_id)
+            return read(run_id, eval_id)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"runs/{run_id}/evals/{eval_id}.npz: {error}") from None
 

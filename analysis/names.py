@@ -27,10 +27,18 @@ DATASETS = {
     "cub": "Cub",
     "dogs": "Dogs",
     "imagenette": "ImageNette",
+    # The sister benchmark's (arXiv 2508.14079).
+    "caltech101": "Caltech101",
+    "flowers": "Flowers",
+    "pets": "Pets",
+    "ucmerced": "UCMerced",
 }
 SETTINGS = ("standard", "fix", "sched", "auto", "uniform")
 METRICS = ("clean", "adv", "expected")
-ATTACKS = {"apgd-ce": "APGD", "autoattack": "AutoAttack"}
+CORRUPTED = "corrupted"
+"""The one metric of an evaluation under common corruptions."""
+NORMS = {"linf": "l-inf", "l2": "l2", "l1": "l1"}
+ATTACKS = {"apgd-ce": "APGD", "autoattack": "AutoAttack", "corruptions": "Corruptions"}
 
 
 def model_name(backbone: str) -> str:
@@ -44,8 +52,10 @@ def dataset_name(dataset: str) -> str:
 
 
 def strength_name(epsilon: float) -> str:
-    """A strength in 255ths as '4/255' (0 stays '0')."""
-    return show_strength(Fraction(str(epsilon)) / 255)
+    """A strength in 255ths as '4/255' (0 stays '0'); as a plain number where it is 1 or more, which
+    only l2 and l1 have."""
+    strength = Fraction(str(epsilon)) / 255
+    return show_strength(strength, "linf" if strength < 1 else "l2")
 
 
 def in_order(found: Iterable[str], first: Sequence[str]) -> list[str]:

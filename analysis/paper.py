@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.cells import Cell, Key, cells
 from analysis.derived import Over, means, paired_tests, tests_table
 from analysis.gates import cell_gates, marked, masking_gates, notes, row_gates
-from analysis.names import SETTINGS, strength_name
+from analysis.names import CORRUPTED, NORMS, SETTINGS, strength_name
 from analysis.tables import PLUS_MINUS, Table, pivot
 from core.config import ConfigError, nearest
 
@@ -117,6 +117,7 @@ def table_frame(number: int, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _under_attacks(frame: pd.DataFrame) -> pd.DataFrame:
     """Runs evaluated by more than one attack, the evaluations called by their attack."""
+    frame = _attacked(frame)
     named = frame[frame["eval_id"] != ""]
     attacks = named[named["attack"] != ""].drop_duplicates("eval_id")
     names = dict(zip(attacks["eval_id"], attacks["attack"], strict=True))
@@ -194,21 +195,50 @@ def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFr
     counts = Counter(frame["eval_id"])
     if eval_id is not None and eval_id not in counts:
         raise ConfigError(f"unknown evaluation '{eval_id}'{nearest(eval_id, counts)}")
+    # Corruptions are no attack: they stand in a table of their own.
+    counts = Counter(_attacked(frame)["eval_id"]) or counts
     chosen = max(counts, key=counts.__getitem__) if eval_id is None else eval_id
     return frame[frame["eval_id"] == chosen]
 
 
+def _attacked(frame: pd.DataFrame) -> pd.DataFrame:
+    if "metric" not in frame:  # curves, which only attacks have
+        return frame
+    return frame.loc[frame["metric"] != CORRUPTED]
+
+
+def _corruptions(frame: pd.DataFrame, sure: Sure | None) -> list[Table]:
+    """One table per evaluation under common corruptions."""
+    corrupted = frame[frame["metric"] == CORRUPTED]
+    spec, title = Spec("", lambda *_: True), "Common corruptions"
+    return [
+        _lay_out(title, cells(rows), rows, spec, sure)
+        for _, rows in corrupted.groupby("eval_id", sort=False)
+    ]
+
+
 def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]:
-    """What a grid measured: one table per eps_g, settings below each other, best in bold."""
-    chosen = one_evaluation(frame)
-    found = cells(chosen)
+    """What a grid measured: one table per eps_g and norm of the attack that judges, settings below
+    each other, best in bold; then those under common corruptions."""
+    by_norm = _by_norm(frame)
     spec = Spec("", lambda *_: True, columns=("dataset", "metric"))
     tables = []
-    for epsilon_g in sorted({key.epsilon_g for key in found}):
-        at = {key: cell for key, cell in found.items() if key.epsilon_g == epsilon_g}
-        title = f"eps_g = {strength_name(epsilon_g)}" if epsilon_g else "Not attacked"
-        tables.append(_lay_out(title, at, chosen, spec, sure))
-    return tables
+    for norm, judged in by_norm.items():
+        chosen = one_evaluation(judged)
+        for epsilon_g in sorted(set(chosen["epsilon_g"])):
+            at = chosen[chosen["epsilon_g"] == epsilon_g]
+            title = f"eps_g = {strength_name(epsilon_g)}" if epsilon_g else "Not attacked"
+            title += f", judged by {norm}" * (len(by_norm) > 1)
+            tables.append(_lay_out(title, cells(at), at, spec, sure))
+    return tables + _corruptions(frame, sure)
+
+
+def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The attacked rows by the norm of their evaluation; what is missing counts as l-inf."""
+    attacked = _attacked(frame)
+    norms = attacked["attack"].str.extract(r"\((l\d)", expand=False).fillna(NORMS["linf"])
+    parts = {norm: attacked[norms == norm] for norm in NORMS.values()}
+    return {norm: part for norm, part in parts.items() if len(part)}
 
 
 def about(frame: pd.DataFrame) -> str:
@@ -218,8 +248,11 @@ def about(frame: pd.DataFrame) -> str:
     text = "Accuracy in %"
     if splits:
         text += f" on the {' and '.join(splits)} split"
-    if attacks:
-        text += f"; adv and expected under {' and '.join(attacks)} (l-inf)"
+    if attacks and set(frame["metric"]) == {CORRUPTED}:
+        text += f"; eleven types of severity {attacks[0].rpartition('-')[2]}"
+    elif attacks:
+        named = [attack if attack.endswith(")") else f"{attack} (l-inf)" for attack in attacks]
+        text += f"; adv and expected under {' and '.join(named)}"
     seeds = sorted(set(frame["seed"].dropna()))
     if len(seeds) > 1:
         text += f"; mean {PLUS_MINUS} sample standard deviation over {len(seeds)} seeds"

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.index import Frame, Index
-from analysis.names import METRICS
+from analysis.names import CORRUPTED, METRICS
 from analysis.rounding import percent
-from analysis.runs import Evaluation, Row, Run, runs_of
+from analysis.runs import Evaluation, Row, Run, Threat, runs_of
 from core.config import parse_strength, show_strength
-from core.records import expected_accuracy
+from core.records import corrupted_accuracy, expected_accuracy, expected_over
 from core.rundir import Store
 
 NAMES = {
@@ -105,6 +105,9 @@ RUNS = Frame(
 )
 
 
+UNATTACKED = Threat("linf", Fraction(0))
+
+
 class Results:
     """Everything a list of runs left on disk. Read once; make a new one to see new files."""
 
@@ -118,12 +121,21 @@ class Results:
         """root: a store. manifest: the rows of a sweep's manifest.jsonl; None for every run of
         the store. index: keep what was read in <root>/index, so that the next reading takes only
         changed run folders. Raises ConfigError where the store holds no run."""
-        self.store = Store.at(root)
-        self.runs = runs_of(self.store, manifest)
-        self._asked = _asked_strengths(self.runs)
-        asked = {run.dir.id: self._strengths(run) for run in self.runs}
-        self._index = Index(self.store, self.runs, asked, enabled=index)
+        store = Store.at(root)
+        self._take(store, runs_of(store, manifest), index)
+
+    def _take(self, store: Store, runs: list[Run], index: bool) -> None:
+        self.store, self.runs, self._indexed = store, runs, index
+        self._asked = _asked_strengths(runs)
+        asked = {run.dir.id: self._strengths(run) for run in runs}
+        self._index = Index(store, runs, asked, enabled=index)
         self._flags: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+    def only(self, runs: list[Run]) -> Results:
+        """The results of some of the runs."""
+        part = object.__new__(Results)
+        part._take(self.store, runs, self._indexed)
+        return part
 
     @cached_property
     def values(self) -> pd.DataFrame:
@@ -146,10 +158,10 @@ class Results:
         """One row per run: its state, delay, seconds, attempts and where it was made."""
         return self._index.read(RUNS, lambda run: [_run_row(run)])
 
-    def _strengths(self, run: Run) -> list[Fraction]:
-        """The eps_g at which a table may ask for the run."""
+    def _strengths(self, run: Run) -> list[Threat]:
+        """The threats, each with its eps_g, at which a table may ask for the run."""
         if run.epsilon_g:
-            return [run.epsilon_g]
+            return [run.threat]
         return self._asked[run.config["backbone"], run.config["dataset"]]
 
     def critical(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -164,6 +176,14 @@ class Results:
                 self._flags[run_id, eval_id] = flags["index"][order], flags["critical"][order]
         return self._flags[run_id, eval_id]
 
+    def corrupted(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Per-image scores under common corruptions, sorted by image: (image index, share of the
+        tried types on which the image is right), shape [n]. Raises as `critical`."""
+        with np.load(self.store.run(run_id).eval_flags(eval_id)) as flags:
+            order = np.argsort(flags["index"])
+            right = flags["right"][order]
+            return flags["index"][order], (right == 1).sum(1) / (right >= 0).sum(1)
+
 
 def load(
     root: str | Path,
@@ -175,40 +195,41 @@ def load(
 
     root: the store (`./outputs`). runs: rows of a manifest; None takes every run of the store.
     index: see `Results`. Columns: model, dataset (the paper's names), epsilon_g (255ths), setting,
-    seed, variant (what else sets runs of one cell apart), metric (clean, adv, expected), value
-    (percent, NaN where not measured), n (images), state (done, partial, failed, running, missing,
-    ...), reason, hinges ('T1=12;T2=37'), attack, split, split_images, run_id, eval_id, commit,
-    source (file). Standard fine-tuning has rows for every eps_g that the other runs ask for.
+    seed, variant (what else sets runs of one cell apart), metric (clean, adv, expected; corrupted
+    under common corruptions), value (percent, NaN where not measured), n (images), state (done,
+    partial, failed, running, missing, ...), reason, hinges ('T1=12;T2=37'), attack, split,
+    split_images, zero_gradient_images, run_id, eval_id, commit, source (file). Standard fine-tuning
+    has rows for every eps_g that the other runs ask for.
     Raises ConfigError where the store holds no run.
     """
     return Results(root, runs, index=index).values
 
 
-def _asked_strengths(runs: Sequence[Run]) -> dict[tuple[str, str], list[Fraction]]:
-    """(backbone, dataset) -> the strengths at which a table may ask for the standard run."""
+def _asked_strengths(runs: Sequence[Run]) -> dict[tuple[str, str], list[Threat]]:
+    """(backbone, dataset) -> the threats at which a table may ask for the standard run."""
     asked = defaultdict(set)
     for run in runs:
         if run.epsilon_g:
-            asked[run.config["backbone"], run.config["dataset"]].add(run.epsilon_g)
+            asked[run.config["backbone"], run.config["dataset"]].add(run.threat)
     everywhere = set().union(*asked.values())
     cells = {(run.config["backbone"], run.config["dataset"]) for run in runs}
-    return {cell: sorted(asked.get(cell) or everywhere or {Fraction(0)}) for cell in cells}
+    return {cell: sorted(asked.get(cell) or everywhere or {UNATTACKED}) for cell in cells}
 
 
-def _value_rows(run: Run, strengths: Sequence[Fraction]) -> Iterator[Row]:
+def _value_rows(run: Run, threats: Sequence[Threat]) -> Iterator[Row]:
     evaluations = run.evaluations or (Evaluation("", None, run.state, run.reason),)
-    for epsilon_g in strengths:
-        about = {**run.about, "epsilon_g": float(epsilon_g * 255), "hinges": run.hinges}
+    for threat in threats:
+        about = {**run.about, "epsilon_g": float(threat.epsilon * 255), "hinges": run.hinges}
         for evaluation in evaluations:
-            yield from _metric_rows(about, evaluation, epsilon_g)
+            yield from _metric_rows(about, evaluation, threat)
 
 
-def _metric_rows(about: Row, evaluation: Evaluation, epsilon_g: Fraction) -> Iterator[Row]:
-    record = evaluation.record or {}
+def _metric_rows(about: Row, evaluation: Evaluation, threat: Threat) -> Iterator[Row]:
+    record, target = evaluation.record or {}, evaluation.target(threat)
     about = {
         **about,
         "eval_id": evaluation.id,
-        "attack": evaluation.attack,
+        "attack": evaluation.attack + target.note(threat),
         "n": record.get("n"),
         "split": record.get("config", {}).get("split", ""),
         "split_images": record.get("split_images"),
@@ -217,39 +238,48 @@ def _metric_rows(about: Row, evaluation: Evaluation, epsilon_g: Fraction) -> Ite
         "source": f"runs/{about['run_id']}/evals/{evaluation.id}.json",
     }
     points = record.get("rows", ())
-    accuracy = {_strength(row["epsilon"]): row["correct"] / row["n"] for row in points}
-    for metric in METRICS if epsilon_g else ("clean",):
+    if evaluation.is_corrupted:
+        value = percent(corrupted_accuracy(points)) if points else float("nan")
+        about |= {"state": evaluation.state, "reason": evaluation.reason}
+        yield {**about, "metric": CORRUPTED, "value": value}
+        return
+    accuracy = {_strength(row["epsilon"], target.norm): row["correct"] / row["n"] for row in points}
+    for metric in METRICS if target.epsilon else ("clean",):
         state, reason, value = evaluation.state, evaluation.reason, float("nan")
         if record:
             try:
-                value = percent(_measure(metric, accuracy, epsilon_g))
+                value = percent(_measure(metric, accuracy, target))
             except ValueError as error:
                 state, reason = "missing", str(error)
         yield {**about, "metric": metric, "value": value, "state": state, "reason": reason}
 
 
 @lru_cache
-def _strength(text: str) -> Fraction:
-    return parse_strength(text)
+def _strength(text: str, norm: str) -> Fraction:
+    return parse_strength(text, norm)
 
 
-def _measure(metric: str, accuracy: Mapping[Fraction, float], epsilon_g: Fraction) -> float:
-    if metric == "expected":
-        return expected_accuracy(accuracy, epsilon_g)
-    at = Fraction(0) if metric == "clean" else epsilon_g
+def _measure(metric: str, accuracy: Mapping[Fraction, float], target: Threat) -> float:
+    at = Fraction(0) if metric == "clean" else target.epsilon
+    if metric == "expected" and target.norm == "linf":
+        return expected_accuracy(accuracy, at)
     if at not in accuracy:
-        raise ValueError(f"no accuracy measured at {show_strength(at)}")
+        raise ValueError(f"no accuracy measured at {show_strength(at, target.norm)}")
+    if metric == "expected":  # no customary grid: by the trapezoid over the strengths there are
+        return expected_over({eps: value for eps, value in accuracy.items() if eps <= at})
     return accuracy[at]
 
 
 def _curve_rows(run: Run) -> Iterator[Row]:
     for evaluation in run.evaluations:
+        if evaluation.is_corrupted:  # has no strengths
+            continue
         for point in evaluation.record["rows"] if evaluation.record else ():
             yield {
                 **run.about,
                 "eval_id": evaluation.id,
                 "attack": evaluation.attack,
-                "epsilon": float(_strength(point["epsilon"]) * 255),
+                "epsilon": float(_strength(point["epsilon"], point["norm"]) * 255),
                 "correct": point["correct"],
                 "n": point["n"],
                 "accuracy": percent(point["correct"] / point["n"]),

@@ -12,16 +12,30 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from analysis.names import ATTACKS, dataset_name, model_name
-from core.config import ConfigError, RunConfig, parse_strength
+from analysis.names import ATTACKS, NORMS, dataset_name, model_name
+from core.config import ConfigError, RunConfig, parse_strength, show_strength
 from core.records import delay
 from core.rundir import RunDir, Store, read_json, read_jsonl
 
 Row = dict[str, Any]
+
+
+class Threat(NamedTuple):
+    """What a run is trained against, or judged by: a norm and a strength in it."""
+
+    norm: str
+    epsilon: Fraction
+
+    def note(self, trained: Threat) -> str:
+        """What stands behind the name of an attack that is not the usual one, l-inf at eps_g."""
+        if self.norm == "linf" and trained.norm in ("linf", self.norm):
+            return ""
+        at = f" at {show_strength(self.epsilon, self.norm)}" if self.norm != trained.norm else ""
+        return f" ({NORMS[self.norm]}{at})"
 
 
 @dataclass(frozen=True)
@@ -33,13 +47,28 @@ class Evaluation:
     state: str = "done"
     reason: str = ""
 
+    def target(self, threat: Threat) -> Threat:
+        """Where the accuracy of a run trained against `threat` is its adversarial one: there, or at
+        the evaluation's largest strength where that attacks in another norm."""
+        config = self.record["config"] if self.record else {}
+        norm = config.get("norm", threat.norm)
+        if norm == threat.norm:
+            return threat
+        return Threat(norm, parse_strength(config["epsilons"][-1], norm))
+
     @property
     def attack(self) -> str:
         """'APGD-10'; '' where nothing was measured."""
         if self.record is None:
             return ""
         config = self.record["config"]
-        return f"{ATTACKS.get(config['attack'], config['attack'])}-{config['steps']}"
+        detail = config["severity" if self.is_corrupted else "steps"]
+        return f"{ATTACKS.get(config['attack'], config['attack'])}-{detail}"
+
+    @property
+    def is_corrupted(self) -> bool:
+        """Whether images were corrupted instead of attacked: one accuracy, over all types."""
+        return self.id.startswith("corruptions")
 
 
 @dataclass(frozen=True)
@@ -56,7 +85,11 @@ class Run:
 
     @cached_property
     def epsilon_g(self) -> Fraction:
-        return parse_strength(self.config["epsilon_g"])
+        return parse_strength(self.config["epsilon_g"], self.config["norm"])
+
+    @property
+    def threat(self) -> Threat:
+        return Threat(self.config["norm"], self.epsilon_g)
 
     @property
     def hinges(self) -> str:
@@ -128,7 +161,7 @@ class Run:
         if record is None:
             return Evaluation(eval_id, None, "missing", f"evaluation {eval_id} not done")
         whole = record["split_images"]
-        counts = {row["n"] for row in record["rows"]} | {record["n"]}
+        counts = _images(record)
         if record["config"].get("images") is None and counts != {whole}:
             return Evaluation(eval_id, record, "partial", f"{min(counts)} of {whole} images")
         return Evaluation(eval_id, record)
@@ -155,6 +188,14 @@ class Run:
             return int(self.result["delay"])
         total = int(self.config["epochs"])
         return delay(self.epochs, total) if len(self.epochs) == total else None
+
+
+def _images(record: Mapping[str, Any]) -> set[int]:
+    """The counts of images behind the numbers of an evaluation: one, where it is whole."""
+    counts = [row["n"] for row in record["rows"]]
+    if record["config"].get("per_image", "") == "one" and "type" in record["rows"][0]:
+        counts = [sum(counts)]
+    return {*counts, record["n"]}
 
 
 def _lines(path: Path) -> list[Row]:

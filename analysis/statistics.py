@@ -6,6 +6,7 @@ images, and several seeds are averaged per image first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -96,14 +97,13 @@ def survival(critical: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
     return critical > k
 
 
-def robustness(critical: NDArray[np.int64], positions: NDArray[np.int64]) -> Scores:
+def robustness(critical: NDArray[np.int64], strengths: Sequence[float]) -> Scores:
     """Share of [0, eps_g] each image survives, by the trapezoid of expected robustness: [n].
 
-    positions: where 0, 1/255, ..., eps_g stand among the evaluation's strengths, shape [k + 1].
-    Its mean over images is Acc_[0, eps_g].
+    strengths: the evaluation's first ones, 0 to eps_g, which `critical` counts. Its mean over
+    images is Acc_[0, eps_g].
     """
-    right = critical[:, None] > positions[None, :]
-    weights = np.ones(len(positions))
-    weights[[0, -1]] = 0.5
-    shares: Scores = right @ weights / (len(positions) - 1)
+    right = critical[:, None] > np.arange(len(strengths))
+    widths = np.diff(strengths)
+    shares: Scores = (right[:, 1:] + right[:, :-1] * 1.0) @ widths / 2 / strengths[-1]
     return shares

@@ -40,10 +40,11 @@ def sentence(results: Results) -> str | None:
     least = max(run.tuned["least"] for run in found.values() if run.tuned)
     counts = sorted({run.tuned["trials"] for run in found.values() if run.tuned})
     span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    plural = "" if counts[-1] == 1 else "s"
     names = list(dict.fromkeys(map(_name, found)))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return (
-        f"hyper-parameters from a search of {span} trials, expected at least {least}: "
+        f"hyper-parameters from a search of {span} trial{plural}, expected at least {least}: "
         f"{', '.join(names[:NAMED])}{more}"
     )
 
@@ -58,8 +59,8 @@ def origin(run: Run) -> str | None:
     if run.tuned is None:
         return None
     values = ", ".join(f"{name} {value:g}" for name, value in run.tuned["params"].items())
-    few = f" (expected at least {run.tuned['least']})" if is_weak(run) else ""
-    return f"{values}: best of {run.tuned['trials']} trials{few} of {run.tuned['search']}"
+    few = f" (of at least {run.tuned['least']} expected)" if is_weak(run) else ""
+    return f"{values}: best of {run.tuned['trials']}{few} trials of {run.tuned['search']}"
 
 
 def flagged(table: Table, results: Results) -> Table:

@@ -1,11 +1,11 @@
-"""What orchestrating costs, from a grid file to runs in a queue and back, beside tools that do it too.
+"""What orchestrating costs, from a grid file to runs in a queue and back, beside other tools.
 
     python benchmarks/orchestration.py [--peers FOLDER] [--out FILE.md] [--json FILE]
 
 Launches go to the real Slurm of the test bed, whose partition is down, so that jobs queue up and
 none starts. Times are wall seconds of whole processes, start of python included, the best of three
 (planning: CPU seconds of one process). `--peers` makes an environment there for dora-search and
-hydra-submitit-launcher, from PyPI; one that cannot be installed is skipped with a line that says so.
+hydra-submitit-launcher, from PyPI; what cannot be installed is skipped, with a line that says so.
 """
 
 from __future__ import annotations
@@ -22,19 +22,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import plan
 import status
 from storm import ROOT, origin
 
-from core.config import RunConfig
-from core.rundir import Store
 from slurm.testbed import Bed
-from sweep import attempt
 
 SIZES = (120, 1440)
 PASSES = 3
-GRID = {
+GRID: dict[str, Any] = {
     "name": "launch",
     "base": {"weights": "random", "image_size": 32, "epochs": 1, "backbone": "mini_convnext"},
     "grid": {"dataset": ["fake"], "epsilon_g": ["2/255"], "schedule": ["fix"]},
@@ -45,6 +43,7 @@ PROFILE = {
     "slurm": {"timeout_min": 20, "slurm_partition": "main", "cpus_per_task": 1, "mem_gb": 1},
     "gpus_per_run": 1,
 }
+LOCAL = {"executor": "local", "tracking": "none", "workers": 1}
 SUBMITIT = """
 import sys, submitit
 executor = submitit.AutoExecutor(sys.argv[1], cluster="slurm")
@@ -172,6 +171,10 @@ class Queue:
 def ours(folder: Path, runs: int) -> list[str]:
     (folder / "launch.yaml").write_text(json.dumps(GRID | {"seeds": list(range(runs))}))
     (folder / "mine.yaml").write_text(json.dumps(PROFILE))
+    return _launch(folder)
+
+
+def _launch(folder: Path) -> list[str]:
     command = [sys.executable, "-m", "sweep.cli", "launch", str(folder / "launch.yaml")]
     return [*command, "--profile", str(folder / "mine.yaml"), "--root", str(folder / "root")]
 
@@ -180,8 +183,8 @@ def launches(queue: Queue) -> Iterator[Row]:
     for runs in SIZES:
         goal = "< 2 s, a few sbatch, files O(arrays)" if runs == 1440 else ""
         yield queue.measure("launch", runs, lambda folder, n=runs: ours(folder, n), goal)  # type: ignore[misc]
+    line = [sys.executable, "-c", SUBMITIT]
     for runs in SIZES:
-        line = [sys.executable, "-c", SUBMITIT]
         yield queue.measure(
             "plain submitit map_array",
             runs,
@@ -203,7 +206,7 @@ def peers(queue: Queue, home: Path) -> Iterator[Row]:
             (folder / name).write_text(text)
         for command in (["init", "-q"], ["add", "."], [*COMMIT, "-q", "-m", "mini"]):
             subprocess.run(["git", *command], cwd=folder, check=True)
-        return [python, "-m", "dora", "-P", "mini", "grid", "many", "--no_monitoring", "--silent"]
+        return [python, "-m", "dora", "-P", "mini", "grid", "many", "--no_monitoring"]
 
     for runs in SIZES:
         yield _tried(lambda n=runs: queue.measure("dora grid", n, dora, passes=1, RUNS=str(n)))  # type: ignore[misc]
@@ -271,32 +274,31 @@ def _install(home: Path) -> str | None:
     return None
 
 
-def overhead() -> Row:
-    """What one run costs when there is nothing left to compute in it: claim, data, model, the
-    finished checkpoint, result. Every evaluation and epoch is on disk already."""
-    config = RunConfig.parse(
-        {
-            "backbone": "mini_convnext",
-            "weights": "random",
-            "dataset": "fake",
-            "image_size": 32,
-            "epochs": 1,
-            "epsilon_g": "2/255",
-            "schedule": "standard",
-        }
-    )
-    options = {"tracking": "none", "group": None}
-    times = []
+def overhead(runs: int = 21) -> Row:
+    """What one run costs a local worker when nothing is left to compute in it: claim, data, model,
+    the finished checkpoint, the result. The runs are done, but for their results."""
     with tempfile.TemporaryDirectory() as name:
-        store = Store(Path(name))
-        for _ in range(1 + 20):
-            store.run(config.id).result.unlink(missing_ok=True)
-            started = time.perf_counter()
-            if attempt.make(config, [], store, options) != "done":
-                raise ValueError("the run is not done")
-            times.append(time.perf_counter() - started)
-    note = "attempt.make on a finished training without its result; the median of 20"
-    return Row("a run with nothing to compute", 1, sorted(times[1:])[10], note, "< 0.05 s")
+        folder = Path(name)
+        grid = {**GRID, "grid": GRID["grid"] | {"schedule": ["standard"]}}
+        (folder / "launch.yaml").write_text(json.dumps(grid | {"seeds": list(range(runs))}))
+        (folder / "mine.yaml").write_text(json.dumps(LOCAL))
+        results = [*_launched(folder)]
+        best = float("inf")
+        for _ in range(PASSES):
+            for path in results:
+                path.unlink()
+            ends = sorted(path.stat().st_mtime for path in _launched(folder))
+            best = min(best, (ends[-1] - ends[0]) / (runs - 1))
+    note = "local executor, one worker; runs that are done but for their result"
+    return Row("a run with nothing to compute", runs, best, note, "< 0.05 s per run")
+
+
+def _launched(folder: Path) -> Iterator[Path]:
+    """Launch on this machine; the result of every run."""
+    subprocess.run(
+        _launch(folder), env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True
+    )
+    return (folder / "root" / "runs").glob("*/result.json")
 
 
 def table(rows: list[Row]) -> str:
@@ -324,13 +326,13 @@ def main() -> None:
             print(f"{row.what:32} {row.runs:>7,} {seconds:>10}  {row.note}", flush=True)
             rows.append(row)
 
+    take(statuses())  # first: a process's peak memory counts that of the one it was forked from
     take(planning())
     with tempfile.TemporaryDirectory() as name, Bed(acct="none", max_array_size=2001) as bed:
         queue = Queue(bed, Path(name))
         take(launches(queue))
         if options.peers:
             take(peers(queue, options.peers.absolute()))
-    take(statuses())
     take(iter([overhead()]))
     if options.out:
         options.out.write_text(table(rows))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -113,13 +112,14 @@ def measure(command: list[str], environ: dict[str, str]) -> tuple[float, float, 
     """(wall seconds, CPU seconds, MB) of a process; the fastest of three."""
     best = (float("inf"), 0.0, 0.0)
     for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         started = time.perf_counter()
-        subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+        _, ended, used = os.wait4(process.pid, 0)  # of this process alone, and its own children
         wall = time.perf_counter() - started
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        best = min(best, (wall, cpu, after.ru_maxrss / 1e3))
+        process.returncode = os.waitstatus_to_exitcode(ended)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        best = min(best, (wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3))
     return best
 
 

@@ -70,4 +70,5 @@ def _jitter(x: Tensor, factors: Tensor) -> Tensor:
 def _grey(x: Tensor) -> Tensor:
     """Luma [B, 1, H, W] (ITU-R 601, the weights of PIL)."""
     red, green, blue = x.split(1, dim=1)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+    luma: Tensor = 0.299 * red + 0.587 * green + 0.114 * blue
+    return luma

@@ -6,15 +6,15 @@ moving a run to another cluster never changes its identity. Torch-free: planning
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from core.evals import EvalConfig
 from core.presets import Schedule, resolve_schedule
-from core.registry import backbone, canonical_backbone
+from core.registry import backbone, canonical_backbone, size_problem
 from core.values import (
     AnyStrength,
     ConfigError,
@@ -28,7 +28,6 @@ from core.values import (
     fields_of,
     nearest,
     parse_strength,
-    parse_strengths,
     problems,
     rounded,
     safe_name,
@@ -215,6 +214,9 @@ class RunConfig(Part):
             object.__setattr__(self, "attack", Attack())
         elif self.epsilon_g == 0:
             raise ValueError("epsilon_g: 0 means no attack, use schedule: standard")
+        misfit = size_problem(self.backbone, self.image_size)
+        if misfit:
+            raise ValueError(f"image_size: {misfit}")
         if self.validation.epsilon is not None:
             try:
                 parse_strength(self.validation.epsilon, self.norm)
@@ -279,64 +281,4 @@ class RunConfig(Part):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested data, strengths as '4/255'; `RunConfig.parse` takes it back."""
-        return self.model_dump(mode="json")
-
-
-class EvalConfig(Part):
-    """One evaluation of a trained model; a child of a run with an id of its own."""
-
-    attack: Literal["apgd-ce", "autoattack"] = "apgd-ce"
-    """`autoattack`: the standard ensemble on APGD's survivors, at every strength; takes long."""
-    norm: Norm = "linf"
-    steps: Count = 10
-    epsilons: Annotated[tuple[Strength, ...], BeforeValidator(parse_strengths)] = tuple(
-        Fraction(i, 255) for i in range(17)
-    )
-    """Strengths at which accuracy is measured, ascending from 0."""
-    prior: tuple[Annotated[Number, Field(ge=0)], ...] | None = None
-    """Weights of the strengths in expected accuracy; None is uniform in eps."""
-    split: Literal["test", "val"] = "test"
-    images: Count | None = None
-    """Only the first images of the split; None means all."""
-    mode: Literal["exact", "fast"] = "exact"
-    """`exact` for tables; `fast`, a sixth of its cost, is audited on a tenth of the images."""
-
-    @model_validator(mode="after")
-    def _ascending(self) -> Self:
-        pairs = zip(self.epsilons, self.epsilons[1:], strict=False)
-        if not self.epsilons or self.epsilons[0] != 0 or any(a >= b for a, b in pairs):
-            given = ", ".join(show_strength(epsilon, self.norm) for epsilon in self.epsilons)
-            raise ValueError(
-                "epsilons: expected ascending strengths that begin with 0, "
-                f"got {reprlib.repr(given) if given else 'none'}"
-            )
-        if self.norm != "linf" and "epsilons" not in self.model_fields_set:
-            raise ValueError(f"epsilons: norm {self.norm} has no default, expected strengths")
-        if self.attack == "autoattack" and self.mode == "fast":
-            raise ValueError("mode: fast goes with attack apgd-ce, got autoattack")
-        count = len(self.epsilons)
-        if self.prior is not None and (len(self.prior) != count or not any(self.prior)):
-            raise ValueError(
-                f"prior: expected {count} weights, one per strength and not all 0, "
-                f"got {len(self.prior)}"
-            )
-        return self
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Any], *, where: str = "evals") -> EvalConfig:
-        """Validate a mapping; every problem at once. Raises ConfigError."""
-        try:
-            return cls.model_validate(dict(data))
-        except ValidationError as error:
-            lines = (f"{where}: {line}" for _, line in problems(error, cls))
-            raise ConfigError(*lines) from None
-
-    @property
-    def id(self) -> str:
-        """`<attack><steps>-<norm>-<split>-<16 hex>`."""
-        attack = self.attack.replace("-", "_")
-        return f"{attack}{self.steps}-{self.norm}-{self.split}-{digest(self)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; `EvalConfig.parse` takes it back."""
         return self.model_dump(mode="json")

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from core import audit, autoattack, records
+from core import audit, autoattack, corrupted, records
 from core import evaluate as searching
 from core.claims import Claim, NotOwnedError
 from core.config import EvalConfig, show_strength
 from core.data import Split
 from core.rundir import RunDir, read_json, write_atomic, write_json
+from core.runtime import judging
 from core.snapshot import Snapshot
 from core.train import Trainer
 
@@ -57,7 +58,8 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
             claim.progress = _progress(done, len(split), time.perf_counter() - started)
 
     work = partial(_measure, asked, trainer, split, claim, progress)
-    found, checked = _fitting(work, batch, claim)
+    with judging():
+        found, checked = _fitting(work, batch, claim)
     seconds = time.perf_counter() - started
     if claim is None:
         return
@@ -123,6 +125,10 @@ def _measure(
     run, team = trainer.run, trainer.team
     how: dict[str, Any] = {"norm": asked.norm, "batch": batch, "device": trainer.device}
     how["team"] = team
+    if asked.attack == "corruptions":
+        how = {"batch": batch, "device": trainer.device, "progress": progress, "team": team}
+        kind: Any = {"severity": asked.severity, "per_image": asked.per_image}
+        return corrupted.search(model, split, **kind, **how), None
     owned = partial(must_own, run, claim)
     # What is known so far of this process's share.
     begun = run.eval_flags(asked.id).with_suffix(f".{team.rank}.part")
@@ -149,9 +155,21 @@ def _measure(
 
 
 def _rows(asked: EvalConfig, found: searching.Search, images: int) -> list[records.ResultRow]:
+    if isinstance(found, corrupted.Corrupted):
+        return [
+            {
+                "attack": asked.name,
+                "norm": asked.norm,
+                "epsilon": "0",
+                "type": kind,
+                "n": n,
+                "correct": right,
+            }
+            for kind, (right, n) in found.counts().items()
+        ]
     return [
         records.ResultRow(
-            attack=f"{asked.attack}-{asked.steps}",
+            attack=asked.name,
             norm=asked.norm,
             epsilon=show_strength(epsilon, asked.norm),
             n=images,
@@ -163,21 +181,25 @@ def _rows(asked: EvalConfig, found: searching.Search, images: int) -> list[recor
 
 def _expected(asked: EvalConfig, rows: Sequence[records.ResultRow]) -> float | None:
     """Expected accuracy over the evaluation's whole grid; None where that is one point."""
-    if len(rows) < 2 and asked.prior is None:
+    if asked.attack == "corruptions" or (len(rows) < 2 and asked.prior is None):
         return None
     return records.expected_over(records.curve(rows), asked.prior)
 
 
 def _points(rows: Sequence[records.ResultRow]) -> str:
-    return ", ".join(f"{row['epsilon']}: {row['correct']}/{row['n']}" for row in rows)
+    return ", ".join(
+        f"{row.get('type', row['epsilon'])}: {row['correct']}/{row['n']}" for row in rows
+    )
 
 
 def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: searching.Search) -> None:
+    flags: dict[str, Any] = {
+        "critical": found.critical,
+        "index": np.arange(len(split), dtype=np.int32),
+        "label": split.labels.numpy().astype(np.int32),
+    }
+    if isinstance(found, corrupted.Corrupted):
+        flags["right"] = found.right
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        critical=found.critical,
-        index=np.arange(len(split), dtype=np.int32),
-        label=split.labels.numpy().astype(np.int32),
-    )
+    np.savez_compressed(buffer, **flags)
     write_atomic(run.eval_flags(asked.id), lambda file: file.write(buffer.getvalue()))

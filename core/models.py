@@ -64,10 +64,26 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
         load_backbone(net, weights_file(file, store))
     mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
     model = Classifier(net, entry.mean or mean, entry.std or std)
+    if not cfg or cfg.input_size[-1] != config.image_size:
+        _try_size(model, config)
     if config.protocol == "lora":
         lora.adapt(model, config)
     model.to(memory_format=layout(model))  # type: ignore[call-overload]
     return model
+
+
+@torch.no_grad()
+def _try_size(model: nn.Module, config: RunConfig) -> None:
+    """Raises ConfigError where the network cannot take images of the run's size."""
+    size = config.image_size
+    try:
+        model.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"image_size {size}: {config.backbone} cannot take such images ({_reason(error)})"
+        ) from None
+    finally:
+        model.train()
 
 
 def layout(model: nn.Module) -> torch.memory_format:
@@ -85,8 +101,18 @@ def _create(name: str, pretrained: bool, classes: int, options: dict[str, Any]) 
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=classes, **options)
     except (OSError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"backbone {name}: cannot load its weights ({reason})") from error
+        raise ConfigError(f"backbone {name}: cannot load its weights ({_reason(error)})") from error
+    except (TypeError, ValueError, AssertionError) as error:
+        if "img_size" not in options:
+            raise
+        size = options["img_size"]
+        raise ConfigError(
+            f"image_size {size}: {name} cannot be built for it ({_reason(error)})"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -102,8 +128,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{file}: not a readable checkpoint ({reason})") from None
+        raise ConfigError(f"{file}: not a readable checkpoint ({_reason(error)})") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from core.config import parse_strength, show_strength
 
@@ -44,6 +44,13 @@ class ResultRow(TypedDict):
     epsilon: str
     n: int
     correct: int
+    type: NotRequired[str]  # of corruption; such rows have strength 0
+
+
+def corrupted_accuracy(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Accuracy in [0, 1] over the corrupted images of all types (with all types on every image,
+    the mean over types)."""
+    return float(sum(row["correct"] for row in rows) / sum(row["n"] for row in rows))
 
 
 Goal = Literal["clean", "adversarial", "expected"]

@@ -134,6 +134,24 @@ def backbone_problem(name: str) -> str | None:
     return f"unknown backbone '{name}'{hint}"
 
 
+_PATCH = re.compile(r"patch(\d+)")
+
+
+def size_problem(name: str, image_size: int) -> str | None:
+    """Why a backbone cannot take square images of this size, None if nothing speaks against it.
+
+    Patches tile the image from one corner: what is left over at the other edges is never looked
+    at, without a word from the network.
+    """
+    found = _PATCH.search(backbone(name).timm)
+    patch = int(found[1]) if found else 1
+    below = image_size - image_size % patch
+    if below == image_size:
+        return None
+    near = f"{below} or {below + patch}" if below else str(patch)
+    return f"expected a multiple of {patch}, the patch of {name}, got {image_size}; nearest: {near}"
+
+
 PROCEDURAL = ("glyph", "plane", "source")
 """Drawn by core.procedural; need nothing on disk."""
 SYNTHETIC = ("fake",)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import data, lora, measure, models, parameters, records, runtime
+from core import data, lora, measure, memory, models, parameters, records, runtime
 from core.claims import Claim, now
+from core.compiling import Compile
 from core.config import EvalConfig, RunConfig, rounded
+from core.fitting import Fits
 from core.measure import must_own, remark
 from core.rundir import RunDir, Store, read_json, write_json
 from core.team import ALONE, Team
@@ -32,12 +34,15 @@ class Options:
     group: str | None = None
     """Name of the sweep, for W&B."""
     micro_batch: int | None = None
-    """Images per forward; None means the whole batch at once."""
+    """Images per forward; None is as many as fit, see core.fitting."""
+    compile: Compile = "none"
+    """How training calls the model."""
     eval_batch: int = 256
     stage: Path | None = None
     """A folder on the node's own disk to copy the prepared data to."""
     images: int | None = None
-    """Cut every split to its first images; for miniatures, whose numbers mean nothing."""
+    """Cut every split to its first images: a rehearsal, whose numbers mean nothing. It may use
+    miniatures of datasets, and it notes what a step needs in memory."""
 
 
 def execute(
@@ -63,16 +68,20 @@ def execute(
     dataset = _load(config, store, options, team)
     model = models.build(config, dataset.classes, store)
     monitor = Monitor(remark=lambda text: remark(claim, text))
+    fits = Fits(config, store, runtime.device(), team.size, options.compile)
     trainer = Trainer(
         config,
         dataset,
         model,
         run,
         device=runtime.device(),
-        micro_batch=options.micro_batch,
+        micro_batch=options.micro_batch or fits.recall(),
+        compile=options.compile,
         monitor=monitor,
         team=team,
     )
+    if options.images:
+        memory.watch(trainer)
     if config.protocol == "lora":
         log.info("%s", lora.sentence(model, config))
     log.info("%s", parameters.sentence(model))
@@ -82,24 +91,26 @@ def execute(
             measure.evaluate(item, trainer, None, batch=options.eval_batch)
         return {}
     monitor.owned = claim.held
-    return _lead(trainer, evals, claim, options)
+    return _lead(trainer, evals, claim, options, fits)
 
 
 def _load(config: RunConfig, store: Store, options: Options, team: Team) -> data.Dataset:
     """The leader of a team first: it decodes what nobody has prepared yet."""
     if not team.leads:
         team.share()
-    dataset = data.load(config, store, stage=options.stage)
+    rehearsal = options.images is not None
+    dataset = data.load(config, store, stage=options.stage, miniature=rehearsal)
     if team.leads:
         team.share()
     return dataset.first(options.images) if options.images else dataset
 
 
 def _lead(
-    trainer: Trainer, evals: Sequence[EvalConfig], claim: Claim, options: Options
+    trainer: Trainer, evals: Sequence[EvalConfig], claim: Claim, options: Options, fits: Fits
 ) -> dict[str, Any]:
     """Train, evaluate, write and track."""
     config, run = trainer.config, trainer.run
+    begun_with = trainer.step.micro_batch
     tracker = Tracker.start(
         config,
         run,
@@ -111,6 +122,8 @@ def _lead(
     def finished_epoch(row: records.MetricsRow) -> None:
         log.info("%s", _sentence(row, config))
         tracker.log(trainer.rows)
+        if trainer.step.micro_batch < begun_with:
+            fits.remember(trainer.step.micro_batch)
 
     trainer.monitor.epoch = finished_epoch
     trainer.monitor.progress = lambda state: setattr(claim, "progress", state)
@@ -170,8 +183,12 @@ def _summary(
         stored = read_json(run.eval_json(item.id))
         if stored is None:
             continue
+        prefix, unit = f"{item.split}/{item.name}", 255
+        if item.attack == "corruptions":
+            summary[f"{prefix}/images"] = stored["n"]
+            summary[f"{prefix}/accuracy"] = records.corrupted_accuracy(stored["rows"])
+            continue
         accuracy = records.curve(stored["rows"])
-        prefix, unit = f"{item.split}/{item.attack}-{item.steps}", 255
         if item.norm != "linf":
             prefix, unit = f"{prefix}-{item.norm}", 1
         summary[f"{prefix}/images"] = stored["n"]

@@ -115,6 +115,11 @@ class RunDir:
         return self.path / "repair.json"
 
     @property
+    def memory(self) -> Path:
+        """What a training step keeps in memory; only in rehearsals."""
+        return self.path / "memory.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import platform
 import socket
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,19 @@ def autocast(precision: str, on: torch.device) -> AbstractContextManager[object]
     if precision == "bf16":
         return torch.autocast(on.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def judging() -> Iterator[None]:
+    """Where final numbers are made: float32 in earnest, whatever the training's precision. On GPUs,
+    cuDNN would otherwise round the inputs of convolutions to 10 bits (TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def describe() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from core import models, parameters
 from core.attacks import apgd
 from core.augment import augment
 from core.averaging import Average
+from core.compiling import Compile, compiled, reason
 from core.config import RunConfig
 from core.data import Split, rows
 from core.objectives import loss_sum
@@ -23,7 +24,8 @@ class Step:
     """Makes the steps of one training; holds what they change: weights, optimiser, average.
 
     micro_batch: images per forward and backward of this process; the gradient is that of the whole
-    batch, by accumulation. It shrinks for good where memory runs out.
+    batch, by accumulation. It shrinks for good where memory runs out. compile: how to call the
+    model; where that fails it is called as it is.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Step:
         *,
         device: torch.device,
         micro_batch: int,
+        compile: Compile = "none",
         team: Team = ALONE,
         remark: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -43,6 +46,11 @@ class Step:
         decay = config.optim.ema
         self.average = Average(model, decay) if decay else None
         self.layout = models.layout(model)
+        self.network = model  # what is called
+        try:
+            self.network = compiled(model, compile)
+        except RuntimeError as error:
+            self._uncompile(reason(error))
 
     def set_rate(self, share: Callable[[float], float]) -> None:
         """Set the learning rate of each group; share: peak -> the rate now."""
@@ -73,8 +81,9 @@ class Step:
     def _fitting(
         self, split: Split, index: Tensor, table: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor]:
-        """`_accumulate`, with half the micro-batch as often as memory runs out. It begins again
-        from where it began: random streams, buffers (BatchNorm statistics) and gradients."""
+        """`_accumulate`, with half the micro-batch as often as memory runs out, and without the
+        compiler where that fails. It begins again from where it began: random streams, buffers
+        (BatchNorm statistics) and gradients."""
         devices = [self.device] if self.device.type == "cuda" else []
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         streams = torch.get_rng_state(), [torch.cuda.get_rng_state(on) for on in devices]
@@ -84,9 +93,17 @@ class Step:
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1:
                     raise
-            # Outside of the handler, whose traceback keeps the activations alive.
-            self.micro_batch = half(self.micro_batch)
-            self.remark(f"out of memory: going on with micro-batches of {self.micro_batch}")
+                failure = None
+            except RuntimeError as error:
+                if self.network is self.model:
+                    raise
+                failure = reason(error)
+            # Outside of the handlers, whose tracebacks keep the activations alive.
+            if failure:
+                self._uncompile(failure)
+            else:
+                self.micro_batch = half(self.micro_batch)
+                self.remark(f"out of memory: going on with micro-batches of {self.micro_batch}")
             self.optimizer.zero_grad(set_to_none=True)
             for buffer, value in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(value)
@@ -94,6 +111,10 @@ class Step:
             for on, stream in zip(devices, streams[1], strict=True):
                 torch.cuda.set_rng_state(stream, on)
                 torch.cuda.empty_cache()
+
+    def _uncompile(self, failure: str) -> None:
+        self.network = self.model
+        self.remark(f"compiling failed, going on without: {failure}")
 
     def _accumulate(
         self, split: Split, index: Tensor, table: Tensor, epsilon: float
@@ -109,7 +130,7 @@ class Step:
             with autocast(self.config.precision, self.device):
                 if epsilon:
                     adv, clean = apgd(
-                        self.model,
+                        self.network,
                         x,
                         y,
                         epsilon=epsilon,
@@ -118,7 +139,7 @@ class Step:
                         trusted=True,  # bytes / 255, and `augment` stays in range
                     )
                     correct += (clean.argmax(1) == y).sum()
-                loss = loss_sum(self.config.objective, self.model, x, adv, y) / len(index)
+                loss = loss_sum(self.config.objective, self.network, x, adv, y) / len(index)
             loss.backward()
             total += loss.detach()
         return total, correct

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from core import checkpoint, evaluate, parameters, schedules
 from core.augment import draw_table
 from core.claims import NotOwnedError
+from core.compiling import Compile
 from core.config import ConfigError, RunConfig, rounded, show_strength
 from core.data import Dataset
 from core.records import MetricsRow
@@ -61,8 +62,8 @@ class Trainer:
     """Trains one model; `fit` returns the metrics of every epoch.
 
     micro_batch: images per forward and backward; the effective batch stays config.batch, by
-    accumulation. team: the processes that share each batch; every one has the whole model, and
-    all make the same step.
+    accumulation. compile: how training calls the model. team: the processes that share each batch;
+    every one has the whole model, and all make the same step.
     """
 
     def __init__(
@@ -74,11 +75,12 @@ class Trainer:
         *,
         device: torch.device,
         micro_batch: int | None = None,
+        compile: Compile = "none",
         monitor: Monitor | None = None,
         team: Team = ALONE,
     ) -> None:
         self.config, self.data, self.run, self.device = config, data, run, device
-        self.team = team
+        self.team, self.monitor = team, monitor or Monitor()
         self.model = model.to(device)
         parameters.prepare(self.model, config)
         self.batch = min(config.batch, len(data.train))
@@ -90,10 +92,10 @@ class Trainer:
             self.model,
             device=device,
             micro_batch=min(micro_batch or share, share),
+            compile=compile,
             team=team,
             remark=lambda text: self.monitor.remark(text),
         )
-        self.monitor = monitor or Monitor()
         self.schedule = schedules.make(config)
         self.steps_per_epoch = len(data.train) // self.batch
         self.rows: list[MetricsRow] = []

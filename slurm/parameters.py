@@ -126,5 +126,6 @@ class Override(Slurm):
     """What differs for one backbone: Slurm parameters, and how its runs share a job."""
 
     gpus_per_run: CountOrNone | None = None
+    gpu_memory_gb: Amount | None = None
     runs_per_job: Count | None = None
     packing: Literal["serial", "parallel"] | None = None

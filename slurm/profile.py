@@ -61,7 +61,9 @@ class Profile(Model):
     env: dict[Variable, Integer | Line] = Field(default_factory=dict)
     tracking: Literal["none", "offline", "online", "auto"] = "auto"
     staging: StrictBool = False  # copy the data to $SLURM_TMPDIR first
+    compile: Literal["none", "default", "cuda_graphs"] = "none"  # torch.compile in training
     gpus_per_run: CountOrNone = 1
+    gpu_memory_gb: Amount | None = None  # of one GPU; `sweep dry-run` compares its estimate with it
     runs_per_job: Count = 1
     packing: Literal["serial", "parallel"] = "serial"
     max_requeues: CountOrNone = 5

@@ -23,7 +23,7 @@ from core.rundir import Store, SweepDir
 from slurm import cluster, limits
 from slurm.command import ClusterError
 from slurm.profile import Profile
-from sweep import freeze, joblog, repair, submit
+from sweep import bundle, freeze, joblog, repair, submit
 from sweep.grid import Run
 from sweep.job import RunJob
 
@@ -198,12 +198,15 @@ def _job(
         together=together,
         alone=True,
         staging=profile.staging,
+        compile=profile.compile,
     )
 
 
 def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> submitit.AutoExecutor:
     """submitit's Slurm executor with everything the profile says; its logs go to the sweep."""
     made = submitit.AutoExecutor(sweep.logs, **profile.executor_options())
+    plain: Any = made._executor
+    made._executor = bundle.Executor(plain.folder, plain.max_num_timeout, python=plain.python)
     parameters = profile.parameters()
     exports = {
         "PYTHONPATH": str(code),

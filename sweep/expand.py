@@ -18,7 +18,7 @@ from sweep.gridfile import GridFile, Place
 
 COUPLED = (
     {"epochs", "schedule", "epsilon_g", "attack", "norm", "validation", "objective"},
-    {"protocol", "optim", "lora", "backbone"},
+    {"protocol", "optim", "lora", "backbone", "image_size"},
 )
 """Sets of fields that RunConfig checks or rewrites together; any other is judged by itself."""
 STAND_IN = {"backbone": "vit", "dataset": "fake"}

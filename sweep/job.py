@@ -60,8 +60,10 @@ class RunJob:
     process that Slurm has ended to start the job anew, wait for its heart to stop."""
     staging: bool = False
     """Copy the prepared data to the node's own disk first, where it has one."""
-    images: int | None = None
-    """Cut every split to its first images (miniatures only)."""
+    compile: str = "none"
+    """How training calls the model, see core.compiling."""
+    batches: int | None = None
+    """A rehearsal: cut every split to so many batches, shared by the epochs."""
 
     def __call__(self) -> dict[str, int]:
         """Returns how many runs ended how, e.g. {'done': 3, 'failed': 1, 'skipped': 2}.
@@ -76,7 +78,9 @@ class RunJob:
             return self._side_by_side()
         team, outcomes = self._team(), Counter[str]()
         for row in self._rows():
-            held = breaker.tripped(Store(Path(self.root)).sweep(self.sweep))
+            # A rehearsal is there to find every fault, and each costs it seconds.
+            sweep = Store(Path(self.root)).sweep(self.sweep)
+            held = None if self.batches else breaker.tripped(sweep)
             if held:
                 log.warning("%s", held)
                 call_off()
@@ -100,7 +104,7 @@ class RunJob:
         for row in self._rows():
             config, evals = _parsed(row)
             store = Store(Path(self.root))
-            options = self._options(store.run(config.id))
+            options = self._options(config, store)
             outcomes[attempt.assist(config, evals, store, options, team)] += 1
         team.part()
         return dict(outcomes)
@@ -167,17 +171,19 @@ class RunJob:
                 team.share(False)
             return "skipped"
         self._limit_threads()
-        options = self._options(folder)
+        options = self._options(config, store)
         return attempt.make(config, evals, store, options, gpus=self.gpus, team=team)
 
-    def _options(self, folder: RunDir) -> dict[str, Any]:
+    def _options(self, config: RunConfig, store: Store) -> dict[str, Any]:
         """Fields of core.run.Options."""
+        images = max(1, self.batches // config.epochs) * config.batch if self.batches else None
         return {
             "tracking": self.tracking,
             "group": self.sweep,
-            "images": self.images,
+            "images": images,
+            "compile": self.compile,
             "stage": environment.node_tmpdir() if self.staging else None,
-            **repair.read(folder).options(),
+            **repair.read(store.run(config.id)).options(),
         }
 
     def _may_begin(self, folder: RunDir, after: int) -> bool:

@@ -53,9 +53,9 @@ def start(
     store: Store,
     profile: Profile,
     *,
-    images: int | None = None,
+    batches: int | None = None,
 ) -> Submission:
-    """Start the workers. images: cut every split to its first images (miniatures only)."""
+    """Start the workers. batches: what a rehearsal trains on, see RunJob."""
     manifest = submit.freeze_runs(runs, sweep, store)
     share = share_of(profile, len(runs))
     work = RunJob(
@@ -67,7 +67,8 @@ def start(
         tracking=profile.tracking,
         threads=share.threads,
         gpus=share.gpus,
-        images=images,
+        batches=batches,
+        compile=profile.compile,
     )
     crew = engage(lambda number: work, share.workers, sweep, manifest, profile)
     promised = pending.of_process(read_jsonl(manifest), crew.jobs[0].job_id)

@@ -11,10 +11,10 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import optuna
 import submitit
 
 from core.claims import Claim, newest_attempt, now
@@ -23,7 +23,6 @@ from slurm import environment
 from sweep import attempt, breaker, search
 from sweep.job import await_former, may_begin, orderly
 from sweep.search import REAL, Search, trial_file, with_params
-from sweep.study import Study
 
 log = logging.getLogger("epsweep")
 MOST_LOST = 3
@@ -104,6 +103,7 @@ def conduct(wanted: Search, number: int, claim: Claim, store: Store, stage: Path
     """One trial, claimed: begin it or go on with it, and record how it ended."""
     from core import trial  # imports torch
     from core.train import DivergedError
+    from sweep.study import Study  # imports optuna
 
     run = claim.run
     study = Study(wanted, number)
@@ -133,7 +133,7 @@ def conduct(wanted: Search, number: int, claim: Claim, store: Store, stage: Path
         "images": images,
         "epochs": epochs,
         "reason": reason,
-        "optuna": optuna.__version__,
+        "optuna": version("optuna"),
         "ended": now(),
     }
     if claim.held():

@@ -176,14 +176,20 @@ def _send(
         groups.setdefault(name, []).append(one)
     code = freeze.snapshot(sweep)
     for backbone, members in groups.items():
-        special, manifest = profile.for_backbone(backbone), _freeze(members, sweep)
+        special = profile.for_backbone(backbone)
         most = min(workers or len(members), sum(one.trials for one in members))
-        count = array.fits(max(0, most - busy), special)
-        tasks = [_task(members, n, count, manifest, sweep, store, special) for n in range(count)]
-        if tasks:
-            job = array.hand_over(tasks, sweep, code, manifest, special, first=0, end=count, per=1)
+        lacking, busy = max(0, most - busy), max(0, busy - most)
+        count = array.fits(lacking, special)
+        if count < lacking:
+            console.print(f"{lacking - count} workers do not fit yet; tune again later")
+        if count:
+            manifest = _freeze(members, sweep)
+            tasks = [
+                _task(members, n, count, manifest, sweep, store, special) for n in range(count)
+            ]
+            rows = {"first": 0, "end": count, "per": 1}
+            job = array.hand_over(tasks, sweep, code, manifest, special, **rows)
             console.print(f"{count} workers on {len(members)} searches: array {job}")
-        busy = max(0, busy - most)
 
 
 def _task(

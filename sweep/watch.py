@@ -102,10 +102,10 @@ def table(
     if clock:
         counts.append(f"   left {duration(clock.left(seen))}", style="bold")
     head = [grid] if shown else []
-    return Group(*head, *_reasons(seen), *([counts] if footer else []))
+    return Group(*head, *reasons(seen), *([counts] if footer else []))
 
 
-def _reasons(seen: Plan) -> list[Text]:
+def reasons(seen: Plan) -> list[Text]:
     """One line per way in which runs ended badly, as many as fit a screen; more are counted."""
     alike: dict[tuple[State, str], list[str]] = {}
     for status in seen.statuses:

@@ -104,7 +104,7 @@ def finish(
             {
                 "attack": evaluation.attack,
                 "norm": evaluation.norm,
-                "epsilon": show_strength(strength),
+                "epsilon": show_strength(strength, evaluation.norm),
                 "n": n,
                 "correct": int((critical > i).sum()),
             }

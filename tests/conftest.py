@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -34,6 +34,36 @@ hypothesis.settings.register_profile("everyday", deadline=None, derandomize=True
 hypothesis.settings.load_profile("everyday")
 
 _LEAKS = ("EPSWEEP_", "WANDB_", "SUBMITIT_", "SLURM_JOB", "SLURM_ARRAY")
+
+
+_left_out = {"slow": 0, "slurm": 0}
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the tests with a mark that this call leaves out."""
+    for item in items:
+        mark = next((name for name in ("slurm", "slow") if item.get_closest_marker(name)), None)
+        if mark:
+            _left_out[mark] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of xdist hands its count to the process that prints: every one has the same."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = _left_out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if any(_left_out.values()):
+        terminalreporter.write_line(
+            f"left out: {_left_out['slow']} slow tests and {_left_out['slurm']} on a real Slurm; "
+            "`make slow` runs all of them, `make slurm-test` those on Slurm"
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ configs = st.fixed_dictionaries(
     },
     optional={
         "weights": st.sampled_from(["random", "demo/model.pt"]),
-        "image_size": st.integers(8, 512),
+        "image_size": st.integers(1, 32).map(lambda patches: 16 * patches),
         "epsilon_g": strengths,
         "schedule": schedules,
         "epochs": st.integers(2, 100),
@@ -394,7 +394,7 @@ class TestEvalConfig:
             ({"epsilons": [0, 1], "prior": [1]}, "prior: expected 2 weights, .* got 1"),
             ({"epsilons": [0, 1], "prior": [0, 0]}, "not all 0"),
             ({"epsilons": [0, 1], "prior": [1, -1]}, "prior.1: input should be greater"),
-            ({"attack": "pgd"}, "attack: input should be 'apgd-ce' or 'autoattack', got 'pgd'"),
+            ({"attack": "pgd"}, "attack: input should be 'apgd-ce', 'autoattack' or 'corruptions', got 'pgd'"),
             ({"attack": "autoattack", "mode": "fast"}, "mode: fast goes with attack apgd-ce"),
         ],
     )

@@ -73,6 +73,19 @@ def test_one_array_per_chunk_and_nothing_is_submitted_twice(tiny: Sweep) -> None
     assert names == set(tiny.bed.run("squeue", "-h", "-o", "%j").split())
 
 
+def test_a_launch_writes_as_many_files_for_five_runs_as_for_two(tiny: Sweep) -> None:
+    """Files per array, not per run: ten thousand of them take minutes on a shared file system."""
+    tiny.write_profile(HELD)
+    counts = []
+    for runs in (2, 7):  # five more than before
+        tiny.write_grid(seeds=runs)
+        before = {*tiny.store.root.rglob("*")}
+        tiny.launch()
+        counts.append(sum("code" not in p.parts for p in {*tiny.store.root.rglob("*")} - before))
+    assert tiny.states() == {"pending": 7}
+    assert counts[1] <= counts[0]
+
+
 def test_a_run_alone_in_its_array(tiny: Sweep) -> None:
     tiny.write_profile(HELD)
     tiny.launch()

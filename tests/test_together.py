@@ -67,6 +67,28 @@ def test_fix_lr_varies_only_rates() -> None:
     assert len(plain) == 1 and runs[0].setting == "fix"
 
 
+def test_lora_is_compared_with_full_fine_tuning_cell_by_cell() -> None:
+    runs = grids.load("lora").runs
+    cells: dict[str, set[tuple[object, ...]]] = {"full": set(), "lora": set()}
+    for run in runs:
+        config = run.config
+        where = config.backbone, config.dataset, config.epsilon_g, run.setting
+        cells[config.protocol].add(where)
+    assert cells["full"] == cells["lora"] and len(cells["lora"]) == 30
+    rates = {(run.config.protocol, run.config.optim.lr) for run in runs}
+    assert rates == {("full", 1e-4), ("lora", 1e-3)}
+
+
+def test_every_threat_model_is_trained_in_and_judged_by_all() -> None:
+    runs = grids.load("threat_models").runs
+    attacked = [run.config for run in runs if run.setting != "standard"]
+    strengths = {(config.norm, float(config.epsilon_g)) for config in attacked}
+    assert strengths == {("linf", 4 / 255), ("l2", 2.0), ("l1", 75.0)}
+    assert len(runs) == 42 and len(attacked) == 36
+    largest = {(item.norm, float(item.epsilons[-1])) for item in runs[0].evals}
+    assert largest == {("linf", 16 / 255), ("l2", 2.0), ("l1", 75.0)}
+
+
 SHARED = {
     "robust_backbones": 0,
     "auto_schedule": 24,
@@ -77,6 +99,8 @@ SHARED = {
     "strength_sweep": 50,
     "seeds": 150,
     "fix_lr": 4,
+    "lora": 30,
+    "threat_models": 18,
 }
 
 

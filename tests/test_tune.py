@@ -70,7 +70,7 @@ BAD = [
     ("{reduction: 1}", "tune.reduction: input should be greater than or equal to 2, got 1"),
     ("{space: {}}", "tune.space: expected a mapping of fields to ranges"),
     ("{space: {optim.rl: [1, 2]}}", "'optim.rl' cannot be searched, did you mean 'optim.lr'?"),
-    ("{space: {optim.lr: 1e-3}}", "tune.space: optim.lr: expected [lowest, highest], got 0.001"),
+    ("{space: {optim.lr: 0.1}}", "tune.space: optim.lr: expected [lowest, highest], got 0.1"),
     ("{space: {optim.lr: [1e-1, 1e-5]}}", "optim.lr: expected 0 < lowest < highest, got [0.1, "),
     ("{space: {optim.lr: [0, 1]}}", "optim.lr: expected 0 < lowest < highest, got [0, 1]"),
     ("{epochs: 5, schedule: each}", "tune.epochs: shorter trials need schedule: fix"),
@@ -200,11 +200,7 @@ def test_a_search_spends_its_budget_and_halves(store: Store, free: Callable[...,
     assert seen.real == 12 and seen.over and seen.counts["pruned"] >= 4
     assert seen.counts["completed"] >= 1
     for one in seen.trials:
-        assert (
-            one.record["epochs"] == 9
-            if one.state == "completed"
-            else one.record["epochs"] in (*(1, 3),)
-        )
+        assert one.record["epochs"] in ((9,) if one.state == "completed" else (1, 3))
         run = seen.search.trial_dir(one.number)
         assert not run.checkpoint.exists() and not run.result.exists()
         low, high = 1e-5, 1e-1
@@ -309,7 +305,7 @@ def test_a_trial_that_fails_does_not_count(store: Store, free: Callable[..., Non
 def test_a_full_disk_is_not_held_against_the_hyper_parameters(
     store: Store, free: Callable[..., None]
 ) -> None:
-    wanted, tried = one_search(store, "{trials: 1}"), []
+    wanted, tried, whole = one_search(store, "{trials: 1}"), [], trials.trainer()
 
     def full(config: RunConfig, *_: Any, **__: Any) -> trial.Judgement:
         tried.append(config.optim.lr)
@@ -317,7 +313,7 @@ def test_a_full_disk_is_not_held_against_the_hyper_parameters(
 
     free(full)
     assert finish(store, wanted).counts["failed"] == 1
-    free(trials.trainer())
+    free(whole)
     seen = finish(store, wanted)
     assert seen.trials[0].record["params"]["optim.lr"] == tried[0]
 
@@ -454,7 +450,7 @@ def test_all_runs_take_winners_or_none(store: Store) -> None:
 
 
 def test_launch_refuses_a_grid_that_nobody_has_looked_into(store: Store) -> None:
-    with pytest.raises(ConfigError, match="run: sweep tune tiny.yaml"):
+    with pytest.raises(ConfigError, match=r"run: sweep tune tiny\.yaml"):
         winners.require(parse())
 
 
@@ -614,8 +610,7 @@ def test_a_trial_is_judged_on_the_validation_split_alone(
     last = rows[-1]
     assert values["clean"] == last["val_clean_correct"] / 60
     assert values["adversarial"] == last["val_adv_correct"] / 10
-    clean_of_ten = 10
-    assert 0 <= values["adversarial"] <= values["expected"] <= clean_of_ten / 10
+    assert values["adversarial"] <= values["expected"] <= 1
 
 
 def test_an_unpromising_trial_stops_after_its_epoch(store: Store) -> None:

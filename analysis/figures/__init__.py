@@ -76,10 +76,22 @@ def draw(source: Source, names: Sequence[str] = ()) -> Drawn:
 
 
 def drawings(name: str, source: Source) -> Drawn:
-    """(file stem, figure) of one kind of figure, nothing where these results cannot fill it."""
+    """(file stem, figure) of one kind of figure, nothing where these results cannot fill it.
+
+    Strengths of several norms share no axis: where there are such, of runs against l-inf only.
+    """
+    source = _of_one_norm(source)
     if name in FROM_VALUES:
         return FROM_VALUES[name](source.values)
     return FROM_RUNS[name](source.results) if source.results else iter(())
+
+
+def _of_one_norm(source: Source) -> Source:
+    results = source.results
+    if results is None or len({run.threat.norm for run in results.runs if run.epsilon_g}) < 2:
+        return source
+    part = results.only([run for run in results.runs if run.threat.norm == "linf"])
+    return Source(part.values, part)
 
 
 def figures(source: Source, folder: str | Path, names: Sequence[str] = ()) -> list[Path]:

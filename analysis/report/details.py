@@ -45,7 +45,11 @@ def details(
         "clean": _percents(epochs, "clean"),
         "adv": _percents(epochs, "adv"),
         "val_epsilon": epochs[0]["val_epsilon"] if epochs else "",
-        "curves": [_curve(evaluation.attack, record) for evaluation, record in _measured(run)],
+        "curves": [
+            _curve(evaluation.attack, record)
+            for evaluation, record in _measured(run)
+            if not evaluation.is_corrupted
+        ],
         "facts": list(_facts(run, wandb)),
         "config": config,
         "log": _log_end(run),
@@ -64,7 +68,10 @@ def _measured(run: Run) -> list[tuple[Any, Mapping[str, Any]]]:
 
 def _curve(attack: str, record: Mapping[str, Any]) -> list[Any]:
     points = [
-        [float(parse_strength(row["epsilon"]) * 255), round(100 * row["correct"] / row["n"], 2)]
+        [
+            float(parse_strength(row["epsilon"], row["norm"]) * 255),
+            round(100 * row["correct"] / row["n"], 2),
+        ]
         for row in record["rows"]
     ]
     return [attack, record["n"], points]

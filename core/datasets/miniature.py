@@ -72,6 +72,14 @@ def furnish(name: str, store: Store, size: int, folder: Path) -> None:
     arrays.prepare(name, read(name, folder, entry), size, store, miniature=True)
 
 
+def write_folder(folder: Path, *, classes: int, each: int) -> None:
+    """A folder of images as users have them: {train,val,test}/<class>/<image>."""
+    for split in arrays.SPLITS:
+        for label in range(classes):
+            for number in range(each):
+                _save(folder / split / f"class_{label}" / f"{number}.jpg", label, classes)
+
+
 def _save(file: Path, label: int, classes: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), colour(label, classes)).save(file, quality=95)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from core.rundir import Store
 
@@ -29,6 +30,9 @@ err = Console(stderr=True)
 
 GridArgument = Annotated[
     str, typer.Argument(metavar="GRID", help="A grid file, or the name of a shipped grid.")
+]
+GridArguments = Annotated[
+    list[str], typer.Argument(metavar="GRID...", help="Grid files, or names of shipped grids.")
 ]
 Root = Annotated[
     Path | None,
@@ -93,6 +97,13 @@ def print_plan(loaded: Grid, seen: Plan) -> None:
     from sweep import summary
 
     out.print(summary.of(loaded, seen))
+
+
+def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:
+    from sweep import launch as launching
+
+    for line in launching.lacks(seen, store, profile):
+        out.print(Text(f"missing: {line}", style="yellow"), soft_wrap=True)
 
 
 def print_scripts(loaded: Grid, seen: Plan, store: Store, profile: Profile) -> None:

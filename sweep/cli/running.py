@@ -12,6 +12,7 @@ from rich.text import Text
 from core.rundir import Store
 from sweep.cli.options import (
     GridArgument,
+    GridArguments,
     Json,
     Only,
     ProfileOption,
@@ -22,6 +23,7 @@ from sweep.cli.options import (
     look,
     out,
     outcome,
+    print_lacks,
     print_plan,
     print_scripts,
     value_of,
@@ -32,9 +34,7 @@ verbs = typer.Typer()
 
 @verbs.command()
 def plan(
-    grids: Annotated[
-        list[str], typer.Argument(metavar="GRID...", help="Grid files, or names of shipped grids.")
-    ],
+    grids: GridArguments,
     profile: ProfileOption = "local",
     root: Root = None,
     only: Only = None,
@@ -62,8 +62,7 @@ def plan(
             return
         seen = together.union(shares)
         out.print(together.table(shares))
-    for line in launching.lacks(seen, store, launching.load_profile(profile)):
-        out.print(Text(f"missing: {line}", style="yellow"), soft_wrap=True)
+    print_lacks(seen, store, launching.load_profile(profile))
 
 
 @verbs.command()
@@ -204,21 +203,29 @@ def retry(
 
 @verbs.command(name="dry-run")
 def dry_run(
-    grid: GridArgument, profile: ProfileOption = "local", root: Root = None, only: Only = None
+    grids: GridArguments, profile: ProfileOption = "local", root: Root = None, only: Only = None
 ) -> None:
-    """Check a grid before it costs anything: its plan, its job script, and every distinct run in
-    miniature (few images, random weights, two batches) through the real code on this machine."""
+    """Check grids before they cost anything: plan, job scripts, and every distinct run in miniature
+    (few generated images, random weights, two batches) through the real code on this machine."""
     from sweep import launch as launching
-    from sweep import miniature
+    from sweep import rehearsal, together
 
     store = Store.at(root)
-    loaded = load_grid(grid, store)
+    loaded = [load_grid(grid, store) for grid in grids]
     where = launching.load_profile(profile)
-    seen = look(loaded, store, only)
-    print_plan(loaded, seen)
-    print_scripts(loaded, seen, store, where)
-    final = miniature.rehearse(loaded, seen, store, out)
-    raise typer.Exit(outcome(final))
+    shares = together.look(loaded, store, only or ())
+    seen = together.union(shares)
+    if len(loaded) == 1:
+        print_plan(loaded[0], seen)
+    else:
+        out.print(together.table(shares))
+    for share in shares:
+        print_scripts(share.grid, share.plan, store, where)
+    print_lacks(seen, store, where)
+    runs = [status.run for status in seen.statuses]
+    found = rehearsal.rehearse(loaded[0], runs, store, where, out)
+    out.print(rehearsal.report(found, where), soft_wrap=True)
+    raise typer.Exit(0 if found.passed else 1)
 
 
 @verbs.command()

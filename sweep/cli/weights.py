@@ -53,8 +53,11 @@ def fetch(
     runs = [run.config for path in grid or () for run in load_grid(path, store).runs]
     wanted = [config.backbone for config in runs if config.weights == "pretrained"]
     wanted = list(dict.fromkeys([*(names or ()), *wanted]))
-    if not wanted:
+    if not wanted and not grid:
         raise typer.BadParameter("name backbones, or a grid with --grid")
+    if not wanted:
+        out.print("no run of it starts from pretrained weights")
+        return
     for name in weights.entries(wanted):
         out.print(Text(f"{name}: {weights.fetch(name, store, hub)}"), soft_wrap=True)
 
