@@ -94,7 +94,8 @@ def tables(
         raise ConfigError("--significant: needs the images of runs, CSV files have none")
     values = source.values
     if compare:
-        laid_out = {number: _comparison(values, number) for number in numbers or (1, 2)}
+        wanted = numbers or [n for n in TABLES if table_cells(n, values)] or (1, 2)
+        laid_out = {number: _comparison(values, number) for number in wanted}
     else:
         laid_out = _laid_out(source, numbers, partial, significant)
     if source.results:

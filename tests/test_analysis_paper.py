@@ -63,6 +63,15 @@ def test_merging_all_files_keeps_every_table() -> None:
     assert not output.complete  # the source lacks cells of Tables 3, 4 and 8
 
 
+def test_one_command_compares_every_table() -> None:
+    output = tables(files(), compare=True)
+    assert [table.title.split(":")[0] for table in output.tables] == [
+        f"Table {number}" for number in TABLES
+    ]
+    everything = sum(bool(line["value"]) for number in TABLES for line in lines(number))
+    assert output.remarks[-1].startswith(f"in all: {everything} of {everything} numbers equal")
+
+
 def test_main_table_has_the_papers_rows_and_columns() -> None:
     table = numbered(1, published())
     assert table is not None and table.complete

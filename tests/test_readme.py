@@ -67,7 +67,7 @@ def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in ("demo", "test", "check", "format", "contracts"):
+    for target in ("demo", "test", "slurm-test", "check", "format", "contracts"):
         assert re.search(rf"^{target}:", makefile, re.M)
     assert "make demo" in README.read_text("utf-8")
 

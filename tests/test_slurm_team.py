@@ -60,11 +60,8 @@ def close(tiny: Sweep, tmp_path: Path) -> None:
         assert one["n"] == two["n"] and abs(one["correct"] - two["correct"]) <= 1
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_a_run_of_two_processes_goes_on_after_a_requeue(
-    tiny: Sweep, tmp_path: Path, nodes: int
-) -> None:
-    tiny.write_profile({"nodes": nodes}, gpus_per_run=2)
+def test_a_run_on_two_nodes_goes_on_after_a_requeue(tiny: Sweep, tmp_path: Path) -> None:
+    tiny.write_profile({"nodes": 2}, gpus_per_run=2)
     tiny.launch()
     tiny.trained(3)
     tiny.bed.run("scontrol", "requeue", tiny.job())

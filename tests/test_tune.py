@@ -605,7 +605,7 @@ def test_a_trial_is_judged_on_the_validation_split_alone(
         values[goal] = judged.value
         rows = read_jsonl(run.metrics)
         assert len(rows) == 2
-        trial.forget(run)
+        search.forget(run)
         assert not list(run.path.glob("*.pt")) and run.metrics.exists()
     last = rows[-1]
     assert values["clean"] == last["val_clean_correct"] / 60

@@ -39,6 +39,7 @@ def trainer(moment: Moment | None = None, seconds: float = 0.0) -> Callable[...,
         *,
         promising: Callable[[Sequence[float]], bool],
         stage: Path | None = None,
+        compile: str = "none",
     ) -> trial.Judgement:
         run.write_config(config.to_dict())
         run.checkpoint.touch()

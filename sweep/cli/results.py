@@ -108,7 +108,7 @@ def tables(
     made = command.tables(
         source,
         format.value,
-        numbers=table or fed,
+        numbers=table or (() if compare else fed),
         partial=partial,
         significant=significant,
         compare=compare,
