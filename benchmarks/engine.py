@@ -1,59 +1,58 @@
-"""What attacking, evaluating and a scheduled training cost, as ratios within one process.
+"""What attacking, evaluating and a scheduled training cost on a CPU, as ratios within one process,
+with gates; the code of the attack is to be made faster where one is missed.
 
-1. APGD against its bound, n x (forward + input gradient) + 1 forward, and against other libraries
-   where they are installed (torchattacks, pyautoattack, foolbox).
-2. Expected robustness, exact and fast, against one APGD per image and strength.
-3. A run under `sched` against the same code attacking with eps = 0 before T1.
+    python benchmarks/engine.py [--quick] [--repetitions 5] [--no-peers] [--out FILE]
 
-CPU seconds of this process on one thread, variants interleaved, medians; counts are exact.
-
-    python benchmarks/engine.py [repetitions]
+Times are CPU seconds of this process on one thread, the least of several, variants taking turns;
+counts are exact. Writes benchmarks/results/engine.md. Exit code 1 where a gate is missed.
 """
 
 from __future__ import annotations
 
-import importlib
-import statistics
+import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import peers
+import published
+import robustness
 import torch
+from report import RESULTS, Report, Work, seconds
 from torch import Tensor, nn
 
-from core import audit, evaluate, models, schedules
+from core import models, schedules
 from core.attacks import apgd, attacking, gradient_of, loss_of
-from core.config import RunConfig
-from core.data import Dataset, Split
+from core.augment import augment, draw_table
+from core.config import Augment, RunConfig
+from core.data import Split
 from core.rundir import Store
-from core.train import Trainer
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import tiny
+from core.step import Step
 
 STEPS, EPSILON = 7, 4 / 255
 CPU = torch.device("cpu")
-Work = Callable[[], object]
-
-
-def seconds(variants: dict[str, Work], repetitions: int) -> dict[str, float]:
-    """Median CPU seconds of each variant; they take turns, after one round to warm up."""
-    spent: dict[str, list[float]] = {name: [] for name in variants}
-    for repetition in range(repetitions + 1):
-        for name, work in variants.items():
-            start = time.process_time()
-            work()
-            if repetition:
-                spent[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in spent.items()}
+# backbone, image size, batch, gate of APGD / bound
+NETWORKS = [
+    ("mini_resnet", 32, 32, 1.25),
+    ("mini_convnext", 32, 32, 1.25),
+    ("vit_small_patch16_224", 224, 2, 1.05),
+    ("resnet50", 224, 2, 1.05),
+]
 
 
 def config_of(backbone: str, size: int, **fields: Any) -> RunConfig:
     data = {"backbone": backbone, "weights": "random", "dataset": "fake", "image_size": size}
     return RunConfig.parse(data | fields)
+
+
+def build(config: RunConfig) -> nn.Module:
+    with tempfile.TemporaryDirectory() as folder:
+        return models.build(config, 10, Store(Path(folder)))
 
 
 def bound(model: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -64,129 +63,160 @@ def bound(model: nn.Module, x: Tensor, y: Tensor) -> None:
         loss_of(target, x, y)
 
 
-def peers(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Work]:
-    """The same attack by the libraries that are installed."""
-    found: dict[str, Work] = {}
-    if package := _installed("torchattacks"):
-        theirs = package.APGD(model, eps=EPSILON, steps=STEPS, n_restarts=1)
-        found["torchattacks"] = lambda: theirs(x, y)
-    if package := _installed("pyautoattack.autopgd_base"):
-        other = package.APGDAttack(
-            model, n_iter=STEPS, eps=EPSILON, n_restarts=1, seed=0, device="cpu", loss="ce"
+def attack_cost(report: Report, repetitions: int, others: bool) -> None:
+    names = list(peers.MAKERS)
+    report.section(
+        f"APGD-{STEPS}, time over the bound: {STEPS} x (forward + input gradient) + 1 forward",
+        *("network", "batch", "bound (s)", "ours", "published", *names),
+    )
+    for backbone, size, batch, limit in NETWORKS:
+        model = build(config_of(backbone, size)).eval()
+        x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+        # Labels the model agrees with: other libraries skip images that are wrong from the start.
+        y = model(x).argmax(1)
+        variants: dict[str, Work] = {
+            "bound": lambda: bound(model, x, y),  # noqa: B023  called within this turn
+            "ours": lambda: apgd(model, x, y, epsilon=EPSILON, steps=STEPS),  # noqa: B023
+            "published": lambda: published.attack(model, x, y, EPSILON, STEPS),  # noqa: B023
+        }
+        for name in names if others else ():
+            if theirs := peers.attack(name, model, x, y, epsilon=EPSILON, steps=STEPS):
+                variants[name] = theirs
+        spent = seconds(variants, repetitions * (4 if size < 100 else 1))
+        ratio = {name: value / spent["bound"] for name, value in spent.items()}
+        shown = [ratio.get(name, "-") for name in ("ours", "published", *names)]
+        report.row(f"{backbone} {size} px", batch, spent["bound"], *shown)
+        report.gate(f"APGD / bound, {backbone} {size} px", ratio["ours"], limit)
+
+
+def training_cost(report: Report, repetitions: int) -> None:
+    """Whole steps, and from them a whole run under `sched`."""
+    report.section(
+        f"A training step with APGD-{STEPS} and AdamW, and a run of 50 epochs under sched",
+        *("network", "batch", "bound (s)", "ours", "published loop", "sched / always attacking"),
+    )
+    for backbone, size, batch, _ in NETWORKS:
+        config = config_of(backbone, size, batch=batch, schedule="sched")
+        step = Step(config, build(config), device=CPU, micro_batch=batch)
+        other = build(config)
+        adamw = torch.optim.AdamW(other.parameters(), lr=1e-4)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(
+            0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator
         )
-        found["pyautoattack"] = lambda: other.perturb(x, y)
-    if package := _installed("foolbox"):
-        wrapped = package.PyTorchModel(model.eval(), bounds=(0, 1), device="cpu")
-        pgd = package.attacks.LinfPGD(steps=STEPS, random_start=True)
-        found["foolbox PGD"] = lambda: pgd(wrapped, x, y, epsilons=EPSILON)
-    return found
+        split, index = Split(images, torch.arange(batch) % 10), torch.arange(batch)
+        table, (x, y) = torch.rand(batch, 7, generator=generator), split.batch(index, CPU)
+
+        def ours(epsilon: float) -> None:
+            step.model.train()  # noqa: B023
+            step.make(split, index, table, epsilon)  # noqa: B023
+
+        def least() -> None:
+            bound(step.model, x, y)  # noqa: B023
+            step.make(split, index, table, 0.0)  # noqa: B023
+
+        def theirs() -> None:
+            images = augment(split.batch(index, CPU)[0], table, config.augment)  # noqa: B023
+            published.step(other, adamw, images, y, 1e-12, STEPS)  # noqa: B023
+
+        spent = seconds(
+            {
+                "bound": least,
+                "clean": lambda: ours(0.0),
+                "ours": lambda: ours(1e-12),
+                "published": theirs,
+            },
+            repetitions,
+        )
+        schedule = schedules.make(config)
+        clean = sum(schedule.alpha(epoch) == 0 for epoch in range(config.epochs))
+        attacked = config.epochs - clean
+        share = (clean * spent["clean"] / spent["ours"] + attacked) / config.epochs
+        report.row(
+            *(f"{backbone} {size} px", batch, spent["bound"], spent["ours"] / spent["bound"]),
+            *(spent["published"] / spent["bound"], share),
+        )
+        if backbone == "resnet50":
+            report.gate(f"run under sched / attacking at eps = 0 too, {backbone}", share, 0.83)
 
 
-def _installed(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
+def data_cost(report: Report, repetitions: int) -> None:
+    """Batches of a prepared uint8 array, augmented, against a step on the same images."""
+    report.section("Data", "images", "batches/model: images per second", "step with attack")
+    config = config_of("resnet50", 224, batch=8)
+    step = Step(config, build(config), device=CPU, micro_batch=8)
+    images = torch.randint(0, 256, (512, 3, 224, 224), dtype=torch.uint8)
+    split, table = Split(images, torch.arange(512) % 10), draw_table(0, 0, 512)
+    index = torch.randperm(512, generator=torch.Generator().manual_seed(0))[:8]
 
+    def batch() -> None:
+        augment(split.batch(index, CPU)[0], table[index], Augment())
 
-def attack_cost(backbone: str, size: int, batch: int, repetitions: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        model = models.build(config_of(backbone, size), 10, Store(Path(folder))).eval()
-    x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-    # Labels the model agrees with: other libraries skip images that are wrong from the start.
-    y = model(x).argmax(1)
-    variants: dict[str, Work] = {
-        "bound": lambda: bound(model, x, y),
-        "ours": lambda: apgd(model, x, y, epsilon=EPSILON, steps=STEPS),
-        **peers(model, x, y),
-    }
-    spent = seconds(variants, repetitions)
-    ratios = ", ".join(
-        f"{name} {value / spent['bound']:.2f}" for name, value in spent.items() if name != "bound"
-    )
-    print(
-        f"  {backbone:<12} {size:>3} px, batch {batch:>2}: {ratios}  (bound {spent['bound']:.2f} s)"
-    )
-
-
-def evaluation_cost() -> None:
-    trained, steps, batch = tiny.train_one(), 10, 50
-    grid = [i / 8 * 1.2 / 255 for i in range(9)]
-    split, images = trained.test, len(trained.test)
-    how: dict[str, Any] = {"steps": steps, "batch": batch, "device": CPU}
-
-    def naive() -> None:
-        for epsilon in grid[1:]:
-            for index in torch.arange(images).split(batch):
-                apgd(trained.net, *split.batch(index, CPU), epsilon=epsilon, steps=steps)
-
-    found = {mode: evaluate.search(trained.net, split, grid, mode=mode, **how)
-             for mode in ("exact", "fast")}  # fmt: skip
-    audited = audit.check(found["fast"], trained.net, split, grid, **how)
     spent = seconds(
         {
-            "naive": naive,
-            "exact": lambda: evaluate.search(trained.net, split, grid, **how),
-            "fast": lambda: evaluate.search(trained.net, split, grid, mode="fast", **how),
+            "read": lambda: split.batch(index, CPU),
+            "augmented": batch,
+            "step": lambda: step.make(split, index, table, EPSILON),
         },
-        3,
+        repetitions,
     )
-    calls = images * (len(grid) - 1) * (steps + 1)
-    robust = found["exact"].correct(len(grid) - 1)
-    print(f"  {images} images, {robust} right at the largest of 8 strengths, APGD-{steps}")
-    for mode, result in found.items():
-        print(
-            f"  {mode}: forwards {result.forwards / calls:.3f}, "
-            f"time {spent[mode] / spent['naive']:.2f} of naive"
-        )
-    print(
-        f"  audit of fast: {audited.disagreeing} of {audited.pairs} pairs disagree, "
-        f"forwards {audited.forwards / calls:.3f} of naive on top"
+    rate = {name: 8 / value for name, value in spent.items()}
+    report.row("read, as float32", f"{rate['read']:.0f}", "")
+    report.row("read and augmented", f"{rate['augmented']:.0f}", "")
+    report.row("ResNet-50, AT-7", "", f"{rate['step']:.2f}")
+    report.gate("data / model, time per image", spent["augmented"] / spent["step"], 0.05)
+
+
+def memory(report: Report) -> None:
+    report.section(
+        "Saved for one backward of the attack, MiB at batch 2",
+        *("network", "weights ask for gradients", "frozen"),
     )
+    for backbone, size, _, _ in NETWORKS[2:]:
+        model, found = build(config_of(backbone, size)).eval(), []
+        x, y = torch.rand(2, 3, size, size), torch.tensor([0, 1])
+        own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+        for frozen in (False, True):
+            kept: dict[int, int] = {}
+
+            def pack(tensor: Tensor) -> Tensor:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in own:  # noqa: B023
+                    kept[storage.data_ptr()] = storage.nbytes()  # noqa: B023
+                return tensor
+
+            model.requires_grad_(not frozen)
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                gradient_of(model, x, y)
+            found.append(sum(kept.values()) / 2**20)
+        report.row(backbone, *found)
 
 
-def schedule_cost(repetitions: int) -> None:
-    config = config_of("resnet50", 224, batch=2, schedule="sched")
-    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
-    split = Split(images, torch.tensor([0, 1]))
-    dataset = Dataset("noise", 10, split, split, split)
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        trainer = Trainer(
-            config, dataset, models.build(config, 10, store), store.run(config.id), device=CPU
-        )
-        index, table = torch.arange(2), torch.rand(2, 7)
-        trainer.model.train()
-
-        def step(epsilon: float) -> Work:
-            return lambda: trainer.step.make(split, index, table, epsilon)
-
-        # A strength this small takes the whole attack and changes nothing.
-        spent = seconds({"clean": step(0.0), "attacked": step(1e-12)}, repetitions)
-    schedule = schedules.make(config)
-    clean = sum(schedule.alpha(epoch) == 0 for epoch in range(config.epochs))
-    ratio = spent["attacked"] / spent["clean"]
-    share = (clean + (config.epochs - clean) * ratio) / (config.epochs * ratio)
-    print(f"  an attacked step costs {ratio:.2f} clean ones; {clean} of {config.epochs} epochs are")
-    print(f"  clean, so the run costs {share:.3f} of one that attacks in all of them")
-
-
-def main() -> None:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one network, once")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS / "engine.md")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    print(f"APGD-{STEPS} / bound (gates: 1.05 at 224 px, 1.25 on the mini networks)")
-    for backbone, size, batch in (
-        ("mini_resnet", 32, 32),
-        ("mini_convnext", 32, 32),
-        ("vit_small_patch16_224", 224, 2),
-        ("resnet50", 224, 2),
-    ):
-        attack_cost(backbone, size, batch, repetitions)
-    print("Expected robustness / naive (gates: exact 0.85, fast 0.20 forwards, fast 0.25 time)")
-    evaluation_cost()
-    print("A run under sched / attacking at eps = 0 (gate: 0.83)")
-    schedule_cost(repetitions)
+    started = time.perf_counter()
+    report = Report("Engine", (__doc__ or "").strip())
+    if asked.quick:
+        del NETWORKS[1:]
+    for line in [] if asked.no_peers else peers.install():
+        report.say(line)
+    attack_cost(report, 1 if asked.quick else asked.repetitions, not asked.no_peers)
+    training_cost(report, 1 if asked.quick else asked.repetitions)
+    robustness.measure(report, 80 if asked.quick else 896)
+    if not asked.quick:
+        data_cost(report, asked.repetitions)
+        memory(report)
+    passed = report.close()
+    report.say(f"\n{time.perf_counter() - started:.0f} s in all.")
+    report.write(asked.out)
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,9 +3,9 @@
     python benchmarks/orchestration.py [--peers FOLDER] [--out FILE.md] [--json FILE]
 
 Launches go to the real Slurm of the test bed, whose partition is down, so that jobs queue up and
-none starts. Times are wall seconds of whole processes, start of python included, the best of three
-(planning: CPU seconds of one process). `--peers` makes an environment there for dora-search and
-hydra-submitit-launcher, from PyPI; what cannot be installed is skipped, with a line that says so.
+none starts. Times are of whole processes, start of python included, the best of three. `--peers`
+makes an environment there for dora-search and hydra-submitit-launcher, from PyPI (one pass each);
+what cannot be installed is skipped, with a line that says so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ import plan
 import status
 from storm import ROOT, origin
 
+from core.rundir import Store
 from slurm.testbed import Bed
+from sweep import attempt
 
 SIZES = (120, 1440)
 PASSES = 3
@@ -61,7 +63,6 @@ parser.add_argument("--seed", type=int, default=0)
 @argparse_main(dir="outputs", parser=parser, use_underscore=True)
 def main():
     pass
-main.dora.slurm.partition = "main"
 if __name__ == "__main__":
     main()
 """,
@@ -71,7 +72,7 @@ import os
 from dora import Explorer
 @Explorer
 def explorer(launcher):
-    launcher.slurm_(gpus=1, mem_per_gpu=1, time=20)
+    launcher.slurm_(partition="main", gpus=1, cpus_per_gpu=1, mem_per_gpu=1, time=20)
     with launcher.job_array():
         for seed in range(int(os.environ["RUNS"])):
             launcher({"seed": seed})
@@ -95,19 +96,21 @@ class Row:
     seconds: float | None
     note: str = ""
     goal: str = ""
+    cpu: float | None = None
+    """CPU seconds, where they were taken: what a busy machine changes least."""
 
 
 def planning() -> Iterator[Row]:
     for runs, least, spent in plan.costs():
         goal = "< 0.3 s" if runs < 10_000 else "< 5 s"
-        yield Row("plan with ids (CPU)", runs, spent, f"floor {least:.3f} s", goal)
+        yield Row("plan with ids", runs, None, f"floor {least:.3f} s", goal, spent)
 
 
 def statuses() -> Iterator[Row]:
     for runs, goal in ((1440, "< 1 s, < 200 MB, <= 2 calls"), (10_000, "< 5 s")):
         seen = status.cost(runs)
         note = f"{seen.memory:.0f} MB, {seen.calls} scheduler calls, floor {seen.floor:.2f} s"
-        yield Row("status", seen.runs, seen.wall, note, goal)
+        yield Row("status", seen.runs, seen.wall, note, goal, seen.cpu)
 
 
 class Queue:
@@ -146,26 +149,36 @@ class Queue:
         passes: int = PASSES, **environ: str,
     ) -> Row:  # fmt: skip
         """Launch into a new folder, `passes` times. Raises ValueError where jobs are missing."""
-        best = float("inf")
+        best = (float("inf"), 0.0)
         for _ in range(passes):
             with tempfile.TemporaryDirectory(dir=self.folder) as name:
                 folder = Path(name)
                 line = command(folder)
                 before = {*folder.rglob("*")}
                 self.empty()
-                started = time.perf_counter()
-                done = subprocess.run(
-                    line, env=self.environ(**environ), cwd=folder, capture_output=True, text=True
-                )
-                best = min(best, time.perf_counter() - started)
-                if done.returncode or self.queued != runs:
-                    said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-                    raise ValueError(f"{what}: {self.queued} of {runs} jobs queued; {said}")
+                best = min(best, _timed(line, self.environ(**environ), folder))
+                if self.queued != runs:
+                    raise ValueError(f"{what}: {self.queued} of {runs} jobs are in the queue")
                 made = [p for p in folder.rglob("*") if p.is_file() and p not in before]
         code = sum("code" in path.parts or ".git" in path.parts for path in made)
         files = f"{len(made) - code} files" + (f" and a copy of the code ({code})" if code else "")
         calls = f"{self.count('sbatch')} sbatch, {self.count('squeue')} squeue"
-        return Row(what, runs, best, f"{calls}, {self.count('scontrol')} scontrol; {files}", goal)
+        note = f"{calls}, {self.count('scontrol')} scontrol; {files}"
+        return Row(what, runs, best[0], note, goal, best[1])
+
+
+def _timed(line: list[str], environ: dict[str, str], folder: Path) -> tuple[float, float]:
+    """(wall, CPU) seconds of a process and its children. Raises ValueError with its last line."""
+    with tempfile.TemporaryFile() as said:
+        started = time.perf_counter()
+        process = subprocess.Popen(line, env=environ, cwd=folder, stdout=said, stderr=said)
+        _, ended, used = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(ended)
+        if process.returncode:
+            said.seek(0)
+            raise ValueError(f"{line[-1]}: {said.read().decode().strip().splitlines()[-1:]}")
+    return wall, used.ru_utime + used.ru_stime
 
 
 def ours(folder: Path, runs: int) -> list[str]:
@@ -235,21 +248,24 @@ def _hydra(queue: Queue, python: str, runs: int) -> Row:
         (folder / "app.py").write_text(HYDRA)
         queue.empty()
         started = time.perf_counter()
-        process = subprocess.Popen(
-            line, env=queue.environ(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        with (folder / "said").open("wb") as said:
+            process = subprocess.Popen(
+                line, env=queue.environ(), cwd=folder, stdout=said, stderr=said
+            )
         while queue.queued < runs:
             if process.poll() is not None or time.perf_counter() - started > 400:
                 process.kill()
-                said = process.communicate()[1].decode().strip().splitlines()[-1:]
-                raise ValueError(f"hydra: {queue.queued} of {runs} jobs queued; {said}")
+                told = (folder / "said").read_text().strip().splitlines()[-1:]
+                raise ValueError(f"hydra: {queue.queued} of {runs} jobs queued; {told}")
             time.sleep(0.2)
         seconds = time.perf_counter() - started
         process.kill()
-        process.communicate()
-        files = sum(p.is_file() for p in folder.rglob("*")) - 1
+        _, _, used = os.wait4(process.pid, 0)
+        process.returncode = -9
+        files = sum(p.is_file() for p in folder.rglob("*")) - 2
     note = f"{queue.count('sbatch')} sbatch; {files} files; does not return before the jobs end"
-    return Row("hydra -m, submitit launcher", runs, seconds, note)
+    cpu = used.ru_utime + used.ru_stime
+    return Row("hydra -m, submitit launcher", runs, seconds, note, cpu=cpu)
 
 
 def _install(home: Path) -> str | None:
@@ -274,9 +290,28 @@ def _install(home: Path) -> str | None:
     return None
 
 
-def overhead(runs: int = 21) -> Row:
-    """What one run costs a local worker when nothing is left to compute in it: claim, data, model,
-    the finished checkpoint, the result. The runs are done, but for their results."""
+def overheads() -> Iterator[Row]:
+    yield _nothing()
+    yield _finished()
+
+
+def _nothing(runs: int = 50) -> Row:
+    """What an attempt costs whose work is nothing: claim, heartbeat, log, word of its end."""
+    times = []
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(runs):
+            started = time.perf_counter()
+            claim = attempt.claim_for(Store(Path(name)).run(f"run-{number}"))
+            if claim is None or attempt.conduct(claim, dict, "nothing", None) != "done":
+                raise ValueError("the attempt is not done")
+            times.append(time.perf_counter() - started)
+    note = "attempt.conduct with no work: claim, heartbeat, log, word of its end; the median"
+    return Row("a run whose work is nothing", runs, sorted(times)[runs // 2], note, "< 0.05 s each")
+
+
+def _finished(runs: int = 21) -> Row:
+    """What a local worker spends on a run that is done but for its result: data, model, and the
+    finished checkpoint are read, nothing is computed, and the result is written."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         grid = {**GRID, "grid": GRID["grid"] | {"schedule": ["standard"]}}
@@ -289,8 +324,8 @@ def overhead(runs: int = 21) -> Row:
                 path.unlink()
             ends = sorted(path.stat().st_mtime for path in _launched(folder))
             best = min(best, (ends[-1] - ends[0]) / (runs - 1))
-    note = "local executor, one worker; runs that are done but for their result"
-    return Row("a run with nothing to compute", runs, best, note, "< 0.05 s per run")
+    note = "local executor: reads data, model and checkpoint, writes the result"
+    return Row("a run done but for its result", runs, best, note)
 
 
 def _launched(folder: Path) -> Iterator[Path]:
@@ -301,14 +336,22 @@ def _launched(folder: Path) -> Iterator[Path]:
     return (folder / "root" / "runs").glob("*/result.json")
 
 
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
 def table(rows: list[Row]) -> str:
     """Markdown, with machine and commit."""
     lines = ["# What orchestrating costs", "", f"{origin()}, {time.strftime('%Y-%m-%d')}", ""]
-    lines += ["| what | runs | seconds | goal | |", "|:--|--:|--:|:--|:--|"]
+    lines += [
+        f"Load {os.getloadavg()[0]:.1f} at the end; seconds are of wall clock and of CPU.",
+        "",
+    ]
+    lines += ["| what | runs | wall | CPU | goal | |", "|:--|--:|--:|--:|:--|:--|"]
     for row in rows:
-        seconds = "" if row.seconds is None else f"{row.seconds:.3f}"
         runs = f"{row.runs:,}" if row.runs else ""
-        lines.append(f"| {row.what} | {runs} | {seconds} | {row.goal} | {row.note} |")
+        spent = f"{_seconds(row.seconds)} | {_seconds(row.cpu)}"
+        lines.append(f"| {row.what} | {runs} | {spent} | {row.goal} | {row.note} |")
     return "\n".join(lines) + "\n"
 
 
@@ -322,8 +365,8 @@ def main() -> None:
 
     def take(found: Iterator[Row]) -> None:
         for row in found:
-            seconds = "" if row.seconds is None else f"{row.seconds:.3f} s"
-            print(f"{row.what:32} {row.runs:>7,} {seconds:>10}  {row.note}", flush=True)
+            spent = f"{_seconds(row.seconds):>9} {_seconds(row.cpu):>9}"
+            print(f"{row.what:32} {row.runs:>7,} {spent}  {row.note}", flush=True)
             rows.append(row)
 
     take(statuses())  # first: a process's peak memory counts that of the one it was forked from
@@ -333,7 +376,7 @@ def main() -> None:
         take(launches(queue))
         if options.peers:
             take(peers(queue, options.peers.absolute()))
-    take(iter([overhead()]))
+    take(overheads())
     if options.out:
         options.out.write_text(table(rows))
     if options.json:

@@ -79,8 +79,9 @@ def begin(folder: Path, state: str, evals: list[str]) -> None:
         "progress": {"phase": "train", "epoch": 9, "epochs": 50, "share": 0.2, "left_s": 60.0},
     }
     (folder / "claim-0001.json").write_text(json.dumps(claim, indent=1))
-    for name in ("config.yaml", "env.json", "metrics.jsonl", "log.txt", "attempts.jsonl"):
+    for name in ("config.yaml", "metrics.jsonl", "log.txt", "attempts.jsonl"):
         (folder / name).touch()
+    (folder / "env.json").write_text('{"device": "NVIDIA H100 80GB HBM3", "processes": 1}')
     if state == "done":
         (folder / "result.json").write_text(json.dumps({"evals": evals, "seconds": 3.0}))
 

@@ -259,6 +259,8 @@ class RunConfig(Part):
         parts = [self.backbone, self.dataset.rstrip("/").rsplit("/", 1)[-1]]
         if self.schedule.kind != "standard":
             parts.append(strength_slug(self.epsilon_g, self.norm))
+        if self.protocol == "lora":
+            parts.append("lora")
         parts += [self.setting.replace(";", "_").replace("=", ""), f"s{self.seed}"]
         return "-".join(map(safe_name, parts))
 

@@ -90,6 +90,9 @@ def _suboptimal(rows: Sequence[Row], epochs: int, standard: Sequence[Row] | None
         text = f"{when}; how far its {final:.1%} is below standard fine-tuning is unknown, as the"
         return Finding("late adaptation", f"{text} standard run of this cell is not finished here")
     gap = clean(standard[-1]) - final
+    if clean(standard[-1]) <= DELAY_THRESHOLD:
+        text = f"{when}, and standard fine-tuning, which ends at {clean(standard[-1]):.1%}, neither"
+        return Finding("no adaptation", f"{text}: no attack is to blame")
     if gap < FAR:
         return None
     text = (

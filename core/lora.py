@@ -69,8 +69,9 @@ def sentence(model: nn.Module, config: RunConfig) -> str:
 
 
 def _kinds(names: Sequence[str]) -> str:
-    """'12 attn.proj, 12 attn.qkv': module names by their last two parts."""
-    counted = Counter(".".join(name.split(".")[-2:]) for name in names)
+    """'12 attn.proj, 12 attn.qkv': module names by their last two parts, without numbers."""
+    parts = (name.split(".")[-2:] for name in names)
+    counted = Counter(".".join(part for part in pair if not part.isdigit()) for pair in parts)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counted.items()))
 
 

@@ -30,8 +30,10 @@ class Meter:
         self.images = 0
         self.saved: dict[int, int] = {}  # address -> bytes
         self._hooks: saved_tensors_hooks | None = None
-        held = chain(model.parameters(), model.buffers())
+        held = list(chain(model.parameters(), model.buffers()))
         self._held = {tensor.untyped_storage().data_ptr() for tensor in held}
+        # Autocast works on copies of the weights: known by their size, as nothing else tells.
+        self._casts = {tensor.numel() * torch.bfloat16.itemsize for tensor in held}
         model.register_forward_pre_hook(self._enter)
         model.register_forward_hook(self._leave, always_call=True)
 
@@ -48,7 +50,8 @@ class Meter:
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._held:
+        cast = tensor.dtype == torch.bfloat16 and storage.nbytes() in self._casts
+        if not cast and storage.data_ptr() not in self._held:
             self.saved[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # the tensor itself would hold its own graph
 
@@ -65,6 +68,7 @@ def watch(trainer: Trainer) -> None:
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
     weights, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
     copies = weights if trainer.step.average else 0
+    copies += weights // 2 if trainer.config.precision == "bf16" else 0
     found = {"fixed": weights + COPIES * trained + copies, "per_image": 0.0}
 
     def stepped(*_: object) -> None:

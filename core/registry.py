@@ -41,6 +41,7 @@ class Backbone(BaseModel):
     reference: str = ""
     guide: str | None = None
     params: int | None = None
+    gflops: float | None = None
     lora: tuple[str, ...] = ()
     group_norm: int | None = None
     mean: tuple[float, float, float] | None = None

@@ -15,7 +15,10 @@ from pathlib import Path
 
 from core import data, evaluate, models, runtime
 from core.claims import Claim
+from core.compiling import Compile
 from core.config import RunConfig
+from core.fitting import Fits
+from core.measure import remark
 from core.records import Goal, MetricsRow, expected_over, reached
 from core.rundir import RunDir, Store, write_json
 from core.train import Monitor, Trainer
@@ -23,8 +26,6 @@ from core.train import Monitor, Trainer
 log = logging.getLogger("epsweep")
 POINTS = 4
 """Intervals of [0, eps_g] on which `expected` is measured in the end."""
-BATCH = 64
-"""Images at once in that measurement, at most."""
 
 
 class _UnpromisingError(Exception):
@@ -50,22 +51,38 @@ def train(
     *,
     promising: Callable[[Sequence[float]], bool],
     stage: Path | None = None,
+    compile: Compile = "none",
 ) -> Judgement:
     """Train (or go on training) a trial in the folder `run` and judge it.
 
-    promising: told the value after every epoch so far, says whether to go on. Raises
-    DivergedError, ConfigError, NotOwnedError, OSError; the folder stays resumable.
+    promising: told the value after every epoch so far, says whether to go on. stage, compile: as
+    for a run. Raises DivergedError, ConfigError, NotOwnedError, OSError; the folder stays
+    resumable.
     """
     run.write_config(config.to_dict())
     write_json(run.env, runtime.describe())
     claim.progress = {"phase": "load data"}
     dataset = data.load(config, store, stage=stage)
     dataset = replace(dataset, test=dataset.test.first(0))  # not even by mistake
-    model = models.build(config, dataset.classes, store)
-    monitor = Monitor(owned=claim.held, remark=lambda text: _remark(claim, text))
-    trainer = Trainer(config, dataset, model, run, device=runtime.device(), monitor=monitor)
+    model, device = models.build(config, dataset.classes, store), runtime.device()
+    monitor = Monitor(owned=claim.held, remark=lambda text: remark(claim, text))
+    fits = Fits(config, store, device, compile=compile)
+    trainer = Trainer(
+        config,
+        dataset,
+        model,
+        run,
+        device=device,
+        micro_batch=fits.recall(),
+        compile=compile,
+        monitor=monitor,
+    )
+
+    begun_with = trainer.step.micro_batch
 
     def finished_epoch(row: MetricsRow) -> None:
+        if trainer.step.micro_batch < begun_with:
+            fits.remember(trainer.step.micro_batch)
         values = [reached(row, goal) for row in trainer.rows]
         log.info("epoch %d/%d: %s %.4f", len(values), config.epochs, goal, values[-1])
         if len(values) < config.epochs and not promising(values):
@@ -95,19 +112,8 @@ def _final(trainer: Trainer, split: data.Split, goal: Goal) -> float:
         [float(epsilon) for epsilon in strengths],
         steps=config.validation.steps,
         norm=config.norm,
-        batch=min(BATCH, config.batch),
+        batch=trainer.step.micro_batch,
         device=trainer.device,
     )
     levels = enumerate(strengths)
     return expected_over({eps: found.correct(level) / len(images) for level, eps in levels})
-
-
-def _remark(claim: Claim, text: str) -> None:
-    log.warning("%s", text)
-    claim.note(text)
-
-
-def forget(run: RunDir) -> None:
-    """Remove what a trial has trained; its record stays."""
-    for path in (run.checkpoint, run.previous_checkpoint, *run.path.glob("*checkpoint.new*")):
-        path.unlink(missing_ok=True)

@@ -51,6 +51,11 @@ class Fit:
     memory_gb: float | None
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether no micro-batch fits. Of several images too many, a run takes fewer by itself."""
+        return self.memory_gb is not None and not self.need.most(self.images, self.memory_gb)
+
+    @property
     def verdict(self) -> str:
         """'' where it fits, or nobody said how large the GPU is."""
         if self.memory_gb is None or self.need.gb(self.images) <= self.memory_gb:

@@ -20,6 +20,7 @@ from slurm.profile import Profile
 from sweep import (
     array,
     breaker,
+    cost,
     local,
     pending,
     plan,
@@ -141,7 +142,7 @@ def _go(
     with submit.turn(sweep):
         seen = look(grid, store, only)
         chosen = [status for status in seen.statuses if wanted(status)]
-        console.print(summary.of(grid, seen))
+        console.print(summary.of(grid, seen, cost.of(profile, store, grid.about.get("hardware"))))
         runs = _repaired(chosen, store, profile, console)
         if not runs:
             console.print(_nothing(seen))

@@ -67,12 +67,13 @@ def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
     if tried >= LIMIT:
         return f"failed again after {tried} retries"
     after = replace(before, retries={**before.retries, kind: tried + 1})
+    profile = profile.for_backbone(status.run.config.backbone)
     if kind == "oom":
-        batch = before.micro_batch or status.run.config.batch
+        batch = before.micro_batch or -(-status.run.config.batch // profile.ranks)
         if batch == 1:
             return "out of GPU memory with one image at a time"
         return replace(after, micro_batch=batch // 2)
-    memory = before.mem_gb or profile.for_backbone(status.run.config.backbone).slurm.mem_gb
+    memory = before.mem_gb or profile.slurm.mem_gb
     if kind == "memory" and memory:
         return replace(after, mem_gb=round(memory * MORE_MEMORY, 3))
     return after

@@ -194,6 +194,12 @@ def trial_file(run: RunDir) -> Path:
     return run.path / "trial.json"
 
 
+def forget(run: RunDir) -> None:
+    """Remove the weights of a trial that has ended; its record stays."""
+    for path in (run.checkpoint, run.previous_checkpoint, *run.path.glob("*checkpoint.new*")):
+        path.unlink(missing_ok=True)
+
+
 def with_params(config: RunConfig, params: Mapping[str, float]) -> RunConfig:
     """`config` with other values of dotted fields."""
     data = config.to_dict()
@@ -209,6 +215,8 @@ def conclude(search: Search) -> Progress:
     seen = look(search)
     if seen.winner is None and seen.over:
         write_json(search.winner_file, _winner(seen))
+        for trial in seen.trials:  # those of a worker that died before it could
+            forget(search.trial_dir(trial.number))
         seen = look(search)
     return seen
 

@@ -28,6 +28,8 @@ from sweep.search import Search, trial_file
 
 SLOT = "trial"
 """Where Optuna keeps which of our trials one of its own is; it counts those too that failed."""
+STOPPED = "stopped"
+"""After how many epochs a trial was given up."""
 DIGITS = 3
 """Of a proposed value: no accuracy depends on more."""
 
@@ -118,7 +120,16 @@ class Study:
         for epoch, value in enumerate(values, start=1):
             if epoch not in known:
                 self._trial.report(value, epoch)
-        return not self._trial.should_prune()
+        stop = self._trial.should_prune()
+        if stop:  # for whoever goes on with the trial if this process dies now
+            self._trial.set_user_attr(STOPPED, len(values))
+        return not stop
+
+    @property
+    def stopped(self) -> int | None:
+        """After how many epochs the trial was given up, if a former holder died doing so."""
+        found: int | None = self._trial.user_attrs.get(STOPPED)
+        return found
 
     def tell(self, record: Mapping[str, Any]) -> None:
         """How the trial ended, as its folder tells."""

@@ -7,8 +7,8 @@ one pair for each (backbone, dataset, eps_g).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -32,6 +32,8 @@ class Suggestion:
     backbone: str
     dataset: str
     epsilon_g: str
+    variant: str = ""
+    """What sets the cell apart from others of the same three, such as 'protocol=lora'."""
     T1: int | None = None
     T2: int | None = None
     seeds: int = 0
@@ -57,8 +59,32 @@ def suggest(configs: Sequence[RunConfig], store: Store) -> list[Suggestion]:
             fix = twin(config, "fix")
             cell = fix.model_copy(update={"seed": 0})
             cells.setdefault(cell, []).append(fix)
-    known = standards(configs)
-    return [_suggest(list(dict.fromkeys(runs)), known, store) for runs in cells.values()]
+    known, variants = standards(configs), _variants(list(cells))
+    return [
+        replace(_suggest(list(dict.fromkeys(runs)), known, store), variant=variants[cell])
+        for cell, runs in cells.items()
+    ]
+
+
+def _variants(cells: Sequence[RunConfig]) -> dict[RunConfig, str]:
+    """Cell -> the fields in which it differs from others of its backbone, dataset and eps_g."""
+    found = {}
+    for cell in cells:
+        same = ("backbone", "dataset", "epsilon_g")
+        alike = [c for c in cells if all(getattr(c, n) == getattr(cell, n) for n in same)]
+        fields = [dict(_flat(other.to_dict())) for other in alike]
+        own = dict(_flat(cell.to_dict()))
+        differing = [name for name in own if any(other[name] != own[name] for other in fields)]
+        found[cell] = ", ".join(f"{name}={own[name]}" for name in differing)
+    return found
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _suggest(
@@ -92,12 +118,12 @@ def _of_curves(
     delays = [delay(fix, epochs) for _, fix in found]
     if never := sum(d >= epochs for d in delays):
         said = f"fix never adapted within {epochs} epochs ({never} of {seeds} seeds): no T2"
-        return Suggestion(*name, T1, seeds=seeds, problem=said)
+        return Suggestion(*name, T1=T1, seeds=seeds, problem=said)
     T2 = _mean(delays)
     if T2 <= T1:
         said = f"fix adapts at epoch {T2}, no later than T1 = {T1}: nothing to wait for, use fix"
-        return Suggestion(*name, T1, T2, seeds, said)
-    return Suggestion(*name, T1, T2, seeds)
+        return Suggestion(*name, T1=T1, T2=T2, seeds=seeds, problem=said)
+    return Suggestion(*name, T1=T1, T2=T2, seeds=seeds)
 
 
 def adapted(rows: Rows) -> int:
@@ -132,10 +158,10 @@ def overall(found: Sequence[Suggestion]) -> str:
 def table(found: Sequence[Suggestion]) -> Table:
     """For a terminal: a line per cell, with the grid's line or what is missing."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("backbone", "dataset", "eps_g", "T1", "T2", "seeds", "for the grid"):
-        shown.add_column(column, justify="right" if column in ("T1", "T2", "seeds") else "left")
+    for name in ("backbone", "dataset", "eps_g", "T1", "T2", "seeds", "for the grid"):
+        shown.add_column(name, justify="right" if name in ("T1", "T2", "seeds") else "left")
     for one in found:
         hinges = ["" if t is None else str(t) for t in (one.T1, one.T2)]
-        cell = one.backbone, one.dataset, one.epsilon_g
+        cell = one.backbone, one.dataset + f" ({one.variant})" * bool(one.variant), one.epsilon_g
         shown.add_row(*cell, *hinges, str(one.seeds or ""), one.snippet or one.problem)
     return shown

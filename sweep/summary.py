@@ -10,41 +10,45 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from core import schedules
-from core.config import RunConfig, Schedule
 from sweep import watch, winners
+from sweep.cost import Cost
 from sweep.grid import Grid, Run
-from sweep.plan import Plan, State, Status
+from sweep.plan import Plan, State
 
 MARKS = {State.RUNNING: "running", State.PENDING: "pending", State.FAILED: "failed"}
 
 
-def of(grid: Grid, seen: Plan) -> Group:
+def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
     """The question, the counts, the hours, and runs by cell."""
-    about = grid.about
-    lines = [Text.assemble((grid.name, "bold"), "  ", str(about.get("question", "")))]
+    question = str(grid.about.get("question", ""))
+    lines = [Text.assemble((grid.name, "bold"), "  ", question)]
     shared = f" ({grid.shared} combinations share another's run)" if grid.shared else ""
     lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watch.counts_line(seen)))
-    cost = hours(grid, seen)
-    if str(cost):
-        hardware = f" on {about['hardware']}" if about.get("hardware") else ""
-        lines.append(Text(f"{cost}{hardware}"))
+    lines += [Text(line) for line in hours(seen, cost).lines]
     lines += winners.lines(grid)
-    return Group(*lines, cells(seen))
+    return Group(*lines, cells(seen, cost))
 
 
-def cells(seen: Plan) -> Table:
-    """Done/all runs by backbone and dataset, and how many of the others are under way or failed."""
+def cells(seen: Plan, cost: Cost) -> Table:
+    """Done/all runs by backbone and dataset, how many of the others are under way or failed, and
+    the estimate for all of a backbone."""
     datasets = list(dict.fromkeys(_dataset(status.run) for status in seen.statuses))
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("done/runs")
     for name in datasets:
         table.add_column(name, justify="right")
+    estimates = any(cost.total([status.run]) for status in seen.statuses)
+    if estimates:
+        table.add_column(cost.unit, justify="right", style="dim")
     counts: dict[str, dict[str, Counter[State]]] = defaultdict(lambda: defaultdict(Counter))
     for status in seen.statuses:
         counts[status.run.config.backbone][_dataset(status.run)][status.state] += 1
     for backbone, row in counts.items():
-        table.add_row(backbone, *(_cell(row[name]) if name in row else "" for name in datasets))
+        shown = [_cell(row[name]) if name in row else "" for name in datasets]
+        total = cost.total(s.run for s in seen.statuses if s.run.config.backbone == backbone)
+        if estimates:
+            shown.append("" if total is None else f"about {short(total)}")
+        table.add_row(backbone, *shown)
     return table
 
 
@@ -67,66 +71,80 @@ class Hours(NamedTuple):
     spent: float
     left: float | None
     unit: str
+    basis: str
+    """Where the estimate of what is left comes from."""
+    finished: int
+    """Runs that are done and had an estimate before anything ran,"""
+    planned: float
+    """which was this,"""
+    actual: float
+    """while they took this."""
 
-    def __str__(self) -> str:
-        parts = [f"{_short(self.spent)} {self.unit} spent"] if self.spent else []
+    @property
+    def lines(self) -> list[str]:
+        """What is spent, what is left and how far off the plan was, as far as that is known."""
+        parts = [f"{short(self.spent)} {self.unit} spent"] if self.spent else []
         if self.left:
-            parts.append(f"about {_short(self.left)} {'' if parts else f'{self.unit} '}left")
-        return ", ".join(parts)
+            about = f"about {short(self.left)} {'' if parts else f'{self.unit} '}left"
+            parts.append(f"{about}, {self.basis}")
+        said = [", ".join(parts)] if parts else []
+        if self.planned and self.actual:
+            off = f"{self.actual / self.planned - 1:+.0%}"
+            numbers = f"{short(self.planned)} {self.unit} planned, {short(self.actual)} spent"
+            said.append(f"{self.finished} finished runs: {numbers} ({off})")
+        return said
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
 
 
-def hours(grid: Grid, seen: Plan) -> Hours:
+def hours(seen: Plan, cost: Cost) -> Hours:
     """GPU-hours (hours of runs where no run had a GPU) so far, and what is left: by the speed of
-    the runs under way, of the same backbone where there are some, else by the grid's estimate."""
+    the runs of this plan, of the same backbone where there are some, else by the estimate."""
     used: dict[str, float] = defaultdict(float)
-    units: dict[str, float] = defaultdict(float)
+    made: dict[str, float] = defaultdict(float)
     on_gpus = any(status.gpu_seconds for status in seen.statuses)
+    seconds = {s.run.id: s.gpu_seconds if on_gpus else s.seconds for s in seen.statuses}
     for status in seen.statuses:
-        used[status.run.config.backbone] += status.gpu_seconds if on_gpus else status.seconds
-        units[status.run.config.backbone] += work(status.run.config) * watch.done_share(status)
-    spent = sum(used.values()) / 3600
-    return Hours(spent, _left(grid, seen, used, units), "GPU-hours" if on_gpus else "hours")
+        work = cost.petaflops(status.run.config, status.run.evals)
+        used[status.run.config.backbone] += seconds[status.run.id] if work else 0
+        made[status.run.config.backbone] += (work or 0) * watch.done_share(status)
+    spent = sum(seconds.values()) / 3600
+    shipped = cost.shipped
+    planned = {
+        run.id: shipped.hours(run.config, run.evals) or 0
+        for run in seen.of({State.DONE})
+        if on_gpus
+    }
+    finished = [name for name, about in planned.items() if about]
+    observed = "by the speed of its runs so far" if sum(made.values()) else cost.basis
+    unit = "hours" if spent and not on_gpus else "GPU-hours" if spent else cost.unit
+    return Hours(
+        spent,
+        _left(seen, cost, used, made),
+        unit,
+        observed,
+        len(finished),
+        sum(planned.values()),
+        sum(seconds[name] for name in finished) / 3600,
+    )
 
 
 def _left(
-    grid: Grid, seen: Plan, used: Mapping[str, float], units: Mapping[str, float]
+    seen: Plan, cost: Cost, used: Mapping[str, float], made: Mapping[str, float]
 ) -> float | None:
-    open_runs = [s for s in seen.statuses if s.state is not State.DONE]
-    estimate = grid.about.get("gpu_hours")
-    if sum(units.values()) and open_runs:
-        mean = sum(used.values()) / sum(units.values())
-        speed = {b: used[b] / units[b] if units[b] else mean for b in used}
-    elif isinstance(estimate, int | float):
-        flat = 3600 * estimate / sum(work(run.config) for run in grid.runs)
-        speed = dict.fromkeys(used, flat)
-    else:
-        return None
-    return sum(_open_work(s) * speed[s.run.config.backbone] for s in open_runs) / 3600
-
-
-def _open_work(status: Status) -> float:
-    return work(status.run.config) * (1 - watch.done_share(status))
-
-
-def work(config: RunConfig) -> float:
-    """Cost of a run in epochs of standard training: an attacked one of n steps costs 1 + 0.6 n
-    (measured on 224-pixel backbones: 5.2 for n = 7)."""
-    key = (config.schedule, config.epochs)
-    if key not in _attacked:
-        _attacked[key] = _attacked_epochs(config)
-    return config.epochs + _attacked[key] * 0.6 * config.attack.steps
-
-
-_attacked: dict[tuple[Schedule, int], int] = {}
-"""Runs by the thousand share a few schedules."""
-
-
-def _attacked_epochs(config: RunConfig) -> int:
-    if config.schedule.kind == "auto":  # known only afterwards: take all but the waiting time
-        return max(0, config.epochs - config.schedule.patience)
-    schedule = schedules.make(config)
-    return sum(schedule.alpha(epoch) > 0 for epoch in range(config.epochs))
+    """used, made: seconds and PFLOP by backbone."""
+    total, every = 0.0, sum(made.values())
+    for status in seen.statuses:
+        if status.state is State.DONE:
+            continue
+        name, config, evals = status.run.config.backbone, status.run.config, status.run.evals
+        work, hours = cost.petaflops(config, evals), cost.hours(config, evals)
+        if work and every:
+            pace = used[name] / made[name] if made[name] else sum(used.values()) / every
+            hours = work * pace / 3600
+        if hours is None:
+            return None
+        total += hours * (1 - watch.done_share(status))
+    return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from core.config import EvalConfig
 from core.rundir import Store
-from sweep import launch, summary, watch
-from sweep.grid import Grid
+from slurm import profile as profiles
+from slurm.profile import Profile
+from sweep import cost as price
+from sweep import launch, watch
+from sweep.cost import Cost
+from sweep.grid import Grid, Run
 from sweep.plan import Plan, State, Status
+from sweep.summary import short
 
 
 @dataclass(frozen=True)
@@ -26,26 +32,44 @@ class Share:
     shared: int
     """Runs that an earlier grid has too."""
     hours: float | None
-    """Estimated hours of the runs that no earlier grid has; None where the grid has no estimate."""
+    """Estimated hours of what no earlier grid has; None where nothing tells."""
+    cost: Cost
 
 
-def look(grids: Sequence[Grid], store: Store, only: Sequence[str] = ()) -> list[Share]:
-    """Every grid's plan, in order. Raises ConfigError for a filter that fits none of its runs."""
-    seen: set[str] = set()
+def look(
+    grids: Sequence[Grid], store: Store, only: Sequence[str] = (), profile: Profile | None = None
+) -> list[Share]:
+    """Every grid's plan, in order, and what it costs on a profile (default: this machine). Raises
+    ConfigError for a filter that fits none of its runs."""
+    seen: dict[str, set[EvalConfig]] = {}
+    costs: dict[str, Cost] = {}
     shares = []
     for grid in grids:
         plan = launch.look(grid, store, only)
-        own = [status.run for status in plan.statuses if status.run.id not in seen]
-        hours, total = (
-            grid.about.get("gpu_hours"),
-            sum(summary.work(run.config) for run in grid.runs),
-        )
-        estimate = (
-            float(hours) * sum(summary.work(run.config) for run in own) / total if hours else None
-        )
-        shares.append(Share(grid, plan, len(plan.statuses) - len(own), estimate))
-        seen.update(run.id for run in own)
+        named = str(grid.about.get("hardware"))
+        cost = costs.get(named) or price.of(profile or profiles.load("local"), store, named)
+        costs[named] = cost
+        own = sum(status.run.id not in seen for status in plan.statuses)
+        hours = _hours([status.run for status in plan.statuses], cost, seen)
+        shares.append(Share(grid, plan, len(plan.statuses) - own, hours, cost))
+        for status in plan.statuses:
+            seen.setdefault(status.run.id, set()).update(status.run.evals)
     return shares
+
+
+def _hours(
+    runs: Sequence[Run], cost: Cost, seen: Mapping[str, Collection[EvalConfig]]
+) -> float | None:
+    """Of runs; of those that an earlier grid has, only the evaluations that it lacks."""
+    total = 0.0
+    for run in runs:
+        known = seen.get(run.id)
+        whole = cost.hours(run.config, [item for item in run.evals if item not in (known or ())])
+        training = 0.0 if known is None else cost.hours(run.config, ())
+        if whole is None or training is None:
+            return None
+        total += whole - training
+    return total
 
 
 def union(shares: Sequence[Share]) -> Plan:
@@ -62,20 +86,33 @@ def table(shares: Sequence[Share]) -> Group:
     """Runs of each grid, how many of them an earlier one has, and the sum."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("grid")
-    for column in ("runs", "shared", "done", "GPU-hours"):
+    for column in ("runs", "shared", "done", "estimate"):
         shown.add_column(column, justify="right")
     for share in shares:
-        hours = "" if share.hours is None else f"{share.hours:,.0f}"
+        hours = "" if share.hours is None else f"{short(share.hours)} {share.cost.unit}"
         done = str(share.plan.counts[State.DONE])
         runs = str(len(share.plan.statuses))
         shown.add_row(share.grid.name, runs, str(share.shared or ""), done, hours)
     every = union(shares)
-    known = [share.hours for share in shares if share.hours is not None]
     done, count = str(every.counts[State.DONE]), str(len(every.statuses))
-    shown.add_row("together", count, "", done, f"{sum(known):,.0f}" if known else "", style="bold")
+    shown.add_row("together", count, "", done, ", ".join(_sums(shares)), style="bold")
     asked = sum(len(share.plan.statuses) for share in shares)
     saved = f"{asked - len(every.statuses)} of {asked} are shared and run once"
-    return Group(shown, Text.assemble(f"{saved}: ", watch.counts_line(every)))
+    bases = dict.fromkeys(share.cost.basis for share in shares if share.hours)
+    return Group(
+        shown,
+        *(Text(f"estimate: {basis}") for basis in bases),
+        Text.assemble(f"{saved}: ", watch.counts_line(every)),
+    )
+
+
+def _sums(shares: Sequence[Share]) -> list[str]:
+    """The estimates that there are, by unit."""
+    sums: dict[str, float] = {}
+    for share in shares:
+        if share.hours is not None:
+            sums[share.cost.unit] = sums.get(share.cost.unit, 0) + share.hours
+    return [f"{short(hours)} {unit}" for unit, hours in sums.items()]
 
 
 def as_json(shares: Sequence[Share]) -> str:
@@ -84,7 +121,8 @@ def as_json(shares: Sequence[Share]) -> str:
         share.grid.name: {
             "counts": share.plan.to_dict()["counts"],
             "shared": share.shared,
-            "gpu_hours": share.hours,
+            "hours": share.hours,
+            "unit": share.cost.unit,
         }
         for share in shares
     }

@@ -3,9 +3,10 @@
 tune:
   trials: 20             # budget of one search: trials that were completed or stopped early
   minutes: 240           # and minutes of its workers together; without it no limit
-  objective: clean       # accuracy on the validation split: clean, adversarial or expected
-  schedule: fix          # trials train under `fix`, every attacked setting takes its winner;
-                         # `each`: every setting has a search of its own
+  objective: clean       # accuracy on the validation split: clean, adversarial or expected (the
+                         # mean of both while it trains, at last measured at five strengths)
+  schedule: fix          # trials train under `fix`, every attacked setting takes the winner
+                         # and `standard` has its own search; `each`: every setting has one
   space: {optim.lr: [1e-5, 1e-1], optim.weight_decay: [1e-5, 1e-1]}   # log-uniform
   separate_head: false   # true: the head has values of its own, from the same ranges
   epochs: null           # of a trial; by default those of the run

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import submitit
 
 from core.claims import Claim, newest_attempt, now
+from core.config import RunConfig
 from core.rundir import RunDir, Store, SweepDir, read_jsonl, write_json
 from slurm import environment
 from sweep import attempt, breaker, search
@@ -44,6 +45,7 @@ class TuneJob:
     threads: int | None = None
     gpus: float = 0
     staging: bool = False
+    compile: str = "none"
 
     def __call__(self) -> dict[str, int]:
         """Returns how many trials ended how, e.g. {'done': 3, 'failed': 1}."""
@@ -79,7 +81,9 @@ class TuneJob:
             if trial.state in REAL or fresh or not may_begin(run, after[trial.number], MOST_LOST):
                 continue
             claim = attempt.claim_for(run, gpus=self.gpus)
-            if claim:
+            if claim and trial_file(run).exists():  # it has just been done
+                claim.release("done")
+            elif claim:
                 outcome = self._do(wanted, trial.number, claim)
                 search.conclude(wanted)
                 return outcome
@@ -91,55 +95,69 @@ class TuneJob:
 
             torch.set_num_threads(self.threads)
         stage = environment.node_tmpdir() if self.staging else None
+        how = {"stage": stage, "compile": self.compile}
         return attempt.conduct(
             claim,
-            lambda: conduct(wanted, number, claim, Store(Path(self.root)), stage),
+            lambda: conduct(wanted, number, claim, Store(Path(self.root)), how),
             f"{wanted.name} trial {number}",
             SweepDir(Path(self.sweep)),
         )
 
 
-def conduct(wanted: Search, number: int, claim: Claim, store: Store, stage: Path | None) -> None:
-    """One trial, claimed: begin it or go on with it, and record how it ended."""
-    from core import trial  # imports torch
-    from core.train import DivergedError
+def conduct(
+    wanted: Search, number: int, claim: Claim, store: Store, how: Mapping[str, Any]
+) -> None:
+    """One trial, claimed: begin it or go on with it, and record how it ended. how: options of
+    core.trial.train (a dict, since importing that imports torch)."""
     from sweep.study import Study  # imports optuna
 
-    run = claim.run
-    study = Study(wanted, number)
+    run, study = claim.run, Study(wanted, number)
     if not study.resumed:
         _clear(run)
     log.info("trial %d of %s: %s", number, wanted.name, study.params)
-    state, value, reason = "completed", None, None
+    config = with_params(wanted.config, study.params)
     try:
-        config = with_params(wanted.config, study.params)
-        judged = trial.train(
-            config, wanted.goal, store, run, claim, promising=study.promising, stage=stage
-        )
-        value, images, epochs = judged.value, judged.images, judged.epochs
-        if value is None:
-            state = "pruned"
-    except DivergedError as error:
-        state, reason, images, epochs = "diverged", str(error), 0, len(read_jsonl(run.metrics))
+        ended = _stopped(study.stopped) if study.stopped else None
+        ended = ended or _train(config, wanted, claim, store, study.promising, how)
     except OSError:
         raise  # a full disk is not to blame on the hyper-parameters: the trial will go on
     except Exception:
         study.give_up()
         raise
-    record = {
-        "state": state,
-        "params": study.params,
-        "value": value,
-        "images": images,
-        "epochs": epochs,
-        "reason": reason,
-        "optuna": version("optuna"),
-        "ended": now(),
-    }
     if claim.held():
-        write_json(trial_file(run), record)
-        study.tell(record)
-        trial.forget(run)
+        known = {"params": study.params, "optuna": version("optuna"), "ended": now()}
+        write_json(trial_file(run), ended | known)
+        study.tell(ended)
+        search.forget(run)
+
+
+def _stopped(epochs: int) -> dict[str, Any]:
+    """How a trial ends that was given up when its process died."""
+    return {"state": "pruned", "reason": None, "value": None, "images": 0, "epochs": epochs}
+
+
+def _train(
+    config: RunConfig,
+    wanted: Search,
+    claim: Claim,
+    store: Store,
+    promising: Callable[[Sequence[float]], bool],
+    how: Mapping[str, Any],
+) -> dict[str, Any]:
+    """How a trial ends, as `trial.json` has it."""
+    from core import trial  # imports torch
+    from core.train import DivergedError
+
+    try:
+        found = trial.train(
+            config, wanted.goal, store, claim.run, claim, promising=promising, **how
+        )
+    except DivergedError as error:
+        epochs = len(read_jsonl(claim.run.metrics))
+        diverged = {"state": "diverged", "value": None, "images": 0, "epochs": epochs}
+        return diverged | {"reason": str(error)}
+    state = "pruned" if found.value is None else "completed"
+    return {"state": state, "reason": None, **asdict(found)}
 
 
 def _clear(run: RunDir) -> None:

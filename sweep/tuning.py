@@ -155,6 +155,7 @@ def _engage(left: Sequence[Search], sweep: SweepDir, store: Store, profile: Prof
             turn=number * len(left) // share.workers,
             threads=share.threads,
             gpus=share.gpus,
+            compile=profile.compile,
         )
 
     return local.engage(work, share.workers, sweep, manifest, profile)
@@ -211,6 +212,7 @@ def _task(
         threads=profile.slurm.cpus_per_task,
         gpus=profile.gpus_per_run,
         staging=profile.staging,
+        compile=profile.compile,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import core.vision  # noqa: F401
 
@@ -55,7 +56,8 @@ LATER = [pytest.param(n, marks=pytest.mark.slow) for n in backbones() if n not i
 
 @pytest.mark.parametrize("name", [*SIX, *LATER])
 def test_entry_is_what_timm_builds(name: str) -> None:
-    """Size of the trunk, and modules for LoRA that are linear or plain convolutions, no head."""
+    """Size and cost of the trunk, and modules for LoRA that are linear or plain convolutions, no
+    head."""
     entry = backbones()[name]
     with torch.device("meta"):
         net = timm.create_model(entry.timm, num_classes=7)
@@ -63,6 +65,9 @@ def test_entry_is_what_timm_builds(name: str) -> None:
     trunk = {k: p for k, p in net.named_parameters() if not k.startswith(f"{head}.")}
     assert sum(p.numel() for p in trunk.values()) == entry.params
     assert net.get_submodule(head).weight.shape[0] == 7
+    with FlopCounterMode(display=False) as counter:
+        net.eval()(torch.zeros(1, 3, 224, 224, device="meta"))
+    assert entry.gflops == pytest.approx(counter.get_total_flops() / 1e9, rel=0.02)
     assert entry.lora
     for target in entry.lora:
         found = [m for key, m in net.named_modules() if key.endswith(f".{target}")]

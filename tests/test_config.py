@@ -394,7 +394,10 @@ class TestEvalConfig:
             ({"epsilons": [0, 1], "prior": [1]}, "prior: expected 2 weights, .* got 1"),
             ({"epsilons": [0, 1], "prior": [0, 0]}, "not all 0"),
             ({"epsilons": [0, 1], "prior": [1, -1]}, "prior.1: input should be greater"),
-            ({"attack": "pgd"}, "attack: input should be 'apgd-ce', 'autoattack' or 'corruptions', got 'pgd'"),
+            (
+                {"attack": "pgd"},
+                "attack: input should be 'apgd-ce', 'autoattack' or 'corruptions', got 'pgd'",
+            ),
             ({"attack": "autoattack", "mode": "fast"}, "mode: fast goes with attack apgd-ce"),
         ],
     )

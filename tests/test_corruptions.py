@@ -20,7 +20,8 @@ from core.config import ConfigError, EvalConfig
 from core.corrupted import KINDS, kinds_of, search
 from core.corruptions import corrupt
 from core.data import Split
-from core.run import Options, execute
+from core.records import corrupted_accuracy
+from core.run import Options, _summary, execute
 from core.rundir import RunDir, Store, read_json
 from core.team import Team, TeamError
 from sweep import grid
@@ -228,6 +229,9 @@ def test_rows_carry_type_and_count(done: tuple[RunDir, list[EvalConfig]]) -> Non
     with np.load(run.eval_flags(one.id)) as flags:
         assert flags["critical"].sum() == sum(row["correct"] for row in stored["rows"])
         assert flags["right"].shape == (44, 11) and len(flags["index"]) == 44
+    told = _summary({"delay": 0, "setting": "fix"}, [one], tiny.config(epsilon_g="2/255"), run)
+    assert told["test/corruptions-3/images"] == 44
+    assert told["test/corruptions-3/accuracy"] == corrupted_accuracy(stored["rows"])
     stored = read_json(run.eval_json(every.id))
     assert stored is not None and stored["forwards"] == 12 * 11
     assert {row["n"] for row in stored["rows"]} == {12}

@@ -68,6 +68,13 @@ class TestSuboptimalTransfer:
         (finding,) = of_training(curve([2] * EPOCHS), EPOCHS, STANDARD)
         assert finding.text.startswith("never adapted in 8 epochs and ends at 2.0% validation")
 
+    def test_a_cell_that_nothing_adapts_to(self) -> None:
+        (finding,) = of_training(curve([2] * EPOCHS), EPOCHS, curve([5] * EPOCHS, epsilon=0.0))
+        assert str(finding) == (
+            "no adaptation: never adapted in 8 epochs, and standard fine-tuning, which ends at "
+            "5.0%, neither: no attack is to blame"
+        )
+
     @pytest.mark.parametrize("standard", [None, [], STANDARD[:5]])
     def test_without_the_standard_run_it_says_so(self, standard: Any) -> None:
         (finding,) = of_training(curve(LATE), EPOCHS, standard)

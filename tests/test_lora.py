@@ -64,6 +64,7 @@ class TestConfig:
             for key, value in [("rank", 2), ("alpha", 4), ("dropout", 0.5), ("targets", ["qkv"])]
         ]
         assert len({run.id for run in runs}) == 5
+        assert config().id.startswith("test_vit-fake-eps8-lora-fix-s0-")
 
     def test_the_registrys_targets_need_not_be_named(self) -> None:
         named = {"protocol": "lora", "lora": {"targets": ["attn.proj", "attn.qkv"]}}

@@ -36,6 +36,9 @@ class Double(Split):
         x, y = super().batch(index, device)
         return x.double(), y
 
+    def first(self, n: int | None) -> Split:
+        return Double(self.images[:n], self.labels[:n])
+
 
 class Watched(nn.Module):
     """Keeps every input, and counts those that are to have a gradient."""
@@ -70,7 +73,9 @@ class Bench:
             return search(self.model, self.split, strengths, steps=STEPS, mode=mode, **how)
 
         def first() -> Search:
-            return search(self.model, self.split, strengths, steps=1, **how)
+            """An APGD that never broke anything, so that the ensemble has something to do."""
+            clean = search(self.model, self.split, [0.0], steps=1, **how)
+            return Search(clean.critical * len(strengths), clean.forwards)
 
         ledger = Ledger(self.folder / f"{np.random.default_rng().integers(2**62)}.part")
         return autoattack.evaluate(
@@ -85,8 +90,10 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     class Short(package.AutoAttack):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 5
-            self.square.n_queries = 20
+            for part in (self.apgd, self.apgd_targeted, self.fab):
+                part.n_iter = part.n_iter_orig = 5
+                part.n_restarts = part.n_target_classes = 1
+            self.square.n_queries = 9
 
     monkeypatch.setattr(package, "AutoAttack", Short)
 
@@ -179,22 +186,6 @@ def test_accuracy_is_never_above_clean_and_only_falls(bench: Bench, attack: str,
         clean = int((bench.model.inner.eval()(x).argmax(1) == y).sum())
     accuracies = [found.correct(level) for level in range(3)]
     assert accuracies[0] == clean and accuracies == sorted(accuracies, reverse=True)
-
-
-@pytest.mark.parametrize(("attack", "norm"), [row for row in TABLE if row[0] == "autoattack"])
-def test_autoattack_only_lowers(bench: Bench, attack: str, norm: str) -> None:
-    weak = search(
-        bench.model,
-        bench.split,
-        STRENGTHS[norm],
-        steps=1,
-        norm=norm,
-        batch=4,
-        device=tiny.CPU,
-    )
-    strong = bench.run(attack, norm)
-    assert (strong.critical <= weak.critical).all()
-    assert strong.correct(1) < weak.correct(1), "it broke nothing: this shows little"
 
 
 @each

@@ -70,6 +70,12 @@ def test_strengths_are_cells_of_their_own(store: Store) -> None:
     assert weak.problem == f"fix run {runs[0].id} is not finished here"
 
 
+def test_cells_that_differ_in_something_else_are_told_apart(store: Store) -> None:
+    runs = [config("fix"), config("fix", protocol="lora"), config("fix", dataset="cub")]
+    found = suggest.suggest(runs, store)
+    assert [one.variant for one in found] == ["protocol=full", "protocol=lora", ""]
+
+
 def test_a_validation_of_its_own_does_not_hide_the_standard_run(store: Store) -> None:
     standard, fix = config("standard", validation={"epsilon": "2/255"}), config("fix")
     curve(store, standard, STANDARD)

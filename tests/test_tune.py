@@ -21,7 +21,7 @@ from core import trial
 from core.config import ConfigError, RunConfig
 from core.rundir import Store, read_json, read_jsonl
 from core.train import DivergedError
-from sweep import cli, launch, search, submit, tunetable, tuning, winners
+from sweep import cli, launch, search, submit, tunejob, tunetable, tuning, winners
 from sweep import grid as grids
 from sweep.grid import Grid
 from sweep.search import REAL, Progress, Search, Trial
@@ -267,6 +267,39 @@ def test_a_killed_worker_loses_nothing(
     ], "as if nothing had happened"
 
 
+@pytest.mark.slow
+def test_a_worker_may_die_at_any_moment(
+    store: Store, forks: Forks, free: Callable[..., None]
+) -> None:
+    """Before any of the files that it puts in their places."""
+
+    def ended(seen: Progress) -> list[Any]:
+        kept = "params", "value", "epochs"
+        return [(one.state, *(one.record.get(name) for name in kept)) for one in seen.trials]
+
+    calm = ended(finish(store, one_search(store, "{trials: 3}")))
+    deaths = 0
+    for moment in range(1, 60, 5):
+        root = Store(store.root / str(moment))
+        wanted = one_search(root, "{trials: 3}")
+        manifest = trials.freeze(wanted, root.root / "manifest.jsonl")
+        code = forks.run(trials.die_at_rename, root.root, manifest, moment)
+        for claim in wanted.path.rglob("claim-*.json"):
+            if not claim.read_text():  # died before it could say who it is: only time can tell
+                os.utime(claim, (0, 0))
+        assert forks.run(trials.work, root.root, manifest) == 0
+        seen = search.look(wanted)
+        assert ended(seen) == calm and seen.winner, moment
+        assert not list(wanted.path.rglob("*.pt"))
+        known = Study(wanted, 99)._all()[:-1]
+        assert [one.user_attrs["trial"] for one in known] == [0, 1, 2]
+        assert all(one.state.is_finished() for one in known)
+        deaths += code == -9
+        if code == 0:
+            break
+    assert deaths > 5
+
+
 def test_a_trial_that_kills_its_workers_is_given_up_for_now(store: Store, forks: Forks) -> None:
     wanted = one_search(store, "{trials: 1}")
     manifest = trials.freeze(wanted, store.root / "manifest.jsonl")
@@ -277,6 +310,22 @@ def test_a_trial_that_kills_its_workers_is_given_up_for_now(store: Store, forks:
     again = trials.freeze(wanted, store.root / "again.jsonl")
     assert forks.run(trials.work, store.root, again) == 0, "another submission tries again"
     assert search.look(wanted).real == 1
+
+
+def test_a_trial_that_was_done_in_this_moment_is_not_done_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, free: Callable[..., None]
+) -> None:
+    wanted = one_search(store, "{trials: 1}")
+
+    def late(*_: object) -> bool:
+        """Another worker is quicker, between our look and our claim."""
+        if not search.look(wanted).real:
+            trials.end(wanted, 0, "completed", 0.125)
+        return True
+
+    monkeypatch.setattr(tunejob, "may_begin", late)
+    seen = finish(store, wanted)
+    assert seen.values == [0.125] and not wanted.journal.exists()
 
 
 def test_a_trial_that_fails_does_not_count(store: Store, free: Callable[..., None]) -> None:
@@ -330,6 +379,22 @@ def test_divergence_is_an_answer(store: Store, free: Callable[..., None]) -> Non
     assert all(one.over for one in every)
     with pytest.raises(ConfigError, match="no trial was completed in the search for mini_conv"):
         winners.require(winners.apply(parse("{trials: 3}"), store))
+
+
+def test_a_trial_that_was_given_up_stays_so(store: Store, forks: Forks) -> None:
+    """Its worker may die before it has put that on record."""
+    wanted = one_search(store, "{trials: 2}")
+    trials.end(wanted, 0, "completed", 0.9)
+    first = Study(wanted, 0)
+    assert first.promising([0.9])
+    second = Study(wanted, 1)
+    assert not second.promising([0.1])
+    assert Study(wanted, 1).stopped == 1
+    manifest = trials.freeze(wanted, store.root / "manifest.jsonl")
+    assert forks.run(trials.work, store.root, manifest) == 0
+    seen = search.look(wanted)
+    assert seen.trials[1].state == "pruned" and seen.trials[1].record["epochs"] == 1
+    assert not wanted.trial_dir(1).metrics.exists(), "nothing was trained for it any more"
 
 
 def test_a_half_written_line_does_not_spoil_the_journal(store: Store) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import killable
 from forks import die
 
 from core import trial
@@ -93,3 +94,9 @@ def end(search: Search, number: int, state: str, value: float | None = None, **r
         write_json(trial_file(claim.run), about | record)
     claim.release("failed" if state == "failed" else "done", reason=record.get("reason"))
     assert newest_attempt(claim.run.path)
+
+
+def die_at_rename(root: Path, manifest: Path, n: int) -> None:
+    """A worker that dies before it puts the n-th file in its place."""
+    killable.arrange(("replace", n))
+    work(root, manifest)

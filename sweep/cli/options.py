@@ -19,6 +19,7 @@ from core.rundir import Store
 
 if TYPE_CHECKING:
     from slurm.profile import Profile
+    from sweep.cost import Cost
     from sweep.grid import Grid, Run
     from sweep.plan import Plan
 
@@ -93,10 +94,16 @@ def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:
     return launching.look(loaded, store, only or ())
 
 
-def print_plan(loaded: Grid, seen: Plan) -> None:
+def cost_of(loaded: Grid, store: Store, profile: Profile) -> Cost:
+    from sweep import cost
+
+    return cost.of(profile, store, loaded.about.get("hardware"))
+
+
+def print_plan(loaded: Grid, seen: Plan, cost: Cost) -> None:
     from sweep import summary
 
-    out.print(summary.of(loaded, seen))
+    out.print(summary.of(loaded, seen, cost), soft_wrap=True)
 
 
 def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:

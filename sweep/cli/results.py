@@ -104,6 +104,7 @@ def tables(
         if output is None:
             raise ConfigError("--format dataframe: expected --output FILE.parquet or FILE.csv")
         out.print(str(command.export(source, output)), soft_wrap=True)
+        _warn(source)
         return
     made = command.tables(
         source,
@@ -145,6 +146,7 @@ def figures(
     folder = output or Store.at(root).root / "reports" / Path(grid or "published").stem
     for path in draw(source, folder, names or []):
         out.print(str(path), soft_wrap=True)
+    _warn(source)
 
 
 @verbs.command()
@@ -199,6 +201,15 @@ def suggest_schedule(
         if one_pair := suggest.overall(found):
             out.print(one_pair, soft_wrap=True)
     raise typer.Exit(3 if any(one.problem for one in found) else 0)
+
+
+def _warn(source: Source) -> None:
+    """Of what neither a figure nor a frame can say: hyper-parameters from too small a search."""
+    from analysis.tuned import sentence
+
+    few = sentence(source.results) if source.results else None
+    if few:
+        err.print(Text(few, style="yellow"), soft_wrap=True)
 
 
 def _source(

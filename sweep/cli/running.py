@@ -19,6 +19,7 @@ from sweep.cli.options import (
     Root,
     TrackingOption,
     Workers,
+    cost_of,
     load_grid,
     look,
     out,
@@ -48,21 +49,24 @@ def plan(
 
     store = Store.at(root)
     loaded = [load_grid(grid, store) for grid in grids]
+    where = launching.load_profile(profile)
     if len(loaded) == 1:
         seen = look(loaded[0], store, only)
+        cost = cost_of(loaded[0], store, where)
         if json:
             more = {"shared": loaded[0].shared, **winners.as_dict(loaded[0])}
-            typer.echo(as_json(seen, name=loaded[0].name, **more))
+            estimate = cost.as_dict([status.run for status in seen.statuses])
+            typer.echo(as_json(seen, name=loaded[0].name, estimate=estimate, **more))
             return
-        print_plan(loaded[0], seen)
+        print_plan(loaded[0], seen, cost)
     else:
-        shares = together.look(loaded, store, only or ())
+        shares = together.look(loaded, store, only or (), where)
         if json:
             typer.echo(together.as_json(shares))
             return
         seen = together.union(shares)
         out.print(together.table(shares))
-    print_lacks(seen, store, launching.load_profile(profile))
+    print_lacks(seen, store, where)
 
 
 @verbs.command()
@@ -92,7 +96,7 @@ def launch(
     where = launching.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
     if dry_run:
         seen = look(loaded, store, only)
-        print_plan(loaded, seen)
+        print_plan(loaded, seen, cost_of(loaded, store, where))
         print_scripts(loaded, seen, store, where)
         return
     final = launching.launch(
@@ -121,6 +125,7 @@ def status(
     """Show where every run of a grid stands, and why the failed ones failed."""
     from sweep import breaker, summary, winners
     from sweep import diagnose as diagnosing
+    from sweep import launch as launching
     from sweep import watch as watching
     from sweep.plan import as_json
 
@@ -131,14 +136,15 @@ def status(
         return
     seen = look(loaded, store, only)
     found = diagnosing.diagnose(seen, store) if diagnose else {}
+    cost = cost_of(loaded, store, launching.load_profile("local"))
     if json:
-        cost = summary.hours(loaded, seen)._asdict()
+        hours = summary.hours(seen, cost)._asdict()
         more = winners.as_dict(loaded)
         if diagnose:
             more["diagnosis"] = diagnosing.as_dict(found)
-        typer.echo(as_json(seen, name=loaded.name, hours=cost, **more))
+        typer.echo(as_json(seen, name=loaded.name, hours=hours, **more))
     else:
-        out.print(summary.of(loaded, seen))
+        out.print(summary.of(loaded, seen, cost), soft_wrap=True)
         out.print(watching.table(seen, footer=False))
         for line in diagnosing.lines(found) if diagnose else ():
             out.print(line, soft_wrap=True)
@@ -213,10 +219,10 @@ def dry_run(
     store = Store.at(root)
     loaded = [load_grid(grid, store) for grid in grids]
     where = launching.load_profile(profile)
-    shares = together.look(loaded, store, only or ())
+    shares = together.look(loaded, store, only or (), where)
     seen = together.union(shares)
     if len(loaded) == 1:
-        print_plan(loaded[0], seen)
+        print_plan(loaded[0], seen, shares[0].cost)
     else:
         out.print(together.table(shares))
     for share in shares:

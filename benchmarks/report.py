@@ -1,0 +1,90 @@
+"""How benchmarks measure and what they leave: CPU seconds, gates, and a Markdown page that says on
+which machine, under which load and from which commit its numbers come."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from core import runtime, source
+
+RESULTS = Path(__file__).parent / "results"
+Work = Callable[[], object]
+
+
+def seconds(variants: dict[str, Work], repetitions: int) -> dict[str, float]:
+    """CPU seconds of each variant: the least of so many, which other processes disturb least. The
+    variants take turns, after one round to warm up."""
+    spent: dict[str, list[float]] = {name: [] for name in variants}
+    for repetition in range(repetitions + 1):
+        for name, work in variants.items():
+            start = time.process_time()
+            work()
+            if repetition:
+                spent[name].append(time.process_time() - start)
+    return {name: min(values) for name, values in spent.items()}
+
+
+@dataclass
+class Report:
+    """Prints as it grows; `write` keeps it."""
+
+    title: str
+    about: str
+    lines: list[str] = field(default_factory=list)
+    gates: list[tuple[str, float, float]] = field(default_factory=list)
+    load: tuple[float, float, float] = field(default_factory=os.getloadavg)
+
+    def say(self, line: str = "") -> None:
+        print(line, flush=True)
+        self.lines.append(line)
+
+    def section(self, title: str, *columns: str) -> None:
+        """A heading and, with columns, the head of a table."""
+        self.say(f"\n## {title}\n")
+        if columns:
+            self.row(*columns)
+            self.row(*["---"] * len(columns))
+
+    def row(self, *cells: object) -> None:
+        shown = (f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        self.say(f"| {' | '.join(shown)} |")
+
+    def gate(self, name: str, value: float, limit: float) -> None:
+        """A number that must not be above its limit."""
+        self.gates.append((name, value, limit))
+
+    def close(self) -> bool:
+        """Print the gates; whether all of them hold."""
+        if self.gates:
+            self.section("Gates", "gate", "measured", "limit", "")
+        for name, value, limit in self.gates:
+            self.row(name, f"{value:.3f}", f"{limit:g}", "pass" if value <= limit else "MISS")
+        return all(value <= limit for _, value, limit in self.gates)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        head = [f"# {self.title}", "", self.about, "", *self.machine()]
+        path.write_text("\n".join([*head, *self.lines]) + "\n")
+        print(f"written to {path}")
+
+    def machine(self) -> list[str]:
+        about = runtime.describe()
+        state = source.state()
+        commit = str(state.get("commit") or "unknown")[:12]
+        if state.get("dirty"):
+            commit += " with uncommitted changes"
+        before, after = (
+            ", ".join(f"{n:.1f}" for n in load) for load in (self.load, os.getloadavg())
+        )
+        return [
+            f"* machine: {about['device']}, {os.cpu_count()} CPU cores, torch {torch.__version__}, "
+            f"{torch.get_num_threads()} thread(s)",
+            f"* load average at the start: {before}; at the end: {after}",
+            f"* commit: {commit}",
+        ]

@@ -1,0 +1,191 @@
+"""What runs cost: operations, which follow from their configs, and how fast a device makes them,
+which finished runs of the store tell (before there are any, a shipped constant).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.config import EvalConfig, RunConfig
+from core.rundir import Store, read_json, read_jsonl
+from slurm.profile import Profile
+from sweep.grid import Run
+from sweep.passes import gflops, passes, sizes_of
+
+TFLOPS = {"H100": 32.0, "H200": 32.0, "A100": 10.0, "V100": 7.5, "CPU": 0.07}
+"""What one device achieves, in TFLOP/s. H100: the attacked runs of the paper's main grid take 230
+PFLOP on average and took it 15 to 60 minutes on four (in the middle 2 GPU-hours a run). Others: by
+their peak in fp32. CPU: one core, measured on a ViT-B of 224 pixels."""
+SHIPPED = "the paper's 15 to 60 minutes on 4 x H100 per run; no finished run here tells more"
+SMALL_GFLOPS = 0.5
+"""Below, a forward is all overhead: only measured speeds tell what it takes."""
+SAMPLE = 8
+"""Finished runs per backbone that are looked at."""
+
+
+@dataclass
+class Cost:
+    """Estimates hours of runs on one device."""
+
+    device: str
+    store: Store
+    tflops: float
+    own: Mapping[str, float] = field(default_factory=dict)
+    """Backbone -> its TFLOP/s, where finished runs tell."""
+    runs: int = 0
+    """Finished runs by which this is calibrated."""
+    _sizes: dict[str, Mapping[str, int] | None] = field(default_factory=dict)
+    _known: dict[Any, float | None] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        return "core-hours" if self.device == "CPU" else "GPU-hours"
+
+    @property
+    def basis(self) -> str:
+        """From what the speed is known."""
+        if not self.runs:
+            where = "" if self.device == "CPU" else f"; {SHIPPED}"
+            return f"at {self.tflops:g} TFLOP/s per {_name(self.device)}{where}"
+        speed = f"{self.tflops:.3g} TFLOP/s per {_name(self.device)}"
+        return f"at {speed}, as in {self.runs} finished runs here ({', '.join(self.own)})"
+
+    @property
+    def shipped(self) -> Cost:
+        """The estimate as it was before anything ran."""
+        return Cost(self.device, self.store, _shipped(self.device))
+
+    def petaflops(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
+        """10^15 operations of a run, None where its backbone or dataset is not known."""
+        key = (
+            *(config.backbone, config.image_size, config.dataset, config.batch, config.epochs),
+            *(config.schedule, config.attack.steps, config.validation, config.protocol),
+            config.objective.kind,
+            *((e.split, e.images, e.attack, e.steps, len(e.epsilons), e.mode) for e in evals),
+        )
+        if key not in self._known:
+            sizes, each = self.sizes(config.dataset), gflops(config)
+            self._known[key] = None
+            if sizes and each:
+                self._known[key] = sum(passes(config, evals, sizes)) * each / 1e6
+        return self._known[key]
+
+    def hours(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
+        """Of one device; None where nothing tells."""
+        own = self.own.get(config.backbone)
+        work = self.petaflops(config, evals)
+        if work is None or (own is None and (gflops(config) or 0) < SMALL_GFLOPS):
+            return None
+        return work * 1e3 / (own or self.tflops) / 3600
+
+    def total(self, runs: Iterable[Run]) -> float | None:
+        """Hours of several runs, None unless each is known."""
+        hours = [self.hours(run.config, run.evals) for run in runs]
+        known = [each for each in hours if each is not None]
+        return sum(known) if len(known) == len(hours) else None
+
+    def as_dict(self, runs: Sequence[Run]) -> dict[str, Any]:
+        """The shape of `estimate` in `sweep plan --json`; hours of each run by its id."""
+        hours = {run.id: self.hours(run.config, run.evals) for run in runs}
+        about = {"device": self.device, "unit": self.unit, "basis": self.basis}
+        return {**about, "hours": self.total(runs), "runs": hours}
+
+    def sizes(self, dataset: str) -> Mapping[str, int] | None:
+        """Images per split."""
+        if dataset not in self._sizes:
+            self._sizes[dataset] = sizes_of(dataset, self.store)
+        return self._sizes[dataset]
+
+
+def _name(device: str) -> str:
+    return "CPU core" if device == "CPU" else device
+
+
+def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
+    """The estimate for runs of a profile. hardware: what the grid's author had in mind, where the
+    profile names no GPU."""
+    device = device_of(profile, str(hardware or ""))
+    shipped = Cost(device, store, _shipped(device))
+    seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for config, seconds in _finished(store, device):
+        sizes, each = shipped.sizes(config.dataset), gflops(config)
+        if sizes and each:
+            seen[config.backbone].append((passes(config, (), sizes).fit * each / 1e3, seconds))
+    if not seen:
+        return shipped
+    every = [pair for pairs in seen.values() for pair in pairs]
+    speeds = {name: _speed(pairs) for name, pairs in seen.items()}
+    return Cost(device, store, _speed(every), speeds, len(every))
+
+
+def _shipped(device: str) -> float:
+    return TFLOPS.get(device, TFLOPS["H100"])
+
+
+def _speed(pairs: Sequence[tuple[float, float]]) -> float:
+    """TFLOP/s of (TFLOP, seconds) pairs."""
+    return sum(work for work, _ in pairs) / sum(seconds for _, seconds in pairs)
+
+
+def device_of(profile: Profile, hardware: str) -> str:
+    """The GPU that a profile asks for by name, else this machine's, else the one that `hardware`
+    names, else H100; CPU where there is to be none."""
+    asked = " ".join(profile.slurm.gpu_requests().values())
+    local = "" if profile.executor == "slurm" else _local_gpu()
+    for text in (asked, local, hardware):
+        for name in TFLOPS:
+            if re.search(rf"\b{name}\b", text, re.IGNORECASE):
+                return name
+    needs_gpu = profile.executor == "slurm" and profile.gpus_per_run > 0
+    return local or ("H100" if needs_gpu else "CPU")
+
+
+def _local_gpu() -> str:
+    """The name of this machine's first GPU as its driver tells it, '' for none."""
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        found = re.search(r"Model:\s*(.+)", file.read_text())
+        if found:
+            return found[1].strip()
+    return ""
+
+
+def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
+    """Some finished runs on such a device: config, and seconds of one device for their training."""
+    taken: dict[str, int] = defaultdict(int)
+    seen = set()
+    for manifest in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
+        for row in read_jsonl(manifest):
+            name = row["config"]["backbone"]
+            if row["id"] in seen or taken[name] >= SAMPLE or _is_open(row, store):
+                continue
+            seen.add(row["id"])
+            result, env = (read_json(p) or {} for p in _files(row, store))
+            if _same(str(env.get("device")), device) and result.get("seconds"):
+                share = env.get("threads", 1) if device == "CPU" else env.get("processes", 1)
+                taken[name] += 1
+                yield RunConfig.parse(row["config"]), result["seconds"] * share
+
+
+def _files(row: Mapping[str, Any], store: Store) -> tuple[Path, Path]:
+    folder = store.run(row["id"])
+    return folder.result, folder.env
+
+
+def _is_open(row: Mapping[str, Any], store: Store) -> bool:
+    # How long `auto` trained without an attack is not in its config.
+    return row["config"]["schedule"]["kind"] == "auto" or not os.path.exists(
+        store.run(row["id"]).result
+    )
+
+
+def _same(found: str, device: str) -> bool:
+    """Whether env.json names this device; a CPU has no NVIDIA in its name."""
+    if device == "CPU":
+        return not re.search("NVIDIA|Tesla|GeForce|Quadro", found)
+    return device.lower() in found.lower()
