@@ -1,4 +1,4 @@
-"""GPU-hours of the benchmark's 150 runs, from the speeds that benchmarks/gpu.py measured.
+"""GPU-hours of the benchmark of 150 runs, from the speeds that benchmarks/gpu.py measured.
 
 Every run of the grid with its own schedule and dataset; what a run does beside attacking, training
 and judging is taken to cost nothing.
@@ -71,8 +71,8 @@ def extrapolate(report: Report, measured: Mapping[str, Speeds], quick: bool) -> 
     for part, value in [*spent.items(), ("all", sum(spent.values()))]:
         report.row(part, f"{value:.1f}")
     report.say(
-        "\nThe fastest way of calling each backbone; training and validation in bf16, evaluation in "
-        f"fp32 in mode exact, at {EXACT_SHARE:g} of an attack per image and strength."
+        "\nThe fastest way of calling each backbone; training and validation in bf16, evaluation "
+        f"in fp32 in mode exact, at {EXACT_SHARE:g} of an attack per image and strength."
     )
     if not quick:
         report.gate("GPU-hours of the benchmark", sum(spent.values()), GOAL)

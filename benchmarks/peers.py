@@ -1,8 +1,8 @@
-"""The same attack by other libraries, for benchmarks alone: installed once, each into one folder of
-the user's cache that nothing else reads, and timed in the same process as ours.
+"""The same attack by other libraries, timed in the same process as ours.
 
-Our own packages come first, so a peer uses our torch; torchattacks is installed without its
-dependencies, which are years old.
+They are installed once, into a folder of the user's cache that nothing else reads. Our own packages
+come first, so a peer uses our torch; torchattacks comes without its dependencies, which are years
+old.
 """
 
 from __future__ import annotations

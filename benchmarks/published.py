@@ -1,6 +1,8 @@
-"""The published training loop, written anew and plainly from its description: every step attacks,
-at eps = 0 too, through a model whose parameters ask for gradients; each quantity is a new tensor,
-and images are picked by index. What our step is compared with."""
+"""The published training loop, written anew and plainly: what our step is compared with.
+
+Every step attacks, at eps = 0 too, through a model whose parameters ask for gradients; each
+quantity is a new tensor, and images are picked by index.
+"""
 
 from __future__ import annotations
 

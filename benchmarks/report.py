@@ -1,5 +1,7 @@
-"""How benchmarks measure and what they leave: CPU seconds, gates, and a Markdown page that says on
-which machine, under which load and from which commit its numbers come."""
+"""How benchmarks measure and what they leave: CPU seconds, gates, and a page in Markdown.
+
+The page says on which machine, under which load and from which commit its numbers come.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Expected robustness: what modes `exact` and `fast` cost beside one attack per image and strength,
-and whether they find what independent attacks find. A part of benchmarks/engine.py."""
+"""Expected robustness in modes `exact` and `fast`: cost, and agreement with independent attacks.
+
+A part of benchmarks/engine.py.
+"""
 
 from __future__ import annotations
 

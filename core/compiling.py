@@ -6,7 +6,7 @@ checkpoints, averages and evaluations, which all use the model itself, know noth
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ def compiled(model: nn.Module, kind: Compile) -> nn.Module:
 
 
 def _compile(model: nn.Module, mode: str) -> nn.Module:
-    made: nn.Module = torch.compile(model, dynamic=False, mode=mode)
-    return made
+    made: Any = torch.compile(model, dynamic=False, mode=mode)
+    return cast(nn.Module, made)
 
 
 def reason(error: Exception) -> str:

@@ -109,6 +109,10 @@ class Augment(Part):
     """Largest shift in pixels, in both directions (wraps round)."""
 
 
+UNATTACKED = Fraction(4, 255)
+"""Strength of the adversarial validation of runs that are not trained on attacks (l-inf)."""
+
+
 class Lora(Part):
     """Adapters of `protocol: lora`: W + alpha / rank * B A, through peft."""
 
@@ -198,9 +202,6 @@ class RunConfig(Part):
         if self.schedule.kind != "auto":
             plain = {"patience": 5, "tolerance": 0.02}
             object.__setattr__(self, "schedule", self.schedule.model_copy(update=plain))
-        if self.validation.epsilon == self.epsilon_g:
-            implied = self.validation.model_copy(update={"epsilon": None})
-            object.__setattr__(self, "validation", implied)
         object.__setattr__(self, "optim", _canonical_optim(self.optim, self.protocol))
         lora = _canonical_lora(self.lora, self.protocol, self.backbone)
         object.__setattr__(self, "lora", lora)
@@ -214,6 +215,10 @@ class RunConfig(Part):
             object.__setattr__(self, "attack", Attack())
         elif self.epsilon_g == 0:
             raise ValueError("epsilon_g: 0 means no attack, use schedule: standard")
+        usual = self.epsilon_g or (UNATTACKED if self.norm == "linf" else None)
+        if self.validation.epsilon == usual:
+            implied = self.validation.model_copy(update={"epsilon": None})
+            object.__setattr__(self, "validation", implied)
         misfit = size_problem(self.backbone, self.image_size)
         if misfit:
             raise ValueError(f"image_size: {misfit}")
@@ -279,7 +284,7 @@ class RunConfig(Part):
         """Strength of the per-epoch adversarial accuracy; 4/255 where nothing is attacked."""
         if self.validation.epsilon is not None:
             return self.validation.epsilon
-        return self.epsilon_g or Fraction(4, 255)
+        return self.epsilon_g or UNATTACKED
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested data, strengths as '4/255'; `RunConfig.parse` takes it back."""

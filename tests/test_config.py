@@ -285,6 +285,10 @@ BAD = [
     ({"epochs": "x", "schedule": "sched"}, "epochs", "valid integer, got 'x'"),
     ({"batch": 1.5}, "batch", "valid integer, got 1.5"),
     ({"image_size": 4}, "image_size", "greater than or equal to 8"),
+    ({"backbone": "vit", "image_size": 225}, "", "image_size: .*the patch of vit, got 225"),
+    ({"backbone": "vit", "image_size": 225}, "", "nearest: 224 or 240"),
+    ({"backbone": "vit", "image_size": 9}, "", "nearest: 16"),
+    ({"image_size": 230}, "", "expected a multiple of 4, the patch of swin"),
     ({"seed": -1}, "seed", "greater than or equal to 0"),
     ({"precision": "fp16"}, "precision", "'fp32' or 'bf16', got 'fp16'"),
     ({"epsilon_g": 4}, "epsilon_g", r"\[0, 1\], got 4, did you mean 4/255\?"),
@@ -404,3 +408,13 @@ class TestEvalConfig:
     def test_bad(self, data: dict[str, Any], line: str) -> None:
         with pytest.raises(ConfigError, match=line):
             EvalConfig.parse(data)
+
+
+@pytest.mark.parametrize("strength", ["4/255", "8/255"])
+def test_a_standard_run_is_validated_at_the_strength_it_asks_for(strength: str) -> None:
+    """Also where that is the eps_g of the grid, which the run itself has none of."""
+    fields = {"backbone": "vit", "dataset": "cub", "schedule": "standard"}
+    asked = RunConfig.parse(fields | {"epsilon_g": strength, "validation": {"epsilon": strength}})
+    assert show_strength(asked.validation_epsilon) == strength
+    assert RunConfig.parse(asked.to_dict()).id == asked.id
+    assert (asked.id == RunConfig.parse(fields).id) == (strength == "4/255")

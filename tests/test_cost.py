@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,7 +143,7 @@ def test_a_grid_says_what_the_model_says(file: Path, store: Store) -> None:
     if said is None:
         assert all((backbones()[run.config.backbone].gflops or 0) < 0.5 for run in grid.runs)
     else:
-        assert said == pytest.approx(estimate, rel=0.03)  # rounded
+        assert said == pytest.approx(estimate, rel=0.01, abs=0.5)
         text = file.read_text()
         assert f"# GPU-hours: about {said}" in text
 
@@ -237,8 +236,8 @@ def test_what_is_not_known_is_not_guessed(store: Store, tmp_path: Path) -> None:
     assert model.sizes(str(folder)) == SPLITS
 
 
-def test_estimating_is_quick(store: Store) -> None:
-    """1,440 runs, as in the largest benchmark of its kind; planning must not wait for it."""
+def test_runs_that_cost_the_same_are_worked_out_once(store: Store) -> None:
+    """1,440 runs are 60 computations: planning must not wait for the estimate."""
     axes = {
         "backbone": ["vit", "swin", "cnx", "r50", "clipvit", "clipcnx"],
         "dataset": ["aircraft", "caltech256", "cars", "cub", "dogs"],
@@ -247,7 +246,6 @@ def test_estimating_is_quick(store: Store) -> None:
     }
     text = json.dumps({"name": "x", "grid": axes, "seeds": [0, 1, 2]})
     runs = grids.parse(text, Path("x.yaml")).runs
-    assert len(runs) == 1440
-    started = time.process_time()
-    assert cost.of(H100, store).total(runs)
-    assert time.process_time() - started < 1
+    model = cost.of(H100, store)
+    assert len(runs) == 1440 and model.total(runs)
+    assert len(model._known) == 60

@@ -94,6 +94,18 @@ def test_group_norm_replaces_batch_norm(store: Store) -> None:
     assert any("BatchNorm" in kind.__name__ for kind in plain)
 
 
+@pytest.mark.parametrize(("name", "size"), [("test_convnext", 10), ("convnext_atto", 16)])
+def test_images_that_a_network_cannot_take_are_one_line(store: Store, name: str, size: int) -> None:
+    """Found while building, before any training; a size that fits leaves no trace."""
+    with pytest.raises(ConfigError) as error:
+        build(tiny.config(backbone=name, image_size=size), 10, store)
+    (line,) = error.value.lines
+    assert line.startswith(f"image_size {size}: {name} cannot take such images (")
+    fine = build(tiny.config(backbone=name, image_size=32), 10, store)
+    assert all(module.training for module in fine.modules())
+    assert all(parameter.grad is None for parameter in fine.parameters())
+
+
 def test_random_parts_come_from_the_seed_alone(store: Store) -> None:
     torch.manual_seed(1)
     first = build(config(seed=3), 5, store)

@@ -3,8 +3,11 @@ writes the tree anew from the modules' docstrings."""
 
 import ast
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +66,46 @@ def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
     text = README.read_text("utf-8")
     shown = set(re.findall(r"^\| `sweep ([a-z-]+)", text, re.M))
     assert shown == set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def commands() -> list[str]:
+    """Every command line of ours in a code block, and those of the section on the paper's runs."""
+    text = README.read_text("utf-8")
+    section = text[text.index("## Run the paper\n") :].partition("\n## ")[0]
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.S))
+    inline = re.findall(r"`(sweep [a-z-]+ [^`]+)`", section)
+    found = re.findall(r"(?:^|; do )(sweep [^#;\n]+)", blocks, re.M) + inline
+    return list(dict.fromkeys(line.strip() for line in found))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_parses(line: str) -> None:
+    """Verb, arguments and options; a grid by its name has to be one of ours."""
+    from typer.main import get_command
+
+    from sweep import grid
+    from sweep.cli import app, spread_only
+
+    _, *words = spread_only(shlex.split(line))
+    command: Any = get_command(app)
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    parsed = command.make_context("sweep", list(words)).params
+    names = parsed.get("grids") or [parsed.get("grid")]
+    for name in names if isinstance(names[0], str) else names[0] or ():
+        if not name.startswith("$") and not name.endswith(".yaml"):
+            assert grid.load(name).runs
+
+
+def test_the_way_to_every_table_is_shown() -> None:
+    """A shipped grid that feeds each of the paper's tables, but for Table 5, which needs no run."""
+    from sweep import grid
+
+    shown = [re.findall(r"--table (\d+)", line) for line in commands()]
+    assert {int(number) for found in shown for number in found} == {*range(1, 13)} - {5}
+    for line, numbers in zip(commands(), shown, strict=True):
+        if numbers:
+            assert set(numbers) <= set(grid.load(line.split()[2]).tables)
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:
