@@ -41,8 +41,9 @@ class Options:
     stage: Path | None = None
     """A folder on the node's own disk to copy the prepared data to."""
     images: int | None = None
-    """Cut every split to its first images: a rehearsal, whose numbers mean nothing. It may use
-    miniatures of datasets, and it notes what a step needs in memory."""
+    """Cut every split to its first images; then the numbers mean nothing."""
+    rehearsal: bool = False
+    """Take miniatures of datasets too, and note what a step needs in memory."""
 
 
 def execute(
@@ -80,7 +81,7 @@ def execute(
         monitor=monitor,
         team=team,
     )
-    if options.images:
+    if options.rehearsal:
         memory.watch(trainer)
     if config.protocol == "lora":
         log.info("%s", lora.sentence(model, config))
@@ -98,8 +99,7 @@ def _load(config: RunConfig, store: Store, options: Options, team: Team) -> data
     """The leader of a team first: it decodes what nobody has prepared yet."""
     if not team.leads:
         team.share()
-    rehearsal = options.images is not None
-    dataset = data.load(config, store, stage=options.stage, miniature=rehearsal)
+    dataset = data.load(config, store, stage=options.stage, miniature=options.rehearsal)
     if team.leads:
         team.share()
     return dataset.first(options.images) if options.images else dataset

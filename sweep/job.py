@@ -181,6 +181,7 @@ class RunJob:
             "tracking": self.tracking,
             "group": self.sweep,
             "images": images,
+            "rehearsal": self.batches is not None,
             "compile": self.compile,
             "stage": environment.node_tmpdir() if self.staging else None,
             **repair.read(store.run(config.id)).options(),
