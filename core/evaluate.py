@@ -219,12 +219,12 @@ class _Queue:
         self.found.backwards += len(loss)
         first = slots.level == 0
         right = logits.argmax(1) == slots.labels
-        if bool(first.any()):
-            slots.clean_loss = torch.where(first, loss, slots.clean_loss)
-            where = first.view(-1, 1, 1, 1)
-            slots.clean_gradient = torch.where(where, gradient, slots.clean_gradient)
-            flat = gradient.flatten(1).abs().amax(1) == 0
-            self.found.zero_gradient_images += int((first & right & flat).sum())
+        fresh = first.nonzero().flatten()
+        if len(fresh):
+            slope = gradient[fresh]
+            slots.clean_loss[fresh], slots.clean_gradient[fresh] = loss[fresh], slope
+            flat = slope.flatten(1).abs().amax(1) == 0
+            self.found.zero_gradient_images += int((right[fresh] & flat).sum())
         path.observe(loss, gradient)
         passed = right & (first | (path.step >= self.steps))
         slots.level, ended = self.follow(slots.level, passed, ~right, len(self.strengths) - 1)

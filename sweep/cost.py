@@ -37,7 +37,7 @@ class Cost:
     store: Store
     tflops: float
     own: Mapping[str, float] = field(default_factory=dict)
-    """Backbone -> its TFLOP/s, where finished runs tell."""
+    """By kind of run (`_kind`) its TFLOP/s, where finished runs tell."""
     runs: int = 0
     """Finished runs by which this is calibrated."""
     _sizes: dict[str, Mapping[str, int] | None] = field(default_factory=dict)
@@ -50,11 +50,14 @@ class Cost:
     @property
     def basis(self) -> str:
         """From what the speed is known."""
-        if not self.runs:
-            where = "" if self.device == "CPU" else f"; {SHIPPED}"
-            return f"at {self.tflops:g} TFLOP/s per {_name(self.device)}{where}"
-        speed = f"{self.tflops:.3g} TFLOP/s per {_name(self.device)}"
-        return f"at {speed}, as in {self.runs} finished runs here ({', '.join(self.own)})"
+        name = "CPU core" if self.device == "CPU" else self.device
+        if self.runs:
+            kinds = ", ".join(self.own)
+            return f"at {self.tflops:.3g} TFLOP/s per {name}, as in {self.runs} runs here ({kinds})"
+        if self.device not in TFLOPS:
+            return f"as if {name} were an H100 at {self.tflops:g} TFLOP/s; {SHIPPED}"
+        where = "" if self.device == "CPU" else f"; {SHIPPED}"
+        return f"at {self.tflops:g} TFLOP/s per {name}{where}"
 
     @property
     def shipped(self) -> Cost:
@@ -78,7 +81,7 @@ class Cost:
 
     def hours(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
         """Of one device; None where nothing tells."""
-        own = self.own.get(config.backbone)
+        own = self.own.get(_kind(config))
         work = self.petaflops(config, evals)
         if work is None or (own is None and (gflops(config) or 0) < SMALL_GFLOPS):
             return None
@@ -103,8 +106,9 @@ class Cost:
         return self._sizes[dataset]
 
 
-def _name(device: str) -> str:
-    return "CPU core" if device == "CPU" else device
+def _kind(config: RunConfig) -> str:
+    """What runs of one speed have in common."""
+    return config.backbone + (f" in {config.precision}" if config.precision != "fp32" else "")
 
 
 def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
@@ -116,7 +120,7 @@ def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
     for config, seconds in _finished(store, device):
         sizes, each = shipped.sizes(config.dataset), gflops(config)
         if sizes and each:
-            seen[config.backbone].append((passes(config, (), sizes).fit * each / 1e3, seconds))
+            seen[_kind(config)].append((passes(config, (), sizes).fit * each / 1e3, seconds))
     if not seen:
         return shipped
     every = [pair for pairs in seen.values() for pair in pairs]
@@ -166,10 +170,13 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
                 continue
             seen.add(row["id"])
             result, env = (read_json(p) or {} for p in _files(row, store))
+            config = RunConfig.check(row["config"])
+            if isinstance(config, list):  # of another version
+                continue
             if _same(str(env.get("device")), device) and result.get("seconds"):
                 share = env.get("threads", 1) if device == "CPU" else env.get("processes", 1)
                 taken[name] += 1
-                yield RunConfig.parse(row["config"]), result["seconds"] * share
+                yield config, result["seconds"] * share
 
 
 def _files(row: Mapping[str, Any], store: Store) -> tuple[Path, Path]:

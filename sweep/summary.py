@@ -25,6 +25,9 @@ def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
     shared = f" ({grid.shared} combinations share another's run)" if grid.shared else ""
     lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watch.counts_line(seen)))
     lines += [Text(line) for line in hours(seen, cost).lines]
+    each = [cost.hours(status.run.config, status.run.evals) or 0 for status in seen.statuses]
+    if all(each):
+        lines.append(Text(f"a run takes {short(min(each))} to {short(max(each))} {cost.unit}"))
     lines += winners.lines(grid)
     return Group(*lines, cells(seen, cost))
 

@@ -171,6 +171,9 @@ evals: [{images: 100}]
 """
 
 
+OLD = {"backbone": "swin", "dataset": "cars", "schedule": {"kind": "fix"}, "gone": 3}
+
+
 @pytest.fixture
 def small() -> Grid:
     return grids.parse(GRID, Path("small.yaml"))
@@ -195,11 +198,13 @@ def test_finished_runs_calibrate_the_estimate(small: Grid, store: Store) -> None
     for run in runs:
         finish(run, store, factor=2.0)
     after = cost.of(H100, store)
-    assert after.runs == 2 and "as in 2 finished runs here (swin)" in after.basis
+    assert after.runs == 2 and "as in 2 runs here (swin)" in after.basis
     for run in small.runs:  # of r50 nothing is known but that this machine is slower
         was, now = (each.hours(run.config, run.evals) for each in (before, after))
         assert was and now == pytest.approx(2 * was)
     assert cost.of(named("a100"), store).runs == 0, "those were other GPUs"
+    write_jsonl(sweep.manifest, [{**submit.manifest_row(runs[0]), "config": OLD}])
+    assert cost.of(H100, store).runs == 0, "a run of a version with other fields tells nothing"
 
 
 def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> None:
@@ -221,6 +226,14 @@ def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> 
     fresh = summary.hours(Plan([Status(run, State.NEW) for run in small.runs]), model)
     assert fresh.left == pytest.approx(sum(hours)) and len(fresh.lines) == 1
     assert "GPU-hours left, at 32 TFLOP/s per H100" in fresh.lines[0]
+
+
+def test_bf16_and_unknown_gpus_are_told_apart(small: Grid, store: Store) -> None:
+    model = cost.Cost("H100", store, 32.0, {"swin in bf16": 96.0}, 1)
+    plain, fast = config(), config(precision="bf16")
+    assert (model.hours(plain, ()) or 0) == pytest.approx(3 * (model.hours(fast, ()) or 0))
+    other = cost.Cost("NVIDIA GeForce RTX 3060", store, cost._shipped("NVIDIA GeForce RTX 3060"))
+    assert other.basis.startswith("as if NVIDIA GeForce RTX 3060 were an H100")
 
 
 def test_what_is_not_known_is_not_guessed(store: Store, tmp_path: Path) -> None:

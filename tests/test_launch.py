@@ -108,10 +108,10 @@ def test_ctrl_c_leaves_resumable_runs_that_end_with_the_same_numbers(
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(
     small: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    path, root = small(10), tmp_path / "root"
+    path, root = small(30), tmp_path / "root"
     arguments = ("launch", str(path), "--tracking", "none", "--max-parallel", "1")
     process = sweep(*arguments, "--only", "seed=0", root=root)
-    until(lambda: any(s.epoch >= 2 for s in look(path, root).statuses))
+    until(lambda: any(s.epoch in range(2, 20) for s in look(path, root).statuses))
     found = (holder(RunDir(path)) for path in root.glob("runs/*"))
     (current,) = (item for item in found if item and item.live and item.info)
     os.kill(current.info["pid"], signal.SIGKILL)

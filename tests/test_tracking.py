@@ -243,7 +243,7 @@ ROW = MetricsRow(
 
 
 def test_the_next_run_of_a_worker_is_not_mixed_with_one_wandb_failed_on(store: Store) -> None:
-    one, two = tiny.config(seed=1), tiny.config(seed=2)
+    one, two = tiny.config(seed=201), tiny.config(seed=202)
     told: list[str] = []
     options: Any = {"mode": "offline", "group": "g", "on_failure": told.append}
     first = Tracker.start(one, store.run(one.id), **options)

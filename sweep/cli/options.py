@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from core.config import ConfigError
 from core.rundir import Store
 
 if TYPE_CHECKING:
@@ -109,7 +110,11 @@ def print_plan(loaded: Grid, seen: Plan, cost: Cost) -> None:
 def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:
     from sweep import launch as launching
 
-    for line in launching.lacks(seen, store, profile):
+    try:
+        lines = launching.lacks(seen, store, profile)
+    except ConfigError as error:  # a variable of the profile that only the cluster sets
+        lines = [*error.lines]
+    for line in lines:
         out.print(Text(f"missing: {line}", style="yellow"), soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from core.rundir import Store
+from slurm.command import ClusterError
 from sweep.cli.options import (
     GridArgument,
     GridArguments,
@@ -225,13 +226,18 @@ def dry_run(
         print_plan(loaded[0], seen, shares[0].cost)
     else:
         out.print(together.table(shares))
+    accepted = True
     for share in shares:
-        print_scripts(share.grid, share.plan, store, where)
+        try:
+            print_scripts(share.grid, share.plan, store, where)
+        except ClusterError as error:  # a finding among others
+            out.print(Text(str(error), style="red"), soft_wrap=True)
+            accepted = False
     print_lacks(seen, store, where)
     runs = [status.run for status in seen.statuses]
     found = rehearsal.rehearse(loaded[0], runs, store, where, out)
     out.print(rehearsal.report(found, where), soft_wrap=True)
-    raise typer.Exit(0 if found.passed else 1)
+    raise typer.Exit(0 if found.passed and accepted else 1)
 
 
 @verbs.command()
