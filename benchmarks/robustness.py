@@ -61,7 +61,7 @@ def measure(report: Report, images: int) -> None:
         "fast": fast,
         "fast with audit": lambda: fast(audited=True),
     }
-    spent = seconds(work, 2)
+    spent = seconds(work, 4)
     calls = len(split) * (len(grid) - 1) * (steps + 1)
     robust = exact.correct(len(grid) - 1)
     report.section(

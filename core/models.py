@@ -21,6 +21,7 @@ import timm.models  # isort: skip
 from core import lora
 from core.config import ConfigError, RunConfig
 from core.inputs import local_weights, weights_file
+from core.parameters import head_names
 from core.registry import backbone
 from core.rundir import Store
 from core.seeds import derive
@@ -64,12 +65,25 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
         load_backbone(net, weights_file(file, store))
     mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
     model = Classifier(net, entry.mean or mean, entry.std or std)
+    _check_head(model, config.backbone, classes)
     if not cfg or cfg.input_size[-1] != config.image_size:
         _try_size(model, config)
     if config.protocol == "lora":
         lora.adapt(model, config)
     model.to(memory_format=layout(model))  # type: ignore[call-overload]
     return model
+
+
+def _check_head(model: Classifier, name: str, classes: int) -> None:
+    """Raises ConfigError where the network's head is not where it says, or not a new one: some
+    architectures ignore how many classes are asked for."""
+    modules = dict(model.named_modules())
+    for head in head_names(model):
+        if head not in modules:
+            raise ConfigError(f"backbone {name}: its head '{head}' is not found in it")
+        found = getattr(modules[head], "out_features", classes)
+        if found != classes:
+            raise ConfigError(f"backbone {name}: its head has {found} classes instead of {classes}")
 
 
 @torch.no_grad()

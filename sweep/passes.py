@@ -26,6 +26,8 @@ FAST = 1 / 6
 AUTOATTACK = 9_700
 """Passes of AutoAttack standard on an image that withstands it: APGD-CE 100 steps, targeted APGD
 and FAB 100 steps for each of 9 classes, 5,000 queries of Square."""
+CORRUPTIONS = 11
+"""Types of them."""
 DRAWN = {
     "fake": {"train": 200, "val": 60, "test": 60},
     "glyph": {"train": 1280, "val": 512, "test": 512},
@@ -65,6 +67,8 @@ def passes(config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, i
 
 def _evaluate(item: EvalConfig, images: int, share: float) -> float:
     images = min(item.images or images, images)
+    if item.attack == "corruptions":
+        return images * (CORRUPTIONS if item.per_image == "all" else 1)
     tried = share * (len(item.epsilons) - 1)
     steps = 2 * item.steps + (AUTOATTACK if item.attack == "autoattack" else 0)
     return images * (2 + tried * steps) * (FAST if item.mode == "fast" else 1)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from core.config import EvalConfig, RunConfig
+from core.corruptions import CORRUPTIONS
 from core.procedural import SIZES
 from core.registry import backbones
 from core.rundir import Store, write_json, write_jsonl
@@ -58,6 +59,8 @@ def test_an_evaluation_grows_with_what_it_asks_for() -> None:
     assert evaluate(mode="fast") == pytest.approx(plain / 6)
     assert evaluate(steps=20) > 1.8 * plain
     assert evaluate(attack="autoattack") > 100 * plain
+    assert evaluate(attack="corruptions") == 6
+    assert evaluate(attack="corruptions", per_image="all") == 6 * len(CORRUPTIONS)
 
 
 def test_drawn_datasets_have_these_sizes() -> None:

@@ -58,7 +58,7 @@ def stepper(
     return Step(config, model or tiny.net(), remark=said.append, **options)
 
 
-def make(step: Step, epsilon: float = 8 / 255, *, device: torch.device = tiny.CPU) -> Tensor:
+def make(step: Step, epsilon: float = 8 / 255) -> Tensor:
     """Loss and right images of one step on ten images, in parts of four, four and two."""
     index, table = torch.arange(10), draw_table(0, 0, 10)
     step.model.train()
@@ -259,16 +259,17 @@ def test_a_model_that_fails_is_not_the_compilers_fault(traced: list[str]) -> Non
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("kind", ["default", "cuda_graphs"])
+@pytest.mark.parametrize("kind", ["default", "cuda_graphs"])  # graphs only where there is a GPU
 def test_inductor_makes_the_same_step_but_for_rounding(
     kind: compiling.Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     remarks: list[str] = []
+    on = runtime.device()
+    options: dict[str, Any] = {"micro_batch": 5, "device": on, "remarks": remarks}
     plain, other = (
-        stepper(tiny.net(norm="group"), micro_batch=5, compile=how, remarks=remarks)
-        for how in ("none", kind)
+        stepper(tiny.net(norm="group").to(on), compile=how, **options) for how in ("none", kind)
     )
     for epsilon in (0.0, 8 / 255, 8 / 255):
         torch.testing.assert_close(make(plain, epsilon), make(other, epsilon), rtol=1e-3, atol=1e-4)

@@ -107,6 +107,9 @@ def test_an_evaluation_keeps_its_norm_split_and_mode() -> None:
     assert small.epsilons == (0, Fraction(2, 255)) and (small.steps, small.images) == (1, 1)
     long = EvalConfig.parse({"attack": "autoattack", "epsilons": ["0", "4/255"]})
     assert miniature.shrunk_eval(long).attack == "apgd-ce"
+    corrupted = EvalConfig.parse({"attack": "corruptions", "severity": 5})
+    small = miniature.shrunk_eval(corrupted)
+    assert small == EvalConfig.parse({"attack": "corruptions", "severity": 5, "images": 1})
 
 
 @pytest.fixture

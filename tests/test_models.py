@@ -106,6 +106,29 @@ def test_images_that_a_network_cannot_take_are_one_line(store: Store, name: str,
     assert all(parameter.grad is None for parameter in fine.parameters())
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"classifier": "nowhere"}, "backbone test_vit: its head 'net.nowhere' is not found in it"),
+        ({"num_classes": 7}, "backbone test_vit: its head has 7 classes instead of 10"),
+    ],
+)
+def test_a_head_that_is_not_the_runs_own_is_one_line(
+    store: Store, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], line: str
+) -> None:
+    create = timm.create_model
+
+    def other(name: str, **options: Any) -> Any:
+        net = create(name, **options | {k: v for k, v in changes.items() if k in options})
+        net.pretrained_cfg = {**net.pretrained_cfg, **changes}
+        return net
+
+    monkeypatch.setattr(timm, "create_model", other)
+    with pytest.raises(ConfigError) as error:
+        build(tiny.config(image_size=32), 10, store)
+    assert error.value.lines == (line,)
+
+
 def test_random_parts_come_from_the_seed_alone(store: Store) -> None:
     torch.manual_seed(1)
     first = build(config(seed=3), 5, store)

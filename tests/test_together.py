@@ -14,6 +14,7 @@ import pytest
 
 import analysis
 from analysis.names import dataset_name, model_name
+from core.datasets.entry import entries
 from core.rundir import Store
 from sweep import cli, together, tuning
 from sweep import grid as grids
@@ -50,6 +51,11 @@ def test_a_grid_has_the_cells_of_its_tables(name: str) -> None:
         cells.add((*where, int(config.epsilon_g * 255), setting))
     assert cells == set(fields.itertuples(index=False, name=None))
     assert set(map(str, TABLES[name])) <= set(grids.load(name).tables)
+
+
+def test_every_dataset_has_a_name_of_its_own_in_tables() -> None:
+    shown = [dataset_name(name) for name in entries()]
+    assert len(set(shown)) == len(shown) and set(shown).isdisjoint(entries())
 
 
 def test_strength_sweep_is_the_nine_strengths() -> None:

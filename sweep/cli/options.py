@@ -104,7 +104,7 @@ def cost_of(loaded: Grid, store: Store, profile: Profile) -> Cost:
 def print_plan(loaded: Grid, seen: Plan, cost: Cost) -> None:
     from sweep import summary
 
-    out.print(summary.of(loaded, seen, cost), soft_wrap=True)
+    out.print(summary.of(loaded, seen, cost))
 
 
 def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:

@@ -145,7 +145,7 @@ def status(
             more["diagnosis"] = diagnosing.as_dict(found)
         typer.echo(as_json(seen, name=loaded.name, hours=hours, **more))
     else:
-        out.print(summary.of(loaded, seen, cost), soft_wrap=True)
+        out.print(summary.of(loaded, seen, cost))
         out.print(watching.table(seen, footer=False))
         for line in diagnosing.lines(found) if diagnose else ():
             out.print(line, soft_wrap=True)
