@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from core.config import fields_of
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 BEGIN, END = "<!-- tree -->\n", "<!-- end of tree -->\n"
@@ -45,6 +47,17 @@ def test_the_tree_is_the_tree() -> None:
     text = README.read_text("utf-8")
     shown = text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
     assert shown == tree(), "run: python tests/test_readme.py"
+
+
+def test_every_option_is_in_the_readme() -> None:
+    from core.config import EvalConfig, RunConfig
+    from core.presets import PRESETS
+
+    text = README.read_text("utf-8")
+    section = text.partition("### Every option of a run")[2].partition("### What went wrong")[0]
+    names = {name.rpartition(".")[2] for name in fields_of(RunConfig)} | {*EvalConfig.model_fields}
+    words = set(re.findall(r"\w+", section))
+    assert {*names, *PRESETS} <= words, {*names, *PRESETS} - words
 
 
 def test_the_example_grid_is_valid(tmp_path: Path) -> None:
