@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import tiny
+import wandb
 import wandb_file
 
-import wandb
 from core import evaluate, records, run, tracking
 from core.claims import Claim
 from core.config import EvalConfig, RunConfig
