@@ -113,7 +113,8 @@ class Team:
             return
         if self.leads:
             self.store.set("over", "")
-        self.gather(None)
+        with contextlib.suppress(TeamError):  # nothing is left to be done, by nobody
+            self.gather(None)
         dist.destroy_process_group()
 
 

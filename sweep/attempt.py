@@ -145,12 +145,12 @@ def assist(
 
     Returns 'done' or 'skipped'. After a failure the process leaves word for the leader and ends.
     """
-    if not team.share():
-        return "skipped"
     from core.run import Options, execute
     from core.team import TeamError
 
     try:
+        if not team.share():
+            return "skipped"
         execute(config, evals, store, None, Options(**options), team)
     except TeamError as error:
         log.warning("%s", error)
