@@ -227,11 +227,12 @@ class Storm:
                 return
             if {"failed", "cancelled"} & set(states):
                 self.place.launch(name, "retry")
-            if {"new", "interrupted", "unevaluated"} & set(states):
+            if {"new", "interrupted", "unevaluated", "pending"} & set(states):
                 self.place.launch(name)
 
     def _busy(self, name: str) -> bool:
-        return bool({"pending", "running"} & set(self.place.states(name)))
+        seen = launch.look(self.place.grid(name), self.place.store).statuses
+        return any(s.state in ("pending", "running") and not s.held for s in seen)
 
     def _meet(self, trouble: str) -> Holder:
         """The run to strike: one that has just begun to train, so that there is much to lose."""

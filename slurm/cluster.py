@@ -106,6 +106,11 @@ def requeue(job: str) -> None:
     _must("scontrol", "requeue", job)
 
 
+def release(job: str) -> None:
+    """Lets a job start that is held in the queue. Raises ClusterError."""
+    _must("scontrol", "release", job)
+
+
 def test_only(script: str | Path) -> str:
     """What `sbatch --test-only` says of a script: when and where it would start.
 

@@ -141,6 +141,7 @@ def _go(
     sweep = submit.record_grid(grid, store)
     with submit.turn(sweep):
         seen = look(grid, store, only)
+        _release(seen, console)
         chosen = [status for status in seen.statuses if wanted(status)]
         console.print(summary.of(grid, seen, cost.of(profile, store, grid.about.get("hardware"))))
         runs = _repaired(chosen, store, profile, console)
@@ -166,6 +167,15 @@ def _go(
     watch.wait(submission, store, console)
     _say_held(sweep, console)
     return look(grid, store, only)
+
+
+def _release(seen: Plan, console: Console) -> None:
+    """Let jobs start that Slurm has held since a node failed to start them."""
+    jobs = {status.job for status in seen.statuses if status.held and status.job}
+    for job in sorted(jobs):
+        cluster.release(job)
+    if jobs:
+        console.print(f"{len(jobs)} jobs released that Slurm had held: a node did not start them")
 
 
 def _repaired(

@@ -33,6 +33,8 @@ class State(StrEnum):
 
 
 LAUNCHABLE = frozenset({State.NEW, State.INTERRUPTED, State.UNEVALUATED})
+HELD = "launch failed requeued held"
+"""Slurm's reason for a job that waits until somebody releases it; `launch` does."""
 REPAIRABLE = frozenset({State.FAILED, State.CANCELLED})
 
 
@@ -55,6 +57,11 @@ class Status:
     reason: str | None = None
     kind: str | None = None
     job: str | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether Slurm keeps the job in the queue for ever: it could not start it on a node."""
+        return self.state is State.PENDING and self.reason == HELD
 
     def to_dict(self) -> dict[str, Any]:
         """The shape of `--json`."""
@@ -166,7 +173,7 @@ def _not_begun(run: Run, folder: RunDir, promise: Pending | None) -> Status:
 
 def _waits(promise: Pending) -> str | None:
     """Slurm's word for what a job waits for."""
-    reason = promise.state.reason if promise.state else None
+    reason = promise.state.reason.replace("_", " ") if promise.state else None
     return None if reason in ("None", "") else reason
 
 

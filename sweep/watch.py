@@ -109,7 +109,7 @@ def reasons(seen: Plan) -> list[Text]:
     """One line per way in which runs ended badly, as many as fit a screen; more are counted."""
     alike: dict[tuple[State, str], list[str]] = {}
     for status in seen.statuses:
-        if status.reason and status.state in REASONED:
+        if status.reason and (status.state in REASONED or status.held):
             why = f"{status.kind}: {status.reason}" if status.kind else status.reason
             alike.setdefault((status.state, why), []).append(status.run.id)
     lines = [
