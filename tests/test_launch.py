@@ -1,5 +1,6 @@
 """Launching on this machine: real workers, real kills, and what is left on disk afterwards."""
 
+import io
 import json
 import os
 import signal
@@ -10,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from core.claims import Claim, holder
 from core.rundir import RunDir, Store, read_jsonl
 from sweep import grid as grids
-from sweep import launch, plan, submit
+from sweep import launch, plan, submit, watch
 from sweep.plan import Plan, State
 
 GRID = """
@@ -246,3 +248,25 @@ def test_cancelled_runs_stop_and_only_retry_starts_them_again(
     again = sweep("launch", str(path), "--tracking", "none", root=root)
     output, _ = again.communicate(timeout=60)
     assert "nothing to submit" in output
+
+
+def test_a_job_that_slurm_holds_is_released(
+    small: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failed start it would stay pending for ever; any other pending job is left alone."""
+    released: list[str] = []
+    monkeypatch.setattr(launch.cluster, "release", released.append)
+    runs = grids.load(small(1)).runs[:3]
+    reasons = ("launch failed requeued held", "Priority", None)
+    seen = Plan(
+        [
+            plan.Status(run, State.PENDING, job=f"7_{i}", reason=reason)
+            for i, (run, reason) in enumerate(zip(runs, reasons, strict=True))
+        ]
+    )
+    console = Console(file=io.StringIO(), width=200)
+    launch._release(seen, console)
+    assert released == ["7_0"]
+    assert "1 jobs released" in console.file.getvalue()  # type: ignore[attr-defined]
+    (line,) = watch.reasons(seen)
+    assert runs[0].id in line.plain and "launch failed requeued held" in line.plain
