@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sweep import cli
-
 Call = Callable[..., tuple[int, str, str]]
 
 TINY = """
@@ -25,20 +23,6 @@ grid:
 evals:
   - {epsilons: 0..2/255, steps: 1, images: 20}
 """
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run `sweep ...` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        shown = capfd.readouterr()
-        return int(left.value.code or 0), shown.out, shown.err
-
-    return run
 
 
 @pytest.fixture

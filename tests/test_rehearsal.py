@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from rich.console import Console
 
 from core.rundir import Store, write_json
 from slurm import profile as profiles
-from sweep import cli, rehearsal
 from sweep import grid as grids
+from sweep import rehearsal
 from sweep.fit import Fit, Need
 from sweep.plan import Plan, State, Status
 
@@ -34,21 +33,12 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
+def call(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """In a folder with the two grids."""
     (tmp_path / "one.yaml").write_text(ONE)
     (tmp_path / "two.yaml").write_text(TWO)
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        shown = capfd.readouterr()
-        return int(left.value.code or 0), shown.out, shown.err
-
-    return run
+    return call
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,8 @@ import analysis
 from analysis.names import dataset_name, model_name
 from core.datasets.entry import entries
 from core.rundir import Store
-from sweep import cli, together, tuning
 from sweep import grid as grids
+from sweep import together, tuning
 from sweep.grid import Grid
 from sweep.plan import Plan, State, Status
 
@@ -166,20 +165,6 @@ def test_a_shared_run_is_done_only_with_the_evaluations_of_both(
         assert every.counts == {State.UNEVALUATED: 2}
     states["two"] = State.DONE
     assert together.union(together.look([one, two], store)).counts == {State.DONE: 2}
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        shown = capfd.readouterr()
-        return int(left.value.code or 0), shown.out, shown.err
-
-    return run
 
 
 def test_plan_of_several_grids(call: Callable[..., tuple[int, str, str]]) -> None:

@@ -21,8 +21,8 @@ from core import trial
 from core.config import ConfigError, RunConfig
 from core.rundir import Store, read_json, read_jsonl
 from core.train import DivergedError
-from sweep import cli, launch, search, submit, tunejob, tunetable, tuning, winners
 from sweep import grid as grids
+from sweep import launch, search, submit, tunejob, tunetable, tuning, winners
 from sweep.grid import Grid
 from sweep.search import REAL, Progress, Search, Trial
 from sweep.study import Study
@@ -535,20 +535,6 @@ def test_too_few_trials_are_flagged(store: Store) -> None:
 
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run `sweep ...` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        shown = capfd.readouterr()
-        return int(left.value.code or 0), shown.out, shown.err
-
-    return run
 
 
 def test_the_command_line_tells_what_is_missing(call: Call, store: Store, tmp_path: Path) -> None:
