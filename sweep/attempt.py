@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -90,6 +91,7 @@ def conduct(
         if claim.held():
             log.info("%s%s", ending.outcome, f": {ending.reason}" if ending.reason else "")
         claim.release(ending.outcome, kind=ending.kind, reason=ending.reason)
+    _let_go()
     if ending.leave:
         raise ending.leave
     return ending.outcome
@@ -161,7 +163,14 @@ def assist(
         log.error("%s", text)
         team.tell({"rank": team.rank, "kind": kind, "reason": reason, "traceback": text})
         os._exit(1)
+    _let_go()
     return "done"
+
+
+def _let_go() -> None:
+    """Free the model, optimiser and average of a run that has ended before the next one begins.
+    They refer to each other, and few objects of a gigabyte do not make Python look by itself."""
+    gc.collect()
 
 
 def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from core.config import ConfigError, EvalConfig, RunConfig
 from core.evaluate import Search
 from core.rundir import RunDir, Store, read_json, read_jsonl
 from core.train import DivergedError, Trainer
+from sweep import attempt
 
 FAST = EvalConfig.parse({"steps": 2, "epsilons": "0..8/255", "images": 12})
 MORE = EvalConfig.parse({"steps": 3, "epsilons": ["0", "1/255"], "split": "val"})
@@ -481,3 +483,20 @@ def test_standard_fine_tuning_has_no_strength_of_its_own(store: Store) -> None:
     summary = run._summary(result, [FAST], config, store.run(config.id))
     assert "test/apgd-ce-2/eps8" in summary and "test/apgd-ce-2/expected" not in summary
     assert config.epsilon_g == Fraction(0) and result["setting"] == "standard"
+
+
+@pytest.mark.parametrize("lr, outcome", [(1e-3, "done"), (1e30, "failed")])
+def test_a_worker_keeps_nothing_of_a_run_that_has_ended(
+    store: Store, lr: float, outcome: str
+) -> None:
+    """Its next run needs the memory; Python's own collection may not look for many runs."""
+    config = tiny.config(optim={"lr": lr})
+    gc.disable()
+    try:
+        made = attempt.make(config, [FAST], store, {"tracking": "none", "group": None})
+        alive = [
+            type(item) for item in gc.get_objects() if type(item) in (Trainer, torch.optim.AdamW)
+        ]
+    finally:
+        gc.enable()
+    assert made == outcome and alive == []
