@@ -17,6 +17,7 @@ from core.rundir import Store, read_json, read_jsonl
 from slurm.profile import Profile
 from sweep.grid import Run
 from sweep.passes import gflops, passes, sizes_of
+from sweep.search import Search
 
 TFLOPS = {"H100": 32.0, "H200": 32.0, "A100": 10.0, "V100": 7.5, "CPU": 0.07}
 """What one device achieves, in TFLOP/s. H100: the attacked runs of the paper's main grid take 230
@@ -94,11 +95,26 @@ class Cost:
         known = [each for each in hours if each is not None]
         return sum(known) if len(known) == len(hours) else None
 
-    def as_dict(self, runs: Sequence[Run]) -> dict[str, Any]:
-        """The shape of `estimate` in `sweep plan --json`; hours of each run by its id."""
+    def searching(self, searches: Iterable[Search]) -> float | None:
+        """Hours of the searches that are not through, by their budgets; None unless each is known.
+        Not counted: trials that are done."""
+        total = 0.0
+        for one in searches:
+            if one.winner() is None:
+                hours = self.hours(one.config, ())
+                if hours is None:
+                    return None
+                trials = one.trials * hours * one.epochs / one.config.epochs
+                total += min(trials, one.minutes / 60 if one.minutes else trials)
+        return total
+
+    def as_dict(self, runs: Sequence[Run], searches: Iterable[Search] = ()) -> dict[str, Any]:
+        """The shape of `estimate` in `sweep plan --json`: hours of all runs, of each by its id, and
+        of the searches before them."""
         hours = {run.id: self.hours(run.config, run.evals) for run in runs}
         about = {"device": self.device, "unit": self.unit, "basis": self.basis}
-        return {**about, "hours": self.total(runs), "runs": hours}
+        total = {"hours": self.total(runs), "searches": self.searching(searches)}
+        return {**about, **total, "runs": hours}
 
     def sizes(self, dataset: str) -> Mapping[str, int] | None:
         """Images per split."""

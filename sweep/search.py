@@ -99,6 +99,16 @@ class Search:
         return self.id.rpartition("-")[0]
 
     @property
+    def epochs(self) -> float:
+        """Of a trial on average, where one in `reduction` goes on at each of its rungs."""
+        total, rung, share = float(min(self.grace, self.config.epochs)), self.grace, 1.0
+        while rung < self.config.epochs:
+            share /= self.reduction
+            total += share * (min(rung * self.reduction, self.config.epochs) - rung)
+            rung *= self.reduction
+        return total
+
+    @property
     def path(self) -> Path:
         return self.folder / self.id
 

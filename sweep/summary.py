@@ -28,8 +28,17 @@ def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
     each = [cost.hours(status.run.config, status.run.evals) or 0 for status in seen.statuses]
     if all(each):
         lines.append(Text(f"a run takes {short(min(each))} to {short(max(each))} {cost.unit}"))
-    lines += winners.lines(grid)
+    lines += winners.lines(grid) + searches(grid, cost)
     return Group(*lines, cells(seen, cost))
+
+
+def searches(grid: Grid, cost: Cost) -> list[Text]:
+    """What has to come before the runs of a grid that is not tuned yet."""
+    left = sum(one.winner() is None for one in grid.searches)
+    hours = cost.searching(grid.searches)
+    about = "" if hours is None else f" of about {short(hours)} {cost.unit}"
+    text = f"{grid.name}: {left} searches{about} come first, then its runs have rates of their own"
+    return [Text(text, style="yellow")] if left else []
 
 
 def cells(seen: Plan, cost: Cost) -> Table:

@@ -16,11 +16,11 @@ from core.rundir import Store
 from slurm import profile as profiles
 from slurm.profile import Profile
 from sweep import cost as price
-from sweep import launch, watch
+from sweep import launch, watch, winners
 from sweep.cost import Cost
 from sweep.grid import Grid, Run
 from sweep.plan import Plan, State, Status
-from sweep.summary import short
+from sweep.summary import searches, short
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Share:
     shared: int
     """Runs that an earlier grid has too."""
     hours: float | None
-    """Estimated hours of what no earlier grid has; None where nothing tells."""
+    """Estimated hours of its searches and of what no earlier grid has; None where nothing tells."""
     cost: Cost
 
 
@@ -49,10 +49,14 @@ def look(
         named = str(grid.about.get("hardware"))
         cost = costs.get(named) or price.of(profile or profiles.load("local"), store, named)
         costs[named] = cost
-        own = sum(status.run.id not in seen for status in plan.statuses)
-        hours = _hours([status.run for status in plan.statuses], cost, seen)
-        shares.append(Share(grid, plan, len(plan.statuses) - own, hours, cost))
-        for status in plan.statuses:
+        # What is not tuned yet is shared with nobody: its rates will be others.
+        known = seen if winners.are_in(grid) else {}
+        shared = sum(status.run.id in known for status in plan.statuses)
+        hours = _hours([status.run for status in plan.statuses], cost, known)
+        before = cost.searching(grid.searches)
+        both = None if hours is None or before is None else hours + before
+        shares.append(Share(grid, plan, shared, both, cost))
+        for status in plan.statuses if winners.are_in(grid) else ():
             seen.setdefault(status.run.id, set()).update(status.run.evals)
     return shares
 
@@ -73,12 +77,15 @@ def _hours(
 
 
 def union(shares: Sequence[Share]) -> Plan:
-    """The distinct runs; one that two grids share is done once it has the evaluations of both."""
-    merged: dict[str, Status] = {}
-    for status in (status for share in shares for status in share.plan.statuses):
-        known = merged.get(status.run.id)
-        if known is None or known.state is State.DONE:
-            merged[status.run.id] = status
+    """The distinct runs; one that two grids share is done once it has the evaluations of both. What
+    is not tuned yet counts as its grid's own, under the ids of its file."""
+    merged: dict[tuple[str, str], Status] = {}
+    for share in shares:
+        own = "" if winners.are_in(share.grid) else share.grid.name
+        for status in share.plan.statuses:
+            known = merged.get((own, status.run.id))
+            if known is None or known.state is State.DONE:
+                merged[own, status.run.id] = status
     return Plan(list(merged.values()))
 
 
@@ -102,6 +109,7 @@ def table(shares: Sequence[Share]) -> Group:
     return Group(
         shown,
         *(Text(f"estimate: {basis}") for basis in bases),
+        *(line for share in shares for line in searches(share.grid, share.cost)),
         Text.assemble(f"{saved}: ", watch.counts_line(every)),
     )
 

@@ -17,10 +17,11 @@ from core.registry import backbones
 from core.rundir import Store, write_json, write_jsonl
 from slurm import profile as profiles
 from slurm.profile import Profile
-from sweep import cost, passes, submit, summary
+from sweep import cost, passes, submit, summary, winners
 from sweep import grid as grids
 from sweep.grid import Grid, Run
 from sweep.plan import Plan, State, Status
+from sweep.search import Search
 
 SPLITS = {"train": 10, "val": 4, "test": 6}
 
@@ -149,6 +150,28 @@ def test_a_grid_says_what_the_model_says(file: Path, store: Store) -> None:
         assert said == pytest.approx(estimate, rel=0.01, abs=0.5)
         text = file.read_text()
         assert f"# GPU-hours: about {said}" in text
+    tuned = winners.apply(grid, store)
+    if tuned.searches:
+        hours = cost.of(H100, store).searching(tuned.searches)
+        assert hours and f"about {hours:.0f} for the searches" in file.read_text()
+
+
+def test_a_search_costs_what_its_budget_says(store: Store) -> None:
+    def search(**budget: Any) -> Search:
+        plain = {"ranges": {}, "goal": "clean", "grace": 1, "reduction": 3, "minutes": None}
+        every = {**plain, "trials": 9, "folder": store.root / "tuned"} | budget
+        return Search(config(epochs=9), **every)
+
+    # Of 9 trials, 9 make epoch 1, 3 go on to epoch 3 and 1 to epoch 9.
+    assert 9 * search().epochs == pytest.approx(9 * 1 + 3 * 2 + 1 * 6)
+    assert search(grace=9).epochs == search(grace=99).epochs == 9, "none is stopped early"
+    model = cost.of(H100, store)
+    whole = model.hours(search().config, ())
+    assert whole and model.searching([search(grace=9)]) == pytest.approx(9 * whole)
+    assert model.searching([search()]) == pytest.approx(21 / 9 * whole)
+    assert model.searching([search(minutes=6.0)] * 2) == pytest.approx(0.2)
+    write_json(search().winner_file, {"trials": 9})
+    assert model.searching([search()]) == 0, "it is through"
 
 
 def test_the_gpu_is_the_profiles_else_the_grids(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from analysis.names import dataset_name, model_name
 from core.datasets.entry import entries
 from core.rundir import Store
 from sweep import grid as grids
-from sweep import together, tuning
+from sweep import together, tuning, winners
 from sweep.grid import Grid
 from sweep.plan import Plan, State, Status
 
@@ -142,6 +142,18 @@ def test_all_of_the_paper_together(store: Store) -> None:
     own = by_name["autoattack"]
     assert own.hours and own.shared == 8, "of runs that are shared, the new evaluation counts"
     assert own.hours < (own.cost.total(run for run in own.grid.runs) or 0)
+
+
+def test_a_grid_that_is_not_tuned_yet_shares_nothing(store: Store) -> None:
+    """Its runs will have other rates, whatever its file says of them today."""
+    main, tuned = (winners.apply(grids.load(n), store) for n in ("epsilon_scheduling", "tuned"))
+    for order in ((main, tuned), (tuned, main)):
+        shares = together.look(order, store)
+        assert [share.shared for share in shares] == [0, 0]
+        assert len(together.union(shares).statuses) == 300
+        hours = {share.grid.name: share.hours or 0 for share in shares}
+        searches = shares[0].cost.searching(tuned.searches) or 0
+        assert hours["tuned"] == pytest.approx(searches + hours[main.name]) and searches > 100
 
 
 def tiny_grid(text: str) -> Grid:

@@ -56,7 +56,8 @@ def plan(
         cost = cost_of(loaded[0], store, where)
         if json:
             more = {"shared": loaded[0].shared, **winners.as_dict(loaded[0])}
-            estimate = cost.as_dict([status.run for status in seen.statuses])
+            runs = [status.run for status in seen.statuses]
+            estimate = cost.as_dict(runs, loaded[0].searches)
             typer.echo(as_json(seen, name=loaded[0].name, estimate=estimate, **more))
             return
         print_plan(loaded[0], seen, cost)
@@ -227,7 +228,8 @@ def dry_run(
     else:
         out.print(together.table(shares))
     accepted = True
-    for share in shares:
+    # Of worker processes here, one command line tells as much as one for every grid.
+    for share in shares if where.executor == "slurm" else shares[:1]:
         try:
             print_scripts(share.grid, share.plan, store, where)
         except ClusterError as error:  # a finding among others
