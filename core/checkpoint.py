@@ -6,6 +6,7 @@ its zip container carries, and the previous one is used instead.
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,9 @@ import torch
 from core.rundir import RunDir, write_atomic
 
 FORMAT = 1
+IS_FOLDER = 0x10
+"""Flag of a zip entry. torch writes none that has it, and of one that has it (a flipped bit) it
+reads nothing: the tensor would be whatever was in memory."""
 
 
 def save(run: RunDir, state: dict[str, Any], *, check: Callable[[], object] = lambda: None) -> None:
@@ -45,7 +49,7 @@ def _write(state: dict[str, Any], file: IO[bytes]) -> None:
 
 def load(run: RunDir) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest whole checkpoint (None where training has to start afresh), and a line for each
-    one that had to be passed over."""
+    one that had to be passed over. Raises OSError where a file cannot be read: it may be whole."""
     for draft in run.path.glob(".checkpoint*"):  # a killed writer's, as large as the model
         draft.unlink(missing_ok=True)
     remarks: list[str] = []
@@ -55,6 +59,8 @@ def load(run: RunDir) -> tuple[dict[str, Any] | None, list[str]]:
         try:
             return _read(path), remarks
         except Exception as error:  # one flipped bit can raise any of a dozen types
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # EINVAL is what a damaged offset within the file leads to
             reason = str(error).strip().splitlines() or [type(error).__name__]
             remarks.append(
                 f"{path.name} is unusable ({reason[0]}); falling back to what came before it"
@@ -76,8 +82,9 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """
     with zipfile.ZipFile(path) as archive:
         broken = archive.testzip()
-    if broken:
-        raise ValueError(f"checksum of {broken}")
+        folders = [item.filename for item in archive.infolist() if item.external_attr & IS_FOLDER]
+    if broken or folders:
+        raise ValueError(f"checksum of {broken}" if broken else f"{folders[0]} is no file")
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
 
