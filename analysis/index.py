@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from analysis.frames import Frame
 from analysis.runs import Row, Run
 from core.rundir import Store, write_atomic
 
@@ -31,20 +31,6 @@ SETTLED = 2_000_000_000
 look like none, so younger files are read again the next time."""
 MARKS = b"epsweep.marks"
 """Key of the Parquet metadata under which {run id: mark} lies."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A kind of rows: the name of its file and its columns with their types."""
-
-    name: str
-    types: Mapping[str, str]
-
-    def build(self, rows: Iterable[Row]) -> pd.DataFrame:
-        return self.typed(pd.DataFrame(list(rows), columns=list(self.types)))
-
-    def typed(self, table: pd.DataFrame) -> pd.DataFrame:
-        return table[list(self.types)].astype(dict(self.types))
 
 
 class Index:

@@ -17,8 +17,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.frames import VALUES
 from analysis.names import METRICS, MODELS, dataset_name, model_name
-from analysis.results import VALUES
 from core.config import ConfigError, nearest
 from core.registry import backbone_problem
 

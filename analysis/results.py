@@ -16,94 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.index import Frame, Index
+from analysis.frames import CURVES, EPOCHS, RUNS, VALUES
+from analysis.index import Index
 from analysis.names import CORRUPTED, METRICS
 from analysis.rounding import percent
 from analysis.runs import Evaluation, Row, Run, Threat, runs_of
 from core.config import parse_strength, show_strength
 from core.records import corrupted_accuracy, expected_accuracy, expected_over
 from core.rundir import Store
-
-NAMES = {
-    "model": "str",
-    "dataset": "str",
-    "epsilon_g": "float64",
-    "setting": "str",
-    "seed": "Int64",
-    "variant": "str",
-    "run_id": "str",
-}
-"""Columns that name a run in every frame, with their types."""
-VALUES = Frame(
-    "values",
-    {
-        **NAMES,
-        "metric": "str",
-        "value": "float64",
-        "n": "Int64",
-        "state": "str",
-        "reason": "str",
-        "hinges": "str",
-        "attack": "str",
-        "split": "str",
-        "split_images": "Int64",
-        "zero_gradient_images": "Int64",
-        "eval_id": "str",
-        "commit": "str",
-        "source": "str",
-    },
-)
-CURVES = Frame(
-    "curves",
-    {
-        **NAMES,
-        "eval_id": "str",
-        "attack": "str",
-        "epsilon": "float64",
-        "correct": "int64",
-        "n": "int64",
-        "accuracy": "float64",
-    },
-)
-EPOCHS = Frame(
-    "epochs",
-    {
-        **NAMES,
-        "epoch": "int64",
-        "epsilon": "float64",
-        "lr": "float64",
-        "train_loss": "float64",
-        "train_clean_correct": "int64",
-        "train_images": "int64",
-        "val_loss": "float64",
-        "val_clean_correct": "int64",
-        "val_clean_images": "int64",
-        "val_adv_correct": "int64",
-        "val_adv_images": "int64",
-        "val_epsilon": "str",
-        "seconds": "float64",
-        "images_per_s": "float64",
-        "val_clean": "float64",
-        "val_adv": "float64",
-    },
-)
-RUNS = Frame(
-    "runs",
-    {
-        **NAMES,
-        "state": "str",
-        "reason": "str",
-        "epochs": "int64",
-        "delay": "Int64",
-        "seconds": "float64",
-        "attempts": "int64",
-        "commit": "str",
-        "host": "str",
-        "device": "str",
-        "finished": "str",
-    },
-)
-
 
 UNATTACKED = Threat("linf", Fraction(0))
 

@@ -29,8 +29,8 @@ import pandas as pd
 
 from analysis import Results
 from analysis.cells import cells
+from analysis.frames import VALUES
 from analysis.report import write
-from analysis.results import VALUES
 from core.config import EvalConfig, RunConfig, show_strength
 from core.rundir import Store
 

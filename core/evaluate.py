@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.attacks import Trajectory, attacking, gradient_of, loss_of, trajectory
+from core.attacks import attacking, gradient_of, loss_of
 from core.data import Split
 from core.snapshot import Snapshot
 from core.team import ALONE, Team, TeamError
+from core.trajectory import Trajectory, trajectory
 
 Mode = Literal["exact", "fast"]
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from core.attacks import apgd, attacking, gradient_of, loss_of, windows
+from core.attacks import apgd, attacking, gradient_of, loss_of
+from core.trajectory import windows
 
 
 class Counting(nn.Module):

@@ -1,0 +1,105 @@
+"""The data frames of results: their columns and types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.runs import Row
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A kind of rows: the name of its file and its columns with their types."""
+
+    name: str
+    types: Mapping[str, str]
+
+    def build(self, rows: Iterable[Row]) -> pd.DataFrame:
+        return self.typed(pd.DataFrame(list(rows), columns=list(self.types)))
+
+    def typed(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table[list(self.types)].astype(dict(self.types))
+
+
+NAMES = {
+    "model": "str",
+    "dataset": "str",
+    "epsilon_g": "float64",
+    "setting": "str",
+    "seed": "Int64",
+    "variant": "str",
+    "run_id": "str",
+}
+"""Columns that name a run in every frame, with their types."""
+VALUES = Frame(
+    "values",
+    {
+        **NAMES,
+        "metric": "str",
+        "value": "float64",
+        "n": "Int64",
+        "state": "str",
+        "reason": "str",
+        "hinges": "str",
+        "attack": "str",
+        "split": "str",
+        "split_images": "Int64",
+        "zero_gradient_images": "Int64",
+        "eval_id": "str",
+        "commit": "str",
+        "source": "str",
+    },
+)
+CURVES = Frame(
+    "curves",
+    {
+        **NAMES,
+        "eval_id": "str",
+        "attack": "str",
+        "epsilon": "float64",
+        "correct": "int64",
+        "n": "int64",
+        "accuracy": "float64",
+    },
+)
+EPOCHS = Frame(
+    "epochs",
+    {
+        **NAMES,
+        "epoch": "int64",
+        "epsilon": "float64",
+        "lr": "float64",
+        "train_loss": "float64",
+        "train_clean_correct": "int64",
+        "train_images": "int64",
+        "val_loss": "float64",
+        "val_clean_correct": "int64",
+        "val_clean_images": "int64",
+        "val_adv_correct": "int64",
+        "val_adv_images": "int64",
+        "val_epsilon": "str",
+        "seconds": "float64",
+        "images_per_s": "float64",
+        "val_clean": "float64",
+        "val_adv": "float64",
+    },
+)
+RUNS = Frame(
+    "runs",
+    {
+        **NAMES,
+        "state": "str",
+        "reason": "str",
+        "epochs": "int64",
+        "delay": "Int64",
+        "seconds": "float64",
+        "attempts": "int64",
+        "commit": "str",
+        "host": "str",
+        "device": "str",
+        "finished": "str",
+    },
+)
