@@ -18,29 +18,23 @@ import itertools
 import json
 import os
 import platform
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from troubles import ROOT, Place, Storm, counted
 
 from core import source
-from core.claims import Holder, holder
-from core.rundir import RunDir, Store, read_jsonl
+from core.rundir import RunDir, read_jsonl
 from slurm.testbed import Bed, BedError
-from sweep import demo, launch
-from sweep import grid as grids
-from sweep.grid import Grid, Run
 
-ROOT = Path(__file__).parents[1]
 BED: dict[str, Any] = {"nodes": 2, "gpus": 4, "cpus": 2, "kill_wait": 2, "slurmd_timeout": 8}
 """Eight GPUs, but four runs at a time: a node has two CPUs, and a run takes one."""
 ENV = {"EPSWEEP_HEARTBEAT_S": "1", "EPSWEEP_STALE_S": "10"}
@@ -72,10 +66,6 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 """What makes the demo small: two pretrainings of one epoch, and eight runs of six."""
-PATIENCE_S = 240.0
-"""Seconds in which something has to happen; importing torch takes long on a busy machine."""
-DOWN_S = 2.0
-"""How long a daemon or node is away."""
 
 
 @dataclass(frozen=True)
@@ -97,189 +87,6 @@ class Outcome:
         """Whether the storm changed nothing."""
         lost = self.overlaps or self.differing or self.tables[0] != self.tables[1]
         return set(self.states) == {"done"} and not lost
-
-
-@dataclass
-class Place:
-    """One store with the two grids of the demo, driven through the command line."""
-
-    folder: Path
-    profile: str
-    environ: dict[str, str]
-    say: Callable[[str], None]
-    threads: list[str] = field(default_factory=list)
-    """A command before the command, which limits it to as many CPUs as it has workers."""
-
-    @property
-    def store(self) -> Store:
-        return Store(self.folder / self.profile)
-
-    def grid(self, name: str) -> Grid:
-        return grids.load(self.folder / f"{name}.yaml")
-
-    def sweep(self, verb: str, name: str, *options: str) -> str:
-        """What `sweep VERB GRID` prints. Raises CalledProcessError."""
-        if verb in ("launch", "retry"):
-            options = (*options, "--profile", str(self.folder / f"{self.profile}.yaml"))
-        command = [sys.executable, "-m", "sweep.cli", verb, str(self.folder / f"{name}.yaml")]
-        done = subprocess.run(
-            [*self.threads, *command, "--root", str(self.store.root), *options],
-            env=os.environ | self.environ,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        return done.stdout
-
-    def launch(self, name: str, verb: str = "launch") -> None:
-        """Launch or retry a grid, and say what came of it."""
-        said = self.sweep(verb, name).splitlines()
-        told = [line for line in said if "submitted" in line or "nothing to" in line]
-        self.say(f"sweep {verb} {name}: {'; '.join(told) or 'done'}")
-
-    def states(self, name: str) -> dict[str, int]:
-        """How many runs are in which state."""
-        counts = launch.look(self.grid(name), self.store).counts
-        return {str(state): n for state, n in counts.items() if n}
-
-    def publish(self) -> None:
-        """Make the pretrained checkpoints the weights that the demo starts from."""
-        demo.publish(self.grid("demo_source"), self.grid("demo"), self.store)
-
-
-@dataclass
-class Storm:
-    """The disturbances, each of which waits for somebody to meet."""
-
-    bed: Bed
-    place: Place
-    met: set[str] = field(default_factory=set)
-    """Runs that were struck by name: others come first."""
-
-    def strike(self) -> None:
-        """Everything once, in an order in which one trouble meets the consequences of the last."""
-        self.requeue()
-        self.kill()
-        self.lose_slurmd()
-        self.cancel()
-        self.crash()
-        self.lose_slurmctld()
-        self.preempt()
-        self.requeue()
-
-    def requeue(self) -> None:
-        current = self._meet("scontrol requeue")
-        self.bed.run("scontrol", "requeue", current.info["job"])
-
-    def kill(self) -> None:
-        current = self._meet("SIGKILL to the process of")
-        os.kill(int(current.info["pid"]), signal.SIGKILL)
-        self._wait(lambda: "interrupted" in self.place.states("demo"), "an interrupted run")
-        self.place.launch("demo")
-
-    def cancel(self) -> None:
-        """scancel by hand, then `sweep retry`."""
-        current = self._meet("scancel")
-        self.bed.run("scancel", current.info["job"])
-        self._wait(lambda: "cancelled" in self.place.states("demo"), "a cancelled run")
-        self.place.launch("demo", "retry")
-
-    def preempt(self) -> None:
-        """A job of higher priority that needs the whole node of a run."""
-        node = self._node(self._meet("a job of higher priority takes the node of"))
-        whole = ("-p", "main", "-w", node, "--exclusive")
-        self.bed.run("sbatch", *whole, "-o", "/dev/null", "--wrap", "sleep 3")
-
-    def lose_slurmd(self) -> None:
-        """The daemon alone: its jobs run on, and nobody may notice."""
-        node = self._node(self._meet("slurmd killed under"))
-        self.bed.stop_daemon(node)
-        time.sleep(DOWN_S)
-        self.bed.start_daemon(node)
-        self.place.say(f"slurmd of {node} is back")
-
-    def crash(self) -> None:
-        """Daemon, steps and processes of a node are gone at once; it boots, and has no jobs."""
-        node = self._node(self._meet("power cut at the node of"))
-        self.bed.crash(node)
-        time.sleep(DOWN_S)
-        self.bed.start_daemon(node)
-        self.bed.wait_idle()
-        self.place.say(f"{node} is back")
-
-    def lose_slurmctld(self) -> None:
-        """Killed: it forgets what it has not written down yet."""
-        self.bed.stop_daemon("slurmctld")
-        self.place.say("slurmctld killed")
-        time.sleep(DOWN_S)
-        self.bed.start_daemon("slurmctld")
-        self.bed.wait_idle()
-        self.place.say("slurmctld is back")
-
-    def calm_down(self, name: str) -> None:
-        """Launch and retry, as a user would, until every run is done, or that does not help."""
-        for _ in range(6):
-            self._wait(lambda: not self._busy(name), "the queue to empty", 10 * PATIENCE_S)
-            states = self.place.states(name)
-            self.place.say(f"{name}: {_counted(states)}")
-            if set(states) == {"done"}:
-                return
-            if {"failed", "cancelled"} & set(states):
-                self.place.launch(name, "retry")
-            if {"new", "interrupted", "unevaluated", "pending"} & set(states):
-                self.place.launch(name)
-
-    def _busy(self, name: str) -> bool:
-        seen = launch.look(self.place.grid(name), self.place.store).statuses
-        return any(s.state in ("pending", "running") and not s.held for s in seen)
-
-    def _meet(self, trouble: str) -> Holder:
-        """The run to strike: one that has just begun to train, so that there is much to lose."""
-        runs = self.place.grid("demo").runs
-        found: list[tuple[float, str]] = []
-
-        def somebody() -> bool:
-            fresh = [run for run in runs if self._is_fresh(run)]
-            found[:] = [item for run in fresh or runs for item in self._at(run)]
-            return bool(found)
-
-        self._wait(somebody, "a run in training")
-        run_id = min(found)[-1]
-        current = holder(self.place.store.run(run_id))
-        assert current  # `_at` has seen it
-        self.met.add(run_id)
-        epoch, job = current.info["progress"]["epoch"], current.info["job"]
-        self.place.say(f"{trouble} {run_id.rpartition('-')[0]} (job {job}, epoch {epoch})")
-        return current
-
-    def _is_fresh(self, run: Run) -> bool:
-        """Neither struck before nor done."""
-        return run.id not in self.met and not self.place.store.run(run.id).result.exists()
-
-    def _at(self, run: Run) -> list[tuple[float, str]]:
-        """(share done, id) of a run that is in training."""
-        current = holder(self.place.store.run(run.id))
-        if current is None or not current.live:
-            return []
-        progress = current.info.get("progress") or {}
-        finished, wanted = progress.get("epoch", 0), run.config.epochs
-        begun = progress.get("phase") == "train" and 1 <= finished < wanted - 1
-        return [(finished / wanted, run.id)] if begun else []
-
-    def _node(self, current: Holder) -> str:
-        return self.bed.run("squeue", "-h", "-o", "%N", "-j", current.info["job"]).strip()
-
-    def _wait(self, happened: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
-        end = time.monotonic() + seconds
-        while not happened():
-            if time.monotonic() > end:
-                raise TimeoutError(f"waited {seconds:g} s for {what}")
-            time.sleep(0.3)
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in counts.items())
 
 
 def write(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
@@ -388,8 +195,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, Bed(acct="none", **BED) as bed:
         os.environ.update(bed.env() | ENV)
         outcome = play(Path(name), bed, say, small=options.small)
-    say(f"runs of demo: {_counted(outcome.states)}")
-    say(f"attempts at all runs: {_counted(outcome.attempts)}")
+    say(f"runs of demo: {counted(outcome.states)}")
+    say(f"attempts at all runs: {counted(outcome.attempts)}")
     say(f"runs held by two attempts at once: {len(outcome.overlaps)}")
     say(f"runs whose numbers differ from the calm execution: {len(outcome.differing)}")
     say(f"`sweep tables` prints the same: {outcome.tables[0] == outcome.tables[1]}")

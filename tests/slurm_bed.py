@@ -1,7 +1,9 @@
 """A real Slurm for the tests that need one: marks, a submit and a wait."""
 
+import getpass
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -31,3 +33,13 @@ def wait_for(happened: Callable[[], bool], timeout_s: float = 30) -> None:
     while not happened():
         assert time.monotonic() < end, f"not within {timeout_s:g} s"
         time.sleep(0.05)
+
+
+@contextmanager
+def inside(bed: Bed, monkeypatch: pytest.MonkeyPatch, **environ: str) -> Iterator[None]:
+    """Commands of this process talk to the bed; no job survives the block."""
+    for name, value in (bed.env() | environ).items():
+        monkeypatch.setenv(name, value)
+    yield
+    bed.run("scancel", "--user", getpass.getuser())
+    wait_for(lambda: not bed.run("squeue", "-h"), timeout_s=240)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from signal import SIGTERM
 
 import pytest
-from slurm_bed import needs_database, submit, wait_for
+from slurm_bed import inside, needs_database, submit, wait_for
 
 from slurm import cluster, limits
 from slurm.testbed import Bed, BedError
@@ -20,13 +20,9 @@ def bed() -> Iterator[Bed]:
 
 
 @pytest.fixture(autouse=True)
-def inside(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Commands of this process talk to the bed; no job survives its test."""
-    for name, value in bed.env().items():
-        monkeypatch.setenv(name, value)
-    yield
-    bed.run("scancel", "--user", getpass.getuser())
-    wait_for(lambda: not bed.run("squeue", "-h"))
+def clean(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with inside(bed, monkeypatch):
+        yield
 
 
 def alter(bed: Bed, *change: str) -> None:

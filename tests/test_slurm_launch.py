@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_bed import needs_database, needs_slurm
+from slurm_bed import inside, needs_database, needs_slurm
 from slurm_sweep import ROOT, Sweep, wait_for
 
 from slurm.command import ClusterError
@@ -40,14 +39,11 @@ def tiny(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def on(bed: Bed, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
-    for name, value in (bed.env() | {"EPSWEEP_STALE_S": "10"}).items():
-        monkeypatch.setenv(name, value)
-    made = Sweep(folder, bed)
-    made.write_grid()
-    made.write_profile()
-    yield made
-    bed.run("scancel", "--user", getpass.getuser())
-    made.over()
+    with inside(bed, monkeypatch, EPSWEEP_STALE_S="10"):
+        made = Sweep(folder, bed)
+        made.write_grid()
+        made.write_profile()
+        yield made
 
 
 def queued(bed: Bed) -> list[str]:

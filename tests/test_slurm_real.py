@@ -1,7 +1,6 @@
 """Our reading of Slurm against a real Slurm."""
 
 import dataclasses
-import getpass
 import json
 import shlex
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_bed import needs_slurm, submit, wait_for
+from slurm_bed import inside, needs_slurm, submit, wait_for
 
 from slurm import cluster, limits
 from slurm.cluster import ClusterError
@@ -37,13 +36,9 @@ def bed() -> Iterator[Bed]:
 
 
 @pytest.fixture(autouse=True)
-def inside(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Commands of this process talk to the bed; no job survives its test."""
-    for name, value in bed.env().items():
-        monkeypatch.setenv(name, value)
-    yield
-    bed.run("scancel", "--user", getpass.getuser())
-    wait_for(lambda: not bed.run("squeue", "-h"))
+def clean(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with inside(bed, monkeypatch):
+        yield
 
 
 def states(*ids: str) -> list[str]:

@@ -6,7 +6,6 @@ Accounting is switched off throughout: what happened is read from our own files 
 
 from __future__ import annotations
 
-import getpass
 import itertools
 import os
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_bed import needs_slurm, submit
+from slurm_bed import inside, needs_slurm, submit
 from slurm_sweep import Sweep, numbers, wait_for
 
 from core.claims import process_alive
@@ -38,14 +37,11 @@ def bed() -> Iterator[Bed]:
 @pytest.fixture
 def tiny(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
     """A sweep of one run on the bed; no job survives its test."""
-    for name, value in (bed.env() | {"EPSWEEP_STALE_S": "10"}).items():
-        monkeypatch.setenv(name, value)
-    made = Sweep(tmp_path, bed)
-    made.write_grid(epochs=EPOCHS)
-    made.write_profile()
-    yield made
-    bed.run("scancel", "--user", getpass.getuser())
-    made.over()
+    with inside(bed, monkeypatch, EPSWEEP_STALE_S="10"):
+        made = Sweep(tmp_path, bed)
+        made.write_grid(epochs=EPOCHS)
+        made.write_profile()
+        yield made
 
 
 Calm = Callable[[Sweep], None]

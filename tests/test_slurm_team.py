@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_bed import needs_slurm
+from slurm_bed import inside, needs_slurm
 from slurm_sweep import Sweep, numbers, wait_for
 
 from core.rundir import Store, read_json, read_jsonl
@@ -30,13 +29,10 @@ def bed() -> Iterator[Bed]:
 
 @pytest.fixture
 def tiny(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
-    for name, value in (bed.env() | {"EPSWEEP_STALE_S": "10"}).items():
-        monkeypatch.setenv(name, value)
-    made = Sweep(tmp_path, bed)
-    made.write_grid(epochs=14)
-    yield made
-    bed.run("scancel", "--user", getpass.getuser())
-    made.over()
+    with inside(bed, monkeypatch, EPSWEEP_STALE_S="10"):
+        made = Sweep(tmp_path, bed)
+        made.write_grid(epochs=14)
+        yield made
 
 
 def ranks(tiny: Sweep) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-from slurm_bed import needs_slurm
+from slurm_bed import inside, needs_slurm
 from slurm_sweep import BASE, Sweep, wait_for
 
 from core.claims import holder
@@ -33,21 +32,18 @@ def bed() -> Iterator[Bed]:
 @pytest.fixture
 def tiny(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
     """A grid of one search, in four trials; no job survives its test."""
-    for name, value in (bed.env() | {"EPSWEEP_STALE_S": "10"}).items():
-        monkeypatch.setenv(name, value)
-    made = Sweep(tmp_path, bed)
-    text: dict[str, Any] = {
-        "name": "tiny",
-        "base": BASE | {"epochs": 10},
-        "grid": {"schedule": ["fix", "sched"]},
-        "evals": [{"epsilons": "0..2/255", "steps": 1, "images": 20}],
-        "tune": {"trials": 4, "grace": 9},
-    }
-    made.grid_file.write_text(yaml.safe_dump(text))
-    made.write_profile()
-    yield made
-    bed.run("scancel", "--user", getpass.getuser())
-    made.over()
+    with inside(bed, monkeypatch, EPSWEEP_STALE_S="10"):
+        made = Sweep(tmp_path, bed)
+        text: dict[str, Any] = {
+            "name": "tiny",
+            "base": BASE | {"epochs": 10},
+            "grid": {"schedule": ["fix", "sched"]},
+            "evals": [{"epsilons": "0..2/255", "steps": 1, "images": 20}],
+            "tune": {"trials": 4, "grace": 9},
+        }
+        made.grid_file.write_text(yaml.safe_dump(text))
+        made.write_profile()
+        yield made
 
 
 def tune(tiny: Sweep, workers: int) -> list[Progress]:
