@@ -96,8 +96,8 @@ class Cost:
         return sum(known) if len(known) == len(hours) else None
 
     def searching(self, searches: Iterable[Search]) -> float | None:
-        """Hours of the searches that are not through, by their budgets; None unless each is known.
-        Not counted: trials that are done."""
+        """Hours of the searches that are not through, by their whole budgets; None unless each is
+        known."""
         total = 0.0
         for one in searches:
             if one.winner() is None:

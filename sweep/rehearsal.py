@@ -30,8 +30,8 @@ from sweep import fit, local, miniature, plan, submit, watch
 from sweep.grid import Grid, Run
 from sweep.plan import LAUNCHABLE, Plan, State
 
-WORKER_GB = 4
-"""Memory of a worker with a base-size backbone, its optimiser and a batch of two."""
+WORKER_GB = 3
+"""Memory of a worker with a base-size backbone and its optimiser: 2.3 GB at most, measured."""
 DISK_GB = 4
 """Checkpoints of a worker at most: each is deleted once its run has ended."""
 SHARED_MEMORY = Path("/dev/shm")
