@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 from typing import Any, Self
@@ -182,7 +183,9 @@ class Bed:
             if all(state in ("idle", "mix", "alloc", "comp") for state in states):
                 return
             if any(state.startswith(("drain", "down", "inval")) for state in states):
-                self.run("scontrol", "update", f"NodeName=n[1-{self.knobs.nodes}]", "State=RESUME")
+                with suppress(BedError):  # refused where the nodes have come back by themselves
+                    nodes = f"NodeName=n[1-{self.knobs.nodes}]"
+                    self.run("scontrol", "update", nodes, "State=RESUME")
             if time.monotonic() > end:
                 raise BedError(f"nodes are {', '.join(states)}: {self._last_words('slurmd')}")
             time.sleep(0.02)
