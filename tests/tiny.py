@@ -36,6 +36,14 @@ def config(**fields: Any) -> RunConfig:
     return RunConfig.parse(base | fields)
 
 
+def repeatable(rows: list[Any]) -> list[dict[str, Any]]:
+    """Rows of metrics, without what the clock says."""
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "images_per_s")}
+        for row in rows
+    ]
+
+
 def noise(images: int, *, classes: int = 10, size: int = 8, seed: int = 0) -> Split:
     """Random images around one mean colour per class."""
     generator = torch.Generator().manual_seed(seed)
