@@ -1,0 +1,183 @@
+"""Evaluations of a run: added later, repeated, resumed and audited; nothing is done twice."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from whole_run import CONFIG, FAST, MORE, assert_keeps_its_promise, execute, flags
+
+from core import autoattack, checkpoint, evaluate, run
+from core.audit import AuditError
+from core.config import EvalConfig
+from core.evaluate import Search
+from core.rundir import Store, read_json, read_jsonl
+from core.train import Trainer
+
+
+def count_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    trained: list[int] = []
+    epoch = Trainer._epoch
+
+    def counted(self: Trainer, number: int) -> Any:
+        trained.append(number)
+        return epoch(self, number)
+
+    monkeypatch.setattr(Trainer, "_epoch", counted)
+    return trained
+
+
+def count_searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps of every evaluation after training (validation has its own number of steps)."""
+    steps: list[int] = []
+    search = evaluate.search
+
+    def counted(*arguments: Any, **options: Any) -> Search:
+        if "progress" in options:
+            steps.append(options["steps"])
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(evaluate, "search", counted)
+    return steps
+
+
+def test_an_evaluation_added_later_reuses_the_training(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store.run(CONFIG.id)
+    execute(store, CONFIG, [FAST])
+    before = {path: path.read_bytes() for path in (folder.eval_json(FAST.id), folder.metrics)}
+    weights = checkpoint.load(folder)[0]
+    epochs, searches = count_epochs(monkeypatch), count_searches(monkeypatch)
+    result = execute(store, CONFIG, [MORE])
+    assert epochs == [] and searches == [3]
+    assert result["evals"] == [FAST.id, MORE.id] and result["attempts"] == 2
+    assert all(path.read_bytes() == content for path, content in before.items())
+    after = checkpoint.load(folder)[0]
+    assert weights is not None and after is not None
+    assert all(torch.equal(weights["model"][k], after["model"][k]) for k in weights["model"])
+    assert assert_keeps_its_promise(folder)
+    # Asking for what is there does nothing; and names stay, whoever asks for fewer.
+    assert execute(store, CONFIG, [FAST, MORE])["evals"] == [FAST.id, MORE.id]
+    assert epochs == [] and searches == [3]
+
+
+@pytest.mark.parametrize("lost", ["json", "npz"])
+def test_an_evaluation_of_which_half_is_lost_is_done_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    folder = store.run(CONFIG.id)
+    execute(store, CONFIG, [FAST])
+    before = flags(folder, FAST)["critical"]
+    (folder.eval_json(FAST.id) if lost == "json" else folder.eval_flags(FAST.id)).unlink()
+    searches = count_searches(monkeypatch)
+    execute(store, CONFIG, [FAST])
+    assert searches == [2] and np.array_equal(before, flags(folder, FAST)["critical"])
+
+
+def test_another_norm_from_training_to_result(store: Store) -> None:
+    config = tiny.config(norm="l2", epsilon_g="1/2", epochs=1)
+    asked = EvalConfig.parse(
+        {"norm": "l1", "steps": 2, "epsilons": [0, 1, 4], "images": 6, "prior": [1, 2, 1]}
+    )
+    result = execute(store, config, [asked])
+    folder = store.run(config.id)
+    stored = read_json(folder.eval_json(asked.id))
+    assert stored is not None and [row["norm"] for row in stored["rows"]] == ["l1"] * 3
+    assert [row["epsilon"] for row in stored["rows"]] == ["0", "1", "4"]
+    right = [row["correct"] / 6 for row in stored["rows"]]
+    assert stored["expected"] == pytest.approx((right[0] + 2 * right[1] + right[2]) / 4)
+    (row,) = read_jsonl(folder.metrics)
+    assert (row["epsilon"], row["val_epsilon"]) == (0.5, "1/2")
+    summary = run._summary(result, [asked], config, folder)
+    assert "test/apgd-ce-2-l1/eps4" in summary
+    assert not any(name.endswith("/expected") for name in summary)
+
+
+def test_a_strength_off_the_grid_has_no_expected_accuracy(store: Store) -> None:
+    config = tiny.config(epsilon_g=0.03, epochs=1)
+    result = execute(store, config, [FAST])
+    summary = run._summary(result, [FAST], config, store.run(config.id))
+    assert "test/apgd-ce-2/eps8" in summary and "test/apgd-ce-2/expected" not in summary
+
+
+def test_autoattack_goes_on_in_the_run_folder(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in its second batch; the next attempt repeats neither APGD nor the first one."""
+    asked = EvalConfig.parse({"attack": "autoattack", "steps": 2, "epsilons": [0, "1/255"]})
+    folder, batches, broken = store.run(CONFIG.id), [], []
+
+    def attack(model: Any, x: Any, y: Any, epsilon: float, norm: str) -> Any:
+        if len(batches) == 1 and not broken:
+            broken.append(True)
+            raise KeyboardInterrupt
+        batches.append(len(x))
+        return torch.arange(len(x)) % 2 == 0
+
+    monkeypatch.setattr(autoattack, "require", lambda: None)
+    monkeypatch.setattr(autoattack, "_attack", attack)
+    monkeypatch.setattr(evaluate._Queue, "_step", right_at_first_sight)
+    searches = count_searches(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        execute(store, CONFIG, [asked], eval_batch=8)
+    assert not folder.eval_json(asked.id).exists() and len(searches) == 1
+    execute(store, CONFIG, [asked], eval_batch=8)
+    stored = read_json(folder.eval_json(asked.id))
+    assert stored is not None and len(searches) == 1 and batches == [8, 8, 4]
+    assert [row["correct"] for row in stored["rows"]] == [20, 10]
+    assert {row["attack"] for row in stored["rows"]} == {"autoattack-2"}
+    assert sorted(path.suffix for path in (folder.path / "evals").iterdir()) == [".json", ".npz"]
+
+
+def right_at_first_sight(queue: Any, slots: Any, path: Any) -> torch.Tensor:
+    """A search in which every image is right at every strength."""
+    queue.found.critical[slots.index.numpy()] = len(queue.strengths)
+    return torch.arange(len(slots.index))
+
+
+QUICK = FAST.model_copy(update={"mode": "fast"})
+
+
+def test_a_fast_evaluation_carries_its_audit(store: Store) -> None:
+    folder = store.run(CONFIG.id)
+    assert QUICK.id != FAST.id
+    result = execute(store, CONFIG, [FAST, QUICK])
+    stored, exact = read_json(folder.eval_json(QUICK.id)), read_json(folder.eval_json(FAST.id))
+    assert QUICK.id in result["evals"] and stored is not None and exact is not None
+    assert exact["audit"] is None
+    # Twelve images are all audited, so all have their exact results.
+    assert stored["audit"]["images"] == 12 and stored["audit"]["disagreeing"] == 0
+    assert stored["audit"]["forwards"] == exact["forwards"]
+    assert [row["correct"] for row in stored["rows"]] == [row["correct"] for row in exact["rows"]]
+
+
+def test_an_evaluation_that_fails_its_audit_is_not_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, search = store.run(CONFIG.id), evaluate.search
+
+    def optimistic(*arguments: Any, **options: Any) -> Search:
+        found = search(*arguments, **options)
+        if options.get("mode") == "fast":
+            found.critical[0] += 1
+        return found
+
+    monkeypatch.setattr(evaluate, "search", optimistic)
+    with pytest.raises(AuditError, match="disagrees with mode exact on 1 of 96"):
+        execute(store, CONFIG, [QUICK])
+    assert not folder.eval_json(QUICK.id).exists() and not folder.eval_flags(QUICK.id).exists()
+    assert not folder.result.exists()
+
+
+def test_standard_fine_tuning_has_no_strength_of_its_own(store: Store) -> None:
+    """Its summary gives accuracies, but no expected one: each table asks for its own eps_g."""
+    config = tiny.config(schedule="standard", epochs=1)
+    result = execute(store, config, [FAST])
+    summary = run._summary(result, [FAST], config, store.run(config.id))
+    assert "test/apgd-ce-2/eps8" in summary and "test/apgd-ce-2/expected" not in summary
+    assert config.epsilon_g == Fraction(0) and result["setting"] == "standard"
