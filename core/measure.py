@@ -130,8 +130,8 @@ def _measure(
         kind: Any = {"severity": asked.severity, "per_image": asked.per_image}
         return corrupted.search(model, split, **kind, **how), None
     owned = partial(must_own, run, claim)
-    # What is known so far of this process's share.
-    begun = run.eval_flags(asked.id).with_suffix(f".{team.rank}.part")
+    # What is known so far of this process's share; that of a team of another size is another.
+    begun = run.eval_flags(asked.id).with_suffix(f".{team.rank}of{team.size}.part")
     look = partial(
         searching.search,
         model,

@@ -18,11 +18,15 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from core import autoattack
+from core import autoattack, measure
+from core import evaluate as searching
 from core.autoattack import Ledger
-from core.config import ConfigError
+from core.claims import Claim
+from core.config import ConfigError, EvalConfig
 from core.data import Split
 from core.evaluate import Search
+from core.rundir import Store, read_json
+from core.team import ALONE, Team
 
 STRENGTHS = [0.0, 0.1, 0.2]
 IMAGES = 10
@@ -154,6 +158,36 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(ConfigError, match=r"pip install 'epsweep\[autoattack\]'") as caught:
         run(tmp_path / "part.npz")
     assert len(caught.value.lines) == 1
+
+
+class Half(Team):
+    """The leader of two; the other has just as much to say."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value] * self.size
+
+
+def test_what_half_a_team_has_found_is_not_the_whole(
+    tmp_path: Path, darken: type[Darken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that two processes began may be finished by one."""
+    monkeypatch.setattr(searching, "search", lambda *_, **__: blind())
+    asked = EvalConfig.parse({"attack": "autoattack", "epsilons": [0, 0.1, 0.2]})
+    folder = Store(tmp_path).run("r")
+    about = {"run": folder, "evaluated": Bright(), "device": tiny.CPU}
+    trainer: Any = types.SimpleNamespace(data=types.SimpleNamespace(test=split()), **about)
+    claim, darken.stop_after = Claim.acquire(folder), 1
+    trainer.team = Half(0, 2)
+    with pytest.raises(KeyboardInterrupt):
+        measure.evaluate(asked, trainer, claim, batch=4)
+    darken.stop_after, trainer.team = 10**6, ALONE
+    measure.evaluate(asked, trainer, claim, batch=4)
+    found = read_json(folder.eval_json(asked.id))
+    assert found and [(row["correct"], row["n"]) for row in found["rows"]] == [
+        (int((np.array(EXPECTED) > level).sum()), IMAGES) for level in range(3)
+    ]
+    assert claim and not list(folder.path.rglob("*.part"))
+    claim.release("done")
 
 
 @pytest.mark.slow
