@@ -177,7 +177,8 @@ class _Queue:
 
     def _state(self, slots: _Slots, path: Trajectory, finished: int) -> dict[str, Any]:
         """All that the rest of the search depends on."""
-        found = vars(self.found) | {"critical": torch.from_numpy(self.found.critical)}
+        # No tensor: reading moves those to the GPU.
+        found = vars(self.found) | {"critical": self.found.critical.tolist()}
         return {
             "waiting": self.waiting,
             "finished": finished,
@@ -191,7 +192,8 @@ class _Queue:
         if state is None:
             return 0
         self.waiting = state["waiting"]
-        self.found = Search(**state["found"] | {"critical": state["found"]["critical"].numpy()})
+        critical = np.array(state["found"]["critical"], np.int16)
+        self.found = Search(**state["found"] | {"critical": critical})
         vars(slots).update(state["slots"])
         vars(path).update(state["path"])
         finished: int = state["finished"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import torch
 from tiny import Trained
 
 from core import run, snapshot
@@ -16,6 +18,7 @@ from core.config import EvalConfig
 from core.evaluate import Search, _Queue, search
 from core.rundir import Store, read_json
 from core.snapshot import Snapshot
+from core.trajectory import Linf
 
 STRENGTHS = [i / 255 for i in range(0, 9, 2)]
 
@@ -148,3 +151,16 @@ def test_a_run_goes_on_in_the_middle_of_its_evaluation(
     calm = execute()
     assert calm["rows"] == resumed["rows"] and calm["forwards"] == resumed["forwards"]
     assert after < steps - 40 - 20
+
+
+def test_what_a_gpu_reads_is_whole(trained: Trained, tmp_path: Path) -> None:
+    """Reading moves every tensor to the device, whose memory numpy cannot see."""
+    interrupted(trained, 12, snapshot=Snapshot(tmp_path / "s"))
+    known = Snapshot(tmp_path / "s")
+    known.about = torch.load(known.file, weights_only=True)["about"]
+    device, slots, path = torch.device("meta"), SimpleNamespace(), SimpleNamespace()
+    split = trained.test.first(60)
+    queue = _Queue(trained.net, split, torch.arange(60), STRENGTHS, 4, device, "exact", Linf.start)
+    assert queue._restore(known.load(device), slots, path) > 0  # type: ignore[arg-type]
+    assert slots.clean.is_meta and path.point.is_meta
+    assert queue.found.critical.dtype == np.int16 and queue.found.critical.any()
