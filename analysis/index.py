@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +38,21 @@ class Index:
     def __init__(
         self, store: Store, runs: Sequence[Run], asked: Mapping[str, Any], *, enabled: bool = True
     ) -> None:
-        """asked: run id -> what, beside its folder and its config, its rows depend on."""
+        """runs: of their folders nothing has been read yet. asked: run id -> what, beside its
+        folder and its config, its rows depend on."""
         self._folder = store.root / "index"
         self._runs = runs
-        self._asked = asked
         self._enabled = enabled
-
-    @cached_property
-    def _marks(self) -> dict[str, str | None]:
-        return {run.dir.id: _mark(run, self._asked[run.dir.id]) for run in self._runs}
+        # Taken before any file is read: what changes in between is read again next time.
+        self._marks = {run.dir.id: _mark(run, asked[run.dir.id]) for run in runs if enabled}
 
     def read(self, frame: Frame, rows: Callable[[Run], Iterable[Row]]) -> pd.DataFrame:
         """The rows of all runs, in their order: from the index where it holds, else by `rows`."""
         if not self._enabled:
             return frame.build(row for run in self._runs for row in rows(run))
-        # Marks are taken before files are read: what changes in between is read again next time.
-        marks = self._marks
         stored, table = self._load(frame)
-        known = {run_id for run_id, mark in marks.items() if mark and stored.get(run_id) == mark}
+        marks = self._marks.items()
+        known = {run_id for run_id, mark in marks if mark and stored.get(run_id) == mark}
         changed = [run for run in self._runs if run.dir.id not in known]
         mine = table[table["run_id"].isin(list(known))]
         if changed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -54,7 +55,8 @@ class Results:
     def only(self, runs: list[Run]) -> Results:
         """The results of some of the runs."""
         part = object.__new__(Results)
-        part._take(self.store, runs, self._indexed)
+        # As new ones, of which nothing has been read: files may have changed in between.
+        part._take(self.store, [replace(run) for run in runs], self._indexed)
         return part
 
     @cached_property

@@ -175,3 +175,39 @@ def test_no_index_on_demand(store: tuple[Path, list]) -> None:
     root, rows = store
     assert len(Results(root, rows, index=False).values)
     assert not (root / "index").exists()
+
+
+def end(root: Path, runs: list) -> None:
+    """The first run, which has not ended, ends."""
+    made.finish(root, runs[0])
+    time.sleep(0.01)
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> tuple[Path, list, list]:
+    """A store of two norms whose first run still trains: root, runs, manifest."""
+    runs = [made.config(schedule="sched"), made.config(norm="l2", epsilon_g=0.5)]
+    made.start(tmp_path, runs[0], 3)
+    made.finish(tmp_path, runs[1])
+    return tmp_path, runs, made.manifest(tmp_path, runs)
+
+
+def test_a_run_that_ends_between_two_looks_is_not_kept_as_it_was(
+    live: tuple[Path, list, list],
+) -> None:
+    root, runs, rows = live
+    results = Results(root, rows)
+    assert results.runs[0].state == "missing"
+    end(root, runs)
+    assert len(results.values)
+    same(root, rows)
+
+
+def test_a_part_of_the_results_is_read_anew(live: tuple[Path, list, list]) -> None:
+    root, runs, rows = live
+    whole = Results(root, rows)
+    assert list(whole.table["state"]) == ["missing", "done"]
+    end(root, runs)
+    part = whole.only(whole.runs[:1])
+    assert list(part.table["state"]) == ["done"] and part.values["value"].notna().all()
+    same(root, rows)
