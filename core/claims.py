@@ -31,7 +31,7 @@ def beat_seconds() -> float:
 
 
 def stale_seconds() -> float:
-    """Seconds without a heartbeat after which an owner counts as gone, or hung."""
+    """Seconds without a heartbeat after which this process, as an owner, counts as gone or hung."""
     return float(os.environ.get("EPSWEEP_STALE_S", "120"))
 
 
@@ -88,17 +88,22 @@ class Holder:
     beat: float
     """When its heart last beat: the file server's time, Unix seconds."""
     age: float
-    """Seconds since then, by this machine's clock."""
+    """Seconds since then, by the clock of who looks."""
 
     @property
     def live(self) -> bool:
         """Whether its process still works on the run, as far as can be told from here."""
-        return not self.info.get("outcome") and self.age < stale_seconds() and not self._gone
+        return not self.info.get("outcome") and self.age < self._patience and not self._gone
 
     @property
     def hung(self) -> bool:
         """Silent for long, without an outcome, though its process may still exist."""
-        return not self.info.get("outcome") and self.age >= stale_seconds() and not self._gone
+        return not self.info.get("outcome") and self.age >= self._patience and not self._gone
+
+    @property
+    def _patience(self) -> float:
+        # As its owner says: a profile sets that for jobs, not for whoever looks from outside.
+        return float(self.info.get("stale_s", stale_seconds()))
 
     @property
     def _gone(self) -> bool:
@@ -173,7 +178,7 @@ class Claim:
         attempts.jsonl; the row of a dead predecessor is closed as 'lost'.
         """
         run.path.mkdir(parents=True, exist_ok=True)
-        clock = _shared_clock(run.path)
+        clock = shared_clock(run.path)
         previous = holder(run, clock=clock)
         if previous and previous.live:
             return None
@@ -191,6 +196,7 @@ class Claim:
             **describe_process(os.getpid()),
             "job": job,
             "gpus": gpus,
+            "stale_s": stale_seconds(),
             "started": now(),
             "since": clock,
             "seconds_before": previous.seconds if previous else 0,
@@ -257,8 +263,9 @@ class Claim:
                 os.utime(_path(self.run, self.attempt))
 
 
-def _shared_clock(folder: Path) -> float:
-    """The file server's time: nodes' clocks that differ must not make an owner look stale."""
+def shared_clock(folder: Path) -> float:
+    """The file server's time, told by a file that is written for it: nodes' clocks that differ must
+    not make an owner look stale."""
     probe = folder / f".clock.{uuid.uuid4().hex[:8]}"
     moment: list[float] = []
     write_atomic(probe, lambda file: moment.append(os.fstat(file.fileno()).st_mtime))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from core import inputs
+from core.claims import shared_clock
 from core.config import ConfigError, nearest
 from core.rundir import Store, SweepDir
 from slurm import cluster
@@ -56,11 +57,12 @@ def load_profile(
     return loaded.model_copy(update=changed)
 
 
-def look(grid: Grid, store: Store, only: Sequence[str] = ()) -> Plan:
-    """The plan of a grid's runs, or of those that match every filter. Raises ConfigError for a
-    filter that names no field or matches no run."""
+def look(grid: Grid, store: Store, only: Sequence[str] = (), *, clock: float | None = None) -> Plan:
+    """The plan of a grid's runs, or of those that match every filter; clock: see plan.make. Raises
+    ConfigError for a filter that names no field or matches no run."""
     states, fields = _split(only)
-    seen = plan.make(select(grid.runs, fields), store, pending.promises(store.sweep(grid.name)))
+    promised = pending.promises(store.sweep(grid.name))
+    seen = plan.make(select(grid.runs, fields), store, promised, clock)
     if states:
         kept = [status for status in seen.statuses if status.state in states]
         seen = Plan(kept, asked=seen.asked)
@@ -140,7 +142,8 @@ def _go(
     check([s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
     sweep = submit.record_grid(grid, store)
     with submit.turn(sweep):
-        seen = look(grid, store, only)
+        # By this machine's clock, were it ahead, healthy jobs would seem hung and be ended.
+        seen = look(grid, store, only, clock=shared_clock(sweep.path))
         _release(seen, console)
         chosen = [status for status in seen.statuses if wanted(status)]
         console.print(summary.of(grid, seen, cost.of(profile, store, grid.about.get("hardware"))))

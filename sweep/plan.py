@@ -106,25 +106,33 @@ class Plan:
         return {"counts": counts, "runs": [status.to_dict() for status in self.statuses]}
 
 
-def make(runs: Iterable[Run], store: Store, promised: Mapping[str, Pending]) -> Plan:
-    """Look at every run's folder. promised: run id -> what the newest submission promises.
+def make(
+    runs: Iterable[Run],
+    store: Store,
+    promised: Mapping[str, Pending],
+    clock: float | None = None,
+) -> Plan:
+    """Look at every run's folder. promised: run id -> what the newest submission promises. clock:
+    the file server's time, by default this machine's.
 
     Slurm is asked about jobs of runs that nobody works on and that have not ended, then those
     folders are looked at again: in this order a run that begins or ends meanwhile is not missed.
     """
-    statuses = [look(run, store.run(run.id), promised.get(run.id)) for run in runs]
+    statuses = [look(run, store.run(run.id), promised.get(run.id), clock) for run in runs]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
     asked = pending.ask({key: promised[key] for key in waiting})
     known = [
-        look(s.run, store.run(s.run.id), asked[s.run.id]) if s.run.id in asked else s
+        look(s.run, store.run(s.run.id), asked[s.run.id], clock) if s.run.id in asked else s
         for s in statuses
     ]
     return Plan(known, asked=bool(asked))
 
 
-def look(run: Run, folder: RunDir, promise: Pending | None = None) -> Status:
+def look(
+    run: Run, folder: RunDir, promise: Pending | None = None, clock: float | None = None
+) -> Status:
     """The status of one run, from its folder: result, else claim, else what is on its way to it."""
-    current = holder(folder)
+    current = holder(folder, clock=clock)
     if current is None:
         return _not_begun(run, folder, promise)
     if current.live:

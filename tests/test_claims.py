@@ -179,6 +179,21 @@ def test_patience_is_a_setting(
     assert claim and claim.attempt == 2
 
 
+def test_an_owner_is_as_silent_as_its_own_setting_allows(
+    run: RunDir, acquire: Callable[..., Claim | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job with the patience of its profile, seen from a login node that knows nothing of it."""
+    monkeypatch.setenv("EPSWEEP_STALE_S", "600")
+    claim = acquire(run)
+    assert claim
+    monkeypatch.delenv("EPSWEEP_STALE_S")
+    monkeypatch.setattr(claims, "_machine", lambda: "elsewhere")
+    for age, live in ((150, True), (650, False)):
+        os.utime(run.path / "claim-0001.json", (time.time() - age,) * 2)
+        owner = holder(run)
+        assert owner and (owner.live, owner.hung) == (live, not live)
+
+
 @pytest.mark.parametrize("outcome", ["done", "failed", "interrupted"])
 def test_an_owner_elsewhere_that_said_goodbye_is_gone(
     run: RunDir, acquire: Callable[..., Claim | None], outcome: str
@@ -229,8 +244,7 @@ def test_an_owner_that_was_taken_over_notices_and_stays_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process hangs (SIGSTOP), another machine takes over, the first one wakes up again."""
-    monkeypatch.setenv("EPSWEEP_STALE_S", "0.4")
-    beats = {"EPSWEEP_HEARTBEAT_S": "0.02"}
+    beats = {"EPSWEEP_HEARTBEAT_S": "0.02", "EPSWEEP_STALE_S": "0.4"}
     hung = forks.start(killable.claim_and_wait, run.path, beats)
     until((run.path / "ready").exists)
     monkeypatch.setattr(claims, "_machine", lambda: "elsewhere")

@@ -8,15 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from core import claims
 from core.claims import Claim, holder
 from core.rundir import RunDir, Store, read_jsonl
+from slurm import cluster
+from slurm import profile as profiles
+from slurm.cluster import JobState
 from sweep import grid as grids
 from sweep import launch, plan, submit, watch
+from sweep.array import Sent
 from sweep.plan import Plan, State
 
 GRID = """
@@ -270,3 +276,27 @@ def test_a_job_that_slurm_holds_is_released(
     assert "1 jobs released" in console.file.getvalue()  # type: ignore[attr-defined]
     (line,) = watch.reasons(seen)
     assert runs[0].id in line.plain and "launch failed requeued held" in line.plain
+
+
+def test_a_launcher_whose_clock_is_ahead_ends_no_healthy_job(
+    small: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, grid = Store(tmp_path / "root"), grids.load(small(2))
+    one = replace(grid, runs=grid.runs[:1])
+    sweep_dir, profile = submit.record_grid(one, store), profiles.load("testbed")
+    manifest = submit.freeze_runs(one.runs, sweep_dir, store)
+    array = {"array": "7", "tasks": 1, "first": 0, "end": 1, "per": 1}
+    submit.record(sweep_dir, manifest, profile, name="epsweep-small-0a", **array)
+    with monkeypatch.context() as node:
+        node.setattr(claims, "_machine", lambda: "node")
+        claim = Claim.acquire(store.run(one.runs[0].id), job="7")
+    ahead, ended = time.time() + 3600, list[str]()
+    running = JobState("RUNNING", current=True, id="7", started=time.time() - 60)
+    monkeypatch.setattr(cluster, "jobs", lambda ids, names=(): dict.fromkeys(ids, running))
+    monkeypatch.setattr(cluster, "cancel", ended.extend)
+    monkeypatch.setattr(launch.array, "send", lambda *_: Sent({"8": 1}, 1, [], ""))
+    monkeypatch.setattr(claims.time, "time", lambda: ahead)
+    seen = launch.launch(one, store, profile, console=Console(file=io.StringIO()))
+    assert (ended, seen and seen.counts[State.RUNNING]) == ([], 1)
+    assert claim
+    claim.release("interrupted")
