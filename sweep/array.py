@@ -175,7 +175,8 @@ def _by_profile(
     for (backbone, memory), members in groups.items():
         special = profile.for_backbone(backbone)
         if memory:
-            more = special.slurm.model_copy(update={"mem_gb": memory})
+            most = max(memory, special.slurm.mem_gb or 0)
+            more = special.slurm.model_copy(update={"mem_gb": most})
             special = special.model_copy(update={"slurm": more})
         found.append((special, members))
     return found

@@ -30,6 +30,8 @@ class Repair:
     micro_batch: int | None = None
     mem_gb: float | None = None
     retries: Mapping[str, int] = field(default_factory=dict)
+    answers: str = ""
+    """The failure that it is for: a retry that was not taken, by a full queue, changes no more."""
 
     def options(self) -> dict[str, Any]:
         """Fields of core.run.Options."""
@@ -60,20 +62,24 @@ def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
     before = read(run)
     if status.state is not State.FAILED:
         return before
+    failure = f"attempt {status.attempts}, job {status.job}"
+    if before.answers == failure:
+        return before
     kind = status.kind or "bug"
     if kind == "audit" and any(item.mode == "fast" for item in status.run.evals):
         return "mode fast would be refused again; ask for mode: exact in the grid's evals"
     tried = before.retries.get(kind, 0)
     if tried >= LIMIT:
         return f"failed again after {tried} retries"
-    after = replace(before, retries={**before.retries, kind: tried + 1})
+    retries = {**before.retries, kind: tried + 1}
+    after = replace(before, retries=retries, answers=failure)
     profile = profile.for_backbone(status.run.config.backbone)
     if kind == "oom":
         batch = before.micro_batch or -(-status.run.config.batch // profile.ranks)
         if batch == 1:
             return "out of GPU memory with one image at a time"
         return replace(after, micro_batch=batch // 2)
-    memory = before.mem_gb or profile.slurm.mem_gb
+    memory = max(before.mem_gb or 0, profile.slurm.mem_gb or 0)
     if kind == "memory" and memory:
         return replace(after, mem_gb=round(memory * MORE_MEMORY, 3))
     return after

@@ -301,7 +301,8 @@ def test_host_memory(tiny: Sweep, calm: Calm) -> None:
         tiny.over()
         memory = round(0.2 * 1.5**retries, 3)
         assert tiny.submissions()[-1]["mem_gb"] == memory
-    assert repair.read(tiny.run) == repair.Repair(None, memory, {"memory": retries})
+    kept = repair.read(tiny.run)
+    assert (kept.micro_batch, kept.mem_gb, kept.retries) == (None, memory, {"memory": retries})
     calm(tiny)
 
 

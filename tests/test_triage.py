@@ -16,7 +16,7 @@ from core.train import DivergedError
 from slurm import profile as profiles
 from slurm.cluster import JobState
 from slurm.profile import Profile
-from sweep import attempt, breaker, grid, launch, repair, triage
+from sweep import array, attempt, breaker, grid, launch, repair, triage
 from sweep.grid import Grid
 from sweep.plan import State, Status
 
@@ -115,8 +115,8 @@ def test_what_an_earlier_start_of_the_job_wrote_does_not_count(tmp_path: Path) -
     assert told == ("bug", "its process ended by signal 11: Segmentation fault")
 
 
-def failed(loaded: Grid, kind: str) -> Status:
-    return Status(loaded.runs[0], State.FAILED, kind=kind)
+def failed(loaded: Grid, kind: str, attempts: int = 1) -> Status:
+    return Status(loaded.runs[0], State.FAILED, kind=kind, attempts=attempts)
 
 
 def tried(status: Status, store: Store, profile: Profile) -> repair.Repair:
@@ -131,17 +131,36 @@ def tried(status: Status, store: Store, profile: Profile) -> repair.Repair:
 def test_each_retry_out_of_gpu_memory_halves_the_images_per_forward(
     tmp_path: Path, store: Store, profile: Profile
 ) -> None:
-    status = failed(small(tmp_path), "oom")
-    sizes = [tried(status, store, profile).options()["micro_batch"] for _ in range(repair.LIMIT)]
+    loaded = small(tmp_path)
+    ends = [failed(loaded, "oom", attempts) for attempts in range(1, repair.LIMIT + 2)]
+    sizes = [tried(end, store, profile).options()["micro_batch"] for end in ends[:-1]]
     assert sizes == [25, 12, 6]
-    assert repair.plan(status, store.run(status.run.id), profile) == "failed again after 3 retries"
+    folder = store.run(loaded.runs[0].id)
+    assert repair.plan(ends[-1], folder, profile) == "failed again after 3 retries"
+
+
+def test_a_retry_that_was_never_begun_counts_once(
+    tmp_path: Path, store: Store, profile: Profile
+) -> None:
+    """Slurm refused the job, or had no room for it: the same repair is still the one to try."""
+    status = failed(small(tmp_path), "oom")
+    found = [tried(status, store, profile) for _ in range(2 * repair.LIMIT)]
+    assert {item.micro_batch for item in found} == {25}
+    assert found[-1].retries == {"oom": 1}
 
 
 def test_each_retry_out_of_host_memory_asks_for_more(
     tmp_path: Path, store: Store, profile: Profile
 ) -> None:
-    status = failed(small(tmp_path), "memory")
-    assert [tried(status, store, profile).mem_gb for _ in range(2)] == [24, 36]
+    loaded = small(tmp_path)
+    ends = [failed(loaded, "memory", attempts) for attempts in (1, 2, 3)]
+    assert [tried(end, store, profile).mem_gb for end in ends[:2]] == [24, 36]
+    # Never less than the profile, which its user may have raised meanwhile.
+    (tmp_path / "more.yaml").write_text(PROFILE.replace("16", "100"))
+    more = profiles.load(tmp_path / "more.yaml")
+    ((special, _),) = array._by_profile(loaded.runs[:1], store, more)
+    assert special.slurm.mem_gb == 100
+    assert tried(ends[2], store, more).mem_gb == 150
 
 
 @pytest.mark.parametrize("kind", sorted(set(triage.FAILURES) - {"oom", "memory"}))
