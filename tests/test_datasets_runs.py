@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from core.datasets import arrays, entry, miniature
 from core.datasets.entry import Entry, entries
 from core.datasets.read import read
 from core.rundir import Store
-from sweep import cli
 
 
 @pytest.fixture
@@ -140,15 +139,9 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sweep", "data", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        shown = capfd.readouterr()
-        return int(left.value.code or 0), shown.out, shown.err
-
-    yield run
+def call(call: Call) -> Call:
+    """`sweep data ...`."""
+    return partial(call, "data")
 
 
 def test_list_names_every_dataset(call: Call) -> None:

@@ -155,13 +155,13 @@ class InDouble(nn.Module):
 
 
 @pytest.mark.parametrize("schedule", ["standard", "fix"])
-@pytest.mark.parametrize("micro_batch", [1, 3, 10])
+@pytest.mark.parametrize("micro_batch", [1, 3, 5])
 def test_accumulation_equals_the_whole_batch(
     store: Store, tmp_path: Path, micro_batch: int, schedule: str
 ) -> None:
     """Of a model without statistics over images; 3 does not divide the batch of 10."""
     config = tiny.config(schedule=schedule)
-    whole, parts = (InDouble(tiny.net(norm="group")) for _ in range(2))
+    fresh, whole, parts = (InDouble(tiny.net(norm="group")) for _ in range(3))
     rows = run_of(store, config, model=whole).fit()
     other = Store(tmp_path / "other")
     parted = run_of(other, config, model=parts, micro_batch=micro_batch).fit()
@@ -171,7 +171,8 @@ def test_accumulation_equals_the_whole_batch(
         assert a["val_clean_correct"] == b["val_clean_correct"]
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
-        assert not torch.equal(a, torch.zeros_like(a))
+    moved = zip(whole.parameters(), fresh.parameters(), strict=True)
+    assert not any(torch.allclose(a, b, atol=1e-4) for a, b in moved)
 
 
 def test_a_training_set_smaller_than_the_batch_is_one_step(store: Store) -> None:
