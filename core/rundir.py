@@ -127,11 +127,20 @@ class RunDir:
     def tracking(self) -> Path:
         return self.path / "wandb"
 
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals"
+
     def eval_json(self, eval_id: str) -> Path:
-        return self.path / "evals" / f"{eval_id}.json"
+        return self.evals / f"{eval_id}.json"
 
     def eval_flags(self, eval_id: str) -> Path:
-        return self.path / "evals" / f"{eval_id}.npz"
+        return self.evals / f"{eval_id}.npz"
+
+    def forget_results(self) -> None:
+        """Delete the result, then every evaluation, finished or not."""
+        for file in (self.result, *self.evals.glob("*")):
+            file.unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Record the resolved config once; an identical file is left alone."""

@@ -164,6 +164,10 @@ class Trainer:
         if not self.team.leads:
             return
         self._must_own()
+        if len(self.rows) == self.config.epochs:
+            # These are new final weights. What was measured of former ones, whose checkpoint is
+            # gone, must not stand beside what will be measured of these.
+            self.run.forget_results()
         # Asked again after the writing, which takes long: a process may sleep in between.
         checkpoint.save(self.run, self.state(), check=self._must_own)
         write_jsonl(self.run.metrics, self.rows)

@@ -1,4 +1,5 @@
-"""Evaluations that are interrupted go on where they were, with the same bits and the same cost."""
+"""Evaluations that are interrupted go on where they were, with the same bits and the same cost;
+what was measured of other weights is no part of them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from core import run, snapshot
 from core.claims import Claim
 from core.config import EvalConfig
 from core.evaluate import Search, _Queue, search
-from core.rundir import Store, read_json
+from core.rundir import Store, read_json, write_json
 from core.snapshot import Snapshot
 from core.trajectory import Linf
 
@@ -143,7 +144,7 @@ def test_a_run_goes_on_in_the_middle_of_its_evaluation(
 
     with pytest.raises(Stop):
         execute()
-    evals = store.run(config.id).eval_json(asked.id).parent
+    evals = store.run(config.id).evals
     assert [file.suffix for file in evals.iterdir()] == [".part"]
     resumed, after = execute(), steps - 40
     assert [file.suffix for file in sorted(evals.iterdir())] == [".json", ".npz"]
@@ -151,6 +152,35 @@ def test_a_run_goes_on_in_the_middle_of_its_evaluation(
     calm = execute()
     assert calm["rows"] == resumed["rows"] and calm["forwards"] == resumed["forwards"]
     assert after < steps - 40 - 20
+
+
+def test_nothing_that_was_measured_of_former_weights_is_kept(store: Store) -> None:
+    """The checkpoint of a finished run is gone, and trained elsewhere it may be another model."""
+    config = tiny.config()
+    first, more = (EvalConfig.parse({"epsilons": f"0..{k}/255", "steps": 1}) for k in (1, 2))
+    folder = store.run(config.id)
+
+    def execute(*evals: EvalConfig) -> dict[str, Any]:
+        claim = Claim.acquire(folder)
+        assert claim
+        try:
+            return run.execute(config, evals, store, claim, run.Options(tracking="none"))
+        finally:
+            claim.release("done")
+
+    execute(first)
+    of_first = read_json(folder.eval_json(first.id))
+    assert of_first
+    write_json(folder.eval_json(first.id), of_first | {"host": "elsewhere"})
+    (folder.evals / f"{more.id}.0of1.part").write_bytes(b"of other weights")
+    execute(first)
+    found = read_json(folder.eval_json(first.id))
+    assert found and found["host"] == "elsewhere", "nothing was trained: nothing is done again"
+    folder.checkpoint.unlink()
+    assert execute(first, more)["evals"] == [first.id, more.id]
+    found = read_json(folder.eval_json(first.id))
+    assert found and "host" not in found and found["rows"] == of_first["rows"]
+    assert sorted(file.suffix for file in folder.evals.iterdir()) == 2 * [".json"] + 2 * [".npz"]
 
 
 def test_what_a_gpu_reads_is_whole(trained: Trained, tmp_path: Path) -> None:
