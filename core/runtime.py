@@ -33,14 +33,17 @@ def autocast(precision: str, on: torch.device) -> AbstractContextManager[object]
 @contextlib.contextmanager
 def judging() -> Iterator[None]:
     """Where final numbers are made: float32 in earnest, whatever the training's precision. On GPUs,
-    cuDNN would otherwise round the inputs of convolutions to 10 bits (TF32)."""
-    before = torch.backends.cudnn.allow_tf32
+    the inputs of convolutions would otherwise be rounded to 10 bits (TF32), and in NVIDIA's
+    containers, which set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, those of all matrix products too."""
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     try:
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 def describe() -> dict[str, Any]:
