@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -17,6 +15,7 @@ from core.config import ConfigError, nearest
 from core.rundir import Store, SweepDir
 from slurm import cluster
 from slurm import profile as profiles
+from slurm.command import ClusterError
 from slurm.profile import Profile
 from sweep import (
     array,
@@ -169,7 +168,9 @@ def _go(
         return None
     watch.wait(submission, store, console)
     _say_held(sweep, console)
-    return look(grid, store, only)
+    # Of the same runs, also where `only` has chosen them by the states they were in.
+    runs = [status.run for status in seen.statuses]
+    return plan.make(runs, store, pending.promises(sweep))
 
 
 def _release(seen: Plan, console: Console) -> None:
@@ -216,7 +217,7 @@ def _send(
         console.print(f"{sent.runs} runs submitted: {tasks} tasks, arrays {names}")
         console.print(f"watch them with: sweep status {grid.name} --watch")
     if sent.left and (sent.arrays or not quiet):
-        later = "launch again when some are done, or launch with --feed"
+        later = "repeat this when some are done (`sweep launch --feed` goes on by itself)"
         console.print(f"{len(sent.left)} runs do not fit yet ({sent.cap}); {later}")
     return sent.left
 
@@ -231,7 +232,7 @@ def _feed(
     every_s: float,
 ) -> None:
     """Submit what is left whenever there is room, until nothing is or the breaker trips."""
-    sweep = store.sweep(grid.name)
+    sweep, said = store.sweep(grid.name), ""
     with stoppable():
         while left:
             time.sleep(every_s)
@@ -239,10 +240,15 @@ def _feed(
                 return
             if not array.room(profile):
                 continue
-            with submit.turn(sweep):
-                ready = {s.run.id for s in look(grid, store).statuses if wanted(s)}
-                runs = [run for run in left if run.id in ready]
-                left = _send(runs, grid, store, profile, console, quiet=True)
+            try:
+                with submit.turn(sweep):
+                    ready = {s.run.id for s in look(grid, store).statuses if wanted(s)}
+                    runs = [run for run in left if run.id in ready]
+                    left = _send(runs, grid, store, profile, console, quiet=True)
+            except (ClusterError, ConfigError) as error:  # Slurm is down, or another launch submits
+                if str(error) != said:
+                    said = str(error)
+                    console.print(Text(f"{said}; tried again every {every_s:g} s", style="yellow"))
 
 
 def _say_held(sweep: SweepDir, console: Console) -> bool:
@@ -271,24 +277,9 @@ def _missing(runs: Sequence[Run], store: Store, profile: Profile) -> list[str]:
 
 
 def _nothing(seen: Plan) -> Text:
+    if not seen.statuses:
+        return Text("nothing to submit: no run is in such a state")
     if seen.counts[State.DONE] == len(seen.statuses):
         return Text("nothing to do: every run is done", style="green")
     hint = "; `sweep retry` runs failed and cancelled ones again" if seen.of(REPAIRABLE) else ""
     return Text(f"nothing to submit: every run is done, on its way or ended{hint}")
-
-
-def job_scripts(grid: Grid, seen: Plan, store: Store, profile: Profile) -> list[str]:
-    """The exact commands or batch scripts that `launch` would hand over."""
-    runs, sweep = seen.of(LAUNCHABLE), store.sweep(grid.name)
-    if profile.executor != "slurm":
-        return [local.script(runs, sweep, profile)]
-    return array.scripts(runs, sweep, store, profile)
-
-
-def verdict(script: str, profile: Profile) -> str | None:
-    """What Slurm says of a batch script, None where there is no Slurm. Raises ClusterError where
-    it would be refused."""
-    if profile.executor != "slurm" or not cluster.available():
-        return None
-    with tempfile.TemporaryDirectory() as scratch:
-        return f"sbatch --test-only: {array.verdict(script, Path(scratch))}"

@@ -26,7 +26,7 @@ def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
     lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watch.counts_line(seen)))
     lines += [Text(line) for line in hours(seen, cost).lines]
     each = [cost.hours(status.run.config, status.run.evals) or 0 for status in seen.statuses]
-    if all(each):
+    if each and all(each):
         lines.append(Text(f"a run takes {short(min(each))} to {short(max(each))} {cost.unit}"))
     lines += winners.lines(grid) + searches(grid, cost)
     return Group(*lines, cells(seen, cost))

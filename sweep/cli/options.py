@@ -119,11 +119,11 @@ def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:
 
 
 def print_scripts(loaded: Grid, seen: Plan, store: Store, profile: Profile) -> None:
-    from sweep import launch as launching
+    from sweep import scripts
 
-    for script in launching.job_scripts(loaded, seen, store, profile):
+    for script in scripts.of(loaded, seen, store, profile):
         typer.echo(script)
-        verdict = launching.verdict(script, profile)
+        verdict = scripts.verdict(script, profile)
         if verdict:
             typer.echo(f"# {verdict}")
 

@@ -1,0 +1,85 @@
+"""Launching again: what a repeated command takes, says and returns, and a feeder that stays."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from core.claims import Claim
+from core.config import ConfigError
+from core.rundir import Store
+from slurm import profile as profiles
+from slurm.command import ClusterError
+from sweep import array, launch, local, submit
+from sweep import grid as grids
+from sweep.array import Sent
+from sweep.grid import Grid, Run
+
+GRID = """
+name: again
+base: {weights: random, image_size: 32, epochs: 1, backbone: mini_convnext, dataset: fake}
+seeds: [0, 1, 2]
+"""
+
+
+@pytest.fixture
+def again(tmp_path: Path) -> Grid:
+    path = tmp_path / "again.yaml"
+    path.write_text(GRID)
+    return grids.load(path)
+
+
+@pytest.mark.parametrize("verb", ["plan", "launch", "status", "retry", "cancel"])
+def test_no_run_in_such_a_state_is_no_claim_that_all_is_done(
+    again: Grid, call: Callable[..., tuple[int, str, str]], verb: str
+) -> None:
+    code, out, err = call(verb, str(again.path), "--only", "state=failed")
+    assert (code, err) == (0, "")
+    assert "every run is done" not in out
+    assert ("no run is in such a state" in out) == (verb in ("launch", "retry"))
+
+
+def test_runs_that_were_chosen_by_their_state_count_by_how_they_end(
+    again: Grid,
+    store: Store,
+    call: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(runs: list[Run], *_: object) -> local.Submission:
+        for run in runs:
+            claim = Claim.acquire(store.run(run.id))
+            assert claim
+            claim.release("failed", kind="bug", reason="it broke")
+        return local.Submission([], lambda _: pytest.fail("no worker died"), runs, {})
+
+    monkeypatch.setattr(local, "start", fail)
+    code, _, _ = call("launch", str(again.path), "--only", "state=new")
+    assert code == 1
+
+
+def test_a_feeder_outlives_a_slurm_that_is_down_and_another_launch(
+    again: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[Exception | None] = [
+        ClusterError("sbatch refused: Unable to contact slurm controller"),
+        ClusterError("sbatch refused: Unable to contact slurm controller"),
+        ConfigError("again: another launch is submitting it right now"),
+        None,
+    ]
+
+    def send(runs: list[Run], *_: object) -> Sent:
+        if end := ends.pop(0):
+            raise end
+        return Sent({"8": len(runs)}, len(runs), [], "")
+
+    monkeypatch.setattr(array, "room", lambda _: 5)
+    monkeypatch.setattr(array, "send", send)
+    submit.record_grid(again, store)
+    console = Console(file=io.StringIO(), width=200)
+    where = profiles.load("testbed")
+    launch._feed(list(again.runs), lambda _: True, again, store, where, console, 0.0)
+    said: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3 runs submitted" in said
+    assert said.count("Unable to contact") == said.count("another launch") == 1
