@@ -30,14 +30,15 @@ def save(run: RunDir, state: dict[str, Any], *, check: Callable[[], object] = la
     check: called once the file is written, before it takes the place of the former one; may raise.
     """
     draft = run.path / "checkpoint.new.pt"
-    write_atomic(draft, lambda file: _write({"format": FORMAT, **state}, file))
+    write_atomic(draft, lambda file: write({"format": FORMAT, **state}, file))
     check()
     if run.checkpoint.exists():
         os.replace(run.checkpoint, run.previous_checkpoint)
     os.replace(draft, run.checkpoint)
 
 
-def _write(state: dict[str, Any], file: IO[bytes]) -> None:
+def write(state: dict[str, Any], file: IO[bytes]) -> None:
+    """torch.save. Raises OSError."""
     try:
         torch.save(state, file)
     except RuntimeError as error:

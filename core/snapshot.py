@@ -33,7 +33,8 @@ class Snapshot:
         """Replace the file. `check` is called before and raises where that is not allowed any
         more. Raises OSError."""
         self.check()
-        write_atomic(self.file, lambda file: torch.save({"about": self.about, **state}, file))
+        whole = {"about": self.about, **state}
+        write_atomic(self.file, lambda file: checkpoint.write(whole, file))
         self._next = time.monotonic() + EVERY_S
 
     def load(self, device: torch.device) -> dict[str, Any] | None:

@@ -3,6 +3,8 @@ what was measured of other weights is no part of them."""
 
 from __future__ import annotations
 
+import errno
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +110,20 @@ def test_nothing_is_written_by_one_who_may_not(trained: Trained, tmp_path: Path)
     with pytest.raises(Stop):
         look(trained, snapshot=Snapshot(tmp_path / "s", refuse))
     assert not (tmp_path / "s").exists()
+
+
+def test_a_full_disk_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has a complaint of its own, which looks like a bug."""
+
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            if self.tell() > 10_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content)
+
+    monkeypatch.setattr(snapshot, "write_atomic", lambda path, write: write(Full()))
+    with pytest.raises(OSError, match="No space left"):
+        Snapshot(tmp_path / "s").save({"point": torch.zeros(9000)})
 
 
 def test_a_short_search_pays_nothing(
