@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -123,9 +124,10 @@ def hand_over(
         "mem_gb": profile.slurm.mem_gb,
         "code": code.name,
     }
+    sender = executor(sweep, code, profile, name)
     submit.record(sweep, manifest, profile, **about)
     try:
-        job = _sbatch(tasks, executor(sweep, code, profile, name))
+        job = _sbatch(tasks, sender)
     except ClusterError:
         now = cluster.jobs([name], [name])[name]
         if now.over or (now.current and now.state == "UNKNOWN"):
@@ -204,7 +206,10 @@ def _job(
 
 
 def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> submitit.AutoExecutor:
-    """submitit's Slurm executor with everything the profile says; its logs go to the sweep."""
+    """submitit's Slurm executor with everything the profile says; its logs go to the sweep. Raises
+    ClusterError on a machine without Slurm."""
+    if not (cluster.available() and shutil.which("srun")):
+        raise ClusterError(f"profile {profile.name}: Slurm's commands are not on the PATH here")
     made = submitit.AutoExecutor(sweep.logs, **profile.executor_options())
     plain: Any = made._executor
     made._executor = bundle.Executor(plain.folder, plain.max_num_timeout, python=plain.python)

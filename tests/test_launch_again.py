@@ -16,6 +16,7 @@ from sweep import array, launch, local, submit
 from sweep import grid as grids
 from sweep.array import Sent
 from sweep.grid import Grid, Run
+from sweep.plan import State
 
 GRID = """
 name: again
@@ -83,3 +84,18 @@ def test_a_feeder_outlives_a_slurm_that_is_down_and_another_launch(
     said: str = console.file.getvalue()  # type: ignore[attr-defined]
     assert "3 runs submitted" in said
     assert said.count("Unable to contact") == said.count("another launch") == 1
+
+
+def test_a_machine_without_slurm_is_told_and_nothing_waits_for_it(
+    again: Grid,
+    store: Store,
+    call: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told = "profile gpu: Slurm's commands are not on the PATH here\n"
+    for more in ("--dry-run", "--detach"):
+        code, _, err = call("launch", str(again.path), "--profile", "gpu", more)
+        assert (code, err) == (1, told)
+    assert launch.look(again, store).counts == {State.NEW: 3}
