@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from analysis.cells import Cell, Key
-from analysis.names import (
-    METRICS,
-    SETTINGS,
-    datasets_in_order,
-    in_order,
-    models_in_order,
-    strength_name,
-)
+from analysis.names import METRICS, paper_order
 from analysis.rounding import half_up
-from analysis.tables import ABSENT, Entry, Table, number
-
-Match = tuple[str, str, float, str, str]
-
-
-def same(key: Key) -> Match:
-    """What identifies a number whoever measured it: the attack's name is not compared."""
-    return key.model, key.dataset, key.epsilon_g, key.setting, key.metric
+from analysis.tables import ABSENT, TITLES, Entry, Table, label, number
 
 
 @dataclass(frozen=True)
@@ -49,10 +38,10 @@ class Agreement:
 
 def agreement(ours: Mapping[Key, Cell], published: Mapping[Key, Cell]) -> Agreement:
     """Compare cell by cell; Table 6's attacks are told apart by name."""
-    theirs = {_full(key): cell for key, cell in published.items()}
+    theirs = {key._replace(variant=""): cell for key, cell in published.items()}
     equal = different = unprinted = 0
     for key, cell in ours.items():
-        other = theirs.get(_full(key))
+        other = theirs.get(key._replace(variant=""))
         if other is None or cell.value is None or other.value is None:
             unprinted += 1
         elif half_up(cell.value) == half_up(other.value):
@@ -62,45 +51,57 @@ def agreement(ours: Mapping[Key, Cell], published: Mapping[Key, Cell]) -> Agreem
     return Agreement(equal, different, unprinted)
 
 
-def _full(key: Key) -> tuple[str, ...]:
-    return (key.evaluation, *map(str, same(key)))
-
-
 def comparison(ours: Mapping[Key, Cell], published: Mapping[Key, Cell], title: str) -> Table:
-    """One line per (model, dataset, eps_g, setting): ours, published and their difference for
-    each metric."""
-    mine = {same(key): cell for key, cell in ours.items()}
-    theirs = {same(key): cell for key, cell in published.items()}
-    lines = list(dict.fromkeys(match[:4] for match in [*mine, *theirs]))
-    rows = []
-    for model in models_in_order(line[0] for line in lines):
-        for dataset in datasets_in_order(line[1] for line in lines):
-            for epsilon_g in sorted({line[2] for line in lines}):
-                for setting in in_order((line[3] for line in lines), SETTINGS):
-                    line = (model, dataset, epsilon_g, setting)
-                    if line in lines:
-                        rows.append((_labels(line), _numbers(line, mine, theirs)))
+    """One line per (model, dataset, eps_g, setting), per attack where the published table has
+    several and per variant of ours: ours, published and their difference for each metric."""
+    attacks = len({key.evaluation for key in published}) > 1
+    mine, theirs = (_lines(side, attacks) for side in (ours, published))
+    found = {_counterpart(line) for line in mine}
+    lines = [*mine, *(line for line in theirs if line not in found)]
+    fields = [name for i, name in enumerate(FIELDS) if i < 4 or any(line[i] for line in lines)]
+    rows = tuple(
+        (_labels(line, fields), _numbers(mine.get(line, {}), theirs.get(_counterpart(line), {})))
+        for line in paper_order(lines, FIELDS)
+    )
     header = [(metric, who) for metric in METRICS for who in ("ours", "published", "difference")]
     return Table(
         title,
-        ("Model", "Dataset", "eps_g", "Setting"),
+        tuple(TITLES[name] for name in fields),
         tuple(header),
-        tuple(rows),
+        rows,
         ("difference = ours - published, in points; a dash where one side has no number",),
         complete=all(cell.complete for cell in ours.values()),
     )
 
 
-def _labels(line: tuple[str, str, float, str]) -> tuple[str, ...]:
-    return line[0], line[1], strength_name(line[2]), line[3]
+FIELDS = ("model", "dataset", "epsilon_g", "setting", "evaluation", "variant")
+Line = tuple[Any, ...]
+"""Of the FIELDS, `evaluation` being '' where attacks are not told apart."""
 
 
-def _numbers(
-    line: tuple[str, str, float, str], mine: Mapping[Match, Cell], theirs: Mapping[Match, Cell]
-) -> tuple[Entry, ...]:
+def _lines(cells: Mapping[Key, Cell], attacks: bool) -> dict[Line, dict[str, Cell]]:
+    """Line -> metric -> cell."""
+    found: dict[Line, dict[str, Cell]] = defaultdict(dict)
+    for key, cell in cells.items():
+        named = key if attacks else key._replace(evaluation="")
+        found[tuple(getattr(named, name) for name in FIELDS)][key.metric] = cell
+    return found
+
+
+def _counterpart(line: Line) -> Line:
+    """What the published table calls a line of ours: 'APGD-10' is 'APGD', variants are unknown."""
+    *names, evaluation, _ = line
+    return (*names, re.sub(r"-\d+$", "", evaluation), "")
+
+
+def _labels(line: Line, fields: Sequence[str]) -> tuple[str, ...]:
+    return tuple(label(name, line[FIELDS.index(name)]) for name in fields)
+
+
+def _numbers(mine: Mapping[str, Cell], theirs: Mapping[str, Cell]) -> tuple[Entry, ...]:
     entries = []
     for metric in METRICS:
-        a, b = (side.get((*line, metric)) for side in (mine, theirs))
+        a, b = mine.get(metric), theirs.get(metric)
         entries += [Entry(number(cell) if cell else ABSENT) for cell in (a, b)]
         entries.append(Entry(_difference(a, b)))
     return tuple(entries)

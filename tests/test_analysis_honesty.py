@@ -1,4 +1,4 @@
-"""Gates, intervals, significance, provenance and comparison with the published numbers."""
+"""Gates, intervals, significance and provenance."""
 
 from __future__ import annotations
 
@@ -238,20 +238,6 @@ def test_sidecar_is_json_and_holds_every_run(tmp_path: Path) -> None:
     assert {origin["run_id"] for origin in origins} == {row["id"] for row in rows}
     assert any(not cell["complete"] for cell in sidecar["cells"])
     assert all(origin["commit"] for origin in origins if origin["state"] == "done")
-
-
-def test_comparison_with_the_published(tmp_path: Path) -> None:
-    runs = made.grid(("swin",), ("cars",), ("4/255",), ("fix", "sched"))
-    critical = np.repeat([0, 9], [398, 602]).astype(np.int16)  # 60.20 % clean, adv and expected
-    for run in runs:
-        made.finish(tmp_path, run, critical=critical)
-    source = Source.store(tmp_path, made.manifest(tmp_path, runs))
-    (table,) = tables(source, numbers=[1], compare=True).tables
-    rows = {labels: [entry.text for entry in row] for labels, row in table.rows}
-    assert rows["SWIN", "Cars", "4/255", "fix"][:3] == ["60.20", "60.20", "+0.00"]
-    assert rows["SWIN", "Cars", "4/255", "sched"][:3] == ["60.20", "84.70", "-24.50"]
-    assert rows["ViT", "Dogs", "4/255", "fix"][0] == "\N{EN DASH}"
-    assert table.complete
 
 
 def test_two_attacks_make_table_six(tmp_path: Path) -> None:
