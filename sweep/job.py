@@ -215,7 +215,8 @@ def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
     since = holder(folder)
     if since is None or since.attempt <= after:
         return True
-    if since.info.get("outcome") in ("failed", "cancelled", "done"):
+    # Not "done": another grid may have asked for other evaluations.
+    if since.info.get("outcome") in ("failed", "cancelled"):
         return False
     rows = read_jsonl(folder.attempts)
     lost = [r for r in rows if r["attempt"] > after and r["outcome"] in (None, "lost")]

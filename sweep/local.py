@@ -33,7 +33,7 @@ Job = submitit.Job[dict[str, int]]
 
 @dataclass(frozen=True)
 class Crew:
-    """Workers of this machine; `start` starts one more of them."""
+    """Workers of this machine by their numbers; `start` starts the one of a number."""
 
     jobs: list[Job]
     start: Callable[[int], Job]
@@ -112,13 +112,11 @@ def engage(
     def worker(number: int) -> Job:
         executor = submitit.LocalExecutor(sweep.logs)
         first = number * ranks % len(gpus) if gpus else 0
-        mine = tuple(gpus[first : first + ranks])
+        mine = gpus[first : first + ranks]
         executor.update_parameters(
-            timeout_min=FOREVER_MIN,
-            tasks_per_node=ranks,
-            gpus_per_node=len(mine),
-            visible_gpus=mine,
+            timeout_min=FOREVER_MIN, tasks_per_node=ranks, gpus_per_node=len(mine)
         )
+        executor.parameters["visible_gpus"] = mine  # as an argument it must be indices
         with _environ(variables), _background(sweep.logs / "workers.log"):
             return executor.submit(work(number))
 
@@ -182,9 +180,11 @@ def script(runs: Sequence[Run], sweep: SweepDir, profile: Profile) -> str:
     return f"# profile {profile.name}: {share}\n{shlex.join(command)}"
 
 
-def visible_gpus() -> list[int]:
-    """Indices of this machine's NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves, without torch."""
+def visible_gpus() -> list[str]:
+    """This machine's NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves, without torch: indices, or the
+    names that it has for GPUs and parts of them."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is None:
-        return list(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
-    return [int(index) for index in shown.split(",") if index.isdigit()]
+        return [str(index) for index, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    names = (name.strip() for name in shown.split(","))
+    return [name for name in names if name.isdigit() or name.startswith(("GPU-", "MIG-"))]

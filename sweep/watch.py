@@ -197,10 +197,14 @@ def attend(
                 elif time.monotonic() - spoken > 15:
                     console.print(brief(seen))
                     spoken = time.monotonic()
-                crashed = [job for job in crew.jobs if job not in running and not _ended(job)]
+                jobs = enumerate(crew.jobs)
+                crashed = [n for n, job in jobs if job not in running and not _ended(job)]
                 if crashed and left(seen) and spare > 0:
                     spare -= len(crashed)
-                    crew.jobs[:] = running + [crew.start(n) for n in range(len(crashed))]
+                    for (
+                        number
+                    ) in crashed:  # the same: any other has the GPUs of a worker that lives
+                        crew.jobs[number] = crew.start(number)
                 elif not running:
                     return seen
                 time.sleep(every)

@@ -1,0 +1,122 @@
+"""Workers of this machine: each has its own GPU, and what takes its place has that one too."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from core.claims import Claim
+from core.config import EvalConfig, RunConfig
+from core.rundir import Store, write_json
+from slurm import profile as profiles
+from sweep import grid as grids
+from sweep import local, submit, watch
+from sweep.grid import Grid
+from sweep.job import RunJob
+from sweep.local import Crew
+
+GRID = """
+name: NAME
+base: {weights: random, image_size: 32, epochs: 1, backbone: mini_convnext, dataset: fake}
+seeds: [0]
+evals: [{epsilons: 0..2/255, steps: STEPS}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "found"),
+    [
+        ("", []),
+        ("-1", []),
+        ("2,3", ["2", "3"]),
+        ("GPU-8d1c, MIG-5a/7/0", ["GPU-8d1c", "MIG-5a/7/0"]),
+    ],
+)
+def test_gpus_are_known_by_index_and_by_name(
+    monkeypatch: pytest.MonkeyPatch, shown: str, found: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert local.visible_gpus() == found
+
+
+def test_each_worker_sees_its_own_gpu(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,3")
+    seen: list[str] = []
+
+    def controller(**options: Any) -> SimpleNamespace:
+        seen.append(options["cuda_devices"])
+        return SimpleNamespace(pid=2**30 + len(seen), poll=lambda: 0)
+
+    monkeypatch.setattr("submitit.local.local.start_controller", controller)
+    sweep = store.sweep("s")
+    sweep.logs.mkdir(parents=True)
+    crew = local.engage(lambda _: dict, 2, sweep, tmp_path / "m", profiles.load("local"))
+    crew.start(1)
+    assert seen == ["GPU-a", "3", "3"]
+
+
+class Job:
+    """A worker that has ended: crashed, or (`well`) at the end of its list."""
+
+    def __init__(self, folder: Path, *, well: bool) -> None:
+        self.paths = SimpleNamespace(result_pickle=folder if well else folder / "nothing")
+
+    def done(self) -> bool:
+        return True
+
+
+def test_a_worker_takes_the_place_of_the_one_that_died(tmp_path: Path) -> None:
+    """As worker 0 it would have the GPU of one that lives."""
+    started: list[int] = []
+
+    def start(number: int) -> Any:
+        started.append(number)
+        return Job(tmp_path, well=True)
+
+    jobs: list[Any] = [Job(tmp_path, well=number != 2) for number in range(4)]
+    watch.attend(
+        Crew(jobs, start),
+        Console(file=io.StringIO()),
+        lambda _: None,
+        show=lambda _: "",
+        brief=lambda _: "",
+        left=lambda _: True,
+        spare=3,
+        every=0.0,
+    )
+    assert started == [2]
+
+
+def test_a_run_that_another_grid_has_done_meanwhile_gets_the_evaluations_it_lacks(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were launched before either began."""
+
+    def load(name: str, steps: int) -> Grid:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(GRID.replace("NAME", name).replace("STEPS", str(steps)))
+        return grids.load(path)
+
+    one, other = load("one", 1), load("other", 2)
+    assert one.runs[0].id == other.runs[0].id
+    sweep = submit.record_grid(other, store)
+    manifest = submit.freeze_runs(other.runs, sweep, store)
+    claim = Claim.acquire(store.run(one.runs[0].id))
+    assert claim
+    write_json(claim.run.result, {"evals": [item.id for item in one.runs[0].evals]})
+    claim.release("done")
+    asked: list[str] = []
+
+    def execute(config: RunConfig, evals: Sequence[EvalConfig], *_: object) -> None:
+        asked.extend(item.id for item in evals)
+
+    monkeypatch.setattr("core.run.execute", execute)
+    work = RunJob(str(store.root), "other", str(manifest), 0, 1, tracking="none")
+    assert work() == {"done": 1}
+    assert asked == [item.id for item in other.runs[0].evals]
