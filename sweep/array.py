@@ -132,6 +132,7 @@ def hand_over(
         now = cluster.jobs([name], [name])[name]
         if now.over or (now.current and now.state == "UNKNOWN"):
             submit.forget(sweep, name)  # Slurm is sure that no such job will run
+            bundle.file(sweep.logs, name).unlink(missing_ok=True)
         raise
     submit.record(sweep, manifest, profile, **about | {"array": job})
     return job

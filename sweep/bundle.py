@@ -2,7 +2,9 @@
 
 submitit writes a file per task before it submits anything, which takes minutes for ten thousand
 runs on a shared file system. Here a task's own file appears when that task starts, on its node:
-`python -m sweep.bundle FOLDER` is what the batch script runs in place of submitit's own module.
+`python -m sweep.bundle FOLDER NAME` is what the batch script runs in place of submitit's module.
+The file has the name of the job, which is known before sbatch: a launcher that dies in between
+leaves nothing undone that the tasks wait for.
 """
 
 from __future__ import annotations
@@ -11,8 +13,6 @@ import os
 import pickle
 import shlex
 import sys
-import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,7 @@ from submitit.core.utils import DelayedSubmission
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob
 
 from core.rundir import write_atomic
-
-PATIENCE_S = 60.0
-"""The launcher learns an array's id from sbatch, and names its file after that."""
+from slurm import environment
 
 
 class Executor(SlurmExecutor):
@@ -34,56 +32,50 @@ class Executor(SlurmExecutor):
         self, delayed_submissions: Sequence[DelayedSubmission]
     ) -> list[submitit.Job[Any]]:
         tasks = list(delayed_submissions)
-        if len(tasks) == 1:
-            return super()._internal_process_submissions(tasks)
         for task in tasks:
             task.set_timeout(self.parameters.get("time", 5), self.max_num_timeout)
-        draft = Path(self.folder) / f".{uuid.uuid4().hex}.pkl"
-        draft.write_bytes(pickle.dumps(tasks))
+        content = pickle.dumps(tasks)
+        bundle = file(Path(self.folder), self.parameters["job_name"])
+        write_atomic(bundle, lambda draft: draft.write(content))
         array = type(self)(self.folder, self.max_num_timeout, python=self.python)
         array.update_parameters(**self.parameters)
-        array.parameters["map_count"] = len(tasks)
-        try:
-            first = array._submit_command(self._submitit_command_str)
-        except BaseException:
-            draft.unlink()
-            raise
-        draft.rename(_file(Path(self.folder), first.job_id))
-        names = [f"{first.job_id}_{number}" for number in range(len(tasks))]
-        return [SlurmJob(folder=self.folder, job_id=name, tasks=[0]) for name in names]
+        names = [""]
+        if len(tasks) > 1:
+            array.parameters["map_count"] = len(tasks)
+            names = [f"_{number}" for number in range(len(tasks))]
+        job = array._submit_command(self._submitit_command_str).job_id.partition("_")[0]
+        return [SlurmJob(folder=self.folder, job_id=job + name, tasks=[0]) for name in names]
 
     @property
     def _submitit_command_str(self) -> str:
-        return f"{self.python} -u -m sweep.bundle {shlex.quote(str(self.folder))}"
+        where = shlex.join([str(self.folder), self.parameters["job_name"]])
+        return f"{self.python} -u -m sweep.bundle {where}"
 
 
-def _file(folder: Path, array: str) -> Path:
-    return folder / f"{array}_tasks.pkl"
+def file(folder: Path, name: str) -> Path:
+    """Where the tasks of the array of that name are."""
+    return folder / f"{name}_tasks.pkl"
 
 
-def take(folder: Path) -> None:
-    """Write this task's own file, where submitit looks for it; nothing where it is there already,
-    as for a task that was queued again. Raises RuntimeError after a minute without either."""
+def take(folder: Path, name: str) -> None:
+    """Write this task's own file, where submitit looks for it. One that was queued again has it,
+    and its time-outs are counted there; any other that lies there is of a job that Slurm forgot,
+    whose id it has given to this one."""
     os.environ["SUBMITIT_FOLDER"] = str(folder)
     here = submitit.JobEnvironment()
-    array, _, number = here.job_id.partition("_")
-    mine, bundle = here.paths.submitted_pickle, _file(folder, array)
-    end = time.monotonic() + PATIENCE_S
-    while not mine.exists() and not (number and bundle.exists()):
-        if time.monotonic() > end:
-            raise RuntimeError(f"neither {mine.name} nor {bundle.name} appeared in {folder}")
-        time.sleep(0.5)
-    if not mine.exists():
-        task = pickle.loads(bundle.read_bytes())[int(number)]
-        write_atomic(mine, lambda file: pickle.dump(task, file))
+    mine, number = here.paths.submitted_pickle, here.job_id.partition("_")[2]
+    if not (environment.current().restarts and mine.exists()):
+        task = pickle.loads(file(folder, name).read_bytes())[int(number or 0)]
+        write_atomic(mine, lambda draft: pickle.dump(task, draft))
 
 
 def main() -> None:
     """What a job runs: this task, through submitit."""
     from submitit.core.submission import process_job  # imports numpy, which a launch does without
 
-    take(Path(sys.argv[1]))
-    process_job(sys.argv[1])
+    folder, name = sys.argv[1:]
+    take(Path(folder), name)
+    process_job(folder)
 
 
 if __name__ == "__main__":
