@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import product
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ from analysis.gates import ROUNDING, cell_gates
 from analysis.names import METRICS, strength_name
 from analysis.paper import main_cells
 from analysis.published import PRESET_HINGES, TABLES, published
-from analysis.tables import cell_name, pairs
+from analysis.tables import bracketed, cell_name, pairs
 
 PRESETS = {hinges: preset for preset, hinges in PRESET_HINGES.items()}
 DEFAULT_ATTACK = "APGD"
@@ -96,20 +97,22 @@ def missing() -> list[str]:
 
 
 def claims(frame: pd.DataFrame) -> list[str]:
-    """For each strength and metric, on how many pairs fix or sched is better."""
+    """For each variant, strength and metric, on how many pairs fix or sched is better."""
     found = main_cells(frame)
+    variants = dict.fromkeys(key.variant for key in found)
+    strengths = sorted({key.epsilon_g for key in found})
     lines = []
-    for epsilon_g in sorted({key.epsilon_g for key in found}):
-        for metric in METRICS:
-            fix, sched, equal = _count(
-                [k for k in found if (k.epsilon_g, k.metric) == (epsilon_g, metric)], found
+    for which in product(variants, strengths, METRICS):
+        fix, sched, equal = _count(
+            [key for key in found if (key.variant, key.epsilon_g, key.metric) == which], found
+        )
+        total = fix + sched + equal
+        if total:
+            variant, epsilon_g, metric = which
+            lines.append(
+                f"{metric} at {strength_name(epsilon_g)}{bracketed(variant)}: sched better in "
+                f"{sched} of {total}, fix better in {fix} of {total}, equal in {equal}"
             )
-            total = fix + sched + equal
-            if total:
-                lines.append(
-                    f"{metric} at {strength_name(epsilon_g)}: sched better in {sched} of {total}, "
-                    f"fix better in {fix} of {total}, equal in {equal}"
-                )
     return lines
 
 

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 
 from analysis.cells import Cell, Key
-from analysis.names import METRICS, strength_name
+from analysis.names import METRICS
 from analysis.rounding import half_up
 from analysis.statistics import PairedTest, paired_test
-from analysis.tables import Entry, Table, cell_name
+from analysis.tables import TITLES, Entry, Table, cell_name, label
 
 Over = Literal["dataset", "model"]
 """What a mean is taken over: datasets in Table 10, models in Table 11."""
@@ -23,6 +23,7 @@ Over = Literal["dataset", "model"]
 class Tested:
     """One line of Table 9. test: None where pairs are missing and that is not allowed."""
 
+    variant: str
     epsilon_g: float
     metric: str
     pairs: int
@@ -57,25 +58,29 @@ def _mean(parts: Sequence[Cell], asked: int, over: Over, partial: bool) -> Cell:
 
 
 def paired_tests(found: Mapping[Key, Cell], *, partial: bool = False) -> list[Tested]:
-    """sched against fix over the pairs, for each strength and metric; [] without two pairs.
+    """sched against fix over the pairs, for each variant, strength and metric.
 
+    [] without two pairs. Variants are tested apart: the same pair once more is no further evidence.
     Incomplete pairs forbid a test unless `partial`; then it counts the pairs it has.
     """
     return [
         tested
+        for variant in dict.fromkeys(key.variant for key in found)
         for epsilon_g in sorted({key.epsilon_g for key in found})
         for metric in METRICS
-        if (tested := _tested(found, epsilon_g, metric, partial))
+        if (tested := _tested(found, (variant, epsilon_g, metric), partial))
     ]
 
 
 def _tested(
-    found: Mapping[Key, Cell], epsilon_g: float, metric: str, partial: bool
+    found: Mapping[Key, Cell], which: tuple[str, float, str], partial: bool
 ) -> Tested | None:
+    """which: variant, epsilon_g and metric."""
     fixes = [
         key
         for key in found
-        if (key.epsilon_g, key.metric, key.setting) == (epsilon_g, metric, "fix")
+        if (key.variant, key.epsilon_g, key.metric) == which
+        and key.setting == "fix"
         and key._replace(setting="sched") in found
     ]
     values, missing = [], []
@@ -90,7 +95,7 @@ def _tested(
     allowed = len(values) > 1 and (partial or not missing)
     first, second = np.array(values, dtype=float).reshape(-1, 2).T
     test = paired_test(first, second) if allowed else None
-    return Tested(epsilon_g, metric, len(fixes), tuple(missing), test)
+    return Tested(*which, len(fixes), tuple(missing), test)
 
 
 STATISTICS = {
@@ -105,9 +110,11 @@ STATISTICS = {
 
 
 def tests_table(tests: Sequence[Tested], title: str) -> Table:
-    """Table 9: one line per strength and metric."""
+    """Table 9: one line per strength and metric, and per variant where there are several."""
+    fields = ["epsilon_g", *["variant"] * any(tested.variant for tested in tests), "metric"]
     rows = tuple(
-        ((strength_name(tested.epsilon_g), tested.metric), _statistics(tested)) for tested in tests
+        (tuple(label(name, getattr(tested, name)) for name in fields), _statistics(tested))
+        for tested in tests
     )
     notes = [
         "sched minus fix in points over (model, dataset) pairs; two-sided paired t-test, Wilcoxon "
@@ -117,7 +124,7 @@ def tests_table(tests: Sequence[Tested], title: str) -> Table:
         notes.append(f"pairs left out as incomplete: {', '.join(names)}")
     return Table(
         f"{title}paired tests of sched against fix",
-        ("eps_g", "Metric"),
+        tuple(TITLES[name] for name in fields),
         tuple((name,) for name in ("pairs", *STATISTICS)),
         rows,
         tuple(notes),

@@ -30,6 +30,7 @@ TITLES = {
     "variant": "Variant",
     "evaluation": "Attack",
     "dataset": "Dataset",
+    "metric": "Metric",
 }
 
 
@@ -109,9 +110,13 @@ def label(name: str, value: Any) -> str:
 
 def cell_name(key: Key) -> str:
     """'SWIN/Cars/sched at 8/255'."""
-    variant = f" [{key.variant}]" if key.variant else ""
-    where = f"{key.model}/{key.dataset}/{key.setting}{variant}"
+    where = f"{key.model}/{key.dataset}/{key.setting}{bracketed(key.variant)}"
     return f"{where} at {strength_name(key.epsilon_g)}" if key.epsilon_g else where
+
+
+def bracketed(variant: str) -> str:
+    """' [optim.lr=0.001]', to be put behind a name; '' where nothing tells runs apart."""
+    return f" [{variant}]" if variant else ""
 
 
 def number(cell: Cell, digits: int = DIGITS) -> str:

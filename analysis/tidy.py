@@ -80,9 +80,11 @@ def tidy_tests(tests: Iterable[Tested]) -> pd.DataFrame:
                     "seeds": "",
                     "statistic": name,
                     "state": "done" if not tested.missing else f"{len(tested.missing)} incomplete",
+                    "variant": tested.variant,
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table if table["variant"].any() else table.drop(columns="variant")
 
 
 def export(frame: pd.DataFrame, path: str | Path) -> Path:

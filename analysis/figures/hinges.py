@@ -23,25 +23,27 @@ PANEL = (2.3, 1.9)
 
 
 def heat_maps(values: pd.DataFrame) -> Drawn:
-    """Clean, adversarial and expected accuracy for each (T1, T2): a row per eps_g, a figure per
-    (model, dataset)."""
+    """Clean, adversarial and expected accuracy for each (T1, T2), blank until complete: a row per
+    eps_g and variant, a figure per (model, dataset)."""
     found = table_cells(7, values)
     for model, dataset in dict.fromkeys((key.model, key.dataset) for key in found):
         mine = {k: c for k, c in found.items() if (k.model, k.dataset) == (model, dataset)}
-        epsilons = sorted({key.epsilon_g for key in mine})
+        rows = sorted({(key.variant, key.epsilon_g) for key in mine})
         with styled():
-            figure, grid = matrix(len(epsilons), len(METRICS), panel=PANEL)
-            for i, epsilon_g in enumerate(epsilons):
+            figure, grid = matrix(len(rows), len(METRICS), panel=PANEL)
+            for i, (variant, epsilon_g) in enumerate(rows):
                 for j, metric in enumerate(METRICS):
                     here = {
                         hinges(key): cell
                         for key, cell in mine.items()
-                        if (key.epsilon_g, key.metric) == (epsilon_g, metric)
+                        if (key.variant, key.epsilon_g, key.metric) == (variant, epsilon_g, metric)
                     }
                     _heat_map(grid[i, j], here)
                     grid[i, j].set_title(
                         rf"{metric} (%), $\epsilon_g$ = {strength_name(epsilon_g)}"
                     )
+                if variant:
+                    grid[i, 0].set_ylabel(f"{variant}\nT1")
             figure.suptitle(f"{model}, {dataset}", fontsize=8)
         yield f"hinges-{model}-{dataset}", figure
 
@@ -56,7 +58,7 @@ def _heat_map(axes: Axes, here: dict[tuple[int, int], Cell]) -> None:
     T1s, T2s = (sorted({pair[i] for pair in here}) for i in (0, 1))
     values = np.full((len(T1s), len(T2s)), np.nan)
     for (T1, T2), cell in here.items():
-        if cell.value is not None:
+        if cell.complete and cell.value is not None:
             values[T1s.index(T1), T2s.index(T2)] = cell.value
     colors = matplotlib.colormaps["cividis"].with_extremes(bad="#eeeeee")
     axes.imshow(values, cmap=colors, vmin=0, vmax=100, aspect="auto")
@@ -70,7 +72,8 @@ def _heat_map(axes: Axes, here: dict[tuple[int, int], Cell]) -> None:
 
 
 def dynamics(results: Results) -> Drawn:
-    """Validation clean accuracy per epoch: a column per T1, a row per eps_g, a shade per T2."""
+    """Validation clean accuracy per epoch: a column per T1, a row per eps_g and variant, a shade
+    per T2."""
     run_hinges = {run.dir.id: run.hinges for run in results.runs if run.hinges}
     epochs = results.epochs
     epochs = epochs[epochs["run_id"].isin(run_hinges)]
@@ -84,13 +87,15 @@ def dynamics(results: Results) -> Drawn:
 
 
 def _dynamics(epochs: pd.DataFrame, title: str) -> Figure:
-    T1s, epsilons = sorted(set(epochs["T1"])), sorted(set(epochs["epsilon_g"]))
+    T1s = sorted(set(epochs["T1"]))
+    rows = sorted(set(zip(epochs["variant"], epochs["epsilon_g"], strict=True)))
     with styled():
-        figure, grid = matrix(len(epsilons), len(T1s), panel=PANEL)
-        for i, epsilon_g in enumerate(epsilons):
+        figure, grid = matrix(len(rows), len(T1s), panel=PANEL)
+        for i, (variant, epsilon_g) in enumerate(rows):
+            mine = epochs[(epochs["variant"] == variant) & (epochs["epsilon_g"] == epsilon_g)]
+            grid[i, 0].set_ylabel(f"{variant}\nvalidation accuracy (%)".lstrip())
             for j, T1 in enumerate(T1s):
-                axes = grid[i, j]
-                here = epochs[(epochs["epsilon_g"] == epsilon_g) & (epochs["T1"] == T1)]
+                axes, here = grid[i, j], mine[mine["T1"] == T1]
                 if here.empty:
                     axes.set_axis_off()
                     continue
@@ -98,8 +103,6 @@ def _dynamics(epochs: pd.DataFrame, title: str) -> Figure:
                 axes.set_title(rf"T1 = {T1}, $\epsilon_g$ = {strength_name(epsilon_g)}")
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
-        for axes in grid[:, 0]:
-            axes.set_ylabel("validation accuracy (%)")
         figure.suptitle(title, fontsize=8)
     return figure
 

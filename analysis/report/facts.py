@@ -19,6 +19,7 @@ from analysis.paper import main_cells, one_evaluation
 from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.runs import Run
+from analysis.tables import bracketed
 from analysis.tuned import sentence
 
 SURE = 0.05
@@ -35,9 +36,10 @@ def findings(results: Results) -> list[str]:
             test = tested.test
             sure = "significant" if test.p < SURE else "not significant"
             sentences.append(
-                f"Over {test.n} pairs at eps_g = {strength_name(tested.epsilon_g)}, sched changes "
-                f"{tested.metric} accuracy by {half_up(test.difference, 1):+} points on average "
-                f"(paired t = {test.t:.2f}, p = {test.p:.2g}: {sure} at 5 %)."
+                f"Over {test.n} pairs at eps_g = {strength_name(tested.epsilon_g)}"
+                f"{bracketed(tested.variant)}, sched changes {tested.metric} accuracy by "
+                f"{half_up(test.difference, 1):+} points on average (paired t = {test.t:.2f}, "
+                f"p = {test.p:.2g}: {sure} at 5 %)."
             )
     sentences += [f"{line[0].upper()}{line[1:]}." for line in claims(results.values)]
     few = sentence(results)

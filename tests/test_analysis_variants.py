@@ -1,0 +1,87 @@
+"""Runs of one setting that differ in more than the seed: compared and tested among themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import analysis_store as made
+import numpy as np
+import pytest
+
+from analysis import Results
+from analysis.check import claims
+from analysis.command import Source, tables
+from analysis.derived import paired_tests
+from analysis.figures import draw
+from analysis.findings import finding, gaps
+from analysis.paper import main_cells
+from analysis.report.facts import findings
+
+RATES = (1e-3, 1e-4)
+VARIANTS = ["optim.lr=0.001", "optim.lr=0.0001"]
+
+
+def rated(**fields: object) -> list:
+    """A grid at two learning rates."""
+    return [run for lr in RATES for run in made.grid(**fields, optim={"lr": lr})]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    """fix and sched on six pairs, at two rates; one run is missing at the first."""
+    datasets, schedules = ("aircraft", "cars", "dogs"), ("fix", "sched")
+    runs = rated(datasets=datasets, epsilons=("4/255",), schedules=schedules)
+    for run in runs[1:]:
+        made.finish(tmp_path, run)
+    return Source.store(tmp_path, made.manifest(tmp_path, runs))
+
+
+def test_a_pair_counts_once_in_a_test(source: Source) -> None:
+    tests = paired_tests(main_cells(source.values), partial=True)
+    assert [test.variant for test in tests] == [name for name in VARIANTS for _ in range(3)]
+    assert [(test.pairs, test.test and test.test.n) for test in tests[::3]] == [(6, 5), (6, 6)]
+    (table,) = tables(source, numbers=[9], partial=True).tables
+    assert table.stub == ("eps_g", "Variant", "Metric") and len(table.rows) == 6
+    lines = tables(source, "tidy", numbers=[9], partial=True).text.splitlines()
+    assert lines[0].endswith(",variant") and lines[-1].endswith("done,optim.lr=0.0001")
+
+
+def test_a_pair_counts_once_in_a_sentence(source: Source) -> None:
+    results = source.results
+    assert results
+    assert [(gap.variant, gap.pairs) for gap in gaps(source.values)] == [
+        (VARIANTS[1], 6),
+        (VARIANTS[0], 6),
+    ]
+    assert "at eps_g = 4/255 [optim.lr=0.0001], fix" in finding(results)
+    assert "on 6 of 6 backbone-dataset pairs" in finding(results)
+    assert [line.split("better in ")[1].split(",")[0] for line in claims(source.values)] == [
+        *["5 of 5"] * 3,
+        *["6 of 6"] * 3,
+    ]
+    tested = [text for text in findings(results) if text.startswith("Over ")]
+    assert tested and all(text.startswith("Over 6 pairs at eps_g = 4/255 [") for text in tested)
+
+
+def test_maps_of_hinges_show_every_variant(tmp_path: Path) -> None:
+    hinges = [{"T1": a, "T2": b} for a, b in ((0, 6), (3, 6), (3, 9))]
+    runs = rated(backbones=("vit",), datasets=("cars",), epsilons=("4/255",), schedules=hinges)
+    for number, run in enumerate(runs):
+        critical = np.repeat([0, 9], [99 - number, 1 + number]).astype(np.int16)
+        made.finish(tmp_path, run, critical=critical)
+    source = Source.store(tmp_path, made.manifest(tmp_path, runs))
+    drawn = dict(draw(source, ["hinges", "dynamics"]))
+    maps = drawn["hinges-ViT-Cars"].axes
+    assert [[text.get_text() for text in axes.texts] for axes in maps[::3]] == [
+        ["4.0", "5.0", "6.0"],
+        ["1.0", "2.0", "3.0"],
+    ]
+    assert [axes.get_ylabel().split("\n")[0] for axes in maps[::3]] == VARIANTS[::-1]
+    assert len(drawn["dynamics-ViT-Cars"].axes) == 4, "two T1 for each of two rates"
+
+
+def test_delays_of_variants_are_not_averaged(tmp_path: Path) -> None:
+    fixes = rated(backbones=("vit",), datasets=("cars",), schedules=("fix",))
+    results = Results(tmp_path, made.fill(tmp_path, fixes))
+    ((_, figure),) = draw(Source(results.values, results), ["delay"])
+    assert len(figure.axes[0].lines) == 2
