@@ -201,9 +201,8 @@ def attend(
                 crashed = [n for n, job in jobs if job not in running and not _ended(job)]
                 if crashed and left(seen) and spare > 0:
                     spare -= len(crashed)
-                    for (
-                        number
-                    ) in crashed:  # the same: any other has the GPUs of a worker that lives
+                    # Of the same number: any other has the GPUs of a worker that lives.
+                    for number in crashed:
                         crew.jobs[number] = crew.start(number)
                 elif not running:
                     return seen
