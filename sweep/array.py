@@ -221,9 +221,10 @@ def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> submit
         "EPSWEEP_HEARTBEAT_S": f"{profile.heartbeat_s:g}",
         "EPSWEEP_STALE_S": f"{profile.stale_s:g}",
     }
-    lines = [f'echo "{joblog.START} ${{SLURM_RESTART_COUNT:-0}} on $SLURMD_NODENAME" >&2']
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
-    parameters["slurm_setup"] = [*lines, *parameters["slurm_setup"]]
+    start = f'echo "{joblog.START} ${{SLURM_RESTART_COUNT:-0}} on $SLURMD_NODENAME" >&2'
+    ours = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
+    # Last: a PYTHONPATH of the profile's commands would lead around the frozen code.
+    parameters["slurm_setup"] = [start, *parameters["slurm_setup"], *ours]
     made.update_parameters(slurm_job_name=name, **parameters)
     return made
 

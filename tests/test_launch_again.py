@@ -1,6 +1,8 @@
 """Launching again: what a repeated command takes, says and returns, and a feeder that stays."""
 
 import io
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +101,23 @@ def test_a_machine_without_slurm_is_told_and_nothing_waits_for_it(
         code, _, err = call("launch", str(again.path), "--profile", "gpu", more)
         assert (code, err) == (1, told)
     assert launch.look(again, store).counts == {State.NEW: 3}
+
+
+def test_no_command_of_a_profile_leads_around_the_frozen_code(
+    again: Grid, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):
+        (tmp_path / name).write_text("#!/bin/sh")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "executor: slurm\nenv: {PYTHONPATH: /edited/1}\n"
+        "slurm: {timeout_min: 9, slurm_setup: ['export PYTHONPATH=/edited/2']}\n"
+    )
+    script = array.text(1, store.sweep(again.name), profiles.load(path))
+    commands = "\n".join(line for line in script.splitlines() if not line.startswith("srun"))
+    shown = subprocess.run(
+        ["bash", "-c", f"{commands}\necho $PYTHONPATH"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.startswith(f"{store.sweep(again.name).path}/code/")
