@@ -24,13 +24,13 @@ class Answer:
 def ask(*command: str, timeout_s: float = TIMEOUT_S) -> Answer:
     """Runs one command; never raises."""
     # A user's own SQUEUE_FORMAT, SQUEUE_STATES, SACCT_FORMAT, ... would change what it prints.
-    # Without the last one, squeue and sacct cut long array expressions after 64 characters.
+    # Without the bit string length, squeue and sacct cut array expressions after 64 characters.
     outer = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
-    environment = outer | {"LC_ALL": "C", "SLURM_BITSTR_LEN": "0"}
+    plain = {"LC_ALL": "C", "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
     try:
         done = subprocess.run(
             command,
-            env=environment,
+            env=outer | plain,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -205,13 +205,14 @@ def test_the_cancelled_rest_of_an_array_is_found_under_the_array(fake: Fake) -> 
 def test_a_persons_settings_of_squeue_do_not_reach_it(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("SQUEUE_FORMAT", "SQUEUE_STATES", "SACCT_FORMAT"):
+    for name in ("SQUEUE_FORMAT", "SQUEUE_STATES", "SACCT_FORMAT", "SLURM_TIME_FORMAT"):
         monkeypatch.setenv(name, "x")
     (fake.folder / "squeue").write_text("#!/bin/sh\nexec env\n")
     seen = ask("squeue").text
     assert "SQUEUE_" not in seen
     assert "SACCT_" not in seen
     assert "SLURM_BITSTR_LEN=0\n" in seen
+    assert "SLURM_TIME_FORMAT=standard\n" in seen, "'Ystday 10:00' is no time when a job started"
 
 
 def test_cancel_names_each_array_once(fake: Fake) -> None:
