@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -101,7 +101,7 @@ def tables(
     if source.results:
         laid_out = {number: flagged(one, source.results) for number, one in laid_out.items()}
     text = (
-        _tidy(values, [number for number in laid_out if number in NUMBERS], partial)
+        _tidy(values, laid_out, partial)
         if form == "tidy"
         else "\n".join(FORMATS[form](table) for table in laid_out.values())
     )
@@ -163,10 +163,17 @@ def _comparison(values: pd.DataFrame, number: int) -> Table:
     return comparison(ours, theirs, f"Table {number}: ours and the published")
 
 
-def _tidy(values: pd.DataFrame, wanted: Sequence[int], partial: bool) -> str:
-    frames = [_tidy_number(number, values, partial) for number in wanted]
-    frame = pd.concat(frames) if frames else tidy(cells(one_evaluation(values)))
+def _tidy(values: pd.DataFrame, laid_out: Mapping[int, Table], partial: bool) -> str:
+    """All that the tables show: those of the paper with every digit they are computed from."""
+    frames = [_tidy_number(n, values, partial) for n in laid_out if n in NUMBERS]
+    frame = pd.concat(frames) if frames else tidy(_shown(laid_out.values()))
     return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _shown(laid_out: Iterable[Table]) -> dict[Key, Cell]:
+    """The cells of tables, in their order."""
+    entries = (entry for table in laid_out for _, line in table.rows for entry in line)
+    return {entry.key: entry.cell for entry in entries if entry.key and entry.cell}
 
 
 def _tidy_number(number: int, values: pd.DataFrame, partial: bool) -> pd.DataFrame:

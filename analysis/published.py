@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frames import VALUES
-from analysis.names import METRICS, MODELS, dataset_name, model_name
+from analysis.names import CORRUPTED, METRICS, MODELS, dataset_name, model_name
 from core.config import ConfigError, nearest
 from core.registry import backbone_problem
 
@@ -91,6 +91,7 @@ def _row(line: Mapping[str, str | None], where: str) -> Row:
     value = _value(fields["value"], where)
     seeds = fields.get("seeds", "")
     setting = fields["setting"]
+    attack = fields.get("attack") or fields.get("eval_id", "")
     return {
         "model": _model(fields["model"], where),
         "dataset": dataset_name(fields["dataset"]),
@@ -104,10 +105,10 @@ def _row(line: Mapping[str, str | None], where: str) -> Row:
         "reason": "" if value is not None else "not in the source",
         "variant": fields.get("variant", ""),
         "hinges": setting if setting.startswith("T1=") else PRESET_HINGES.get(setting, ""),
-        "attack": fields.get("attack", ""),
+        "attack": attack,
         "split": "",
         "run_id": "",
-        "eval_id": fields.get("attack", ""),
+        "eval_id": attack,
         "commit": "",
         "source": where + (f" ({seeds} seeds)" if seeds else ""),
     }
@@ -121,7 +122,7 @@ def _model(text: str, where: str) -> str:
 
 
 def _metric(text: str, where: str) -> str:
-    if text in METRICS:
+    if text in (*METRICS, CORRUPTED):
         return text
     raise ConfigError(f"{where}: unknown metric '{text}'{nearest(text, METRICS)}")
 

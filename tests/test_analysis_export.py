@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 
 from analysis import Results
+from analysis.cells import cells
+from analysis.command import Source, tables
 from analysis.mirror import LOGGED, differences
 from analysis.tidy import export
-from core.config import ConfigError
+from core.config import ConfigError, EvalConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +33,24 @@ def test_every_frame_survives_export(tmp_path: Path, suffix: str) -> None:
         if "value" in frame:
             assert list(back["value"]) == pytest.approx(list(frame["value"]))
             assert list(back["n"]) == list(frame["n"])
+
+
+def test_tidy_is_all_that_the_tables_show(tmp_path: Path) -> None:
+    """Judged in two norms, which have tables of their own; and it reads back as it was written."""
+    judge = EvalConfig.parse({"norm": "l2", "epsilons": ["0", "0.5"], "steps": 5})
+    runs = made.grid(("vit",), ("cars",), seeds=(0, 1))
+    for run in runs:
+        for evaluation in (made.EVALUATION, judge):
+            made.finish(tmp_path, run, evaluation)
+    rows = made.manifest(tmp_path, runs, (made.EVALUATION, judge))
+    source = Source.store(tmp_path, rows)
+    (tmp_path / "tidy.csv").write_text(tables(source, "tidy").text)
+    back, before = cells(Source.files([tmp_path / "tidy.csv"]).values), cells(source.values)
+    assert {key: cell.value for key, cell in back.items()} == {
+        key: pytest.approx(cell.value) for key, cell in before.items()
+    }
+    shown = [e for table in tables(source).tables for _, line in table.rows for e in line]
+    assert len(shown) == len(back) == 36
 
 
 def test_unknown_suffix_is_refused(tmp_path: Path) -> None:
