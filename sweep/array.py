@@ -32,6 +32,9 @@ LIMITS = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specific
 """How sbatch says that an array is too large, or one job more than the user may submit."""
 OWN_OPTIONS = ("SBATCH_JOB_NAME", "SBATCH_ARRAY_INX", "SBATCH_OUTPUT", "SBATCH_ERROR")
 """Variables of a user that would override what the launcher itself decides."""
+OUTER_JOB = re.compile(r"S(LURM|LURMD|RUN)_(?!(CONF|CLUSTERS|JWT)$)")
+"""What Slurm tells of the job that a launch is called in, if it is. In the jobs that it submits
+srun would take that for their own, and refuses two kinds of memory at once."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,8 @@ def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> submit
 
 def _sbatch(tasks: Sequence[Callable[[], dict[str, int]]], sender: submitit.AutoExecutor) -> str:
     """The id of the array. Raises ClusterError with Slurm's reason."""
-    kept = {key: os.environ.pop(key) for key in OWN_OPTIONS if key in os.environ}
+    outer = [*filter(OUTER_JOB.match, os.environ)] if "SLURM_JOB_ID" in os.environ else []
+    kept = {key: os.environ.pop(key) for key in (*OWN_OPTIONS, *outer) if key in os.environ}
     try:
         # submitit prints what sbatch says as well.
         with redirect_stderr(io.StringIO()), sender.batch():

@@ -103,13 +103,38 @@ def test_a_machine_without_slurm_is_told_and_nothing_waits_for_it(
     assert launch.look(again, store).counts == {State.NEW: 3}
 
 
-def test_no_command_of_a_profile_leads_around_the_frozen_code(
-    again: Grid, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands of a Slurm, in a folder; sbatch leaves its environment there."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
     for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):
-        (tmp_path / name).write_text("#!/bin/sh")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        text = f"#!/bin/sh\n[ {name} = sbatch ] && env > {folder}/env && echo batch job 5\n"
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_jobs_inherit_nothing_of_the_job_that_a_launch_is_called_in(
+    again: Grid, store: Store, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """srun would end at once where it finds two kinds of memory asked for."""
+    given = {"SLURM_JOB_ID": "3", "SLURM_MEM_PER_CPU": "100", "SRUN_DEBUG": "3"}
+    meant = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "mine"}
+    for name, value in (given | meant).items():
+        monkeypatch.setenv(name, value)
+    sweep = submit.record_grid(again, store)
+    array.send(again.runs, sweep, store, profiles.load("testbed"))
+    seen = (slurm / "env").read_text().splitlines()
+    assert {f"{k}={v}" in seen for k, v in meant.items()} == {True}
+    assert {f"{k}={v}" in seen for k, v in given.items()} == {False}
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100"
+
+
+def test_no_command_of_a_profile_leads_around_the_frozen_code(
+    again: Grid, store: Store, slurm: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
         "executor: slurm\nenv: {PYTHONPATH: /edited/1}\n"
