@@ -23,7 +23,7 @@ from analysis.figures.summary import undominated
 from analysis.figures.transfer import transfer
 from analysis.paper import table_cells
 from analysis.published import published
-from core.config import ConfigError
+from core.config import ConfigError, EvalConfig
 
 
 def store(root: Path, runs: list, finished: int | None = None) -> Source:
@@ -214,3 +214,41 @@ def test_variants_are_lines_of_their_own(tmp_path: Path) -> None:
     assert isinstance(results, Results)
     texts = [text.get_text() for text in transfer(results).legends[0].get_texts()]
     assert "fix [optim.lr=0.001]" in texts and "fix [optim.lr=0.0001]" in texts
+
+
+def test_seeds_that_are_missing_are_counted_or_left_out(tmp_path: Path) -> None:
+    """A mean over two of three seeds is never drawn as if it were one over three."""
+    runs = made.grid(("vit",), ("cars",), schedules=("fix", "sched"), seeds=(0, 1, 2))
+    for run in runs[1:]:
+        made.finish(tmp_path, run)
+    results = Results(tmp_path, made.manifest(tmp_path, runs))
+    drawn = dict(draw(Source(results.values, results), ["robustness", "strength", "pareto"]))
+    legend = drawn["robustness-eps4"].axes[0].get_legend()
+    assert legend
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown[0].endswith(" (2/3)") and "(" not in shown[1]
+    assert sorted(list(x) for x, _ in lines(drawn["strength"], 0)) == [[4, 8], [8]]
+    at_four, at_eight = drawn["pareto"].axes
+    assert len(at_eight.lines) == len(at_four.lines) + 1
+
+
+def test_nothing_is_drawn_where_nothing_is_complete(tmp_path: Path) -> None:
+    runs = made.grid(("vit",), ("cars",), schedules=("fix", "sched"))
+    for run in runs:
+        made.start(tmp_path, run, 3)
+    results = Results(tmp_path, made.manifest(tmp_path, runs))
+    for name in ("strength", "pareto"):
+        with pytest.raises(ConfigError, match="nothing to draw"):
+            list(draw(Source(results.values, results), [name]))
+
+
+def test_strengths_are_compared_by_one_evaluation(tmp_path: Path) -> None:
+    """The validation split has another clean accuracy."""
+    other = EvalConfig(split="val", epsilons=made.EVALUATION.epsilons)
+    runs = made.grid(("vit",), ("cars",), schedules=("fix", "sched"))
+    for run in runs:
+        made.finish(tmp_path, run, critical=np.repeat([0, 9], 50).astype(np.int16))
+        made.finish(tmp_path, run, other, critical=np.full(100, 9, np.int16))
+    results = Results(tmp_path, made.manifest(tmp_path, runs, (made.EVALUATION, other)))
+    ((_, figure),) = draw(Source(results.values, results), ["strength"])
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[50, 50], [50, 50]]

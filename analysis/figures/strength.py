@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.panels import named
+from analysis.figures.panels import complete, named
 from analysis.figures.style import LOOKS, MARKERS, OTHERS, WIDEST, Look, matrix, styled
 from analysis.names import datasets_in_order, models_in_order, settings_in_order
 from analysis.paper import one_evaluation
@@ -22,9 +22,11 @@ TALL = (2.4, 2.1)
 
 
 def strength(values: pd.DataFrame) -> Drawn:
-    """Clean accuracy against eps_g: a panel per model, a colour per dataset."""
-    clean = named(values[(values["metric"] == "clean") & values["setting"].isin(["fix", "sched"])])
-    clean = clean[clean["value"].notna()]
+    """Clean accuracy of complete cells against eps_g: a panel per model, a colour per dataset."""
+    asked = values[(values["metric"] == "clean") & values["setting"].isin(["fix", "sched"])]
+    if asked["epsilon_g"].nunique() < 2:
+        return
+    clean = complete(asked)
     if clean["epsilon_g"].nunique() < 2:
         return
     models = models_in_order(clean["model"])
@@ -45,7 +47,7 @@ def delay(results: Results) -> Drawn:
     """Left, adaptation delay against eps_g; right, final clean accuracy against the delay with
     Pearson's r per dataset. A row per model, runs at a fixed strength only."""
     runs = _final(results)
-    runs = runs[(runs["setting"] == "fix") & runs["delay"].notna()]
+    runs = named(runs[(runs["setting"] == "fix") & runs["delay"].notna()])
     if runs.empty:
         return
     models = models_in_order(runs["model"])

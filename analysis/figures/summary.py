@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.cells import Cell, Key, cells
-from analysis.figures.panels import named
+from analysis.figures.panels import complete, named
 from analysis.figures.style import MARKERS, WIDEST, Looks, looks, matrix, styled
 from analysis.names import METRICS, datasets_in_order, models_in_order, strength_name
 from analysis.paper import is_main, one_evaluation
@@ -88,15 +88,9 @@ def _complete(pair: tuple[str, str, str], found: dict[Key, Cell], settings: Sequ
 
 def pareto(values: pd.DataFrame) -> Drawn:
     """Adversarial against clean accuracy: a panel per dataset and eps_g, a colour per setting, a
-    marker per model; the line joins the results that no other one beats in both."""
-    found = cells(named(one_evaluation(values)))
-    points = pd.DataFrame(
-        {**key._asdict(), "value": cell.value}
-        for key, cell in found.items()
-        if cell.value is not None and key.epsilon_g
-    )
-    if points.empty:
-        return
+    marker per model; the line joins the complete results that no other one beats in both."""
+    points = complete(values)
+    points = points[points["epsilon_g"] > 0]
     index = ["model", "dataset", "epsilon_g", "setting"]
     plane = points.pivot_table(index=index, columns="metric", values="value").reset_index()
     if not {"clean", "adv"} <= set(plane.columns):

@@ -14,10 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import panels
-from analysis.figures.panels import at_strength, attack_and_images, named, of_pair, pairs_of
+from analysis.figures.panels import (
+    at_strength,
+    attack_and_images,
+    judged,
+    named,
+    of_pair,
+    pairs_of,
+)
 from analysis.figures.style import Looks, blocks, legend, looks, matrix, styled
 from analysis.names import datasets_in_order, models_in_order
-from analysis.paper import one_evaluation
 from analysis.results import Results
 
 Drawn = Iterator[tuple[str, Figure]]
@@ -52,12 +58,10 @@ def adaptation(results: Results) -> Drawn:
 
 def robustness(results: Results) -> Drawn:
     """Accuracy against the strength of the attack, expected robustness in the legends."""
-    if results.curves.empty:
-        return
-    values = named(one_evaluation(results.values))
+    every, expected = judged(results)
     for epsilon_g in strengths(results):
-        curves = named(at_strength(one_evaluation(results.curves), epsilon_g))
-        expected = values[(values["metric"] == "expected") & (values["epsilon_g"] == epsilon_g)]
+        curves = at_strength(every, epsilon_g)
+        mean = expected[expected["epsilon_g"] == epsilon_g]
         if curves.empty:
             continue
         styles = looks(curves["setting"])
@@ -65,7 +69,7 @@ def robustness(results: Results) -> Drawn:
         with styled():
             figure, grid = _by_pair(curves, "attack strength (1/255)", label)
             for pair, axes in grid.items():
-                mine = of_pair(expected, pair)
+                mine = of_pair(mean, pair)
                 panels.robustness(axes, of_pair(curves, pair), mine, epsilon_g, styles)
             legend(figure, styles, epsilon_g)
         yield stem("robustness", epsilon_g), figure

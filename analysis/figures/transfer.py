@@ -12,6 +12,7 @@ from analysis.figures.panels import (
     adaptation,
     at_strength,
     attack_and_images,
+    judged,
     named,
     of_pair,
     pairs_of,
@@ -19,7 +20,6 @@ from analysis.figures.panels import (
 )
 from analysis.figures.style import blocks, legend, looks, styled
 from analysis.names import strength_name
-from analysis.paper import one_evaluation
 from analysis.results import Results
 from core.config import ConfigError
 
@@ -38,9 +38,8 @@ def transfer(results: Results, epsilon_g: float | None = None) -> Figure:
         raise ConfigError(f"no run was trained at this strength (there is: {known})")
     at = trained[-1] if epsilon_g is None else epsilon_g
     epochs = named(at_strength(results.epochs, at))
-    curves = named(at_strength(one_evaluation(results.curves), at))
-    values = named(one_evaluation(results.values))
-    expected = values[(values["metric"] == "expected") & (values["epsilon_g"] == at)]
+    curves, expected = judged(results)
+    curves, expected = at_strength(curves, at), expected[expected["epsilon_g"] == at]
     pairs = pairs_of(at_strength(results.table, at))
     styles = looks([*epochs["setting"], *curves["setting"]])
     with styled():
