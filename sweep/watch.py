@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.rundir import Store
-from sweep import local, plan
+from sweep import joblog, local, plan
 from sweep.local import Crew, Job, Submission
 from sweep.plan import Plan, State, Status
 from sweep.stop import StoppedError, stoppable
@@ -166,7 +167,20 @@ def wait(submission: Submission, store: Store, console: Console, *, every: float
     )
     if not console.is_terminal:
         console.print(table(seen))
+    if seen.of(plan.LAUNCHABLE):
+        for word in dict.fromkeys(filter(None, map(_last_word, submission.jobs))):
+            console.print(
+                Text(f"a worker ended before its runs did: {word}", style="red"), soft_wrap=True
+            )
     return seen
+
+
+def _last_word(job: Job) -> str | None:
+    """Why a worker did not go through its list; None where it did."""
+    if _ended(job) and not job.exception():
+        return None
+    said = joblog.last_line(joblog.tail(Path(job.paths.stderr)))
+    return f"{said or 'it died'}; see {job.paths.folder}"
 
 
 _Seen = TypeVar("_Seen")

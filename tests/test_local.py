@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from sweep import grid as grids
 from sweep import local, submit, watch
 from sweep.grid import Grid
 from sweep.job import RunJob
-from sweep.local import Crew
+from sweep.local import Crew, Submission
 
 GRID = """
 name: NAME
@@ -120,3 +121,16 @@ def test_a_run_that_another_grid_has_done_meanwhile_gets_the_evaluations_it_lack
     work = RunJob(str(store.root), "other", str(manifest), 0, 1, tracking="none")
     assert work() == {"done": 1}
     assert asked == [item.id for item in other.runs[0].evals]
+
+
+def test_workers_that_cannot_begin_say_why(store: Store, tmp_path: Path) -> None:
+    """Otherwise all runs would just stay new."""
+    path = tmp_path / "one.yaml"
+    path.write_text(GRID.replace("NAME", "one").replace("STEPS", "1"))
+    grid, console = grids.load(path), Console(file=io.StringIO(), width=200)
+    sweep, profile = submit.record_grid(grid, store), profiles.load("local")
+    crew = local.engage(lambda _: partial(int, "x"), 1, sweep, tmp_path / "m", profile)
+    watch.wait(Submission(crew.jobs, crew.start, grid.runs, {}), store, console)
+    said: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1 new" in said
+    assert f"invalid literal for int() with base 10: 'x'; see {sweep.logs}" in said
