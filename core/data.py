@@ -25,6 +25,7 @@ from core.config import ConfigError, RunConfig
 from core.datasets import arrays
 from core.datasets.entry import entries
 from core.datasets.images import read_image
+from core.datasets.splits import shuffled
 from core.inputs import SPLITS, dataset_folder, image_files, is_own
 from core.registry import PROCEDURAL
 from core.rundir import Store
@@ -131,12 +132,13 @@ def _fake(size: int, *, classes: int = 10) -> Dataset:
 
 
 def _folder(path: Path, size: int, store: Store, stage: Path | None) -> Dataset:
-    """`path`/{train,val,test}/<class>/<image>, squeezed to size x size, bilinear."""
+    """`path`/{train,val,test}/<class>/<image>, squeezed to size x size, bilinear. In a fixed
+    shuffled order, so that the first n images of a split are a fair sample of it."""
     files = image_files(path)
     splits = {}
     for split, classes in files.items():
         labelled = [(file, label) for label, name in enumerate(classes) for file in classes[name]]
-        splits[split] = _prepared(path.name, labelled, size, store, stage)
+        splits[split] = _prepared(path.name, shuffled(labelled), size, store, stage)
     return Dataset(path.name, len(files["train"]), **splits)
 
 

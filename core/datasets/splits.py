@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from core.datasets.entry import Entry
 Index = NDArray[np.int64]
 Item = tuple[str, int]
 """A file's path below the root, and its label."""
+_T = TypeVar("_T")
 
 SPLIT_SEED = 42
 SAMPLE_SEED = 0
@@ -104,7 +105,7 @@ def divide(parts: Mapping[str, Sequence[Item]], entry: Entry) -> dict[str, list[
         test, take = split["test"], entry.test_images
         kept, _ = stratified(_labels(test), take, len(test) - take, SAMPLE_SEED)
         split["test"] = [test[i] for i in kept]
-    return {name: _shuffled(split[name]) for name in ("train", "val", "test")}
+    return {name: shuffled(split[name]) for name in ("train", "val", "test")}
 
 
 def _labels(items: Sequence[Item]) -> list[int]:
@@ -118,6 +119,7 @@ def _share(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]
     return [items[i] for i in kept], [items[i] for i in held]
 
 
-def _shuffled(items: Sequence[Item]) -> list[Item]:
+def shuffled(items: Sequence[_T]) -> list[_T]:
+    """The items in an order that depends on their number alone."""
     order = np.random.RandomState(SAMPLE_SEED).permutation(len(items))
     return [items[i] for i in order]
