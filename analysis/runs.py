@@ -202,7 +202,7 @@ def _lines(path: Path) -> list[Row]:
     try:
         return read_jsonl(path)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not whole JSON lines ({error})") from None
+        raise ConfigError(str(error)) from None
 
 
 def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[Run]:

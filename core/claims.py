@@ -9,7 +9,6 @@ again sees the higher number before it writes anything (`Claim.held`).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import socket
@@ -22,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from core.rundir import RunDir, read_jsonl, write_atomic, write_json, write_jsonl
+from core.rundir import RunDir, parse_json, read_jsonl, write_atomic, write_json, write_jsonl
 
 
 def beat_seconds() -> float:
@@ -147,12 +146,12 @@ def holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
     path = _path(run, attempt)
     try:
         modified = path.stat().st_mtime
-        text = path.read_text("utf-8")
+        text = path.read_bytes()
     except FileNotFoundError:  # superseded between the two looks
         return holder(run, clock=clock)
     age = (time.time() if clock is None else clock) - modified
     # An empty file is a claim whose owner has not yet written its first line.
-    return Holder(attempt, json.loads(text) if text else {}, modified, age)
+    return Holder(attempt, parse_json(text, path) if text else {}, modified, age)
 
 
 class Claim:

@@ -17,6 +17,14 @@ from typing import IO, Any
 import yaml
 
 
+class DamagedError(json.JSONDecodeError):
+    """A file of the store that is not whole JSON, by its name."""
+
+    def __init__(self, path: Path, error: ValueError) -> None:
+        super().__init__("", "", 0)
+        self.args = (f"{path}: damaged, not whole JSON ({error}); restore it, or remove it",)
+
+
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call `write` on a temporary file, then rename it to `path`. Raises OSError; `path` keeps
     its old content then, and nothing is left behind."""
@@ -48,21 +56,29 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`, None where there is no such file."""
+    """The object in `path`, None where there is no such file. Raises DamagedError."""
     try:
-        value: dict[str, Any] = json.loads(path.read_bytes())
+        return parse_json(path.read_bytes(), path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return value
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of `path`, [] where there is no such file."""
+    """The rows of `path`, [] where there is no such file. Raises DamagedError."""
     try:
-        text = path.read_text("utf-8")
+        lines = path.read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [json.loads(line) for line in text.splitlines() if line]
+    return [parse_json(line, path) for line in lines if line]
+
+
+def parse_json(text: bytes, path: Path) -> dict[str, Any]:
+    """The object that `text` of `path` is. Raises DamagedError."""
+    try:
+        value: dict[str, Any] = json.loads(text)
+    except ValueError as error:  # a JSONDecodeError, or no UTF-8
+        raise DamagedError(path, error) from None
+    return value
 
 
 @dataclass(frozen=True)

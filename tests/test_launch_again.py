@@ -146,3 +146,19 @@ def test_no_command_of_a_profile_leads_around_the_frozen_code(
         ["bash", "-c", f"{commands}\necho $PYTHONPATH"], capture_output=True, text=True, check=True
     )
     assert shown.stdout.startswith(f"{store.sweep(again.name).path}/code/")
+
+
+@pytest.mark.parametrize("name", ["claim-0001.json", "result.json"])
+@pytest.mark.parametrize("content", [b'{"outc', b"\0\0\0\0", b"\xff\xfe\xfd"])
+def test_a_damaged_file_is_named(
+    again: Grid, store: Store, call: Callable[..., tuple[int, str, str]], name: str, content: bytes
+) -> None:
+    claim = Claim.acquire(store.run(again.runs[0].id))
+    assert claim
+    claim.release("failed")
+    damaged = store.run(again.runs[0].id).path / name
+    damaged.write_bytes(content)
+    for verb in ("status", "launch"):
+        code, _, err = call(verb, str(again.path))
+        assert code == 1
+        assert err.startswith(f"{damaged}: damaged, not whole JSON (") and err.count("\n") == 1

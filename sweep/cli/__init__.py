@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from core.config import ConfigError
+from core.rundir import DamagedError
 from slurm.command import ClusterError
 from slurm.profile import ProfileError
 from sweep.cli import checking, data, results, running, tuning, weights
@@ -42,7 +43,7 @@ def main() -> None:
         for line in str(error).splitlines():
             err.print(Text(line, style="red"), soft_wrap=True)
         sys.exit(2)
-    except ClusterError as error:
+    except (ClusterError, DamagedError) as error:
         err.print(Text(str(error), style="red"), soft_wrap=True)
         sys.exit(1)
     except StoppedError:
