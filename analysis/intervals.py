@@ -76,15 +76,16 @@ class Flags:
         if key.metric == CORRUPTED:
             return self._load(self._results.corrupted, run_id, eval_id)
         index, critical = self._load(self._results.critical, run_id, eval_id)
-        strengths = self._strengths(run_id, eval_id, key)
         if key.metric == "clean":
             return index, survival(critical, 0).astype(float)
+        strengths = self._strengths(run_id, eval_id, key)
         if key.metric == "adv":
-            return index, survival(critical, len(strengths) - 1).astype(float)
+            return index, survival(critical, max(strengths)).astype(float)
         return index, robustness(critical, strengths)
 
-    def _strengths(self, run_id: str, eval_id: str, key: Key) -> list[float]:
-        """An evaluation's strengths up to the one at which `key` asks for the accuracy."""
+    def _strengths(self, run_id: str, eval_id: str, key: Key) -> dict[int, float]:
+        """Those of an evaluation's strengths that `key` is made from, by their index: up to the one
+        at which it asks for the accuracy; of l-inf on the 1/255 grid of expected accuracy."""
         run = self._runs[run_id]
         evaluation = next(one for one in run.evaluations if one.id == eval_id)
         config = evaluation.record["config"] if evaluation.record else {}
@@ -92,8 +93,13 @@ class Flags:
         if not trained.epsilon:  # standard fine-tuning, beside a run of that strength
             trained = Threat(config["norm"], Fraction(str(key.epsilon_g)) / 255)
         target = evaluation.target(trained)
-        strengths = [parse_strength(epsilon, target.norm) for epsilon in config["epsilons"]]
-        return [float(epsilon) for epsilon in strengths if epsilon <= target.epsilon]
+        strengths = enumerate(parse_strength(text, target.norm) for text in config["epsilons"])
+        coarse = key.metric == "expected" and target.norm == "linf"
+        return {
+            level: float(epsilon)
+            for level, epsilon in strengths
+            if epsilon <= target.epsilon and not (coarse and (255 * epsilon).denominator > 1)
+        }
 
     def _load(self, read: Reader, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
         try:

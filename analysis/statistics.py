@@ -6,7 +6,7 @@ images, and several seeds are averaged per image first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -97,13 +97,13 @@ def survival(critical: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
     return critical > k
 
 
-def robustness(critical: NDArray[np.int64], strengths: Sequence[float]) -> Scores:
+def robustness(critical: NDArray[np.int64], strengths: Mapping[int, float]) -> Scores:
     """Share of [0, eps_g] each image survives, by the trapezoid of expected robustness: [n].
 
-    strengths: the evaluation's first ones, 0 to eps_g, which `critical` counts. Its mean over
+    strengths: from 0 to eps_g, by their index among those that `critical` counts. Its mean over
     images is Acc_[0, eps_g].
     """
-    right = critical[:, None] > np.arange(len(strengths))
-    widths = np.diff(strengths)
-    shares: Scores = (right[:, 1:] + right[:, :-1] * 1.0) @ widths / 2 / strengths[-1]
+    levels, points = np.array([*strengths]), np.array([*strengths.values()])
+    right = critical[:, None] > levels
+    shares: Scores = (right[:, 1:] + right[:, :-1] * 1.0) @ np.diff(points) / 2 / points[-1]
     return shares

@@ -26,7 +26,7 @@ from core.records import expected_accuracy
 def test_mean_robustness_is_the_expected_accuracy(critical: list[int], k: int) -> None:
     flags = np.array(critical)
     accuracy = {Fraction(i, 255): float((flags > i).mean()) for i in range(9)}
-    shares = robustness(flags, np.arange(k + 1))
+    shares = robustness(flags, {i: float(i) for i in range(k + 1)})
     assert shares.mean() == pytest.approx(expected_accuracy(accuracy, Fraction(k, 255)))
     assert ((shares >= 0) & (shares <= 1)).all()
 
@@ -71,6 +71,17 @@ def one(tmp_path: Path, **critical: np.ndarray) -> Results:
 
 def key(metric: str, setting: str) -> Key:
     return Key("", made.EVALUATION.id, "ViT", "Cars", 4.0, setting, metric)
+
+
+def test_scores_are_those_of_the_value_on_a_finer_grid_too(tmp_path: Path) -> None:
+    """Expected accuracy is defined on the 1/255 grid, whatever else was measured."""
+    finer = EvalConfig(epsilons=tuple(Fraction(i, 510) for i in range(17)))
+    (run,) = made.grid(("vit",), ("cars",), ("4/255",), ("fix",))
+    made.finish(tmp_path, run, finer, critical=np.repeat([0, 1, 3, 9, 17], 20).astype(np.int16))
+    results = Results(tmp_path, made.manifest(tmp_path, [run], (finer,)))
+    flags = Flags(results, results.values)
+    for key, cell in cells(results.values).items():
+        assert 100 * flags.scores(key)[1].mean() == pytest.approx(cell.value)
 
 
 def test_intervals_hold_the_value_and_shrink_with_n(tmp_path: Path) -> None:
