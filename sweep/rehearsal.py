@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections import defaultdict
@@ -29,6 +30,7 @@ from slurm.profile import Profile
 from sweep import fit, local, miniature, plan, submit, watch
 from sweep.grid import Grid, Run
 from sweep.plan import LAUNCHABLE, Plan, State
+from sweep.stop import stoppable
 
 WORKER_GB = 3
 """Memory of a worker with a base-size backbone and its optimiser: 2.3 GB at most, measured."""
@@ -65,7 +67,8 @@ def rehearse(
     started = time.monotonic()
     here = profiles.load("local")
     workers = _workers(here.workers)
-    with _scratch(workers) as folder:
+    # A terminal that closes ends it too: nobody would remove the folder, which may be memory.
+    with stoppable(signal.SIGHUP), _scratch(workers) as folder:
         rehearsal = miniature.Rehearsal(folder)
         datasets = miniature.furnish(runs, store, rehearsal)
         pairs = [

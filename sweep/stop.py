@@ -47,16 +47,17 @@ def cancellable(claim: Claim) -> Iterator[None]:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """In the main thread, SIGTERM and SIGINT raise StoppedError, once: further ones are ignored
-    while the run folder is put in order. So they are once submitit has taken a SIGUSR2 (time limit
-    or preemption), because queueing the job again makes Slurm send SIGTERM at once."""
+def stoppable(*more: signal.Signals) -> Iterator[None]:
+    """In the main thread, SIGTERM, SIGINT and `more` raise StoppedError, once: further ones are
+    ignored while the run folder is put in order. So they are once submitit has taken a SIGUSR2
+    (time limit or preemption), because queueing the job again makes Slurm send SIGTERM at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    stopping = (*_STOPPING, *more)
 
     def deaf() -> None:
-        for number in (*_STOPPING, signal.SIGUSR1):
+        for number in (*stopping, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -64,7 +65,7 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         raise StoppedError(signal.Signals(signum).name)
 
-    before = {number: signal.signal(number, stop) for number in _STOPPING}
+    before = {number: signal.signal(number, stop) for number in stopping}
     requeue = signal.getsignal(signal.SIGUSR2)
     if callable(requeue):
 
@@ -74,7 +75,7 @@ def stoppable() -> Iterator[None]:
                 requeue(signum, frame)
             except subprocess.SubprocessError:  # Slurm is down, or does not allow it
                 raise StoppedError("SIGUSR2") from None
-            for number in _STOPPING:  # not this process's business: it is one of several ranks
+            for number in stopping:  # not this process's business: it is one of several ranks
                 signal.signal(number, stop)
 
         before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, leave)

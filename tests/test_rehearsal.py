@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +96,24 @@ def test_a_dataset_that_cannot_be_read_is_a_failure(
     assert "dataset cars: ConfigError: " in said and "2 passed of 2" in said
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_rehearsal_that_is_stopped_leaves_nothing_behind(
+    call: Call, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Also not where its terminal is closed: its folder may be memory."""
+    folders: list[Path] = []
+
+    def stopped(runs: object, store: object, rehearsal: Store) -> None:
+        folders.append(rehearsal.root)
+        assert rehearsal.root.is_dir()
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(rehearsal.miniature, "furnish", stopped)
+    code, _, err = call("dry-run", "one.yaml", "--root", "outputs")
+    assert code == 130 and err.startswith("stopped")
+    assert len(folders) == 1 and not folders[0].exists()
+
+
 def test_the_report_says_what_does_not_fit() -> None:
     grid = grids.parse(ONE, Path("one.yaml"))
     pairs = [(run, run) for run in grid.runs]
@@ -121,7 +141,7 @@ def test_memory_is_of_the_run_that_needs_most(store: Store) -> None:
 
 
 def test_workers_and_scratch_follow_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    for free, workers in ((1.0, 1), (9.0, 2), (100.0, 3)):
+    for free, workers in ((1.0, 1), (8.0, 2), (100.0, 3)):
         monkeypatch.setattr(rehearsal, "_free_memory_gb", lambda free=free: free)
         assert rehearsal._workers(3) == workers
     monkeypatch.setattr(rehearsal, "_free_memory_gb", lambda: 2.0)
