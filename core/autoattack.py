@@ -8,6 +8,7 @@ from there.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from core.evaluate import Search, joined
 from core.rundir import write_atomic
 from core.team import ALONE, Team
 
+log = logging.getLogger("epsweep")
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
@@ -115,7 +117,15 @@ def evaluate(
         for level, epsilon in enumerate(strengths[1:], start=1):
             while len(rows := np.flatnonzero((found.critical > level) & (tried < level))[:batch]):
                 x, y = split.batch(mine[torch.from_numpy(rows)], device)
-                broken = _attack(target, x, y, epsilon, norm).cpu().numpy()
+                try:
+                    broken = _attack(target, x, y, epsilon, norm).cpu().numpy()
+                except torch.OutOfMemoryError:
+                    if batch == 1:
+                        raise
+                    # Here, not around it all: what a team does together is done once by each.
+                    batch = (batch + 1) // 2
+                    log.warning("out of memory: AutoAttack on %d images at once", batch)
+                    continue
                 found.critical[rows[broken]] = level
                 tried[rows] = level
                 found.forwards, target.forwards = found.forwards + target.forwards, 0

@@ -54,6 +54,7 @@ class Darken:
     calls: list[tuple[float, int]]
     reach = 1.0
     stop_after = 10**6
+    fitting = 10**6
 
     def __init__(self, model: nn.Module, *, eps: float, version: str, **options: Any) -> None:
         assert version == "standard" and options["seed"] == 0 and options["norm"] == "Linf"
@@ -64,6 +65,8 @@ class Darken:
     def run_standard_evaluation(
         self, x: Tensor, y: Tensor, /, *, batch_size: int
     ) -> tuple[Tensor, Tensor]:
+        if len(x) > self.fitting:
+            raise torch.OutOfMemoryError("no more")
         if len(self.calls) >= self.stop_after:
             raise KeyboardInterrupt
         assert self.apgd_targeted.n_target_classes == 9 and batch_size == len(x)
@@ -129,6 +132,17 @@ def test_goes_on_after_a_stop_without_repeating_a_batch(
     found = run(tmp_path / "part.npz", never)
     assert found.critical.tolist() == EXPECTED and len(darken.calls) == 5
     assert found.forwards == 7 + sum(count + 1 for _, count in darken.calls)
+
+
+def test_a_batch_that_does_not_fit_is_halved_on_the_spot(
+    tmp_path: Path, darken: type[Darken]
+) -> None:
+    """The others of a team have nothing to do again."""
+    darken.fitting = 1
+    assert run(tmp_path / "part").critical.tolist() == EXPECTED
+    darken.fitting = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        run(tmp_path / "other")
 
 
 def test_a_damaged_ledger_means_beginning_again(tmp_path: Path, darken: type[Darken]) -> None:
