@@ -71,9 +71,10 @@ class RunJob:
         Where Slurm or submitit starts this in several processes, they do each run together."""
         if environment.current().rank:
             return self._assist()
-        return orderly(self._work)
+        return orderly(self.work)
 
-    def _work(self) -> dict[str, int]:
+    def work(self) -> dict[str, int]:
+        """The same, in a process that is not a job: what it is told to stop by is raised."""
         if self.together and self.count > 1:
             return self._side_by_side()
         team, outcomes = self._team(), Counter[str]()

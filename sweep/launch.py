@@ -25,6 +25,7 @@ from sweep import (
     pending,
     plan,
     repair,
+    single,
     submit,
     summary,
     watch,
@@ -155,18 +156,23 @@ def _go(
         breaker.close(sweep)
         if profile.executor == "slurm":
             left = _send(runs, grid, store, profile, console)
-        else:
+        elif profile.executor == "local":
             submission = local.start(runs, sweep, store, profile)
+        else:
+            todo = single.job(runs, sweep, store, profile)
     if profile.executor == "slurm":
         if feed_s is not None:
             _feed(left, wanted, grid, store, profile, console, feed_s)
         return None
-    if not wait:
+    if profile.executor == "debug":
+        single.work(todo, profile, console)
+    elif wait:
+        watch.wait(submission, store, console)
+    else:
         console.print(
             f"{len(runs)} runs started; watch them with: sweep status {grid.name} --watch"
         )
         return None
-    watch.wait(submission, store, console)
     _say_held(sweep, console)
     # Of the same runs, also where `only` has chosen them by the states they were in.
     runs = [status.run for status in seen.statuses]

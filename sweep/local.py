@@ -117,7 +117,7 @@ def engage(
             timeout_min=FOREVER_MIN, tasks_per_node=ranks, gpus_per_node=len(mine)
         )
         executor.parameters["visible_gpus"] = mine  # as an argument it must be indices
-        with _environ(variables), _background(sweep.logs / "workers.log"):
+        with environ(variables), _background(sweep.logs / "workers.log"):
             return executor.submit(work(number))
 
     jobs = [worker(number) for number in range(workers)]
@@ -127,8 +127,8 @@ def engage(
 
 
 @contextmanager
-def _environ(variables: Mapping[str, str]) -> Iterator[None]:
-    """Start child processes with more environment variables."""
+def environ(variables: Mapping[str, str]) -> Iterator[None]:
+    """More environment variables, for this process and those that it starts."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -174,6 +174,8 @@ def stop(jobs: Sequence[Job], *, patience: float = 60.0) -> None:
 
 def script(runs: Sequence[Run], sweep: SweepDir, profile: Profile) -> str:
     """What `start` would start: the command line of submitit's local executor, once per worker."""
+    if profile.executor == "debug":
+        return f"# profile {profile.name}: this process does {len(runs)} runs"
     workers = min(profile.workers, max(1, len(runs)))
     command = [sys.executable, "-u", "-m", "submitit.core._submit", str(sweep.logs)]
     share = f"{workers} worker processes share {len(runs)} runs"

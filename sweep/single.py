@@ -1,8 +1,10 @@
-"""One run from its config file, in this process: what a node executes, without a sweep."""
+"""Runs in this process: one from its config file, or those of a launch with executor `debug`."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -10,10 +12,13 @@ from rich.logging import RichHandler
 
 from core.claims import holder
 from core.config import ConfigError, EvalConfig, RunConfig
-from core.rundir import Store
-from sweep import attempt
+from core.rundir import Store, SweepDir
+from slurm.profile import Profile
+from sweep import attempt, local, submit
 from sweep.fields import show
+from sweep.grid import Run
 from sweep.gridfile import GridFile
+from sweep.job import RunJob
 from sweep.stop import stoppable
 
 
@@ -39,14 +44,8 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
     if attempt.is_done(folder, asked):
         console.print("done before; nothing to do", style="green")
         return "done"
-    log = logging.getLogger("epsweep")
-    handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
-    log.addHandler(handler)
-    try:
-        with stoppable():
-            state = attempt.make(config, asked, store, {"tracking": tracking, "group": None})
-    finally:
-        log.removeHandler(handler)
+    with stoppable(), _shown(console):
+        state = attempt.make(config, asked, store, {"tracking": tracking, "group": None})
     if state == "skipped" and folder.cancel.exists():
         raise ConfigError(f"{config.id}: was cancelled; `sweep retry`, or remove {folder.cancel}")
     if state == "skipped":
@@ -54,3 +53,36 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
         where = f"{owner.info.get('host')}, process {owner.info.get('pid')}" if owner else "?"
         raise ConfigError(f"{config.id}: already running ({where})")
     return state
+
+
+def job(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -> RunJob:
+    """The runs of a submission as a worker would do them."""
+    return RunJob(
+        root=str(store.root),
+        sweep=sweep.path.name,
+        manifest=str(submit.freeze_runs(runs, sweep, store)),
+        first=0,
+        count=len(runs),
+        tracking=profile.tracking,
+        gpus=min(1, len(local.visible_gpus())),
+        compile=profile.compile,
+    )
+
+
+def work(todo: RunJob, profile: Profile, console: Console) -> None:
+    """Do it here, where breakpoints stop and tracebacks are seen. Raises StoppedError,
+    ProfileError."""
+    with stoppable(), local.environ(profile.environ()), _shown(console):
+        todo.work()
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[None]:
+    """Show the log on the console, too."""
+    log = logging.getLogger("epsweep")
+    handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)

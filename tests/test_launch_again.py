@@ -162,3 +162,22 @@ def test_a_damaged_file_is_named(
         code, _, err = call(verb, str(again.path))
         assert code == 1
         assert err.startswith(f"{damaged}: damaged, not whole JSON (") and err.count("\n") == 1
+
+
+def test_the_profile_debug_runs_here(
+    again: Grid, call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a breakpoint stops, and the traceback of a failure is seen."""
+    here: list[int] = []
+
+    def execute(*_: object) -> None:
+        here.append(os.getpid())
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr("core.run.execute", execute)
+    arguments = (str(again.path), "--profile", "debug", "--only", "seed=1")
+    code, out, _ = call("launch", *arguments)
+    assert (code, here) == (1, [os.getpid()])
+    assert 'raise RuntimeError("it broke")' in out
+    _, out, _ = call("launch", *arguments[:3], "--dry-run")
+    assert "this process does 2 runs" in out
