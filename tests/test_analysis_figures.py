@@ -252,3 +252,27 @@ def test_strengths_are_compared_by_one_evaluation(tmp_path: Path) -> None:
     results = Results(tmp_path, made.manifest(tmp_path, runs, (made.EVALUATION, other)))
     ((_, figure),) = draw(Source(results.values, results), ["strength"])
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[50, 50], [50, 50]]
+
+
+def test_a_curve_and_the_number_beside_it_are_of_one_evaluation(tmp_path: Path) -> None:
+    """Also where another one has more strengths, and so more points."""
+    strong = EvalConfig(steps=50, epsilons=made.EVALUATION.epsilons[:5])
+    (run,) = made.grid(("vit",), ("cars",), ("4/255",), ("fix",))
+    made.finish(tmp_path, run, critical=np.repeat([0, 9], [25, 75]).astype(np.int16))
+    made.finish(tmp_path, run, strong, critical=np.repeat([0, 5], [75, 25]).astype(np.int16))
+    results = Results(tmp_path, made.manifest(tmp_path, [run], (strong, made.EVALUATION)))
+    for _, figure in draw(Source(results.values, results), ["robustness", "transfer"]):
+        panel = figure.axes[-1]
+        legend = panel.get_legend()
+        assert legend and legend.get_texts()[0].get_text() == "fix: 25.0"
+        assert panel.get_ylabel().endswith("APGD-50, n = 100")
+        assert list(panel.lines[0].get_ydata()) == [25] * 5
+
+
+def test_a_sweep_that_has_nothing_but_epochs_can_be_drawn(tmp_path: Path) -> None:
+    runs = made.grid(("vit",), ("cars",), ("4/255",), ("fix", "sched"))
+    for run in runs:
+        made.start(tmp_path, run, 3)
+    results = Results(tmp_path, made.manifest(tmp_path, runs))
+    stems = [stem for stem, _ in draw(Source(results.values, results))]
+    assert "transfer-eps4" in stems and "robustness-eps4" not in stems
