@@ -15,7 +15,7 @@ from analysis.paper import one_evaluation
 from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.runs import Run
-from analysis.tables import ABSENT, Entry, Table
+from analysis.tables import ABSENT, Entry, Table, bracketed
 
 SUBOPTIMAL = 20.0
 """Points of clean accuracy by which fix must fall below sched to be called suboptimal transfer."""
@@ -25,6 +25,7 @@ SUBOPTIMAL = 20.0
 class Gaps:
     """sched minus fix in points over the (model, dataset) pairs where both are complete."""
 
+    variant: str
     epsilon_g: float
     clean: tuple[float, ...]
     expected: tuple[float, ...]
@@ -37,22 +38,23 @@ class Gaps:
 
 
 def gaps(frame: pd.DataFrame) -> list[Gaps]:
-    """One `Gaps` per eps_g at which both fix and sched are asked for."""
+    """One `Gaps` per variant and eps_g at which both fix and sched are asked for."""
     found = cells(one_evaluation(frame))
     both = {
         key._replace(setting="", metric="")
         for key in found
-        if key.setting == "fix" and key._replace(setting="sched") in found
+        if (key.setting, key.metric) == ("fix", "clean") and key._replace(setting="sched") in found
     }
     return [
         Gaps(
+            variant,
             epsilon_g,
             tuple(_differences(found, pairs, "clean")),
             tuple(_differences(found, pairs, "expected")),
             len(pairs),
         )
-        for epsilon_g in sorted({pair.epsilon_g for pair in both})
-        if (pairs := [pair for pair in sorted(both) if pair.epsilon_g == epsilon_g])
+        for variant, epsilon_g in sorted({(pair.variant, pair.epsilon_g) for pair in both})
+        if (pairs := [p for p in sorted(both) if (p.variant, p.epsilon_g) == (variant, epsilon_g)])
     ]
 
 
@@ -72,7 +74,7 @@ def finding(results: Results) -> str:
         return "Nothing to compare yet: no pair of fix and sched is complete."
 
     def how_bad(gap: Gaps) -> tuple[float, ...]:
-        return gap.suboptimal, _never(results, "fix", gap.epsilon_g), median(gap.clean)
+        return gap.suboptimal, _never(_runs(results, gap, "fix")), median(gap.clean)
 
     worst = max(found, key=how_bad)
     better = sum(gap > 0 for gap in worst.expected)
@@ -80,29 +82,32 @@ def finding(results: Results) -> str:
     head = "Suboptimal transfer shows" if worst.suboptimal else "No suboptimal transfer here"
     missing = worst.pairs - len(worst.clean)
     return (
-        f"{head}: at eps_g = {strength_name(worst.epsilon_g)}, fix ends at least "
-        f"{SUBOPTIMAL:.0f} points of clean accuracy below sched on {worst.suboptimal} of "
+        f"{head}: at eps_g = {strength_name(worst.epsilon_g)}{bracketed(worst.variant)}, fix ends "
+        f"at least {SUBOPTIMAL:.0f} points of clean accuracy below sched on {worst.suboptimal} of "
         f"{len(worst.clean)} backbone-dataset pairs (gaps {low} to {high} points), expected "
         f"robustness is higher with sched on {better} of {len(worst.expected)}, and "
-        f"{_delays(results, worst.epsilon_g)}"
-        + (f" ({missing} pairs not complete)." if missing else ".")
+        f"{_delays(results, worst)}" + (f" ({missing} pairs not complete)." if missing else ".")
     )
 
 
-def _never(results: Results, setting: str, epsilon_g: float) -> int:
-    """Runs whose task adaptation never began."""
+def _runs(results: Results, gap: Gaps, setting: str) -> pd.DataFrame:
+    """The runs of one setting that a gap is about."""
     table = results.table
-    runs = table[(table["epsilon_g"] == epsilon_g) & (table["setting"] == setting)]
+    here = (table["epsilon_g"] == gap.epsilon_g) & (table["variant"] == gap.variant)
+    return table[here & (table["setting"] == setting)]
+
+
+def _never(runs: pd.DataFrame) -> int:
+    """Runs whose task adaptation never began."""
     return int((runs["delay"] >= runs["epochs"]).sum())
 
 
-def _delays(results: Results, epsilon_g: float) -> str:
-    table = results.table
-    at = table[(table["epsilon_g"] == epsilon_g) & table["delay"].notna()]
+def _delays(results: Results, gap: Gaps) -> str:
     said = []
     for setting in ("fix", "sched"):
-        runs = at[at["setting"] == setting]
-        never = _never(results, setting, epsilon_g)
+        runs = _runs(results, gap, setting)
+        runs = runs[runs["delay"].notna()]
+        never = _never(runs)
         middle = median(runs["delay"]) if len(runs) else float("nan")
         said.append(
             f"{setting} adapts after {middle:g} epochs in the median"

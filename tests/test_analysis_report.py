@@ -17,6 +17,7 @@ from analysis import Results
 from analysis.report import levels, write
 from analysis.report.facts import coverage, diagnosis, findings, hours
 from analysis.tables import Table
+from core.config import EvalConfig
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -242,3 +243,13 @@ def contrast(first: list[float], second: list[float]) -> float:
 
     low, high = sorted((light(first), light(second)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_a_sweep_that_is_judged_under_corruptions_alone(tmp_path: Path) -> None:
+    runs = made.grid(("vit",), ("cars",), ("4/255",))
+    for run in runs:
+        made.start(tmp_path, run)
+    asked = EvalConfig(attack="corruptions")
+    results = Results(tmp_path, made.manifest(tmp_path, runs, (asked,)))
+    assert write(results, tmp_path / "out", title="noise").is_file()
+    assert findings(results)[0].startswith("Nothing to compare yet")
