@@ -51,6 +51,11 @@ def _command(line: str) -> str:
     return line
 
 
+def _harmless(value: bool | int | str) -> bool | int | str:
+    _command(str(value))
+    return value
+
+
 def _option(name: str) -> str:
     if (option := name.replace("_", "-")) in _OWN_NAME:
         own = _OWN_NAME[option]
@@ -66,7 +71,10 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Text = Annotated[Line, Field(min_length=1)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Commands = tuple[Annotated[Text, AfterValidator(_command)], ...]
-Options = dict[Annotated[Text, AfterValidator(_option)], Literal[True] | Integer | Text]
+Value = Literal[True] | Integer | Text
+Options = dict[
+    Annotated[Text, AfterValidator(_option)], Annotated[Value, AfterValidator(_harmless)]
+]
 
 
 class Model(BaseModel):

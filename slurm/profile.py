@@ -42,6 +42,10 @@ _EXPECTED = {  # pydantic's error types in a reader's words
     "dict_type": "a mapping",
     "model_type": "a mapping",
 }
+_SLURM_ONLY = {
+    *("slurm", "overrides", "staging", "runs_per_job", "packing", "max_requeues"),
+    *("heartbeat_s", "stale_s"),
+}
 _REFERENCE = re.compile(r"(\$[A-Za-z_]\w*|\$\{[A-Za-z_]\w*\})", re.ASCII)
 _PACKAGED = files("slurm") / "profiles"
 
@@ -85,7 +89,7 @@ class Profile(Model):
         if self.stale_s < 3 * self.heartbeat_s:
             yield "stale_s: must be at least 3 x heartbeat_s, or a slow disk looks like death"
         if self.executor != "slurm":
-            for key in self.model_fields_set & {"slurm", "overrides"}:
+            for key in sorted(self.model_fields_set & _SLURM_ONLY):
                 yield f"{key}: only for executor 'slurm', this one is {self.executor!r}"
         else:
             yield from self._slurm_faults()

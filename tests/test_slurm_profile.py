@@ -103,6 +103,7 @@ def test_the_names_are_those_of_submitit() -> None:
         (SLURM + "heartbeat_s: 30\nstale_s: 60", ":4: stale_s: must be at least 3 x heartbeat_s"),
         (SLURM + "workers: 3", ":3: workers: only for executor 'local'"),
         ("executor: local\nslurm: {nodes: 1}", ":2: slurm: only for executor 'slurm'"),
+        ("executor: local\nstale_s: 900", ":2: stale_s: only for executor 'slurm'"),
         ("executor: slurm", "slurm.timeout_min: required"),
         (SLURM + "gpus_per_run: 2\npacking: parallel", ":4: packing: 'parallel' puts several runs"),
         ("executor: local\nexecutor: debug", ":2: executor: already given on line 1"),
@@ -138,6 +139,7 @@ def test_each_fault_is_one_line_with_its_place(tmp_path: Path, text: str, expect
         ("timeout_min: 60, tasks_per_node: 3", "tasks_per_node: gpus_per_run makes it 1"),
         ("timeout_min: 60, slurm_additional_parameters: {time: 5}", ".time: use timeout_min"),
         ("timeout_min: 60, slurm_additional_parameters: {job_name: x}", "set by the launcher"),
+        ("timeout_min: 60, slurm_additional_parameters: {export: 'HF_TOKEN=x'}", "like a secret"),
         ("timeout_min: 60, slurm_additional_parameters: {hold: false}", "expected a whole number"),
     ],
 )
