@@ -287,5 +287,7 @@ def _nothing(seen: Plan) -> Text:
         return Text("nothing to submit: no run is in such a state")
     if seen.counts[State.DONE] == len(seen.statuses):
         return Text("nothing to do: every run is done", style="green")
+    if seen.of(LAUNCHABLE):
+        return Text("nothing to retry; `sweep launch` runs what is new or was interrupted")
     hint = "; `sweep retry` runs failed and cancelled ones again" if seen.of(REPAIRABLE) else ""
     return Text(f"nothing to submit: every run is done, on its way or ended{hint}")

@@ -44,6 +44,14 @@ def test_no_run_in_such_a_state_is_no_claim_that_all_is_done(
     assert ("no run is in such a state" in out) == (verb in ("launch", "retry"))
 
 
+def test_nothing_to_retry_is_no_claim_that_all_has_ended(
+    again: Grid, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, _ = call("retry", str(again.path))
+    assert code == 3
+    assert "nothing to retry; `sweep launch`" in out and "every run" not in out
+
+
 def test_runs_that_were_chosen_by_their_state_count_by_how_they_end(
     again: Grid,
     store: Store,
