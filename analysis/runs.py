@@ -263,8 +263,9 @@ def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     cells = defaultdict(list)
     for row in rows:
         config = row["config"]
-        key = (config["backbone"], config["dataset"], config["epsilon_g"], row["setting"])
-        cells[key].append(row)
+        # By the names that tables show: two folders may be called the same.
+        names = model_name(config["backbone"]), dataset_name(config["dataset"])
+        cells[*names, config["epsilon_g"], row["setting"]].append(row)
     fields: dict[str, None] = {}
     for twins in cells.values():
         if len(twins) > 1:
