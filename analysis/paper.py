@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.cells import Cell, Key, cells
+from analysis.cells import BY, Cell, Key, cells
 from analysis.derived import Over, means, paired_tests, tests_table
 from analysis.gates import cell_gates, marked, masking_gates, notes, row_gates
 from analysis.names import CORRUPTED, NORMS, SETTINGS, strength_name
@@ -254,8 +254,10 @@ def about(frame: pd.DataFrame) -> str:
         named = [attack if attack.endswith(")") else f"{attack} (l-inf)" for attack in attacks]
         text += f"; adv and expected under {' and '.join(named)}"
     seeds = sorted(set(frame["seed"].dropna()))
-    if len(seeds) > 1:
-        text += f"; mean {PLUS_MINUS} sample standard deviation over {len(seeds)} seeds"
+    counts = sorted(set(frame.groupby(BY, sort=False)["seed"].nunique()))
+    if counts[-1:] > [1]:
+        span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        text += f"; mean {PLUS_MINUS} sample standard deviation over {span} seeds"
     elif seeds:
-        text += f"; one seed ({seeds[0]})"
+        text += f"; one seed ({', '.join(map(str, seeds))})"
     return text

@@ -15,7 +15,7 @@ from analysis.command import Source, tables
 from analysis.derived import paired_tests
 from analysis.figures import draw
 from analysis.findings import finding, gaps
-from analysis.paper import main_cells
+from analysis.paper import main_cells, main_tables
 from analysis.report.facts import findings
 
 RATES = (1e-3, 1e-4)
@@ -95,3 +95,14 @@ def test_folders_of_one_name_are_two_datasets(tmp_path: Path) -> None:
     found = cells(Results(tmp_path, made.manifest(tmp_path, runs)).values)
     assert {key.variant for key in found} == {"dataset=/data/a/images", "dataset=/data/b/images"}
     assert all(cell.asked == 1 for cell in found.values())
+
+
+def test_a_table_says_how_many_seeds_its_cells_have(tmp_path: Path) -> None:
+    settings = [("fix", 0), ("sched", 0), ("sched", 1), ("sched", 2)]
+    runs = [made.config(schedule=schedule, seed=seed) for schedule, seed in settings]
+    source = Source.store(tmp_path, made.fill(tmp_path, runs))
+    assert tables(source).tables[0].notes[0].endswith("deviation over 1 to 3 seeds")
+    (alone,) = main_tables(source.values[source.values["setting"] == "sched"])
+    assert alone.notes[0].endswith("deviation over 3 seeds")
+    (single,) = main_tables(source.values[source.values["seed"] == 0])
+    assert single.notes[0].endswith("; one seed (0)")
