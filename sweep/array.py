@@ -24,9 +24,10 @@ from core.rundir import Store, SweepDir
 from slurm import cluster, limits
 from slurm.command import ClusterError
 from slurm.profile import Profile
-from sweep import bundle, freeze, joblog, repair, submit
+from sweep import bundle, freeze, joblog, pending, repair, submit
 from sweep.grid import Run
 from sweep.job import RunJob
+from sweep.pending import Pending
 
 LIMITS = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specification")
 """How sbatch says that an array is too large, or one job more than the user may submit."""
@@ -132,8 +133,8 @@ def hand_over(
     try:
         job = _sbatch(tasks, sender)
     except ClusterError:
-        now = cluster.jobs([name], [name])[name]
-        if now.over or (now.current and now.state == "UNKNOWN"):
+        states = cluster.jobs([task for task, _ in pending.tasks(about)], [name])
+        if not any(Pending(task, 0, name, states[task]).live for task in states):
             submit.forget(sweep, name)  # Slurm is sure that no such job will run
             bundle.file(sweep.logs, name).unlink(missing_ok=True)
         raise

@@ -132,7 +132,8 @@ def _jobs(sweep: SweepDir) -> list[str]:
     arrays = [row for row in read_jsonl(sweep.submissions) if row["executor"] == "slurm"]
     names = {job: row["name"] for row in arrays for job, _ in pending.tasks(row)}
     states = cluster.jobs(names, set(names.values())) if names else {}
-    return [job for job, name in names.items() if Pending(job, 0, name, states[job]).live]
+    live = (job for job, name in names.items() if Pending(job, 0, name, states[job]).live)
+    return [states[job].id or job for job in live]
 
 
 def _processes(sweep: SweepDir) -> list[int]:

@@ -14,7 +14,7 @@ from core.config import ConfigError
 from core.rundir import Store
 from slurm import profile as profiles
 from slurm.command import ClusterError
-from sweep import array, launch, local, submit
+from sweep import array, launch, local, submit, tuning
 from sweep import grid as grids
 from sweep.array import Sent
 from sweep.grid import Grid, Run
@@ -117,7 +117,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):
-        text = f"#!/bin/sh\n[ {name} = sbatch ] && env > {folder}/env && echo batch job 5\n"
+        text = f"#!/bin/sh\n[ {name} = sbatch ] && env > {folder}/env && echo batch job 5\nexit 0"
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -138,6 +138,37 @@ def test_jobs_inherit_nothing_of_the_job_that_a_launch_is_called_in(
     assert {f"{k}={v}" in seen for k, v in meant.items()} == {True}
     assert {f"{k}={v}" in seen for k, v in given.items()} == {False}
     assert os.environ["SLURM_MEM_PER_CPU"] == "100"
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_array_that_sbatch_gave_up_on_is_forgotten_only_if_slurm_has_none(
+    store: Store, slurm: Path, tasks: int, taken: bool
+) -> None:
+    """It may have been taken although the answer came too late."""
+    (slurm / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Socket timed out' >&2; exit 1\n")
+    if taken:
+        job = "7_[0-2]" if tasks > 1 else "7"
+        line = f'echo "{job}|PENDING|Priority||0|N/A|$name|"'
+        text = f'#!/bin/sh\nfor name in "$@"; do :; done\n{line}\n'
+        (slurm / "squeue").write_text(text)
+    sweep, where = store.sweep("my_question"), profiles.load("testbed")
+    sweep.logs.mkdir(parents=True)
+    rows = {"first": 0, "end": tasks, "per": 1}
+    with pytest.raises(ClusterError, match="Socket timed out"):
+        array.hand_over([dict] * tasks, sweep, slurm, slurm / "m", where, **rows)
+    assert len(submit.read_jsonl(sweep.submissions)) == taken
+
+
+def test_workers_of_searches_whose_id_was_never_learnt_are_known_by_name(
+    store: Store, slurm: Path
+) -> None:
+    sweep = store.sweep("again")
+    row = {"name": "epsweep-tune-0a", "array": None, "tasks": 2, "first": 0, "end": 2, "per": 1}
+    submit.record(sweep, slurm / "m", profiles.load("testbed"), **row)
+    text = "#!/bin/sh\necho '7_[0-1]|PENDING|Priority||0|N/A|epsweep-tune-0a|'\n"
+    (slurm / "squeue").write_text(text)
+    assert tuning._jobs(sweep) == ["7_0", "7_1"]
 
 
 def test_no_command_of_a_profile_leads_around_the_frozen_code(
