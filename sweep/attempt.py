@@ -8,7 +8,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -122,7 +122,8 @@ def _ending(
         log.error("%s", traceback.format_exc())
         kind, reason = triage.classify(error)
         if sweep and kind in breaker.SYSTEMATIC:
-            breaker.note(sweep, name, error, reason)
+            with suppress(OSError):  # a full disk, or `launch` closes it: the failure itself counts
+                breaker.note(sweep, name, error, reason)
         return Ending("failed", kind, reason, error if kind == "timeout" else None)
     return Ending("done")
 

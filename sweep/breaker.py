@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 
 from core.rundir import SweepDir, read_json, write_json
@@ -40,13 +41,12 @@ def note(sweep: SweepDir, run_id: str, error: BaseException, reason: str) -> Non
 
 def tripped(sweep: SweepDir) -> Tripped | None:
     """The failure that at least LIMIT runs share, None where there is none."""
-    if not sweep.failures.is_dir():
-        return None
-    for folder in sorted(sweep.failures.iterdir()):
-        files = sorted(folder.glob("[!.]*.json"))
-        if len(files) >= LIMIT:
-            first = read_json(files[0]) or {}
-            return Tripped(len(files), first.get("reason", "?"))
+    with suppress(FileNotFoundError):  # there are none, or `close` removes them meanwhile
+        for folder in sorted(sweep.failures.iterdir()):
+            files = sorted(folder.glob("[!.]*.json"))
+            if len(files) >= LIMIT:
+                first = read_json(files[0]) or {}
+                return Tripped(len(files), first.get("reason", "?"))
     return None
 
 

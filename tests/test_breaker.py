@@ -1,10 +1,15 @@
 """The circuit breaker: failures that look alike hold a sweep back, unlike ones do not."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from core.rundir import SweepDir
-from sweep import breaker
+import pytest
+
+from core.claims import holder
+from core.config import RunConfig
+from core.rundir import Store, SweepDir
+from sweep import attempt, breaker
 
 
 def raised(act: Callable[[], object]) -> BaseException:
@@ -15,7 +20,7 @@ def raised(act: Callable[[], object]) -> BaseException:
     raise AssertionError("nothing was raised")
 
 
-def broken(name: str) -> None:
+def broken(name: str, *_: object) -> None:
     raise KeyError(name)
 
 
@@ -50,4 +55,32 @@ def test_different_failures_do_not_add_up(tmp_path: Path) -> None:
     ]
     for number, act in enumerate(acts):
         breaker.note(sweep, f"run-{number}", raised(act), "reason")
+    assert breaker.tripped(sweep) is None
+
+
+def test_a_failure_that_it_cannot_note_is_a_failure_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("core.run.execute", broken)
+    monkeypatch.setattr(breaker, "note", full)
+    config = RunConfig.parse({"backbone": "mini_convnext", "dataset": "fake", "image_size": 32})
+    assert attempt.make(config, [], store, {"group": "x"}) == "failed"
+    last = holder(store.run(config.id))
+    assert last and last.info["outcome"] == "failed"
+
+
+def test_it_may_be_closed_while_a_job_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = SweepDir(tmp_path)
+    breaker.note(sweep, "run", raised(lambda: broken("x")), "reason")
+
+    def late(folder: Path) -> bool:
+        breaker.close(sweep)
+        return True
+
+    monkeypatch.setattr(Path, "is_dir", late)
     assert breaker.tripped(sweep) is None
