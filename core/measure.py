@@ -83,7 +83,7 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
             "commit": (read_json(run.env) or {}).get("commit"),
         },
     )
-    for part in run.evals.glob(f"{asked.id}.*.part"):
+    for part in run.evals.glob(f"*{asked.id}.*.part*"):  # and drafts of killed writers, a GB each
         part.unlink(missing_ok=True)
     log.info("evaluated %s in %.1f s: %s", asked.id, seconds, _points(rows))
 

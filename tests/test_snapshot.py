@@ -162,6 +162,7 @@ def test_a_run_goes_on_in_the_middle_of_its_evaluation(
         execute()
     evals = store.run(config.id).evals
     assert [file.suffix for file in evals.iterdir()] == [".part"]
+    (evals / f".{asked.id}.0of1.part.0123abcd").write_bytes(b"of a writer that was killed")
     resumed, after = execute(), steps - 40
     assert [file.suffix for file in sorted(evals.iterdir())] == [".json", ".npz"]
     store, steps = Store(store.root / "calm"), 40
