@@ -37,7 +37,7 @@ def tiny(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def ranks(tiny: Sweep) -> list[int]:
     """Pids of the processes that work on the sweep, in no order."""
-    command = f"^{sys.executable} .* {tiny.sweep.logs}$"
+    command = f"^{sys.executable} .* {tiny.sweep.logs} epsweep-"
     found = subprocess.run(["pgrep", "-f", command], capture_output=True, text=True)
     return [int(line) for line in found.stdout.split()]
 
