@@ -231,8 +231,9 @@ class Claim:
         self._write()
 
     def _row(self) -> dict[str, Any]:
-        keys = ("attempt", "host", "pid", "job", "started", "ended", "outcome", "kind", "reason")
-        return {key: self.info.get(key) for key in keys} | {"notes": self._notes}
+        keys = ("attempt", "host", "pid", "job", "gpus", "started", "ended")
+        known = {key: self.info.get(key) for key in (*keys, "outcome", "kind", "reason")}
+        return known | {"notes": self._notes}
 
     def _open_row(self) -> None:
         rows = read_jsonl(self.run.attempts)

@@ -18,6 +18,7 @@ from analysis.report import levels, write
 from analysis.report.facts import coverage, diagnosis, findings, hours
 from analysis.tables import Table
 from core.config import EvalConfig
+from core.rundir import write_jsonl
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -112,6 +113,16 @@ def test_hours_count_failed_attempts_but_no_running_ones(tmp_path: Path) -> None
     assert spent.planned == 12
     assert spent.used == pytest.approx(8 * 245 / 3600)  # 7 done and 1 failed, 4 min 5 s each
     assert spent.done == 7 and spent.projected == pytest.approx(61.5 * 10 / 3600)
+    assert spent.unit == "hours"
+
+
+def test_hours_of_runs_on_several_gpus_are_gpu_hours(tmp_path: Path) -> None:
+    made = sweep(tmp_path)
+    for run in made.runs:
+        write_jsonl(run.dir.attempts, [row | {"gpus": 4} for row in run.attempts])
+    spent = hours(Results(made.store.root), {})
+    assert spent.used == pytest.approx(4 * 8 * 245 / 3600) and spent.unit == "GPU-hours"
+    assert spent.projected == pytest.approx(4 * 61.5 * 10 / 3600)
 
 
 def test_coverage_accounts_for_every_run(tmp_path: Path) -> None:

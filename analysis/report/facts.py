@@ -63,8 +63,8 @@ def violations(results: Results) -> list[str]:
 
 @dataclass(frozen=True)
 class Hours:
-    """Time in hours of one device: planned by the grid, spent by all attempts that have ended,
-    and what all runs would take at the mean of those done."""
+    """Time in hours of one device, GPU-hours where runs had GPUs: planned by the grid, spent by all
+    attempts that have ended, and what all runs would take at the mean of those done."""
 
     planned: float | None
     used: float
@@ -72,22 +72,31 @@ class Hours:
     total: int
     projected: float | None
     devices: tuple[str, ...]
+    unit: str
 
 
 def hours(results: Results, about: Mapping[str, Any]) -> Hours:
     """about: the grid's own, whose gpu_hours is the plan."""
-    seconds = [float(run.result["seconds"]) for run in results.runs if run.result]
+    pairs = [(run.result, run.attempts[-1]) for run in results.runs if run.attempts]
+    seconds = [float(end["seconds"]) * _gpus(last) for end, last in pairs if end]
+    attempts = [row for run in results.runs for row in run.attempts]
     devices = Counter(str(run.env.get("device") or "CPU") for run in results.runs if run.env)
     planned = about.get("gpu_hours")
     total = len(results.runs)
     return Hours(
         planned=float(planned) if isinstance(planned, (int, float)) else None,
-        used=sum(_seconds(row) for run in results.runs for row in run.attempts) / 3600,
+        used=sum(_seconds(row) * _gpus(row) for row in attempts) / 3600,
         done=len(seconds),
         total=total,
         projected=sum(seconds) / len(seconds) * total / 3600 if seconds else None,
         devices=tuple(name for name, _ in devices.most_common()),
+        unit="GPU-hours" if any(row.get("gpus") for row in attempts) else "hours",
     )
+
+
+def _gpus(attempt: Mapping[str, Any]) -> float:
+    """Of an attempt: a share where runs had one together; 1 for a CPU."""
+    return float(attempt.get("gpus") or 1)
 
 
 def _seconds(attempt: Mapping[str, Any]) -> float:
