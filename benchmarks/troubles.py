@@ -166,8 +166,9 @@ class Storm:
         found: list[tuple[float, str]] = []
 
         def somebody() -> bool:
+            jobs = self.bed.run("squeue", "-h", "-r", "-t", "R", "-o", "%i").split()
             fresh = [run for run in runs if self._is_fresh(run)]
-            found[:] = [item for run in fresh or runs for item in self._at(run)]
+            found[:] = [item for run in fresh or runs for item in self._at(run, jobs)]
             return bool(found)
 
         self._wait(somebody, "a run in training")
@@ -183,10 +184,11 @@ class Storm:
         """Neither struck before nor done."""
         return run.id not in self.met and not self.place.store.run(run.id).result.exists()
 
-    def _at(self, run: Run) -> list[tuple[float, str]]:
-        """(share done, id) of a run that is in training."""
+    def _at(self, run: Run, jobs: list[str]) -> list[tuple[float, str]]:
+        """(share done, id) of a run that is in training, in one of the jobs that Slurm knows to
+        run: a slurmctld that was killed may have forgotten that it started one."""
         current = holder(self.place.store.run(run.id))
-        if current is None or not current.live:
+        if current is None or not current.live or current.info["job"] not in jobs:
             return []
         progress = current.info.get("progress") or {}
         finished, wanted = progress.get("epoch", 0), run.config.epochs

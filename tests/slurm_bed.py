@@ -40,6 +40,7 @@ def inside(bed: Bed, monkeypatch: pytest.MonkeyPatch, **environ: str) -> Iterato
     """Commands of this process talk to the bed; no job survives the block."""
     for name, value in (bed.env() | environ).items():
         monkeypatch.setenv(name, value)
+    bed.wait_idle()  # a former test may have left a node drained
     yield
     bed.run("scancel", "--user", getpass.getuser())
     wait_for(lambda: not bed.run("squeue", "-h"), timeout_s=240)

@@ -100,7 +100,8 @@ def test_two_launches_at_the_same_moment(tiny: Sweep) -> None:
     codes = [process.returncode for process in both]
     assert 0 in codes, said
     for code, text in zip(codes, said, strict=True):
-        assert code == 0 or "another launch is submitting it right now" in text
+        late = ("another launch is submitting it right now", "nothing to submit")
+        assert code == 0 or any(word in text for word in late)
 
 
 def test_the_script_that_dry_run_shows_is_the_one_submitted(tiny: Sweep) -> None:
