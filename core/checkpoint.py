@@ -38,13 +38,17 @@ def save(run: RunDir, state: dict[str, Any], *, check: Callable[[], object] = la
 
 
 def write(state: dict[str, Any], file: IO[bytes]) -> None:
-    """torch.save. Raises OSError."""
+    """torch.save. Raises OSError, and what a signal handler raises meanwhile."""
     try:
         torch.save(state, file)
     except RuntimeError as error:
-        # On a full disk, torch hides the reason behind a complaint about its position in the file.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
+        # What interrupts it, such as a full disk or a job's time limit, torch hides behind
+        # complaints about its position in the file.
+        reason: BaseException | None = error
+        while isinstance(reason, RuntimeError):
+            reason = reason.__context__
+        if reason:
+            raise reason from None
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import random
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from core import checkpoint
 from core.rundir import RunDir
+from sweep.stop import StoppedError
 
 
 def state(epoch: int = 1) -> dict[str, Any]:
@@ -186,6 +188,25 @@ def test_a_failing_write_leaves_the_former_one(
             checkpoint.save(run, state(2))
     assert run.checkpoint.read_bytes() == before
     assert os.listdir(run.path) == ["checkpoint.pt"], "a draft was left behind"
+
+
+@pytest.mark.parametrize("reason", [OSError(28, "full"), StoppedError(15), KeyboardInterrupt()])
+@pytest.mark.parametrize("writes", [0, 1, 2, 5])
+def test_what_interrupts_the_writing_is_what_is_raised(reason: BaseException, writes: int) -> None:
+    """A run that is told to stop while it writes a checkpoint is interrupted; it has no bug."""
+
+    class File(io.BytesIO):
+        left = writes
+
+        def write(self, data: Any) -> int:
+            self.left -= 1
+            if self.left == -1:
+                raise reason
+            return super().write(data)
+
+    with pytest.raises(type(reason)) as raised:
+        checkpoint.write(state(2), File())
+    assert raised.value is reason
 
 
 def test_slim_keeps_all_but_the_optimiser(run: RunDir) -> None:
