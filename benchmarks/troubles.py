@@ -114,7 +114,9 @@ class Storm:
     def preempt(self) -> None:
         """A job of higher priority that needs the whole node of a run."""
         node = self._node(self._meet("a job of higher priority takes the node of"))
-        whole = ("-p", "main", "-w", node, "--exclusive")
+        # No node: the slurmctld that was killed has forgotten that it started the job.
+        where = ("-w", node) if node else ()
+        whole = ("-p", "main", *where, "--exclusive")
         self.bed.run("sbatch", *whole, "-o", "/dev/null", "--wrap", "sleep 3")
 
     def lose_slurmd(self) -> None:
@@ -166,9 +168,8 @@ class Storm:
         found: list[tuple[float, str]] = []
 
         def somebody() -> bool:
-            jobs = self.bed.run("squeue", "-h", "-r", "-t", "R", "-o", "%i").split()
             fresh = [run for run in runs if self._is_fresh(run)]
-            found[:] = [item for run in fresh or runs for item in self._at(run, jobs)]
+            found[:] = [item for run in fresh or runs for item in self._at(run)]
             return bool(found)
 
         self._wait(somebody, "a run in training")
@@ -184,11 +185,10 @@ class Storm:
         """Neither struck before nor done."""
         return run.id not in self.met and not self.place.store.run(run.id).result.exists()
 
-    def _at(self, run: Run, jobs: list[str]) -> list[tuple[float, str]]:
-        """(share done, id) of a run that is in training, in one of the jobs that Slurm knows to
-        run: a slurmctld that was killed may have forgotten that it started one."""
+    def _at(self, run: Run) -> list[tuple[float, str]]:
+        """(share done, id) of a run that is in training."""
         current = holder(self.place.store.run(run.id))
-        if current is None or not current.live or current.info["job"] not in jobs:
+        if current is None or not current.live:
             return []
         progress = current.info.get("progress") or {}
         finished, wanted = progress.get("epoch", 0), run.config.epochs
