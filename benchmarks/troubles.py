@@ -88,11 +88,11 @@ class Storm:
         self.requeue()
         self.kill()
         self.lose_slurmd()
+        self.requeue()
         self.cancel()
         self.crash()
-        self.lose_slurmctld()
         self.preempt()
-        self.requeue()
+        self.lose_slurmctld()
 
     def requeue(self) -> None:
         current = self._meet("scontrol requeue")
@@ -114,9 +114,7 @@ class Storm:
     def preempt(self) -> None:
         """A job of higher priority that needs the whole node of a run."""
         node = self._node(self._meet("a job of higher priority takes the node of"))
-        # No node: the slurmctld that was killed has forgotten that it started the job.
-        where = ("-w", node) if node else ()
-        whole = ("-p", "main", *where, "--exclusive")
+        whole = ("-p", "main", "-w", node, "--exclusive")
         self.bed.run("sbatch", *whole, "-o", "/dev/null", "--wrap", "sleep 3")
 
     def lose_slurmd(self) -> None:
@@ -188,7 +186,8 @@ class Storm:
     def _at(self, run: Run) -> list[tuple[float, str]]:
         """(share done, id) of a run that is in training."""
         current = holder(self.place.store.run(run.id))
-        if current is None or not current.live:
+        # After a power cut the last heartbeat looks alive for a while; the process is gone.
+        if current is None or not current.live or not Path(f"/proc/{current.info['pid']}").exists():
             return []
         progress = current.info.get("progress") or {}
         finished, wanted = progress.get("epoch", 0), run.config.epochs
@@ -196,7 +195,9 @@ class Storm:
         return [(finished / wanted, run.id)] if begun else []
 
     def _node(self, current: Holder) -> str:
-        return self.bed.run("squeue", "-h", "-o", "%N", "-j", current.info["job"]).strip()
+        return self.bed.run(
+            "squeue", "-h", "-t", "all", "-o", "%N", "-j", current.info["job"]
+        ).strip()
 
     def _wait(self, happened: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
         end = time.monotonic() + seconds

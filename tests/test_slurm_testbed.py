@@ -144,7 +144,7 @@ class TestReal:
             job = submit(bed, "sleep 4")
             wait_for(lambda: "RUNNING" in bed.run("squeue", "-h", "-o", "%T"))
             bed.stop_daemon("n1")
-            bed.stop_daemon("slurmctld")
+            bed.stop_daemon("slurmctld", signal.SIGTERM)  # SIGKILL would forget that it started
             with pytest.raises(BedError):
                 bed.run("scontrol", "ping")
             bed.start_daemon("slurmctld")
