@@ -59,6 +59,7 @@ CURVES = Frame(
         **NAMES,
         "eval_id": "str",
         "attack": "str",
+        "split": "str",
         "epsilon": "float64",
         "correct": "int64",
         "n": "int64",

@@ -196,11 +196,13 @@ def _curve_rows(run: Run) -> Iterator[Row]:
     for evaluation in run.evaluations:
         if evaluation.is_corrupted:  # has no strengths
             continue
-        for point in evaluation.record["rows"] if evaluation.record else ():
+        record = evaluation.record or {}
+        for point in record.get("rows", ()):
             yield {
                 **run.about,
                 "eval_id": evaluation.id,
                 "attack": evaluation.attack,
+                "split": record.get("config", {}).get("split", ""),
                 "epsilon": float(_strength(point["epsilon"], point["norm"]) * 255),
                 "correct": point["correct"],
                 "n": point["n"],

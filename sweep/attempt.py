@@ -16,7 +16,7 @@ from core.claims import Claim, NotOwnedError
 from core.config import EvalConfig, RunConfig
 from core.rundir import RunDir, Store, SweepDir, read_json
 from sweep import breaker, triage
-from sweep.stop import CancelledError, StoppedError, cancellable
+from sweep.stop import CancelledError, StoppedError, cancellable, unhidden
 
 if TYPE_CHECKING:
     from core.team import Team  # imports torch
@@ -105,7 +105,7 @@ def _ending(
     team: Team | None,
 ) -> Ending:
     try:
-        with cancellable(claim):
+        with unhidden(), cancellable(claim):
             work()
     except (CancelledError, NotOwnedError):
         if not claim.held():
@@ -154,7 +154,8 @@ def assist(
     try:
         if not team.share():
             return "skipped"
-        execute(config, evals, store, None, Options(**options), team)
+        with unhidden():
+            execute(config, evals, store, None, Options(**options), team)
     except TeamError as error:
         log.warning("%s", error)
         os._exit(0)

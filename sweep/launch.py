@@ -94,7 +94,7 @@ def launch(
     feed_s: float | None = None,
 ) -> Plan | None:
     """Submit every run that is neither done nor on its way. Returns the final plan, None where
-    jobs were submitted and not waited for. Raises ConfigError, ProfileError, ClusterError.
+    all is in Slurm's hands now and not waited for. Raises ConfigError, ProfileError, ClusterError.
 
     feed_s: where a limit of the cluster leaves runs behind, try again every so many seconds.
     """
@@ -150,7 +150,8 @@ def _go(
         runs = _repaired(chosen, store, profile, console)
         if not runs:
             console.print(_nothing(seen))
-            return seen
+            queued = profile.executor == "slurm" and not seen.of(LAUNCHABLE | REPAIRABLE)
+            return None if queued else seen
         withdraw(runs, store)
         end_jobs([status.run for status in chosen if status.kind == "hung"], sweep, store)
         breaker.close(sweep)

@@ -23,6 +23,22 @@ class CancelledError(BaseException):
 
 
 @contextmanager
+def unhidden() -> Iterator[None]:
+    """Raise again what a signal raised inside, where a library on the way has put an exception of
+    its own in its place (a `finally` that fails is enough): the run was stopped, it did not fail.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason: BaseException | None = error
+        while isinstance(reason, Exception):
+            reason = reason.__context__
+        if reason:
+            raise reason from None
+        raise
+
+
+@contextmanager
 def cancellable(claim: Claim) -> Iterator[None]:
     """While inside, a request to cancel the claimed run raises CancelledError in this thread, and
     so does another process that has taken the run over.

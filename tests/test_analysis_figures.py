@@ -69,6 +69,17 @@ def test_transfer_draws_the_measured_curves(tmp_path: Path) -> None:
         assert f"{setting}: {row['value'].iloc[0]:.1f}" in texts
 
 
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_the_axis_names_the_split_that_was_judged(tmp_path: Path, split: str) -> None:
+    (run,) = made.grid(("vit",), ("cars",), ("4/255",), ("sched",))
+    judged = made.EVALUATION.model_copy(update={"split": split})
+    made.finish(tmp_path, run, judged)
+    results = Source.store(tmp_path, made.manifest(tmp_path, [run], [judged])).results
+    assert results is not None
+    label = transfer(results).axes[1].get_ylabel()
+    assert label.splitlines() == [f"{split} accuracy (%)", f"APGD-10, n = {made.N}"]
+
+
 def test_onset_is_marked_where_adaptation_begins(tmp_path: Path) -> None:
     results = store(tmp_path, made.grid(("vit",), ("cars",), ("4/255",), ("fix",))).results
     assert results is not None

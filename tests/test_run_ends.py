@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from core.evaluate import Search
 from core.rundir import RunDir, Store, read_jsonl
 from core.train import DivergedError, Trainer
 from sweep import attempt
+from sweep.stop import StoppedError, stoppable
 
 
 @pytest.mark.slow
@@ -131,3 +133,21 @@ def test_a_worker_keeps_nothing_of_a_run_that_has_ended(
     finally:
         gc.enable()
     assert made == outcome and alive == []
+
+
+def test_a_stop_is_no_failure_of_what_it_interrupts(store: Store) -> None:
+    """A library whose cleanup fails when a signal interrupts it hides the signal behind that."""
+    run = store.run("interrupted")
+    claim = attempt.claim_for(run)
+    assert claim
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise OSError("the file is in an unfinished state")
+
+    with stoppable(), pytest.raises(StoppedError):
+        attempt.conduct(claim, work, "interrupted", None)
+    (row,) = read_jsonl(run.attempts)
+    assert (row["outcome"], row["reason"]) == ("interrupted", "stopped by SIGTERM")

@@ -84,9 +84,13 @@ def test_a_launch_writes_as_many_files_for_five_runs_as_for_two(tiny: Sweep) -> 
 
 def test_a_run_alone_in_its_array(tiny: Sweep) -> None:
     tiny.write_profile(HELD)
-    tiny.launch()
-    assert queued(tiny.bed) == [tiny.job()], "a plain job: its id has no index"
-    assert "nothing to submit" in tiny.launch()
+    command = ("launch", str(tiny.grid_file), "--profile", str(tiny.profile_file))
+    for found in ("1 runs submitted", "nothing to submit"):
+        process = tiny.command(*command)
+        said, _ = process.communicate(timeout=120)
+        assert found in said
+        assert process.returncode == 0, "a script may repeat it"
+        assert queued(tiny.bed) == [tiny.job()], "a plain job: its id has no index"
 
 
 def test_two_launches_at_the_same_moment(tiny: Sweep) -> None:

@@ -125,8 +125,10 @@ def robustness(
     )
 
 
-def attack_and_images(curves: pd.DataFrame) -> str:
-    """'APGD-10, n = 512': the attack and the count of images behind the curves."""
+def what_is_judged(curves: pd.DataFrame) -> str:
+    """'test accuracy (%)', and below it 'APGD-10, n = 512': the attack and the count of images
+    behind the curves."""
     counts = sorted(set(curves["n"]))
     images = " to ".join(str(n) for n in dict.fromkeys([counts[0], counts[-1]])) if counts else "0"
-    return f"{' and '.join(dict.fromkeys(curves['attack']))}, n = {images}"
+    splits, attacks = (" and ".join(dict.fromkeys(curves[name])) for name in ("split", "attack"))
+    return f"{splits} accuracy (%)\n{attacks}, n = {images}".lstrip()

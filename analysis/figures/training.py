@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from analysis.figures import panels
 from analysis.figures.panels import (
     at_strength,
-    attack_and_images,
     judged,
     named,
     of_pair,
     pairs_of,
+    what_is_judged,
 )
 from analysis.figures.style import Looks, blocks, legend, looks, matrix, styled
 from analysis.names import datasets_in_order, models_in_order
@@ -65,7 +65,7 @@ def robustness(results: Results) -> Drawn:
         if curves.empty:
             continue
         styles = looks(curves["setting"])
-        label = f"test accuracy (%)\n{attack_and_images(curves)}"
+        label = what_is_judged(curves)
         with styled():
             figure, grid = _by_pair(curves, "attack strength (1/255)", label)
             for pair, axes in grid.items():

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from analysis.figures.panels import (
     adaptation,
     at_strength,
-    attack_and_images,
     judged,
     named,
     of_pair,
     pairs_of,
     robustness,
+    what_is_judged,
 )
 from analysis.figures.style import blocks, legend, looks, styled
 from analysis.names import strength_name
@@ -53,6 +53,6 @@ def transfer(results: Results, epsilon_g: float | None = None) -> Figure:
             robustness(below, of_pair(curves, pair), of_pair(expected, pair), at, styles)
             if i % COLUMNS == 0:
                 above.set_ylabel("validation accuracy (%)")
-                below.set_ylabel(f"test accuracy (%)\n{attack_and_images(curves)}")
+                below.set_ylabel(what_is_judged(curves))
         legend(figure, styles, at, onset=True)
     return figure

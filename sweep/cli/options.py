@@ -129,7 +129,7 @@ def print_scripts(loaded: Grid, seen: Plan, store: Store, profile: Profile) -> N
 
 
 def outcome(final: Plan | None) -> int:
-    """1 where a run failed, 3 where one is not done, else 0; None: submitted and not waited for."""
+    """1 where a run failed, 3 where one is not done, else 0; None: in a queue, not waited for."""
     from sweep.plan import State
 
     if final is None or final.counts[State.DONE] == len(final.statuses):
