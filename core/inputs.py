@@ -87,7 +87,8 @@ def weights_file(name: str, store: Store) -> Path:
     have = [path for path in store.weights.rglob("*") if path.suffix in CHECKPOINTS]
     listed = ", ".join(sorted(str(p.relative_to(store.weights)) for p in have)[:6]) or "none"
     owner = [n for n, b in backbones().items() if b.checkpoint and b.checkpoint.file == name]
-    hint = f"; run: sweep weights fetch {owner[0]}" if owner else ""
+    made = "demo" if name.startswith("demo/") else f"weights fetch {owner[0]}" if owner else None
+    hint = f"; run: sweep {made}" if made else ""
     raise ConfigError(f"weights '{name}': no such file (in {store.weights}: {listed}){hint}")
 
 

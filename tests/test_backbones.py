@@ -23,6 +23,7 @@ from core import attacks, inputs, lora, models, parameters, registry
 from core.config import ConfigError, RunConfig
 from core.registry import backbones
 from core.rundir import Store
+from sweep import grid as grids
 
 SIX = ("vit", "swin", "cnx", "r50", "clipvit", "clipcnx")
 ROBUST = ("robvit", "robswin", "robcnx", "robr50")
@@ -270,6 +271,12 @@ def robust(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for module in (registry, inputs):
         monkeypatch.setattr(module, "backbones", lambda: known)
     yield store.weights / "robust" / "small.pth"
+
+
+def test_what_the_demo_has_not_trained_yet_is_made_by_the_demo(store: Store) -> None:
+    runs = [run.config for run in grids.load("demo").runs]
+    lines = inputs.missing(runs, store)
+    assert len(lines) == 2 and all(line.endswith("; run: sweep demo") for line in lines)
 
 
 def test_a_robust_backbone_is_its_local_file(robust: Path, store: Store) -> None:
