@@ -24,10 +24,10 @@ def first_sentence(path: Path) -> str:
     if path.suffix == ".py":
         said = ast.get_docstring(ast.parse(text)) or ""
     else:
-        lines = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+        lines = [line.lstrip("# ") for line in text.splitlines() if re.match("#(?!!)", line)]
         said = " ".join(lines)
     flat = " ".join(said.split())
-    return re.split(r"\.(?: |$)", flat, maxsplit=1)[0]
+    return re.split(r"(?<!et al)\.(?: |$)", flat, maxsplit=1)[0]
 
 
 def tree() -> str:
