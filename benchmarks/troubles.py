@@ -114,8 +114,10 @@ class Storm:
     def preempt(self) -> None:
         """A job of higher priority that needs the whole node of a run."""
         node = self._node(self._meet("a job of higher priority takes the node of"))
-        whole = ("-p", "main", "-w", node, "--exclusive")
-        self.bed.run("sbatch", *whole, "-o", "/dev/null", "--wrap", "sleep 3")
+        whole = ("-p", "main", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+        job = self.bed.run("sbatch", "--parsable", *whole).strip()
+        begun = ("squeue", "-h", "-t", "R,CG,CD", "-o", "%i", "-j", job)
+        self._wait(lambda: bool(self.bed.run(*begun).strip()), "the job to take it")
 
     def lose_slurmd(self) -> None:
         """The daemon alone: its jobs run on, and nobody may notice."""

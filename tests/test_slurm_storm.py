@@ -31,7 +31,9 @@ def test_the_demo_in_a_storm(tmp_path: Path) -> None:
     line = said.partition("attempts at all runs: ")[2].partition("\n")[0]
     attempts = {name: int(number) for number, name in re.findall(r"(\d+) (\w+)", line)}
     assert attempts["done"] == 8 + 2
-    # They did meet: requeued twice and preempted; killed, without power; cancelled.
-    assert attempts["interrupted"] >= 3, story
-    assert attempts["lost"] >= 2, story
+    # They did meet: one cancelled; killed, and without power; requeued twice, and preempted, of
+    # which a busy machine may kill some before they have left word.
     assert attempts["cancelled"] == 1, story
+    assert attempts["lost"] >= 2, story
+    assert attempts["interrupted"] >= 1, story
+    assert attempts["lost"] + attempts["interrupted"] >= 5, story
