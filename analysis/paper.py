@@ -234,9 +234,12 @@ def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]
 
 
 def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The attacked rows by the norm of their evaluation; what is missing counts as l-inf."""
+    """The attacked rows by the norm of their evaluation: its attack names it, where nothing was
+    measured its id; l-inf where neither does."""
     attacked = _attacked(frame)
-    norms = attacked["attack"].str.extract(r"\((l\d)", expand=False).fillna(NORMS["linf"])
+    told = attacked["attack"].str.extract(r"\((l\d)", expand=False)
+    asked = attacked["eval_id"].str.extract(r"-(l\d)-", expand=False)
+    norms = told.fillna(asked).fillna(NORMS["linf"])
     parts = {norm: attacked[norms == norm] for norm in NORMS.values()}
     return {norm: part for norm, part in parts.items() if len(part)}
 

@@ -110,6 +110,19 @@ def test_each_norm_that_judges_has_tables_of_its_own(tmp_path: Path) -> None:
     assert "APGD-5 (l2 at 2);" in notes[2] and "APGD-5 (l2);" in notes[3]
 
 
+def test_what_a_norm_lacks_is_missing_in_its_own_tables(tmp_path: Path) -> None:
+    """A run that has not begun has no attack to tell the norm by."""
+    seeds = [config(schedule="fix", epsilon_g="8/255", seed=seed) for seed in (0, 1)]
+    rows = analysis_store.manifest(tmp_path, seeds, [LINF, L2])
+    for evaluation in (LINF, L2):
+        analysis_store.finish(tmp_path, seeds[0], evaluation)
+    found = main_tables(Results(tmp_path, rows, index=False).values)
+    assert [table.title.rpartition(" ")[2] for table in found] == ["l-inf", "l2"]
+    for table in found:
+        assert not table.complete
+        assert any("1 of 2 seeds, missing (not started)" in note for note in table.notes)
+
+
 def test_figures_do_not_mix_the_units_of_norms(tmp_path: Path) -> None:
     results(tmp_path, LINF, L2, epsilon_g="8/255")
     found = results(tmp_path, LINF, L2, norm="l2", epsilon_g="2")
