@@ -14,6 +14,7 @@ from analysis.gates import ROUNDING, cell_gates
 from analysis.names import METRICS, strength_name
 from analysis.paper import main_cells
 from analysis.published import PRESET_HINGES, TABLES, published
+from analysis.rounding import difference
 from analysis.tables import bracketed, cell_name, pairs
 
 PRESETS = {hinges: preset for preset, hinges in PRESET_HINGES.items()}
@@ -119,7 +120,7 @@ def claims(frame: pd.DataFrame) -> list[str]:
 def _count(keys: list[Key], found: Mapping[Key, Cell]) -> tuple[int, int, int]:
     """On how many pairs fix is better, sched is better, both are equal."""
     gaps = [
-        (found[other].value or 0.0) - (found[key].value or 0.0)
+        difference(found[key].value or 0.0, found[other].value or 0.0)
         for key, other in pairs(keys)
         if found[key].complete and found[other].complete
     ]

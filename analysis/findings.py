@@ -13,7 +13,7 @@ from analysis.cells import Cell, Key, cells
 from analysis.names import strength_name
 from analysis.paper import one_evaluation
 from analysis.results import Results
-from analysis.rounding import half_up
+from analysis.rounding import difference, half_up
 from analysis.runs import Run
 from analysis.tables import ABSENT, Entry, Table, bracketed
 
@@ -64,7 +64,7 @@ def _differences(found: dict[Key, Cell], pairs: Iterable[Key], metric: str) -> I
             found[pair._replace(setting=setting, metric=metric)] for setting in ("fix", "sched")
         )
         if fix.complete and sched.complete and fix.value is not None and sched.value is not None:
-            yield sched.value - fix.value
+            yield difference(fix.value, sched.value)
 
 
 def finding(results: Results) -> str:

@@ -15,6 +15,11 @@ def percent(fraction: float) -> float:
     return round(100 * fraction, GUARD + 1)
 
 
+def difference(first: float, second: float) -> float:
+    """Second minus first in points, free of that noise too: equal values differ by 0."""
+    return round(second - first, GUARD)
+
+
 def half_up(value: float, digits: int = DIGITS) -> Decimal:
     """`value` with `digits` decimals, ties away from zero: 2.675 -> 2.68, -0.125 -> -0.13."""
     exact = Decimal(f"{value:.{GUARD}f}")

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from analysis.rounding import GUARD
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 
@@ -40,13 +42,14 @@ def paired_test(first: NDArray[np.float64], second: NDArray[np.float64]) -> Pair
 
     nan where all differences are equal: no spread, no test.
     """
-    differences = second - first
+    # Equal differences are ties, and equal values none at all, whatever floats make of them.
+    differences = np.round(second - first, GUARD)
     spread = differences.std(ddof=1)
     nan = float("nan")
     if np.isclose(spread, 0):
         return PairedTest(len(first), float(differences.mean()), nan, nan, nan, nan, nan)
-    t = stats.ttest_rel(second, first)
-    w = stats.wilcoxon(second, first)
+    t = stats.ttest_1samp(differences, 0)
+    w = stats.wilcoxon(differences)
     return PairedTest(
         n=len(first),
         difference=float(differences.mean()),

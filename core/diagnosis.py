@@ -29,6 +29,10 @@ MASKED = 0.01
 """Share of the images of an evaluation that are right and have no gradient at all from which its
 attack may be blind: adversarial accuracy may be too high by a whole point."""
 
+EXACT = 9
+"""Digits of shares that are compared: accuracies are quotients of counts, what floats add (1e-16)
+must not decide where a share is just reached."""
+
 Row = Mapping[str, Any]
 
 
@@ -89,7 +93,7 @@ def _suboptimal(rows: Sequence[Row], epochs: int, standard: Sequence[Row] | None
     if not standard or len(standard) < epochs:
         text = f"{when}; how far its {final:.1%} is below standard fine-tuning is unknown, as the"
         return Finding("late adaptation", f"{text} standard run of this cell is not finished here")
-    gap = clean(standard[-1]) - final
+    gap = round(clean(standard[-1]) - final, EXACT)
     if clean(standard[-1]) <= DELAY_THRESHOLD:
         text = f"{when}, and standard fine-tuning, which ends at {clean(standard[-1]):.1%}, neither"
         return Finding("no adaptation", f"{text}: no attack is to blame")
@@ -110,7 +114,7 @@ def _unstable(rows: Sequence[Row]) -> Finding | None:
         return None
     low = min(map(clean, rows[start : start + window]))
     final = clean(rows[-1])
-    if max(low, final) >= (1 - LOST) * before:
+    if round(max(low, final) - (1 - LOST) * before, EXACT) > 0:
         return None
     text = (
         f"validation accuracy fell from {before:.1%} to {low:.1%} within {window} epochs of the "
@@ -122,7 +126,7 @@ def _unstable(rows: Sequence[Row]) -> Finding | None:
 def _not_robust(rows: Sequence[Row]) -> Finding | None:
     last = rows[-1]
     right, kept = clean(last), last["val_adv_correct"] / last["val_adv_images"]
-    if right <= CLEAN or kept >= ROBUST * right:
+    if right <= CLEAN or round(kept - ROBUST * right, EXACT) >= 0:
         return None
     text = (
         f"{right:.1%} clean but {kept:.1%} adversarial validation accuracy at "

@@ -15,7 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from core.config import RunConfig, show_strength
-from core.diagnosis import clean, standard_of, standards, twin
+from core.diagnosis import EXACT, clean, standard_of, standards, twin
 from core.records import DELAY_THRESHOLD, delay
 from core.rundir import Store, read_jsonl
 
@@ -129,7 +129,7 @@ def _of_curves(
 def adapted(rows: Rows) -> int:
     """First epoch (from 0) at which validation clean accuracy is 90 % of the last epoch's."""
     goal = REACHED * clean(rows[-1])
-    return next(int(row["epoch"]) for row in rows if clean(row) >= goal)
+    return next(int(row["epoch"]) for row in rows if round(clean(row) - goal, EXACT) >= 0)
 
 
 def _mean(epochs: Sequence[int]) -> int:

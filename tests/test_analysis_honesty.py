@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from analysis import Results
 from analysis.cells import Key, cells
+from analysis.check import claims
 from analysis.command import Source, explain, provenance, tables
+from analysis.findings import finding
 from analysis.gates import cell_gates, row_gates, run_gates
 from analysis.intervals import Flags
 from analysis.statistics import bootstrap, mcnemar, paired_test, robustness, wilson
@@ -59,6 +62,32 @@ def test_mcnemar_is_symmetric_and_one_for_equals(seed: int) -> None:
 def test_paired_test_without_spread_claims_nothing() -> None:
     test = paired_test(np.array([1.0, 2.0, 3.0]), np.array([2.0, 3.0, 4.0]))
     assert test.difference == 1.0 and np.isnan(test.p) and np.isnan(test.t)
+
+
+def test_pairs_that_tie_are_ties_also_as_floats() -> None:
+    """Means over three seeds of thirds: their float differences break every tie."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        first = generator.integers(10, 60, (10, 3))
+        steps = generator.integers(-3, 9, (10, 3))
+        test = paired_test((first / 5.12).mean(1), ((first + steps) / 5.12).mean(1))
+        whole = stats.wilcoxon(steps.sum(1))
+        assert (test.wilcoxon, test.wilcoxon_p) == (whole.statistic, whole.pvalue)
+
+
+def test_equal_means_are_not_called_better(tmp_path: Path) -> None:
+    """As many images of 900 in all, in other shares: the means of percentages differ by 3e-11."""
+    counts = {"fix": (99, 100, 100), "sched": (100, 101, 98)}
+    runs = made.grid(("vit", "swin"), ("cars",), ("4/255",), tuple(counts), seeds=(0, 1, 2))
+    for run in runs:
+        right = counts[run.setting][run.seed]
+        critical = np.repeat([0, 9], [300 - right, right]).astype(np.int16)
+        made.finish(tmp_path, run, critical=critical)
+    results = Results(tmp_path, made.manifest(tmp_path, runs))
+    means = {cell.value for cell in cells(results.values).values()}
+    assert max(means) - min(means) < 1e-9 and len(means) > 1  # or this test proves nothing
+    assert all(line.endswith("equal in 2") for line in claims(results.values))
+    assert "expected robustness is higher with sched on 0 of 2" in finding(results)
 
 
 def one(tmp_path: Path, **critical: np.ndarray) -> Results:

@@ -64,6 +64,12 @@ class TestSuboptimalTransfer:
     def test_one_of_the_two_is_not_enough(self, correct: Sequence[int]) -> None:
         assert names(curve(correct), EPOCHS, STANDARD) == []
 
+    def test_just_as_far_as_the_rule_says(self) -> None:
+        """0.7 - 0.5 is less than 0.2 in floats."""
+        for end in range(1, 80):
+            standard = curve([end + 20] * EPOCHS, epsilon=0.0)
+            assert names(curve([1] * 7 + [end]), EPOCHS, standard) == ["suboptimal transfer"]
+
     def test_never(self) -> None:
         (finding,) = of_training(curve([2] * EPOCHS), EPOCHS, STANDARD)
         assert finding.text.startswith("never adapted in 8 epochs and ends at 2.0% validation")
@@ -93,6 +99,7 @@ class TestUnstableTransition:
         ("correct", "found"),
         [
             ((40, 60, 80, 30, 30, 30, 35, 39), True),  # below half of 80 at once and at the end
+            ((40, 60, 80, 40, 40, 40, 40, 40), True),  # just half
             ((40, 60, 80, 30, 35, 40, 50, 60), False),  # recovers
             ((40, 60, 80, 60, 50, 40, 35, 30), False),  # slowly: a price, no collapse
             ((1, 1, 4, 1, 1, 1, 1, 1), False),  # nothing to lose
@@ -115,6 +122,13 @@ def test_high_clean_and_near_zero_adversarial(
 ) -> None:
     rows = curve([80] * EPOCHS, adversarial=adversarial, epsilon=epsilon)
     assert ("no robustness" in names(rows, EPOCHS, STANDARD)) == found
+
+
+def test_just_the_least_share_is_kept() -> None:
+    """0.05 * 0.4 is more than 0.02 in floats."""
+    for kept in (2, 3, 4, 5):
+        rows = curve([20 * kept] * EPOCHS, adversarial=kept)
+        assert "no robustness" not in names(rows, EPOCHS, STANDARD)
 
 
 def test_an_accuracy_near_chance_is_not_called_high() -> None:

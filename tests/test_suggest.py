@@ -46,6 +46,16 @@ def test_the_two_rules_of_the_paper(store: Store) -> None:
     assert RunConfig.parse(config().to_dict() | {"schedule": schedule}).setting == "T1=4;T2=6"
 
 
+def test_just_90_percent_are_enough() -> None:
+    """0.9 * 0.8 is more than 0.72 in floats."""
+    for tenths in range(1, 11):
+        rows = [
+            {"epoch": epoch, "val_clean_correct": right * tenths, "val_clean_images": 100}
+            for epoch, right in enumerate((8, 9, 10))
+        ]
+        assert suggest.adapted(rows) == 1
+
+
 def test_runs_of_another_grid_count(store: Store) -> None:
     """A grid with sched alone: its cell's standard and fix runs are found by their ids."""
     curve(store, config("standard"), STANDARD)
