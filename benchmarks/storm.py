@@ -37,13 +37,13 @@ from slurm.testbed import Bed, BedError
 
 BED: dict[str, Any] = {"nodes": 2, "gpus": 4, "cpus": 2, "kill_wait": 2, "slurmd_timeout": 8}
 """Eight GPUs, but four runs at a time: a node has two CPUs, and a run takes one."""
-ENV = {"EPSWEEP_HEARTBEAT_S": "1", "EPSWEEP_STALE_S": "10"}
+ENV = {"EPSWEEP_HEARTBEAT_S": "1", "EPSWEEP_STALE_S": "20"}
 PROFILES: dict[str, dict[str, Any]] = {
     "slurm": {
         "executor": "slurm",
         "tracking": "none",
         "heartbeat_s": 1.0,
-        "stale_s": 10.0,
+        "stale_s": 20.0,
         "max_requeues": 10,
         "slurm": {
             "timeout_min": 30,

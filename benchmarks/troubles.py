@@ -188,12 +188,13 @@ class Storm:
     def _at(self, run: Run) -> list[tuple[float, str]]:
         """(share done, id) of a run that is in training."""
         current = holder(self.place.store.run(run.id))
-        # After a power cut the last heartbeat looks alive for a while; the process is gone.
-        if current is None or not current.live or not Path(f"/proc/{current.info['pid']}").exists():
+        if current is None or not current.live:
             return []
         progress = current.info.get("progress") or {}
         finished, wanted = progress.get("epoch", 0), run.config.epochs
         begun = progress.get("phase") == "train" and 1 <= finished < wanted - 1
+        # After a power cut the last heartbeat looks alive for a while; the process is gone.
+        begun = begun and Path(f"/proc/{current.info['pid']}").exists()
         return [(finished / wanted, run.id)] if begun else []
 
     def _node(self, current: Holder) -> str:
