@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.cells import Cell, Key, sources
 from analysis.names import CORRUPTED
 from analysis.results import Results
-from analysis.runs import Threat
+from analysis.runs import Evaluation, Run, Threat
 from analysis.statistics import Scores, bootstrap, mcnemar, robustness, survival, wilson
 from analysis.tables import rivals, winners
 from core.config import ConfigError, parse_strength
@@ -78,28 +78,13 @@ class Flags:
         index, critical = self._load(self._results.critical, run_id, eval_id)
         if key.metric == "clean":
             return index, survival(critical, 0).astype(float)
-        strengths = self._strengths(run_id, eval_id, key)
-        if key.metric == "adv":
-            return index, survival(critical, max(strengths)).astype(float)
-        return index, robustness(critical, strengths)
-
-    def _strengths(self, run_id: str, eval_id: str, key: Key) -> dict[int, float]:
-        """Those of an evaluation's strengths that `key` is made from, by their index: up to the one
-        at which it asks for the accuracy; of l-inf on the 1/255 grid of expected accuracy."""
         run = self._runs[run_id]
         evaluation = next(one for one in run.evaluations if one.id == eval_id)
-        config = evaluation.record["config"] if evaluation.record else {}
-        trained = run.threat
-        if not trained.epsilon:  # standard fine-tuning, beside a run of that strength
-            trained = Threat(config["norm"], Fraction(str(key.epsilon_g)) / 255)
-        target = evaluation.target(trained)
-        strengths = enumerate(parse_strength(text, target.norm) for text in config["epsilons"])
-        coarse = key.metric == "expected" and target.norm == "linf"
-        return {
-            level: float(epsilon)
-            for level, epsilon in strengths
-            if epsilon <= target.epsilon and not (coarse and (255 * epsilon).denominator > 1)
-        }
+        strengths = _strengths(run, evaluation, key)
+        if key.metric == "adv":
+            return index, survival(critical, max(strengths)).astype(float)
+        prior = evaluation.prior and [evaluation.prior[level] for level in strengths]
+        return index, robustness(critical, strengths, prior)
 
     def _load(self, read: Reader, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
         try:
@@ -140,3 +125,21 @@ class Flags:
     def _leads(self, key: Key, rival: Key) -> bool:
         difference = self.difference(rival, key)
         return difference.significant and difference.value > 0
+
+
+def _strengths(run: Run, evaluation: Evaluation, key: Key) -> dict[int, float]:
+    """Those of an evaluation's strengths that `key` is made from, by their index: up to the one at
+    which it asks for the accuracy; of l-inf on the 1/255 grid of expected accuracy, unless that has
+    weights of its own."""
+    config = evaluation.record["config"] if evaluation.record else {}
+    trained = run.threat
+    if not trained.epsilon:  # standard fine-tuning, beside a run of that strength
+        trained = Threat(config["norm"], Fraction(str(key.epsilon_g)) / 255)
+    target = evaluation.target(trained)
+    strengths = enumerate(parse_strength(text, target.norm) for text in config["epsilons"])
+    coarse = key.metric == "expected" and target.norm == "linf" and not evaluation.prior
+    return {
+        level: float(epsilon)
+        for level, epsilon in strengths
+        if epsilon <= target.epsilon and not (coarse and (255 * epsilon).denominator > 1)
+    }

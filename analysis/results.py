@@ -23,7 +23,7 @@ from analysis.names import CORRUPTED, METRICS
 from analysis.rounding import percent
 from analysis.runs import Evaluation, Row, Run, Threat, runs_of
 from core.config import parse_strength, show_strength
-from core.records import corrupted_accuracy, expected_accuracy, expected_over
+from core.records import corrupted_accuracy, expected_up_to
 from core.rundir import Store
 
 UNATTACKED = Threat("linf", Fraction(0))
@@ -151,7 +151,7 @@ def _metric_rows(about: Row, evaluation: Evaluation, threat: Threat) -> Iterator
     about = {
         **about,
         "eval_id": evaluation.id,
-        "attack": evaluation.attack + target.note(threat),
+        "attack": evaluation.attack + target.note(threat, evaluation.prior),
         "n": record.get("n"),
         "split": record.get("config", {}).get("split", ""),
         "split_images": record.get("split_images"),
@@ -170,7 +170,7 @@ def _metric_rows(about: Row, evaluation: Evaluation, threat: Threat) -> Iterator
         state, reason, value = evaluation.state, evaluation.reason, float("nan")
         if record:
             try:
-                value = percent(_measure(metric, accuracy, target))
+                value = percent(_measure(metric, accuracy, target, evaluation.prior))
             except ValueError as error:
                 state, reason = "missing", str(error)
         yield {**about, "metric": metric, "value": value, "state": state, "reason": reason}
@@ -181,14 +181,17 @@ def _strength(text: str, norm: str) -> Fraction:
     return parse_strength(text, norm)
 
 
-def _measure(metric: str, accuracy: Mapping[Fraction, float], target: Threat) -> float:
+def _measure(
+    metric: str,
+    accuracy: Mapping[Fraction, float],
+    target: Threat,
+    prior: Sequence[float] | None,
+) -> float:
     at = Fraction(0) if metric == "clean" else target.epsilon
-    if metric == "expected" and target.norm == "linf":
-        return expected_accuracy(accuracy, at)
-    if at not in accuracy:
+    if at not in accuracy and (metric != "expected" or target.norm != "linf"):
         raise ValueError(f"no accuracy measured at {show_strength(at, target.norm)}")
-    if metric == "expected":  # no customary grid: by the trapezoid over the strengths there are
-        return expected_over({eps: value for eps, value in accuracy.items() if eps <= at})
+    if metric == "expected":
+        return expected_up_to(accuracy, at, target.norm, prior)
     return accuracy[at]
 
 

@@ -30,12 +30,14 @@ class Threat(NamedTuple):
     norm: str
     epsilon: Fraction
 
-    def note(self, trained: Threat) -> str:
-        """What stands behind the name of an attack that is not the usual one, l-inf at eps_g."""
-        if self.norm == "linf" and trained.norm in ("linf", self.norm):
+    def note(self, trained: Threat, prior: object = None) -> str:
+        """What stands behind the name of an attack that is not the usual one, l-inf at eps_g with
+        all strengths alike in expected accuracy."""
+        if self.norm == trained.norm == "linf" and prior is None:
             return ""
         at = f" at {show_strength(self.epsilon, self.norm)}" if self.norm != trained.norm else ""
-        return f" ({NORMS[self.norm]}{at})"
+        weighted = "" if prior is None else ", expected by a prior of its own"
+        return f" ({NORMS[self.norm]}{at}{weighted})"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class Evaluation:
         if norm == threat.norm:
             return threat
         return Threat(norm, parse_strength(config["epsilons"][-1], norm))
+
+    @property
+    def prior(self) -> Sequence[float] | None:
+        """Weights of the strengths in expected accuracy; None where they are alike."""
+        config = self.record["config"] if self.record else {}
+        weights: Sequence[float] | None = config.get("prior")
+        return weights
 
     @property
     def attack(self) -> str:

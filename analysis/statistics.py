@@ -6,7 +6,7 @@ images, and several seeds are averaged per image first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -100,13 +100,20 @@ def survival(critical: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
     return critical > k
 
 
-def robustness(critical: NDArray[np.int64], strengths: Mapping[int, float]) -> Scores:
+def robustness(
+    critical: NDArray[np.int64],
+    strengths: Mapping[int, float],
+    prior: Sequence[float] | None = None,
+) -> Scores:
     """Share of [0, eps_g] each image survives, by the trapezoid of expected robustness: [n].
 
-    strengths: from 0 to eps_g, by their index among those that `critical` counts. Its mean over
-    images is Acc_[0, eps_g].
+    strengths: from 0 to eps_g, by their index among those that `critical` counts. prior: their
+    weights, in place of the trapezoid. Its mean over images is Acc_[0, eps_g].
     """
     levels, points = np.array([*strengths]), np.array([*strengths.values()])
     right = critical[:, None] > levels
+    if prior:
+        weighted: Scores = right @ np.array(prior) / sum(prior)
+        return weighted
     shares: Scores = (right[:, 1:] + right[:, :-1] * 1.0) @ np.diff(points) / 2 / points[-1]
     return shares

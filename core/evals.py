@@ -44,7 +44,8 @@ class EvalConfig(Part):
     )
     """Strengths at which accuracy is measured, ascending from 0."""
     prior: tuple[Annotated[Number, Field(ge=0)], ...] | None = None
-    """Weights of the strengths in expected accuracy; None is uniform in eps."""
+    """Weights of the strengths in expected accuracy, of which tables take those up to eps_g; None
+    is uniform in eps."""
     split: Literal["test", "val"] = "test"
     images: Count | None = None
     """Only the first images of the split; None means all."""

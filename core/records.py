@@ -119,6 +119,26 @@ def expected_over(
     return sum(parts) / float(grid[-1] - grid[0])
 
 
+def expected_up_to(
+    accuracy: Mapping[Fraction, float],
+    epsilon: Fraction,
+    norm: str,
+    prior: Sequence[float] | None = None,
+) -> float:
+    """Expected accuracy of a run by its evaluation: over the strengths up to `epsilon` alone.
+
+    prior: a weight per strength of the whole curve; None is eps ~ U[0, epsilon], for l-inf on the
+    1/255 grid, else by the trapezoid over the strengths there are. Raises ValueError where
+    strengths are missing or no weight is left.
+    """
+    below = {eps: value for eps, value in accuracy.items() if eps <= epsilon}
+    if prior is None:
+        return expected_accuracy(below, epsilon) if norm == "linf" else expected_over(below)
+    if not any(prior[: len(below)]):
+        raise ValueError(f"the prior has no weight up to {show_strength(epsilon, norm)}")
+    return expected_over(below, prior[: len(below)])
+
+
 def unit_grid(epsilon_g: Fraction) -> list[Fraction]:
     """0, 1/255, ..., eps_g. Raises ValueError where eps_g is no positive multiple of 1/255."""
     k = epsilon_g * 255

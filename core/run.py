@@ -196,6 +196,7 @@ def _summary(
         if item.norm == config.norm == "linf" and config.epsilon_g:
             # Of a grid that is too thin there is none.
             with contextlib.suppress(ValueError):
-                expected = records.expected_accuracy(accuracy, config.epsilon_g)
-                summary[f"{prefix}/expected"] = expected
+                summary[f"{prefix}/expected"] = records.expected_up_to(
+                    accuracy, config.epsilon_g, item.norm, item.prior
+                )
     return summary

@@ -59,6 +59,37 @@ def test_a_run_is_judged_at_its_own_strength(
         assert values["expected"] == pytest.approx(100 * expected_over(below))
 
 
+@pytest.mark.parametrize(
+    ("norm", "strengths", "epsilon_g"),
+    [("linf", "0..4/255", "3/255"), ("l2", [0, "1/2", 1, 2, 4], "2")],
+)
+def test_expected_accuracy_by_the_prior_of_its_evaluation(
+    tmp_path: Path, norm: str, strengths: Any, epsilon_g: str
+) -> None:
+    """Its weights up to eps_g; the table says so, and the interval is of the same number."""
+    weights = [4.0, 0.0, 2.0, 1.0, 9.0]
+    asked = EvalConfig.parse({"norm": norm, "epsilons": strengths, "prior": weights})
+    found = results(tmp_path, asked, norm=norm, epsilon_g=epsilon_g)
+    values = found.values[found.values["setting"] == "fix"]
+    (record,) = (run.evaluations[0].record for run in found.runs if run.setting == "fix")
+    assert record
+    right = [row["correct"] / row["n"] for row in record["rows"]]
+    expected = values[values["metric"] == "expected"]["value"].item()
+    assert expected == pytest.approx(100 * (4 * right[0] + 2 * right[2] + right[3]) / 7)
+    (key,) = (k for k in cells(values) if k.metric == "expected")
+    assert Flags(found, values).scores(key)[1].mean() * 100 == pytest.approx(expected)
+    (table,) = main_tables(found.values)
+    assert "expected by a prior of its own" in table.notes[0] and table.complete
+
+
+def test_a_prior_without_weight_up_to_the_strength_expects_nothing(tmp_path: Path) -> None:
+    asked = EvalConfig.parse({"epsilons": "0..4/255", "prior": [0, 0, 0, 0, 1]})
+    values = results(tmp_path, asked, epsilon_g="2/255").values
+    expected = values[values["metric"] == "expected"]
+    assert set(expected["state"]) == {"missing"}
+    assert set(expected["reason"]) == {"the prior has no weight up to 2/255"}
+
+
 def test_in_another_norm_at_the_largest_strength(tmp_path: Path) -> None:
     """Trained against l-inf, judged by l2: there is no eps_g of its own."""
     found = results(tmp_path, LINF, L2, epsilon_g="8/255")

@@ -98,6 +98,15 @@ def test_another_norm_from_training_to_result(store: Store) -> None:
     assert not any(name.endswith("/expected") for name in summary)
 
 
+def test_the_summary_expects_by_the_prior_too(store: Store) -> None:
+    asked = EvalConfig.parse({"steps": 2, "epsilons": "0..2/255", "prior": [3, 1, 5], "images": 6})
+    config = tiny.config(epsilon_g="1/255", epochs=1)
+    summary = run._summary(execute(store, config, [asked]), [asked], config, store.run(config.id))
+    clean, adversarial = (summary[f"test/apgd-ce-2/eps{k}"] for k in (0, 1))
+    expected = summary["test/apgd-ce-2/expected"]
+    assert expected == pytest.approx((3 * clean + adversarial) / 4)
+
+
 def test_a_strength_off_the_grid_has_no_expected_accuracy(store: Store) -> None:
     config = tiny.config(epsilon_g=0.03, epochs=1)
     result = execute(store, config, [FAST])
