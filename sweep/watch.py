@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -83,31 +84,49 @@ def counts_line(seen: Plan) -> Text:
 
 
 def table(
-    seen: Plan, clock: Clock | None = None, *, rows: int = ROWS, footer: bool = True
+    seen: Plan,
+    clock: Clock | None = None,
+    *,
+    screen: Console | None = None,
+    footer: bool = True,
 ) -> Group:
-    """The state of every run, or of those under way where there are too many to show."""
-    shown = list(seen.statuses)
+    """The state of every run, or of those under way where there are too many to show. screen: the
+    terminal into which all of it has to fit."""
+    why, rows = reasons(seen), ROWS
+    if screen:  # what is below it would not be seen: the counts, and why runs failed
+        why = reasons(seen, max(1, screen.height // 3))
+        for line in why:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        rows = min(ROWS, max(0, screen.height - len(why) - 2))
+    shown = list(zip(seen.statuses, _names(seen.statuses), strict=True))
     if len(shown) > rows:
         under_way = (State.RUNNING, State.FAILED, State.INTERRUPTED)
-        shown = [status for status in shown if status.state in under_way][:rows]
-    grid = Table(box=None, pad_edge=False, header_style="bold")
+        shown = [row for state in under_way for row in shown if row[0].state is state][:rows]
+    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     grid.add_column("run", no_wrap=True, overflow="ellipsis")
     grid.add_column("state", no_wrap=True, min_width=11)
     grid.add_column("epoch", justify="right", no_wrap=True, min_width=5)
-    grid.add_column("", width=12)
+    grid.add_column("")  # the one that gives way where the terminal is narrow
     grid.add_column("images/s", justify="right", no_wrap=True, min_width=8)
     grid.add_column("left", justify="right", no_wrap=True, min_width=5)
-    for status in shown:
-        grid.add_row(*_cells(status))
+    for status, name in shown:
+        grid.add_row(name, *_cells(status))
     counts = counts_line(seen)
     if clock:
         counts.append(f"   left {duration(clock.left(seen))}", style="bold")
     head = [grid] if shown else []
-    return Group(*head, *reasons(seen), *([counts] if footer else []))
+    return Group(*head, *why, *([counts] if footer else []))
 
 
-def reasons(seen: Plan) -> list[Text]:
-    """One line per way in which runs ended badly, as many as fit a screen; more are counted."""
+def _names(statuses: Sequence[Status]) -> list[str]:
+    """The runs' ids without their hash, or with as much of it as tells runs of one name apart."""
+    parts = [status.run.id.rpartition("-") for status in statuses]
+    alike = Counter(name for name, _, _ in parts)
+    return [f"{name}-{mark[:4]}" if alike[name] > 1 else name for name, _, mark in parts]
+
+
+def reasons(seen: Plan, most: int = ROWS) -> list[Text]:
+    """One line per way in which runs ended badly, `most` at most; further ones are counted."""
     alike: dict[tuple[State, str], list[str]] = {}
     for status in seen.statuses:
         if status.reason and (status.state in REASONED or status.held):
@@ -118,17 +137,18 @@ def reasons(seen: Plan) -> list[Text]:
             (f"{state}", COLOURS[state]),
             f" {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {why}",
         )
-        for (state, why), names in list(alike.items())[:ROWS]
+        for (state, why), names in list(alike.items())[:most]
     ]
-    if len(alike) > ROWS:
-        lines.append(Text(f"... and {len(alike) - ROWS} other reasons", style="dim"))
+    if len(alike) > most:
+        lines.append(Text(f"... and {len(alike) - most} other reasons", style="dim"))
     return lines
 
 
-def _bar(share: float, width: int = 12) -> str:
+def _bar(share: float, width: int = 12) -> Text:
     """Readable without colours too, in a file or a pipe."""
     full = int(share * width)
-    return "\u2588" * full + "\u2591" * (width - full)
+    bar = "\u2588" * full + "\u2591" * (width - full)
+    return Text(bar, no_wrap=True, overflow="ellipsis")
 
 
 def _cells(status: Status) -> list[Text | str]:
@@ -136,7 +156,6 @@ def _cells(status: Status) -> list[Text | str]:
     begun = status.attempts > 0
     left = status.left_s
     return [
-        status.run.id.rpartition("-")[0],
         Text(label, style=COLOURS[status.state]),
         f"{status.epoch}/{status.run.config.epochs}" if begun else "",
         _bar(status.share) if begun else "",
@@ -159,7 +178,7 @@ def wait(submission: Submission, store: Store, console: Console, *, every: float
         submission,
         console,
         look,
-        show=lambda seen: table(seen, clock),
+        show=lambda seen, screen: table(seen, clock, screen=screen),
         brief=counts_line,
         left=lambda seen: bool(seen.of({State.PENDING, *plan.LAUNCHABLE})),
         spare=3 * len(submission.runs),
@@ -191,15 +210,16 @@ def attend(
     console: Console,
     look: Callable[[bool], _Seen],
     *,
-    show: Callable[[_Seen], RenderableType],
+    show: Callable[[_Seen, Console | None], RenderableType],
     brief: Callable[[_Seen], RenderableType],
     left: Callable[[_Seen], bool],
     spare: int,
     every: float = 0.5,
 ) -> _Seen:
     """Look (told whether anyone works) and show it until every worker has ended; returns the last
-    look. brief: for a file or a pipe. left: whether there is work for a worker that takes the place
-    of one that died, `spare` times at most. Raises StoppedError, once the workers have stopped."""
+    look. show: told the screen it has to fit into, None for the last look. brief: for a file or a
+    pipe. left: whether there is work for a worker that takes the place of one that died, `spare`
+    times at most. Raises StoppedError, once the workers have stopped."""
     spoken = 0.0
     with stoppable(), _display(console) as live:
         try:
@@ -207,7 +227,7 @@ def attend(
                 running = [job for job in crew.jobs if not job.done()]
                 seen = look(bool(running))
                 if live:
-                    live.update(show(seen))
+                    live.update(show(seen, console if running else None))
                 elif time.monotonic() - spoken > 15:
                     console.print(brief(seen))
                     spoken = time.monotonic()
@@ -249,9 +269,11 @@ def follow(look: Callable[[], Plan], console: Console, *, every: float = 2.0) ->
         while True:
             seen = look()
             if live:
-                live.update(table(seen, clock))
+                live.update(table(seen, clock, screen=console))
             if not (seen.counts[State.RUNNING] or seen.counts[State.PENDING]):
                 break
             time.sleep(SCHEDULER_S if seen.asked else every)
+        if live:
+            live.update(table(seen, clock))
     if live is None:
         console.print(table(seen))

@@ -85,7 +85,7 @@ def test_a_worker_takes_the_place_of_the_one_that_died(tmp_path: Path) -> None:
         Crew(jobs, start),
         Console(file=io.StringIO()),
         lambda _: None,
-        show=lambda _: "",
+        show=lambda *_: "",
         brief=lambda _: "",
         left=lambda _: True,
         spare=3,
