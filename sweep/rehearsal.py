@@ -134,7 +134,7 @@ def _run(grid: Grid, rehearsal: Store, here: Profile, console: Console) -> Plan:
         submission,
         console,
         look,
-        show=lambda seen: _bar(seen, started),
+        show=lambda seen, _: _bar(seen, started),
         brief=lambda seen: _counts(seen, started),
         left=lambda seen: bool(seen.of({State.PENDING, *LAUNCHABLE})),
         spare=3 * len(submission.runs),

@@ -225,7 +225,7 @@ def _attend(
         crew,
         console,
         lambda working: look(wanted),
-        show=lambda seen: table(seen, grid),
+        show=lambda seen, _: table(seen, grid),
         brief=brief,
         left=lambda seen: any(not one.over and one.waiting for one in seen),
         spare=SPARE * len(wanted),
