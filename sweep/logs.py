@@ -20,7 +20,9 @@ def find(store: Store, name: str) -> RunDir:
     if len(matches) == 1:
         return store.run(matches[0])
     if matches:
-        raise ConfigError(f"'{name}' begins {len(matches)} run ids: {', '.join(matches[:4])}, ...")
+        more = ", ..." if len(matches) > 4 else ""
+        some = ", ".join(matches[:4])
+        raise ConfigError(f"'{name}' begins {len(matches)} run ids: {some}{more}")
     hint = nearest(name, names) if names else f" ({store.runs} holds none)"
     raise ConfigError(f"no run '{name}'{hint}")
 
