@@ -28,6 +28,8 @@ from core.team import ALONE, Team
 
 log = logging.getLogger("epsweep")
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+LEAST = 4
+"""Classes: the loss of targeted APGD divides by a difference between the first and the fourth."""
 
 
 def require() -> Any:
@@ -39,6 +41,17 @@ def require() -> Any:
             "attack autoattack needs the package pyautoattack: pip install 'epsweep[autoattack]'"
         ) from None
     return pyautoattack
+
+
+def check(classes: int) -> None:
+    """Raises ConfigError where nothing with so many classes can be attacked, or the package is
+    missing; for those who would train for long before they find out."""
+    require()
+    if classes < LEAST:
+        raise ConfigError(
+            f"attack autoattack needs at least {LEAST} classes, for its targeted attacks, got "
+            f"{classes}; use apgd-ce"
+        )
 
 
 class Counted(nn.Module):

@@ -189,7 +189,7 @@ class RunConfig(Part):
     validation: Validation = Validation()
     augment: Augment = Augment()
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0  # a column of tables
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import data, lora, measure, memory, models, parameters, records, runtime
+from core import autoattack, data, lora, measure, memory, models, parameters, records, runtime
 from core.claims import Claim, now
 from core.compiling import Compile
 from core.config import EvalConfig, RunConfig, rounded
@@ -67,6 +67,8 @@ def execute(
         write_json(run.env, runtime.describe() | {"processes": team.size})
         claim.progress = {"phase": "load data"}
     dataset = _load(config, store, options, team)
+    if any(item.attack == "autoattack" for item in evals):
+        autoattack.check(dataset.classes)
     model = models.build(config, dataset.classes, store)
     monitor = Monitor(remark=lambda text: remark(claim, text))
     fits = Fits(config, store, runtime.device(), team.size, options.compile)

@@ -18,13 +18,14 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from core import autoattack, measure
+from core import autoattack, data, measure
 from core import evaluate as searching
 from core.autoattack import Ledger
 from core.claims import Claim
 from core.config import ConfigError, EvalConfig
 from core.data import Split
 from core.evaluate import Search
+from core.run import Options, execute
 from core.rundir import Store, read_json
 from core.team import ALONE, Team
 
@@ -172,6 +173,26 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(ConfigError, match=r"pip install 'epsweep\[autoattack\]'") as caught:
         run(tmp_path / "part.npz")
     assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"), [(3, "needs at least 4 classes"), (4, r"epsweep\[autoattack\]")]
+)
+def test_what_cannot_be_attacked_is_not_trained(
+    store: Store, monkeypatch: pytest.MonkeyPatch, classes: int, told: str
+) -> None:
+    if classes > 3:
+        monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    else:
+        monkeypatch.setitem(sys.modules, "pyautoattack", types.ModuleType("pyautoattack"))
+    monkeypatch.setattr(data, "load", lambda *_, **__: tiny.dataset(classes=classes))
+    config, asked = tiny.config(), EvalConfig(attack="autoattack")
+    claim = Claim.acquire(store.run(config.id))
+    with pytest.raises(ConfigError, match=told):
+        execute(config, [asked], store, claim, Options(tracking="none"))
+    assert not store.run(config.id).metrics.exists()
+    assert claim
+    claim.release("failed")
 
 
 class Half(Team):

@@ -270,6 +270,7 @@ BAD = [
     ({"backbone": "vit", "image_size": 9}, "", "nearest: 16"),
     ({"image_size": 230}, "", "expected a multiple of 4, the patch of swin"),
     ({"seed": -1}, "seed", "greater than or equal to 0"),
+    ({"seed": 2**63}, "seed", "less than or equal to 9223372036854775807"),
     ({"precision": "fp16"}, "precision", "'fp32' or 'bf16', got 'fp16'"),
     ({"epsilon_g": 4}, "epsilon_g", r"\[0, 1\], got 4, did you mean 4/255\?"),
     ({"epsilon_g": "-1/255"}, "epsilon_g", r"\[0, 1\], got -1/255"),
