@@ -103,7 +103,7 @@ def tables(
     text = (
         _tidy(values, laid_out, partial)
         if form == "tidy"
-        else "\n".join(FORMATS[form](table) for table in laid_out.values())
+        else "\n".join(_as_text(table, form, len(laid_out)) for table in laid_out.values())
     )
     return Output(
         text,
@@ -111,6 +111,12 @@ def tables(
         tuple(_remarks(source, laid_out)),
         tuple(laid_out.values()),
     )
+
+
+def _as_text(table: Table, form: str, count: int) -> str:
+    """One of `count` tables. CSV has no place for a title, but several need to be told apart."""
+    title = f'"{table.title}"\n' if form == "csv" and count > 1 else ""
+    return title + FORMATS[form](table)
 
 
 def export(source: Source, path: str | Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 from pathlib import Path
 
 import analysis_store as made
@@ -182,6 +183,34 @@ def test_files_are_the_same_bytes_again(tmp_path: Path) -> None:
     assert [path.suffix for path in first] == [".pdf", ".png"]
     for one, other in zip(first, second, strict=True):
         assert one.name == other.name and one.read_bytes() == other.read_bytes()
+
+
+def test_a_figure_without_room_is_one_error_and_leaves_no_file(tmp_path: Path) -> None:
+    """Here a limit on the size of files stands for the full disk."""
+    ((_, figure),) = draw(Source(published()), ["bars"])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(figure, tmp_path / "bars")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rates", [("1e-4",), ("1e-4", "1e-3", "1e-5")])
+def test_no_legend_is_wider_than_its_figure(tmp_path: Path, rates: tuple[str, ...]) -> None:
+    """Of one pair, where figures are narrowest and names of variants long."""
+    schedules = ("standard", "fix", "sched", "auto", "uniform")
+    epsilons = ("4/255", "8/255")
+    runs = [
+        run
+        for rate in rates
+        for run in made.grid(("vit",), ("cars",), epsilons, schedules, optim={"lr": float(rate)})
+    ]
+    for stem, figure in draw(store(tmp_path, runs)):
+        for legend in figure.legends:
+            assert legend.get_window_extent().width <= figure.bbox.width, stem
 
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:

@@ -183,6 +183,15 @@ def test_csv_reads_back_as_printed(tmp_path: Path) -> None:
     assert [row[2:] for row in rows[1:]] == [[e.text for e in row] for _, row in table.rows]
 
 
+def test_several_tables_are_told_apart_in_every_format(tmp_path: Path) -> None:
+    frame = load(tmp_path, made.fill(tmp_path, made.grid()))
+    titles = [table.title for table in main_tables(frame)]
+    assert len(set(titles)) == 2
+    text, _ = tables(frame, "csv")
+    found = [row[0] for row in csv.reader(io.StringIO(text)) if len(row) == 1]
+    assert found == titles
+
+
 def test_markdown_is_one_table_per_strength(tmp_path: Path) -> None:
     text, _ = tables(load(tmp_path, made.fill(tmp_path, made.grid())))
     lines = text.splitlines()

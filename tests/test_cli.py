@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import analysis_store
 import pytest
 from PIL import Image
+
+from sweep import grid as grids
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -215,6 +218,18 @@ def test_published_numbers_come_out_as_they_went_in(call: Call, tmp_path: Path) 
     assert "12.35" in out, "rounded half up"
     assert "73.40" in out
     assert "Traceback" not in err
+
+
+def test_figures_and_report_lie_in_the_folder_of_the_grid_not_of_its_file(
+    call: Call, grid: Callable[..., str], tmp_path: Path
+) -> None:
+    file = grid(("name: tiny", "name: other"))
+    (run,) = grids.load(file).runs
+    analysis_store.finish(tmp_path / "outputs", run.config, run.evals[0])
+    for verb in ("figures", "report"):
+        code, out, err = call(verb, file)
+        assert code == 0, err
+        assert {Path(line).parent.name for line in out.splitlines()} == {"other"}
 
 
 def test_tables_need_one_source(call: Call) -> None:

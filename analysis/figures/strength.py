@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.panels import complete, named
-from analysis.figures.style import LOOKS, MARKERS, OTHERS, WIDEST, Look, matrix, styled
+from analysis.figures.style import LOOKS, MARKERS, OTHERS, Look, above, matrix, styled
 from analysis.names import datasets_in_order, models_in_order, settings_in_order
 from analysis.paper import one_evaluation
 from analysis.results import Results
@@ -118,4 +118,4 @@ def _legend(figure: Figure, frame: pd.DataFrame) -> None:
     for setting in settings if len(settings) > 1 else ():
         line = LOOKS.get(setting, Look(OTHERS[0])).line
         lines.append(Line2D([], [], color="black", linestyle=line, label=setting))
-    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), WIDEST))
+    above(figure, lines)

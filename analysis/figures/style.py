@@ -5,7 +5,8 @@ Settings also differ in line style and marker, so that nothing hangs on colour a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.names import settings_in_order, strength_name
+from core.rundir import write_atomic
 
 RC: Any = {
     "font.size": 8,
@@ -124,8 +127,18 @@ def legend(
         dot = Line2D([], [], color="black", marker="o", linestyle="", label="adaptation begins")
         lines.append(dot)
     title = f"$\\epsilon_g$ = {strength_name(epsilon_g)}" if epsilon_g else None
-    columns = min(len(lines), WIDEST) or 1
-    figure.legend(handles=lines, title=title, loc="outside upper center", ncols=columns)
+    above(figure, lines, title)
+
+
+def above(figure: Figure, entries: Sequence[Artist], title: str | None = None) -> None:
+    """A legend above all panels, in as many lines as the width of the figure asks for."""
+    for columns in range(min(len(entries), WIDEST), 0, -1):
+        place: Any = {"loc": "outside upper center", "ncols": columns}
+        drawn = figure.legend(handles=entries, title=title, **place)
+        if drawn.get_window_extent().width <= figure.bbox.width:
+            return
+        if columns > 1:
+            drawn.remove()
 
 
 def mean_line(axes: Axes, frame: pd.DataFrame, x: str, y: str, style: Look) -> pd.Series:
@@ -144,10 +157,13 @@ def key_line(setting: str, style: Look) -> Line2D:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.pdf and `stem`.png (200 dpi), the same bytes for the same figure."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Write `stem`.pdf and `stem`.png (200 dpi), the same bytes for the same figure. Raises
+    OSError; what a disk has no room for leaves nothing there."""
     paths = [stem.with_suffix(suffix) for suffix in (".pdf", ".png")]
+    vector, pixels = io.BytesIO(), io.BytesIO()
     with styled():
-        figure.savefig(paths[0], metadata={"CreationDate": None})
-        figure.savefig(paths[1], dpi=DPI, metadata={"Software": None})
+        figure.savefig(vector, format="pdf", metadata={"CreationDate": None})
+        figure.savefig(pixels, format="png", dpi=DPI, metadata={"Software": None})
+    for path, drawing in zip(paths, (vector, pixels), strict=True):
+        write_atomic(path, lambda file, drawing=drawing: file.write(drawing.getvalue()))  # type: ignore[misc]
     return paths

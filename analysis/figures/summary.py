@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from analysis.cells import Cell, Key, cells
 from analysis.figures.panels import complete, named
-from analysis.figures.style import MARKERS, WIDEST, Looks, looks, matrix, styled
+from analysis.figures.style import MARKERS, Looks, above, looks, matrix, styled
 from analysis.names import METRICS, datasets_in_order, models_in_order, strength_name
 from analysis.paper import is_main, one_evaluation
 
@@ -39,7 +39,7 @@ def bars(values: pd.DataFrame) -> Drawn:
             axes.set_ylim(0, 100)
         grid[0, 0].set_ylabel("accuracy (%)")
         handles = [Patch(color=style.color, label=name) for name, style in styles.items()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), WIDEST))
+        above(figure, handles)
     yield "bars", figure
 
 
@@ -138,4 +138,4 @@ def _legend(figure: Figure, models: Sequence[str], styles: Looks) -> None:
         for i, model in enumerate(models)
     ]
     lines.append(Line2D([], [], color="#999999", label="Pareto front"))
-    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), WIDEST))
+    above(figure, lines)

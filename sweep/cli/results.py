@@ -27,6 +27,7 @@ from sweep.cli.options import (
 
 if TYPE_CHECKING:
     from analysis.command import Source
+    from sweep.grid import Grid
 
 
 verbs = typer.Typer()
@@ -96,7 +97,7 @@ def tables(
     if check:
         typer.echo(published.check())
         return
-    source, fed = _source(grid, root, only, files)
+    source, loaded = _source(grid, root, only, files)
     if why:
         typer.echo(command.explain(source, why))
         return
@@ -106,6 +107,7 @@ def tables(
         out.print(str(command.export(source, output)), soft_wrap=True)
         _warn(source)
         return
+    fed = [int(name) for name in loaded.tables if name.isdigit()] if loaded else []
     made = command.tables(
         source,
         format.value,
@@ -142,8 +144,9 @@ def figures(
     """The paper's figures as PDF and PNG, as far as there are runs for them."""
     from analysis.figures import figures as draw
 
-    source, _ = _source(grid, root, only, files)
-    folder = output or Store.at(root).root / "reports" / Path(grid or "published").stem
+    source, loaded = _source(grid, root, only, files)
+    name = loaded.name if loaded else "published"
+    folder = output or Store.at(root).root / "reports" / name
     for path in draw(source, folder, names or []):
         out.print(str(path), soft_wrap=True)
     _warn(source)
@@ -214,16 +217,15 @@ def _warn(source: Source) -> None:
 
 def _source(
     grid: str | None, root: Path | None, only: list[str] | None, files: list[Path] | None
-) -> tuple[Source, list[int]]:
-    """Runs of a grid and the numbers of the tables it feeds, or published values and none."""
+) -> tuple[Source, Grid | None]:
+    """Runs of a grid and that grid, or published values and None."""
     from analysis.command import Source
 
     if (grid is None) == (not files):
         raise ConfigError("expected either a GRID or --from FILE.csv")
     if grid is None:
-        return Source.files(files or []), []
+        return Source.files(files or []), None
     store = Store.at(root)
     loaded = load_grid(grid, store)
     runs = [status.run for status in look(loaded, store, only).statuses]
-    numbers = [int(name) for name in loaded.tables if name.isdigit()]
-    return Source.store(store.root, manifest(runs)), numbers
+    return Source.store(store.root, manifest(runs)), loaded
