@@ -112,7 +112,7 @@ def test_hours_count_failed_attempts_but_no_running_ones(tmp_path: Path) -> None
     spent = hours(sweep(tmp_path), {"gpu_hours": 12})
     assert spent.planned == 12
     assert spent.used == pytest.approx(8 * 245 / 3600)  # 7 done and 1 failed, 4 min 5 s each
-    assert spent.done == 7 and spent.projected == pytest.approx(61.5 * 10 / 3600)
+    assert spent.done == 7 and spent.projected == pytest.approx(245 * 10 / 3600)
     assert spent.unit == "hours"
 
 
@@ -122,7 +122,7 @@ def test_hours_of_runs_on_several_gpus_are_gpu_hours(tmp_path: Path) -> None:
         write_jsonl(run.dir.attempts, [row | {"gpus": 4} for row in run.attempts])
     spent = hours(Results(made.store.root), {})
     assert spent.used == pytest.approx(4 * 8 * 245 / 3600) and spent.unit == "GPU-hours"
-    assert spent.projected == pytest.approx(4 * 61.5 * 10 / 3600)
+    assert spent.projected == pytest.approx(4 * 245 * 10 / 3600)
 
 
 def test_coverage_accounts_for_every_run(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -64,7 +64,8 @@ def violations(results: Results) -> list[str]:
 @dataclass(frozen=True)
 class Hours:
     """Time in hours of one device, GPU-hours where runs had GPUs: planned by the grid, spent by all
-    attempts that have ended, and what all runs would take at the mean of those done."""
+    attempts that have ended, and what all runs would take at the mean of those done, evaluations
+    and failed attempts included."""
 
     planned: float | None
     used: float
@@ -77,21 +78,25 @@ class Hours:
 
 def hours(results: Results, about: Mapping[str, Any]) -> Hours:
     """about: the grid's own, whose gpu_hours is the plan."""
-    pairs = [(run.result, run.attempts[-1]) for run in results.runs if run.attempts]
-    seconds = [float(end["seconds"]) * _gpus(last) for end, last in pairs if end]
     attempts = [row for run in results.runs for row in run.attempts]
+    done = [_spent(run.attempts) for run in results.runs if run.result and run.attempts]
     devices = Counter(str(run.env.get("device") or "CPU") for run in results.runs if run.env)
     planned = about.get("gpu_hours")
     total = len(results.runs)
     return Hours(
         planned=float(planned) if isinstance(planned, (int, float)) else None,
-        used=sum(_seconds(row) * _gpus(row) for row in attempts) / 3600,
-        done=len(seconds),
+        used=_spent(attempts),
+        done=len(done),
         total=total,
-        projected=sum(seconds) / len(seconds) * total / 3600 if seconds else None,
+        projected=sum(done) / len(done) * total if done else None,
         devices=tuple(name for name, _ in devices.most_common()),
         unit="GPU-hours" if any(row.get("gpus") for row in attempts) else "hours",
     )
+
+
+def _spent(attempts: Iterable[Mapping[str, Any]]) -> float:
+    """Hours of one device."""
+    return sum(_seconds(row) * _gpus(row) for row in attempts) / 3600
 
 
 def _gpus(attempt: Mapping[str, Any]) -> float:
