@@ -342,3 +342,17 @@ def test_a_released_claim_stops_beating(
     os.utime(path, (0, 0))
     time.sleep(0.1)
     assert path.stat().st_mtime == 0
+
+
+def test_a_copied_store_has_taken_no_longer(
+    run: RunDir, acquire: Callable[..., Claim | None]
+) -> None:
+    """Whoever copies it may not keep the times of files."""
+    claim = acquire(run, gpus=2)
+    assert claim
+    claim.release("done")
+    path = run.path / "claim-0001.json"
+    copied = time.time() + 86400
+    os.utime(path, (copied, copied))
+    owner = holder(run)
+    assert owner and owner.seconds < 5 and owner.gpu_seconds < 10
