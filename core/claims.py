@@ -124,7 +124,9 @@ class Holder:
         held = self.beat - float(self.info.get("since", self.beat))
         if self.info.get("ended"):
             # A copied file has the time of the copy; its owner told its own, in whole seconds.
-            ended, started = (datetime.fromisoformat(self.info[key]) for key in ("ended", "started"))
+            ended, started = (
+                datetime.fromisoformat(self.info[key]) for key in ("ended", "started")
+            )
             held = min(held, (ended - started).total_seconds() + 1)
         return max(0.0, held)
 
