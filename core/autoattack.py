@@ -104,13 +104,15 @@ def evaluate(
     device: torch.device,
     ledger: Ledger,
     owned: Callable[[], None],
+    progress: Callable[[int], None] = lambda done: None,
     team: Team = ALONE,
 ) -> Search:
     """Critical strengths under APGD (`first`, called unless the ledger knows its result) and then
     AutoAttack, strength by strength, each on the images that are right so far.
 
     `owned` is called before anything is written and raises where that is no longer allowed.
-    Raises ConfigError where the package is missing.
+    `progress` is told the images that AutoAttack is through with, as one that is half through its
+    strengths is half an image. Raises ConfigError where the package is missing.
     """
     require()
     mine = team.mine(torch.arange(len(split)))
@@ -127,6 +129,7 @@ def evaluate(
     found, tried = known
     with attacking(model) as inner:
         target = Counted(inner)
+        progress(round(len(split) * _share(found, tried)))
         for level, epsilon in enumerate(strengths[1:], start=1):
             while len(rows := np.flatnonzero((found.critical > level) & (tried < level))[:batch]):
                 x, y = split.batch(mine[torch.from_numpy(rows)], device)
@@ -145,7 +148,14 @@ def evaluate(
                 found.backwards, target.backwards = found.backwards + target.backwards, 0
                 owned()
                 ledger.save(found, tried)
+                progress(round(len(split) * _share(found, tried)))
     return found if team.size == 1 else joined(team.gather((mine.numpy(), found)), len(split))
+
+
+def _share(found: Search, tried: np.ndarray[Any, Any]) -> float:
+    """Of the (image, strength) pairs to be attacked, the share of those that were."""
+    done, left = tried.sum(), np.maximum(found.critical - 1 - tried, 0).sum()
+    return float(done / (done + left)) if left else 1.0
 
 
 def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: str) -> Tensor:

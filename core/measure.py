@@ -52,10 +52,15 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
     whole: Split = getattr(trainer.data, asked.split)
     split = whole.first(asked.images)
     started = time.perf_counter()
+    first: tuple[int, float] | None = None  # what was done already when this attempt began
 
     def progress(done: int) -> None:
+        nonlocal first
+        now = time.perf_counter()
+        if first is None or done < first[0]:
+            first = done, now
         if claim:
-            claim.progress = _progress(done, len(split), time.perf_counter() - started)
+            claim.progress = _progress(done, len(split), done - first[0], now - first[1])
 
     work = partial(_measure, asked, trainer, split, claim, progress)
     with judging():
@@ -88,14 +93,12 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
     log.info("evaluated %s in %.1f s: %s", asked.id, seconds, _points(rows))
 
 
-def _progress(done: int, images: int, seconds: float) -> dict[str, Any]:
-    state = {
-        "phase": "evaluate",
-        "share": round(done / images, 4),
-        "images_per_s": round(done / seconds, 1),
-    }
-    if done:
-        state["left_s"] = round((images - done) * seconds / done, 1)
+def _progress(done: int, images: int, lately: int, seconds: float) -> dict[str, Any]:
+    """lately: how many of those done took so many seconds; by their speed the others are told."""
+    state = {"phase": "evaluate", "share": round(done / images, 4), "images_per_s": 0.0}
+    if lately:
+        state["images_per_s"] = round(lately / seconds, 1)
+        state["left_s"] = round((images - done) * seconds / lately, 1)
     return state
 
 
@@ -139,16 +142,12 @@ def _measure(
         strengths,
         steps=asked.steps,
         mode=asked.mode,
-        progress=progress,
         **how,
     )
     if asked.attack == "autoattack":
-        ledger = autoattack.Ledger(begun)
-        found = autoattack.evaluate(
-            look, model, split, strengths, ledger=ledger, owned=owned, **how
-        )
-        return found, None
-    found = look(snapshot=Snapshot(begun, owned))
+        how |= {"ledger": autoattack.Ledger(begun), "owned": owned, "progress": progress}
+        return autoattack.evaluate(look, model, split, strengths, **how), None
+    found = look(snapshot=Snapshot(begun, owned), progress=progress)
     if asked.mode == "exact":
         return found, None
     return found, audit.check(found, model, split, strengths, steps=asked.steps, **how)

@@ -93,9 +93,12 @@ def blind() -> Search:
 
 
 def run(
-    file: Path, first: Callable[[], Search] = blind, owned: Callable[[], None] = lambda: None
+    file: Path,
+    first: Callable[[], Search] = blind,
+    owned: Callable[[], None] = lambda: None,
+    **how: Any,
 ) -> Search:
-    how: dict[str, Any] = {"norm": "linf", "batch": 4, "device": tiny.CPU}
+    how |= {"norm": "linf", "batch": 4, "device": tiny.CPU}
     ledger = Ledger(file)
     return autoattack.evaluate(
         first, Bright(), split(), STRENGTHS, ledger=ledger, owned=owned, **how
@@ -133,6 +136,19 @@ def test_goes_on_after_a_stop_without_repeating_a_batch(
     found = run(tmp_path / "part.npz", never)
     assert found.critical.tolist() == EXPECTED and len(darken.calls) == 5
     assert found.forwards == 7 + sum(count + 1 for _, count in darken.calls)
+
+
+def test_progress_is_that_of_autoattack_not_of_the_apgd_before_it(
+    tmp_path: Path, darken: type[Darken]
+) -> None:
+    told: list[int] = []
+    darken.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "part.npz", progress=told.append)
+    assert told[0] == 0 and 0 < told[-1] < IMAGES / 2 + 1
+    stopped_at, darken.stop_after = told[-1], 10**6
+    run(tmp_path / "part.npz", progress=told.append)
+    assert told[3] == stopped_at and told == sorted(told) and told[-1] == IMAGES
 
 
 def test_a_batch_that_does_not_fit_is_halved_on_the_spot(

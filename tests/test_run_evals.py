@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -11,11 +13,13 @@ import tiny
 import torch
 from whole_run import CONFIG, FAST, MORE, assert_keeps_its_promise, execute, flags
 
-from core import autoattack, checkpoint, evaluate, run
+from core import autoattack, checkpoint, evaluate, measure, run
 from core.audit import AuditError
+from core.claims import Claim
 from core.config import EvalConfig
 from core.evaluate import Search
 from core.rundir import Store, read_json, read_jsonl
+from core.team import ALONE
 from core.train import Trainer
 
 
@@ -37,7 +41,7 @@ def count_searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     search = evaluate.search
 
     def counted(*arguments: Any, **options: Any) -> Search:
-        if "progress" in options:
+        if "mode" in options:
             steps.append(options["steps"])
         return search(*arguments, **options)
 
@@ -96,6 +100,32 @@ def test_another_norm_from_training_to_result(store: Store) -> None:
     summary = run._summary(result, [asked], config, folder)
     assert "test/apgd-ce-2-l1/eps4" in summary
     assert not any(name.endswith("/expected") for name in summary)
+
+
+def test_what_is_left_is_told_by_the_speed_of_this_attempt(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """9 of 10 images are known from before; the tenth takes as long as it takes."""
+    told: list[dict[str, Any]] = []
+    clock = iter((0.0, 0.0, 50.0, 50.0))
+    monkeypatch.setattr(measure, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+
+    def look(*_: Any, progress: Callable[[int], None], **__: Any) -> Search:
+        for done in (8, 9):
+            progress(done)
+            told.append(dict(claim.progress))
+        return Search(np.zeros(10, np.int16))
+
+    monkeypatch.setattr(measure.searching, "search", look)
+    trainer: Any = types.SimpleNamespace(
+        data=tiny.dataset(val=10), run=store.run("r"), evaluated=None, device=tiny.CPU, team=ALONE
+    )
+    claim = Claim.acquire(store.run("r"))
+    assert claim
+    measure.evaluate(EvalConfig(), trainer, claim, batch=10)
+    claim.release("done")
+    assert told[0]["share"] == 0.8 and "left_s" not in told[0]
+    assert (told[1]["share"], told[1]["left_s"], told[1]["images_per_s"]) == (0.9, 50.0, 0.0)
 
 
 def test_the_summary_expects_by_the_prior_too(store: Store) -> None:
