@@ -153,6 +153,11 @@ class RunDir:
     def eval_flags(self, eval_id: str) -> Path:
         return self.evals / f"{eval_id}.npz"
 
+    def holds(self, result: Mapping[str, Any], evals: Iterable[str]) -> bool:
+        """Whether a result names these evaluations and all are there: one that somebody has deleted
+        is to be made again."""
+        return all(name in result["evals"] and self.eval_json(name).is_file() for name in evals)
+
     def forget_results(self) -> None:
         """Delete the result, then every evaluation, finished or not."""
         for file in (self.result, *self.evals.glob("*")):

@@ -176,9 +176,9 @@ def _let_go() -> None:
 
 
 def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
-    """Whether the result is there and names every evaluation asked for."""
+    """Whether the result is there and every evaluation asked for."""
     result = read_json(run.result)
-    return result is not None and {item.id for item in evals} <= set(result["evals"])
+    return result is not None and run.holds(result, (item.id for item in evals))
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def look(
     if current.live:
         return _seen(run, State.RUNNING, current)
     result = read_json(folder.result)
-    if result is not None and {item.id for item in run.evals} <= set(result["evals"]):
+    if result is not None and folder.holds(result, (item.id for item in run.evals)):
         return replace(_seen(run, State.DONE, current), epoch=run.config.epochs, share=1.0)
     if folder.cancel.exists():
         return _seen(run, State.CANCELLED, current)

@@ -15,10 +15,12 @@ from core.config import EvalConfig, RunConfig
 from core.rundir import Store, write_json
 from slurm import profile as profiles
 from sweep import grid as grids
-from sweep import local, submit, watch
+from sweep import local, plan, submit, watch
+from sweep.attempt import is_done
 from sweep.grid import Grid
 from sweep.job import RunJob
 from sweep.local import Crew, Submission
+from sweep.plan import State
 
 GRID = """
 name: NAME
@@ -121,6 +123,24 @@ def test_a_run_that_another_grid_has_done_meanwhile_gets_the_evaluations_it_lack
     work = RunJob(str(store.root), "other", str(manifest), 0, 1, tracking="none")
     assert work() == {"done": 1}
     assert asked == [item.id for item in other.runs[0].evals]
+
+
+def test_an_evaluation_that_was_deleted_is_to_be_made_again(store: Store, tmp_path: Path) -> None:
+    """Who reads that its file is damaged is told to remove it."""
+    path = tmp_path / "one.yaml"
+    path.write_text(GRID.replace("NAME", "one").replace("STEPS", "1"))
+    (run,) = grids.load(path).runs
+    claim = Claim.acquire(store.run(run.id))
+    assert claim
+    (asked,) = (claim.run.eval_json(item.id) for item in run.evals)
+    write_json(asked, {})
+    write_json(claim.run.result, {"evals": [asked.stem]})
+    claim.release("done")
+    assert plan.look(run, claim.run).state is State.DONE
+    assert is_done(claim.run, run.evals)
+    asked.unlink()
+    assert plan.look(run, claim.run).state is State.UNEVALUATED
+    assert not is_done(claim.run, run.evals)
 
 
 def test_workers_that_cannot_begin_say_why(store: Store, tmp_path: Path) -> None:
