@@ -13,7 +13,7 @@ from rich.text import Text
 from sweep import watch, winners
 from sweep.cost import Cost
 from sweep.grid import Grid, Run
-from sweep.plan import Plan, State
+from sweep.plan import Plan, State, Status
 
 MARKS = {State.RUNNING: "running", State.PENDING: "pending", State.FAILED: "failed"}
 
@@ -121,7 +121,7 @@ def hours(seen: Plan, cost: Cost) -> Hours:
     for status in seen.statuses:
         work = cost.petaflops(status.run.config, status.run.evals)
         used[status.run.config.backbone] += seconds[status.run.id] if work else 0
-        made[status.run.config.backbone] += (work or 0) * watch.done_share(status)
+        made[status.run.config.backbone] += (work or 0) * _share(status, cost)
     spent = sum(seconds.values()) / 3600
     shipped = cost.shipped
     planned = {
@@ -158,5 +158,17 @@ def _left(
             hours = work * pace / 3600
         if hours is None:
             return None
-        total += hours * (1 - watch.done_share(status))
+        total += hours * (1 - _share(status, cost))
     return total
+
+
+def _share(status: Status, cost: Cost) -> float:
+    """Share of a run's operations that is done: AutoAttack takes several times its training."""
+    config, evals = status.run.config, status.run.evals
+    whole, fit = cost.petaflops(config, evals), cost.petaflops(config, ())
+    if status.state is State.DONE or not whole or fit is None:
+        return watch.done_share(status)
+    trained = fit / whole
+    if status.phase == "evaluate":
+        return trained + (1 - trained) * status.share
+    return trained * status.share

@@ -254,6 +254,20 @@ def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> 
     assert "GPU-hours left, at 32 TFLOP/s per H100" in fresh.lines[0]
 
 
+def test_a_trained_run_has_its_evaluation_left(store: Store) -> None:
+    """AutoAttack takes several times the training: at the end of that, most is still to come."""
+    model, grid = cost.of(H100, store), grids.load("autoattack")
+    hours = [model.hours(run.config, run.evals) or 0 for run in grid.runs]
+    trained = model.hours(grid.runs[0].config, ()) or 0
+    assert trained < hours[0] / 4
+    for share in (0.0, 0.5):
+        spent = trained + share * (hours[0] - trained)
+        begun = {"phase": "evaluate", "share": share, "gpu_seconds": 3600 * spent}
+        seen = [Status(grid.runs[0], State.RUNNING, **begun)]
+        seen += [Status(run, State.NEW) for run in grid.runs[1:]]
+        assert summary.hours(Plan(seen), model).left == pytest.approx(sum(hours) - spent)
+
+
 def test_bf16_and_unknown_gpus_are_told_apart(small: Grid, store: Store) -> None:
     model = cost.Cost("H100", store, 32.0, {"swin in bf16": 96.0}, 1)
     plain, fast = config(), config(precision="bf16")
