@@ -23,6 +23,7 @@ from core.attacks import attacking
 from core.config import ConfigError
 from core.data import Split
 from core.evaluate import Search, joined
+from core.inputs import NO_AUTOATTACK
 from core.rundir import write_atomic
 from core.team import ALONE, Team
 
@@ -37,9 +38,7 @@ def require() -> Any:
     try:
         import pyautoattack
     except ImportError:
-        raise ConfigError(
-            "attack autoattack needs the package pyautoattack: pip install 'epsweep[autoattack]'"
-        ) from None
+        raise ConfigError(NO_AUTOATTACK) from None
     return pyautoattack
 
 

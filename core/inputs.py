@@ -10,11 +10,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from core.config import ConfigError, RunConfig
+from core.config import ConfigError, EvalConfig, RunConfig
 from core.datasets.entry import entries
 from core.registry import PROCEDURAL, SYNTHETIC, backbone, backbones, hub_repo
 from core.rundir import Store
 
+NO_AUTOATTACK = (
+    "attack autoattack needs the package pyautoattack: pip install 'epsweep[autoattack]'"
+)
 SPLITS = ("train", "val", "test")
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
@@ -148,8 +151,15 @@ def cached_weights(repo: str, hub: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def missing(configs: Iterable[RunConfig], store: Store, *, hub: Path | None = None) -> list[str]:
-    """One line per dataset, checkpoint or package that these runs need and this machine lacks.
+def missing(
+    configs: Iterable[RunConfig],
+    store: Store,
+    *,
+    hub: Path | None = None,
+    evals: Iterable[EvalConfig] = (),
+) -> list[str]:
+    """One line per dataset, checkpoint or package that these runs and their evaluations need and
+    this machine lacks.
 
     hub: the cache in which runs must find pretrained weights; None where they may download them.
     """
@@ -170,6 +180,9 @@ def missing(configs: Iterable[RunConfig], store: Store, *, hub: Path | None = No
     adapted = any(config.protocol == "lora" for config in configs)
     if adapted and importlib.util.find_spec("peft") is None:
         problems.append("protocol lora needs the package peft: pip install 'epsweep[lora]'")
+    ensemble = any(item.attack == "autoattack" for item in evals)
+    if ensemble and importlib.util.find_spec("pyautoattack") is None:
+        problems.append(NO_AUTOATTACK)
     if hub:
         pretrained = [config.backbone for config in configs if config.weights == "pretrained"]
         problems += [line for name in dict.fromkeys(pretrained) for line in _not_cached(name, hub)]

@@ -113,7 +113,8 @@ def _netrc() -> str:
 
 def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
     hub = weights.required_hub(profile)
-    problems = inputs.missing((run.config for run in grid.runs), store, hub=hub)
+    evals = (item for run in grid.runs for item in run.evals)
+    problems = inputs.missing((run.config for run in grid.runs), store, hub=hub, evals=evals)
     for problem in problems:
         yield Check("inputs", "fail", problem)
     if not problems:

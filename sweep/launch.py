@@ -280,7 +280,8 @@ def lacks(seen: Plan, store: Store, profile: Profile) -> list[str]:
 
 def _missing(runs: Sequence[Run], store: Store, profile: Profile) -> list[str]:
     hub = weights.required_hub(profile)
-    return inputs.missing((run.config for run in runs), store, hub=hub)
+    evals = (item for run in runs for item in run.evals)
+    return inputs.missing((run.config for run in runs), store, hub=hub, evals=evals)
 
 
 def _nothing(seen: Plan) -> Text:

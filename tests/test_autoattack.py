@@ -6,6 +6,7 @@ the real one where it is installed.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import types
 from collections.abc import Callable
@@ -28,6 +29,9 @@ from core.evaluate import Search
 from core.run import Options, execute
 from core.rundir import Store, read_json
 from core.team import ALONE, Team
+from slurm import profile as profiles
+from sweep import launch
+from sweep.grid import Run
 
 STRENGTHS = [0.0, 0.1, 0.2]
 IMAGES = 10
@@ -177,6 +181,18 @@ def test_who_is_taken_over_writes_nothing(tmp_path: Path, darken: type[Darken]) 
     with pytest.raises(InterruptedError):
         run(tmp_path / "part.npz", owned=lost)
     assert not (tmp_path / "part.npz").exists()
+
+
+def test_a_launch_asks_for_the_package_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pyautoattack" else find(name)
+    )
+    local = profiles.load("local")
+    asked, usual = EvalConfig(attack="autoattack"), EvalConfig()
+    launch.check([Run(tiny.config(), "fix", (usual,))], store, local)
+    with pytest.raises(ConfigError, match=r"pip install 'epsweep\[autoattack\]'"):
+        launch.check([Run(tiny.config(), "fix", (usual, asked))], store, local)
 
 
 def test_points_outside_the_ball_break_nothing(tmp_path: Path, darken: type[Darken]) -> None:
