@@ -229,3 +229,7 @@ class Store:
 
     def sweep(self, name: str) -> SweepDir:
         return SweepDir(self.root / "sweeps" / name)
+
+    def sweeps(self) -> list[SweepDir]:
+        """Those that were launched, by name."""
+        return [SweepDir(path) for path in sorted((self.root / "sweeps").glob("*/"))]

@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,8 @@ OWN_OPTIONS = ("SBATCH_JOB_NAME", "SBATCH_ARRAY_INX", "SBATCH_OUTPUT", "SBATCH_E
 OUTER_JOB = re.compile(r"S(LURM|LURMD|RUN)_(?!(CONF|CLUSTERS|JWT)$)")
 """What Slurm tells of the job that a launch is called in, if it is. In the jobs that it submits
 srun would take that for their own, and refuses two kinds of memory at once."""
+
+Behind = Mapping[str, Collection[str]]
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,16 @@ def hand_over(
     return job
 
 
-def send(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -> Sent:
-    """Submit as many of the runs as the cluster's limits allow, in order.
+def send(
+    runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile, behind: Behind
+) -> Sent:
+    """Submit as many of the runs as the cluster's limits allow, in order. behind: by run id, the
+    jobs that have to be over before Slurm starts one for the run.
 
     Raises ClusterError where sbatch refuses; arrays sent before that are recorded.
     """
     sender = _Sender(sweep, store, freeze.snapshot(sweep), _limits(profile))
-    for special, group in _by_profile(runs, store, profile):
+    for special, group in _by_profile(runs, store, profile, behind):
         sender.send(special, group)
     return Sent(sender.arrays, len(runs) - len(sender.left), sender.left, sender.cap)
 
@@ -169,24 +174,34 @@ def _limits(profile: Profile) -> limits.Limits:
 
 
 def _by_profile(
-    runs: Sequence[Run], store: Store, profile: Profile
+    runs: Sequence[Run], store: Store, profile: Profile, behind: Behind
 ) -> list[tuple[Profile, list[Run]]]:
-    """Runs grouped by what they are submitted with: the overrides of their backbone, and more
-    memory where a retry asked for it."""
-    groups: dict[tuple[str, float | None], list[Run]] = {}
+    """Runs grouped by what they are submitted with: the overrides of their backbone, more memory
+    where a retry asked for it, and whether they have to wait for others' jobs."""
+    groups: dict[tuple[str, float | None, bool], list[Run]] = {}
     for run in runs:
         backbone = run.config.backbone if run.config.backbone in profile.overrides else ""
-        key = (backbone, repair.read(store.run(run.id)).mem_gb)
+        key = (backbone, repair.read(store.run(run.id)).mem_gb, run.id in behind)
         groups.setdefault(key, []).append(run)
     found = []
-    for (backbone, memory), members in groups.items():
+    for (backbone, memory, waits), members in groups.items():
         special = profile.for_backbone(backbone)
+        changed: dict[str, Any] = {}
         if memory:
-            most = max(memory, special.slurm.mem_gb or 0)
-            more = special.slurm.model_copy(update={"mem_gb": most})
-            special = special.model_copy(update={"slurm": more})
-        found.append((special, members))
+            changed["mem_gb"] = max(memory, special.slurm.mem_gb or 0)
+        if waits:
+            jobs = {job for run in members for job in behind[run.id]}
+            changed["slurm_additional_parameters"] = _after(special, jobs)
+        slurm = special.slurm.model_copy(update=changed)
+        found.append((special.model_copy(update={"slurm": slurm}), members))
     return found
+
+
+def _after(profile: Profile, jobs: Collection[str]) -> dict[str, Any]:
+    """The profile's further options, and that no task begins before these jobs are over."""
+    more = profile.slurm.slurm_additional_parameters or {}
+    own = [str(more["dependency"])] if "dependency" in more else []
+    return {**more, "dependency": ",".join([*own, f"afterany:{':'.join(sorted(jobs))}"])}
 
 
 def _job(
@@ -251,12 +266,14 @@ def _sbatch(tasks: Sequence[Callable[[], dict[str, int]]], sender: submitit.Auto
     return job
 
 
-def scripts(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -> list[str]:
+def scripts(
+    runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile, behind: Behind
+) -> list[str]:
     """The exact batch script of each array that `send` would submit, but for the unique end of its
     job's name."""
     known = _limits(profile)
     texts = []
-    for special, group in _by_profile(runs, store, profile):
+    for special, group in _by_profile(runs, store, profile, behind):
         tasks = -(-len(group) // special.runs_per_job)
         for chunk in limits.chunks(tasks, known):
             texts.append(text(len(chunk), sweep, special))

@@ -61,8 +61,10 @@ def look(grid: Grid, store: Store, only: Sequence[str] = (), *, clock: float | N
     """The plan of a grid's runs, or of those that match every filter; clock: see plan.make. Raises
     ConfigError for a filter that names no field or matches no run."""
     states, fields = _split(only)
-    promised = pending.promises(store.sweep(grid.name))
-    seen = plan.make(select(grid.runs, fields), store, promised, clock)
+    sweep = store.sweep(grid.name)
+    seen = plan.make(select(grid.runs, fields), store, pending.promises(sweep), clock)
+    idle = {run.id for run in seen.of(LAUNCHABLE)}
+    seen = plan.beside(seen, pending.elsewhere(store, sweep, idle), store, clock)
     if states:
         kept = [status for status in seen.statuses if status.state in states]
         seen = Plan(kept, asked=seen.asked)
@@ -156,7 +158,7 @@ def _go(
         end_jobs([status.run for status in chosen if status.kind == "hung"], sweep, store)
         breaker.close(sweep)
         if profile.executor == "slurm":
-            left = _send(runs, grid, store, profile, console)
+            left = _send(runs, seen, grid, store, profile, console)
         elif profile.executor == "local":
             submission = local.start(runs, sweep, store, profile)
         else:
@@ -210,6 +212,7 @@ def _repaired(
 
 def _send(
     runs: Sequence[Run],
+    seen: Plan,
     grid: Grid,
     store: Store,
     profile: Profile,
@@ -218,7 +221,7 @@ def _send(
     quiet: bool = False,
 ) -> list[Run]:
     """Submit to Slurm and say so (quiet: not if nothing fits); returns the runs without room."""
-    sent = array.send(runs, store.sweep(grid.name), store, profile)
+    sent = array.send(runs, store.sweep(grid.name), store, profile, seen.behind)
     if sent.arrays:
         tasks, names = sum(sent.arrays.values()), ", ".join(sent.arrays)
         console.print(f"{sent.runs} runs submitted: {tasks} tasks, arrays {names}")
@@ -249,9 +252,10 @@ def _feed(
                 continue
             try:
                 with submit.turn(sweep):
-                    ready = {s.run.id for s in look(grid, store).statuses if wanted(s)}
+                    seen = look(grid, store)
+                    ready = {s.run.id for s in seen.statuses if wanted(s)}
                     runs = [run for run in left if run.id in ready]
-                    left = _send(runs, grid, store, profile, console, quiet=True)
+                    left = _send(runs, seen, grid, store, profile, console, quiet=True)
             except (ClusterError, ConfigError) as error:  # Slurm is down, or another launch submits
                 if str(error) != said:
                     said = str(error)

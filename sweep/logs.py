@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from core.claims import holder
 from core.config import ConfigError, nearest
-from core.rundir import RunDir, Store, SweepDir
+from core.rundir import RunDir, Store
 from sweep import joblog, pending
 from sweep.pending import Pending
 
@@ -30,8 +30,8 @@ def find(store: Store, name: str) -> RunDir:
 def promised(store: Store) -> dict[str, Pending]:
     """The runs that Slurm jobs of any sweep were to start, by id."""
     found: dict[str, Pending] = {}
-    for folder in sorted((store.root / "sweeps").glob("*/")):
-        promises = pending.promises(SweepDir(folder))
+    for sweep in store.sweeps():
+        promises = pending.promises(sweep)
         found |= {run: promise for run, promise in promises.items() if promise.logs}
     return found
 

@@ -6,16 +6,18 @@ left alone: a job is on its way to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from core.claims import process_alive
-from core.rundir import SweepDir, read_jsonl
+from core.rundir import Store, SweepDir, read_jsonl
 from slurm import cluster
 from slurm.cluster import JobState
 from sweep import joblog, triage
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Pending:
     state: JobState | None = None
     """None until Slurm is asked, and for a process, which is alive."""
     logs: Path | None = None
+    evals: frozenset[str] = frozenset()
+    """Ids of the evaluations that a job is to make of the run."""
+    grid: str = ""
+    """Whose job it is, where it is another grid's."""
 
     @property
     def live(self) -> bool:
@@ -62,6 +68,22 @@ def promises(sweep: SweepDir) -> dict[str, Pending]:
     return found
 
 
+def elsewhere(store: Store, sweep: SweepDir, runs: Collection[str]) -> dict[str, list[Pending]]:
+    """The Slurm jobs that are on their way to these runs (by id) for other grids of the store."""
+    found = {
+        (run, promise.job): replace(promise, grid=other.path.name)
+        for other in store.sweeps()
+        if runs and other.path != sweep.path
+        for run, promise in promises(other).items()
+        if promise.name and run in runs
+    }
+    live: dict[str, list[Pending]] = {}
+    for (run, _), promise in (ask(found) if found else {}).items():
+        if promise.live and promise.job[0].isdigit():
+            live.setdefault(run, []).append(promise)
+    return live
+
+
 def of_process(rows: Sequence[Mapping[str, Any]], pid: str) -> dict[str, Pending]:
     """What a worker on this machine promises for the rows of its manifest."""
     return {row["id"]: Pending(pid, row["after"]) for row in rows}
@@ -80,13 +102,16 @@ def _of_array(
     row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], logs: Path
 ) -> dict[str, Pending]:
     return {
-        rows[number]["id"]: Pending(job, rows[number]["after"], row["name"], None, logs)
+        rows[number]["id"]: Pending(
+            job, rows[number]["after"], row["name"], None, logs, frozenset(rows[number]["evals"])
+        )
         for job, numbers in tasks(row)
         for number in numbers
+        if number < len(rows)  # a manifest that was deleted promises nothing
     }
 
 
-def ask(promised: Mapping[str, Pending]) -> dict[str, Pending]:
+def ask(promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
     """The same promises with what Slurm says: one squeue for all, and at most one sacct."""
     jobs = {item.job: item for item in promised.values() if item.name}
     states = cluster.jobs(jobs, {item.name for item in jobs.values()})

@@ -57,6 +57,8 @@ class Status:
     reason: str | None = None
     kind: str | None = None
     job: str | None = None
+    behind: frozenset[str] = frozenset()
+    """Jobs of other grids that have the run before this grid's evaluations can be made of it."""
 
     @property
     def held(self) -> bool:
@@ -100,6 +102,11 @@ class Plan:
         """The runs in one of `states`."""
         return [status.run for status in self.statuses if status.state in states]
 
+    @property
+    def behind(self) -> dict[str, frozenset[str]]:
+        """By run id, the jobs of other grids that some runs have to wait for."""
+        return {status.run.id: status.behind for status in self.statuses if status.behind}
+
     def to_dict(self) -> dict[str, Any]:
         """The shape of `plan --json` and `status --json`."""
         counts = {str(state): self.counts[state] for state in State if self.counts[state]}
@@ -126,6 +133,25 @@ def make(
         for s in statuses
     ]
     return Plan(known, asked=bool(asked))
+
+
+def beside(
+    seen: Plan, others: Mapping[str, Sequence[Pending]], store: Store, clock: float | None = None
+) -> Plan:
+    """The same plan where jobs of other grids are on their way to its launchable runs. One that
+    makes all that is asked for leaves nothing to launch; behind any other the run has to wait."""
+
+    def again(status: Status) -> Status:
+        run, jobs = status.run, others.get(status.run.id, ())
+        if status.state not in LAUNCHABLE or status.kind == "hung" or not jobs:
+            return status
+        wanted = {item.id for item in run.evals}
+        enough = [job for job in jobs if wanted <= job.evals]
+        if enough:
+            return look(run, store.run(run.id), enough[0], clock)
+        return replace(status, behind=frozenset(job.job for job in jobs))
+
+    return Plan([again(status) for status in seen.statuses], asked=seen.asked or bool(others))
 
 
 def look(
@@ -180,9 +206,10 @@ def _not_begun(run: Run, folder: RunDir, promise: Pending | None) -> Status:
 
 
 def _waits(promise: Pending) -> str | None:
-    """Slurm's word for what a job waits for."""
-    reason = promise.state.reason.replace("_", " ") if promise.state else None
-    return None if reason in ("None", "") else reason
+    """Slurm's word for what a job waits for, after the grid whose job it is."""
+    reason = promise.state.reason.replace("_", " ") if promise.state else ""
+    grid = f"for {promise.grid}" if promise.grid else ""
+    return ", ".join(word for word in (grid, reason) if word not in ("None", "")) or None
 
 
 def _is_hung(current: Holder, promise: Pending) -> bool:

@@ -18,7 +18,7 @@ def of(grid: Grid, seen: Plan, store: Store, profile: Profile) -> list[str]:
     runs, sweep = seen.of(LAUNCHABLE), store.sweep(grid.name)
     if profile.executor != "slurm":
         return [local.script(runs, sweep, profile)]
-    return array.scripts(runs, sweep, store, profile)
+    return array.scripts(runs, sweep, store, profile, seen.behind)
 
 
 def verdict(script: str, profile: Profile) -> str | None:

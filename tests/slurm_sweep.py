@@ -64,6 +64,7 @@ class Sweep:
 
     folder: Path
     bed: Bed
+    name: str = "tiny"
 
     @property
     def store(self) -> Store:
@@ -71,11 +72,11 @@ class Sweep:
 
     @property
     def sweep(self) -> SweepDir:
-        return self.store.sweep("tiny")
+        return self.store.sweep(self.name)
 
     @property
     def grid_file(self) -> Path:
-        return self.folder / "tiny.yaml"
+        return self.folder / f"{self.name}.yaml"
 
     @property
     def profile_file(self) -> Path:
@@ -89,14 +90,16 @@ class Sweep:
     def profile(self) -> Profile:
         return profiles.load(self.profile_file)
 
-    def write_grid(self, *, seeds: int = 1, include: list[Any] | None = None, **base: Any) -> None:
-        """`seeds` runs under the schedule `fix`, and those of `include`."""
+    def write_grid(
+        self, *, seeds: int = 1, include: list[Any] | None = None, steps: int = 1, **base: Any
+    ) -> None:
+        """`seeds` runs under the schedule `fix`, and those of `include`; steps: of evaluation."""
         text: dict[str, Any] = {
-            "name": "tiny",
+            "name": self.name,
             "base": BASE | base,
             "grid": {"schedule": ["fix"]},
             "seeds": list(range(seeds)),
-            "evals": [{"epsilons": "0..2/255", "steps": 1, "images": 20}],
+            "evals": [{"epsilons": "0..2/255", "steps": steps, "images": 20}],
         }
         if include:
             text["include"] = include

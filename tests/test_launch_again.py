@@ -133,7 +133,7 @@ def test_jobs_inherit_nothing_of_the_job_that_a_launch_is_called_in(
     for name, value in (given | meant).items():
         monkeypatch.setenv(name, value)
     sweep = submit.record_grid(again, store)
-    array.send(again.runs, sweep, store, profiles.load("testbed"))
+    array.send(again.runs, sweep, store, profiles.load("testbed"), {})
     seen = (slurm / "env").read_text().splitlines()
     assert {f"{k}={v}" in seen for k, v in meant.items()} == {True}
     assert {f"{k}={v}" in seen for k, v in given.items()} == {False}
