@@ -252,7 +252,9 @@ def about(frame: pd.DataFrame) -> str:
     if splits:
         text += f" on the {' and '.join(splits)} split"
     if attacks and set(frame["metric"]) == {CORRUPTED}:
-        text += f"; eleven types of severity {attacks[0].rpartition('-')[2]}"
+        severity, _, all_ = attacks[0].partition("-")[2].partition(" ")
+        per_image = "all on every image" if all_ else "one per image"
+        text += f"; eleven types of severity {severity}, {per_image}"
     elif attacks:
         named = [attack if attack.endswith(")") else f"{attack} (l-inf)" for attack in attacks]
         text += f"; adv and expected under {' and '.join(named)}"

@@ -67,12 +67,14 @@ class Evaluation:
 
     @property
     def attack(self) -> str:
-        """'APGD-10'; '' where nothing was measured."""
+        """'APGD-10', 'Corruptions-3', or 'Corruptions-3 (all)' where every image got every type; ''
+        where nothing was measured."""
         if self.record is None:
             return ""
         config = self.record["config"]
         detail = config["severity" if self.is_corrupted else "steps"]
-        return f"{ATTACKS.get(config['attack'], config['attack'])}-{detail}"
+        every = " (all)" if self.is_corrupted and config["per_image"] == "all" else ""
+        return f"{ATTACKS.get(config['attack'], config['attack'])}-{detail}{every}"
 
     @property
     def is_corrupted(self) -> bool:

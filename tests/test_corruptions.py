@@ -256,7 +256,8 @@ def test_tables_show_them_apart(done: tuple[RunDir, list[EvalConfig]], store: St
     main, *others = tables(source, significant=True).tables
     assert [header[1] for header in main.header] == ["clean", "adv", "expected"]
     assert [table.title for table in others] == ["Common corruptions"] * 2
-    assert "eleven types of severity 3" in others[0].notes[0]
+    assert "eleven types of severity 3, one per image;" in others[0].notes[0]
+    assert "eleven types of severity 5, all on every image;" in others[1].notes[0]
     assert "interval" in explain(source, "test_vit/fake/fix/corrupted")
 
 
