@@ -195,11 +195,26 @@ def _violations(source: Source) -> list[str]:
     return texts + (run_gates(source.results) if source.results else [])
 
 
+def _left_out(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
+    """The evaluations of a grid that its tables do not show: of each norm they show the usual
+    one."""
+    if any(number in NUMBERS for number in laid_out):
+        return []
+    shown = {key.evaluation for key in _shown(laid_out.values())}
+    others = source.values[~source.values["eval_id"].isin(shown)]
+    names = {
+        row["eval_id"]: f"{row['attack']} on {row['split']}" if row["attack"] else row["eval_id"]
+        for row in others.sort_values("attack", kind="stable").to_dict("records")
+    }
+    ways = "`--format dataframe -o FILE` has all, `--why CELL` each cell under all"
+    return [f"not in these tables: {', '.join(names.values())}; {ways}"] if names else []
+
+
 def _remarks(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
     if source.results:
         few = sentence(source.results)
         gates = [f"gate: {text}" for text in run_gates(source.results)]
-        return [*gates, *([f"few trials: {few}"] if few else [])]
+        return [*gates, *_left_out(source, laid_out), *([f"few trials: {few}"] if few else [])]
     remarks, total = [], Agreement(0, 0, 0)
     for number in laid_out:
         if number in TABLES:

@@ -12,7 +12,7 @@ from analysis_store import config
 
 from analysis import Results
 from analysis.cells import cells
-from analysis.command import Source
+from analysis.command import Source, tables
 from analysis.figures import draw
 from analysis.intervals import Flags
 from analysis.paper import main_tables, one_evaluation
@@ -152,6 +152,15 @@ def test_what_a_norm_lacks_is_missing_in_its_own_tables(tmp_path: Path) -> None:
     for table in found:
         assert not table.complete
         assert any("1 of 2 seeds, missing (not started)" in note for note in table.notes)
+
+
+def test_evaluations_without_a_table_are_named(tmp_path: Path) -> None:
+    judge = EvalConfig.parse({"attack": "autoattack", "epsilons": ["0", "8/255"], "split": "val"})
+    found = results(tmp_path, LINF, judge, epsilon_g="8/255")
+    (remark,) = tables(Source(found.values, found)).remarks
+    assert remark.startswith("not in these tables: AutoAttack-10 on val; `--format dataframe")
+    found = results(tmp_path / "one", LINF, L2, epsilon_g="8/255")
+    assert not tables(Source(found.values, found)).remarks
 
 
 def test_figures_do_not_mix_the_units_of_norms(tmp_path: Path) -> None:
