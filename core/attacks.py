@@ -45,6 +45,12 @@ def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return F.cross_entropy(logits.float(), y, reduction="none"), logits
 
 
+def is_right(logits: Tensor, y: Tensor) -> Tensor:
+    """Which images [B] are classified as y. Where a logit is no number none is: argmax would say
+    that it is the largest one."""
+    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+
+
 def gradient_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy [B], its gradient with respect to x [B, C, H, W], and logits, all detached."""
     with torch.enable_grad():

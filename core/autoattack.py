@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.attacks import attacking
+from core.attacks import attacking, is_right
 from core.config import ConfigError
 from core.data import Split
 from core.evaluate import Search, joined
@@ -171,7 +171,7 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: str) -
             attack.n_target_classes = min(attack.n_target_classes, others)
         adversarial, _ = ensemble.run_standard_evaluation(x, y, batch_size=len(x))
     with torch.no_grad():
-        wrong: Tensor = model(adversarial).argmax(1) != y
+        wrong = ~is_right(model(adversarial), y)
     return wrong & _inside(adversarial, x, epsilon, norm)
 
 

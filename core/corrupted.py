@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from core.attacks import attacking
+from core.attacks import attacking, is_right
 from core.corruptions import CORRUPTIONS, corrupt
 from core.data import Split
 from core.evaluate import Search
@@ -79,7 +79,7 @@ def search(
             images = torch.from_numpy(np.stack(list(threads.map(make, part))))
             rows = torch.tensor([index for index, _ in part])
             x, y = Split(images, split.labels[rows]).batch(torch.arange(len(part)), device)
-            answers = (target(x).argmax(1) == y).cpu().numpy()
+            answers = is_right(target(x), y).cpu().numpy()
             for (index, kind), answer in zip(part, answers, strict=True):
                 right[index, KINDS.index(kind)] = answer
             done += len(part)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.attacks import attacking, gradient_of, loss_of
+from core.attacks import attacking, gradient_of, is_right, loss_of
 from core.data import Split
 from core.snapshot import Snapshot
 from core.team import ALONE, Team, TeamError
@@ -124,7 +124,7 @@ def _clean_search(
     for index in torch.arange(len(rows)).split(batch):
         x, y = split.batch(rows[index], device)
         _, logits = loss_of(model, x, y)
-        found.critical[index.numpy()] = (logits.argmax(1) == y).cpu().numpy()
+        found.critical[index.numpy()] = is_right(logits, y).cpu().numpy()
     return found
 
 
@@ -221,7 +221,7 @@ class _Queue:
         self.found.forwards += len(loss)
         self.found.backwards += len(loss)
         first = slots.level == 0
-        right = logits.argmax(1) == slots.labels
+        right = is_right(logits, slots.labels)
         fresh = first.nonzero().flatten()
         if len(fresh):
             slope = gradient[fresh]
@@ -285,6 +285,6 @@ def clean_loss(
             x, y = split.batch(index, device)
             loss, logits = loss_of(target, x, y)
             total += loss.double().sum()
-            correct += (logits.argmax(1) == y).sum()
+            correct += is_right(logits, y).sum()
     team.total([total, correct])
     return float(total) / len(split), int(correct)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core import models, parameters
-from core.attacks import apgd
+from core.attacks import apgd, is_right
 from core.augment import augment
 from core.averaging import Average
 from core.compiling import Compile, compiled, reason
@@ -138,7 +138,7 @@ class Step:
                         norm=self.config.norm,
                         trusted=True,  # bytes / 255, and `augment` stays in range
                     )
-                    correct += (clean.argmax(1) == y).sum()
+                    correct += is_right(clean, y).sum()
                 loss = loss_sum(self.config.objective, self.network, x, adv, y) / len(index)
             loss.backward()
             total += loss.detach()

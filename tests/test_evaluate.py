@@ -211,6 +211,26 @@ def test_counts_images_whose_gradient_vanishes(trained: tiny.Trained, found: Sea
     assert blind.correct(4) > seen, "the mask hides nothing: this test shows nothing"
 
 
+class Overflowing(nn.Module):
+    """Gives no numbers for images brighter than 1/2; else class 1, less and less."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(1, keepdim=True)
+        logits = torch.cat([mean - 2, -mean, mean - 3], dim=1)
+        return torch.where(mean > 0.5, torch.nan, logits)
+
+
+def test_what_is_no_number_is_not_right() -> None:
+    """argmax takes NaN for the largest: of class 0, which it would name, nothing is right either,
+    and an attack that ends there has broken the image."""
+    grey = torch.tensor([200, 200, 120, 60], dtype=torch.uint8).view(-1, 1, 1, 1)
+    split = Split(grey.expand(-1, 3, 4, 4).contiguous(), torch.tensor([0, 1, 1, 1]))
+    strengths = [0.0, 0.1]
+    assert look(Overflowing(), split, strengths, steps=3).critical.tolist() == [0, 0, 1, 2]
+    assert look(Overflowing(), split, [0.0]).critical.tolist() == [0, 0, 1, 1]
+    assert clean_loss(Overflowing(), split, batch=4, device=tiny.CPU)[1] == 2
+
+
 def test_clean_search_needs_no_gradient(trained: tiny.Trained, found: Search) -> None:
     model = Counting(trained.net)
     clean = look(model, trained.test, [0.0])
