@@ -73,7 +73,8 @@ def parse_strength(value: object, norm: str = "linf") -> Fraction:
     if norm != "linf" and not 0 <= strength <= LARGEST:
         raise ValueError(f"a strength for {norm} lies in [0, {LARGEST}], got {value}")
     if norm == "linf" and not 0 <= strength <= 1:
-        hint = f", did you mean {strength}/255?" if 1 < strength <= 255 else ""
+        whole = strength.denominator == 1 and 1 < strength <= 255
+        hint = f", did you mean {strength}/255?" if whole else ""
         raise ValueError(f"a strength lies in [0, 1], got {value}{hint}")
     return strength
 

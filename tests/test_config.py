@@ -273,6 +273,7 @@ BAD = [
     ({"seed": 2**63}, "seed", "less than or equal to 9223372036854775807"),
     ({"precision": "fp16"}, "precision", "'fp32' or 'bf16', got 'fp16'"),
     ({"epsilon_g": 4}, "epsilon_g", r"\[0, 1\], got 4, did you mean 4/255\?"),
+    ({"epsilon_g": "256/255"}, "epsilon_g", r"\[0, 1\], got 256/255$"),
     ({"epsilon_g": "-1/255"}, "epsilon_g", r"\[0, 1\], got -1/255"),
     ({"epsilon_g": "300/255"}, "epsilon_g", r"\[0, 1\]"),
     ({"epsilon_g": "four"}, "epsilon_g", "a strength such as 4/255, got 'four'"),
