@@ -11,6 +11,7 @@ import time
 from rich.console import Console
 from rich.panel import Panel
 from rich.rule import Rule
+from rich.text import Text
 
 from core.config import ConfigError
 from core.rundir import Store, write_atomic
@@ -30,7 +31,7 @@ def play(store: Store, console: Console, workers: int | None, tracking: str | No
         console.print(Rule(f"{number} of 2: {grid.about['title']}", align="left"))
         final = launch.launch(grid, store, profile, console=console)
         if final is None or final.counts[State.DONE] < len(final.statuses):
-            return _incomplete(final, grid, console)
+            return _incomplete(final, grid, store, console)
         if grid is source:
             publish(source, target, store)
     show(target, store, console)
@@ -51,8 +52,9 @@ def publish(source: Grid, target: Grid, store: Store) -> None:
             write_atomic(place, lambda file, content=content: file.write(content))  # type: ignore[misc]
 
 
-def _incomplete(final: Plan | None, grid: Grid, console: Console) -> int:
-    console.print(f"not every run is done; see: sweep status {grid.name}", style="red")
+def _incomplete(final: Plan | None, grid: Grid, store: Store, console: Console) -> int:
+    how = Text(f"not every run is done; see: {grid.command('status', store)}", style="red")
+    console.print(how, soft_wrap=True)
     return 1 if final and final.counts[State.FAILED] else 3
 
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.config import ConfigError, EvalConfig, RunConfig, Schedule, nearest, problems
+from core.rundir import Store
 from sweep import tune as tuning
 from sweep.expand import Run, judge, product, report
 from sweep.fields import FIELDS, Axis, Choice, join, set_field, show, union
@@ -67,6 +69,12 @@ class Grid:
     searches: tuple[Search, ...] = ()
     """Those of `tune`, once `sweep.winners.apply` has looked at them in a store; where all have a
     winner, the runs have taken them."""
+
+    def command(self, verb: str, store: Store, *options: str) -> str:
+        """`sweep VERB` on this grid and store, to be pasted into the shell that is here."""
+        name = self.name if shipped().get(self.name) == self.path else str(self.path)
+        root = [] if store == Store.at() else ["--root", str(store.root)]
+        return shlex.join(["sweep", verb, name, *root, *options])
 
 
 def shipped() -> dict[str, Path]:

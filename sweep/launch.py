@@ -172,9 +172,8 @@ def _go(
     elif wait:
         watch.wait(submission, store, console)
     else:
-        console.print(
-            f"{len(runs)} runs started; watch them with: sweep status {grid.name} --watch"
-        )
+        how = grid.command("status", store, "--watch")
+        console.print(Text(f"{len(runs)} runs started; watch them with: {how}"), soft_wrap=True)
         return None
     _say_held(sweep, console)
     # Of the same runs, also where `only` has chosen them by the states they were in.
@@ -225,7 +224,8 @@ def _send(
     if sent.arrays:
         tasks, names = sum(sent.arrays.values()), ", ".join(sent.arrays)
         console.print(f"{sent.runs} runs submitted: {tasks} tasks, arrays {names}")
-        console.print(f"watch them with: sweep status {grid.name} --watch")
+        how = grid.command("status", store, "--watch")
+        console.print(Text(f"watch them with: {how}"), soft_wrap=True)
     if sent.left and (sent.arrays or not quiet):
         later = "repeat this when some are done (`sweep launch --feed` goes on by itself)"
         console.print(f"{len(sent.left)} runs do not fit yet ({sent.cap}); {later}")

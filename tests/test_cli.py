@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import analysis_store
 import pytest
 from PIL import Image
 
+from core.rundir import Store
 from sweep import grid as grids
 
 Call = Callable[..., tuple[int, str, str]]
@@ -230,6 +232,23 @@ def test_figures_and_report_lie_in_the_folder_of_the_grid_not_of_its_file(
         code, out, err = call(verb, file)
         assert code == 0, err
         assert {Path(line).parent.name for line in out.splitlines()} == {"other"}
+
+
+def test_a_command_that_is_proposed_works_when_pasted(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a file of one's own, also in another store, and for a shipped grid by its name."""
+    (tmp_path / "my grids").mkdir()
+    (tmp_path / "my grids" / "one.yaml").write_text(TINY.replace("DATASET", "fake"))
+    monkeypatch.chdir(tmp_path)
+    mine = grids.load("my grids/one.yaml")
+    for store in (Store.at(), Store.at("another")):
+        words = shlex.split(mine.command("status", store, "--json"))
+        code, out, err = call(*words[1:])
+        assert (words[0], code, err) == ("sweep", 0, "")
+        assert json.loads(out)["name"] == "tiny"
+    assert words[3:5] == ["--root", str(tmp_path / "another")]
+    assert grids.load("smoke").command("status", Store.at()) == "sweep status smoke"
 
 
 def test_tables_need_one_source(call: Call) -> None:
