@@ -16,6 +16,7 @@ import pytest
 from analysis import Results
 from analysis.report import levels, write
 from analysis.report.facts import coverage, diagnosis, findings, hours
+from analysis.report.rows import run_rows
 from analysis.tables import Table
 from core.config import EvalConfig
 from core.rundir import write_jsonl
@@ -106,6 +107,15 @@ def test_findings_count_what_is_done(tmp_path: Path) -> None:
     sentences = findings(sweep(tmp_path))
     assert sentences[-1].startswith("7 of 10 runs are done; no sanity gate is broken")
     assert any("sched better in" in sentence for sentence in sentences)
+
+
+def test_minutes_of_a_run_are_those_of_its_attempts(tmp_path: Path) -> None:
+    """Its evaluations included, which may take longer than its training (61.5 s here)."""
+    results = sweep(tmp_path)
+    made.attempt(results.runs[0].dir, outcome="done")  # an evaluation added later
+    results = Results(results.store.root)
+    minutes = [row["minutes"] for row in run_rows(results, results.runs)]
+    assert sorted(minutes) == ["", "", "", *["4.1"] * 6, "8.2"]
 
 
 def test_hours_count_failed_attempts_but_no_running_ones(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def hours(results: Results, about: Mapping[str, Any]) -> Hours:
 
 def _spent(attempts: Iterable[Mapping[str, Any]]) -> float:
     """Hours of one device."""
-    return sum(_seconds(row) * _gpus(row) for row in attempts) / 3600
+    return sum(seconds(row) * _gpus(row) for row in attempts) / 3600
 
 
 def _gpus(attempt: Mapping[str, Any]) -> float:
@@ -104,7 +104,7 @@ def _gpus(attempt: Mapping[str, Any]) -> float:
     return float(attempt.get("gpus") or 1)
 
 
-def _seconds(attempt: Mapping[str, Any]) -> float:
+def seconds(attempt: Mapping[str, Any]) -> float:
     """How long an attempt took, 0 while it runs."""
     if not attempt.get("started") or not attempt.get("ended"):
         return 0.0

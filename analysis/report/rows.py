@@ -18,6 +18,7 @@ from analysis.names import (
     strength_name,
 )
 from analysis.paper import one_evaluation
+from analysis.report.facts import seconds
 from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.runs import Run
@@ -140,6 +141,6 @@ def _run_row(run: Run, accuracy: Mapping[tuple[str, str], str]) -> Row:
         "expected": accuracy.get((run.dir.id, "expected"), ""),
         "delay": "" if delay is None else "never" if delay >= total else str(delay),
         "delay_sort": "" if delay is None else delay,
-        "minutes": str(half_up(run.result["seconds"] / 60, 1)) if run.result else "",
+        "minutes": str(half_up(sum(map(seconds, run.attempts)) / 60, 1)) if run.result else "",
         "state": run.state,
     }
