@@ -130,7 +130,8 @@ def reasons(seen: Plan, most: int = ROWS) -> list[Text]:
     alike: dict[tuple[State, str], list[str]] = {}
     for status in seen.statuses:
         if status.reason and (status.state in REASONED or status.held):
-            why = f"{status.kind}: {status.reason}" if status.kind else status.reason
+            told = not status.kind or status.reason.startswith(status.kind)  # cancelled on request
+            why = status.reason if told else f"{status.kind}: {status.reason}"
             alike.setdefault((status.state, why), []).append(status.run.id)
     lines = [
         Text.assemble(

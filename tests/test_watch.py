@@ -60,6 +60,17 @@ def test_runs_of_one_name_can_be_told_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_no_reason_says_its_class_twice(tmp_path: Path) -> None:
+    first, second, *_ = (status.run for status in seen(tmp_path, 0).statuses)
+    said = {"kind": "cancelled", "reason": "cancelled on request"}
+    full = {"kind": "disk", "reason": "no space left to write the run folder"}
+    ended = [Status(first, State.CANCELLED, **said), Status(second, State.FAILED, **full)]
+    assert [line.plain for line in watch.reasons(Plan(ended))] == [
+        f"cancelled {first.id}: cancelled on request",
+        f"failed {second.id}: disk: no space left to write the run folder",
+    ]
+
+
 def test_ids_are_counted_and_no_more_is_promised(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for mark in "abcd":
