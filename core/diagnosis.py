@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from core.config import RunConfig
-from core.records import DELAY_THRESHOLD, delay
+from core.records import DELAY_THRESHOLD, EXACT, delay
 
 LATE = 0.25
 """Share of the epochs after which an adaptation is late (the paper's T1 is about a quarter)."""
@@ -28,10 +28,6 @@ GROWN = 2.0
 MASKED = 0.01
 """Share of the images of an evaluation that are right and have no gradient at all from which its
 attack may be blind: adversarial accuracy may be too high by a whole point."""
-
-EXACT = 9
-"""Digits of shares that are compared: accuracies are quotients of counts, what floats add (1e-16)
-must not decide where a share is just reached."""
 
 Row = Mapping[str, Any]
 

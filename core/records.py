@@ -16,6 +16,10 @@ from core.config import parse_strength, show_strength
 DELAY_THRESHOLD = 0.05
 """Task adaptation begins when validation clean accuracy exceeds 5 % (paper, adaptation delay)."""
 
+EXACT = 9
+"""Digits of accuracies that are compared: they are quotients of counts, what floats add (1e-16)
+must not decide where a share is just reached."""
+
 
 class MetricsRow(TypedDict):
     """One epoch in metrics.jsonl. Everything but seconds and images_per_s repeats bit for bit."""

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any, Protocol
 
 from core.config import RunConfig
+from core.records import EXACT
 from core.seeds import derive
 
 
@@ -111,7 +112,7 @@ class Auto:
     def observe(self, epoch: int, val_clean: float) -> None:
         if self.start is not None:
             return
-        if val_clean > self.best + self.tolerance:
+        if round(val_clean - self.best, EXACT) > self.tolerance:
             self.best, self.stale = val_clean, 0
         else:
             self.stale += 1

@@ -15,8 +15,8 @@ from typing import Any
 from rich.table import Table
 
 from core.config import RunConfig, show_strength
-from core.diagnosis import EXACT, clean, standard_of, standards, twin
-from core.records import DELAY_THRESHOLD, delay
+from core.diagnosis import clean, standard_of, standards, twin
+from core.records import DELAY_THRESHOLD, EXACT, delay
 from core.rundir import Store, read_jsonl
 
 REACHED = 0.9
