@@ -22,7 +22,8 @@ def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
     """The question, the counts, the hours, and runs by cell."""
     question = str(grid.about.get("question", ""))
     lines = [Text.assemble((grid.name, "bold"), "  ", question)]
-    shared = f" ({grid.shared} combinations share another's run)" if grid.shared else ""
+    told = grid.shared and len(seen.statuses) == len(grid.runs)  # of a part nobody has counted it
+    shared = f" ({grid.shared} combinations share another's run)" if told else ""
     lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watch.counts_line(seen)))
     lines += [Text(line) for line in hours(seen, cost).lines]
     each = [cost.hours(status.run.config, status.run.evals) or 0 for status in seen.statuses]

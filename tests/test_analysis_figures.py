@@ -213,6 +213,18 @@ def test_no_legend_is_wider_than_its_figure(tmp_path: Path, rates: tuple[str, ..
             assert legend.get_window_extent().width <= figure.bbox.width, stem
 
 
+def test_a_pair_has_panels_at_its_own_strengths_only(tmp_path: Path) -> None:
+    """Its standard run would stand there alone, without an expected accuracy."""
+    runs = made.grid(("vit",), ("cars",), ("4/255",)) + made.grid(("swin",), ("cars",), ("8/255",))
+    results = store(tmp_path, runs).results
+    assert results
+    for name, panels in (("transfer", 2), ("training", 3), ("adaptation", 1), ("robustness", 1)):
+        for stem, figure in draw(Source(results.values, results), [name]):
+            model = "ViT" if stem.endswith("eps4") else "SWIN"
+            titles = [axes.get_title() for axes in figure.axes if axes.axison]
+            assert (len(titles), titles[0]) == (panels, f"{model}, Cars"), stem
+
+
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
     import matplotlib
 

@@ -171,6 +171,13 @@ def test_unknown_filters_and_grids_name_the_nearest(call: Call, grid: Callable[.
         assert "Traceback" not in err
 
 
+def test_what_a_part_of_the_runs_shares_is_not_told(call: Call) -> None:
+    _, out, _ = call("plan", "epsilon_scheduling")
+    assert "150 runs (30 combinations share another's run): 150 new" in out
+    _, out, _ = call("plan", "epsilon_scheduling", "--only", "backbone=swin")
+    assert "25 runs: 25 new" in out
+
+
 def test_plan_lists_the_full_benchmark_without_its_data(call: Call, tmp_path: Path) -> None:
     code, out, _ = call("plan", "epsilon_scheduling", "--json", "--root", str(tmp_path / "none"))
     assert code == 0

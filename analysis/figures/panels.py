@@ -5,6 +5,7 @@ Panels take rows of a single (model, dataset); seeds are thin lines behind their
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -50,9 +51,13 @@ def judged(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     return named(curves), named(values[values["metric"] == "expected"])
 
 
-def at_strength(frame: pd.DataFrame, epsilon_g: float) -> pd.DataFrame:
-    """Runs trained at eps_g, and standard ones, which belong to every strength."""
-    return frame[frame["epsilon_g"].isin([epsilon_g, 0.0])]
+def at_strength(frame: pd.DataFrame, epsilon_g: float, runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs trained at eps_g, and standard ones, which belong to every strength of their pair. runs:
+    the table of all of them."""
+    pairs = pairs_of(runs[runs["epsilon_g"] == epsilon_g])
+    here = frame[frame["epsilon_g"].isin([epsilon_g, 0.0])]
+    there = [pair in pairs for pair in zip(here["model"], here["dataset"], strict=True)]
+    return here[np.array(there, bool)]
 
 
 def of_pair(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:

@@ -44,7 +44,7 @@ def stem(name: str, epsilon_g: float) -> str:
 def adaptation(results: Results) -> Drawn:
     """Validation clean accuracy per epoch."""
     for epsilon_g in strengths(results):
-        epochs = named(at_strength(results.epochs, epsilon_g))
+        epochs = named(at_strength(results.epochs, epsilon_g, results.table))
         if epochs.empty:
             continue
         styles = looks(epochs["setting"])
@@ -60,7 +60,7 @@ def robustness(results: Results) -> Drawn:
     """Accuracy against the strength of the attack, expected robustness in the legends."""
     every, expected = judged(results)
     for epsilon_g in strengths(results):
-        curves = at_strength(every, epsilon_g)
+        curves = at_strength(every, epsilon_g, results.table)
         mean = expected[expected["epsilon_g"] == epsilon_g]
         if curves.empty:
             continue
@@ -78,7 +78,7 @@ def robustness(results: Results) -> Drawn:
 def training(results: Results) -> Drawn:
     """Clean accuracy, adversarial accuracy and loss on the validation split per epoch."""
     for epsilon_g in strengths(results):
-        epochs = named(at_strength(results.epochs, epsilon_g))
+        epochs = named(at_strength(results.epochs, epsilon_g, results.table))
         if epochs.empty:
             continue
         pairs, styles = pairs_of(epochs), looks(epochs["setting"])

@@ -37,10 +37,10 @@ def transfer(results: Results, epsilon_g: float | None = None) -> Figure:
         known = ", ".join(map(strength_name, trained)) or "none"
         raise ConfigError(f"no run was trained at this strength (there is: {known})")
     at = trained[-1] if epsilon_g is None else epsilon_g
-    epochs = named(at_strength(results.epochs, at))
+    epochs = named(at_strength(results.epochs, at, results.table))
     curves, expected = judged(results)
-    curves, expected = at_strength(curves, at), expected[expected["epsilon_g"] == at]
-    pairs = pairs_of(at_strength(results.table, at))
+    curves, expected = at_strength(curves, at, results.table), expected[expected["epsilon_g"] == at]
+    pairs = pairs_of(at_strength(results.table, at, results.table))
     styles = looks([*epochs["setting"], *curves["setting"]])
     with styled():
         figure, grid = blocks(len(pairs), COLUMNS, rows=2)
