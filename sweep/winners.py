@@ -9,6 +9,7 @@ and `launch` refuses it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -95,15 +96,17 @@ def require(grid: Grid) -> None:
 
 def _lacking(grid: Grid) -> str:
     open_ones = [search for search in grid.searches if search.winner() is None]
+    # Before what is long: on a line of its own it would be no command any more.
+    how = shlex.join(["sweep", "tune", str(grid.path)])
     if not grid.searches:
-        return f"its searches were not looked at; run: sweep tune {grid.path}"
+        return f"its searches were not looked at; run: {how}"
     if not open_ones:
         barren = [s.name for s in grid.searches if not (s.winner() or {}).get("params")]
         return f"no trial was completed in the search for {named(barren)}; give it a wider space"
     each = [f"{one.name}: {look(one).real} of {one.trials} trials" for one in open_ones[:NAMED]]
     more = f", and {len(open_ones) - NAMED} more" if len(open_ones) > NAMED else ""
     count = f"{len(open_ones)} of {len(grid.searches)} searches are not through"
-    return f"{count} ({', '.join(each)}{more}); run: sweep tune {grid.path}"
+    return f"{count}; run: {how} ({', '.join(each)}{more})"
 
 
 def named(names: Iterable[str]) -> str:
