@@ -158,7 +158,7 @@ def test_each_retry_out_of_host_memory_asks_for_more(
     # Never less than the profile, which its user may have raised meanwhile.
     (tmp_path / "more.yaml").write_text(PROFILE.replace("16", "100"))
     more = profiles.load(tmp_path / "more.yaml")
-    ((special, _),) = array._by_profile(loaded.runs[:1], store, more)
+    ((special, _),) = array._by_profile(loaded.runs[:1], store, more, {})
     assert special.slurm.mem_gb == 100
     assert tried(ends[2], store, more).mem_gb == 150
 
