@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from core.evals import EvalConfig
 from core.presets import Schedule, resolve_schedule
@@ -26,6 +26,7 @@ from core.values import (
     delta_of,
     digest,
     fields_of,
+    named_or_full,
     nearest,
     parse_strength,
     problems,
@@ -167,9 +168,9 @@ class RunConfig(Part):
     backbone: Annotated[str, Field(min_length=1), BeforeValidator(canonical_backbone)]
     """A shorthand of the registry or any timm id."""
     weights: Annotated[str, Field(min_length=1)] = "pretrained"
-    """'pretrained' (timm's own), 'random', or a checkpoint: a path, or a name in <root>/weights."""
-    dataset: Annotated[str, Field(min_length=1)]
-    """A known name or the path of a folder with train/, val/ and test/."""
+    """'pretrained' (timm's own), 'random', or a checkpoint: its full path, or in <root>/weights."""
+    dataset: Annotated[str, Field(min_length=1), AfterValidator(named_or_full)]
+    """A known name or the full path of a folder with train/, val/ and test/."""
     image_size: Annotated[Count, Field(ge=8)] = 224
     norm: Norm = "linf"
     """Threat model of training and of the validation's attack."""

@@ -83,15 +83,17 @@ def _images(folder: Path) -> list[Path]:
 
 
 def weights_file(name: str, store: Store) -> Path:
-    """The checkpoint a config names: <root>/weights/<name>, else a path. Raises ConfigError."""
-    for path in (store.weights / name, Path(name).expanduser()):
-        if path.is_file():
-            return path
+    """The checkpoint a config names: a full path, or one in <root>/weights. Raises ConfigError."""
+    path = store.weights / Path(name).expanduser()
+    if path.is_file():
+        return path
     have = [path for path in store.weights.rglob("*") if path.suffix in CHECKPOINTS]
     listed = ", ".join(sorted(str(p.relative_to(store.weights)) for p in have)[:6]) or "none"
     owner = [n for n, b in backbones().items() if b.checkpoint and b.checkpoint.file == name]
     made = "demo" if name.startswith("demo/") else f"weights fetch {owner[0]}" if owner else None
     hint = f"; run: sweep {made}" if made else ""
+    if not made and os.path.isfile(name):
+        hint = f"; write the full path: {os.path.abspath(name)}"
     raise ConfigError(f"weights '{name}': no such file (in {store.weights}: {listed}){hint}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from fractions import Fraction
@@ -44,6 +45,18 @@ def nearest(name: str, known: Iterable[str], *, shown: int = 8) -> str:
         return f", did you mean '{close[0]}'?"
     more = ", ..." if len(known) > shown else ""
     return f" (known: {', '.join(known[:shown])}{more})"
+
+
+def named_or_full(place: str) -> str:
+    """A name, or a folder by its full path in its one spelling. Raises ValueError for a relative
+    path: it is part of what a run is, and means another folder wherever one is."""
+    if "/" not in place:
+        return place
+    if not place.startswith(("/", "~")):
+        raise ValueError(
+            f"'{place}' depends on where one is, write the full path: {os.path.abspath(place)}"
+        )
+    return os.path.normpath(place)
 
 
 def no_bool(value: object) -> object:

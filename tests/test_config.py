@@ -27,7 +27,7 @@ schedules = st.sampled_from(
 configs = st.fixed_dictionaries(
     {
         "backbone": st.sampled_from(["vit", "swin", "mini_resnet", "resnet18.a1_in1k"]),
-        "dataset": st.sampled_from(["cars", "cub", "./my data/", "/data/Ümlaut"]),
+        "dataset": st.sampled_from(["cars", "cub", "/my data/", "~/data/Ümlaut"]),
     },
     optional={
         "weights": st.sampled_from(["random", "demo/model.pt"]),
@@ -73,8 +73,8 @@ class TestIdentity:
                 "swin-aircraft-eps8-sched-s2-ba3dcf9a68a74218",
             ),
             (
-                {"dataset": "./my data", "schedule": "standard", "validation": {"images": 7}},
-                "swin-my_data-standard-s0-e24d2299950f7124",
+                {"dataset": "/my data", "schedule": "standard", "validation": {"images": 7}},
+                "swin-my_data-standard-s0-b800215699e5073f",
             ),
         ],
     )
@@ -89,6 +89,7 @@ class TestIdentity:
         ("one", "other"),
         [
             ({"epsilon_g": "4/255"}, {}),
+            ({"dataset": "/my/data/"}, {"dataset": "/my/other/../data"}),
             ({"epsilon_g": "8/510"}, {"epsilon_g": Fraction(4, 255)}),
             ({"epsilon_g": "0.25"}, {"epsilon_g": 0.25}),
             ({"epsilon_g": " 1 / 4"}, {"epsilon_g": 0.25}),
@@ -259,6 +260,7 @@ BAD = [
     ({"backbone": None}, "backbone", "valid string, got None"),
     ({"backbone": ""}, "backbone", "at least 1"),
     ({"dataset": 3}, "dataset", "valid string, got 3"),
+    ({"dataset": "my/data"}, "dataset", "depends on where one is, write the full path: /.*/my/da"),
     ({"epochs": 0}, "epochs", "greater than or equal to 1, got 0"),
     ({"epochs": "50"}, "epochs", "valid integer, got '50'"),
     ({"epochs": True}, "epochs", "valid integer, got True"),

@@ -199,7 +199,9 @@ def test_a_name_lies_in_the_data_folder(
     shutil.move(folder, store.data / "cub")
     assert data.load(tiny.config(dataset="cub", image_size=SIZE), store).classes == 3
     monkeypatch.chdir(store.data)
-    assert data.load(config("./cub"), store).classes == 3
+    with pytest.raises(ConfigError, match=f"write the full path: {store.data}/cub$"):
+        config("./cub")
+    assert data.load(config(f"{store.data}/cub/"), store).classes == 3
 
 
 def test_other_files_and_folders_are_left_alone(folder: Path, store: Store) -> None:

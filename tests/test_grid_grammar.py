@@ -186,7 +186,7 @@ tables: [1, main]
 # Any combination of these values is a run, so that a plain expansion can be compared.
 VALUES: dict[str, list[Any]] = {
     "backbone": ["vit", "swin", "resnet50.a1_in1k"],
-    "dataset": ["cars", "./mine"],
+    "dataset": ["cars", "/mine"],
     "epsilon_g": ["4/255", 0.01, "8/255"],
     "epochs": [20, 50],
     "schedule": ["fix", "sched", "standard", {"T1": 0.1, "T2": 20}],

@@ -208,6 +208,16 @@ def test_weights_may_be_named_in_the_store(store: Store, tmp_path: Path) -> None
     assert len(missing([absent], store)) == 1, "launching does not find it"
 
 
+def test_weights_are_not_those_of_the_folder_one_is_in(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    (line,) = missing([config(weights="mine.pt")], store)
+    assert line.endswith(f"; write the full path: {tmp_path}/mine.pt")
+    assert missing([config(weights=f"{tmp_path}/mine.pt")], store) == []
+
+
 def refused(store: Store, file: Path, *, backbone: str = "test_vit") -> str:
     with pytest.raises(ConfigError) as error:
         build(config(backbone, weights=str(file)), 5, store)
