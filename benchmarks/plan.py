@@ -32,7 +32,7 @@ def axes(backbones: int, datasets: int, strengths: int, schedules: int) -> dict[
     names += ["vit", "swin", "cnx", "r50"]
     return {
         "backbone": names[-backbones:],
-        "dataset": [f"./data/{i}" for i in range(datasets)],
+        "dataset": [f"/data/{i}" for i in range(datasets)],
         "epsilon_g": [f"{i + 1}/255" for i in range(strengths)],
         "schedule": SCHEDULES[:schedules],
     }

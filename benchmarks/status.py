@@ -44,7 +44,7 @@ def make(folder: Path, runs: int) -> tuple[Grid, Store]:
         "base": {"epochs": 50},
         "grid": {
             "backbone": ["vit", "swin", "cnx", "r50"],
-            "dataset": [f"./data/{i}" for i in range(5)],
+            "dataset": [f"/data/{i}" for i in range(5)],
             "epsilon_g": ["4/255", "8/255"],
         },
         "seeds": list(range(runs // 40)),
@@ -83,6 +83,9 @@ def begin(folder: Path, state: str, evals: list[str]) -> None:
         (folder / name).touch()
     (folder / "env.json").write_text('{"device": "NVIDIA H100 80GB HBM3", "processes": 1}')
     if state == "done":
+        (folder / "evals").mkdir()
+        for name in evals:
+            (folder / "evals" / f"{name}.json").touch()
         (folder / "result.json").write_text(json.dumps({"evals": evals, "seconds": 3.0}))
 
 

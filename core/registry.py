@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -166,4 +167,4 @@ def dataset_problem(name: str) -> str | None:
         return None
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f", did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
-    return f"unknown dataset '{name}'{hint} A folder is given as a path: ./{name}"
+    return f"unknown dataset '{name}'{hint} A folder is given by its path: {os.path.abspath(name)}"
