@@ -69,7 +69,8 @@ def promises(sweep: SweepDir) -> dict[str, Pending]:
 
 
 def elsewhere(store: Store, sweep: SweepDir, runs: Collection[str]) -> dict[str, list[Pending]]:
-    """The Slurm jobs that are on their way to these runs (by id) for other grids of the store."""
+    """The Slurm jobs that are on their way to these runs (by id) for other grids of the store, as
+    Slurm says now: where it does not, as in a copy of the store, they promise nothing."""
     found = {
         (run, promise.job): replace(promise, grid=other.path.name)
         for other in store.sweeps()
@@ -79,7 +80,7 @@ def elsewhere(store: Store, sweep: SweepDir, runs: Collection[str]) -> dict[str,
     }
     live: dict[str, list[Pending]] = {}
     for (run, _), promise in (ask(found) if found else {}).items():
-        if promise.live and promise.job[0].isdigit():
+        if promise.live and promise.state and promise.state.current:
             live.setdefault(run, []).append(promise)
     return live
 

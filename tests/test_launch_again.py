@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from rich.console import Console
 from core.claims import Claim
 from core.config import ConfigError
 from core.rundir import Store
+from slurm import cluster
 from slurm import profile as profiles
+from slurm.cluster import JobState
 from slurm.command import ClusterError
 from sweep import array, launch, local, submit, tuning
 from sweep import grid as grids
@@ -138,6 +141,30 @@ def test_jobs_inherit_nothing_of_the_job_that_a_launch_is_called_in(
     assert {f"{k}={v}" in seen for k, v in meant.items()} == {True}
     assert {f"{k}={v}" in seen for k, v in given.items()} == {False}
     assert os.environ["SLURM_MEM_PER_CPU"] == "100"
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (JobState("PENDING", "Priority", current=True, id="5"), State.PENDING),
+        (JobState("FAILED", current=True, id="5"), State.NEW),
+        (JobState(current=True), State.NEW),
+        (JobState(), State.NEW),  # Slurm is down, or not here: a copy of the store
+    ],
+)
+def test_only_a_job_that_slurm_knows_keeps_a_run_for_another_grid(
+    again: Grid, store: Store, monkeypatch: pytest.MonkeyPatch, answer: JobState, state: State
+) -> None:
+    sweep = submit.record_grid(again, store)
+    manifest, profile = submit.freeze_runs(again.runs, sweep, store), profiles.load("testbed")
+    about = {"array": "5", "tasks": 3, "first": 0, "end": 3, "per": 1}
+    submit.record(sweep, manifest, profile, name="epsweep-again-0a", **about)
+    monkeypatch.setattr(cluster, "jobs", lambda ids, names=(): dict.fromkeys(ids, answer))
+    seen = launch.look(replace(again, name="other"), store)
+    assert seen.counts == {state: 3}
+    assert {status.reason for status in seen.statuses} == (
+        {"for again, Priority"} if state is State.PENDING else {None}
+    )
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
