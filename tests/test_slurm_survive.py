@@ -97,8 +97,9 @@ def test_a_requeued_job_goes_on_where_it_was(tiny: Sweep, calm: Calm) -> None:
 
 def test_the_time_limit_is_a_pause(tiny: Sweep, calm: Calm) -> None:
     """Slurm signals between 15 and 45 s after the start: it looks every 30 s whether a limit, here
-    of a minute, is 15 + 30 s away or less. Sooner, python may not hear it yet; nobody helps."""
-    tiny.write_grid(epochs=10 * EPOCHS)
+    of a minute, is 15 + 30 s away or less. Sooner, python may not hear it yet; nobody helps. The
+    training takes longer than that: 0.2 s per epoch where nothing else runs."""
+    tiny.write_grid(epochs=24 * EPOCHS)
     tiny.write_profile({"timeout_min": 1, "slurm_signal_delay_s": 15}, max_requeues=50)
     tiny.launch()
     tiny.done()
