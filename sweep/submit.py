@@ -7,7 +7,8 @@ sweep folder, so that two people who launch the same grid at the same moment tak
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,18 @@ def turn(sweep: SweepDir) -> Iterator[None]:
 
 def freeze_runs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> Path:
     """The manifest of one submission: a row per run, with the attempts made before it."""
-    number = 1 + len(list(sweep.path.glob("submission-*.jsonl")))
-    path = sweep.path / f"submission-{number:04d}.jsonl"
-    rows = [manifest_row(run) | {"after": newest_attempt(store.run(run.id).path)} for run in runs]
+    return write_manifest(
+        sweep,
+        (manifest_row(run) | {"after": newest_attempt(store.run(run.id).path)} for run in runs),
+    )
+
+
+def write_manifest(sweep: SweepDir, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """A manifest under a name that no other has, ever: jobs in the queue will read theirs, whatever
+    was deleted, copied or launched meanwhile. The number only puts them in order."""
+    numbers = (path.name.split("-")[1][:4] for path in sweep.path.glob("submission-*.jsonl"))
+    number = 1 + max((int(text) for text in numbers if text.isdigit()), default=0)
+    path = sweep.path / f"submission-{number:04d}-{uuid.uuid4().hex[:8]}.jsonl"
     write_jsonl(path, rows)
     return path
 

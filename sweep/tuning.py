@@ -15,7 +15,7 @@ from rich.console import Console
 from core import inputs
 from core.claims import process_alive
 from core.config import ConfigError
-from core.rundir import Store, SweepDir, read_jsonl, write_json, write_jsonl
+from core.rundir import Store, SweepDir, read_jsonl, write_json
 from slurm import cluster
 from slurm.profile import Profile
 from sweep import array, breaker, freeze, local, pending, search, submit, tunejob, watch, weights
@@ -105,10 +105,7 @@ def _record(grid: Grid, wanted: Sequence[Search], store: Store) -> SweepDir:
 
 def _freeze(left: Sequence[Search], sweep: SweepDir) -> Path:
     """The manifest of one submission: a row per search."""
-    number = 1 + len(list(sweep.path.glob("submission-*.jsonl")))
-    path = sweep.path / f"submission-{number:04d}.jsonl"
-    write_jsonl(path, map(tunejob.manifest_row, left))
-    return path
+    return submit.write_manifest(sweep, map(tunejob.manifest_row, left))
 
 
 def at_work(sweep: SweepDir) -> int:
