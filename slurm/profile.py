@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, StrictBool, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from slurm import document
+from core.document import ConfigError, Document, Place, dotted, read_text
 from slurm.parameters import (
     Amount,
     Count,
@@ -42,6 +42,7 @@ _EXPECTED = {  # pydantic's error types in a reader's words
     "dict_type": "a mapping",
     "model_type": "a mapping",
 }
+_UNITS = {"_min": " of minutes", "_s": " of seconds", "_gb": " of gigabytes"}
 _SLURM_ONLY = {
     *("slurm", "overrides", "staging", "runs_per_job", "packing", "max_requeues"),
     *("heartbeat_s", "stale_s"),
@@ -226,43 +227,38 @@ def load(name_or_path: str | Path) -> Profile:
         known = f"{', '.join(names())}, or the path of a .yaml file"
         raise ProfileError(f"no profile {name!r}{_did_you_mean(name, names())} ({known})")
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{source}: cannot read the profile: {error}") from error
-    return _checked(text, source, Path(name).stem)
-
-
-def _checked(text: str, source: str, name: str) -> Profile:
-    try:
-        read = document.parse(text, source)
-        if not isinstance(read.data, dict):
-            raise ProfileError(f"{source}: expected `key: value` lines, got {read.data!r:.40}")
-        return Profile.model_validate({"name": name, **read.data})
-    except document.DocumentError as error:
+        return _checked(Document(read_text(file, source), source), Path(name).stem)
+    except ConfigError as error:
         raise ProfileError(str(error)) from error
+
+
+def _checked(read: Document, name: str) -> Profile:
+    if not isinstance(read.data, dict):
+        raise ConfigError(f"{read.source}: expected `key: value` lines, got {read.data!r:.40}")
+    try:
+        profile = Profile.model_validate({"name": name, **read.data})
     except ValidationError as error:
-        raise ProfileError("\n".join(_lines(error, read))) from error
+        _note(error, read)
+    read.check()
+    return profile
 
 
-def _lines(error: ValidationError, read: document.Document) -> list[str]:
-    """One line per fault, in the order of the file: where, what came, what was expected."""
-    faults: dict[document.Path, list[ErrorDetails]] = {}  # a union's members complain one by one
+def _note(error: ValidationError, read: Document) -> None:
+    """One line per fault: what came, what was expected."""
+    faults: dict[Place, list[ErrorDetails]] = {}  # a union's members complain one by one
     for detail in error.errors():
         path = tuple(key for key in detail["loc"] if key != "[key]")
-        while path and path not in read.lines and detail["type"] != "missing":
+        while path and path not in read.places and detail["type"] != "missing":
             path = path[:-1]
         faults.setdefault(path, []).append(detail)
-    lines = []
-    for path in sorted(faults, key=lambda path: read.lines.get(path, 0)):
-        problem = _problem(path, faults[path])
-        for fault in problem.splitlines():  # those found by _consistent say their key themselves
+    for path, details in faults.items():
+        for fault in _problem(path, details).splitlines():
+            # Those found by _consistent say their key themselves.
             at = path or tuple(fault.partition(": ")[0].split("."))
-            dotted = f"{'.'.join(map(str, path))}: " if path else ""
-            lines.append(f"{read.where(at)}: {dotted}{fault}")
-    return lines
+            read.problem(at, f"{dotted(path)}: {fault}" if path else fault)
 
 
-def _problem(path: document.Path, details: list[ErrorDetails]) -> str:
+def _problem(path: Place, details: list[ErrorDetails]) -> str:
     first = details[0]
     came = repr(first["input"])[:60]
     kinds = [_EXPECTED[d["type"]] for d in details if d["type"] in _EXPECTED]
@@ -280,12 +276,13 @@ def _problem(path: document.Path, details: list[ErrorDetails]) -> str:
             near = _did_you_mean(came.strip("'"), allowed)
             return f"expected one of {', '.join(allowed)}, got {came}{near}"
         case _ if kinds:
-            return f"expected {' or '.join(kinds)}, got {came}"
+            unit = next((u for end, u in _UNITS.items() if str(path[-1]).endswith(end)), "")
+            return f"expected {' or '.join(kinds)}{unit}, got {came}"
         case _:
             return f"got {came}: {first['msg']}"
 
 
-def _unknown(path: document.Path) -> str:
+def _unknown(path: Place) -> str:
     models: dict[int, type[Model]] = {1: Profile, 2: Slurm}
     key, model = str(path[-1]), models.get(len(path), Override)
     valid = [*model.model_fields]

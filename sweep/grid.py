@@ -36,6 +36,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.config import ConfigError, EvalConfig, RunConfig, Schedule, nearest, problems
+from core.document import read_text
 from core.rundir import Store
 from sweep import tune as tuning
 from sweep.expand import Run, judge, product, report
@@ -93,13 +94,7 @@ def load(path: str | Path) -> Grid:
             what = "a folder, not a grid file" if os.path.isdir(path) else "no such grid file"
             raise ConfigError(f"{path}: {what}{nearest(Path(path).stem, known)}")
         path = known[str(path)]
-    try:
-        text = Path(path).read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    return parse(text, Path(path))
+    return parse(read_text(Path(path), str(path)), Path(path))
 
 
 def parse(text: str, path: Path) -> Grid:

@@ -1,7 +1,7 @@
-"""A grid file as plain data: strict YAML, `${...}` resolved, and the line of every key.
+"""A grid file as plain data, with every `${...}` replaced by what it names in the same file.
 
-What is wrong with the file is noted here as it is found, by the reader and by `sweep.grid`, and
-raised in one go, each problem as one line `file:LINE: key: what came, what was expected`.
+What is wrong with the file is noted as it is found, by the reader and by `sweep.grid`, and raised
+in one go, each problem as one line `file:LINE: key: what came, what was expected`.
 """
 
 from __future__ import annotations
@@ -16,120 +16,98 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.config import ConfigError
+from core.document import Document, Place, dotted
 
-Place = tuple[str | int, ...]
-"""Where something stands in a file, from the top: ('grid', 'dataset', 2)."""
+__all__ = ["GridFile", "Place"]
+
+LARGEST = 100_000
+"""Characters and values that the references of a file may become: ten lines that each name the
+line before ten times would be 10^10."""
+DEEPEST = 20
+"""References in a row; OmegaConf follows them by recursion, again for every place."""
+_REFERENCE = re.compile(r"\$\{(\.*)([\w-]+(?:\.[\w-]+|\[\w+\])*)\}")
+"""`${key.key}`, with leading dots relative to where it stands. Nothing else is resolved: OmegaConf
+would also read the environment, and call functions by names that are put together from pieces."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without dates: `2024-01-31` stays text, as it must for JSON."""
+class GridFile(Document):
+    """A document that is a mapping, its references resolved. Raises ConfigError."""
 
-
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-class GridFile:
-    """One text, its data, and every problem found in it so far.
-
-    text: the YAML. source: how problems name the file. Raises ConfigError where there is no
-    telling what the text means; a repeated key is a problem like others, and reading goes on.
-    """
+    data: dict[str, Any]
 
     def __init__(self, text: str, source: str) -> None:
-        self.source = source
-        self._found: dict[str, int] = {}
-        self._lines: dict[Place, int] = {}
-        self._nodes: set[int] = set()
-        self._interpolated: list[Place] = []
-        self._misleading = False
-        self.data: dict[str, Any] = self._read(text)
+        self._interpolated: dict[Place, str] = {}
+        super().__init__(text, source)
+        if not isinstance(self.data, dict):
+            raise ConfigError(f"{source}: expected a mapping with the keys name and grid")
+        if self._interpolated:
+            self._check_size()
+            self.data = self._resolved()
 
-    @property
-    def faults(self) -> int:
-        """How many problems so far."""
-        return len(self._found)
+    def _index_scalar(self, node: yaml.ScalarNode, place: Place) -> None:
+        super()._index_scalar(node, place)
+        if "${" in node.value:
+            self._interpolated[place] = node.value
+            if "${" in _REFERENCE.sub("", node.value):
+                wanted = "expected ${key.key}, the place of a value in this file"
+                self.refuse(place, f"{wanted}, got {node.value!r:.80}")
 
-    @property
-    def places(self) -> list[Place]:
-        """Every key and list item of the file, from its beginning."""
-        return list(self._lines)
+    def _check_size(self) -> None:
+        """Refuse references without end or bounds, before anything is put in their place."""
+        known: dict[Place, tuple[int, int]] = {}
+        for place in self._interpolated:
+            size, hops = self._weigh(place, (), known)
+            if size > LARGEST:
+                self.refuse(place, f"becomes {size} characters and values, at most {LARGEST}")
+                break  # what names it is larger still
+            if hops > DEEPEST:
+                self.refuse(place, f"refers to a reference and so on, at most {DEEPEST} in a row")
+                break
+        self.check()
 
-    def problem(self, place: Place, message: str, line: int = 0) -> None:
-        """Note one problem, at the line of `place` if not told; `message` begins with its key."""
-        line = line or self.line(place)
-        where = f"{self.source}:{line}" if line else self.source
-        self._found.setdefault(f"{where}: {message}", line)
+    def _weigh(
+        self, place: Place, chain: tuple[Place, ...], known: dict[Place, tuple[int, int]]
+    ) -> tuple[int, int]:
+        """Characters and values below `place` with references resolved, and the longest chain of
+        references there. chain: the places of references that lead here."""
+        if place in chain:
+            self.refuse(place, "refers to itself")
+        if place in known or place in chain:
+            return known.get(place, (0, 0))
+        value = functools.reduce(operator.getitem, place, cast("Any", self.data))
+        parts: list[tuple[int, int]] = []
+        if isinstance(value, dict | list):
+            keys = value if isinstance(value, dict) else range(len(value))
+            parts = [self._weigh((*place, key), chain, known) for key in keys]
+        elif place in self._interpolated:
+            found = [self._target(place, *names) for names in _REFERENCE.findall(value)]
+            weights = [self._weigh(target, (*chain, place), known) for target in found if target]
+            parts = [(size, hops + 1) for size, hops in weights]
+        own = 1 if isinstance(value, dict | list) else len(str(value))
+        known[place] = own + sum(size for size, _ in parts), max((h for _, h in parts), default=0)
+        return known[place]
 
-    def line(self, place: Place) -> int:
-        """The line, from 1, of `place` or of what holds it; 0 where the file has neither."""
-        prefixes = (place[:size] for size in range(len(place), 0, -1))
-        return next((self._lines[known] for known in prefixes if known in self._lines), 0)
+    def _target(self, place: Place, dots: str, name: str) -> Place | None:
+        """The place that a reference at `place` names; None if OmegaConf will not find it."""
+        steps: tuple[str | int, ...] = tuple(re.findall(r"[\w-]+", name))
+        value: Any = self.data
+        found: Place = ()
+        for step in (*place[: -len(dots)], *steps) if dots else steps:
+            if isinstance(value, str) and "${" in value:
+                self.refuse(place, f"{dotted(found)} is a reference itself, name its target")
+                return None
+            try:
+                key = range(len(value))[int(step)] if isinstance(value, list) else str(step)
+                value = value[key]
+            except (LookupError, TypeError, ValueError):
+                return None
+            found = (*found, key)
+        return found
 
-    def check(self) -> None:
-        """Raises ConfigError with every problem, in the order of the file."""
-        if self._found:
-            raise ConfigError(*sorted(self._found, key=self._found.__getitem__))
-
-    def _read(self, text: str) -> dict[str, Any]:
+    def _resolved(self) -> dict[str, Any]:
+        places = {dotted(place): place for place in self._interpolated}
         try:
-            loader = _Loader(text)
-            root = loader.get_single_node()
-            if not isinstance(root, yaml.MappingNode):
-                raise ConfigError(f"{self.source}: expected a mapping with the keys name and grid")
-            self._index(root, ())
-            if self._misleading:
-                self.check()
-            return self._resolved(loader.construct_document(root))
-        except ConfigError:
-            raise
-        except yaml.MarkedYAMLError as error:
-            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise ConfigError(f"{self.source}{line}: not valid YAML: {error.problem}") from None
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise ConfigError(f"{self.source}: not valid YAML: {_first_line(error)}") from None
-
-    def _refuse(self, place: Place, message: str) -> None:
-        self.problem(place, f"{_dotted(place)}: {message}")
-        self._misleading = True
-
-    def _index(self, node: yaml.Node, place: Place) -> None:
-        """Note the line of everything below `node`, and what we do not accept of YAML."""
-        if id(node) in self._nodes:
-            return self._refuse(place, "aliases (*) may recur without end, use ${...} instead")
-        self._nodes.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                here = (*place, str(key.value))
-                self._index_key(key, here)
-                self._index(value, here)
-        elif isinstance(node, yaml.SequenceNode):
-            for number, item in enumerate(node.value):
-                self._lines[*place, number] = item.start_mark.line + 1
-                self._index(item, (*place, number))
-        elif "${" in node.value:
-            self._interpolated.append(place)
-            if re.search(r"\$\{\s*oc\.env\b", node.value):
-                self._refuse(place, "a grid means the same everywhere, it reads no environment")
-
-    def _index_key(self, key: yaml.Node, here: Place) -> None:
-        line = key.start_mark.line + 1
-        if here in self._lines:
-            message = f"{_dotted(here)}: given twice, first on line {self._lines[here]}"
-            return self.problem(here, message, line)
-        self._lines[here] = line
-        if key.tag != "tag:yaml.org,2002:str":
-            self._refuse(here, "a key is text, put quotes around it")
-
-    def _resolved(self, data: dict[str, Any]) -> dict[str, Any]:
-        """`data` with every ${...} replaced by what it names in this file."""
-        if not self._interpolated:
-            return data
-        places = {_dotted(place): place for place in self._interpolated}
-        try:
-            config = OmegaConf.create(data)
+            config = OmegaConf.create(self.data)
         except OmegaConfBaseException as error:
             key = re.sub(r"\[(\d+)\]", r".\1", str(error.full_key))
             self.problem(places.get(key, ()), f"{key}: {_first_line(error)}")
@@ -141,10 +119,6 @@ class GridFile:
                     self.problem(place, f"{key}: {_first_line(error)}")
         self.check()
         return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-
-
-def _dotted(place: Place) -> str:
-    return ".".join(map(str, place))
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 
 from core.claims import holder
 from core.config import ConfigError, EvalConfig, RunConfig
+from core.document import read_text
 from core.rundir import Store, SweepDir
 from slurm.profile import Profile
 from sweep import attempt, local, submit
@@ -25,12 +26,7 @@ from sweep.stop import stoppable
 def run(file: Path, store: Store, tracking: str, console: Console) -> str:
     """Train and evaluate the run that `file` describes (an optional key `evals` lists its
     evaluations). Returns 'done', 'failed' or 'skipped'. Raises ConfigError for a bad file."""
-    try:
-        read = GridFile(file.read_text("utf-8-sig"), str(file))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
+    read = GridFile(read_text(file, str(file)), str(file))
     read.check()
     data = read.data
     evals = data.pop("evals", [{}])

@@ -90,8 +90,8 @@ def test_the_names_are_those_of_submitit() -> None:
         (SLURM + "runs_per_job: 0", ":3: runs_per_job: got 0: Input should be greater than"),
         (SLURM + "runs_per_job: true", ":3: runs_per_job: expected a whole number, got True"),
         (SLURM + "staging: 1", ":3: staging: expected true or false, got 1"),
-        (SLURM + "heartbeat_s: soon", ":3: heartbeat_s: expected a number, got 'soon'"),
-        (SLURM + "heartbeat_s: .nan", ":3: heartbeat_s: got nan"),
+        (SLURM + "heartbeat_s: soon", ":3: heartbeat_s: expected a number of seconds, got 'soon'"),
+        (SLURM + "heartbeat_s: .nan", ":3: heartbeat_s: expected a number of seconds, got '.nan'"),
         (SLURM + "mem_gb: 3", ":3: mem_gb: unknown key: 'mem_gb' belongs under `slurm:`"),
         (SLURM + "env: [A]", ":3: env: expected a mapping, got ['A']"),
         (SLURM + "env: {A: true}", ":3: env.A: expected a whole number or text, got True"),
@@ -106,13 +106,13 @@ def test_the_names_are_those_of_submitit() -> None:
         ("executor: local\nstale_s: 900", ":2: stale_s: only for executor 'slurm'"),
         ("executor: slurm", "slurm.timeout_min: required"),
         (SLURM + "gpus_per_run: 2\npacking: parallel", ":4: packing: 'parallel' puts several runs"),
-        ("executor: local\nexecutor: debug", ":2: executor: already given on line 1"),
+        ("executor: local\nexecutor: debug", ":2: executor: given twice, first on line 1"),
         ("executor: [local", "mine.yaml:1: not valid YAML"),
-        ("a: &x [*x]", ":1: aliases (*x) are not accepted"),
-        ("a: 2024-99-99", "mine.yaml: not valid YAML: month must be in 1..12"),
+        ("a: &x [*x]", ":1: a.0: aliases (*) are not accepted"),
+        ("a: 2024-99-99", ":1: a: unknown key"),
         ("", "mine.yaml: expected `key: value` lines, got None"),
         ("- local", "mine.yaml: expected `key: value` lines"),
-        ("executor: local\n1: x", "got 1: Keys should be strings"),
+        ("executor: local\n1: x", ":2: 1: a key is text, put quotes around it"),
     ],
 )
 def test_each_fault_is_one_line_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
@@ -123,7 +123,7 @@ def test_each_fault_is_one_line_with_its_place(tmp_path: Path, text: str, expect
 @pytest.mark.parametrize(
     ("slurm", "expected"),
     [
-        ("timeout_min: 12h", "slurm.timeout_min: expected a whole number, got '12h'"),
+        ("timeout_min: 12h", "slurm.timeout_min: expected a whole number of minutes, got '12h'"),
         ("timeout_min: 1, slurm_signal_delay_s: 60", "slurm_signal_delay_s: 60 s before the end"),
         ("timeout_min: 60, slurm_setup: module load x", "slurm_setup: expected a list"),
         ("timeout_min: 60, slurm_partition: ''", "slurm_partition: got ''"),
@@ -172,10 +172,10 @@ def test_names_that_only_sound_secret_are_fine(tmp_path: Path) -> None:
 def test_what_is_no_profile_says_so(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="no profile 'alianc', did you mean 'alliance'"):
         profile.load("alianc")
-    with pytest.raises(ProfileError, match=r"nowhere\.yaml: cannot read"):
+    with pytest.raises(ProfileError, match=r"nowhere\.yaml: No such file"):
         profile.load(tmp_path / "nowhere.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"about: \xe9\n")
-    with pytest.raises(ProfileError, match=r"latin\.yaml: cannot read"):
+    with pytest.raises(ProfileError, match=r"latin\.yaml: not UTF-8 text"):
         profile.load(tmp_path / "latin.yaml")
 
 
