@@ -4,6 +4,7 @@ No answer, an empty one or one that comes too late is "UNKNOWN", never a failure
 are the truth.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from slurm.command import Answer, ask
 from slurm.command import ClusterError as ClusterError
+from slurm.ids import compress as compress
+from slurm.ids import expand as expand
 
 # Slurm's words for a job that has ended. One that will run again is PENDING in squeue.
 OVER = frozenset(
@@ -21,6 +24,8 @@ OVER = frozenset(
 )
 _UNCLEAR = (OVER - {"COMPLETED"}) | {"UNKNOWN"}  # sacct may know more
 _SQUEUE = "JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:|,StartTime:|,Name:|"
+_SUBMIT_S = 300.0  # a controller that is busy makes sbatch wait
+_SUBMITTED = r"^(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?\s*$"
 _SACCT = "JobID,State,NodeList,ExitCode,JobName"
 
 
@@ -68,6 +73,17 @@ def available() -> bool:
     return all(map(shutil.which, ("sbatch", "squeue", "scontrol", "scancel")))
 
 
+def several() -> str | None:
+    """What is wrong with the clusters that the environment names; None if it is at most one: an id
+    means a job of one cluster only."""
+    named, only_sbatch = (os.environ.get(f"{n}_CLUSTERS", "") for n in ("SLURM", "SBATCH"))
+    if only_sbatch not in ("", named):
+        return f"SBATCH_CLUSTERS={only_sbatch}: squeue does not read it, export SLURM_CLUSTERS"
+    if "," in named or named == "all":
+        return f"SLURM_CLUSTERS={named}: expected the name of one cluster"
+    return None
+
+
 def jobs(ids: Iterable[str], names: Collection[str] = ()) -> dict[str, JobState]:
     """State of each id ("7", or "7_3" for a task of an array), UNKNOWN where nobody knows.
 
@@ -111,6 +127,28 @@ def release(job: str) -> None:
     _must("scontrol", "release", job)
 
 
+def submit(script: str | Path, name: str) -> str:
+    """Hands a batch script over; the id of the job, which has that unique name: what sbatch prints
+    may hold a site's greetings, numbers among them. Raises ClusterError with Slurm's reason."""
+    answer = ask("sbatch", "--parsable", str(script), timeout_s=_SUBMIT_S, plain={})
+    if not answer.ok:
+        raise ClusterError(f"sbatch refused: {answer.error or answer.text.strip()}")
+    found = re.findall(_SUBMITTED, answer.text, re.M)
+    if len(found) != 1:
+        found = [job.partition("_")[0] for job in _squeue(("--name", name))[1] if job[0].isdigit()]
+    if not found:
+        raise ClusterError(f"sbatch told no job id, and squeue knows no job {name}")
+    job: str = found[0]
+    return job
+
+
+def hides_jobs() -> bool:
+    """Whether this cluster keeps other users' jobs from us (PrivateData); True if it does not say.
+    Root sees all."""
+    said = re.search(r"^PrivateData\s*= (.*?)\s*$", ask("scontrol", "show", "config").text, re.M)
+    return os.geteuid() != 0 and (said is None or "jobs" in said[1].split(","))
+
+
 def test_only(script: str | Path) -> str:
     """What `sbatch --test-only` says of a script: when and where it would start.
 
@@ -124,6 +162,8 @@ def partitions() -> dict[str, Partition]:
     found = {}
     for line in _must("scontrol", "show", "partition", "--oneliner").splitlines():
         said = dict(item.split("=", 1) for item in line.split() if "=" in item)
+        if "PartitionName" not in said:  # a site's greeting
+            continue
         found[said["PartitionName"]] = Partition(
             name=said["PartitionName"],
             default=said["Default"] == "YES",
@@ -132,34 +172,6 @@ def partitions() -> dict[str, Partition]:
             max_time_min=_minutes(said["MaxTime"]),
         )
     return found
-
-
-def expand(job: str) -> list[str]:
-    """Single ids of what Slurm prints for several: "7_[0-2,5%4]" -> 7_0, 7_1, 7_2, 7_5.
-
-    Steps ("0-8:4") too. An expression cut off at its end loses its last item, whose number may
-    lack digits.
-    """
-    base, bracket, inside = job.partition("_[")
-    if not bracket:
-        return [job]
-    items = re.split("[]%]", inside)[0].split(",")
-    complete = items if re.search("[]%]", inside) else items[:-1]
-    return [f"{base}_{index}" for item in complete for index in _indices(item)]
-
-
-def compress(ids: Iterable[str]) -> list[str]:
-    """The reverse of `expand`: one expression per array, which keeps a command line short."""
-    tasks: dict[str, set[int]] = {}
-    whole = set()
-    for job in ids:
-        base, _, index = job.partition("_")
-        indices = tasks.setdefault(base, set())
-        if index:
-            indices.add(int(index))
-        else:
-            whole.add(base)
-    return [base if base in whole else f"{base}_[{_spans(ts)}]" for base, ts in tasks.items()]
 
 
 def _squeue(selection: tuple[str, str]) -> tuple[bool, dict[str, JobState]]:
@@ -186,7 +198,7 @@ def _sacct(ids: list[str]) -> dict[str, JobState]:
         if state == "OUT_OF_MEMORY":
             killed.update(expand(job))
         if not step:
-            word = state.split()[0]  # "CANCELLED by 1000"
+            word = state.partition(" ")[0]  # "CANCELLED by 1000"
             exit_code, signal = _exit(word, status)
             where = nodes.removeprefix("None assigned")
             row = JobState(word, "", where, exit_code, signal, name)
@@ -231,22 +243,6 @@ def _find(rows: Mapping[str, JobState], job: str) -> JobState:
 
 def _bases(ids: Iterable[str]) -> str:
     return ",".join(sorted({job.partition("_")[0] for job in ids}))
-
-
-def _indices(item: str) -> range:
-    span, _, step = item.partition(":")
-    first, _, last = span.partition("-")
-    return range(int(first), int(last or first) + 1, int(step or 1))
-
-
-def _spans(indices: Iterable[int]) -> str:
-    spans: list[list[int]] = []
-    for index in sorted(indices):
-        if spans and index == spans[-1][1] + 1:
-            spans[-1][1] = index
-        else:
-            spans.append([index, index])
-    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in spans)
 
 
 def _minutes(limit: str) -> int | None:

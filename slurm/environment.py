@@ -1,6 +1,7 @@
 """The job this process is in, read from its environment: no command is run, nothing is guessed."""
 
 import os
+import pwd
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,14 @@ def current(environ: Mapping[str, str] = os.environ) -> Job:
         local_rank=int(local_rank or 0),
         world_size=int(world_size or 1),
     )
+
+
+def user() -> str:
+    """Whose process this is, as Slurm sees it: $USER and $LOGNAME may say otherwise."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container without the cluster's users
+        return str(os.geteuid())
 
 
 def node_tmpdir(environ: Mapping[str, str] = os.environ) -> Path | None:

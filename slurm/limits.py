@@ -54,14 +54,15 @@ def read(account: str | None = None, qos: str = "normal") -> Limits:
     if "MaxArraySize" not in config:
         return Limits()
     user = getpass.getuser()
-    queued = len(ask("squeue", "-h", "-r", "-u", user, "-o", "%i").text.split())
+    listed = ask("squeue", "-h", "-r", "-u", user, "-o", "%i").text
+    queued = len(re.findall(r"^\d\S*\s*$", listed, re.M))  # a site's greeting is no job
     caps = [Cap("MaxJobCount", int(config["MaxJobCount"]), queued)]
     if "limits" in config.get("AccountingStorageEnforce", ""):
         known = ask("scontrol", "show", "assoc_mgr", f"users={user}", "flags=assoc,qos")
         caps += association_caps(known.text, user, account, qos)
-        per_user = ask("sacctmgr", "-nP", "show", "qos", qos, "format=MaxSubmitJobsPU").text.strip()
-        if per_user:
-            caps.append(Cap(f"MaxSubmitJobsPerUser of QOS {qos}", int(per_user), queued))
+        told = ask("sacctmgr", "-nP", "show", "qos", qos, "format=MaxSubmitJobsPU").text
+        if per_user := re.search(r"^(\d+)\s*$", told, re.M):
+            caps.append(Cap(f"MaxSubmitJobsPerUser of QOS {qos}", int(per_user[1]), queued))
     tasks = re.search(r"max_array_tasks=(\d+)", config.get("SchedulerParameters", ""))
     size = min(int(config["MaxArraySize"]), int(tasks[1]) if tasks else sys.maxsize)
     return Limits(size, min(caps, key=lambda cap: cap.most - cap.queued), known=True)

@@ -4,6 +4,7 @@ The `slurm:` and `overrides:` mappings of `slurm.profile`.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
@@ -26,8 +27,21 @@ _OWN_NAME: dict[str, str | None] = {
     "signal": "slurm_signal_delay_s",
     "requeue": "max_requeues",
     "no-requeue": "max_requeues",
+    **dict.fromkeys(
+        ("cluster", "clusters"), "the variable SLURM_CLUSTERS, which squeue reads too,"
+    ),
     **dict.fromkeys(("array", "job-name", "output", "error", "open-mode", "wait")),
 }
+
+_MEANT = {
+    "SBATCH_PARTITION": "slurm_partition",
+    "SBATCH_ACCOUNT": "slurm_account",
+    "SBATCH_QOS": "slurm_qos",
+    "SBATCH_CONSTRAINT": "slurm_constraint",
+    "SBATCH_WCKEY": "slurm_wckey",
+}
+"""sbatch's own variables that fill what a profile leaves out, like SBATCH_RESERVATION; its others
+are ignored."""
 
 
 def _one_line(text: str) -> str:
@@ -61,6 +75,12 @@ def _option(name: str) -> str:
         own = _OWN_NAME[option]
         raise ValueError(f"use {own} instead" if own else "is set by the launcher")
     return name
+
+
+def _srun_option(text: str) -> str:
+    if re.match(r"--(export|output|error|label)\b|-[oel]", text):
+        raise ValueError("is set by the launcher")
+    return text
 
 
 Integer = Annotated[int, Field(strict=True)]
@@ -106,7 +126,7 @@ class Slurm(Model):
     slurm_exclude: Text | None = None
     slurm_nodelist: Text | None = None
     slurm_exclusive: Literal[True] | Text | None = None
-    slurm_wckey: Text | None = None
+    slurm_wckey: Line | None = None  # "": none, the same as leaving it out
     slurm_comment: Text | None = None
     slurm_mail_type: Text | None = None
     slurm_mail_user: Text | None = None
@@ -115,7 +135,7 @@ class Slurm(Model):
     slurm_setup: Commands | None = None
     slurm_teardown: Commands | None = None
     slurm_use_srun: StrictBool | None = None
-    slurm_srun_args: tuple[Text, ...] | None = None
+    slurm_srun_args: tuple[Annotated[Text, AfterValidator(_srun_option)], ...] | None = None
     slurm_additional_parameters: Options | None = None
 
     def given(self) -> dict[str, Any]:
@@ -137,3 +157,18 @@ class Override(Slurm):
     gpu_memory_gb: Amount | None = None
     runs_per_job: Count | None = None
     packing: Literal["serial", "parallel"] | None = None
+
+
+def completed(profile: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """A Slurm profile with what the user's environment says of where to run. What the file says
+    wins: sbatch alone would let a variable override it."""
+    given = profile.get("slurm") or {}
+    if profile.get("executor") != "slurm" or not isinstance(given, dict):
+        return profile
+    filled: dict[str, Any] = {_MEANT[name]: environ[name] for name in _MEANT if environ.get(name)}
+    filled |= {key: value for key, value in given.items() if value is not None}
+    more: Any = filled.get("slurm_additional_parameters", {})
+    if environ.get("SBATCH_RESERVATION") and isinstance(more, dict):
+        reservation = {"reservation": environ["SBATCH_RESERVATION"]}
+        filled["slurm_additional_parameters"] = reservation | more
+    return {**profile, "slurm": filled}

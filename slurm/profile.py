@@ -30,6 +30,7 @@ from slurm.parameters import (
     Slurm,
     Text,
     Variable,
+    completed,
 )
 
 _SIGNAL_DELAY_S = 90  # submitit's own default
@@ -236,7 +237,7 @@ def _checked(read: Document, name: str) -> Profile:
     if not isinstance(read.data, dict):
         raise ConfigError(f"{read.source}: expected `key: value` lines, got {read.data!r:.40}")
     try:
-        profile = Profile.model_validate({"name": name, **read.data})
+        profile = Profile.model_validate({"name": name, **completed(read.data, os.environ)})
     except ValidationError as error:
         _note(error, read)
     read.check()

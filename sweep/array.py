@@ -6,21 +6,19 @@ k = runs_per_job. Jobs import the frozen code and read the frozen configs.
 
 from __future__ import annotations
 
-import io
-import os
 import re
 import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import submitit
 
-from core.rundir import Store, SweepDir
+from core.config import ConfigError
+from core.rundir import Store, SweepDir, write_text
 from slurm import cluster, limits
 from slurm.command import ClusterError
 from slurm.profile import Profile
@@ -31,12 +29,6 @@ from sweep.pending import Pending
 
 LIMITS = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specification")
 """How sbatch says that an array is too large, or one job more than the user may submit."""
-OWN_OPTIONS = ("SBATCH_JOB_NAME", "SBATCH_ARRAY_INX", "SBATCH_OUTPUT", "SBATCH_ERROR")
-"""Variables of a user that would override what the launcher itself decides."""
-OUTER_JOB = re.compile(r"S(LURM|LURMD|RUN)_(?!(CONF|CLUSTERS|JWT)$)")
-"""What Slurm tells of the job that a launch is called in, if it is. In the jobs that it submits
-srun would take that for their own, and refuses two kinds of memory at once."""
-
 Behind = Mapping[str, Collection[str]]
 
 
@@ -131,15 +123,20 @@ def hand_over(
         "code": code.name,
     }
     sender = executor(sweep, code, profile, name)
+    sender.write(tasks)
+    script = sweep.logs / f"{name}_submission.sh"
+    write_text(script, sender.text(len(tasks)))
     submit.record(sweep, manifest, profile, **about)
     try:
-        job = _sbatch(tasks, sender)
+        job = cluster.submit(script, name)
     except ClusterError:
         states = cluster.jobs([task for task, _ in pending.tasks(about)], [name])
         if not any(Pending(task, 0, name, states[task]).live for task in states):
             submit.forget(sweep, name)  # Slurm is sure that no such job will run
+            script.unlink(missing_ok=True)
             bundle.file(sweep.logs, name).unlink(missing_ok=True)
         raise
+    script.rename(sweep.logs / f"{job}_submission.sh")
     submit.record(sweep, manifest, profile, **about | {"array": job})
     return job
 
@@ -225,45 +222,39 @@ def _job(
     )
 
 
-def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> submitit.AutoExecutor:
+def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> bundle.Executor:
     """submitit's Slurm executor with everything the profile says; its logs go to the sweep. Raises
-    ClusterError on a machine without Slurm."""
+    ClusterError on a machine without Slurm, ConfigError for a folder that Slurm cannot log to."""
     if not (cluster.available() and shutil.which("srun")):
         raise ClusterError(f"profile {profile.name}: Slurm's commands are not on the PATH here")
+    if problem := cluster.several():
+        raise ConfigError(problem)
+    if odd := re.search(r"[%\\\x00-\x1f]", str(sweep.logs)):
+        raise ConfigError(
+            f"{sweep.path}: a folder of results on Slurm may not have {odd[0]!r} in its path: "
+            "Slurm reads names of log files as patterns"
+        )
     made = submitit.AutoExecutor(sweep.logs, **profile.executor_options())
     plain: Any = made._executor
     made._executor = bundle.Executor(plain.folder, plain.max_num_timeout, python=plain.python)
-    parameters = profile.parameters()
     exports = {
-        "PYTHONPATH": str(code),
         "PYTHONSAFEPATH": "1",  # else the folder of the launch comes first, frozen or not
+        "SLURM_EXPORT_ENV": "ALL",  # srun hands on what is set here, whatever sbatch did
         "EPSWEEP_HEARTBEAT_S": f"{profile.heartbeat_s:g}",
         "EPSWEEP_STALE_S": f"{profile.stale_s:g}",
     }
     start = f'echo "{joblog.START} ${{SLURM_RESTART_COUNT:-0}} on $SLURMD_NODENAME" >&2'
     ours = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
-    # Last: a PYTHONPATH of the profile's commands would lead around the frozen code.
-    parameters["slurm_setup"] = [start, *parameters["slurm_setup"], *ours]
+    # Last, and first on the path: nothing that a profile or a site sets leads around the frozen
+    # code, and packages that a site gives by PYTHONPATH are found behind it.
+    path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    parameters = profile.parameters()
+    parameters["slurm_setup"] = [start, *parameters["slurm_setup"], *ours, path]
     made.update_parameters(slurm_job_name=name, **parameters)
-    return made
-
-
-def _sbatch(tasks: Sequence[Callable[[], dict[str, int]]], sender: submitit.AutoExecutor) -> str:
-    """The id of the array. Raises ClusterError with Slurm's reason."""
-    outer = [*filter(OUTER_JOB.match, os.environ)] if "SLURM_JOB_ID" in os.environ else []
-    kept = {key: os.environ.pop(key) for key in (*OWN_OPTIONS, *outer) if key in os.environ}
-    try:
-        # submitit prints what sbatch says as well.
-        with redirect_stderr(io.StringIO()), sender.batch():
-            jobs = [sender.submit(task) for task in tasks]
-    except submitit.core.utils.FailedJobError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "sbatch: error" in line]
-        reason = "; ".join(line.partition("error: ")[2] for line in lines)
-        raise ClusterError(f"sbatch refused: {reason or str(error).strip()}") from None
-    finally:
-        os.environ.update(kept)
-    job: str = jobs[0].job_id.partition("_")[0]
-    return job
+    sender: bundle.Executor = made._executor
+    if not profile.slurm.slurm_wckey:
+        sender.parameters["wckey"] = None  # submitit's own default may be none of the cluster's
+    return sender
 
 
 def scripts(
@@ -283,11 +274,7 @@ def scripts(
 def text(tasks: int, sweep: SweepDir, profile: Profile) -> str:
     """The batch script of one array: submitit's own rendering, as it makes it before sbatch."""
     code = sweep.path / "code" / freeze.fingerprint()
-    inner: Any = executor(sweep, code, profile, f"epsweep-{sweep.path.name}")._executor
-    if tasks > 1:
-        inner.parameters["map_count"] = tasks
-    script: str = inner._make_submission_file_text(inner._submitit_command_str, "dry-run")
-    return script
+    return executor(sweep, code, profile, f"epsweep-{sweep.path.name}").text(tasks)
 
 
 def verdict(script: str, scratch: Path) -> str:

@@ -13,13 +13,13 @@ import os
 import pickle
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import submitit
 from submitit.core.utils import DelayedSubmission
-from submitit.slurm.slurm import SlurmExecutor, SlurmJob
+from submitit.slurm.slurm import SlurmExecutor
 
 from core.rundir import write_atomic
 from slurm import environment
@@ -28,23 +28,25 @@ from slurm import environment
 class Executor(SlurmExecutor):
     """submitit's Slurm executor with one file per array. Tasks must be picklable by reference."""
 
-    def _internal_process_submissions(
-        self, delayed_submissions: Sequence[DelayedSubmission]
-    ) -> list[submitit.Job[Any]]:
-        tasks = list(delayed_submissions)
-        for task in tasks:
-            task.set_timeout(self.parameters.get("time", 5), self.max_num_timeout)
-        content = pickle.dumps(tasks)
+    def write(self, tasks: Sequence[Callable[[], Any]]) -> None:
+        """The file of an array's tasks."""
+        delayed = [DelayedSubmission(task) for task in tasks]
+        for one in delayed:
+            one.set_timeout(self.parameters.get("time", 5), self.max_num_timeout)
+        content = pickle.dumps(delayed)
         bundle = file(Path(self.folder), self.parameters["job_name"])
         write_atomic(bundle, lambda draft: draft.write(content))
+
+    def text(self, tasks: int, command: str | None = None) -> str:
+        """The batch script of an array, as submitit makes it; of a plain job for a single task.
+        command: what it runs, if not its tasks."""
         array = type(self)(self.folder, self.max_num_timeout, python=self.python)
-        array.update_parameters(**self.parameters)
-        names = [""]
-        if len(tasks) > 1:
-            array.parameters["map_count"] = len(tasks)
-            names = [f"_{number}" for number in range(len(tasks))]
-        job = array._submit_command(self._submitit_command_str).job_id.partition("_")[0]
-        return [SlurmJob(folder=self.folder, job_id=job + name, tasks=[0]) for name in names]
+        array.parameters.update(self.parameters)
+        if tasks > 1:
+            array.parameters["map_count"] = tasks
+        command = command or self._submitit_command_str
+        made: str = array._make_submission_file_text(command, "")
+        return made
 
     @property
     def _submitit_command_str(self) -> str:

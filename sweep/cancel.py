@@ -46,7 +46,9 @@ def end_jobs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> None:
             members[promise.job].add(run_id)
     whole = {job for job, ids in members.items() if ids <= meant}
     asked = pending.ask(_one_each(promised, whole)).values()
-    cluster.cancel(item.job for item in asked if item.live and item.job[0].isdigit())
+    # A hidden job is another user's: scancel would be refused, and it obeys the requests.
+    known = (i for i in asked if i.live and not (i.state and i.state.state == pending.HIDDEN))
+    cluster.cancel(item.job for item in known if item.job[0].isdigit())
 
 
 def _ended(run: RunDir, after: int) -> bool:

@@ -1,16 +1,20 @@
 """`sweep doctor`: would a launch work? Every check is one line; nothing is submitted for good.
 
 On Slurm it asks the cluster about partition, limits and the very batch script a launch would send
-(`sbatch --test-only`); with `--node`, a short job tells what torch sees on a compute node.
+(`sbatch --test-only`); with `--node`, such a job tells what torch sees on a compute node.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,17 +23,19 @@ from rich.table import Table
 from rich.text import Text
 
 from core import inputs, registry
-from core.rundir import Store
+from core.config import ConfigError
+from core.rundir import Store, SweepDir
 from slurm import cluster, limits
 from slurm.cluster import Partition
 from slurm.command import ClusterError, ask
 from slurm.profile import Profile
-from sweep import array, weights
+from sweep import array, freeze, joblog, weights
 from sweep.grid import Grid
 
 LOW_DISK_GB = 20
 """A run of a base-size backbone keeps about 1 GB while it trains."""
 PROBE_BYTES = 16_000_000
+PATIENCE_S = 300.0
 NO_GPU = "no GPU"
 PROBE = (
     "import torch; c = torch.cuda; n = range(c.device_count()); "
@@ -54,9 +60,9 @@ def examine(profile: Profile, store: Store, grid: Grid | None, *, node: bool) ->
     if profile.executor == "slurm":
         checks += _slurm(profile, store)
         if node:
-            checks.append(_node(profile))
+            checks.append(_node(profile, store))
     else:
-        checks.append(_torch([sys.executable, "-c", PROBE], "torch here"))
+        checks.append(_torch_here())
     return checks
 
 
@@ -149,8 +155,7 @@ def _partition(profile: Profile) -> Iterator[Check]:
         yield Check("partition", "fail", str(error))
         return
     default = next((p for p in known if known[p].default), "")
-    asked = profile.slurm.slurm_partition or os.environ.get("SBATCH_PARTITION") or default
-    for wanted in asked.split(","):
+    for wanted in (profile.slurm.slurm_partition or default).split(","):
         yield _one_partition(wanted, known, profile.slurm.timeout_min or 0)
 
 
@@ -171,29 +176,50 @@ def _test_only(profile: Profile, store: Store, name: str) -> Check:
         try:
             text = array.text(1, store.sweep("doctor"), profile)
             return Check(name, "ok", array.verdict(text, Path(scratch)))
-        except ClusterError as error:
+        except (ClusterError, ConfigError) as error:
             return Check(name, "fail", str(error))
 
 
-def _node(profile: Profile) -> Check:
-    """A one-minute job with the profile's partition and one GPU, waited for at most 5 minutes."""
-    wanted = profile.slurm
-    options = {
-        "--partition": wanted.slurm_partition,
-        "--account": wanted.slurm_account,
-        "--qos": wanted.slurm_qos,
-        "--gpus": "1" if profile.gpus_per_run else None,
-    }
-    flags = [f"{name}={value}" for name, value in options.items() if value]
-    command = ["srun", "--time=2", *flags, sys.executable, "-c", PROBE]
-    found = _torch(command, "torch on a node")
-    if profile.gpus_per_run and found.verdict == "ok" and NO_GPU in found.detail:
-        return Check(found.name, "warn", f"{found.detail}, though {profile.gpus_per_run} asked for")
-    return found
+def _node(profile: Profile, store: Store) -> Check:
+    """What torch sees in a job like those of a launch: the same batch script but for its last line.
+    Waited for at most five minutes; nothing of it stays."""
+    name = f"epsweep-doctor-{uuid.uuid4().hex[:8]}"
+    try:
+        store.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=".doctor-", dir=store.root, ignore_cleanup_errors=True
+        ) as folder:
+            return _probe(name, profile, SweepDir(Path(folder)))
+    except (ClusterError, ConfigError) as error:
+        return Check("torch on a node", "fail", str(error))
 
 
-def _torch(command: list[str], name: str) -> Check:
-    answer = ask(*command, timeout_s=300)
+def _probe(name: str, profile: Profile, sweep: SweepDir) -> Check:
+    sweep.logs.mkdir()
+    sender = array.executor(sweep, freeze.snapshot(sweep), profile, name)
+    script = sweep.logs / "submission.sh"
+    script.write_text(sender.text(1, f"{sender.python} -c {shlex.quote(PROBE)}"))
+    job = cluster.submit(script, name)
+    try:
+        end = time.monotonic() + PATIENCE_S
+        while not (state := cluster.jobs([job], [name])[job]).over and time.monotonic() < end:
+            time.sleep(1)
+    finally:
+        with suppress(ClusterError):  # it is over
+            cluster.cancel([job])
+    log = joblog.path(sweep.logs, job)
+    said = log.with_suffix(".out").read_text("utf-8") if log.exists() else ""
+    if state.state != "COMPLETED":
+        why = joblog.last_line(joblog.tail(log)) or state.reason
+        return Check("torch on a node", "fail", f"{state.state}, job {job}: {why}")
+    seen = joblog.last_line(said)
+    lacking = profile.gpus_per_run and NO_GPU in seen
+    asked = f", though {profile.gpus_per_run} asked for" if lacking else ""
+    return Check("torch on a node", "warn" if lacking else "ok", f"{seen}{asked}")
+
+
+def _torch_here() -> Check:
+    answer = ask(sys.executable, "-P", "-c", PROBE, timeout_s=PATIENCE_S)
     if not answer.ok:
-        return Check(name, "fail", answer.error.rpartition("; ")[2] or "no answer")
-    return Check(name, "ok", answer.text.strip())
+        return Check("torch here", "fail", answer.error.rpartition("; ")[2] or "no answer")
+    return Check("torch here", "ok", answer.text.strip())

@@ -106,8 +106,12 @@ def engage(
 ) -> Crew:
     """Start workers, each with what `work` gives for its number, and put them on record."""
     gpus, ranks = visible_gpus(), profile.ranks
-    # As on a cluster: a worker that starts later must not import code edited meanwhile.
-    variables = {**profile.environ(), "PYTHONPATH": str(freeze.snapshot(sweep))}
+    given = profile.environ()
+    # As on a cluster: a worker that starts later must not import code edited meanwhile, nor
+    # packages of such names where the user stands; those of the user's path come behind.
+    path = (str(freeze.snapshot(sweep)), given.get("PYTHONPATH", os.environ.get("PYTHONPATH")))
+    ahead = os.pathsep.join(filter(None, path))
+    variables = {**given, "PYTHONPATH": ahead, "PYTHONSAFEPATH": "1"}
 
     def worker(number: int) -> Job:
         executor = submitit.LocalExecutor(sweep.logs)

@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 
 from core.claims import process_alive
 from core.rundir import Store, SweepDir, read_jsonl
-from slurm import cluster
+from slurm import cluster, environment
 from slurm.cluster import JobState
 from sweep import joblog, triage
 
 Key = TypeVar("Key")
+
+HIDDEN = "HIDDEN"
+"""State of another user's job where Slurm shows us none of those."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Pending:
     """Ids of the evaluations that a job is to make of the run."""
     grid: str = ""
     """Whose job it is, where it is another grid's."""
+    user: str | None = None
+    """Who submitted it; None in old records."""
 
     @property
     def live(self) -> bool:
@@ -104,7 +109,12 @@ def _of_array(
 ) -> dict[str, Pending]:
     return {
         rows[number]["id"]: Pending(
-            job, rows[number]["after"], row["name"], None, logs, frozenset(rows[number]["evals"])
+            job,
+            rows[number]["after"],
+            row["name"],
+            logs=logs,
+            evals=frozenset(rows[number]["evals"]),
+            user=row.get("user"),
         )
         for job, numbers in tasks(row)
         for number in numbers
@@ -113,9 +123,18 @@ def _of_array(
 
 
 def ask(promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
-    """The same promises with what Slurm says: one squeue for all, and at most one sacct."""
+    """The same promises with what Slurm says: one squeue for all, and at most one sacct.
+
+    A cluster may keep other users' jobs from us: one that it does not show us may well be there.
+    """
     jobs = {item.job: item for item in promised.values() if item.name}
     states = cluster.jobs(jobs, {item.name for item in jobs.values()})
+    me = environment.user()
+    foreign = [j for j in jobs if jobs[j].user not in (None, me) and states[j].state == "UNKNOWN"]
+    if foreign and cluster.hides_jobs():
+        for job in foreign:
+            hidden = f"a job of {jobs[job].user}, not visible to you"
+            states[job] = replace(states[job], state=HIDDEN, reason=hidden)
     return {
         run: replace(item, job=states[item.job].id or item.job, state=states[item.job])
         if item.name

@@ -16,6 +16,7 @@ from typing import Any
 from core.claims import Claim, newest_attempt, now
 from core.config import ConfigError
 from core.rundir import RunDir, Store, SweepDir, read_jsonl, write_jsonl, write_text
+from slurm import environment
 from slurm.profile import Profile
 from sweep.grid import Grid, Run
 
@@ -81,6 +82,7 @@ def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> No
     """Add a row to submissions.jsonl; it replaces the one with the same `name`, if it has one."""
     row = {
         "time": now(),
+        "user": environment.user(),
         "profile": profile.name,
         "executor": profile.executor,
         "manifest": manifest.name,

@@ -127,10 +127,12 @@ def stop(grid: Grid, store: Store) -> int:
 
 def _jobs(sweep: SweepDir) -> list[str]:
     arrays = [row for row in read_jsonl(sweep.submissions) if row["executor"] == "slurm"]
-    names = {job: row["name"] for row in arrays for job, _ in pending.tasks(row)}
-    states = cluster.jobs(names, set(names.values())) if names else {}
-    live = (job for job, name in names.items() if Pending(job, 0, name, states[job]).live)
-    return [states[job].id or job for job in live]
+    promised = {
+        job: Pending(job, 0, row["name"], user=row.get("user"))
+        for row in arrays
+        for job, _ in pending.tasks(row)
+    }
+    return [item.job for item in pending.ask(promised).values() if item.live]
 
 
 def _processes(sweep: SweepDir) -> list[int]:

@@ -120,27 +120,113 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):
-        text = f"#!/bin/sh\n[ {name} = sbatch ] && env > {folder}/env && echo batch job 5\nexit 0"
+        text = f"#!/bin/sh\n[ {name} = sbatch ] && env > {folder}/env && echo 5\nexit 0"
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
 
 
-def test_jobs_inherit_nothing_of_the_job_that_a_launch_is_called_in(
+def test_jobs_inherit_nothing_that_changes_them(
     again: Grid, store: Store, slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """srun would end at once where it finds two kinds of memory asked for."""
-    given = {"SLURM_JOB_ID": "3", "SLURM_MEM_PER_CPU": "100", "SRUN_DEBUG": "3"}
-    meant = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "mine"}
-    for name, value in (given | meant).items():
+    """Of the job that a launch is called in: srun would end at once where it finds two kinds of
+    memory asked for. Of sbatch's options: it would wait for the jobs, or cut their time."""
+    job = {"SLURM_JOB_ID": "3", "SLURM_MEM_PER_CPU": "100", "SRUN_DEBUG": "3", "SLURM_HINT": "x"}
+    options = {"SBATCH_WAIT": "1", "SBATCH_TIMELIMIT": "1", "SBATCH_EXPORT": "NONE"}
+    place = {"SBATCH_ACCOUNT": "mine", "SBATCH_PARTITION": "away", "SBATCH_RESERVATION": "r 1"}
+    meant = {"SLURM_CONF": "/etc/slurm.conf", "LC_ALL": "de_DE.UTF-8"}
+    for name, value in (job | options | place | meant).items():
         monkeypatch.setenv(name, value)
     sweep = submit.record_grid(again, store)
     array.send(again.runs, sweep, store, profiles.load("testbed"), {})
     seen = (slurm / "env").read_text().splitlines()
     assert {f"{k}={v}" in seen for k, v in meant.items()} == {True}
-    assert {f"{k}={v}" in seen for k, v in given.items()} == {False}
+    assert {f"{k}={v}" in seen for k, v in (job | options | place).items()} == {False}
     assert os.environ["SLURM_MEM_PER_CPU"] == "100"
+    script = (sweep.logs / "5_submission.sh").read_text()
+    assert "#SBATCH --account=mine\n#" in script and "#SBATCH --reservation='r 1'\n" in script
+    assert "#SBATCH --partition=main\n" in script, "a profile's own word wins"
+    assert "--wckey" not in script
+    monkeypatch.setenv("SBATCH_WCKEY", "ours")
+    assert "#SBATCH --wckey=ours\n" in array.text(1, sweep, profiles.load("testbed"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SLURM_CLUSTERS", "a,b", "SLURM_CLUSTERS=a,b: expected the name of one cluster"),
+        ("SBATCH_CLUSTERS", "b", "SBATCH_CLUSTERS=b: squeue does not read it"),
+    ],
+)
+def test_jobs_go_to_the_cluster_that_is_asked_about_them(
+    store: Store, slurm: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=told):
+        array.text(1, store.sweep("s"), profiles.load("testbed"))
+
+
+@pytest.mark.parametrize("odd", ["100%", "back\\slash", "p%j"])
+def test_a_folder_that_slurm_would_take_for_a_pattern_is_refused(
+    again: Grid, tmp_path: Path, slurm: Path, call: Callable[..., tuple[int, str, str]], odd: str
+) -> None:
+    where = ("--profile", "testbed", "--root", str(tmp_path / odd))
+    for more in ((), ("--dry-run",)):
+        code, _, err = call("launch", str(again.path), *where, *more)
+        assert code == 2 and "names of log files as patterns" in err and err.count("\n") == 1
+    assert not (slurm / "env").exists()
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "NOTE: project hours left 1200; this job 17 will cost 3 SBU\n5",
+        "17\n5;bed\n",
+        "Submitted batch job 5 on cluster bed\n",
+        "",
+    ],
+)
+def test_an_array_has_its_own_id_whatever_a_site_prints(
+    store: Store, slurm: Path, printed: str, tasks: int
+) -> None:
+    (slurm / "sbatch").write_text(f"#!/bin/sh\nprintf '{printed}'\n")
+    listed = f'echo "5_[0-{tasks - 1}%2]|PENDING|Priority||0|N/A|$name|"'
+    (slurm / "squeue").write_text(f'#!/bin/sh\nfor name in "$@"; do :; done\n{listed}\n')
+    sweep = store.sweep("s")
+    jobs, rows = [dict] * tasks, {"first": 0, "end": tasks, "per": 1}
+    testbed = profiles.load("testbed")
+    assert array.hand_over(jobs, sweep, slurm, slurm / "m", testbed, **rows) == "5"
+    (row,) = submit.read_jsonl(sweep.submissions)
+    assert row["array"] == "5"
+
+
+@pytest.mark.parametrize("user", ["somebody else", None])
+@pytest.mark.parametrize("private", ["none", "accounts,jobs"])
+def test_the_jobs_of_another_user_may_be_hidden_and_are_not_queued_twice(
+    again: Grid,
+    store: Store,
+    slurm: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    user: str | None,
+    private: str,
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 2**20)
+    text = f"[ $1 = show ] && echo 'PrivateData             = {private}'"
+    (slurm / "scontrol").write_text(f"#!/bin/sh\n{text}\nexit 0\n")
+    sweep = submit.record_grid(again, store)
+    manifest, about = submit.freeze_runs(again.runs, sweep, store), {"array": "5", "tasks": 3}
+    about |= {"first": 0, "end": 3, "per": 1, "user": user}
+    submit.record(sweep, manifest, profiles.load("testbed"), name="epsweep-again-0a", **about)
+    hidden = user is not None and private != "none"
+    for grid, word in ((again, ""), (replace(again, name="other"), "for again, ")):
+        seen = launch.look(grid, store)
+        assert seen.counts == {State.PENDING if hidden else State.NEW: 3}
+        if hidden:
+            told = f"{word}a job of somebody else, not visible to you"
+            assert {status.reason for status in seen.statuses} == {told}
+    assert len(tuning._jobs(sweep)) == (3 if hidden else 0)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +298,7 @@ def test_no_command_of_a_profile_leads_around_the_frozen_code(
         ["bash", "-c", f"{commands}\necho $PYTHONPATH"], capture_output=True, text=True, check=True
     )
     assert shown.stdout.startswith(f"{store.sweep(again.name).path}/code/")
+    assert shown.stdout.endswith(":/edited/2\n"), "packages that a site gives are found behind"
 
 
 @pytest.mark.parametrize("name", ["claim-0001.json", "result.json"])

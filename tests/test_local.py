@@ -17,6 +17,7 @@ from slurm import profile as profiles
 from sweep import grid as grids
 from sweep import local, plan, submit, watch
 from sweep.attempt import is_done
+from sweep.freeze import PACKAGES
 from sweep.grid import Grid
 from sweep.job import RunJob
 from sweep.local import Crew, Submission
@@ -62,6 +63,29 @@ def test_each_worker_sees_its_own_gpu(
     crew = local.engage(lambda _: dict, 2, sweep, tmp_path / "m", profiles.load("local"))
     crew.start(1)
     assert seen == ["GPU-a", "3", "3"]
+
+
+def test_packages_where_the_user_stands_are_not_those_of_workers(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everyday names: core, analysis. What the user's path gives beside them is there."""
+    here, project = tmp_path / "here", tmp_path / "project"
+    for name in ("here/submitit", *(f"{f}/{n}" for f in ("here", "project") for n in PACKAGES)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('of the user: {name}')")
+    (project / "given.py").write_text("WHERE = __file__")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    sweep = store.sweep("s")
+    sweep.logs.mkdir(parents=True)
+    seen = "[__import__(n).__file__ for n in ('core.claims', 'sweep.job', 'submitit', 'given')]"
+    work: Any = partial(eval, seen)
+    crew = local.engage(lambda _: work, 1, sweep, tmp_path / "m", profiles.load("local"))
+    core, ours, theirs, given = crew.jobs[0].result()
+    code = str(next((sweep.path / "code").iterdir()))
+    assert core.startswith(code) and ours.startswith(code)
+    assert given == str(project / "given.py")
+    assert not theirs.startswith(str(here))
 
 
 class Job:

@@ -228,6 +228,26 @@ def test_a_refusal_is_one_line_in_slurms_words(fake: Fake) -> None:
     assert fake.calls() == ["sbatch --test-only job.sh"]
 
 
+def test_a_sites_greetings_are_no_answers(fake: Fake) -> None:
+    """Wrappers and profile scripts print them, before whatever is asked for."""
+    hello = "*** 12 nodes | down | on | 3 | May ***\n\n17 is a number\n"
+    fake.says("squeue", f"{hello}7_[0-1%1]|PENDING|Priority||0|N/A|sweep|\n")
+    fake.says("sacct", hello)
+    states = cluster.jobs(["7_0", "7_1", "8"])
+    assert [state.state for state in states.values()] == ["PENDING", "PENDING", "UNKNOWN"]
+    partition = "PartitionName=gpu Default=YES MaxTime=UNLIMITED State=UP TotalNodes=8\n"
+    fake.says("scontrol", f"{hello}{partition}")
+    assert list(cluster.partitions()) == ["gpu"]
+    fake.says("scontrol", f"{hello}{CONFIG.format(enforce='limits', more='')}")
+    fake.says("squeue", "Hello, you have\n2 messages\n7_0\n7_1\n")
+    fake.says("sacctmgr", "Hello\n3\n")
+    assert limits.read().cap == ("MaxSubmitJobsPerUser of QOS normal", 3, 2)
+    error = "Hello\nsbatch: you have mail\nsbatch: error: no such account\nsbatch: error: bye\n"
+    fake.says("sbatch", error=error, code=1)
+    with pytest.raises(ClusterError, match=r"^sbatch refused: no such account; bye$"):
+        cluster.submit("job.sh", "sweep")
+
+
 def test_partitions_are_read(fake: Fake) -> None:
     fake.says(
         "scontrol",
