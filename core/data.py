@@ -8,6 +8,7 @@ under <data>/prepared and are memory-mapped, so that the runs of a node share on
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import uuid
@@ -25,11 +26,16 @@ from core.config import ConfigError, RunConfig
 from core.datasets import arrays
 from core.datasets.entry import entries
 from core.datasets.images import read_image
+from core.datasets.own import SPLITS, checked
 from core.datasets.splits import shuffled
-from core.inputs import SPLITS, dataset_folder, image_files, is_own
+from core.inputs import dataset_folder, is_own
 from core.registry import PROCEDURAL
 from core.rundir import Store
 from core.seeds import derive
+
+log = logging.getLogger("epsweep")
+DECODING = "as shown"
+"""How own images become pixels; arrays decoded in another way are not taken for these."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +140,21 @@ def _fake(size: int, *, classes: int = 10) -> Dataset:
 def _folder(path: Path, size: int, store: Store, stage: Path | None) -> Dataset:
     """`path`/{train,val,test}/<class>/<image>, squeezed to size x size, bilinear. In a fixed
     shuffled order, so that the first n images of a split are a fair sample of it."""
-    files = image_files(path)
+    found = checked(path)
+    for remark in found.remarks:
+        log.info("%s: %s", path, remark)
     splits = {}
-    for split, classes in files.items():
+    for split, classes in found.files.items():
         labelled = [(file, label) for label, name in enumerate(classes) for file in classes[name]]
         splits[split] = _prepared(path.name, shuffled(labelled), size, store, stage)
-    return Dataset(path.name, len(files["train"]), **splits)
+    return Dataset(path.name, len(found.files["train"]), **splits)
 
 
 def _prepared(
     name: str, files: Sequence[tuple[Path, int]], size: int, store: Store, stage: Path | None
 ) -> Split:
     """Decode once. The key covers every file's path, size and time: an edit makes a new array."""
-    digest = hashlib.sha256(f"{size}".encode())
+    digest = hashlib.sha256(f"{size} {DECODING}".encode())
     for file, label in files:
         stat = file.stat()
         digest.update(f"\n{file}\t{label}\t{stat.st_size}\t{stat.st_mtime_ns}".encode())
@@ -186,6 +194,6 @@ def _decode(files: Sequence[tuple[Path, int]], size: int, folder: Path) -> None:
     # through a memory map would kill the process (SIGBUS) instead of raising OSError.
     with open(folder / "images.npy", "wb") as file, ThreadPoolExecutor() as pool:
         np.lib.format.write_array_header_1_0(file, header)
-        for image in pool.map(lambda item: read_image(item[0], size), files):
+        for image in pool.map(lambda item: read_image(item[0], size, as_shown=True), files):
             file.write(image.tobytes())
     np.save(folder / "labels.npy", np.array([label for _, label in files], dtype=np.int64))

@@ -12,15 +12,14 @@ from pathlib import Path
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.datasets.entry import entries
+from core.datasets.own import SPLITS, checked, survey
 from core.registry import PROCEDURAL, SYNTHETIC, backbone, backbones, hub_repo
 from core.rundir import Store
 
 NO_AUTOATTACK = (
     "attack autoattack needs the package pyautoattack: pip install 'epsweep[autoattack]'"
 )
-SPLITS = ("train", "val", "test")
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
 def is_drawn(dataset: str) -> bool:
@@ -45,43 +44,6 @@ def is_own(dataset: str, size: int, store: Store) -> bool:
     )
 
 
-def image_files(folder: Path) -> dict[str, dict[str, list[Path]]]:
-    """split -> class -> image files, all sorted.
-
-    Raises ConfigError where a split is missing or empty or its classes are not those of train.
-    """
-    files = {split: _classes(folder, split) for split in SPLITS}
-    expected = files["train"]
-    for split in SPLITS:
-        differing = sorted(set(expected) ^ set(files[split]))
-        if differing:
-            side = "only there" if differing[0] in files[split] else "missing there"
-            raise ConfigError(
-                f"{folder / split}: expected the {len(expected)} class folders of train, "
-                f"'{differing[0]}' is {side} ({len(differing)} differ)"
-            )
-        if not any(files[split].values()):
-            raise ConfigError(f"{folder / split}: expected images, found none")
-    return files
-
-
-def _classes(folder: Path, split: str) -> dict[str, list[Path]]:
-    path = folder / split
-    if not path.is_dir():
-        have = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        found = ", ".join(have[:6]) or "nothing"
-        raise ConfigError(
-            f"{path}: no such folder (expected {folder}/{{train,val,test}}/<class>/, found {found})"
-        )
-    names = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
-    return {name: _images(path / name) for name in names}
-
-
-def _images(folder: Path) -> list[Path]:
-    names = sorted(os.listdir(folder))
-    return [folder / name for name in names if name.lower().endswith(EXTENSIONS)]
-
-
 def weights_file(name: str, store: Store) -> Path:
     """The checkpoint a config names: a full path, or one in <root>/weights. Raises ConfigError."""
     path = store.weights / Path(name).expanduser()
@@ -100,7 +62,7 @@ def weights_file(name: str, store: Store) -> Path:
 def _check_dataset(dataset: str, size: int, store: Store) -> None:
     """Raises ConfigError where a run could not load its dataset (images are not opened)."""
     if dataset not in entries() or is_own(dataset, size, store):
-        image_files(dataset_folder(dataset, store))
+        checked(dataset_folder(dataset, store))
         return
     from core.datasets import arrays
     from core.datasets.read import read
@@ -189,6 +151,17 @@ def missing(
         pretrained = [config.backbone for config in configs if config.weights == "pretrained"]
         problems += [line for name in dict.fromkeys(pretrained) for line in _not_cached(name, hub)]
     return problems
+
+
+def left_out(configs: Iterable[RunConfig], store: Store) -> list[str]:
+    """One line per split of a user's own folder that holds more than class folders of images."""
+    own = {
+        dataset_folder(c.dataset, store): None
+        for c in configs
+        if not is_drawn(c.dataset)
+        and (c.dataset not in entries() or is_own(c.dataset, c.image_size, store))
+    }
+    return [f"{folder}: {line}" for folder in own for line in survey(folder).remarks]
 
 
 def _not_cached(name: str, hub: Path) -> Iterator[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from rich.text import Text
 from core.config import ConfigError, nearest
 from core.datasets import archive, arrays
 from core.datasets.entry import Entry, entries
+from core.datasets.images import read_image
+from core.datasets.own import SPLITS, survey
 from core.datasets.read import find_root, read
 from core.rundir import Store
 
@@ -57,7 +61,7 @@ def table(store: Store) -> Table:
     for column in ("here", "licence"):
         shown.add_column(column)
     for name, entry in entries().items():
-        counts = [str(entry.splits[split]) for split in arrays.SPLITS]
+        counts = [str(entry.splits[split]) for split in SPLITS]
         here = _here(name, store)
         style = "green" if here.startswith("prepared") else ""
         row = (name, entry.title, str(entry.classes), *counts, entry.size)
@@ -77,7 +81,7 @@ def details(name: str, store: Store) -> Group:
     entry = entry_of(name)
     lines = [
         f"{entry.title}: {entry.classes} classes, "
-        + ", ".join(f"{entry.splits[split]} {split}" for split in arrays.SPLITS),
+        + ", ".join(f"{entry.splits[split]} {split}" for split in SPLITS),
         f"licence: {entry.licence}",
         f"page: {entry.page}",
         *(f"file: {item.url} (md5 {item.md5 or 'not published'})" for item in entry.archives),
@@ -116,17 +120,64 @@ def _bar(console: Console, verb: str) -> Iterator[arrays.Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def verify(names: Iterable[str], store: Store) -> Iterator[tuple[str, list[str]]]:
-    """Prepared arrays ('cub-224') and what is wrong with each; reads all of them.
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at ('cub-224', or an own folder), what it holds, and what is wrong with it
+    or was left out, one line each."""
+
+    name: str
+    summary: str
+    problems: Sequence[str]
+    remarks: Sequence[str] = ()
+
+
+def verify(names: Iterable[str], store: Store, console: Console) -> Iterator[Finding]:
+    """Prepared arrays compared with their checksums; own folders, every image decoded. A name with
+    a '/' is a folder; without names, all that is prepared is read.
 
     Raises ConfigError for a name that is unknown or not prepared.
     """
     names = list(names)
     for name in names:
-        entry_of(name)
-        if not sizes(name, store):
-            raise ConfigError(f"{name}: not prepared in {store.data}")
+        if not _own(name, store):
+            entry_of(name)
+            if not sizes(name, store):
+                raise ConfigError(f"{name}: not prepared in {store.data}")
     for name in names or entries():
+        if name in names and (folder := _own(name, store)):
+            yield _verify_own(folder, console)
+            continue
         for size in sizes(name, store):
-            folder = arrays.place(name, size, store)
-            yield folder.name, list(arrays.damage(folder, entries()[name]))
+            place = arrays.place(name, size, store)
+            yield Finding(place.name, "fine", list(arrays.damage(place, entries()[name])))
+
+
+def _own(name: str, store: Store) -> Path | None:
+    """The user's own folder that a name stands for, as in a grid; None if it is a release."""
+    if "/" in name or (name not in entries() and Path(name).is_dir()):
+        return Path(name).expanduser().absolute()
+    folder = store.data / name
+    own = not sizes(name, store) and all((folder / split).is_dir() for split in SPLITS)
+    return folder if own else None
+
+
+def _verify_own(folder: Path, console: Console) -> Finding:
+    """Decode every image of an own folder, as a run would."""
+    found = survey(folder)
+    files = [f for split in found.files.values() for images in split.values() for f in images]
+    with _bar(console, "decode") as progress, ThreadPoolExecutor(arrays.workers()) as pool:
+        damaged = []
+        for done, problem in enumerate(pool.map(_unreadable, files), start=1):
+            damaged += [problem] if problem else []
+            progress(done, len(files))
+    counts = [f"{sum(map(len, c.values()))} {split}" for split, c in found.files.items()]
+    summary = f"fine: {len(found.files['train'])} classes, {', '.join(counts)} images"
+    return Finding(str(folder), summary, [*found.problems, *damaged], found.remarks)
+
+
+def _unreadable(file: Path) -> str | None:
+    try:
+        read_image(file, 8, as_shown=True)
+    except ConfigError as error:
+        return str(error)
+    return None

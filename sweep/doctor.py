@@ -123,6 +123,8 @@ def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
     problems = inputs.missing((run.config for run in grid.runs), store, hub=hub, evals=evals)
     for problem in problems:
         yield Check("inputs", "fail", problem)
+    for remark in inputs.left_out((run.config for run in grid.runs), store):
+        yield Check("inputs", "warn", remark)
     if not problems:
         yield Check("inputs", "ok", f"data and weights of {len(grid.runs)} runs are here")
 

@@ -16,6 +16,7 @@ from core import inputs, schedules
 from core.config import EvalConfig, Optim, RunConfig, Schedule
 from core.datasets import miniature
 from core.datasets.entry import entries
+from core.datasets.own import image_files
 from core.registry import backbones
 from core.rundir import Store
 from sweep.grid import Run
@@ -135,7 +136,7 @@ def _folder(name: str, store: Store, below: Path) -> Path:
     if not own.is_dir():
         miniature.write_folder(copy, classes=CLASSES, each=EACH)
         return copy
-    for split, classes in inputs.image_files(own).items():
+    for split, classes in image_files(own).items():
         for label, files in classes.items():
             (copy / split / label).mkdir(parents=True)
             for file in files[:EACH]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from core import inputs, schedules
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.datasets.entry import entries
+from core.datasets.own import image_files
 from core.registry import backbone
 from core.rundir import Store
 
@@ -88,7 +89,7 @@ def sizes_of(dataset: str, store: Store) -> Mapping[str, int] | None:
     if dataset in entries() and not (folder / "train").is_dir():
         return entries()[dataset].splits
     try:
-        files = inputs.image_files(folder)
+        files = image_files(folder)
     except (ConfigError, OSError):
         return None
     return {split: sum(map(len, classes.values())) for split, classes in files.items()}

@@ -53,7 +53,7 @@ def test_a_killed_preparation_goes_on(
         return read_image(file, size)
 
     monkeypatch.setattr(arrays, "read_image", counting)
-    monkeypatch.setattr(arrays, "_workers", lambda: 1)
+    monkeypatch.setattr(arrays, "workers", lambda: 1)
     with pytest.raises(Stopped):
         arrays.prepare("dogs", contents, SIZE, store)
     assert not arrays.place("dogs", SIZE, store).exists(), "half an array must not look whole"

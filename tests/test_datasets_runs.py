@@ -20,6 +20,7 @@ from releases import NAMES, SIZE, one_line, prepare
 from core import data, inputs
 from core.datasets import arrays, entry, miniature
 from core.datasets.entry import Entry, entries
+from core.datasets.own import SPLITS
 from core.datasets.read import read
 from core.rundir import Store
 
@@ -76,9 +77,9 @@ def test_a_run_loads_what_was_prepared(
     shutil.rmtree(tmp_path / "release")
     loaded = load(name, store)
     assert (loaded.name, loaded.classes) == (name, 3)
-    found = {split: len(getattr(loaded, split)) for split in arrays.SPLITS}
+    found = {split: len(getattr(loaded, split)) for split in SPLITS}
     assert found == known.splits
-    whole = torch.cat([getattr(loaded, split).labels for split in arrays.SPLITS])
+    whole = torch.cat([getattr(loaded, split).labels for split in SPLITS])
     assert torch.equal(whole, torch.from_numpy(np.load(folder / "labels.npy")))
     images, labels = loaded.test.batch(torch.arange(2), tiny.CPU)
     for image, label in zip(images, labels, strict=True):

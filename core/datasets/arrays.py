@@ -29,10 +29,10 @@ from core.claims import Claim, now
 from core.config import ConfigError
 from core.datasets.entry import Entry, entries
 from core.datasets.images import read_image
+from core.datasets.own import SPLITS
 from core.datasets.read import Contents, read
 from core.rundir import RunDir, Store, read_json, write_json, write_text
 
-SPLITS = ("train", "val", "test")
 CHUNK = 512
 """Images between two flushes to disk (77 MB at 224 pixels)."""
 
@@ -126,7 +126,7 @@ def _decode(files: list[Path], size: int, draft: Path, progress: Progress) -> No
     path.touch()
     # Written as a stream: where the disk is full, writing through a memory map would kill the
     # process (SIGBUS) instead of raising OSError.
-    with open(path, "r+b") as file, ThreadPoolExecutor(_workers()) as pool:
+    with open(path, "r+b") as file, ThreadPoolExecutor(workers()) as pool:
         np.lib.format.write_array_header_1_0(file, header)
         file.seek(done * 3 * size * size, os.SEEK_CUR)
         progress(done, len(files))
@@ -146,7 +146,7 @@ def _flush(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def _workers() -> int:
+def workers() -> int:
     """The cores this process may use (a job's share of its node, not the whole node)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

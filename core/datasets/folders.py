@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from core.config import ConfigError
 from core.datasets.listing import Listing
+from core.datasets.own import class_folders, image_names
 from core.datasets.splits import Item
 
 
 def _classes(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder (a partial extraction?)")
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+    return class_folders(folder)
 
 
 def _images(root: Path, prefix: str, classes: list[str], suffix: str) -> list[Item]:
@@ -21,8 +21,7 @@ def _images(root: Path, prefix: str, classes: list[str], suffix: str) -> list[It
     return [
         (f"{prefix}{name}/{file}", label)
         for label, name in enumerate(classes)
-        for file in sorted(os.listdir(root / prefix / name))
-        if file.lower().endswith(suffix) and file[0] != "."
+        for file in image_names(root / prefix / name, (suffix,))
     ]
 
 

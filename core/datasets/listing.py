@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.config import ConfigError
+from core.datasets.own import is_plain
 from core.datasets.splits import Item
 
 
@@ -44,7 +45,8 @@ def absent(root: Path, items: Iterable[Item]) -> list[str]:
         folder, _, name = path.rpartition("/")
         if folder not in seen:
             place = root / folder
-            seen[folder] = set(os.listdir(place)) if place.is_dir() else set()
+            there = os.scandir(place) if place.is_dir() else ()
+            seen[folder] = {entry.name for entry in there if is_plain(entry)}
         if name not in seen[folder]:
             missing.append(path)
     return missing

@@ -10,6 +10,7 @@ import numpy as np
 from core.config import ConfigError
 from core.datasets.listing import Listing, file_in, labelled
 from core.datasets.splits import Item
+from core.foreign import beginning, first_line
 
 
 def _column(file: Path, *path: str) -> list[Any]:
@@ -23,7 +24,7 @@ def _column(file: Path, *path: str) -> list[Any]:
     try:
         value = loadmat(file, squeeze_me=True)
     except Exception as error:  # scipy raises many types for a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = f"{beginning(file)}; {first_line(error)}"
         raise ConfigError(f"{file}: not a readable MATLAB file ({reason})") from None
     for name in path:
         known = value if isinstance(value, dict) else value.dtype.names or ()

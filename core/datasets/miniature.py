@@ -16,6 +16,7 @@ from PIL import Image
 
 from core.datasets import arrays
 from core.datasets.entry import Entry, entries
+from core.datasets.own import SPLITS
 from core.datasets.read import read
 from core.rundir import Store
 
@@ -63,7 +64,7 @@ def sizes(entry: Entry) -> dict[str, int]:
         parts["train"] -= parts["val"]
     if entry.test_images is not None:
         parts["test"] = min(parts["test"], entry.test_images)
-    return {split: parts[split] for split in arrays.SPLITS}
+    return {split: parts[split] for split in SPLITS}
 
 
 def furnish(name: str, store: Store, size: int, folder: Path) -> None:
@@ -74,7 +75,7 @@ def furnish(name: str, store: Store, size: int, folder: Path) -> None:
 
 def write_folder(folder: Path, *, classes: int, each: int) -> None:
     """A folder of images as users have them: {train,val,test}/<class>/<image>."""
-    for split in arrays.SPLITS:
+    for split in SPLITS:
         for label in range(classes):
             for number in range(each):
                 _save(folder / split / f"class_{label}" / f"{number}.jpg", label, classes)

@@ -58,17 +58,26 @@ def prepare_data(
 
 @verbs.command(name="verify")
 def verify_data(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME|FOLDER...]", help="Datasets, or folders of your own images."),
+    ] = None,
     root: Root = None,
 ) -> None:
-    """Compare prepared arrays with their checksums (exit code 1: damage, 3: nothing prepared)."""
+    """Compare prepared arrays with their checksums; decode every image of an own FOLDER.
+
+    Exit code 1: damage, 3: nothing prepared.
+    """
     from sweep import datasets
 
     store, codes = Store.at(root), set[int]()
-    for name, problems in datasets.verify(names or (), store):
-        codes.add(int(bool(problems)))
-        for line in problems or [f"{name}: fine"]:
-            out.print(Text(line, style="red" if problems else "green"), soft_wrap=True)
+    for finding in datasets.verify(names or (), store, out):
+        codes.add(int(bool(finding.problems)))
+        for line in finding.problems or [f"{finding.name}: {finding.summary}"]:
+            style = "red" if finding.problems else "green"
+            out.print(Text(line, style=style), soft_wrap=True)
+        for line in finding.remarks:
+            out.print(Text(f"{finding.name}: {line}", style="yellow"), soft_wrap=True)
     if not codes:
         out.print(f"nothing is prepared in {store.data}", soft_wrap=True)
     raise typer.Exit(max(codes, default=3))

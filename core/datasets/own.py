@@ -1,0 +1,253 @@
+"""What is a class and what is an image: <folder>/{train,val,test}/<class>/<image>.
+
+The one rule for a user's own folder, shared by the readers of releases with class folders:
+
+* A class is a visible folder of a split; links to folders count.
+* An image is a visible plain file whose name ends in one of IMAGES, in upper or lower case.
+* Everything else is left out and counted: hidden files and folders, files with other endings.
+* What cannot be meant is a problem: a class without images, a broken link, a folder with images
+  inside a class, one class alone, classes that differ between splits or only by upper case.
+
+Only names are looked at, no file is opened: launching does this. Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.config import ConfigError
+
+SPLITS = ("train", "val", "test")
+IMAGES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""Endings of one still picture each, which Pillow reads without plugins."""
+SYSTEM = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+"""Folders that systems put beside a user's own: archives of macOS, Synology, Windows, ext4."""
+
+Files = dict[str, dict[str, list[Path]]]
+"""split -> class -> image files, all sorted."""
+
+
+@dataclass
+class Survey:
+    """What a folder holds. `problems` and `remarks` are finished lines; with a problem, `files` may
+    lack what could not be read."""
+
+    files: Files = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name was never meant as a class or an image, such as .ipynb_checkpoints, ._x.jpg of
+    macOS or @eaDir."""
+    return name.startswith(".") or name in SYSTEM
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the visible folders in `folder`, sorted. Raises OSError."""
+    return sorted(e.name for e in os.scandir(folder) if not is_hidden(e.name) and _is_folder(e))
+
+
+def image_names(folder: Path, endings: tuple[str, ...] = IMAGES) -> list[str]:
+    """Visible names in `folder` that end like an image, sorted. Raises OSError."""
+    return sorted(n for n in os.listdir(folder) if not is_hidden(n) and _ends(n, endings))
+
+
+def checked(folder: Path) -> Survey:
+    """The survey of a folder without problems. Raises ConfigError with the first one."""
+    found = survey(folder)
+    if found.problems:
+        more = len(found.problems) - 1
+        hint = f" (+{more} more, see: sweep data verify {folder})" if more else ""
+        raise ConfigError(found.problems[0] + hint)
+    return found
+
+
+def image_files(folder: Path) -> Files:
+    """The images of an own folder. Raises ConfigError as `checked`."""
+    return checked(folder).files
+
+
+def survey(folder: Path) -> Survey:
+    """Look through an own folder; see the top of this module for the rule."""
+    found = Survey()
+    for split in SPLITS:
+        found.files[split] = _split(folder, split, found)
+    if not found.problems:
+        found.problems += _disagreements(folder, found.files)
+    return found
+
+
+def shown(path: Path | str) -> str:
+    """A path that can be printed: bytes that are not UTF-8 as \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _split(folder: Path, split: str, found: Survey) -> dict[str, list[Path]]:
+    path, left = folder / split, Counter[str]()
+    if not path.is_dir():
+        have = sorted(map(shown, os.listdir(folder))) if folder.is_dir() else []
+        listed = ", ".join(have[:6]) or "nothing"
+        found.problems.append(
+            f"{path}: no such folder "
+            f"(expected {folder}/{{train,val,test}}/<class>/, found {listed})"
+        )
+        return {}
+    classes = {}
+    for entry in _entries(path, found):
+        if is_hidden(entry.name):
+            left["hidden"] += 1
+        elif _is_folder(entry):
+            problem = _bad_name(entry.path)
+            found.problems += [problem] if problem else []
+            classes[entry.name] = _class(Path(entry.path), split, left, found)
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            found.problems.append(_broken(entry.path))
+        else:
+            left[_kind(entry.name)] += 1
+    if left:
+        found.remarks.append(f"{split}: left out {_counts(left)}")
+    return classes
+
+
+def _class(folder: Path, split: str, left: Counter[str], found: Survey) -> list[Path]:
+    """The images of one class; what else is in it goes to `left` and `found`."""
+    images, other = [], Counter[str]()
+    before = len(found.problems)
+    for entry in _entries(folder, found):
+        if is_hidden(entry.name):
+            other["hidden"] += 1
+        elif _is_folder(entry):
+            other["folders"] += 1
+            if _holds_images(entry.path):
+                found.problems.append(
+                    f"{shown(entry.path)}: a folder with images inside a class; "
+                    "images are expected directly in the class folder"
+                )
+        elif not _ends(entry.name, IMAGES):
+            other[_kind(entry.name)] += 1
+        else:
+            problem = _bad_image(entry)  # such as a pipe: opening it would wait forever
+            if problem:
+                found.problems.append(problem)
+            else:
+                images.append(Path(entry.path))
+    left.update(other)
+    if not images and len(found.problems) == before:
+        if split == "train" or other:
+            said = f" but {_counts(other)} (images end in {', '.join(IMAGES)})" if other else ""
+            found.problems.append(f"{shown(folder)}: expected images, found none{said}")
+        else:
+            found.remarks.append(f"{split}: no image of class '{folder.name}'")
+    return images
+
+
+def _disagreements(folder: Path, files: Files) -> Iterator[str]:
+    """Problems of a folder whose every part is fine alone."""
+    train = files["train"]
+    for split in SPLITS:
+        if not any(files[split].values()):
+            yield f"{folder / split}: expected images, found none"
+    spelt: dict[str, str] = {}
+    for name in train:
+        twin = spelt.setdefault(_alike(name), name)
+        if twin != name:
+            yield f"{folder / 'train'}: the classes '{twin}' and '{name}' differ only by case"
+    for split in SPLITS:
+        differing = sorted(set(train) ^ set(files[split]))
+        if differing:
+            name = differing[0]
+            side, others = ("only", train) if name in files[split] else ("missing", files[split])
+            twin = next(
+                (f", '{n}' is spelt alike" for n in others if _alike(n) == _alike(name)), ""
+            )
+            yield (
+                f"{folder / split}: expected the {len(train)} class folders of train, "
+                f"'{name}' is {side} there ({len(differing)} differ{twin})"
+            )
+    if len(train) == 1:
+        yield f"{folder / 'train'}: expected at least 2 classes, found one: '{next(iter(train))}'"
+
+
+def _entries(folder: Path, found: Survey) -> Iterable[os.DirEntry[str]]:
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        found.problems.append(f"{shown(folder)}: cannot be read ({error.strerror})")
+        return ()
+
+
+def is_plain(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a file, or a link to one. Asks the disk for links only."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _bad_image(entry: os.DirEntry[str]) -> str | None:
+    """Why this cannot be opened, None if nothing speaks against it."""
+    if not is_plain(entry):
+        return (
+            _broken(entry.path) if entry.is_symlink() else f"{shown(entry.path)}: not a plain file"
+        )
+    return _bad_name(entry.path)
+
+
+def _broken(link: str) -> str:
+    return f"{shown(link)}: a link to {shown(os.readlink(link))}, which cannot be opened"
+
+
+def _bad_name(path: str) -> str | None:
+    name = os.path.basename(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"{shown(path)}: a name that is not UTF-8; rename it (convmv does whole folders)"
+    return None
+
+
+def _holds_images(folder: str) -> bool:
+    return any(
+        not is_hidden(name) and _ends(name, IMAGES)
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _ends(name: str, endings: tuple[str, ...]) -> bool:
+    return name.lower().endswith(endings)
+
+
+def _kind(name: str) -> str:
+    return shown(os.path.splitext(name)[1].lower()) or "without an ending"
+
+
+def _counts(left: Counter[str]) -> str:
+    """'12 .gif, 3 hidden', the most frequent first."""
+    kinds = left.most_common()
+    more = f", {sum(n for _, n in kinds[6:])} others" if len(kinds) > 6 else ""
+    return ", ".join(f"{count} {kind}" for kind, count in kinds[:6]) + more
+
+
+def _alike(name: str) -> str:
+    """Equal for names that some file systems cannot hold side by side: Red and red, or an accent
+    written as one character or as two (macOS)."""
+    return unicodedata.normalize("NFC", name).casefold()
