@@ -12,15 +12,17 @@ from core.diagnosis import Finding, of_end, of_evaluation, of_training, standard
 def diagnose(run: Run, standard: Run | None = None) -> list[Finding]:
     """Every signature that the run shows, in training, at its end and in its evaluations.
 
-    standard: the standard run of the same cell, None where there is none.
+    standard: the standard run of the same cell, None if there is none.
     """
-    rows = run.epochs
-    found = of_training(rows, int(run.config["epochs"]), standard.epochs if standard else None)
+    rows, classes = run.epochs, run.classes
+    total, other = int(run.config["epochs"]), standard.epochs if standard else None
+    found = of_training(rows, total, other, classes)
     if run.result is None and run.attempts:
         last = run.attempts[-1]
         found += of_end(last.get("kind"), last.get("reason"))
     for evaluation in run.evaluations:
-        found += of_evaluation(evaluation.record) if evaluation.record is not None else []
+        if evaluation.record is not None:
+            found += of_evaluation(evaluation.record, *run.threat, classes)
     return found
 
 

@@ -15,7 +15,9 @@ from analysis.paper import one_evaluation
 from analysis.results import Results
 from analysis.rounding import difference, half_up
 from analysis.runs import Run
+from analysis.statistics import median_delay
 from analysis.tables import ABSENT, Entry, Table, bracketed
+from core.records import DELAY_THRESHOLD
 
 SUBOPTIMAL = 20.0
 """Points of clean accuracy by which fix must fall below sched to be called suboptimal transfer."""
@@ -107,12 +109,13 @@ def _delays(results: Results, gap: Gaps) -> str:
     for setting in ("fix", "sched"):
         runs = _runs(results, gap, setting)
         runs = runs[runs["delay"].notna()]
-        never = _never(runs)
-        middle = median(runs["delay"]) if len(runs) else float("nan")
-        said.append(
-            f"{setting} adapts after {middle:g} epochs in the median"
-            + (f" (never in {never} of {len(runs)} runs)" if never else "")
-        )
+        never = f"in {_never(runs)} of {len(runs)} runs"
+        middle = median_delay(runs["delay"], runs["epochs"])
+        if middle == float("inf"):
+            said.append(f"{setting} never adapts {never}")
+            continue
+        bracket = f" (never {never})" if _never(runs) else ""
+        said.append(f"{setting} adapts after {middle:g} epochs in the median{bracket}")
     return ", ".join(said)
 
 
@@ -130,8 +133,29 @@ def delay_table(results: Results) -> Table:
         (pair, tuple(Entry(", ".join(line.get(column, [ABSENT]))) for column in columns))
         for pair, line in delays.items()
     )
-    note = "First epoch (from 0) whose validation clean accuracy exceeds 5 %"
-    return Table("Adaptation delay", ("Model", "Dataset"), tuple(columns), rows, (note,))
+    header = ("Model", "Dataset")
+    return Table("Adaptation delay", header, tuple(columns), rows, (delay_rule(results.runs),))
+
+
+def delay_rule(runs: Iterable[Run]) -> str:
+    """What the delays of these runs mean: above which accuracy each task counts as adapted to."""
+    tasks: dict[float, dict[str, None]] = defaultdict(dict)
+    unknown: dict[str, None] = {}
+    for run in runs:
+        dataset = run.about["dataset"]
+        tasks[run.threshold][f"{dataset}, {run.classes} classes"] = None
+        if run.classes is None:
+            unknown[dataset] = None
+    limits = [
+        f"{100 * limit:.3g} %" + (f" ({'; '.join(names)})" if limit != DELAY_THRESHOLD else "")
+        for limit, names in sorted(tasks.items())
+    ]
+    said = f"First epoch (from 0) whose validation clean accuracy exceeds {', '.join(limits)}"
+    if set(tasks) - {DELAY_THRESHOLD}:
+        said += "; the paper's rule, made for 100 classes and more, is 5 %"
+    if unknown:
+        said += f"; 5 % for {', '.join(unknown)}, whose number of classes is unknown"
+    return said
 
 
 def _shown(run: Run) -> str:

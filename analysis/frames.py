@@ -86,6 +86,7 @@ EPOCHS = Frame(
         "images_per_s": "float64",
         "val_clean": "float64",
         "val_adv": "float64",
+        "threshold": "float64",
     },
 )
 RUNS = Frame(
@@ -96,6 +97,9 @@ RUNS = Frame(
         "reason": "str",
         "epochs": "int64",
         "delay": "Int64",
+        "delay_of_paper": "Int64",
+        "classes": "Int64",
+        "threshold": "float64",
         "seconds": "float64",
         "attempts": "int64",
         "commit": "str",

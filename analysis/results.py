@@ -72,12 +72,14 @@ class Results:
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """metrics.jsonl of every run, with val_clean and val_adv in percent."""
+        """metrics.jsonl of every run, with val_clean, val_adv and the threshold of adaptation in
+        percent."""
         return self._index.read(EPOCHS, _epoch_rows)
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per run: its state, delay, seconds, attempts and where it was made."""
+        """One row per run: its state, delay (`epochs` where it never adapted; threshold: accuracy
+        in percent above which it has), seconds, attempts and where it was made."""
         return self._index.read(RUNS, lambda run: [_run_row(run)])
 
     def _strengths(self, run: Run) -> list[Threat]:
@@ -217,7 +219,8 @@ def _epoch_rows(run: Run) -> Iterator[Row]:
     for row in run.epochs:
         clean = row["val_clean_correct"] / row["val_clean_images"]
         adv = row["val_adv_correct"] / row["val_adv_images"]
-        yield {**row, **run.about, "val_clean": 100 * clean, "val_adv": 100 * adv}
+        measured = {"val_clean": 100 * clean, "val_adv": 100 * adv}
+        yield {**row, **run.about, **measured, "threshold": 100 * run.threshold}
 
 
 def _run_row(run: Run) -> Row:
@@ -228,6 +231,9 @@ def _run_row(run: Run) -> Row:
         "reason": run.reason,
         "epochs": int(run.config["epochs"]),
         "delay": run.delay,
+        "delay_of_paper": run.delay_of_paper,
+        "classes": run.classes,
+        "threshold": 100 * run.threshold,
         "seconds": result.get("seconds"),
         "attempts": len(run.attempts),
         "commit": env.get("commit") or "",

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from analysis.names import ATTACKS, NORMS, dataset_name, model_name
+from core.classes import classes_of
 from core.config import ConfigError, RunConfig, parse_strength, show_strength
-from core.records import delay
+from core.records import FEWEST, delay, threshold
 from core.rundir import RunDir, Store, read_json, read_jsonl
 
 Row = dict[str, Any]
@@ -191,14 +192,32 @@ class Run:
         """Rows of metrics.jsonl so far."""
         return _lines(self.dir.metrics)
 
+    @cached_property
+    def classes(self) -> int | None:
+        """Of the run's task; None if neither its records nor its dataset's name tell."""
+        return classes_of(self.dir, self.config["dataset"], self.epochs)
+
+    @property
+    def threshold(self) -> float:
+        """Validation clean accuracy in [0, 1] above which the run has adapted."""
+        return threshold(self.classes)
+
     @property
     def delay(self) -> int | None:
-        """Adaptation delay in epochs (the length of the training where never); None before the
-        training is through."""
-        if self.result is not None:
-            return int(self.result["delay"])
+        """Adaptation delay in epochs (the length of the training where never), by the threshold for
+        the classes of its task; None before the training is through."""
+        return self._delay(self.classes)
+
+    @property
+    def delay_of_paper(self) -> int | None:
+        """The same by the paper's 5 %, whatever the classes: what its published delays are."""
+        return self._delay(FEWEST)
+
+    def _delay(self, classes: int | None) -> int | None:
         total = int(self.config["epochs"])
-        return delay(self.epochs, total) if len(self.epochs) == total else None
+        if len(self.epochs) >= total:
+            return delay(self.epochs, total, classes)
+        return int(self.result["delay"]) if self.result is not None else None
 
 
 def _images(record: Mapping[str, Any]) -> set[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from analysis.rounding import GUARD
@@ -59,6 +59,24 @@ def paired_test(first: NDArray[np.float64], second: NDArray[np.float64]) -> Pair
         wilcoxon_p=float(w.pvalue),
         effect=float(differences.mean() / spread),
     )
+
+
+def median_delay(delays: ArrayLike, epochs: ArrayLike) -> float:
+    """The median adaptation delay by Kaplan and Meier's estimate; inf where at most half adapt.
+
+    delays, epochs: of each run, shape [n]. A run whose delay is its number of epochs never adapted:
+    its delay is known to be longer, not how long, and no mean may take it for that number. Where
+    just half have adapted, the middle between that delay and the next, as of an even count.
+    """
+    after, total = np.asarray(delays, float), np.asarray(epochs, float)
+    if not len(after):
+        return float("nan")
+    curve = stats.ecdf(stats.CensoredData.right_censored(after, after >= total)).sf
+    left = curve.probabilities
+    half, more = curve.quantiles[np.isclose(left, 0.5)], curve.quantiles[left < 0.5 - 1e-9]
+    if not len(more):
+        return float("inf")
+    return float(more[0] + (half[0] if len(half) else more[0])) / 2
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from core.datasets.images import read_image
 from core.datasets.own import SPLITS, checked
 from core.datasets.splits import shuffled
 from core.inputs import dataset_folder, is_own
-from core.registry import PROCEDURAL
+from core.registry import PROCEDURAL, SYNTHETIC
 from core.rundir import Store
 from core.seeds import derive
 
@@ -124,7 +124,7 @@ def _benchmark(name: str, size: int, store: Store, stage: Path | None, miniature
     return Dataset(name, len(index["classes"]), **splits)
 
 
-def _fake(size: int, *, classes: int = 10) -> Dataset:
+def _fake(size: int, *, classes: int = SYNTHETIC["fake"]) -> Dataset:
     """Noise around one mean colour per class; 200 training, 60 validation and 60 test images."""
     splits = {}
     for name, images in (("train", 200), ("val", 60), ("test", 60)):

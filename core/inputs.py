@@ -24,7 +24,7 @@ CHECKPOINTS = (".pt", ".pth", ".safetensors")
 
 def is_drawn(dataset: str) -> bool:
     """Whether a dataset is drawn in memory and needs nothing on disk."""
-    return dataset in PROCEDURAL + SYNTHETIC
+    return dataset in PROCEDURAL or dataset in SYNTHETIC
 
 
 def dataset_folder(dataset: str, store: Store) -> Path:

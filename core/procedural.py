@@ -10,9 +10,10 @@ from torch import Tensor
 
 from core.capsules import Look, Skeletons, render, uniform
 from core.config import ConfigError, nearest
+from core.registry import PROCEDURAL
 from core.seeds import derive
 
-CLASSES: dict[str, int] = {"glyph": 64, "plane": 32, "source": 64}
+CLASSES = PROCEDURAL
 NAMES: tuple[str, ...] = tuple(CLASSES)
 SIZES: dict[str, dict[str, int]] = {
     "glyph": {"train": 1280, "val": 512, "test": 512},

@@ -6,6 +6,7 @@ measurement cannot look whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -14,7 +15,10 @@ from typing import Any, Literal, NotRequired, TypedDict
 from core.config import parse_strength, show_strength
 
 DELAY_THRESHOLD = 0.05
-"""Task adaptation begins when validation clean accuracy exceeds 5 % (paper, adaptation delay)."""
+"""Task adaptation begins when validation clean accuracy exceeds 5 % (paper, adaptation delay), on
+tasks of at least FEWEST classes; see `threshold` for fewer."""
+FEWEST = 100
+"""Classes of the smallest task of the paper's main tables, of which chance gets 1 % right."""
 
 EXACT = 9
 """Digits of accuracies that are compared: they are quotients of counts, what floats add (1e-16)
@@ -25,6 +29,7 @@ class MetricsRow(TypedDict):
     """One epoch in metrics.jsonl. Everything but seconds and images_per_s repeats bit for bit."""
 
     epoch: int  # from 0
+    classes: NotRequired[int]  # of the task; rows of older versions lack it
     epsilon: float  # strength of the training attack, pixels in [0, 1]
     lr: float  # at the end of the epoch
     train_loss: float  # mean over the epoch's images, on the attacked ones
@@ -71,11 +76,34 @@ def reached(row: MetricsRow, goal: Goal) -> float:
     return clean if goal == "clean" else adversarial
 
 
-def delay(rows: Sequence[Mapping[str, Any]], epochs: int) -> int:
-    """Adaptation delay: first epoch (from 0) whose validation clean accuracy exceeds 5 %;
-    `epochs` where none does."""
+def threshold(classes: int | None) -> float:
+    """Clean accuracy in (0, 1) above which a run has adapted to a task.
+
+    The paper's 5 % from 100 classes on, and if their number is unknown (None). Of fewer classes
+    chance alone may exceed 5 %: the same power of chance, (1 / classes) ** 0.65, which is 5 % at
+    100 classes, 6.7 % at 64, 22.4 % at 10 and 63.7 % at 2.
+    """
+    if classes is None or classes >= FEWEST:
+        return DELAY_THRESHOLD
+    return float(classes ** -math.log(DELAY_THRESHOLD, 1 / FEWEST))
+
+
+def chance(classes: int | None) -> float:
+    """Accuracy in [0, 1] of guessing; 0 from 100 classes on, as the paper takes it."""
+    return 0.0 if classes is None or classes >= FEWEST else 1 / classes
+
+
+def classes_in(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """How many classes the task has, as the rows of metrics.jsonl say; None if they do not."""
+    return next((int(row["classes"]) for row in rows if "classes" in row), None)
+
+
+def delay(rows: Sequence[Mapping[str, Any]], epochs: int, classes: int | None = None) -> int:
+    """Adaptation delay: first epoch (from 0) whose validation clean accuracy exceeds `threshold`;
+    `epochs` if none does. classes: of the task, by default as the rows say."""
+    limit = threshold(classes or classes_in(rows))
     for row in rows:
-        if row["val_clean_correct"] > DELAY_THRESHOLD * row["val_clean_images"]:
+        if row["val_clean_correct"] > limit * row["val_clean_images"]:
             return int(row["epoch"])
     return epochs
 

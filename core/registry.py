@@ -154,10 +154,16 @@ def size_problem(name: str, image_size: int) -> str | None:
     return f"expected a multiple of {patch}, the patch of {name}, got {image_size}; nearest: {near}"
 
 
-PROCEDURAL = ("glyph", "plane", "source")
-"""Drawn by core.procedural; need nothing on disk."""
-SYNTHETIC = ("fake",)
-"""Noise images for smoke tests; need nothing on disk."""
+PROCEDURAL = {"glyph": 64, "plane": 32, "source": 64}
+"""Datasets drawn by core.procedural and their classes; need nothing on disk."""
+SYNTHETIC = {"fake": 10}
+"""Noise images for smoke tests and their classes; need nothing on disk."""
+
+
+def known_classes(dataset: str) -> int | None:
+    """How many classes a dataset of this name has; None if it is a folder of the user's."""
+    drawn = PROCEDURAL | SYNTHETIC
+    return drawn.get(dataset) or (entries()[dataset].classes if dataset in entries() else None)
 
 
 def dataset_problem(name: str) -> str | None:

@@ -166,6 +166,7 @@ def _write_result(
         "id": config.id,
         "setting": config.setting,
         "epochs": config.epochs,
+        "classes": trainer.data.classes,
         "delay": records.delay(trainer.rows, config.epochs),
         "evals": list(dict.fromkeys(names)),
         "finished": now(),

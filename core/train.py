@@ -191,6 +191,7 @@ class Trainer:
         self._report("validate", epoch, speed)
         row: Any = {
             "epoch": epoch,
+            "classes": self.data.classes,
             "epsilon": epsilon,
             "lr": self.step.optimizer.param_groups[0]["lr"],
             "train_loss": float(losses.mean()),

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
+from core.classes import classes_of
 from core.config import RunConfig
 from core.diagnosis import Finding, of_end, of_evaluation, of_training, standard_of, standards
 from core.rundir import Store, read_json, read_jsonl
@@ -25,11 +26,14 @@ def diagnose(seen: Plan, store: Store) -> dict[str, list[Finding]]:
 def _of_run(status: Status, store: Store, known: Mapping[RunConfig, RunConfig]) -> list[Finding]:
     config = status.run.config
     standard = _epochs(standard_of(config, known), store) if config.epsilon_g else None
-    found = of_training(_epochs(config, store), config.epochs, standard)
+    rows, run = _epochs(config, store), store.run(config.id)
+    classes = classes_of(run, config.dataset, rows)
+    found = of_training(rows, config.epochs, standard, classes)
     found += of_end(status.kind, status.reason)
     for asked in status.run.evals:
-        record = read_json(store.run(config.id).eval_json(asked.id))
-        found += of_evaluation(record) if record else []
+        record = read_json(run.eval_json(asked.id))
+        if record:
+            found += of_evaluation(record, config.norm, config.epsilon_g, classes)
     return found
 
 

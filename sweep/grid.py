@@ -38,6 +38,7 @@ from pydantic import ValidationError
 from core.config import ConfigError, EvalConfig, RunConfig, Schedule, nearest, problems
 from core.document import read_text
 from core.rundir import Store
+from sweep import reach
 from sweep import tune as tuning
 from sweep.expand import Run, judge, product, report
 from sweep.fields import FIELDS, Axis, Choice, join, set_field, show, union
@@ -67,6 +68,8 @@ class Grid:
     text: str
     path: Path
     tune: Tune | None = None
+    warnings: tuple[str, ...] = ()
+    """What its tables will lack though every run is done, a line each."""
     searches: tuple[Search, ...] = ()
     """Those of `tune`, once `sweep.winners.apply` has looked at them in a store; where all have a
     winner, the runs have taken them."""
@@ -116,7 +119,7 @@ def parse(text: str, path: Path) -> Grid:
     if not runs and not file.faults:
         file.problem(("exclude",), "exclude: drops every combination, no run is left")
     file.check()
-    return Grid(name, about, runs, shared, tables, text, path, tune)
+    return Grid(name, about, runs, shared, tables, text, path, tune, reach.gaps(file, runs))
 
 
 def _expand(file: GridFile) -> Iterator[tuple[RunConfig, str]]:

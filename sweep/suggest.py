@@ -1,8 +1,9 @@
 """`sweep suggest-schedule`: the hinges T1 and T2 that finished standard and fix runs call for.
 
 As the paper chose its own: T1 is the epoch (from 0) at which standard fine-tuning reaches 90 % of
-its final validation accuracy, T2 the adaptation delay of fix; both are means over seeds here, and
-one pair for each (backbone, dataset, eps_g).
+its final validation accuracy, T2 the adaptation delay of fix, which is all epochs for a run that
+never adapts; both are means over seeds here, and one pair for each (backbone, dataset, eps_g). Of
+fewer than 100 classes, chance counts: see `core.records.threshold`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 
 from rich.table import Table
 
+from core.classes import classes_of
 from core.config import RunConfig, show_strength
-from core.diagnosis import clean, standard_of, standards, twin
-from core.records import DELAY_THRESHOLD, EXACT, delay
+from core.diagnosis import VERY_FAR, clean, standard_of, standards, twin
+from core.records import EXACT, chance, delay, threshold
 from core.rundir import Store, read_jsonl
 
 REACHED = 0.9
@@ -38,10 +40,12 @@ class Suggestion:
     T2: int | None = None
     seeds: int = 0
     problem: str = ""
+    never: int = 0
+    """Seeds whose fix run never adapted; T2 counts all their epochs."""
 
     @property
     def snippet(self) -> str:
-        """The line for a grid file; '' where there is none."""
+        """The line for a grid file; '' if there is none."""
         hinges = f"T1: {self.T1}, T2: {self.T2}"
         return "" if self.problem else f"schedule: {{kind: two_hinge, {hinges}}}"
 
@@ -92,7 +96,7 @@ def _suggest(
 ) -> Suggestion:
     first = fixes[0]
     name = first.backbone, first.dataset, show_strength(first.epsilon_g, first.norm)
-    found, problems = [], []
+    found, problems, classes = [], [], None
     for fix in fixes:
         standard = standard_of(fix, known)
         rows = [(run, _finished(run, store)) for run in (standard, fix)]
@@ -101,34 +105,41 @@ def _suggest(
             problems += absent
         else:
             found.append((rows[0][1], rows[1][1]))
+            classes = classes or classes_of(store.run(fix.id), fix.dataset, rows[1][1])
     if not found:
         more = f" (and {len(problems) - 2} more)" if len(problems) > 2 else ""
         return Suggestion(*name, problem="; ".join(problems[:2]) + more)
-    return _of_curves(name, found, first.epochs)
+    return _of_curves(name, found, first.epochs, classes)
 
 
 def _of_curves(
-    name: tuple[str, str, str], found: Sequence[tuple[Rows, Rows]], epochs: int
+    name: tuple[str, str, str],
+    found: Sequence[tuple[Rows, Rows]],
+    epochs: int,
+    classes: int | None,
 ) -> Suggestion:
-    seeds = len(found)
-    if any(clean(standard[-1]) <= DELAY_THRESHOLD for standard, _ in found):
-        said = f"standard fine-tuning itself ends at or below {DELAY_THRESHOLD:.0%} accuracy"
+    seeds, limit = len(found), threshold(classes)
+    if any(clean(standard[-1]) <= limit for standard, _ in found):
+        said = f"standard fine-tuning itself ends at or below {100 * limit:.3g}% accuracy"
         return Suggestion(*name, seeds=seeds, problem=said)
-    T1 = _mean([adapted(standard) for standard, _ in found])
-    delays = [delay(fix, epochs) for _, fix in found]
-    if never := sum(d >= epochs for d in delays):
-        said = f"fix never adapted within {epochs} epochs ({never} of {seeds} seeds): no T2"
-        return Suggestion(*name, T1=T1, seeds=seeds, problem=said)
-    T2 = _mean(delays)
+    T1 = _mean([adapted(standard, classes) for standard, _ in found])
+    delays = [delay(fix, epochs, classes) for _, fix in found]
+    T2, never = _mean(delays), sum(d >= epochs for d in delays)
+    problem = ""
     if T2 <= T1:
-        said = f"fix adapts at epoch {T2}, no later than T1 = {T1}: nothing to wait for, use fix"
-        return Suggestion(*name, T1=T1, T2=T2, seeds=seeds, problem=said)
-    return Suggestion(*name, T1=T1, T2=T2, seeds=seeds)
+        gap = max(clean(standard[-1]) - clean(fix[-1]) for standard, fix in found)
+        advice = "nothing to wait for, use fix"
+        if round(gap - VERY_FAR, EXACT) >= 0:
+            advice = f"yet it ends {100 * gap:.1f} points below standard, take T2 from other cells"
+        problem = f"fix adapts at epoch {T2}, no later than T1 = {T1}: {advice}"
+    return Suggestion(*name, T1=T1, T2=T2, seeds=seeds, problem=problem, never=never)
 
 
-def adapted(rows: Rows) -> int:
-    """First epoch (from 0) at which validation clean accuracy is 90 % of the last epoch's."""
-    goal = REACHED * clean(rows[-1])
+def adapted(rows: Rows, classes: int | None = None) -> int:
+    """First epoch (from 0) at which validation clean accuracy is 90 % of the last epoch's, both
+    less what chance has of few `classes`."""
+    guessed = chance(classes)
+    goal = guessed + REACHED * (clean(rows[-1]) - guessed)
     return next(int(row["epoch"]) for row in rows if round(clean(row) - goal, EXACT) >= 0)
 
 
@@ -152,7 +163,10 @@ def overall(found: Sequence[Suggestion]) -> str:
     if len(hinges) < 2:
         return ""
     T1, T2 = (_mean([pair[i] for pair in hinges]) for i in (0, 1))
-    return f"mean of {len(hinges)} cells: T1 = {T1}, T2 = {T2}"
+    counted = f"{len(hinges)} of {len(found)}" if len(hinges) < len(found) else str(len(hinges))
+    never = sum(bool(one.never) for one in found)
+    all_epochs = f" (fix never adapted in {never} of them: all epochs counted)" if never else ""
+    return f"mean of {counted} cells{all_epochs}: T1 = {T1}, T2 = {T2}"
 
 
 def table(found: Sequence[Suggestion]) -> Table:
@@ -163,5 +177,8 @@ def table(found: Sequence[Suggestion]) -> Table:
     for one in found:
         hinges = ["" if t is None else str(t) for t in (one.T1, one.T2)]
         cell = one.backbone, one.dataset + f" ({one.variant})" * bool(one.variant), one.epsilon_g
-        shown.add_row(*cell, *hinges, str(one.seeds or ""), one.snippet or one.problem)
+        said = one.snippet or one.problem
+        if one.never:
+            said += f"  # fix never adapted in {one.never} of {one.seeds} seeds: all epochs counted"
+        shown.add_row(*cell, *hinges, str(one.seeds or ""), said)
     return shown

@@ -254,7 +254,7 @@ def test_finding_is_computed(tmp_path: Path) -> None:
     results = Results(tmp_path, made.fill(tmp_path, made.grid()))
     sentence = finding(results)
     assert sentence.startswith("Suboptimal transfer shows") and "4 of 4" in sentence
-    assert "fix adapts after" in sentence
+    assert "fix never adapts in 4 of 4 runs, sched adapts after 0 epochs in the median" in sentence
     for gap in gaps(results.values):
         assert gap.pairs == len(gap.clean) == len(gap.expected) == 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,45 @@ class TestSuboptimalTransfer:
         assert names(curve(LATE[:7]), EPOCHS, STANDARD) == []
 
 
+class TestFewClasses:
+    """Of 10 classes chance gets 10 % right, so that 5 % mean nothing."""
+
+    def test_a_run_at_chance_has_not_adapted(self) -> None:
+        (finding,) = of_training(curve([12] * EPOCHS), EPOCHS, STANDARD, 10)
+        assert finding.name == "suboptimal transfer"
+        assert finding.text.startswith("never adapted to 22.4% (10 classes) in 8 epochs and ends")
+        assert names(curve([12] * EPOCHS), EPOCHS, STANDARD, 100) == ["suboptimal transfer"]
+
+    def test_the_rows_say_how_many_there_are(self) -> None:
+        rows = [row | {"classes": 10} for row in curve([22] * EPOCHS)]
+        assert "never adapted to 22.4%" in of_training(rows, EPOCHS, STANDARD)[0].text
+
+    def test_standard_at_chance_has_not_adapted_either(self) -> None:
+        found = names(curve([12] * EPOCHS), EPOCHS, curve([15] * EPOCHS, epsilon=0.0), 10)
+        assert found == ["no adaptation"]
+
+    def test_a_fall_to_chance_is_a_collapse(self) -> None:
+        """From 90 to 50 % of two classes is all there was to lose, though not half of 90."""
+        rows = curve((80, 90, 90, 52, 50, 50, 50, 50), epsilon=HINGE)
+        assert "unstable transition" in names(rows, EPOCHS, STANDARD, 2)
+        assert "unstable transition" not in names(rows, EPOCHS, STANDARD, 100)
+
+    def test_chance_is_no_accuracy_to_be_robust_with(self) -> None:
+        rows = curve([21] * EPOCHS, adversarial=0)
+        assert "no robustness" not in names(rows, EPOCHS, STANDARD, 10)
+        assert "no robustness" in names(rows, EPOCHS, STANDARD, 100)
+
+
+def test_far_below_shows_though_it_adapts_in_time() -> None:
+    (finding,) = of_training(curve([40] * EPOCHS), EPOCHS, STANDARD)
+    assert finding.name == "suboptimal transfer"
+    assert finding.text == (
+        "adapted at epoch 0 of 8, in time, and ends at 40.0% validation accuracy, 50.0 points "
+        "below the 90.0% of standard fine-tuning (50 points are far)"
+    )
+    assert names(curve([41] * EPOCHS), EPOCHS, STANDARD) == []
+
+
 HINGE = (0.0, 0.0, 0.0, 0.03, 0.03, 0.03, 0.03, 0.03)
 
 
@@ -150,6 +190,28 @@ def test_gradient_masking_from_more_than_a_hundredth() -> None:
     (finding,) = of_evaluation(record)
     assert finding.name == "gradient masking" and finding.text.startswith("6 of 500 images")
     assert of_evaluation(record | {"zero_gradient_images": 5}) == []
+
+
+def evaluated(clean: int, adversarial: int) -> dict[str, Any]:
+    rows = [("0", clean), ("4/255", (clean + adversarial) // 2), ("8/255", adversarial)]
+    return {
+        "id": "apgd_ce10-linf-test-0",
+        "n": 500,
+        "rows": [{"norm": "linf", "epsilon": e, "n": 500, "correct": c} for e, c in rows],
+    }
+
+
+def test_the_final_evaluation_shows_that_nothing_is_robust() -> None:
+    at = "linf", Fraction(8, 255)
+    (finding,) = of_evaluation(evaluated(400, 19), *at)
+    assert finding.name == "no robustness" and finding.text.startswith(
+        "80.0% clean but 3.8% adversarial accuracy at 8/255 in apgd_ce10-linf-test-0, less than 5%"
+    )
+    assert of_evaluation(evaluated(400, 20), *at) == []
+    assert of_evaluation(evaluated(400, 0), "linf", Fraction(0)) == [], "standard fine-tuning"
+    assert of_evaluation(evaluated(400, 0), "l2", Fraction(1)) == [], "another norm"
+    assert of_evaluation(evaluated(400, 0), "linf", Fraction(6, 255)) == [], "not measured"
+    assert of_evaluation(evaluated(110, 0), *at, 10) == [], "22 % of 10 classes is chance"
 
 
 def collapsed(root: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.records import curve, delay, expected_accuracy, expected_over, unit_grid
+from core.records import curve, delay, expected_accuracy, expected_over, threshold, unit_grid
 
 
 def points(values: list[float]) -> dict[Fraction, float]:
@@ -137,3 +137,22 @@ def test_one_point_has_no_uniform_prior() -> None:
 def test_curve_of_a_norm_with_plain_strengths() -> None:
     row = {"attack": "a", "norm": "l2", "epsilon": "2", "n": 4, "correct": 1}
     assert curve([row]) == {Fraction(2): 0.25}
+
+
+class TestThreshold:
+    def test_is_the_papers_from_100_classes_on_and_where_nothing_tells(self) -> None:
+        assert {threshold(classes) for classes in (None, 100, 196, 257)} == {0.05}
+        assert threshold(99) == pytest.approx(0.05, abs=5e-4), "it does not jump"
+
+    def test_is_between_chance_and_all_right_for_fewer(self) -> None:
+        limits = [threshold(classes) for classes in range(2, 101)]
+        assert limits == sorted(limits, reverse=True)
+        assert all(1.2 / classes < limit < 1 for classes, limit in enumerate(limits, start=2))
+        assert [round(100 * threshold(c), 1) for c in (64, 10, 2)] == [6.7, 22.4, 63.7]
+
+    def test_chance_is_no_adaptation(self) -> None:
+        """12 % right of 10 classes, as of ImageNette."""
+        rows = [row | {"classes": 10} for row in epochs([12, 11, 80], 100)]
+        assert delay(rows, 3) == 2 and delay(rows[:2], 2) == 2
+        assert delay(epochs([12, 11, 80], 100), 3) == 0, "the rule of the paper"
+        assert delay(epochs([12, 11, 80], 100), 3, 10) == 2, "of runs that do not say it themselves"

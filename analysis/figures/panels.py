@@ -5,6 +5,8 @@ Panels take rows of a single (model, dataset); seeds are thin lines behind their
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,7 +17,7 @@ from analysis.figures.style import Looks, key_line, mean_line
 from analysis.names import datasets_in_order, models_in_order, settings_in_order
 from analysis.paper import one_evaluation
 from analysis.results import Results
-from core.records import DELAY_THRESHOLD
+from analysis.statistics import median_delay
 
 Pair = tuple[str, str]
 
@@ -77,17 +79,26 @@ def _blank(axes: Axes) -> None:
 
 
 def adaptation(axes: Axes, epochs: pd.DataFrame, styles: Looks) -> None:
-    """Validation clean accuracy per epoch; a marker where it first exceeds 5 %."""
+    """Validation clean accuracy per epoch; a marker at the median adaptation delay over seeds, none
+    where half of them or more never adapt, and a dotted line at what counts as adapted."""
     if epochs.empty:
         return _blank(axes)
-    axes.axhline(100 * DELAY_THRESHOLD, color="#999999", linewidth=0.7, linestyle=(0, (1, 2)))
+    for limit in sorted(set(epochs["threshold"])):
+        axes.axhline(limit, color="#999999", linewidth=0.7, linestyle=(0, (1, 2)))
     for setting, mean in _lines(axes, epochs, "val_clean", styles).items():
-        style = styles[setting]
-        adapted = mean[mean > 100 * DELAY_THRESHOLD]
-        if len(adapted):
-            point = adapted.index[0], adapted.iloc[0]
-            axes.plot(*point, style.marker, color=style.color, clip_on=False)
+        at = _onset(epochs[epochs["setting"] == setting])
+        if math.isfinite(at):
+            point = at, np.interp(at, mean.index, mean.to_numpy())
+            axes.plot(*point, styles[setting].marker, color=styles[setting].color, clip_on=False)
     axes.set_ylim(0, 100)
+
+
+def _onset(epochs: pd.DataFrame) -> float:
+    """The median epoch at which runs adapted, as far as they got; inf for never."""
+    last = epochs.groupby("run_id")["epoch"].max()
+    above = epochs[epochs["val_clean"] > epochs["threshold"]]
+    first = above.groupby("run_id")["epoch"].min().reindex(last.index)
+    return median_delay(first.fillna(last + 1), last + 1)
 
 
 def per_epoch(axes: Axes, epochs: pd.DataFrame, column: str, styles: Looks) -> None:

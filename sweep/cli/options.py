@@ -107,6 +107,12 @@ def print_plan(loaded: Grid, seen: Plan, cost: Cost) -> None:
     out.print(summary.of(loaded, seen, cost))
 
 
+def print_warnings(loaded: Grid) -> None:
+    """What is wrong with a grid, though it can run."""
+    for line in loaded.warnings:
+        err.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
+
+
 def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:
     from sweep import launch as launching
 

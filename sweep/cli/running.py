@@ -28,6 +28,7 @@ from sweep.cli.options import (
     print_lacks,
     print_plan,
     print_scripts,
+    print_warnings,
     value_of,
 )
 
@@ -51,6 +52,8 @@ def plan(
     store = Store.at(root)
     loaded = [load_grid(grid, store) for grid in grids]
     where = launching.load_profile(profile)
+    for grid in loaded:
+        print_warnings(grid)
     if len(loaded) == 1:
         seen = look(loaded[0], store, only)
         cost = cost_of(loaded[0], store, where)
@@ -96,6 +99,7 @@ def launch(
     store = Store.at(root)
     loaded = load_grid(grid, store)
     where = launching.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
+    print_warnings(loaded)
     if dry_run:
         seen = look(loaded, store, only)
         print_plan(loaded, seen, cost_of(loaded, store, where))
