@@ -283,9 +283,9 @@ def test_what_is_not_known_is_not_guessed(store: Store, tmp_path: Path) -> None:
     assert model.hours(config(backbone="mini_resnet", image_size=32), ()) is None, "all overhead"
     folder = tmp_path / "images"
     for split, count in SPLITS.items():
-        (folder / split / "a").mkdir(parents=True)
         for number in range(count):
-            (folder / split / "a" / f"{number}.jpg").touch()
+            (folder / split / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            (folder / split / "ab"[number % 2] / f"{number}.jpg").touch()
     assert model.sizes(str(folder)) == SPLITS
 
 
