@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,42 @@ from core.rundir import read_json
 
 FROZEN = "frozen.json"
 """Beside the packages of a frozen copy: the state they were copied in."""
+UNKNOWN = "unknown"
+"""Stands for what git was asked and did not answer."""
+PATIENCE_S = 10
 
 
 def state() -> dict[str, Any]:
-    """{"commit", "dirty"}: None, None where the code is neither a checkout nor a frozen copy."""
+    """{"commit", "dirty"}: dirty is a hash of uncommitted changes, None if there are none. Either
+    is UNKNOWN if git fails or is slow, and both are None if the code is no checkout, nor a frozen
+    copy of one."""
     folder = Path(__file__).resolve().parent.parent
     frozen = read_json(folder / FROZEN)
     if frozen is not None:
         return frozen
     if not (folder / ".git").exists():
         return {"commit": None, "dirty": None}
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=all")
-    changes += _git(folder, "diff", "HEAD")
-    dirty = hashlib.sha256(changes.encode()).hexdigest()[:16] if changes else None
-    return {"commit": _git(folder, "rev-parse", "HEAD").strip() or None, "dirty": dirty}
+    commit = _git(folder, "rev-parse", "HEAD")
+    files = _git(folder, "status", "--porcelain", "--untracked-files=all")
+    edits = _git(folder, "diff", "--no-ext-diff", "--no-color", "HEAD")
+    dirty: str | None = UNKNOWN
+    if files is not None and edits is not None:
+        dirty = hashlib.sha256(files + edits).hexdigest()[:16] if files + edits else None
+    return {"commit": commit.decode().strip() if commit else UNKNOWN, "dirty": dirty}
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-        return done.stdout
-    return ""
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    """What git prints, or None if it fails. A hook of git sets GIT_DIR to another repository."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            env=own | {"GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=PATIENCE_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.report.facts import diagnosis
+from analysis.report.facts import code, diagnosis
 from analysis.runs import Run, flat
 from core.config import parse_strength
 
@@ -85,7 +85,7 @@ def _facts(run: Run, wandb: str | None) -> list[tuple[str, str]]:
         ("State", f"{run.state} ({run.reason})" if run.reason else run.state),
         ("Attempts", ", ".join(_attempt(row) for row in attempts)),
         ("Machine", " ".join(str(env.get(name) or "") for name in ("host", "device")).strip()),
-        ("Code", str(env.get("commit") or "") + (", local changes" if env.get("dirty") else "")),
+        ("Code", code(env) if env else ""),
         ("W&B", f"{wandb}/runs/{run.dir.id}" if wandb else _offline(run)),
     ]
     said += [

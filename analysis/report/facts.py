@@ -121,10 +121,16 @@ def environments(results: Results) -> list[dict[str, Any]]:
     return [{"runs": count, **dict(items)} for items, count in counts.most_common()]
 
 
+def code(env: Mapping[str, Any]) -> str:
+    """The commit of an environment, and what is known of uncommitted changes."""
+    dirty = env.get("dirty")
+    said = ", local changes unknown" if dirty == "unknown" else " with local changes"
+    return str(env.get("commit") or "unknown")[:12] + (said if dirty else "")
+
+
 def _environment(env: Mapping[str, Any]) -> dict[str, str]:
-    commit = str(env.get("commit") or "unknown")[:12]
     flat = {
-        "code": commit + (" with local changes" if env.get("dirty") else ""),
+        "code": code(env),
         "host": str(env.get("host", "")),
         "device": str(env.get("device") or "CPU"),
         "python": str(env.get("python", "")),
