@@ -2,21 +2,75 @@
 
 W&B may fail in any way without stopping a run; the first failure is said once and kept in
 attempts.jsonl. The W&B id is the run id, so a resumed run goes on as the same W&B run. Offline,
-every attempt leaves a segment that repeats the epochs before it: the newest one is complete.
+every attempt leaves a segment that repeats the epochs before it: that of the last attempt is
+complete. Which one that is, the segments themselves tell: W&B names them by the local time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
+from core.claims import newest_attempt
 from core.config import RunConfig
 from core.records import MetricsRow
-from core.rundir import RunDir
+from core.rundir import RunDir, write_text
 
 Mode = Literal["auto", "online", "offline", "none"]
 PROJECT = "epsweep"
+ATTEMPT = "attempt"
+"""In a segment's folder: the number of the attempt that it is of."""
+SERVICE = frozenset(
+    f"WANDB_{name}"
+    for name in (
+        *("API_KEY", "IDENTITY_TOKEN_FILE", "CREDENTIALS_FILE", "USERNAME", "USER_EMAIL"),
+        *("BASE_URL", "APP_URL", "ENTITY", "ORGANIZATION", "PROJECT", "TAGS", "NOTES", "JOB_TYPE"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "INSECURE_DISABLE_SSL", "_EXTRA_HTTP_HEADERS"),
+        *("HTTP_TIMEOUT", "FILE_PUSHER_TIMEOUT", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"),
+        "ERROR_REPORTING",
+    )
+)
+"""Variables that say where W&B is, who asks, and how runs are labelled. Any other would change
+which run this is or where its files are: under WANDB_SWEEP_ID, W&B drops the id it is given."""
+
+
+def environment() -> dict[str, str]:
+    """The environment for W&B: of its own variables only those of SERVICE."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") or k in SERVICE}
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    hidden = {name: os.environ[name] for name in os.environ.keys() - environment().keys()}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def login_problem() -> str | None:
+    """Why runs cannot be uploaded from here, None if W&B has credentials; asks no server."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    with _own_environment():
+        import wandb  # 0.3 s; not needed for --tracking none
+
+        try:
+            known = wandb.login(prompt=False, verify=False, timeout=10)
+        except Exception as error:  # a malformed key, an unreadable ~/.netrc, ...
+            return f"its credentials cannot be used ({_reason(error)})"
+    return None if known else "nobody is logged in; run `wandb login`, or set WANDB_API_KEY"
+
+
+def is_online(mode: Mode) -> bool:
+    """Whether runs are uploaded while they run: `auto` is online with a login, unless the user
+    has set WANDB_MODE to something else."""
+    wanted = os.environ.get("WANDB_MODE") or "online"
+    return mode == "online" or (mode == "auto" and wanted == "online" and not login_problem())
 
 
 class Tracker:
@@ -37,8 +91,7 @@ class Tracker:
         group: str | None,
         on_failure: Callable[[str], None],
     ) -> Tracker:
-        """Begin or resume the W&B run of `config`. `auto` is online where a login exists, else
-        offline. Side effect: files under <run>/wandb."""
+        """Begin or resume the W&B run of `config`. Side effect: files under <run>/wandb."""
         tracker = cls(on_failure)
         if mode != "none":
             tracker._guarded(lambda: tracker._open(config, run, mode, group))
@@ -65,40 +118,53 @@ class Tracker:
             act()
         except Exception as error:  # whatever W&B does must not reach the run
             self._run = None
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            self._on_failure(f"W&B stopped ({reason[0]}); the run folder keeps everything")
+            self._on_failure(f"W&B stopped ({_reason(error)}); the run folder keeps everything")
 
     def _open(self, config: RunConfig, run: RunDir, mode: Mode, group: str | None) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb  # 0.3 s; not needed for --tracking none
-
-        online = mode == "online" or (
-            mode == "auto" and wandb.login(prompt=False, verify=False, timeout=10)
-        )
+        online = is_online(mode)
         run.path.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            id=config.id,
-            name=config.id,
-            group=group,
-            config=config.to_dict() | {"setting": config.setting},
-            dir=str(run.path),
-            mode="online" if online else "offline",
-            # A segment repeats every epoch: as a "resumed" one, it would be appended on upload to
-            # what W&B has of the run, with steps of its own.
-            resume="allow" if online else None,
-            # A run that W&B failed on is still open; this one must not become a part of it.
-            reinit="create_new",
-            settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, disable_code=True, init_timeout=60
-            ),
-        )
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        with _own_environment():
+            self._run = _begin(config, run, online, group)
+        if not online:
+            write_text(Path(self._run.dir).parent / ATTEMPT, f"{newest_attempt(run.path)}\n")
         self._next_step = self._run.step
 
     def _log(self, rows: Sequence[MetricsRow]) -> None:
         for row in rows[self._next_step :]:
             self._run.log(curves(row), step=row["epoch"])
         self._next_step = max(self._next_step, len(rows))
+
+
+def _begin(config: RunConfig, run: RunDir, online: bool, group: str | None) -> Any:
+    import wandb
+
+    return wandb.init(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        id=config.id,
+        name=config.id,
+        group=group,
+        config=config.to_dict() | {"setting": config.setting},
+        dir=str(run.path),
+        mode="online" if online else "offline",
+        # A segment repeats every epoch: as a "resumed" one, it would be appended on upload to
+        # what W&B has of the run, with steps of its own.
+        resume="allow" if online else None,
+        # A run that W&B failed on is still open; this one must not become a part of it.
+        reinit="create_new",
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            init_timeout=60,
+            sagemaker_disable=True,  # it would choose the id
+        ),
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def curves(row: MetricsRow) -> dict[str, float]:

@@ -45,7 +45,7 @@ def chunks(n: int, limits: Limits) -> list[range]:
 
 
 def read(account: str | None = None, qos: str = "normal") -> Limits:
-    """The limits of this user; Slurm's defaults, not `known`, when slurmctld does not answer.
+    """The limits of this user; Slurm's defaults, not `known`, if slurmctld does not answer.
 
     Looks at the association (the default one unless `account` is given), the accounts above it
     and the QOS. Two commands, four where limits are enforced.
@@ -53,18 +53,22 @@ def read(account: str | None = None, qos: str = "normal") -> Limits:
     config = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", ask("scontrol", "show", "config").text, re.M))
     if "MaxArraySize" not in config:
         return Limits()
+    tasks = re.search(r"max_array_tasks=(\d+)", config.get("SchedulerParameters", ""))
+    size = min(int(config["MaxArraySize"]), int(tasks[1]) if tasks else sys.maxsize)
     user = getpass.getuser()
-    listed = ask("squeue", "-h", "-r", "-u", user, "-o", "%i").text
-    queued = len(re.findall(r"^\d\S*\s*$", listed, re.M))  # a site's greeting is no job
+    queue = ask("squeue", "-h", "-r", "-u", user, "-o", "%i")
+    if not queue.ok:  # no answer is not an empty queue
+        return Limits(size)
+    queued = len(re.findall(r"^\d\S*\s*$", queue.text, re.M))  # a site's greeting is no job
     caps = [Cap("MaxJobCount", int(config["MaxJobCount"]), queued)]
     if "limits" in config.get("AccountingStorageEnforce", ""):
         known = ask("scontrol", "show", "assoc_mgr", f"users={user}", "flags=assoc,qos")
+        if not known.ok:
+            return Limits(size)
         caps += association_caps(known.text, user, account, qos)
         told = ask("sacctmgr", "-nP", "show", "qos", qos, "format=MaxSubmitJobsPU").text
         if per_user := re.search(r"^(\d+)\s*$", told, re.M):
             caps.append(Cap(f"MaxSubmitJobsPerUser of QOS {qos}", int(per_user[1]), queued))
-    tasks = re.search(r"max_array_tasks=(\d+)", config.get("SchedulerParameters", ""))
-    size = min(int(config["MaxArraySize"]), int(tasks[1]) if tasks else sys.maxsize)
     return Limits(size, min(caps, key=lambda cap: cap.most - cap.queued), known=True)
 
 

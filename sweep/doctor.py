@@ -25,6 +25,7 @@ from rich.text import Text
 from core import inputs, registry
 from core.config import ConfigError
 from core.rundir import Store, SweepDir
+from core.tracking import is_online, login_problem
 from slurm import cluster, limits
 from slurm.cluster import Partition
 from slurm.command import ClusterError, ask
@@ -103,18 +104,14 @@ def _disk(store: Store) -> Iterator[Check]:
 
 
 def _tracking(profile: Profile) -> Iterator[Check]:
-    login = bool(os.environ.get("WANDB_API_KEY")) or "api.wandb.ai" in _netrc()
-    if profile.tracking == "online" and not login:
-        yield Check("W&B", "fail", "tracking is online, but nobody is logged in: `wandb login`")
-    elif profile.tracking == "auto":
-        yield Check("W&B", "ok", "online" if login else "offline (no login); upload: sweep sync")
+    wanted = profile.tracking
+    problem = login_problem() if wanted in ("online", "auto") else None
+    if wanted == "online":
+        yield Check("W&B", "fail" if problem else "ok", problem or "online")
+    elif wanted == "auto" and not is_online("auto"):
+        yield Check("W&B", "ok", f"offline ({problem or 'WANDB_MODE'}); upload: sweep sync")
     else:
-        yield Check("W&B", "ok", profile.tracking)
-
-
-def _netrc() -> str:
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return path.read_text("utf-8") if path.is_file() else ""
+        yield Check("W&B", "ok", "online" if wanted == "auto" else wanted)
 
 
 def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
@@ -134,13 +131,11 @@ def _slurm(profile: Profile, store: Store) -> Iterator[Check]:
         yield Check("Slurm", "fail", "sbatch, squeue, scontrol or scancel is not on the PATH")
         return
     known = limits.read(profile.slurm.slurm_account, profile.slurm.slurm_qos or "normal")
-    if not known.known:
-        yield Check("Slurm", "fail", "slurmctld does not answer")
-        return
+    room = f"{known.room} more jobs may be submitted ({known.cap.name} = {known.cap.most})"
     yield Check(
         "Slurm",
-        "ok" if known.room else "warn",
-        f"{known.room} more jobs may be submitted ({known.cap.name} = {known.cap.most}), "
+        "ok" if known.known and known.room else "warn",
+        f"{room if known.known else 'its limits and the queue cannot be read now'}, "
         f"{known.max_array_size} tasks per array",
     )
     yield from _partition(profile)

@@ -1,8 +1,8 @@
 """`sweep sync`: upload offline W&B runs, several at a time.
 
-Each attempt of a run leaves an offline segment that repeats the epochs before it, so the newest
-segment is the whole run: it alone is uploaded, in step order by construction. W&B's own marker file
-says what is uploaded; repeating the command goes on with the rest.
+Each attempt of a run leaves an offline segment that repeats the epochs before it, so that of the
+last attempt is the whole run: it alone is uploaded, in step order by construction. W&B's own marker
+file says what is uploaded; repeating the command goes on with the rest.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
 from core.claims import holder
+from core.config import ConfigError
 from core.rundir import RunDir, Store
+from core.tracking import ATTEMPT, environment, login_problem
 from sweep.grid import Run
 
 AT_ONCE = 4
@@ -27,18 +30,33 @@ PATIENCE_S = 300.0
 
 
 def segments(runs: Sequence[Run], store: Store) -> list[Path]:
-    """The newest offline segment of each run that is not uploaded yet; none of runs at work, whose
+    """The last offline segment of each run that is not uploaded yet; none of runs at work, whose
     segment grows."""
-    newest = (_newest(store.run(run.id)) for run in runs)
-    return [folder for folder in newest if folder and not any(folder.glob("*.wandb.synced"))]
+    last = (_last(store.run(run.id)) for run in runs)
+    return [folder for folder in last if folder and not any(folder.glob("*.wandb.synced"))]
 
 
-def _newest(run: RunDir) -> Path | None:
+def _last(run: RunDir) -> Path | None:
     owner = holder(run)
     if owner and owner.live:
         return None
-    # Their names hold the time of their start.
-    return max(run.tracking.glob("offline-run-*"), key=lambda path: path.name, default=None)
+    return max(run.tracking.glob("offline-run-*"), key=_order, default=None)
+
+
+def _order(segment: Path) -> tuple[int, float]:
+    """By attempt, which older versions did not note, then by the last change. Their names hold a
+    local time, which jumps with time zones and in autumn."""
+    attempt = 0
+    with suppress(FileNotFoundError):
+        attempt = int((segment / ATTEMPT).read_text("utf-8"))
+    return attempt, max((file.stat().st_mtime for file in segment.glob("*.wandb")), default=0.0)
+
+
+def check_login() -> None:
+    """Raises ConfigError if nothing can be uploaded from here."""
+    problem = login_problem()
+    if problem:
+        raise ConfigError(f"W&B: {problem}")
 
 
 def upload(folders: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
@@ -56,10 +74,12 @@ def _upload(folder: Path, mute: Event) -> str | None:
         return "not tried: W&B does not answer"
     process = subprocess.Popen(
         [sys.executable, "-m", "wandb", "sync", "--no-include-online", str(folder)],
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         start_new_session=True,
     )
     try:

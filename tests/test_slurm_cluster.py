@@ -353,3 +353,11 @@ def test_the_tightest_limit_counts(fake: Fake, monkeypatch: pytest.MonkeyPatch) 
     assert limits.read().cap == Cap("MaxSubmitJobsPerUser of QOS normal", 35, 30)
     (fake.folder / "config").write_text(CONFIG.format(enforce="none", more=",max_array_tasks=100"))
     assert limits.read() == Limits(100, Cap("MaxJobCount", 10_000, 30), known=True)
+    fake.says("squeue", error="slurm_load_jobs error", code=1)
+    assert limits.read() == Limits(100), "no answer is not an empty queue"
+    fake.says("squeue")
+    (fake.folder / "config").write_text(CONFIG.format(enforce="associations,limits", more=""))
+    (fake.folder / "scontrol").write_text(
+        f"#!/bin/sh\n[ $2 = config ] && cat {fake.folder}/config || exit 1\n"
+    )
+    assert not limits.read().known, "nor are there no limits"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -207,3 +211,65 @@ def test_a_run_at_work_is_left_alone(store: Store, tmp_path: Path) -> None:
     assert sync.segments([run], store) == []
     claim.release("done")
     assert len(sync.segments([run], store)) == 1
+
+
+def test_the_last_segment_is_that_of_the_last_attempt(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the one with the latest name: the second attempt may run in another time zone."""
+    (run,) = runs(1)
+    folder = store.run(run.id)
+    names = []
+    for zone, epochs in (("Pacific/Kiritimati", 2), ("Pacific/Honolulu", 5)):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        claim = Claim.acquire(folder)
+        assert claim
+        segment(run.config, store, epochs)
+        claim.release("done")
+        names.append(max(folder.tracking.glob("offline-run-*"), key=lambda p: p.stat().st_mtime_ns))
+    monkeypatch.delenv("TZ")
+    time.tzset()
+    first, second = names
+    assert first.name > second.name
+    for file in second.glob("*.wandb"):
+        os.utime(file, (0, 0))  # a copied store
+    assert sync.segments([run], store) == [second]
+    (first / f"run-{run.id}.wandb.synced").touch()
+    assert sync.segments([run], store) == [second], "an upload of another one does not count"
+
+
+def test_segments_without_an_attempt_are_ordered_by_their_last_change(store: Store) -> None:
+    (run,) = runs(1)
+    for day, seconds in (("20240102", 1_000), ("20240101", 2_000)):
+        older = store.run(run.id).tracking / f"offline-run-{day}_000000-{run.id}"
+        older.mkdir(parents=True)
+        (older / f"run-{run.id}.wandb").touch()
+        os.utime(older / f"run-{run.id}.wandb", (seconds, seconds))
+    (found,) = sync.segments([run], store)
+    assert "20240101" in found.name
+
+
+LOG_IN = """
+from core.config import ConfigError
+from sweep import sync
+try:
+    sync.check_login()
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [("", "nobody is logged in; run `wandb login`"), ("short", "its credentials cannot be used")],
+)
+def test_without_a_login_nothing_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, told: str
+) -> None:
+    """In its own process: W&B remembers who was logged in."""
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", LOG_IN], capture_output=True, text=True)
+    assert done.stdout.startswith(f"W&B: {told}") and done.stdout.count("\n") == 1
+    assert not done.stderr

@@ -73,6 +73,8 @@ def sync(
     if check:
         raise typer.Exit(_compare(runs, store, check))
     folders = syncing.segments(runs, store)
+    if folders:
+        syncing.check_login()
     failed = 0
     for number, (folder, problem) in enumerate(syncing.upload(folders), start=1):
         failed += problem is not None
