@@ -273,3 +273,23 @@ def test_doctor_finds_missing_data_and_a_writable_store(
     assert found["inputs"] == "fail"
     assert found["results"] in ("ok", "warn")
     assert found["torch here"] == "ok"
+
+
+def test_packages_of_the_users_project_do_not_stand_in_for_ours(
+    grid: Callable[..., str], tmp_path: Path
+) -> None:
+    """Everyday names, in the folder where the user stands and on PYTHONPATH."""
+    project = tmp_path / "project"
+    for name in ("core", "sweep", "slurm", "analysis"):
+        (project / name).mkdir(parents=True)
+        (project / name / "__init__.py").write_text(f"raise SystemExit('of the user: {name}')")
+    start = "import epsweep; epsweep.main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", start, "plan", grid(), "--json"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": f"{project}:{Path(__file__).parents[1]}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["runs"]) == 1

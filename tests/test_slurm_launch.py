@@ -176,7 +176,7 @@ def test_a_launcher_that_dies_before_sbatch_leaves_nothing_pending(
 ) -> None:
     tiny.write_profile(HELD)
     with monkeypatch.context() as patch:
-        patch.setattr(array, "_sbatch", lambda *_: (_ for _ in ()).throw(Died))
+        patch.setattr(array.cluster, "submit", lambda *_: (_ for _ in ()).throw(Died))
         with pytest.raises(Died):
             tiny.launch()
     assert [row["array"] for row in tiny.submissions()] == [None]
