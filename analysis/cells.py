@@ -37,6 +37,13 @@ class Cell:
     """'done', or what the first incomplete part is: failed, running, missing, partial, ..."""
     reason: str = ""
     unit: str = "seeds"
+    constant: int = 0
+    """Seeds whose run gives every image the same label."""
+
+    @property
+    def is_constant(self) -> bool:
+        """No run behind it tells images apart."""
+        return 0 < self.measured == self.constant
 
     @property
     def complete(self) -> bool:
@@ -62,6 +69,7 @@ def cells(frame: pd.DataFrame) -> dict[Key, Cell]:
         asked=("value", "size"),
         low=("n", "min"),
         high=("n", "max"),
+        constant=("constant", "sum"),
     )
     incomplete = frame[frame["state"] != "done"].drop_duplicates(BY).set_index(BY)
     table = table.join(incomplete[["state", "reason"]])
@@ -85,9 +93,11 @@ def _cell(
     asked: int,
     low: int,
     high: int,
+    constant: int,
     state: str,
     reason: str,
 ) -> Cell:
     counts = tuple(sorted({int(n) for n in (low, high) if not pd.isna(n)}))
     mean = None if pd.isna(value) else value
-    return Cell(mean, None if pd.isna(std) else std, measured, asked, counts, state, reason)
+    spread = None if pd.isna(std) else std
+    return Cell(mean, spread, measured, asked, counts, state, reason, constant=int(constant))

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.cells import Cell, Key, cells
 from analysis.gates import ROUNDING, cell_gates
 from analysis.names import METRICS, strength_name
-from analysis.paper import main_cells
+from analysis.paper import compared, one_evaluation
 from analysis.published import PRESET_HINGES, TABLES, published
 from analysis.rounding import difference
 from analysis.tables import bracketed, cell_name, pairs
@@ -99,7 +99,7 @@ def missing() -> list[str]:
 
 def claims(frame: pd.DataFrame) -> list[str]:
     """For each variant, strength and metric, on how many pairs fix or sched is better."""
-    found = main_cells(frame)
+    found = compared(cells(one_evaluation(frame)))
     variants = dict.fromkeys(key.variant for key in found)
     strengths = sorted({key.epsilon_g for key in found})
     lines = []

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.cells import Cell, Key, cells
 from analysis.names import strength_name
-from analysis.paper import one_evaluation
+from analysis.paper import compared, one_evaluation
 from analysis.results import Results
 from analysis.rounding import difference, half_up
 from analysis.runs import Run
@@ -31,8 +31,12 @@ class Gaps:
     epsilon_g: float
     clean: tuple[float, ...]
     expected: tuple[float, ...]
-    pairs: int
-    """Pairs asked for."""
+    asked: tuple[tuple[str, str], ...]
+    """(model, dataset) of each pair asked for."""
+
+    @property
+    def pairs(self) -> int:
+        return len(self.asked)
 
     @property
     def suboptimal(self) -> int:
@@ -41,7 +45,7 @@ class Gaps:
 
 def gaps(frame: pd.DataFrame) -> list[Gaps]:
     """One `Gaps` per variant and eps_g at which both fix and sched are asked for."""
-    found = cells(one_evaluation(frame))
+    found = compared(cells(one_evaluation(frame)))
     both = {
         key._replace(setting="", metric="")
         for key in found
@@ -53,7 +57,7 @@ def gaps(frame: pd.DataFrame) -> list[Gaps]:
             epsilon_g,
             tuple(_differences(found, pairs, "clean")),
             tuple(_differences(found, pairs, "expected")),
-            len(pairs),
+            tuple((pair.model, pair.dataset) for pair in pairs),
         )
         for variant, epsilon_g in sorted({(pair.variant, pair.epsilon_g) for pair in both})
         if (pairs := [p for p in sorted(both) if (p.variant, p.epsilon_g) == (variant, epsilon_g)])
@@ -83,17 +87,32 @@ def finding(results: Results) -> str:
     low, high = (half_up(f(worst.clean), 1) for f in (min, max))
     head = "Suboptimal transfer shows" if worst.suboptimal else "No suboptimal transfer here"
     missing = worst.pairs - len(worst.clean)
+    said = f" ({missing} pairs not complete)" if missing else ""
+    others = _others(results, worst)
+    apart = f" Robust backbones and ImageNette, {others} pairs, are not counted." if others else ""
     return (
         f"{head}: at eps_g = {strength_name(worst.epsilon_g)}{bracketed(worst.variant)}, fix ends "
         f"at least {SUBOPTIMAL:.0f} points of clean accuracy below sched on {worst.suboptimal} of "
         f"{len(worst.clean)} backbone-dataset pairs (gaps {low} to {high} points), expected "
         f"robustness is higher with sched on {better} of {len(worst.expected)}, and "
-        f"{_delays(results, worst)}" + (f" ({missing} pairs not complete)." if missing else ".")
+        f"{_delays(results, worst)}{said}.{apart}"
     )
+
+
+def _others(results: Results, gap: Gaps) -> int:
+    """Pairs at the strength of a gap that belong to tables of their own."""
+    fixes = _of_setting(results, gap, "fix")
+    return len({*zip(fixes["model"], fixes["dataset"], strict=True)} - {*gap.asked})
 
 
 def _runs(results: Results, gap: Gaps, setting: str) -> pd.DataFrame:
     """The runs of one setting that a gap is about."""
+    table = _of_setting(results, gap, setting)
+    pairs = zip(table["model"], table["dataset"], strict=True)
+    return table[[pair in gap.asked for pair in pairs]]
+
+
+def _of_setting(results: Results, gap: Gaps, setting: str) -> pd.DataFrame:
     table = results.table
     here = (table["epsilon_g"] == gap.epsilon_g) & (table["variant"] == gap.variant)
     return table[here & (table["setting"] == setting)]

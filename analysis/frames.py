@@ -48,6 +48,7 @@ VALUES = Frame(
         "split": "str",
         "split_images": "Int64",
         "zero_gradient_images": "Int64",
+        "constant": "bool",
         "eval_id": "str",
         "commit": "str",
         "source": "str",

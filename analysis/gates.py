@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.cells import BY, Cell, Key
 from analysis.results import Results
-from analysis.tables import DOUBLE_DAGGER, cell_name
+from analysis.tables import DOUBLE_DAGGER, cell_name, some
 from core.diagnosis import MASKED, is_masked
 
 ROUNDING = 0.005
@@ -80,6 +80,20 @@ def masking_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violat
             )
             violations.append(Violation(keys, text))
     return violations
+
+
+def constant_gates(found: Mapping[Key, Cell]) -> list[Violation]:
+    """Cells of runs that give every image the same label: right on a class, whatever the attack."""
+    keys = tuple(key for key, cell in found.items() if cell.constant)
+    if not keys:
+        return []
+    seeds = {cell_name(key): found[key] for key in keys}
+    names = [
+        name + (f" ({cell.constant} of {cell.measured} seeds)" if cell.measured > 1 else "")
+        for name, cell in seeds.items()
+    ]
+    text = "one label for every image, no result and never bold"
+    return [Violation(keys, f"{text}: {some(names)}")]
 
 
 def run_gates(results: Results) -> list[str]:

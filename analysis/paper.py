@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.cells import BY, Cell, Key, cells
 from analysis.derived import Over, means, paired_tests, tests_table
-from analysis.gates import cell_gates, marked, masking_gates, notes, row_gates
+from analysis.gates import cell_gates, constant_gates, marked, masking_gates, notes, row_gates
 from analysis.names import CORRUPTED, NORMS, SETTINGS, strength_name
 from analysis.tables import PLUS_MINUS, Table, pivot
 from core.config import ConfigError, nearest
@@ -37,6 +37,12 @@ def is_main(key: Key) -> bool:
 
 def _main(key: Key) -> bool:
     return key.setting in ("fix", "sched") and is_main(key)
+
+
+def compared(found: Cells) -> dict[Key, Cell]:
+    """The cells that every count over pairs is about: those of the paper's main pairs, or all if a
+    grid has none of these. Robust backbones and ImageNette stand in tables of their own."""
+    return {key: cell for key, cell in found.items() if is_main(key)} or dict(found)
 
 
 def _robust(model: str) -> bool:
@@ -174,15 +180,25 @@ def _lay_out(title: str, found: Cells, frame: pd.DataFrame, spec: Spec, sure: Su
     shown = {key.evaluation for key in found}
     rows = frame[frame["eval_id"].isin(shown)]
     violations = [*cell_gates(found), *row_gates(rows, found), *masking_gates(rows, found)]
+    violations += constant_gates(found)
     return pivot(
         found,
         title,
         rows=spec.rows,
         columns=spec.columns,
         settings=spec.settings,
-        notes=[about(rows), *notes(violations)],
+        notes=[about(rows), *([_sure_note(found)] if sure else []), *notes(violations)],
         bold=sure(found, frame) if sure else None,
         marked=marked(violations),
+    )
+
+
+def _sure_note(found: Cells) -> str:
+    if any(cell.unit != "seeds" for cell in found.values()):
+        return "No mean is bold: whether means differ is tested in Table 9"
+    return (
+        "Bold: the best setting of a pair, where its lead over every other is significant (95 % "
+        "interval of the difference, paired bootstrap over images, leaves out 0)"
     )
 
 

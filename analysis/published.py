@@ -108,6 +108,7 @@ def _row(line: Mapping[str, str | None], where: str) -> Row:
         "attack": attack,
         "split": "",
         "run_id": "",
+        "constant": False,
         "eval_id": attack,
         "commit": "",
         "source": where + (f" ({seeds} seeds)" if seeds else ""),

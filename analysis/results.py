@@ -145,7 +145,9 @@ def _value_rows(run: Run, threats: Sequence[Threat]) -> Iterator[Row]:
     for threat in threats:
         about = {**run.about, "epsilon_g": float(threat.epsilon * 255), "hinges": run.hinges}
         for evaluation in evaluations:
-            yield from _metric_rows(about, evaluation, threat)
+            yield from _metric_rows(
+                {**about, "constant": run.is_constant(evaluation)}, evaluation, threat
+            )
 
 
 def _metric_rows(about: Row, evaluation: Evaluation, threat: Threat) -> Iterator[Row]:

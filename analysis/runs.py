@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from analysis.names import ATTACKS, NORMS, dataset_name, model_name
@@ -177,6 +178,21 @@ class Run:
         if record["config"].get("images") is None and counts != {whole}:
             return Evaluation(eval_id, record, "partial", f"{min(counts)} of {whole} images")
         return Evaluation(eval_id, record)
+
+    def is_constant(self, evaluation: Evaluation) -> bool:
+        """Whether the run gave all images of an evaluation the same label, as far as its flags
+        tell: the right ones are all images of one class, and no attack has changed that. Without
+        flags, that no attack changed the accuracy of guessing tells."""
+        record = evaluation.record or {}
+        counts = {row["correct"] for row in record.get("rows", ()) if "type" not in row}
+        if len(record.get("rows", ())) < 2 or len(counts) != 1 or not (right := min(counts)):
+            return False
+        try:
+            with np.load(self.dir.eval_flags(evaluation.id)) as flags:
+                mine = flags["label"][flags["critical"] > 0]
+                return len({*mine}) == 1 and int((flags["label"] == mine[0]).sum()) == right
+        except (OSError, ValueError, KeyError):
+            return self.classes is not None and abs(right - record["n"] / self.classes) < 1
 
     @cached_property
     def env(self) -> Mapping[str, Any]:

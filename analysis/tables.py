@@ -134,14 +134,15 @@ def winners(cells: Mapping[Key, Cell], digits: int = DIGITS) -> set[Key]:
     """The best among keys that differ in the setting only, where all of them are complete.
 
     Equal as printed means equally good. Standard fine-tuning does not compete: it never saw an
-    attack.
+    attack. Nor do constant predictions, which no attack can change.
     """
     best = set()
     for keys in rivals(cells):
         values = {key: cells[key].value for key in keys if cells[key].complete}
         shown = {key: half_up(value, digits) for key, value in values.items() if value is not None}
         if len(keys) > 1 and len(shown) == len(keys):
-            best |= {key for key in keys if shown[key] == max(shown.values())}
+            able = {key: value for key, value in shown.items() if not cells[key].is_constant}
+            best |= {key for key, value in able.items() if value == max(able.values())}
     return best
 
 
@@ -170,7 +171,7 @@ def problems(cells: Mapping[Key, Cell]) -> list[str]:
     for key, cell in cells.items():
         if not cell.complete:
             by_reason[_reason(cell)][cell_name(key)] = None
-    return [f"{DAGGER} {reason}: {_some(list(names))}" for reason, names in by_reason.items()]
+    return [f"{DAGGER} {reason}: {some(list(names))}" for reason, names in by_reason.items()]
 
 
 def _reason(cell: Cell) -> str:
@@ -181,7 +182,7 @@ def _reason(cell: Cell) -> str:
     return some + reason
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 

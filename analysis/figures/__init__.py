@@ -51,7 +51,8 @@ CAPTIONS = {
     "bars": "Mean accuracy over the pairs where every setting is complete, a dot per pair",
     "pareto": "Adversarial against clean accuracy; the line joins what no other result beats",
     "strength": "Clean accuracy against the strength trained for",
-    "delay": "Adaptation delay against strength, and final accuracy against the delay",
+    "delay": "Median adaptation delay against strength, and final accuracy against the delay with "
+    "its rank correlation; hollow marks at the dashed line: runs that never adapt, ranked last",
     "dynamics": "Validation accuracy per epoch for each pair of hinges T1, T2",
     "hinges": "Final accuracy for each pair of hinges T1, T2",
 }

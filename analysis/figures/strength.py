@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy import stats
 
 from analysis.figures.panels import complete, named
 from analysis.figures.style import LOOKS, MARKERS, OTHERS, Look, above, matrix, styled
 from analysis.names import datasets_in_order, models_in_order, settings_in_order
 from analysis.paper import one_evaluation
 from analysis.results import Results
+from analysis.statistics import median_delay
 
 Drawn = Iterator[tuple[str, Figure]]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TALL = (2.4, 2.1)
+NEVER: Any = {"color": "#999999", "linewidth": 0.7, "linestyle": "--", "zorder": 0}
+"""The line at the end of the training, at which runs stand that never adapt."""
 
 
 def strength(values: pd.DataFrame) -> Drawn:
@@ -45,7 +50,12 @@ def strength(values: pd.DataFrame) -> Drawn:
 
 def delay(results: Results) -> Drawn:
     """Left, adaptation delay against eps_g; right, final clean accuracy against the delay with
-    Pearson's r per dataset. A row per model, runs at a fixed strength only."""
+    Spearman's rank correlation per dataset. A row per model, runs at a fixed strength only.
+
+    Runs that never adapt stand at the dashed line, as hollow marks: their delay is longer than the
+    training, by an unknown time. So means are medians (Kaplan and Meier's), and the correlation is
+    one of ranks, in which all of them share the last.
+    """
     runs = _final(results)
     runs = named(runs[(runs["setting"] == "fix") & runs["delay"].notna()])
     if runs.empty:
@@ -55,8 +65,10 @@ def delay(results: Results) -> Drawn:
         figure, grid = matrix(len(models), 2, panel=TALL)
         for model, (left, right) in zip(models, grid, strict=True):
             mine = runs[runs["model"] == model]
-            _against_strength(left, mine, "delay")
+            _delays(left, mine)
             left.set(title=model, xlabel=r"$\epsilon_g$ (1/255)", ylabel="delay (epochs)")
+            left.axhline(mine["epochs"].max(), **NEVER)
+            right.axvline(mine["epochs"].max(), **NEVER)
             left.set_ylim(0, 1.05 * mine["epochs"].max())
             _cost(right, mine)
             right.set(title=model, xlabel="delay (epochs)", ylabel="final clean accuracy (%)")
@@ -81,24 +93,42 @@ def _against_strength(axes: Axes, frame: pd.DataFrame, column: str) -> None:
         axes.plot(mean.index, mean.to_numpy(), color=color, marker=marker, linestyle=line)
 
 
+def _delays(axes: Axes, runs: pd.DataFrame) -> None:
+    """Median delay against eps_g; a hollow mark at the end of the training where it is longer."""
+    for (setting, dataset), mine in runs.groupby(["setting", "dataset"], sort=False):
+        strengths = mine.groupby("epsilon_g")
+        middle = strengths.apply(lambda one: median_delay(one["delay"], one["epochs"]))
+        never = np.isinf(middle.to_numpy(float))
+        shown = np.where(never, strengths["epochs"].max(), middle)
+        color, marker = _colors(runs)[str(dataset)]
+        line = LOOKS.get(str(setting), Look(OTHERS[0])).line
+        axes.plot(middle.index, shown, color=color, marker=marker, linestyle=line)
+        axes.plot(middle.index[never], shown[never], marker, color=color, mfc="white", zorder=3)
+
+
 def _cost(axes: Axes, runs: pd.DataFrame) -> None:
     lines = []
     for dataset in datasets_in_order(runs["dataset"]):
         mine = runs[(runs["dataset"] == dataset) & runs["clean"].notna()]
         color, marker = _colors(runs)[dataset]
-        axes.plot(mine["delay"], mine["clean"], marker, color=color, linestyle="")
-        r = correlation(mine["delay"].to_numpy(float), mine["clean"].to_numpy(float))
-        shown = "no r" if np.isnan(r) else f"r = {r:.2f}"
-        label = f"{shown} (n = {len(mine)})"
+        adapted = mine["delay"] < mine["epochs"]
+        axes.plot(mine["delay"], mine["clean"], marker, color=color)
+        hollow = mine[~adapted]
+        axes.plot(hollow["delay"], hollow["clean"], marker, color=color, mfc="white", zorder=3)
+        delays = mine["delay"].astype(float).where(adapted, np.inf).to_numpy()
+        rho = correlation(delays, mine["clean"].to_numpy(float))
+        shown = "no rank correlation" if np.isnan(rho) else rf"$\rho$ = {rho:.2f}"
+        label = f"{shown} (n = {len(mine)}{f', {len(hollow)} never' if len(hollow) else ''})"
         lines.append(Line2D([], [], color=color, marker=marker, linestyle="", label=label))
     axes.legend(handles=lines, loc="best")
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's r, nan for fewer than three points or no spread."""
-    if len(x) < 3 or x.std() == 0 or y.std() == 0:
+    """Spearman's rank correlation, in which infinite values share the last rank; nan for fewer than
+    three points or no spread."""
+    if len(x) < 3 or len({*x}) == 1 or len({*y}) == 1:
         return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
+    return float(stats.spearmanr(x, y).statistic)
 
 
 def _colors(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:

@@ -15,7 +15,7 @@ from analysis.cells import Cell, Key, cells
 from analysis.figures.panels import complete, named
 from analysis.figures.style import MARKERS, Looks, above, looks, matrix, styled
 from analysis.names import METRICS, datasets_in_order, models_in_order, strength_name
-from analysis.paper import is_main, one_evaluation
+from analysis.paper import compared, one_evaluation
 
 Drawn = Iterator[tuple[str, Figure]]
 WIDE = (3.2, 2.2)
@@ -25,8 +25,7 @@ SQUARE = (2.1, 2.1)
 def bars(values: pd.DataFrame) -> Drawn:
     """Mean clean, adversarial and expected accuracy over the pairs where every setting shown is
     complete; a dot per pair."""
-    found = cells(named(one_evaluation(values)))
-    found = {key: cell for key, cell in found.items() if is_main(key)} or found
+    found = compared(cells(named(one_evaluation(values))))
     epsilons = sorted({key.epsilon_g for key in found if key.epsilon_g})
     settings = _comparable(found)
     if not epsilons or len(settings) < 2:

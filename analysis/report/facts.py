@@ -15,7 +15,7 @@ from analysis.diagnosis import diagnose
 from analysis.findings import finding
 from analysis.gates import cell_gates, row_gates, run_gates
 from analysis.names import paper_order, strength_name
-from analysis.paper import main_cells, one_evaluation
+from analysis.paper import compared, one_evaluation
 from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.runs import Run
@@ -29,7 +29,7 @@ def findings(results: Results) -> list[str]:
     """Headline sentences, each computed: what the runs show, counts, tests, open problems."""
     table = results.table
     done = int((table["state"] == "done").sum())
-    found = main_cells(results.values)
+    found = compared(cells(one_evaluation(results.values)))
     sentences = [finding(results)]
     for tested in paired_tests(found):
         if tested.test and tested.metric != "clean":

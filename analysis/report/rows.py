@@ -27,6 +27,7 @@ from core.config import ConfigError
 
 Row = dict[str, Any]
 FIELDS = ("model", "dataset", "epsilon_g", "setting", "variant")
+CONSTANT = "one label for every image: no result"
 NOTHING: Row = {"text": ABSENT, "sort": "", "bold": False, "mark": "", "note": "", "interval": ""}
 
 
@@ -97,8 +98,8 @@ def _entry(key: Key, cell: Cell, best: set[Key], flags: Flags) -> Row:
         "text": number(cell),
         "sort": "" if cell.value is None else cell.value,
         "bold": key in best,
-        "mark": "" if cell.complete else DAGGER,
-        "note": f"{cell.state}: {cell.reason}",
+        "mark": "" if cell.complete and not cell.constant else DAGGER,
+        "note": CONSTANT if cell.constant and cell.complete else f"{cell.state}: {cell.reason}",
         "interval": _interval(key, cell, flags),
     }
 
