@@ -1,13 +1,16 @@
-"""The audit of fast evaluations: the same images once more in mode `exact`, on a fixed subset.
+"""The audit of fast evaluations: some of the images that can be wrong, once more in mode `exact`.
 
 `fast` believes that an image which survives an attack survives every weaker one. Attacks are not
-perfect, so this is measured each time and the evaluation fails where it does not hold.
+perfect, so an image is in doubt if it survived strength k > 1: strengths 1 to k - 1 are untried.
+All others have had the attacks that `exact` makes. Enough of the doubtful are drawn to bound the
+share of wrong ones; if the bound is above the limit, the evaluation is repeated in mode `exact`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,27 +19,44 @@ from torch import nn
 
 from core import evaluate
 from core.data import Split
+from core.seeds import derive
+from core.snapshot import Snapshot
 from core.team import ALONE, Team
 
-SHARE, LEAST = 0.1, 20
-"""The subset: this share of the images, the first ones, but at least so many."""
-TOLERANCE = 0.001
-"""Largest share of (image, strength) pairs on which the two modes may disagree."""
-
-
-class AuditError(RuntimeError):
-    """Mode `fast` is not to be trusted on this model."""
+LIMIT = 0.01
+"""Largest share of the doubtful images that may be wrong at any strength."""
+RISK = 0.05
+"""Probability that a larger share passes."""
+FEW = 100
+"""Up to this many doubtful images are all audited: one more wrong one would break the limit."""
 
 
 @dataclass(frozen=True)
 class Audit:
     """What the audit saw and cost (in images); part of the evaluation's json."""
 
+    doubtful: int
+    """Images that can be wrong."""
     images: int
+    """Those of them that were evaluated exactly."""
+    wrong: int
+    """Audited images that `fast` calls right at a strength that breaks them."""
+    at_most: int
+    """Doubtful images that are wrong, at the confidence 1 - RISK; audited ones included."""
     pairs: int
+    """(image, strength) pairs of the audited images."""
     disagreeing: int
+    fell_back: bool
+    """Whether the results are those of mode `exact`."""
     forwards: int
+    """Of the audit, and of the exact evaluation if it fell back."""
     backwards: int
+
+    def __str__(self) -> str:
+        return (
+            f"mode fast is wrong on {self.wrong} of {self.images} audited images, so on up to "
+            f"{self.at_most} of {self.doubtful} that can be wrong (limit {LIMIT:.0%})"
+        )
 
 
 def check(
@@ -50,22 +70,74 @@ def check(
     device: torch.device,
     norm: str = "linf",
     team: Team = ALONE,
+    failed: Callable[[str], object] = lambda text: None,
+    progress: Callable[[int], None] = lambda done: None,
+    snapshot: Snapshot | None = None,
 ) -> Audit:
-    """Repeat the first images of a fast search exactly, and give `found` their exact results.
+    """Audit a fast search and give `found` the exact results of the audited images, or of all
+    images if more than 1 % of the doubtful ones may be wrong.
 
-    Raises AuditError where more than 0.1 % of the pairs disagree.
+    `failed` is told so before the exact search begins; that takes `progress` and `snapshot`.
     """
-    images = min(len(split), max(LEAST, round(SHARE * len(split))))
     how: Any = {"steps": steps, "batch": batch, "device": device, "norm": norm, "team": team}
-    exact = evaluate.search(model, split.first(images), strengths, **how)
+    doubtful = np.flatnonzero(found.critical > 2)
+    rows = _draw(doubtful)
+    few = replace(split, images=split.images[rows], labels=split.labels[rows])
+    exact = evaluate.search(model, few, strengths, **how)
     # Flags are right below the critical level, so two images differ at as many strengths as lie
     # between their levels.
-    gap = int(np.abs(found.critical[:images].astype(int) - exact.critical).sum())
-    pairs = images * (len(strengths) - 1)
-    if gap > TOLERANCE * pairs:
-        raise AuditError(
-            f"mode fast disagrees with mode exact on {gap} of {pairs} (image, strength) pairs "
-            f"of the first {images} images (limit 0.1 %); evaluate with mode: exact"
-        )
-    found.critical[:images] = exact.critical
-    return Audit(images, pairs, gap, exact.forwards, exact.backwards)
+    gap = np.abs(found.critical[rows].astype(int) - exact.critical)
+    wrong = int((gap > 0).sum())
+    most = _at_most(wrong, len(rows), len(doubtful))
+    seen = Audit(
+        doubtful=len(doubtful),
+        images=len(rows),
+        wrong=wrong,
+        at_most=most,
+        pairs=len(rows) * (len(strengths) - 1),
+        disagreeing=int(gap.sum()),
+        fell_back=most > LIMIT * len(doubtful),
+        forwards=exact.forwards,
+        backwards=exact.backwards,
+    )
+    found.critical[rows] = exact.critical
+    if not seen.fell_back:
+        return seen
+    failed(f"{seen}; evaluating in mode exact")
+    whole = evaluate.search(model, split, strengths, **how, progress=progress, snapshot=snapshot)
+    found.critical[:] = whole.critical
+    found.zero_gradient_images = whole.zero_gradient_images
+    return replace(
+        seen,
+        forwards=seen.forwards + whole.forwards,
+        backwards=seen.backwards + whole.backwards,
+    )
+
+
+def _draw(doubtful: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The doubtful images to audit, ascending: the fewest that pass if none of them is wrong."""
+    from scipy.stats import hypergeom  # half a second, for fast evaluations alone
+
+    count = len(doubtful)
+    if count <= FEW:
+        return doubtful
+    over = int(LIMIT * count) + 1
+    size = bisect_left(
+        range(count), True, key=lambda images: hypergeom.pmf(0, count, over, images) <= RISK
+    )
+    drawn = np.random.default_rng(derive(0, "audit")).choice(doubtful, size, replace=False)
+    return np.sort(drawn)
+
+
+def _at_most(wrong: int, images: int, doubtful: int) -> int:
+    """Upper confidence bound of the number of wrong images among the doubtful, of which so many
+    were drawn and found wrong: the exact one-sided bound for draws without replacement."""
+    if images == doubtful:
+        return wrong
+    from scipy.stats import hypergeom
+
+    possible = range(wrong, doubtful - images + wrong + 1)
+    likely = bisect_left(
+        possible, True, key=lambda total: hypergeom.cdf(wrong, doubtful, total, images) <= RISK
+    )
+    return possible[likely - 1]

@@ -8,6 +8,7 @@ attacks at each eps.
 Mode `fast`: a right image begins at the largest strength and comes down until it survives. Each
 strength at which it is called broken did break it; the smaller ones are taken to be survived
 without a look, so the result is never below independent attacks and needs an audit (core.audit).
+An image that survives no more than the smallest strength has no untried one: both modes agree.
 
 In both, images stop when broken and the next one takes their place, so batches stay full; loss and
 gradient at the clean image serve all strengths. The processes of a team take every n-th image each.

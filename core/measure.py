@@ -150,6 +150,8 @@ def _measure(
     found = look(snapshot=Snapshot(begun, owned), progress=progress)
     if asked.mode == "exact":
         return found, None
+    how |= {"progress": progress, "failed": partial(remark, claim)}
+    how["snapshot"] = Snapshot(begun.with_suffix(".exact.part"), owned)
     return found, audit.check(found, model, split, strengths, steps=asked.steps, **how)
 
 

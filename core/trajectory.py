@@ -213,7 +213,7 @@ class L1(Trajectory):
             "clean": x.clone(),
             "epsilon": epsilon.clone(),
             "step_size": epsilon.clone(),
-            "sparsity": torch.full_like(epsilon, x[0].numel()),
+            "sparsity": torch.full_like(epsilon, x.shape[1:].numel()),
             "share": torch.full_like(epsilon, L1_SHARE),
         }
 
@@ -237,7 +237,7 @@ class L1(Trajectory):
         smaller = (self.step_size / 1.5).maximum(self.epsilon / 10)
         size = torch.where(sparser, self.epsilon, smaller)
         self.step_size = torch.where(due, size, self.step_size)
-        share = changed / self.clean[0].numel() / 1.5
+        share = changed / self.clean.shape[1:].numel() / 1.5
         self.share = torch.where(due, share, self.share)
         self.sparsity = torch.where(due, changed, self.sparsity)
         _replace(self.point, sparser, self.best)

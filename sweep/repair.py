@@ -1,8 +1,7 @@
 """What a retry changes: one policy per class of failure, kept in the folder of the run.
 
 Out of GPU memory: half the images per forward, at the same effective batch. Out of host memory:
-more of it. An evaluation that failed its audit waits for a grid that asks for mode exact. Any other
-class is run again as it was.
+more of it. Any other class is run again as it was.
 """
 
 from __future__ import annotations
@@ -66,8 +65,6 @@ def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
     if before.answers == failure:
         return before
     kind = status.kind or "bug"
-    if kind == "audit" and any(item.mode == "fast" for item in status.run.evals):
-        return "mode fast would be refused again; ask for mode: exact in the grid's evals"
     tried = before.retries.get(kind, 0)
     if tried >= LIMIT:
         return f"failed again after {tried} retries"

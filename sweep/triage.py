@@ -21,7 +21,7 @@ FAILURES = {
     "oom": "GPU memory",
     "memory": "host memory",
     "diverged": "loss became infinite or NaN",
-    "audit": "an evaluation in mode fast is not to be trusted: do it in mode exact",
+    "audit": "an evaluation in mode fast failed its audit; a retry falls back to mode exact",
     "data": "data or weights",
     "disk": "no space left",
     "node": "a GPU, file system or node that failed",
@@ -55,7 +55,7 @@ _ENDS = {
     "BOOT_FAIL": ("node", "its node failed to boot"),
     "CANCELLED": ("cancelled", "cancelled (scancel)"),
 }
-_SAID = {"DivergedError": "diverged", "AuditError": "audit", "UncompletedJobError": "timeout"}
+_SAID = {"DivergedError": "diverged", "UncompletedJobError": "timeout"}
 """Exceptions whose text says it all, by name: importing their classes would import torch."""
 
 

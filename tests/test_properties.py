@@ -230,4 +230,4 @@ def test_fast_and_exact_agree(bench: Bench, attack: str, norm: str) -> None:
         device=tiny.CPU,
         norm=norm,
     )
-    assert seen.images == IMAGES and seen.disagreeing == 0
+    assert seen.images == (found.critical > 2).sum() > 0 and seen.disagreeing == 0

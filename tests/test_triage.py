@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.audit import AuditError
 from core.claims import Claim
 from core.config import ConfigError
 from core.rundir import Store
@@ -26,7 +25,7 @@ base: {weights: random, image_size: 32, epochs: 1, batch: 50, backbone: mini_con
        dataset: fake, epsilon_g: 2/255, schedule: fix}
 grid: {optim.lr: [1e-4, 2e-4, 3e-4, 4e-4]}
 evals:
-  - {epsilons: 0..2/255, steps: 1, images: 20, mode: MODE}
+  - {epsilons: 0..2/255, steps: 1, images: 20, mode: exact}
 """
 PROFILE = """
 executor: slurm
@@ -35,9 +34,9 @@ overrides: {mini_convnext: {mem_gb: 16}}
 """
 
 
-def small(folder: Path, mode: str = "exact") -> Grid:
+def small(folder: Path) -> Grid:
     path = folder / "small.yaml"
-    path.write_text(GRID.replace("MODE", mode))
+    path.write_text(GRID)
     return grid.load(path)
 
 
@@ -59,7 +58,6 @@ def profile(tmp_path: Path) -> Profile:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
         (DivergedError("epoch 3: loss is nan"), "diverged"),
-        (AuditError("mode fast disagrees with mode exact on 9 of 80 pairs"), "audit"),
         (ConfigError("weights 'x.pt': not a readable checkpoint"), "data"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "train/1.jpg"), "data"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk"),
@@ -170,19 +168,9 @@ def test_other_failures_are_tried_again_unchanged(
     assert tried(failed(small(tmp_path), kind), store, profile).options() == {}
 
 
-def test_a_failed_audit_waits_for_mode_exact(
-    tmp_path: Path, store: Store, profile: Profile
-) -> None:
-    status = failed(small(tmp_path, "fast"), "audit")
-    refused = repair.plan(status, store.run(status.run.id), profile)
-    assert isinstance(refused, str) and "ask for mode: exact" in refused
-    tried(failed(small(tmp_path, "exact"), "audit"), store, profile)
-
-
 @pytest.mark.parametrize(
     ("error", "held_back"),
     [
-        (AuditError("mode fast disagrees"), False),
         (DivergedError("loss is nan"), False),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), False),

@@ -102,6 +102,27 @@ class Wavy(nn.Module):
         return logits
 
 
+class Pocket(nn.Module):
+    """Survives attacks at every strength but the one at which it breaks: the brightness of the
+    lower half decides, and the attack raises it. Class 1 is found from 1/255 to 2/255 above grey if
+    the upper half is bright; a larger first step jumps over that, and beyond it the loss rises.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        upper, lower = x.flatten(2).mean(1).tensor_split(2, dim=1)
+        above = 255 * lower.mean(1) - 128
+        deep = 3.0 * (upper.mean(1) > 0.5) * (-(((above - 1.5) / 0.2) ** 2)).exp()
+        return torch.stack([2 - 0.05 * above - deep, torch.zeros_like(above)], dim=1)
+
+
+def pockets(images: int, share: float) -> Split:
+    """Grey images of class 0; this share of them, spread evenly, has a pocket (see Pocket)."""
+    pixels = torch.full((images, 3, 4, 4), 128, dtype=torch.uint8)
+    bright = (torch.arange(images) * share).int().diff(append=torch.tensor([int(images * share)]))
+    pixels[:, :, :2] = torch.where(bright > 0, 224, 32).view(-1, 1, 1, 1).byte()
+    return Split(pixels, torch.zeros(images, dtype=torch.long))
+
+
 @dataclass(frozen=True)
 class Trained:
     """A network that is 95 % right on clean test images and 0 % at 8/255, and those images."""
