@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ import peers
 import published
 import robustness
 import torch
+import torch.nn.functional as F
 from report import RESULTS, Report, Work, seconds
 from torch import Tensor, nn
 
-from core import models, schedules
+from core import convolutions, models, schedules
 from core.attacks import apgd, attacking, gradient_of, loss_of
 from core.augment import augment, draw_table
 from core.config import Augment, RunConfig
@@ -33,7 +35,7 @@ from core.data import Split
 from core.rundir import Store
 from core.step import Step
 
-PARTS = ("attack", "training", "robustness", "data", "memory")
+PARTS = ("attack", "training", "layout", "robustness", "data", "memory")
 STEPS, EPSILON = 7, 4 / 255
 CPU = torch.device("cpu")
 # backbone, image size, batch, gate of APGD / bound
@@ -140,6 +142,30 @@ def training_cost(report: Report, repetitions: int) -> None:
             report.gate(f"run under sched / attacking at eps = 0 too, {backbone}", share, 0.83)
 
 
+def layout_cost(report: Report, repetitions: int) -> None:
+    """Attacked forwards and backwards of convolutional networks in either memory layout."""
+    report.section(
+        f"Memory layouts: APGD-{STEPS} and the gradient of the weights",
+        *("network", "batch", "contiguous (s)", "channels_last / contiguous"),
+    )
+    for backbone, size, batch, _ in NETWORKS:
+        model = build(config_of(backbone, size)).train()
+        if convolutions.layout(model) is torch.contiguous_format:
+            continue
+        generator = torch.Generator().manual_seed(0)
+        images, y = torch.rand(batch, 3, size, size, generator=generator), torch.arange(batch) % 10
+
+        def work(layout: torch.memory_format) -> None:
+            model.to(memory_format=layout)  # type: ignore[call-overload]  # noqa: B023
+            x = images.contiguous(memory_format=layout)  # noqa: B023
+            bound(model, x, y)  # noqa: B023
+            F.cross_entropy(model(x), y).backward()  # noqa: B023
+
+        layouts = {"last": torch.channels_last, "first": torch.contiguous_format}
+        spent = seconds({name: partial(work, how) for name, how in layouts.items()}, repetitions)
+        report.row(f"{backbone} {size} px", batch, spent["first"], spent["last"] / spent["first"])
+
+
 def data_cost(report: Report, repetitions: int) -> None:
     """Batches of a prepared uint8 array, augmented, against a step on the same images."""
     report.section("Data", "224 px, one core", "images per second", "trained per second")
@@ -210,6 +236,7 @@ def main() -> int:
     work: dict[str, Work] = {
         "attack": lambda: attack_cost(report, repetitions, not asked.no_peers),
         "training": lambda: training_cost(report, repetitions),
+        "layout": lambda: layout_cost(report, repetitions),
         "robustness": lambda: robustness.measure(report, 80 if asked.quick else 896),
         "data": lambda: data_cost(report, repetitions),
         "memory": lambda: memory(report),

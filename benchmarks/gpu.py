@@ -25,7 +25,7 @@ import torch
 from report import RESULTS, Report, Work
 from torch.utils.flop_counter import FlopCounterMode
 
-from core import models
+from core import convolutions, models
 from core.attacks import attacking, gradient_of
 from core.claims import Claim
 from core.compiling import Compile
@@ -154,7 +154,7 @@ def train(bench: Bench, how: Compile, layout: str = "as built") -> None:
             continue
         started = time.perf_counter()
         step = bench.step(backbone, how, layout)
-        if layout == "contiguous" and models.layout(step.model) is torch.contiguous_format:
+        if layout == "contiguous" and convolutions.layout(step.model) is torch.contiguous_format:
             continue
         if bench.on.type == "cuda":
             torch.cuda.reset_peak_memory_stats()

@@ -20,6 +20,7 @@ import timm.models  # isort: skip
 
 from core import lora
 from core.config import ConfigError, RunConfig
+from core.convolutions import layout
 from core.inputs import local_weights, weights_file
 from core.parameters import head_names
 from core.registry import backbone
@@ -45,7 +46,7 @@ class Classifier(nn.Module):
 
 
 def build(config: RunConfig, classes: int, store: Store) -> Classifier:
-    """The run's model before training, on the CPU, in channels_last for convolutions.
+    """The run's model before training, on the CPU, in the layout that suits its convolutions.
 
     Random parts (a new head, or everything for weights: random) come from the run's own stream.
     Raises ConfigError where weights cannot be found or do not fit.
@@ -98,13 +99,6 @@ def _try_size(model: nn.Module, config: RunConfig) -> None:
         ) from None
     finally:
         model.train()
-
-
-def layout(model: nn.Module) -> torch.memory_format:
-    """channels_last for convolutional networks; a transformer's one convolution, over patches,
-    gains nothing by it."""
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    return torch.channels_last if convolutions > 1 else torch.contiguous_format
 
 
 def _group_norm(channels: int, *, groups: int, **_: object) -> nn.GroupNorm:

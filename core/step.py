@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from core import models, parameters
+from core import convolutions, parameters
 from core.attacks import apgd, is_right
 from core.augment import augment
 from core.averaging import Average
@@ -45,7 +45,7 @@ class Step:
         self.optimizer = torch.optim.AdamW(parameters.groups(model, config), fused=True)
         decay = config.optim.ema
         self.average = Average(model, decay) if decay else None
-        self.layout = models.layout(model)
+        self.layout = convolutions.layout(model)
         self.network = model  # what is called
         try:
             self.network = compiled(model, compile)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import checkpoint, evaluate, parameters, schedules
+from core import checkpoint, convolutions, evaluate, parameters, schedules
 from core.augment import draw_table
 from core.claims import NotOwnedError
 from core.compiling import Compile
@@ -83,6 +83,8 @@ class Trainer:
         self.team, self.monitor = team, monitor or Monitor()
         self.model = model.to(device)
         parameters.prepare(self.model, config)
+        if config.precision == "bf16" and device.type == "cpu":
+            convolutions.guard(self.model)
         self.batch = min(config.batch, len(data.train))
         if self.batch < team.size:
             raise ConfigError(f"batch {self.batch}: too few images for {team.size} processes")

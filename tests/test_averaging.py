@@ -10,7 +10,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from core import checkpoint, models
+from core import checkpoint
 from core.averaging import Average
 from core.rundir import Store
 from core.train import Monitor, Trainer
@@ -113,12 +113,3 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(tmp_path: Pat
 def test_one_image_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         trainer(tmp_path, Small(tiny.net(), room=0)).fit()
-
-
-def test_layout_is_channels_last_for_convolutional_networks_alone(tmp_path: Path) -> None:
-    for backbone, expected in (
-        ("test_vit", torch.contiguous_format),
-        ("test_resnet", torch.channels_last),
-    ):
-        model = models.build(tiny.config(backbone=backbone), 10, Store(tmp_path))
-        assert models.layout(model) is expected
