@@ -108,19 +108,17 @@ def _mark(run: Run, asked: Any) -> str | None:
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
-READ = ("result.json", "attempts.jsonl", "metrics.jsonl", "env.json")
+READ = (".json", ".jsonl", ".npz")
+"""Files that rows come from, or whose damage spoils them."""
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int, int, int]]:
     """(name, size, inode, ns of content, ns of change) of the files that rows come from."""
-    for name in READ:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            yield _file(name, os.stat(folder / name))
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder / "evals") as entries:
-        found = {entry.name: entry for entry in entries if entry.name.endswith(".json")}
-        for name in sorted(found):
-            yield _file(name, found[name].stat())
-
-
-def _file(name: str, stat: os.stat_result) -> tuple[str, int, int, int, int]:
-    return name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
+    for place in (folder, folder / "evals"):
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
+            found = {entry.name: entry for entry in entries if entry.name.endswith(READ)}
+            for name in sorted(found):
+                with suppress(FileNotFoundError):  # replaced meanwhile
+                    stat = found[name].stat()
+                    times = stat.st_mtime_ns, stat.st_ctime_ns
+                    yield f"{place.name}/{name}", stat.st_size, stat.st_ino, *times

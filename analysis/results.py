@@ -23,8 +23,9 @@ from analysis.names import CORRUPTED, METRICS
 from analysis.rounding import percent
 from analysis.runs import Evaluation, Row, Run, Threat, runs_of
 from core.config import parse_strength, show_strength
+from core.flags import read_flags
 from core.records import corrupted_accuracy, expected_up_to
-from core.rundir import Store
+from core.rundir import DamagedError, Store
 
 UNATTACKED = Threat("linf", Fraction(0))
 
@@ -92,21 +93,30 @@ class Results:
         """Per-image flags of an evaluation, sorted by image: (image index, index into its
         strengths of the first one that breaks the image), int arrays of shape [n].
 
-        Raises OSError, ValueError or KeyError where the file is not there or not whole.
+        Raises DamagedError, FileNotFoundError.
         """
         if (run_id, eval_id) not in self._flags:
-            with np.load(self.store.run(run_id).eval_flags(eval_id)) as flags:
-                order = np.argsort(flags["index"])
-                self._flags[run_id, eval_id] = flags["index"][order], flags["critical"][order]
+            flags = self._read_flags(run_id, eval_id)
+            order = np.argsort(flags["index"])
+            self._flags[run_id, eval_id] = flags["index"][order], flags["critical"][order]
         return self._flags[run_id, eval_id]
 
     def corrupted(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Per-image scores under common corruptions, sorted by image: (image index, share of the
         tried types on which the image is right), shape [n]. Raises as `critical`."""
-        with np.load(self.store.run(run_id).eval_flags(eval_id)) as flags:
-            order = np.argsort(flags["index"])
-            right = flags["right"][order]
-            return flags["index"][order], (right == 1).sum(1) / (right >= 0).sum(1)
+        flags = self._read_flags(run_id, eval_id)
+        if "right" not in flags:
+            raise DamagedError(self.store.run(run_id).eval_flags(eval_id), "has no scores by type")
+        order = np.argsort(flags["index"])
+        right = flags["right"][order]
+        return flags["index"][order], (right == 1).sum(1) / (right >= 0).sum(1)
+
+    def _read_flags(self, run_id: str, eval_id: str) -> dict[str, np.ndarray]:
+        path = self.store.run(run_id).eval_flags(eval_id)
+        flags = read_flags(path)
+        if flags is None:
+            raise FileNotFoundError(path)
+        return flags
 
 
 def load(

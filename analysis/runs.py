@@ -5,23 +5,20 @@ Files are read when they are asked for, once; make new objects to see new files.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import yaml
-
 from analysis.names import ATTACKS, NORMS, dataset_name, model_name
+from core import damage, shapes
 from core.classes import classes_of
 from core.config import ConfigError, RunConfig, parse_strength, show_strength
+from core.flags import read_flags
 from core.records import FEWEST, delay, threshold
-from core.rundir import RunDir, Store, read_json, read_jsonl
+from core.rundir import DamagedError, RunDir, Store, read_json, read_jsonl, salvage, warn_once
 
 Row = dict[str, Any]
 
@@ -126,17 +123,19 @@ class Run:
         }
 
     @cached_property
+    def damage(self) -> list[DamagedError]:
+        """Its files that cannot be read: then none of its numbers is taken."""
+        return damage.find(self.dir, self.asked)
+
+    @cached_property
     def result(self) -> Mapping[str, Any] | None:
-        """result.json; None before the run is done."""
-        try:
-            return read_json(self.dir.result)
-        except json.JSONDecodeError:
-            return None
+        """result.json; None before the run is done, and of a damaged one."""
+        return None if self.damage else read_json(self.dir.result)
 
     @property
     def state(self) -> str:
-        """done, or how the last attempt stands: failed, cancelled, interrupted, lost, running;
-        missing where there was none."""
+        """done, damaged, or how the last attempt stands: failed, cancelled, interrupted, lost,
+        running; missing if there was none."""
         return self._standing[0]
 
     @property
@@ -146,10 +145,10 @@ class Run:
 
     @cached_property
     def _standing(self) -> tuple[str, str]:
+        if self.damage:
+            return "damaged", damage.described(self.damage, self.dir)
         if self.result is not None:
             return "done", ""
-        if self.dir.result.is_file():
-            return "broken", "result.json is not whole"
         if not self.attempts:
             return "missing", "not started"
         last = self.attempts[-1]
@@ -167,10 +166,7 @@ class Run:
     def _evaluation(self, eval_id: str) -> Evaluation:
         if self.state != "done":
             return Evaluation(eval_id, None, self.state, self.reason)
-        try:
-            record = read_json(self.dir.eval_json(eval_id))
-        except json.JSONDecodeError:
-            return Evaluation(eval_id, None, "broken", f"evals/{eval_id}.json is not whole")
+        record = read_json(self.dir.eval_json(eval_id))
         if record is None:
             return Evaluation(eval_id, None, "missing", f"evaluation {eval_id} not done")
         whole = record["split_images"]
@@ -187,26 +183,25 @@ class Run:
         counts = {row["correct"] for row in record.get("rows", ()) if "type" not in row}
         if len(record.get("rows", ())) < 2 or len(counts) != 1 or not (right := min(counts)):
             return False
-        try:
-            with np.load(self.dir.eval_flags(evaluation.id)) as flags:
-                mine = flags["label"][flags["critical"] > 0]
-                return len({*mine}) == 1 and int((flags["label"] == mine[0]).sum()) == right
-        except (OSError, ValueError, KeyError):
+        flags = read_flags(self.dir.eval_flags(evaluation.id))
+        if flags is None or "label" not in flags:
             return self.classes is not None and abs(right - record["n"] / self.classes) < 1
+        mine = flags["label"][flags["critical"] > 0]
+        return len({*mine}) == 1 and int((flags["label"] == mine[0]).sum()) == right
 
     @cached_property
     def env(self) -> Mapping[str, Any]:
         """commit, versions, host, device; {} where the run never started."""
-        return read_json(self.dir.env) or {}
+        return {} if self.damage else read_json(self.dir.env) or {}
 
     @cached_property
     def attempts(self) -> list[Row]:
-        return _lines(self.dir.attempts)
+        return [row for row in salvage(self.dir.attempts, shapes.Attempt) if row]
 
     @cached_property
     def epochs(self) -> list[Row]:
         """Rows of metrics.jsonl so far."""
-        return _lines(self.dir.metrics)
+        return [] if self.damage else read_jsonl(self.dir.metrics, shapes.Metrics)
 
     @cached_property
     def classes(self) -> int | None:
@@ -233,7 +228,8 @@ class Run:
         total = int(self.config["epochs"])
         if len(self.epochs) >= total:
             return delay(self.epochs, total, classes)
-        return int(self.result["delay"]) if self.result is not None else None
+        recorded: int | None = (self.result or {}).get("delay")
+        return recorded
 
 
 def _images(record: Mapping[str, Any]) -> set[int]:
@@ -242,13 +238,6 @@ def _images(record: Mapping[str, Any]) -> set[int]:
     if record["config"].get("per_image", "") == "one" and "type" in record["rows"][0]:
         counts = [sum(counts)]
     return {*counts, record["n"]}
-
-
-def _lines(path: Path) -> list[Row]:
-    try:
-        return read_jsonl(path)
-    except json.JSONDecodeError as error:
-        raise ConfigError(str(error)) from None
 
 
 def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[Run]:
@@ -276,20 +265,28 @@ def _every_run(store: Store) -> list[Row]:
     """What the store's sweeps ask for, then the runs that belong to none of them."""
     found: dict[str, Row] = {}
     for path in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
-        for row in _lines(path):
+        for row in filter(None, salvage(path, shapes.Manifest)):
             known = found.setdefault(row["id"], row)
             known["evals"] = list(dict.fromkeys([*known["evals"], *row["evals"]]))
     for folder in sorted(store.runs.iterdir()) if store.runs.is_dir() else []:
         if folder.name not in found and RunDir(folder).config.is_file():
-            found[folder.name] = _loose_run(RunDir(folder))
+            try:
+                found[folder.name] = _loose_run(RunDir(folder))
+            except DamagedError as error:
+                warn_once(f"{error}; this run is left out")
     return list(found.values())
 
 
 def _loose_run(run: RunDir) -> Row:
-    config = yaml.load(run.config.read_bytes(), Loader=yaml.CSafeLoader)
-    setting = RunConfig.parse(config, where=str(run.config)).setting
+    config = run.read_config()
+    try:
+        parsed = RunConfig.parse(config, where=str(run.config))
+    except ConfigError as error:
+        raise DamagedError(run.config, error.lines[0]) from None
+    if parsed.id != run.id:
+        raise DamagedError(run.config, f"the config of {parsed.id}")
     evals = sorted(path.stem for path in run.path.glob("evals/*.json"))
-    return {"id": run.id, "setting": setting, "config": config, "evals": evals}
+    return {"id": run.id, "setting": parsed.setting, "config": config, "evals": evals}
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

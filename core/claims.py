@@ -21,7 +21,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from core.rundir import RunDir, parse_json, read_jsonl, write_atomic, write_json, write_jsonl
+from core import shapes
+from core.rundir import (
+    DamagedError,
+    RunDir,
+    parse_json,
+    read_jsonl,
+    salvage,
+    set_aside,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 
 
 def beat_seconds() -> float:
@@ -88,11 +99,14 @@ class Holder:
     """When its heart last beat: the file server's time, Unix seconds."""
     age: float
     """Seconds since then, by the clock of who looks."""
+    damage: DamagedError | None = None
+    """Of a claim that cannot be read: nobody works by it, a living owner would have replaced it."""
 
     @property
     def live(self) -> bool:
         """Whether its process still works on the run, as far as can be told from here."""
-        return not self.info.get("outcome") and self.age < self._patience and not self._gone
+        silent = self.info.get("outcome") or self.damage
+        return not silent and self.age < self._patience and not self._gone
 
     @property
     def hung(self) -> bool:
@@ -157,8 +171,12 @@ def holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
     except FileNotFoundError:  # superseded between the two looks
         return holder(run, clock=clock)
     age = (time.time() if clock is None else clock) - modified
-    # An empty file is a claim whose owner has not yet written its first line.
-    return Holder(attempt, parse_json(text, path) if text else {}, modified, age)
+    try:
+        # An empty file is a claim whose owner has not yet written its first line.
+        info = parse_json(text, path, shapes.Claim) if text else {}
+    except DamagedError as error:
+        return Holder(attempt, {}, modified, age, error)
+    return Holder(attempt, info, modified, age)
 
 
 class Claim:
@@ -233,8 +251,7 @@ class Claim:
         if not self.held():
             return
         self.info |= {"outcome": outcome, "kind": kind, "reason": reason, "ended": now()}
-        rows = read_jsonl(self.run.attempts)
-        write_jsonl(self.run.attempts, [*rows[:-1], self._row()])
+        write_jsonl(self.run.attempts, [*self._rows(), self._row()])
         self._write()
 
     def _row(self) -> dict[str, Any]:
@@ -243,11 +260,20 @@ class Claim:
         return known | {"notes": self._notes}
 
     def _open_row(self) -> None:
-        rows = read_jsonl(self.run.attempts)
+        rows = self._rows()
         if rows and rows[-1]["outcome"] is None:
             reason = "its process ended without a word (killed, or its node was lost)"
             rows[-1] |= {"outcome": "lost", "kind": "lost", "reason": reason}
         write_jsonl(self.run.attempts, [*rows, self._row()])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The attempts before this one; of a damaged file those that can be read."""
+        try:
+            rows = read_jsonl(self.run.attempts, shapes.Attempt)
+        except DamagedError:
+            rows = [row for row in salvage(self.run.attempts, shapes.Attempt) if row]
+            set_aside(self.run.attempts)
+        return [row for row in rows if row["attempt"] < self.attempt]
 
     def _write(self) -> None:
         with self._lock:

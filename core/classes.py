@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from core import shapes
 from core.records import classes_in
 from core.registry import known_classes
-from core.rundir import RunDir, read_json
+from core.rundir import DamagedError, RunDir, read_json
 
 
 def classes_of(run: RunDir, dataset: str, rows: Sequence[Mapping[str, Any]]) -> int | None:
@@ -23,11 +24,12 @@ def classes_of(run: RunDir, dataset: str, rows: Sequence[Mapping[str, Any]]) -> 
 
 def _labelled(run: RunDir) -> int | None:
     for path in sorted(run.evals.glob("*.json")):
-        with suppress(OSError, ValueError, KeyError):
-            record = read_json(path) or {}
-            if record["n"] == record["split_images"]:
-                import numpy as np  # takes 0.1 s, and new runs do not need it
+        with suppress(OSError, DamagedError):
+            record = read_json(path, shapes.Evaluation)
+            if record and record["n"] == record["split_images"]:
+                from core.flags import read_flags  # imports numpy, which new runs do not need
 
-                with np.load(run.eval_flags(path.stem)) as flags:
+                flags = read_flags(run.eval_flags(path.stem))
+                if flags and "label" in flags:
                     return int(flags["label"].max()) + 1
     return None

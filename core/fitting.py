@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from core import shapes
 from core.compiling import Compile
 from core.config import RunConfig
-from core.rundir import Store, read_json, write_json
+from core.rundir import DamagedError, Store, read_json, write_json
 from core.values import safe_name
 
 _OTHERS = 0.1
@@ -54,8 +56,10 @@ class Fits:
     def recall(self) -> int | None:
         """The micro-batch to begin with; None where nothing is known."""
         path = self._file()
-        found = read_json(path) if path else None
-        return int(found["micro_batch"]) if found else None
+        with suppress(DamagedError):  # as if nothing were known
+            found = read_json(path, shapes.Repair) if path else None
+            return (found or {}).get("micro_batch")
+        return None
 
     def remember(self, micro_batch: int) -> None:
         """Keep a micro-batch to which memory has forced a run; the smallest one stays."""

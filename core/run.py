@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import autoattack, data, lora, measure, memory, models, parameters, records, runtime
+from core import (
+    autoattack,
+    damage,
+    data,
+    lora,
+    measure,
+    memory,
+    models,
+    parameters,
+    records,
+    runtime,
+)
 from core.claims import Claim, now
 from core.compiling import Compile
 from core.config import EvalConfig, RunConfig, rounded
@@ -63,6 +74,8 @@ def execute(
     """
     run = store.run(config.id)
     if claim:
+        for line in damage.repair(run, [item.id for item in evals]):
+            remark(claim, line)
         run.write_config(config.to_dict())
         write_json(run.env, runtime.describe() | {"processes": team.size})
         claim.progress = {"phase": "load data"}
@@ -160,7 +173,7 @@ def _write_result(
     """result.json: written last, and only by the owner; names every evaluation on disk."""
     must_own(run, claim)
     config = trainer.config
-    before = read_json(run.result) or {"evals": []}
+    before = read_json(run.result) or {"evals": sorted(run.evals_on_disk())}
     names = [*before["evals"], *(item.id for item in evals)]
     result = {
         "id": config.id,

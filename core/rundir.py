@@ -6,23 +6,30 @@ content or the new one, never half of either, also when the disk fills up or the
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
+from core.shapes import AnyObject, misfit
 
-class DamagedError(json.JSONDecodeError):
-    """A file of the store that is not whole JSON, by its name."""
+log = logging.getLogger("epsweep")
 
-    def __init__(self, path: Path, error: ValueError) -> None:
-        super().__init__("", "", 0)
-        self.args = (f"{path}: damaged, not whole JSON ({error}); restore it, or remove it",)
+
+class DamagedError(ValueError):
+    """A file of the store that is not what it should be: cut off, overwritten, of another shape."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: damaged, {reason}")
+        self.path, self.reason = path, reason
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -55,30 +62,78 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`, None where there is no such file. Raises DamagedError."""
+def read_json(path: Path, shape: object = AnyObject) -> dict[str, Any] | None:
+    """The object in `path`, None if there is no such file. shape: of core.shapes.
+
+    Raises DamagedError.
+    """
     try:
-        return parse_json(path.read_bytes(), path)
+        return parse_json(path.read_bytes(), path, shape)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of `path`, [] where there is no such file. Raises DamagedError."""
+def read_jsonl(path: Path, shape: object = AnyObject) -> list[dict[str, Any]]:
+    """The rows of `path`, [] if there is no such file, without a last one that was cut off while
+    it was written. Raises DamagedError."""
+    return [parse_json(line, path, shape) for line in _lines(path)]
+
+
+def salvage(path: Path, shape: object = AnyObject) -> list[dict[str, Any] | None]:
+    """The rows of `path`, None in the place of each that is damaged; these are logged once."""
+    rows: list[dict[str, Any] | None] = []
+    for line in _lines(path):
+        try:
+            rows.append(parse_json(line, path, shape))
+        except DamagedError as error:
+            warn_once(f"{error}; this row is left out")
+            rows.append(None)
+    return rows
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Log a line, the first time in this process."""
+    log.warning("%s", text)
+
+
+def _lines(path: Path) -> list[bytes]:
     try:
-        lines = path.read_bytes().splitlines()
+        *whole, last = path.read_bytes().split(b"\n")
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [parse_json(line, path) for line in lines if line]
+    lines = [line for line in whole if line.strip()]
+    return lines if _is_torn(last) else [*lines, last]
 
 
-def parse_json(text: bytes, path: Path) -> dict[str, Any]:
+def _is_torn(last: bytes) -> bool:
+    """Whether what follows the last line break is nothing, or the beginning of an object."""
+    if not last.startswith(b"{"):
+        return not last
+    try:
+        json.loads(last)
+    except ValueError:
+        return True
+    return False
+
+
+def parse_json(text: bytes, path: Path, shape: object = AnyObject) -> dict[str, Any]:
     """The object that `text` of `path` is. Raises DamagedError."""
     try:
-        value: dict[str, Any] = json.loads(text)
-    except ValueError as error:  # a JSONDecodeError, or no UTF-8
-        raise DamagedError(path, error) from None
-    return value
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
+        raise DamagedError(path, f"not whole JSON ({error})") from None
+    problem = misfit(value, shape)
+    if problem:
+        raise DamagedError(path, problem)
+    checked: dict[str, Any] = value
+    return checked
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged file to `<name>.damaged`, for a person to look at; the newest one stays."""
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
 
 
 @dataclass(frozen=True)
@@ -158,15 +213,33 @@ class RunDir:
         is to be made again."""
         return all(name in result["evals"] and self.eval_json(name).is_file() for name in evals)
 
+    def evals_on_disk(self) -> Iterator[str]:
+        """Ids of the evaluations that are there as a whole, whoever has asked for them."""
+        for file in self.evals.glob("*.json"):
+            if self.eval_flags(file.stem).is_file():
+                yield file.stem
+
     def forget_results(self) -> None:
         """Delete the result, then every evaluation, finished or not."""
         for file in (self.result, *self.evals.glob("*")):
             file.unlink(missing_ok=True)
 
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config. Raises DamagedError."""
+        try:
+            config = yaml.load(self.config.read_bytes(), Loader=yaml.CSafeLoader)
+        except (yaml.YAMLError, ValueError) as error:  # no YAML, or no UTF-8
+            said = " ".join(str(error).split())
+            raise DamagedError(self.config, f"not whole YAML ({said})") from None
+        if problem := misfit(config, AnyObject):
+            raise DamagedError(self.config, problem)
+        checked: dict[str, Any] = config
+        return checked
+
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Record the resolved config once; an identical file is left alone."""
         text = yaml.safe_dump(dict(config), sort_keys=False)
-        if not self.config.is_file() or self.config.read_text("utf-8") != text:
+        if not self.config.is_file() or self.config.read_bytes() != text.encode():
             write_text(self.config, text)
 
 

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from core import shapes
 from core.rundir import read_json, write_json
 
 JOIN_S = 600.0
@@ -157,7 +158,7 @@ def _found(file: Path) -> Callable[[], Any]:
     """The others' side. A file that leads nowhere was left by a job of the same id: read again."""
     end = time.monotonic() + JOIN_S
     while time.monotonic() < end:
-        place = read_json(file)
+        place = read_json(file, shapes.Place)
         if place:
             try:
                 return _client(place)

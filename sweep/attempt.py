@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from core import damage
 from core.claims import Claim, NotOwnedError
 from core.config import EvalConfig, RunConfig
 from core.rundir import RunDir, Store, SweepDir, read_json
@@ -176,9 +177,12 @@ def _let_go() -> None:
 
 
 def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
-    """Whether the result is there and every evaluation asked for."""
+    """Whether the result is there and every evaluation asked for, and all of it can be read."""
+    wanted = [item.id for item in evals]
+    if damage.find(run, wanted):
+        return False
     result = read_json(run.result)
-    return result is not None and run.holds(result, (item.id for item in evals))
+    return result is not None and run.holds(result, wanted)
 
 
 @contextmanager

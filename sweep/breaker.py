@@ -11,8 +11,9 @@ import shutil
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-from core.rundir import SweepDir, read_json, write_json
+from core.rundir import DamagedError, SweepDir, read_json, write_json
 
 LIMIT = 3
 """Runs that must fail alike."""
@@ -45,9 +46,14 @@ def tripped(sweep: SweepDir) -> Tripped | None:
         for folder in sorted(sweep.failures.iterdir()):
             files = sorted(folder.glob("[!.]*.json"))
             if len(files) >= LIMIT:
-                first = read_json(files[0]) or {}
-                return Tripped(len(files), first.get("reason", "?"))
+                return Tripped(len(files), _reason(files[0]))
     return None
+
+
+def _reason(file: Path) -> str:
+    with suppress(DamagedError):
+        return str((read_json(file) or {}).get("reason", "?"))
+    return "?"
 
 
 def close(sweep: SweepDir) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import shapes
 from core.config import EvalConfig, RunConfig
-from core.rundir import Store, read_json, read_jsonl
+from core.rundir import DamagedError, Store, read_json, salvage
 from slurm.profile import Profile
 from sweep.grid import Run
 from sweep.passes import gflops, passes, sizes_of
@@ -181,12 +182,16 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
     taken: dict[str, int] = defaultdict(int)
     seen = set()
     for manifest in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
-        for row in read_jsonl(manifest):
-            name = row["config"]["backbone"]
+        for row in filter(None, salvage(manifest, shapes.Manifest)):
+            name = str(row["config"].get("backbone"))
             if row["id"] in seen or taken[name] >= SAMPLE or _is_open(row, store):
                 continue
             seen.add(row["id"])
-            result, env = (read_json(p) or {} for p in _files(row, store))
+            try:
+                result = read_json(store.run(row["id"]).result, shapes.Result) or {}
+                env = read_json(store.run(row["id"]).env, shapes.Env) or {}
+            except DamagedError:
+                continue
             config = RunConfig.check(row["config"])
             if isinstance(config, list):  # of another version
                 continue
@@ -196,14 +201,9 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
                 yield config, result["seconds"] * share
 
 
-def _files(row: Mapping[str, Any], store: Store) -> tuple[Path, Path]:
-    folder = store.run(row["id"])
-    return folder.result, folder.env
-
-
 def _is_open(row: Mapping[str, Any], store: Store) -> bool:
     # How long `auto` trained without an attack is not in its config.
-    return row["config"]["schedule"]["kind"] == "auto" or not os.path.exists(
+    return row["config"].get("schedule", {}).get("kind") == "auto" or not os.path.exists(
         store.run(row["id"]).result
     )
 

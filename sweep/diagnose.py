@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from json import JSONDecodeError
+from contextlib import suppress
 from typing import Any
 
 from rich.text import Text
 
+from core import shapes
 from core.classes import classes_of
 from core.config import RunConfig
 from core.diagnosis import Finding, of_end, of_evaluation, of_training, standard_of, standards
-from core.rundir import Store, read_json, read_jsonl
+from core.rundir import DamagedError, Store, read_json, read_jsonl
 from sweep.plan import Plan, Status
 
 
@@ -31,16 +32,17 @@ def _of_run(status: Status, store: Store, known: Mapping[RunConfig, RunConfig]) 
     found = of_training(rows, config.epochs, standard, classes)
     found += of_end(status.kind, status.reason)
     for asked in status.run.evals:
-        record = read_json(run.eval_json(asked.id))
-        if record:
-            found += of_evaluation(record, config.norm, config.epsilon_g, classes)
+        with suppress(DamagedError):
+            record = read_json(run.eval_json(asked.id), shapes.Evaluation)
+            if record:
+                found += of_evaluation(record, config.norm, config.epsilon_g, classes)
     return found
 
 
 def _epochs(config: RunConfig, store: Store) -> Sequence[Mapping[str, Any]]:
     try:
-        return read_jsonl(store.run(config.id).metrics)
-    except JSONDecodeError:  # half a line: it is being written
+        return read_jsonl(store.run(config.id).metrics, shapes.Metrics)
+    except DamagedError:
         return []
 
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import submitit
 
+from core import shapes
 from core.claims import beat_seconds, holder, stale_seconds
 from core.config import EvalConfig, RunConfig
-from core.rundir import RunDir, Store, read_jsonl
+from core.rundir import DamagedError, RunDir, Store, read_jsonl, salvage
 from core.tracking import Mode
 from slurm import cluster, environment
 from slurm.command import ClusterError
@@ -134,7 +135,7 @@ class RunJob:
         return submitit.helpers.DelayedSubmission(self)
 
     def _rows(self) -> list[dict[str, Any]]:
-        return read_jsonl(Path(self.manifest))[self.first : self.first + self.count]
+        return rows_of(Path(self.manifest), self.first, self.count, shapes.Manifest)
 
     def _side_by_side(self) -> dict[str, int]:
         """One process per row on the same GPU; one that dies leaves the others alone."""
@@ -195,6 +196,15 @@ class RunJob:
         return may_begin(folder, after, self.max_lost)
 
 
+def rows_of(manifest: Path, first: int, count: int, shape: object) -> list[dict[str, Any]]:
+    """Rows [first, first + count) of a frozen manifest. Raises DamagedError where they are not all
+    there: a worker that leaves some out would seem to have done its list."""
+    rows = read_jsonl(manifest, shape)
+    if len(rows) < first + count:
+        raise DamagedError(manifest, f"expected {first + count} rows, got {len(rows)}")
+    return rows[first : first + count]
+
+
 def _parsed(row: dict[str, Any]) -> tuple[RunConfig, list[EvalConfig]]:
     evals = [EvalConfig.parse(item) for item in row["evals"].values()]
     return RunConfig.parse(row["config"], where=row["id"]), evals
@@ -219,7 +229,7 @@ def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
     # Not "done": another grid may have asked for other evaluations.
     if since.info.get("outcome") in ("failed", "cancelled"):
         return False
-    rows = read_jsonl(folder.attempts)
+    rows = [row for row in salvage(folder.attempts, shapes.Attempt) if row]
     lost = [r for r in rows if r["attempt"] > after and r["outcome"] in (None, "lost")]
     return len(lost) < most_lost
 

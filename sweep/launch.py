@@ -116,7 +116,7 @@ def retry(
     kind: str | None = None,
     console: Console,
 ) -> Plan | None:
-    """Submit failed and cancelled runs again, each changed as its failure asks for; `kind` limits
+    """Submit failed, cancelled and damaged runs again, as their failures ask for; `kind` limits
     it to one class of failure, or of interruption. Raises ConfigError, ProfileError, ClusterError.
     """
     kinds = repair.classes(kind)
@@ -295,5 +295,9 @@ def _nothing(seen: Plan) -> Text:
         return Text("nothing to do: every run is done", style="green")
     if seen.of(LAUNCHABLE):
         return Text("nothing to retry; `sweep launch` runs what is new or was interrupted")
-    hint = "; `sweep retry` runs failed and cancelled ones again" if seen.of(REPAIRABLE) else ""
+    hint = (
+        "; `sweep retry` runs failed, cancelled and damaged ones again"
+        if seen.of(REPAIRABLE)
+        else ""
+    )
     return Text(f"nothing to submit: every run is done, on its way or ended{hint}")

@@ -11,13 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from core import shapes
 from core.claims import process_alive
-from core.rundir import Store, SweepDir, read_jsonl
+from core.rundir import Store, SweepDir, salvage
 from slurm import cluster, environment
 from slurm.cluster import JobState
 from sweep import joblog, triage
 
 Key = TypeVar("Key")
+Rows = Sequence[Mapping[str, Any] | None]
+"""Of a manifest; None in the place of one that cannot be read."""
 
 HIDDEN = "HIDDEN"
 """State of another user's job where Slurm shows us none of those."""
@@ -60,17 +63,22 @@ class Pending:
 def promises(sweep: SweepDir) -> dict[str, Pending]:
     """The newest promise to each run, by run id. Asks nobody."""
     found: dict[str, Pending] = {}
-    manifests: dict[str, list[dict[str, Any]]] = {}
-    for row in read_jsonl(sweep.submissions):
+    manifests: dict[str, Rows] = {}
+    for row in submissions(sweep):
         name = row["manifest"]
         if name not in manifests:
-            manifests[name] = read_jsonl(sweep.path / name)
+            manifests[name] = salvage(sweep.path / name, shapes.Manifest)
         rows = manifests[name]
         if row["executor"] == "slurm":
             found |= _of_array(row, rows, sweep.logs)
-        elif alive := [item for item in row["processes"] if process_alive(item)]:
+        elif alive := [item for item in row.get("processes", ()) if process_alive(item)]:
             found |= of_process(rows, str(alive[0]["pid"]))
     return found
+
+
+def submissions(sweep: SweepDir) -> list[dict[str, Any]]:
+    """The submissions of a sweep that can be read."""
+    return [row for row in salvage(sweep.submissions, shapes.Submission) if row]
 
 
 def elsewhere(store: Store, sweep: SweepDir, runs: Collection[str]) -> dict[str, list[Pending]]:
@@ -90,9 +98,9 @@ def elsewhere(store: Store, sweep: SweepDir, runs: Collection[str]) -> dict[str,
     return live
 
 
-def of_process(rows: Sequence[Mapping[str, Any]], pid: str) -> dict[str, Pending]:
+def of_process(rows: Rows, pid: str) -> dict[str, Pending]:
     """What a worker on this machine promises for the rows of its manifest."""
-    return {row["id"]: Pending(pid, row["after"]) for row in rows}
+    return {row["id"]: Pending(pid, row["after"]) for row in rows if row}
 
 
 def tasks(row: Mapping[str, Any]) -> Iterator[tuple[str, range]]:
@@ -104,21 +112,20 @@ def tasks(row: Mapping[str, Any]) -> Iterator[tuple[str, range]]:
         yield job, range(first + task * per, min(first + (task + 1) * per, row["end"]))
 
 
-def _of_array(
-    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], logs: Path
-) -> dict[str, Pending]:
+def _of_array(row: Mapping[str, Any], rows: Rows, logs: Path) -> dict[str, Pending]:
     return {
-        rows[number]["id"]: Pending(
+        run["id"]: Pending(
             job,
-            rows[number]["after"],
+            run["after"],
             row["name"],
             logs=logs,
-            evals=frozenset(rows[number]["evals"]),
+            evals=frozenset(run["evals"]),
             user=row.get("user"),
         )
         for job, numbers in tasks(row)
         for number in numbers
-        if number < len(rows)  # a manifest that was deleted promises nothing
+        # A manifest that was deleted promises nothing, nor does a damaged row of one.
+        if number < len(rows) and (run := rows[number])
     }
 
 

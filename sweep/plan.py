@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from core import damage
 from core.claims import Holder, holder
 from core.rundir import RunDir, Store, read_json
 from sweep import pending, triage
@@ -27,6 +28,7 @@ class State(StrEnum):
     RUNNING = "running"
     INTERRUPTED = "interrupted"  # stopped or lost part-way; goes on from its checkpoint
     UNEVALUATED = "unevaluated"  # trained, but the grid asks for an evaluation it lacks
+    DAMAGED = "damaged"  # one of its files cannot be read; `retry` makes again what is lost
     FAILED = "failed"
     CANCELLED = "cancelled"
     DONE = "done"
@@ -35,7 +37,7 @@ class State(StrEnum):
 LAUNCHABLE = frozenset({State.NEW, State.INTERRUPTED, State.UNEVALUATED})
 HELD = "launch failed requeued held"
 """Slurm's reason for a job that waits until somebody releases it; `launch` does."""
-REPAIRABLE = frozenset({State.FAILED, State.CANCELLED})
+REPAIRABLE = frozenset({State.FAILED, State.CANCELLED, State.DAMAGED})
 
 
 @dataclass(frozen=True)
@@ -163,19 +165,26 @@ def look(
         return _not_begun(run, folder, promise)
     if current.live:
         return _seen(run, State.RUNNING, current)
-    result = read_json(folder.result)
-    if result is not None and folder.holds(result, (item.id for item in run.evals)):
+    wanted = [item.id for item in run.evals]
+    damaged = damage.find(folder, wanted)
+    result = None if damaged else read_json(folder.result)
+    if result is not None and folder.holds(result, wanted):
         return replace(_seen(run, State.DONE, current), epoch=run.config.epochs, share=1.0)
     if folder.cancel.exists():
         return _seen(run, State.CANCELLED, current)
     outcome = current.info.get("outcome")
-    if promise and (current.attempt <= promise.after or outcome not in ("failed", "cancelled")):
+    ended = damaged or outcome in ("failed", "cancelled")
+    if promise and (current.attempt <= promise.after or not ended):
         if promise.live and not _is_hung(current, promise):
             return _seen(run, State.PENDING, current, job=promise.job, reason=_waits(promise))
         if not promise.live and current.attempt <= promise.after:
-            ended = _not_begun(run, folder, promise)
-            if ended.state is State.FAILED:
-                return _seen(run, ended.state, current, kind=ended.kind, reason=ended.reason)
+            told = _not_begun(run, folder, promise)
+            if told.state is State.FAILED:
+                return _seen(run, told.state, current, kind=told.kind, reason=told.reason)
+    if damaged:
+        return _seen(
+            run, State.DAMAGED, current, kind="damaged", reason=damage.described(damaged, folder)
+        )
     if outcome == "failed":
         return _seen(run, State.FAILED, current)
     if outcome == "cancelled":

@@ -7,11 +7,12 @@ more of it. Any other class is run again as it was.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from core import shapes
 from core.config import ConfigError, nearest
-from core.rundir import RunDir, read_json, write_json
+from core.rundir import DamagedError, RunDir, read_json, write_json
 from slurm.profile import Profile
 from sweep.plan import State, Status
 from sweep.triage import FAILURES, PAUSES
@@ -39,9 +40,16 @@ class Repair:
         return {"micro_batch": self.micro_batch, "eval_batch": self.micro_batch}
 
 
+FIELDS = frozenset(item.name for item in fields(Repair))
+
+
 def read(run: RunDir) -> Repair:
     """The repair of a run, an empty one where nothing was changed."""
-    return Repair(**(read_json(run.repair) or {}))
+    try:
+        known = read_json(run.repair, shapes.Repair) or {}
+    except DamagedError:  # the run is damaged, and is told so
+        known = {}
+    return Repair(**{name: value for name, value in known.items() if name in FIELDS})
 
 
 def classes(asked: str | None) -> set[str] | None:

@@ -17,14 +17,16 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import shapes
 from core.claims import holder, now
 from core.config import RunConfig
 from core.records import Goal
-from core.rundir import RunDir, read_json, write_json
+from core.rundir import DamagedError, RunDir, read_json, write_json
 
 REAL = ("completed", "pruned", "diverged")
 """How a trial ends that counts: trained to its end, stopped early, or an infinite loss."""
@@ -126,7 +128,9 @@ class Search:
 
     def winner(self) -> dict[str, Any] | None:
         """The recorded winner, None before the budget is used up."""
-        return read_json(self.winner_file)
+        with suppress(DamagedError):  # the trials tell it again
+            return read_json(self.winner_file, shapes.Winner)
+        return None
 
 
 @dataclass(frozen=True)
@@ -190,9 +194,9 @@ def _trial(search: Search, number: int) -> Trial:
     current = holder(run)
     if current is None:
         return Trial(number, "new")
-    record = read_json(trial_file(run))
-    if record is not None:
-        return Trial(number, record["state"], record, current.seconds, record["reason"])
+    ended = record(run)
+    if ended is not None:
+        return Trial(number, ended["state"], ended, current.seconds, ended["reason"])
     if current.live:
         return Trial(number, "running", {}, current.seconds)
     state = "failed" if current.info.get("outcome") == "failed" else "interrupted"
@@ -202,6 +206,13 @@ def _trial(search: Search, number: int) -> Trial:
 def trial_file(run: RunDir) -> Path:
     """How a trial ended; not there before it has."""
     return run.path / "trial.json"
+
+
+def record(run: RunDir) -> dict[str, Any] | None:
+    """How a trial ended; None before it has, and if that cannot be read: it is to be done again."""
+    with suppress(DamagedError):
+        return read_json(trial_file(run), shapes.Trial)
+    return None
 
 
 def forget(run: RunDir) -> None:

@@ -22,9 +22,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from core.rundir import read_json
 from core.seeds import derive
-from sweep.search import Search, trial_file
+from sweep.search import Search, record
 
 SLOT = "trial"
 """Where Optuna keeps which of our trials one of its own is; it counts those too that failed."""
@@ -96,9 +95,9 @@ class Study:
         for trial in self._all():
             if trial.state is TrialState.RUNNING and SLOT in trial.user_attrs:
                 run = self.search.trial_dir(trial.user_attrs[SLOT])
-                record = read_json(trial_file(run))
-                if record is not None:
-                    self._tell(trial.number, record)
+                ended = record(run)
+                if ended is not None:
+                    self._tell(trial.number, ended)
 
     def _take(self) -> tuple[bool, optuna.Trial]:
         """The trial that a former holder of ours began (then True), or a new one."""
@@ -131,15 +130,15 @@ class Study:
         found: int | None = self._trial.user_attrs.get(STOPPED)
         return found
 
-    def tell(self, record: Mapping[str, Any]) -> None:
+    def tell(self, ended: Mapping[str, Any]) -> None:
         """How the trial ended, as its folder tells."""
-        self._tell(self._trial.number, record)
+        self._tell(self._trial.number, ended)
 
-    def _tell(self, number: int, record: Mapping[str, Any]) -> None:
+    def _tell(self, number: int, ended: Mapping[str, Any]) -> None:
         # A trial that diverged is one that was stopped with nothing to show for it.
-        completed = record["state"] == "completed"
+        completed = ended["state"] == "completed"
         state = TrialState.COMPLETE if completed else TrialState.PRUNED
-        value = record["value"] if completed else None
+        value = ended["value"] if completed else None
         with suppress(UpdateFinishedTrialError):  # another worker has told it in this moment
             self._study.tell(number, value, state=state, skip_if_finished=True)
 

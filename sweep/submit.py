@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from core import shapes
 from core.claims import Claim, newest_attempt, now
 from core.config import ConfigError
-from core.rundir import RunDir, Store, SweepDir, read_jsonl, write_jsonl, write_text
+from core.rundir import RunDir, Store, SweepDir, salvage, set_aside, write_jsonl, write_text
 from slurm import environment
 from slurm.profile import Profile
 from sweep.grid import Grid, Run
@@ -88,12 +89,20 @@ def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> No
         "manifest": manifest.name,
         **more,
     }
-    rows = read_jsonl(sweep.submissions)
+    rows = _so_far(sweep)
     kept = [old for old in rows if "name" not in row or old.get("name") != row["name"]]
     write_jsonl(sweep.submissions, [*kept, row])
 
 
 def forget(sweep: SweepDir, name: str) -> None:
     """Take a row back: Slurm never got that array."""
-    rows = read_jsonl(sweep.submissions)
+    rows = _so_far(sweep)
     write_jsonl(sweep.submissions, [row for row in rows if row.get("name") != name])
+
+
+def _so_far(sweep: SweepDir) -> list[dict[str, Any]]:
+    """The rows of submissions.jsonl; of a damaged file, which is set aside, those to be read."""
+    rows = salvage(sweep.submissions, shapes.Submission)
+    if None in rows:
+        set_aside(sweep.submissions)
+    return [row for row in rows if row]

@@ -15,11 +15,12 @@ from typing import Any
 
 from rich.table import Table
 
+from core import shapes
 from core.classes import classes_of
 from core.config import RunConfig, show_strength
 from core.diagnosis import VERY_FAR, clean, standard_of, standards, twin
 from core.records import EXACT, chance, delay, threshold
-from core.rundir import Store, read_jsonl
+from core.rundir import DamagedError, Store, read_jsonl
 
 REACHED = 0.9
 """Share of its final validation accuracy at which standard fine-tuning has adapted."""
@@ -151,8 +152,8 @@ def _mean(epochs: Sequence[int]) -> int:
 def _finished(config: RunConfig, store: Store) -> Rows:
     """The epochs of a run that is through its training, else none."""
     try:
-        rows = read_jsonl(store.run(config.id).metrics)
-    except ValueError:  # half a line: it is being written
+        rows = read_jsonl(store.run(config.id).metrics, shapes.Metrics)
+    except DamagedError:
         return []
     return rows if len(rows) >= config.epochs else []
 

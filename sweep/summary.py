@@ -15,7 +15,8 @@ from sweep.cost import Cost
 from sweep.grid import Grid, Run
 from sweep.plan import Plan, State, Status
 
-MARKS = {State.RUNNING: "running", State.PENDING: "pending", State.FAILED: "failed"}
+MARKED = (State.RUNNING, State.PENDING, State.FAILED, State.DAMAGED)
+"""States that a cell counts besides done."""
 
 
 def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
@@ -68,9 +69,9 @@ def cells(seen: Plan, cost: Cost) -> Table:
 def _cell(states: Counter[State]) -> Text:
     done = states[State.DONE]
     text = Text(f"{done}/{states.total()}", style="green" if done else "")
-    for state, name in MARKS.items():
+    for state in MARKED:
         if states[state]:
-            text.append(f" {states[state]} {name}", style=watch.COLOURS[state])
+            text.append(f" {states[state]} {state}", style=watch.COLOURS[state])
     return text
 
 

@@ -28,6 +28,7 @@ FAILURES = {
     "timeout": "time limit, more often than max_requeues",
     "bug": "any other exception or crash",
     "job": "the job ended before the run began",
+    "damaged": "a file of the run cannot be read",
 }
 """Classes of failed runs; such a run is not started again by itself."""
 PAUSES = {

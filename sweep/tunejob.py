@@ -17,12 +17,13 @@ from typing import Any
 
 import submitit
 
+from core import shapes
 from core.claims import Claim, newest_attempt, now
 from core.config import RunConfig
 from core.rundir import RunDir, Store, SweepDir, read_jsonl, write_json
 from slurm import environment
 from sweep import attempt, breaker, search
-from sweep.job import await_former, may_begin, orderly
+from sweep.job import await_former, may_begin, orderly, rows_of
 from sweep.search import REAL, Search, trial_file, with_params
 
 log = logging.getLogger("epsweep")
@@ -57,7 +58,7 @@ class TuneJob:
 
     def _work(self) -> dict[str, int]:
         outcomes = Counter[str]()
-        rows = read_jsonl(Path(self.manifest))[self.first : self.first + self.count]
+        rows = rows_of(Path(self.manifest), self.first, self.count, shapes.Search)
         turn = self.turn % len(rows)
         for row in rows[turn:] + rows[:turn]:
             wanted = Search.parse(row["search"], Path(self.root) / "tuned")
@@ -81,7 +82,7 @@ class TuneJob:
             if trial.state in REAL or fresh or not may_begin(run, after[trial.number], MOST_LOST):
                 continue
             claim = attempt.claim_for(run, gpus=self.gpus)
-            if claim and trial_file(run).exists():  # it has just been done
+            if claim and search.record(run):  # it has just been done
                 claim.release("done")
             elif claim:
                 outcome = self._do(wanted, trial.number, claim)

@@ -15,7 +15,7 @@ from rich.console import Console
 from core import inputs
 from core.claims import process_alive
 from core.config import ConfigError
-from core.rundir import Store, SweepDir, read_jsonl, write_json
+from core.rundir import Store, SweepDir, write_json
 from slurm import cluster
 from slurm.profile import Profile
 from sweep import array, breaker, freeze, local, pending, search, submit, tunejob, watch, weights
@@ -126,7 +126,7 @@ def stop(grid: Grid, store: Store) -> int:
 
 
 def _jobs(sweep: SweepDir) -> list[str]:
-    arrays = [row for row in read_jsonl(sweep.submissions) if row["executor"] == "slurm"]
+    arrays = [row for row in pending.submissions(sweep) if row["executor"] == "slurm"]
     promised = {
         job: Pending(job, 0, row["name"], user=row.get("user"))
         for row in arrays
@@ -136,8 +136,7 @@ def _jobs(sweep: SweepDir) -> list[str]:
 
 
 def _processes(sweep: SweepDir) -> list[int]:
-    rows = read_jsonl(sweep.submissions)
-    known = [item for row in rows for item in row.get("processes", ())]
+    known = [item for row in pending.submissions(sweep) for item in row.get("processes", ())]
     return [item["pid"] for item in known if process_alive(item)]
 
 

@@ -26,12 +26,13 @@ COLOURS = {
     State.RUNNING: "cyan",
     State.INTERRUPTED: "yellow",
     State.UNEVALUATED: "yellow",
+    State.DAMAGED: "red",
     State.FAILED: "red",
     State.CANCELLED: "yellow",
     State.DONE: "green",
 }
-ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED})
-REASONED = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED})
+ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.DAMAGED})
+REASONED = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED, State.DAMAGED})
 SCHEDULER_S = 15.0
 """Seconds between two questions to Slurm while watching."""
 ROWS = 30
@@ -100,7 +101,7 @@ def table(
         rows = min(ROWS, max(0, screen.height - len(why) - 2))
     shown = list(zip(seen.statuses, _names(seen.statuses), strict=True))
     if len(shown) > rows:
-        under_way = (State.RUNNING, State.FAILED, State.INTERRUPTED)
+        under_way = (State.RUNNING, State.FAILED, State.DAMAGED, State.INTERRUPTED)
         shown = [row for state in under_way for row in shown if row[0].state is state][:rows]
     grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     grid.add_column("run", no_wrap=True, overflow="ellipsis")
@@ -130,7 +131,8 @@ def reasons(seen: Plan, most: int = ROWS) -> list[Text]:
     alike: dict[tuple[State, str], list[str]] = {}
     for status in seen.statuses:
         if status.reason and (status.state in REASONED or status.held):
-            told = not status.kind or status.reason.startswith(status.kind)  # cancelled on request
+            # 'cancelled on request', and 'damaged' is the state itself.
+            told = status.kind in (None, status.state) or status.reason.startswith(status.kind)
             why = status.reason if told else f"{status.kind}: {status.reason}"
             alike.setdefault((status.state, why), []).append(status.run.id)
     lines = [

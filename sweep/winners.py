@@ -34,7 +34,7 @@ def apply(grid: Grid, store: Store) -> Grid:
     searches = tuple({search.id: search for search in found.values()}.values())
     winners = {search.id: search.winner() for search in searches}
     runs = grid.runs
-    if all(winner and winner["params"] for winner in winners.values()):
+    if all(winner and winner.get("params") for winner in winners.values()):
         runs = tuple(_tuned(run, winners[found[run.id].id], grid.tune) for run in runs)
     return replace(grid, searches=searches, runs=runs)
 

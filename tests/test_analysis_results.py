@@ -114,12 +114,14 @@ def test_a_promised_evaluation_that_is_not_there_is_missing(tmp_path: Path) -> N
     assert sorted(set(frame["state"])) == ["done", "missing"]
 
 
-def test_a_truncated_evaluation_is_broken_not_fatal(tmp_path: Path) -> None:
+def test_a_truncated_evaluation_is_damage_of_its_run(tmp_path: Path) -> None:
     run = made.config(schedule="fix")
     folder = made.finish(tmp_path, run)
     path = folder.eval_json(made.EVALUATION.id)
     path.write_text(path.read_text()[:100])
-    assert set(load(tmp_path)["state"]) == {"broken"}
+    frame = load(tmp_path)
+    assert set(frame["state"]) == {"damaged"} and frame["value"].isna().all()
+    assert frame["reason"].str.startswith(f"evals/{path.name}: not whole JSON").all()
 
 
 def test_only_seeds_share_a_cell(tmp_path: Path) -> None:

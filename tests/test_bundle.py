@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from core.rundir import Store
+from core.rundir import Store, read_jsonl
 from slurm import profile as profiles
-from sweep import array, bundle, submit
+from sweep import array, bundle
 
 NAME = "epsweep-x-0a"
 
@@ -73,7 +73,7 @@ def test_tasks_find_theirs_although_the_launcher_was_stopped_as_sbatch_took_them
     with pytest.raises(KeyboardInterrupt):
         tasks = [dict] * count
         array.hand_over(tasks, sweep, tmp_path, tmp_path / "m", profiles.load("testbed"))
-    (row,) = submit.read_jsonl(sweep.submissions)
+    (row,) = read_jsonl(sweep.submissions)
     if count == 1:
         monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
     bundle.take(sweep.logs, row["name"])

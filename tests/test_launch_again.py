@@ -12,7 +12,7 @@ from rich.console import Console
 
 from core.claims import Claim
 from core.config import ConfigError
-from core.rundir import Store
+from core.rundir import Store, read_jsonl
 from slurm import cluster
 from slurm import profile as profiles
 from slurm.cluster import JobState
@@ -270,7 +270,7 @@ def test_an_array_that_sbatch_gave_up_on_is_forgotten_only_if_slurm_has_none(
     rows = {"first": 0, "end": tasks, "per": 1}
     with pytest.raises(ClusterError, match="Socket timed out"):
         array.hand_over([dict] * tasks, sweep, slurm, slurm / "m", where, **rows)
-    assert len(submit.read_jsonl(sweep.submissions)) == taken
+    assert len(read_jsonl(sweep.submissions)) == taken
 
 
 def test_workers_of_searches_whose_id_was_never_learnt_are_known_by_name(
@@ -303,18 +303,16 @@ def test_no_command_of_a_profile_leads_around_the_frozen_code(
 
 @pytest.mark.parametrize("name", ["claim-0001.json", "result.json"])
 @pytest.mark.parametrize("content", [b'{"outc', b"\0\0\0\0", b"\xff\xfe\xfd"])
-def test_a_damaged_file_is_named(
+def test_a_damaged_file_is_named_by_status(
     again: Grid, store: Store, call: Callable[..., tuple[int, str, str]], name: str, content: bytes
 ) -> None:
     claim = Claim.acquire(store.run(again.runs[0].id))
     assert claim
-    claim.release("failed")
+    claim.release("done")
     damaged = store.run(again.runs[0].id).path / name
     damaged.write_bytes(content)
-    for verb in ("status", "launch"):
-        code, _, err = call(verb, str(again.path))
-        assert code == 1
-        assert err.startswith(f"{damaged}: damaged, not whole JSON (") and err.count("\n") == 1
+    code, out, err = call("status", str(again.path))
+    assert (code, err) == (0, "") and f": {name}: not whole JSON (" in out
 
 
 def test_the_profile_debug_runs_here(

@@ -157,7 +157,9 @@ def test_an_evaluation_that_was_deleted_is_to_be_made_again(store: Store, tmp_pa
     claim = Claim.acquire(store.run(run.id))
     assert claim
     (asked,) = (claim.run.eval_json(item.id) for item in run.evals)
-    write_json(asked, {})
+    row = {"epsilon": "0", "norm": "linf", "n": 4, "correct": 3}
+    config = run.evals[0].to_dict()
+    write_json(asked, {"config": config, "rows": [row], "n": 4, "split_images": 4})
     write_json(claim.run.result, {"evals": [asked.stem]})
     claim.release("done")
     assert plan.look(run, claim.run).state is State.DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import threading
@@ -20,10 +19,12 @@ from hypothesis import strategies as st
 
 from core import checkpoint
 from core.rundir import (
+    DamagedError,
     RunDir,
     Store,
     read_json,
     read_jsonl,
+    salvage,
     write_atomic,
     write_json,
     write_jsonl,
@@ -187,11 +188,28 @@ def test_what_is_missing_reads_as_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_broken_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "x").write_text('{"a": ')
-    with pytest.raises(json.JSONDecodeError):
-        read_json(tmp_path / "x")
-    with pytest.raises(json.JSONDecodeError):
-        read_jsonl(tmp_path / "x")
+    path = tmp_path / "x"
+    path.write_text('{"a": ')
+    with pytest.raises(DamagedError, match="not whole JSON"):
+        read_json(path)
+    for wrong in ("[]", "null", "3", '"x"'):
+        path.write_text(wrong)
+        with pytest.raises(DamagedError, match="expected an object"):
+            read_json(path)
+        with pytest.raises(DamagedError, match="expected an object"):
+            read_jsonl(path)
+
+
+def test_a_row_cut_off_while_it_was_written_is_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    whole = '{"a": 1}\n{"a": 2}'
+    for length in range(len(whole) + 1):
+        path.write_text(whole[:length])
+        assert [row["a"] for row in read_jsonl(path)] == [1, 2][: whole[:length].count("}")]
+    path.write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
+    with pytest.raises(DamagedError):
+        read_jsonl(path)
+    assert salvage(path) == [{"a": 1}, None, {"a": 3}]
 
 
 def test_config_is_written_once(tmp_path: Path) -> None:

@@ -13,25 +13,26 @@ same bytes to the same places, so a late one does no harm.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import PIL
 
+from core import shapes
 from core.claims import Claim, now
 from core.config import ConfigError
 from core.datasets.entry import Entry, entries
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS
 from core.datasets.read import Contents, read
-from core.rundir import RunDir, Store, read_json, write_json, write_text
+from core.rundir import DamagedError, RunDir, Store, read_json, write_json, write_text
 
 CHUNK = 512
 """Images between two flushes to disk (77 MB at 224 pixels)."""
@@ -121,7 +122,7 @@ FILES = ("images.npy", "labels.npy", "files.tsv")
 
 def _decode(files: list[Path], size: int, draft: Path, progress: Progress) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), 3, size, size)}
-    done = (read_json(draft / "progress.json") or {"images": 0})["images"]
+    done = _already(draft)
     path = draft / "images.npy"
     path.touch()
     # Written as a stream: where the disk is full, writing through a memory map would kill the
@@ -139,6 +140,13 @@ def _decode(files: list[Path], size: int, draft: Path, progress: Progress) -> No
                 progress(done, len(files))
             _flush(file)
             write_json(draft / "progress.json", {"images": done})
+
+
+def _already(draft: Path) -> int:
+    """Images that a former process has put safely on disk."""
+    with suppress(DamagedError):
+        return int((read_json(draft / "progress.json", shapes.Prepared) or {}).get("images", 0))
+    return 0
 
 
 def _flush(file: IO[bytes]) -> None:
@@ -160,8 +168,8 @@ def describe(folder: Path, entry: Entry, *, miniature: bool = False) -> dict[str
     """The index of prepared arrays. Raises ConfigError where they are not those of the entry, or
     are a miniature and that is not asked for."""
     try:
-        index = read_json(folder / "index.json")
-    except json.JSONDecodeError:
+        index = read_json(folder / "index.json", shapes.Arrays)
+    except DamagedError:
         index = None
     if index is None:
         raise ConfigError(f"{folder}: no readable index.json; delete this folder, prepare it again")

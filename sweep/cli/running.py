@@ -198,12 +198,12 @@ def retry(
     root: Root = None,
     only: Only = None,
     failed: Annotated[
-        str | None, typer.Option("--failed", help="Only this class: oom, diverged, disk, ...")
+        str | None, typer.Option("--failed", help="Only this class: oom, diverged, damaged, ...")
     ] = None,
     tracking: TrackingOption = None,
     max_parallel: Workers = None,
 ) -> None:
-    """Run failed and cancelled runs again, from their last checkpoint."""
+    """Run failed, cancelled and damaged runs again, from their last checkpoint."""
     from sweep import launch as launching
 
     store = Store.at(root)
