@@ -168,7 +168,8 @@ class RunConfig(Part):
     backbone: Annotated[str, Field(min_length=1), BeforeValidator(canonical_backbone)]
     """A shorthand of the registry or any timm id."""
     weights: Annotated[str, Field(min_length=1)] = "pretrained"
-    """'pretrained' (timm's own), 'random', or a checkpoint: its full path, or in <root>/weights."""
+    """'pretrained' (timm's own), 'random', or a checkpoint: its full path, or in <root>/weights;
+    'file.pt#NAME' for one of several weights in it."""
     dataset: Annotated[str, Field(min_length=1), AfterValidator(named_or_full)]
     """A known name or the full path of a folder with train/, val/ and test/."""
     image_size: Annotated[Count, Field(ge=8)] = 224

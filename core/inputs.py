@@ -46,15 +46,24 @@ def is_own(dataset: str, size: int, store: Store) -> bool:
 
 def weights_file(name: str, store: Store) -> Path:
     """The checkpoint a config names: a full path, or one in <root>/weights. Raises ConfigError."""
-    path = store.weights / Path(name).expanduser()
-    if path.is_file():
-        return path
+    return weights_part(name, store)[0]
+
+
+def weights_part(name: str, store: Store) -> tuple[Path, str | None]:
+    """The checkpoint a config names, and which of the weights in it: 'file.pt#NAME'; None if it
+    names none. A file whose own name has a '#' wins. Raises ConfigError if there is no such file.
+    """
+    ends = [len(name), *(at for at in reversed(range(len(name))) if name[at] == "#")]
+    for end in ends:
+        path = store.weights / Path(name[:end]).expanduser()
+        if path.is_file():
+            return path, name[end + 1 :] if end < len(name) else None
     have = [path for path in store.weights.rglob("*") if path.suffix in CHECKPOINTS]
     listed = ", ".join(sorted(str(p.relative_to(store.weights)) for p in have)[:6]) or "none"
     owner = [n for n, b in backbones().items() if b.checkpoint and b.checkpoint.file == name]
     made = "demo" if name.startswith("demo/") else f"weights fetch {owner[0]}" if owner else None
     hint = f"; run: sweep {made}" if made else ""
-    if not made and os.path.isfile(name):
+    if not made and (os.path.isfile(name) or os.path.isfile(name.partition("#")[0])):
         hint = f"; write the full path: {os.path.abspath(name)}"
     raise ConfigError(f"weights '{name}': no such file (in {store.weights}: {listed}){hint}")
 
