@@ -15,6 +15,7 @@ from core.datasets.entry import entries
 from core.datasets.own import SPLITS, checked, survey
 from core.registry import PROCEDURAL, SYNTHETIC, backbone, backbones, hub_repo
 from core.rundir import Store
+from core.values import at_home
 
 NO_AUTOATTACK = (
     "attack autoattack needs the package pyautoattack: pip install 'epsweep[autoattack]'"
@@ -29,7 +30,7 @@ def is_drawn(dataset: str) -> bool:
 
 def dataset_folder(dataset: str, store: Store) -> Path:
     """A name lies in the store's data folder; anything with a '/' is a path."""
-    path = Path(dataset).expanduser()
+    path = at_home(dataset)
     return path if "/" in dataset else store.data / path
 
 
@@ -55,7 +56,7 @@ def weights_part(name: str, store: Store) -> tuple[Path, str | None]:
     """
     ends = [len(name), *(at for at in reversed(range(len(name))) if name[at] == "#")]
     for end in ends:
-        path = store.weights / Path(name[:end]).expanduser()
+        path = store.weights / at_home(name[:end])
         if path.is_file():
             return path, name[end + 1 :] if end < len(name) else None
     have = [path for path in store.weights.rglob("*") if path.suffix in CHECKPOINTS]
@@ -104,7 +105,7 @@ def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
     if not home:
         home = f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-    return Path(named or f"{home}/hub").expanduser()
+    return at_home(named or f"{home}/hub")
 
 
 def is_offline(environ: Mapping[str, str] = os.environ) -> bool:

@@ -20,6 +20,7 @@ from typing import IO, Any
 import yaml
 
 from core.shapes import AnyObject, misfit
+from core.values import at_home
 
 log = logging.getLogger("epsweep")
 
@@ -280,8 +281,10 @@ class Store:
 
     @classmethod
     def at(cls, root: str | Path | None = None) -> Store:
-        """The store at `root`, else at $EPSWEEP_ROOT, else at ./outputs; always absolute."""
-        return cls(Path(root or os.environ.get("EPSWEEP_ROOT") or "outputs").absolute())
+        """The store at `root`, else at $EPSWEEP_ROOT, else at ./outputs; always absolute. Raises
+        ConfigError for a path that cannot be used."""
+        given = root or os.environ.get("EPSWEEP_ROOT") or "outputs"
+        return cls(at_home(at_home(given).absolute()))
 
     @property
     def runs(self) -> Path:
@@ -290,7 +293,7 @@ class Store:
     @property
     def data(self) -> Path:
         """Datasets: one folder per name, and the prepared arrays."""
-        return Path(os.environ.get("EPSWEEP_DATA") or self.root / "data").absolute()
+        return at_home(os.environ.get("EPSWEEP_DATA") or self.root / "data").absolute()
 
     @property
     def weights(self) -> Path:

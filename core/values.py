@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -57,6 +58,20 @@ def named_or_full(place: str) -> str:
             f"'{place}' depends on where one is, write the full path: {os.path.abspath(place)}"
         )
     return os.path.normpath(place)
+
+
+def at_home(path: str | Path) -> Path:
+    """`path` with the home folder for a leading '~'. Raises ConfigError if there is no such user,
+    or if the path has bytes that are not UTF-8: configs and records could not name it."""
+    shown = os.fsencode(path).decode(errors="replace")
+    try:
+        os.fspath(path).encode()
+        return Path(path).expanduser()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{shown}: the name of this path is not UTF-8 text") from None
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise ConfigError(f"{shown}: no home folder of '{user}' is known") from None
 
 
 def no_bool(value: object) -> object:

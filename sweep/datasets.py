@@ -21,6 +21,7 @@ from core.datasets.images import read_image
 from core.datasets.own import SPLITS, survey
 from core.datasets.read import find_root, read
 from core.rundir import Store
+from core.values import at_home
 
 
 def entry_of(name: str) -> Entry:
@@ -155,7 +156,7 @@ def verify(names: Iterable[str], store: Store, console: Console) -> Iterator[Fin
 def _own(name: str, store: Store) -> Path | None:
     """The user's own folder that a name stands for, as in a grid; None if it is a release."""
     if "/" in name or (name not in entries() and Path(name).is_dir()):
-        return Path(name).expanduser().absolute()
+        return at_home(name).absolute()
     folder = store.data / name
     own = not sizes(name, store) and all((folder / split).is_dir() for split in SPLITS)
     return folder if own else None

@@ -2,11 +2,12 @@
 
 Values of one key are alternatives, keys restrict each other. A key is a field of RunConfig,
 `setting` (also spelled `schedule`) or `id`. Standard runs have no strength: their epsilon_g is 0.
+A value that some run has is never cut at its commas, which a folder's path may hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import reduce
 
@@ -24,15 +25,17 @@ def select(runs: Iterable[Run], filters: Sequence[str]) -> list[Run]:
     """
     left = list(runs)
     problems = []
-    meant = {}
-    for key, values in _read(filters).items():
-        known = dict.fromkeys(_value(run, key) for run in left)
-        absent = {canonical(value): value for value in values}
-        meant[key] = set(absent)
-        for value in known:
-            absent.pop(canonical(value), None)
-        for value in absent.values():
-            problems.append(f"--only {key}={value}: no run has this value{nearest(value, known)}")
+    meant: dict[str, set[object]] = {}
+    for key, text in _read(filters):
+        values = dict.fromkeys(_value(run, key) for run in left)
+        known = {canonical(value): value for value in values}
+        for value in _split(text, known):
+            meant.setdefault(key, set()).add(canonical(value))
+            if not value:
+                problems.append(f"--only {key}={text}: expected key=value or key=value,value")
+            elif canonical(value) not in known:
+                hint = nearest(value, known.values())
+                problems.append(f"--only {key}={value}: no run has this value{hint}")
     if problems:
         raise ConfigError(*problems)
     for key, wanted in meant.items():
@@ -42,20 +45,28 @@ def select(runs: Iterable[Run], filters: Sequence[str]) -> list[Run]:
     return left
 
 
-def _read(filters: Sequence[str]) -> dict[str, list[str]]:
-    wanted: dict[str, list[str]] = {}
+def _read(filters: Sequence[str]) -> list[tuple[str, str]]:
+    """(key, values as written) of every filter."""
     problems = []
     for text in filters:
-        key, _, values = text.partition("=")
-        if not all(values.split(",")):
+        key, equals, _ = text.partition("=")
+        if not equals:
             problems.append(f"--only {text}: expected key=value or key=value,value")
         elif key not in KEYS:
             problems.append(f"--only {text}: unknown key '{key}'{nearest(key, KEYS)}")
-        else:
-            wanted.setdefault(key, []).extend(values.split(","))
     if problems:
         raise ConfigError(*problems)
-    return wanted
+    return [(key, values) for key, _, values in (text.partition("=") for text in filters)]
+
+
+def _split(text: str, known: Collection[object]) -> Iterator[str]:
+    """The values in `text`, cut at commas, but never within a known value."""
+    pieces = text.split(",")
+    while pieces:
+        sizes = range(len(pieces), 1, -1)
+        size = next((n for n in sizes if canonical(",".join(pieces[:n])) in known), 1)
+        yield ",".join(pieces[:size])
+        pieces = pieces[size:]
 
 
 def _value(run: Run, key: str) -> str:

@@ -6,16 +6,19 @@ Exit codes: 0 ok, 1 failure, 2 usage or bad input, 3 incomplete results.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import typer
 from rich.text import Text
 
 from core.config import ConfigError
 from core.rundir import DamagedError
+from core.values import at_home
 from slurm.command import ClusterError
 from slurm.profile import ProfileError
 from sweep.cli import checking, data, results, running, tuning, weights
 from sweep.cli.options import err
+from sweep.cli.terminal import fit_encoding, literal
 from sweep.stop import StoppedError
 
 __all__ = ["app", "main"]
@@ -36,9 +39,9 @@ app.add_typer(weights.verbs, name="weights")
 
 def main() -> None:
     """Entry point of the console script: known failures become one line each, never a traceback."""
-    sys.argv[1:] = spread_only(sys.argv[1:])
+    fit_encoding()
     try:
-        app()
+        literal(app)(spread_only(map(from_home, sys.argv[1:])), prog_name="sweep")
     except (ConfigError, ProfileError) as error:
         for line in str(error).splitlines():
             err.print(Text(line, style="red"), soft_wrap=True)
@@ -54,7 +57,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def spread_only(arguments: list[str]) -> list[str]:
+def from_home(argument: str) -> str:
+    """`--root=~/x` with the home folder, which shells put there only after a space."""
+    option, equals, path = argument.partition("=")
+    if argument.startswith("-") and path.startswith("~"):
+        return f"{option}{equals}{at_home(path)}"
+    return str(at_home(argument)) if argument.startswith("~") else argument
+
+
+def spread_only(arguments: Iterable[str]) -> list[str]:
     """`--only a=1 b=2` as the option parser knows it: `--only a=1 --only b=2`."""
     spread: list[str] = []
     taking = False

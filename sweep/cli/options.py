@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 WIDE = 160
 """Columns where nothing tells (a file, a pipe): tables are not squeezed there."""
 
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
-err = Console(stderr=True)
+# Names and paths are no markup: a run in `/data/[old]` is in `/data/[old]`.
+_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+out = Console(width=_width, markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 GridArgument = Annotated[
     str, typer.Argument(metavar="GRID", help="A grid file, or the name of a shipped grid.")
