@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -187,6 +188,123 @@ def test_links_and_devices_are_not_extracted(tmp_path: Path) -> None:
         tar.addfile(inside, io.BytesIO(b"x"))
     archive.extract(file, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").rglob("*") if not p.is_dir()] == ["file.txt"]
+
+
+def test_links_in_zips_are_not_extracted(tmp_path: Path) -> None:
+    file = tmp_path / "x.zip"
+    with zipfile.ZipFile(file, "w") as zipped:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        zipped.writestr(link, "/etc/passwd")
+        zipped.writestr("link/under.txt", "x")
+    archive.extract(file, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["under.txt"]
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar", ".zip"])
+def test_members_that_clash_are_one_line(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"x{suffix}"
+    for names in (("a", "a/b"), ("a/b", "a"), ("x" * 300, "y")):
+        write(file, dict.fromkeys(names, b"x"))
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        message = one_line(lambda: archive.extract(file, tmp_path / "out"))
+        assert message.startswith(f"{file}: a damaged or partial archive (")
+
+
+def write(file: Path, members: dict[str, bytes]) -> None:
+    """An archive of these members, in this order."""
+    if file.suffix == ".zip":
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for name, content in members.items():
+                zipped.writestr(name, content)
+        return
+    with tarfile.open(file, "w" if file.suffix == ".tar" else "w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def test_an_encrypted_zip_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "x.zip"
+    write(file, {"a.txt": b"x"})
+    content = bytearray(file.read_bytes())
+    content[6] |= 1  # the flag in the local header, and in the directory
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    file.write_bytes(content)
+    message = one_line(lambda: archive.extract(file, tmp_path / "out"))
+    assert message == f"{file}: encrypted; extract it and give the folder"
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
+def test_an_archive_that_grows_without_bound_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(archive, "FREE_BYTES", 100_000)
+    file, out = tmp_path / f"x{suffix}", tmp_path / "out"
+    zeros = bytes(50_000)
+    write(file, {f"{i}.bin": zeros for i in range(50)})
+    message = one_line(lambda: archive.extract(file, out))
+    assert message.startswith(f"{file}: refused, it holds far more bytes than an archive of")
+    assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) <= 100_000
+    write(file, {f"{i}.bin": os.urandom(50_000) for i in range(10)})
+    archive.extract(file, tmp_path / "fine")
+
+
+def test_a_sparse_file_counts_with_what_it_becomes(tmp_path: Path) -> None:
+    """One block of headers promises 8 GB; none of it is written."""
+    file = tmp_path / "x.tar"
+    member = tarfile.TarInfo("huge.bin")
+    member.size = 8 * 10**9
+    file.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+    message = one_line(lambda: archive.extract(file, tmp_path / "out"))
+    assert "far more bytes" in message and not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("what", ["bytes", "files", "links"])
+def test_what_the_registry_expects_bounds_a_release(
+    downloaded: Callable[[str], Path],
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    folder = downloaded("cub")
+    (folder / "CUB_200_2011.tgz").unlink()
+    known = datasets.entries()["cub"]
+    file = folder / "birds.tar.gz"
+    if what == "bytes":
+        monkeypatch.setattr(archive, "FREE_BYTES", 1000)
+        datasets.entries()["cub"] = known.model_copy(update={"size": "0.0001 GB"})
+        write(file, {f"{i}.bin": os.urandom(50_000) for i in range(10)})  # 0.5 MB for 0.1
+    elif what == "files":
+        write(file, {f"{i}.txt": b"" for i in range(11_000)})
+    else:
+        with tarfile.open(file, "w:gz") as tar:
+            for i in range(11_000):
+                member = tarfile.TarInfo(f"{i}")
+                member.type, member.linkname = tarfile.SYMTYPE, "x"
+                tar.addfile(member)
+    message = one_line(lambda: prepare("cub", file, store))
+    kind = "files" if what == "links" else what
+    assert message == f"{file}: refused, it holds far more {kind} than CUB-200-2011"
+    assert list(store.data.iterdir()) == [], "nothing of it stays"
+
+
+def test_a_bomb_inside_an_archive_counts_too(
+    downloaded: Callable[[str], Path],
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = downloaded("caltech101")
+    inner = tmp_path / "101_ObjectCategories.tar.gz"
+    write(inner, {f"{i}.bin": bytes(50_000) for i in range(50)})
+    monkeypatch.setattr(archive, "FREE_BYTES", 100_000)
+    other = folder / "other.zip"
+    write(other, {f"caltech-101/{inner.name}": inner.read_bytes()})
+    message = one_line(lambda: prepare("caltech101", other, store))
+    assert "far more bytes" in message and list(store.data.iterdir()) == []
 
 
 def test_a_killed_extraction_goes_on(

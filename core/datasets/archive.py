@@ -1,4 +1,5 @@
-"""Archives to folders, safely: plain files only, and none outside the folder.
+"""Archives to folders, safely: plain files only, none outside the folder, and not much more than
+the release is known to hold.
 
 A file is written beside its place and renamed, so what is there with the right size is complete:
 extracting again after a kill goes on where it stopped.
@@ -6,15 +7,18 @@ extracting again after a kill goes on where it stopped.
 
 from __future__ import annotations
 
-import gzip
+import errno
 import hashlib
 import lzma
 import os
 import shutil
+import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -22,12 +26,49 @@ from typing import IO
 from core.config import ConfigError
 from core.datasets.entry import Archive, Entry
 from core.datasets.read import find_root
+from core.foreign import beginning, first_line
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 Progress = Callable[[int, int], object]
 """Called with the bytes of an archive that are read, and its size."""
-Member = tuple[str, int, Callable[[], IO[bytes]]]
-"""A file of an archive: name, size, and how to open it."""
+Member = tuple[str, int, Callable[[], IO[bytes]] | None]
+"""An entry of an archive: name, size, and how to open it; None if it is no plain file."""
+RATIO = 20
+"""Bytes unpacked per byte of archive, at most: pictures hardly compress."""
+FREE_BYTES = 100_000_000
+"""Lists of names compress better than by RATIO; up to here nobody minds."""
+MARGIN = 4
+"""Times the size and number of images in the registry; beside the images lie annotations, and
+macOS adds one hidden file to each."""
+
+
+class Refused(ConfigError):
+    """An archive that is no release, but an attempt at something else."""
+
+
+@dataclass
+class Budget:
+    """What may still be unpacked, over all archives of a release and those inside them."""
+
+    bytes: int
+    files: int
+    about: str = "an archive of this size"
+
+    @classmethod
+    def of(cls, entry: Entry) -> Budget:
+        size = int(float(entry.size.removesuffix(" GB")) * 1e9)
+        files = 2 * MARGIN * sum(entry.parts.values()) + 10_000
+        return cls(MARGIN * max(FREE_BYTES, size), files, entry.title)
+
+    def spend(self, size: int, archive: Path) -> None:
+        """Account for one entry of `size` bytes. Raises Refused."""
+        self.bytes -= size
+        self.files -= 1
+        if self.bytes < 0 or self.files < 0:
+            what = "bytes" if self.bytes < 0 else "files"
+            raise Refused(
+                f"{archive}: refused, it unpacks to far more {what} than {self.about} has"
+            )
 
 
 def is_archive(path: Path) -> bool:
@@ -40,7 +81,8 @@ def unpack(
 ) -> None:
     """Put a release into `folder`: from one archive, or from a folder that holds the official ones.
 
-    Official files are checked against their checksums first. Raises ConfigError, one line.
+    Official files are checked against their checksums first. Raises ConfigError, one line; what a
+    damaged archive gave stays for the next attempt, of a refused one nothing does.
     """
     if folder.exists():
         raise ConfigError(f"{folder} is in the way and holds no {entry.title}")
@@ -48,19 +90,28 @@ def unpack(
     for file in files:
         _check_sum(file, entry.archives)
     draft = folder.with_name(f".{folder.name}-extracting")
-    for file in files:
-        if is_archive(file):
-            extract(file, draft, progress)
-        else:
-            shutil.copyfile(file, draft / file.name)
-    for path in sorted(draft.rglob("*")) if find_root(draft, entry) is None else ():
-        if path.name in entry.inner:
-            extract(path, path.parent, progress)
+    try:
+        _extract_all(files, draft, entry, progress)
+    except Refused:
+        shutil.rmtree(draft)
+        raise
     if find_root(draft, entry) is None:
         shutil.rmtree(draft)
         raise ConfigError(f"{source}: no {entry.title} in it: {' and '.join(entry.marks)} missing")
     folder.parent.mkdir(parents=True, exist_ok=True)
     os.rename(draft, folder)
+
+
+def _extract_all(files: list[Path], draft: Path, entry: Entry, progress: Progress) -> None:
+    budget = Budget.of(entry)
+    for file in files:
+        if is_archive(file):
+            extract(file, draft, progress, budget)
+        else:
+            shutil.copyfile(file, draft / file.name)
+    for path in sorted(draft.rglob("*")) if find_root(draft, entry) is None else ():
+        if path.name in entry.inner:
+            extract(path, path.parent, progress, budget)
 
 
 def _sources(source: Path, entry: Entry) -> list[Path]:
@@ -94,38 +145,55 @@ def _check_sum(file: Path, archives: tuple[Archive, ...]) -> None:
         )
 
 
-def extract(archive: Path, folder: Path, progress: Progress = lambda a, b: None) -> None:
+def extract(
+    archive: Path,
+    folder: Path,
+    progress: Progress = lambda a, b: None,
+    budget: Budget | None = None,
+) -> None:
     """Extract the plain files of a tar or zip archive.
 
-    Links and devices are left out. Raises ConfigError where a name leads out of `folder` or the
-    archive is damaged, OSError.
+    Links and devices are left out. Raises Refused where a name leads out of `folder` or more comes
+    out than budget and RATIO allow, ConfigError where the archive is damaged or encrypted, OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     total = archive.stat().st_size
+    limits = [Budget(max(FREE_BYTES, RATIO * total), 10**7), *([budget] if budget else [])]
     members = _zip(archive) if archive.suffix.lower() == ".zip" else _tar(archive)
     try:
         for (member, size, open_member), position in members:
-            target = folder / _safe(member, archive)
-            if not target.is_file() or target.stat().st_size != size:
-                _write(target, open_member)
+            for limit in limits:
+                limit.spend(size, archive)
+            if open_member:
+                target = folder / _safe(member, archive)
+                if not target.is_file() or target.stat().st_size != size:
+                    _write(target, open_member)
             progress(position, total)
-    except DAMAGE as error:
-        raise ConfigError(f"{archive}: a damaged or partial archive ({error})") from None
+    except ConfigError:
+        raise
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, *CLASHES):
+            raise  # the disk, not the archive
+        reason = f"{beginning(archive)}; {first_line(error)}"
+        raise ConfigError(f"{archive}: a damaged or partial archive ({reason})") from None
     progress(total, total)
 
 
 DAMAGE = (
-    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
-    *(EOFError, NotImplementedError),
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, NotImplementedError, ValueError, RuntimeError, IndexError),
 )
+"""What the readers raise for damaged files; besides, OSError without a number."""
+CLASHES = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""Of two members, one being a file where the other needs a folder, and of impossible names."""
 
 
 def _tar(archive: Path) -> Iterator[tuple[Member, int]]:
-    """The plain files of a tar archive of any compression, read once from front to back."""
+    """The entries of a tar archive of any compression, read once from front to back."""
     with open(archive, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
         for member in tar:
-            if member.isreg():
-                yield (member.name, member.size, partial(_opened, tar, member)), raw.tell()
+            content = partial(_opened, tar, member) if member.isreg() else None
+            yield (member.name, member.size if content else 0, content), raw.tell()
 
 
 def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
@@ -138,15 +206,19 @@ def _zip(archive: Path) -> Iterator[tuple[Member, int]]:
     with zipfile.ZipFile(archive) as content:
         position = 0
         for member in content.infolist():
+            if member.flag_bits & 1:
+                raise ConfigError(f"{archive}: encrypted; extract it and give the folder")
             position += member.compress_size
-            if not member.is_dir():
-                yield (member.filename, member.file_size, partial(content.open, member)), position
+            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if written on Windows
+            plain = not member.is_dir() and kind in (0, stat.S_IFREG)
+            opened = partial(content.open, member) if plain else None
+            yield (member.filename, member.file_size if plain else 0, opened), position
 
 
 def _safe(member: str, archive: Path) -> str:
     path = PurePosixPath(member.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ConfigError(f"{archive}: refused, its member '{member}' leads out of the folder")
+        raise Refused(f"{archive}: refused, its member {member!r} leads out of the folder")
     return str(path)
 
 
