@@ -7,12 +7,13 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import Any
 
 from rich.box import HORIZONTALS
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis.tables import DAGGER, DOUBLE_DAGGER, PLUS_MINUS, Entry, Table
+from core.sheet import Sheet
 
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -115,14 +116,16 @@ def escape(text: str) -> str:
     return r"$\epsilon_g$".join("".join(LATEX.get(c, c) for c in part) for part in parts)
 
 
-def terminal(table: Table) -> RichTable:
+def terminal(table: Table) -> Sheet:
     """For a rich console: a rule between groups of rows, bold for the better of a pair."""
     title, notes = Text(table.title, "bold"), Text("\n".join(table.notes))
-    shown = RichTable(title=title, caption=notes, caption_justify="left", box=HORIZONTALS)
+    look: Any = {"box": HORIZONTALS, "caption_justify": "left", "stub": len(table.stub)}
+    shown = Sheet(title=title, caption=notes, **look)
     for name in table.stub:
-        shown.add_column(Text(name), no_wrap=True)
-    for heading in _headings(table):
-        shown.add_column(Text(heading), justify="right", no_wrap=True)
+        shown.add_column(name)
+    for *upper, last in table.header:  # the count of images on a line below its dataset
+        lines = (level.replace(" (", "\n(") for level in upper)
+        shown.add_column("\n".join([*lines, last]), justify="right")
     last = ""
     for labels, entries in table.rows:
         if last and labels[0] != last:
@@ -132,19 +135,8 @@ def terminal(table: Table) -> RichTable:
         cells = [
             Text(entry.text + entry.mark, style="bold" if entry.bold else "") for entry in entries
         ]
-        shown.add_row(*map(Text, (first, *labels[1:])), *cells)
+        shown.add_row(first, *labels[1:], *cells)
     return shown
-
-
-def _headings(table: Table) -> list[str]:
-    """Column headings of equal height: upper levels once per group, counts on their own line."""
-    found, previous = [], None
-    for *upper, last in table.header:
-        group = [] if upper == previous else [level.replace(" (", "\n(") for level in upper]
-        previous = upper
-        found.append("\n".join([*group, last]))
-    height = max((text.count("\n") for text in found), default=0)
-    return ["\n" * (height - text.count("\n")) + text for text in found]
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {

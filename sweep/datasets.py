@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from core.config import ConfigError, nearest
@@ -21,6 +20,7 @@ from core.datasets.images import read_image
 from core.datasets.own import SPLITS, survey
 from core.datasets.read import find_root, read
 from core.rundir import Store
+from core.sheet import Sheet
 from core.values import at_home
 
 
@@ -52,9 +52,9 @@ def rows(names: Sequence[str], store: Store) -> list[dict[str, Any]]:
     ]
 
 
-def table(store: Store) -> Table:
+def table(store: Store) -> Sheet:
     """All datasets, one line each."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown = Sheet(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "dataset"):
         shown.add_column(column)
     for column in ("classes", "train", "val", "test", "size"):

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.table import Table
 from rich.text import Text
 
 from core import inputs, registry
 from core.config import ConfigError
 from core.rundir import Store, SweepDir
+from core.sheet import Sheet
 from core.tracking import is_online, login_problem
 from slurm import cluster, limits
 from slurm.cluster import Partition
@@ -67,9 +67,9 @@ def examine(profile: Profile, store: Store, grid: Grid | None, *, node: bool) ->
     return checks
 
 
-def table(checks: list[Check]) -> Table:
+def table(checks: list[Check]) -> Sheet:
     """For a terminal."""
-    shown = Table(box=None, pad_edge=False, show_header=False)
+    shown = Sheet(box=None, pad_edge=False, show_header=False)
     style = {"ok": "green", "warn": "yellow", "fail": "red"}
     for check in checks:
         shown.add_row(Text(check.verdict, style=style[check.verdict]), check.name, check.detail)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
 from rich.text import Text
 
 from core.rundir import Store, read_json
+from core.sheet import Sheet
 from slurm.profile import Profile
 from sweep.grid import Run
 
@@ -81,9 +81,9 @@ def measured(pairs: Sequence[tuple[Run, Run]], rehearsal: Store, profile: Profil
     return list(largest.values())
 
 
-def table(fits: Sequence[Fit], profile: Profile) -> Table:
+def table(fits: Sequence[Fit], profile: Profile) -> Sheet:
     """One line per backbone."""
-    shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    shown = Sheet(box=None, pad_edge=False, header_style="bold", title_justify="left")
     shown.title = f"Estimated GPU memory of a training step (profile {profile.name})"
     shown.add_column("backbone")
     for column in ("fixed GB", "MB per image", "images", "about GB", "GPU GB"):

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from core import schedules
 from core.rundir import Store
+from core.sheet import Sheet
 from slurm import profile as profiles
 from slurm.profile import Profile
 from sweep import fit, local, miniature, plan, submit, watch
@@ -201,14 +202,14 @@ def report(found: Outcome, profile: Profile) -> Group:
     return Group(_cells(found), *lines, fit.table(found.fits, profile))
 
 
-def _cells(found: Outcome) -> Table:
+def _cells(found: Outcome) -> Sheet:
     """Distinct miniatures by backbone and dataset: passed/all."""
     states = {status.run.id: status.state for status in found.final.statuses}
     cells: dict[tuple[str, str], dict[str, State]] = defaultdict(dict)
     for run, small in found.pairs:
         name = run.config.dataset.rstrip("/").rpartition("/")[2]
         cells[run.config.backbone, name][small.id] = states[small.id]
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown = Sheet(box=None, pad_edge=False, header_style="bold")
     shown.add_column("passed/miniatures")
     datasets = list(dict.fromkeys(dataset for _, dataset in cells))
     for name in datasets:

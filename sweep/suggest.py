@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from rich.table import Table
-
 from core import shapes
 from core.classes import classes_of
 from core.config import RunConfig, show_strength
 from core.diagnosis import VERY_FAR, clean, standard_of, standards, twin
 from core.records import EXACT, chance, delay, threshold
 from core.rundir import DamagedError, Store, read_jsonl
+from core.sheet import Sheet
 
 REACHED = 0.9
 """Share of its final validation accuracy at which standard fine-tuning has adapted."""
@@ -170,16 +169,18 @@ def overall(found: Sequence[Suggestion]) -> str:
     return f"mean of {counted} cells{all_epochs}: T1 = {T1}, T2 = {T2}"
 
 
-def table(found: Sequence[Suggestion]) -> Table:
-    """For a terminal: a line per cell, with the grid's line or what is missing."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("backbone", "dataset", "eps_g", "T1", "T2", "seeds", "for the grid"):
-        shown.add_column(name, justify="right" if name in ("T1", "T2", "seeds") else "left")
+def table(found: Sequence[Suggestion]) -> Sheet:
+    """For a terminal: a line per cell, with the grid's line or what is missing. never: how many of
+    the seeds have a fix run that never adapts."""
+    shown = Sheet(stub=3, box=None, pad_edge=False, header_style="bold")
+    for name in ("backbone", "dataset", "eps_g"):
+        shown.add_column(name)
+    for name in ("T1", "T2", "seeds", "never"):
+        shown.add_column(name, justify="right")
+    shown.add_column("for the grid", min_width=max((len(one.snippet) for one in found), default=0))
     for one in found:
         hinges = ["" if t is None else str(t) for t in (one.T1, one.T2)]
         cell = one.backbone, one.dataset + f" ({one.variant})" * bool(one.variant), one.epsilon_g
-        said = one.snippet or one.problem
-        if one.never:
-            said += f"  # fix never adapted in {one.never} of {one.seeds} seeds: all epochs counted"
-        shown.add_row(*cell, *hinges, str(one.seeds or ""), said)
+        counts = (str(count or "") for count in (one.seeds, one.never))
+        shown.add_row(*cell, *hinges, *counts, one.snippet or one.problem)
     return shown

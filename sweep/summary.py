@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from core.sheet import Sheet
 from sweep import watch, winners
 from sweep.cost import Cost
 from sweep.grid import Grid, Run
@@ -43,11 +43,11 @@ def searches(grid: Grid, cost: Cost) -> list[Text]:
     return [Text(text, style="yellow")] if left else []
 
 
-def cells(seen: Plan, cost: Cost) -> Table:
+def cells(seen: Plan, cost: Cost) -> Sheet:
     """Done/all runs by backbone and dataset, how many of the others are under way or failed, and
     the estimate for all of a backbone."""
     datasets = list(dict.fromkeys(_dataset(status.run) for status in seen.statuses))
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Sheet(box=None, pad_edge=False, header_style="bold")
     table.add_column("done/runs")
     for name in datasets:
         table.add_column(name, justify="right")

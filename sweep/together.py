@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from core.config import EvalConfig
 from core.rundir import Store
+from core.sheet import Sheet
 from slurm import profile as profiles
 from slurm.profile import Profile
 from sweep import cost as price
@@ -91,7 +91,7 @@ def union(shares: Sequence[Share]) -> Plan:
 
 def table(shares: Sequence[Share]) -> Group:
     """Runs of each grid, how many of them an earlier one has, and the sum."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown = Sheet(box=None, pad_edge=False, header_style="bold")
     shown.add_column("grid")
     for column in ("runs", "shared", "done", "estimate"):
         shown.add_column(column, justify="right")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from core.sheet import Sheet
 from sweep.grid import Grid
 from sweep.search import REAL, Progress, spread
 from sweep.winners import named
@@ -23,7 +23,7 @@ def brief(seen: Sequence[Progress]) -> Text:
 
 def table(seen: Sequence[Progress], grid: Grid) -> Group:
     """One line per search; values in percent of the validation split."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown = Sheet(box=None, pad_edge=False, header_style="bold")
     shown.add_column("search", no_wrap=True, overflow="ellipsis")
     for column in ("trials", "best", "second", "spread"):
         shown.add_column(column, justify="right", no_wrap=True)

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from core.rundir import Store
+from core.sheet import Sheet
 from sweep import joblog, local, plan
 from sweep.local import Crew, Job, Submission
 from sweep.plan import Plan, State, Status
@@ -103,11 +103,11 @@ def table(
     if len(shown) > rows:
         under_way = (State.RUNNING, State.FAILED, State.DAMAGED, State.INTERRUPTED)
         shown = [row for state in under_way for row in shown if row[0].state is state][:rows]
-    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    grid = Sheet(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     grid.add_column("run", no_wrap=True, overflow="ellipsis")
     grid.add_column("state", no_wrap=True, min_width=11)
     grid.add_column("epoch", justify="right", no_wrap=True, min_width=5)
-    grid.add_column("")  # the one that gives way where the terminal is narrow
+    grid.add_column("", min_width=0)  # the one that gives way where the terminal is narrow
     grid.add_column("images/s", justify="right", no_wrap=True, min_width=8)
     grid.add_column("left", justify="right", no_wrap=True, min_width=5)
     for status, name in shown:

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rich.table import Table
 from rich.text import Text
 
 from core import inputs
 from core.config import ConfigError
 from core.registry import Backbone, backbone, backbone_problem, backbones, hub_repo
 from core.rundir import Store, write_atomic, write_text
+from core.sheet import Sheet
 from slurm.profile import Profile
 
 
@@ -71,9 +71,9 @@ def rows(names: Iterable[str], store: Store, hub: Path) -> list[dict[str, Any]]:
     return found
 
 
-def table(names: Iterable[str], store: Store, hub: Path) -> Table:
+def table(names: Iterable[str], store: Store, hub: Path) -> Sheet:
     """One line per backbone: what it is, where its weights come from, whether they are here."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown = Sheet(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "pretraining", "reference"):
         shown.add_column(column)
     shown.add_column("params", justify="right")
