@@ -52,7 +52,7 @@ class Budget:
 
     bytes: int
     files: int
-    about: str = "an archive of this size"
+    about: str = "an archive of its size"
 
     @classmethod
     def of(cls, entry: Entry) -> Budget:
@@ -66,9 +66,7 @@ class Budget:
         self.files -= 1
         if self.bytes < 0 or self.files < 0:
             what = "bytes" if self.bytes < 0 else "files"
-            raise Refused(
-                f"{archive}: refused, it unpacks to far more {what} than {self.about} has"
-            )
+            raise Refused(f"{archive}: refused, it holds far more {what} than {self.about}")
 
 
 def is_archive(path: Path) -> bool:
