@@ -24,7 +24,7 @@ from core.config import ConfigError
 from core.data import Split
 from core.evaluate import Search, joined
 from core.inputs import NO_AUTOATTACK
-from core.rundir import write_atomic
+from core.rundir import Write, write_atomic
 from core.team import ALONE, Team
 
 log = logging.getLogger("epsweep")
@@ -70,10 +70,10 @@ class Counted(nn.Module):
 
 class Ledger:
     """What is known so far of one evaluation, on disk: the search, and for each image the highest
-    strength (as an index) at which AutoAttack has tried it."""
+    strength (as an index) at which AutoAttack has tried it. write: as for a Snapshot."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, write: Write = write_atomic) -> None:
+        self.file, self.write = file, write
 
     def load(self) -> tuple[Search, np.ndarray[Any, Any]] | None:
         """None where nothing is known or the file is damaged."""
@@ -86,10 +86,10 @@ class Ledger:
             return None
 
     def save(self, found: Search, tried: np.ndarray[Any, Any]) -> None:
-        """Replace the file. Raises OSError."""
+        """Replace the file. Raises OSError, and what `write` raises."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, tried=tried, **asdict(found))
-        write_atomic(self.file, lambda file: file.write(buffer.getvalue()))
+        self.write(self.file, lambda file: file.write(buffer.getvalue()))
 
 
 def evaluate(
@@ -102,14 +102,12 @@ def evaluate(
     batch: int,
     device: torch.device,
     ledger: Ledger,
-    owned: Callable[[], None],
     progress: Callable[[int], None] = lambda done: None,
     team: Team = ALONE,
 ) -> Search:
     """Critical strengths under APGD (`first`, called unless the ledger knows its result) and then
     AutoAttack, strength by strength, each on the images that are right so far.
 
-    `owned` is called before anything is written and raises where that is no longer allowed.
     `progress` is told the images that AutoAttack is through with, as one that is half through its
     strengths is half an image. Raises ConfigError where the package is missing.
     """
@@ -122,7 +120,6 @@ def evaluate(
             costs = (found.forwards, found.backwards, found.zero_gradient_images)
             found = Search(found.critical[mine.numpy()], *(costs if team.leads else ()))
         known = found, np.zeros(len(mine), np.int16)
-        owned()
         ledger.save(*known)
     assert known is not None
     found, tried = known
@@ -145,7 +142,6 @@ def evaluate(
                 tried[rows] = level
                 found.forwards, target.forwards = found.forwards + target.forwards, 0
                 found.backwards, target.backwards = found.backwards + target.backwards, 0
-                owned()
                 ledger.save(found, tried)
                 progress(round(len(split) * _share(found, tried)))
     return found if team.size == 1 else joined(team.gather((mine.numpy(), found)), len(split))

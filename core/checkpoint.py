@@ -7,15 +7,13 @@ its zip container carries, and the previous one is used instead.
 from __future__ import annotations
 
 import errno
-import os
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from core.rundir import RunDir, write_atomic
+from core.rundir import RunDir, exists
 
 FORMAT = 1
 IS_FOLDER = 0x10
@@ -23,18 +21,16 @@ IS_FOLDER = 0x10
 reads nothing: the tensor would be whatever was in memory."""
 
 
-def save(run: RunDir, state: dict[str, Any], *, check: Callable[[], object] = lambda: None) -> None:
+def save(run: RunDir, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain data only) as the newest checkpoint. Raises OSError, and
-    leaves the former checkpoint in place then.
+    NotOwnedError if another attempt has taken the run over; leaves the former checkpoint then."""
 
-    check: called once the file is written, before it takes the place of the former one; may raise.
-    """
-    draft = run.path / "checkpoint.new.pt"
-    write_atomic(draft, lambda file: write({"format": FORMAT, **state}, file))
-    check()
-    if run.checkpoint.exists():
-        os.replace(run.checkpoint, run.previous_checkpoint)
-    os.replace(draft, run.checkpoint)
+    def replace(file: IO[bytes]) -> None:
+        write({"format": FORMAT, **state}, file)
+        if exists(run.checkpoint):  # only now is there something to take its place
+            run.copy(run.checkpoint, run.previous_checkpoint)
+
+    run.write(run.checkpoint, replace)
 
 
 def write(state: dict[str, Any], file: IO[bytes]) -> None:
@@ -55,11 +51,9 @@ def write(state: dict[str, Any], file: IO[bytes]) -> None:
 def load(run: RunDir) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest whole checkpoint (None where training has to start afresh), and a line for each
     one that had to be passed over. Raises OSError where a file cannot be read: it may be whole."""
-    for draft in run.path.glob(".checkpoint*"):  # a killed writer's, as large as the model
-        draft.unlink(missing_ok=True)
     remarks: list[str] = []
     for path in (run.checkpoint, run.previous_checkpoint):
-        if not path.exists():
+        if not exists(path):
             continue
         try:
             return _read(path), remarks
@@ -94,10 +88,10 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     return state
 
 
-def slim(run: RunDir, state: dict[str, Any], *, check: Callable[[], object] = lambda: None) -> None:
+def slim(run: RunDir, state: dict[str, Any]) -> None:
     """Replace the checkpoints of a finished training by its final weights alone (a third): the
-    averaged ones where there are any. check: as for `save`."""
+    averaged ones if there are any."""
     kept = {key: value for key, value in state.items() if key not in ("optimizer", "average")}
     kept["model"] = state.get("average", state["model"])
-    save(run, kept, check=check)
-    run.previous_checkpoint.unlink(missing_ok=True)
+    save(run, kept)
+    run.remove(run.previous_checkpoint)

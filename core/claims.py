@@ -2,15 +2,16 @@
 
 Attempt n of a run owns `claim-<n>.json`, created with O_EXCL: of several takers of attempt n
 exactly one wins. The highest n is the owner; it is live until it records an outcome, its process
-is gone (as far as this machine can tell) or its heartbeat stops. A taken-over owner that wakes up
-again sees the higher number before it writes anything (`Claim.held`).
+is gone (as far as this machine can tell) or its heartbeat stops. An owner that was taken over can
+change nothing in the run folder any more, whenever it wakes up; core.fence says how.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
-import re
 import socket
 import threading
 import time
@@ -18,31 +19,27 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core import shapes
+from core import fence, shapes
+from core.fence import Fence, NotOwnedError, newest_attempt
 from core.rundir import (
     DamagedError,
     RunDir,
+    exists,
     parse_json,
+    present,
     read_jsonl,
+    remove,
     salvage,
-    set_aside,
     write_atomic,
-    write_json,
-    write_jsonl,
 )
+from core.settings import beat_seconds, stale_seconds
 
-
-def beat_seconds() -> float:
-    """Seconds between heartbeats ($EPSWEEP_HEARTBEAT_S)."""
-    return float(os.environ.get("EPSWEEP_HEARTBEAT_S", "10"))
-
-
-def stale_seconds() -> float:
-    """Seconds without a heartbeat after which this process, as an owner, counts as gone or hung."""
-    return float(os.environ.get("EPSWEEP_STALE_S", "120"))
+log = logging.getLogger("epsweep")
+_LOOKS = 8
 
 
 def now() -> str:
@@ -60,14 +57,18 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When the kernel started `pid` (tells a reused pid apart); None where there is none."""
+    """When the kernel started `pid` (tells a reused pid apart), "alive" if that is not to be seen;
+    None if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        with contextlib.suppress(OSError):
+        try:
             os.kill(pid, 0)
-            return "alive"
-        return None
+        except ProcessLookupError:
+            return None
+        except OSError:  # another user's
+            pass
+        return "alive"
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else fields[19]
 
@@ -78,15 +79,13 @@ def describe_process(pid: int) -> dict[str, Any]:
 
 
 def process_alive(described: Mapping[str, Any]) -> bool | None:
-    """Whether a described process still runs; None where this machine cannot tell."""
+    """Whether a described process still runs; None if this machine cannot tell."""
     if described["machine"] != _machine():
         return None
     start = _process_start(described["pid"])
+    if start == "alive" != described["pid_start"]:
+        return None
     return start is not None and start == described["pid_start"]
-
-
-class NotOwnedError(RuntimeError):
-    """Another process took the run over; this one must not write any more."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +104,29 @@ class Holder:
     @property
     def live(self) -> bool:
         """Whether its process still works on the run, as far as can be told from here."""
-        silent = self.info.get("outcome") or self.damage
-        return not silent and self.age < self._patience and not self._gone
+        silent = self.info.get("outcome") or self.damage or self._silent
+        return not silent and not self._gone
 
     @property
     def hung(self) -> bool:
         """Silent for long, without an outcome, though its process may still exist."""
-        return not self.info.get("outcome") and self.age >= self._patience and not self._gone
+        return not self.info.get("outcome") and not self._gone and self._silent
 
     @property
-    def _patience(self) -> float:
+    def silence(self) -> str:
+        """Why it counts as hung."""
+        if self.age < 0:
+            return f"its last heartbeat lies {-self.age:.0f} s ahead of the clock"
+        return f"no heartbeat for {self.age:.0f} s"
+
+    @property
+    def _silent(self) -> bool:
+        # A heartbeat far in the future (clocks differ, or a copied file) tells nothing either.
+        return abs(self.age) >= self.patience
+
+    @property
+    def patience(self) -> float:
+        """Seconds without a heartbeat after which it counts as silent."""
         # As its owner says: a profile sets that for jobs, not for whoever looks from outside.
         return float(self.info.get("stale_s", stale_seconds()))
 
@@ -145,38 +157,49 @@ class Holder:
         return max(0.0, held)
 
 
-def newest_attempt(folder: Path) -> int:
-    """The highest attempt number claimed in a run folder, 0 where there is none."""
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-    matches = (re.fullmatch(r"claim-(\d+)\.json", name) for name in names)
-    return max((int(match[1]) for match in matches if match), default=0)
-
-
 def _path(run: RunDir, attempt: int) -> Path:
     return run.path / f"claim-{attempt:04d}.json"
 
 
+def _read(path: Path) -> tuple[float, bytes]:
+    return path.stat().st_mtime, path.read_bytes()
+
+
 def holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
-    """The newest claim on a run; None where it was never started."""
+    """The newest claim on a run; None if it was never started."""
     attempt = newest_attempt(run.path)
     if not attempt:
         return None
-    path = _path(run, attempt)
-    try:
-        modified = path.stat().st_mtime
-        text = path.read_bytes()
-    except FileNotFoundError:  # superseded between the two looks
-        return holder(run, clock=clock)
-    age = (time.time() if clock is None else clock) - modified
-    try:
-        # An empty file is a claim whose owner has not yet written its first line.
-        info = parse_json(text, path, shapes.Claim) if text else {}
-    except DamagedError as error:
-        return Holder(attempt, {}, modified, age, error)
-    return Holder(attempt, info, modified, age)
+    for look in range(_LOOKS):
+        path = _path(run, attempt)
+        found = present(partial(_read, path))
+        if found:
+            modified, text = found
+            age = (time.time() if clock is None else clock) - modified
+            try:
+                # An empty file is a claim whose owner has not yet written its first line.
+                info = parse_json(text, path, shapes.Claim) if text else {}
+            except DamagedError as error:
+                return Holder(attempt, {}, modified, age, error)
+            return Holder(attempt, info, modified, age)
+        # Superseded between the two looks. A node may list a folder as it was a minute ago, but
+        # what it opens by name is there: try that too.
+        attempt = max(attempt + look % 2, newest_attempt(run.path))
+    raise OSError(errno.ESTALE, "the list of its files is out of date; try again", str(run.path))
+
+
+def _beats(run: RunDir, seen: Holder) -> bool:
+    """Whether the heart of a claim beats although its last beat seems to be long ago, or yet to
+    come. Clocks of nodes differ, and some file systems take the time of whoever writes: look
+    whether the claim changes, for as long as an owner may be silent by our own clock."""
+    seconds = seen.patience if seen.age < 0 else 2 * float(seen.info.get("beat_s", 0))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(min(1.0, seconds / 20))
+        again = holder(run)
+        if again is None or (again.attempt, again.beat) != (seen.attempt, seen.beat):
+            return again is not None and not again.info.get("outcome")
+    return False
 
 
 class Claim:
@@ -184,6 +207,7 @@ class Claim:
 
     def __init__(self, run: RunDir, attempt: int, info: dict[str, Any]) -> None:
         self.run, self.attempt, self.info = run, attempt, info
+        self._said: set[str] = set()
         self.progress: dict[str, Any] = {}
         """What the run is doing (phase, epoch, images/s); shown by status."""
         self.on_cancel: Callable[[], None] | None = None
@@ -192,7 +216,7 @@ class Claim:
         self._notes: list[str] = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
 
     @classmethod
     def acquire(cls, run: RunDir, *, job: str | None = None, gpus: float = 0) -> Claim | None:
@@ -201,26 +225,34 @@ class Claim:
         gpus: how many it occupies, a share where runs share one. Side effect: a row in
         attempts.jsonl; the row of a dead predecessor is closed as 'lost'.
         """
+        beat_s, stale_s = beat_seconds(), stale_seconds()
         run.path.mkdir(parents=True, exist_ok=True)
         clock = shared_clock(run.path)
+        # Claims may have been deleted by hand, while their owners sleep.
+        former = fence.newest_drafts(run.path)
         previous = holder(run, clock=clock)
-        if previous and previous.live:
+        if previous and (previous.live or (previous.hung and _beats(run, previous))):
             return None
-        attempt = previous.attempt + 1 if previous else 1
+        attempt = 1 + max(former, previous.attempt if previous else 0)
         try:
             handle = os.open(_path(run, attempt), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return None
         os.close(handle)
+        run = run.fenced(Fence.open(run.path, attempt))
+        assert run.fence
         if newest_attempt(run.path) != attempt:
+            run.fence.close()
             return None
+        fence.shut_out(run.path, attempt)
         info = {
             "attempt": attempt,
             "host": socket.gethostname(),
             **describe_process(os.getpid()),
             "job": job,
             "gpus": gpus,
-            "stale_s": stale_seconds(),
+            "beat_s": beat_s,
+            "stale_s": stale_s,
             "started": now(),
             "since": clock,
             "seconds_before": previous.seconds if previous else 0,
@@ -228,16 +260,23 @@ class Claim:
             "outcome": None,
         }
         claim = cls(run, attempt, info)
-        claim._write()
-        claim._open_row()
+        try:
+            claim._write()
+            claim._open_row()
+        except NotOwnedError:  # it fell asleep on the way
+            return None
         for number in range(1, attempt):
-            _path(run, number).unlink(missing_ok=True)
+            remove(_path(run, number))
+        for draft in run.path.glob(".checkpoint*"):  # of a former version; as large as the model
+            remove(draft)
         claim._thread.start()
         return claim
 
     def held(self) -> bool:
-        """Whether this process is still the owner. Check before writing what others may read."""
-        return newest_attempt(self.run.path) == self.attempt
+        """Whether this process is still the owner. What it writes needs no such check: a write
+        raises NotOwnedError itself. Raises OSError if that cannot be told."""
+        assert self.run.fence
+        return self.run.fence.holds()
 
     def note(self, text: str) -> None:
         """Keep one line about this attempt (a fallback, a tracker that failed)."""
@@ -248,11 +287,12 @@ class Claim:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        if not self.held():
-            return
         self.info |= {"outcome": outcome, "kind": kind, "reason": reason, "ended": now()}
-        write_jsonl(self.run.attempts, [*self._rows(), self._row()])
-        self._write()
+        assert self.run.fence
+        with contextlib.suppress(NotOwnedError):
+            self.run.write_jsonl(self.run.attempts, [*self._rows(), self._row()])
+            self._write()
+            self.run.fence.close()
 
     def _row(self) -> dict[str, Any]:
         keys = ("attempt", "host", "pid", "job", "gpus", "started", "ended")
@@ -264,7 +304,7 @@ class Claim:
         if rows and rows[-1]["outcome"] is None:
             reason = "its process ended without a word (killed, or its node was lost)"
             rows[-1] |= {"outcome": "lost", "kind": "lost", "reason": reason}
-        write_jsonl(self.run.attempts, [*rows, self._row()])
+        self.run.write_jsonl(self.run.attempts, [*rows, self._row()])
 
     def _rows(self) -> list[dict[str, Any]]:
         """The attempts before this one; of a damaged file those that can be read."""
@@ -272,28 +312,43 @@ class Claim:
             rows = read_jsonl(self.run.attempts, shapes.Attempt)
         except DamagedError:
             rows = [row for row in salvage(self.run.attempts, shapes.Attempt) if row]
-            set_aside(self.run.attempts)
+            self.run.set_aside(self.run.attempts)
         return [row for row in rows if row["attempt"] < self.attempt]
 
     def _write(self) -> None:
         with self._lock:
-            write_json(_path(self.run, self.attempt), {**self.info, "progress": self.progress})
+            info = {**self.info, "progress": self.progress}
+            self.run.write_json(_path(self.run, self.attempt), info)
 
     def _beat(self) -> None:
-        while not self._stop.wait(beat_seconds()):
-            held = self.held()
-            if held:
-                self._beat_once()
-            if self.on_cancel and (not held or self.run.cancel.exists()):
-                self.on_cancel()
-                self.on_cancel = None
+        while not self._stop.wait(self.info["beat_s"]):
+            self._surviving(self._beat_once)
+            self._surviving(self._look_around)
+
+    def _surviving(self, act: Callable[[], None]) -> None:
+        """Nothing that fails may silence a healthy run: say it, once of each kind, and go on."""
+        try:
+            act()
+        except Exception as error:
+            kind = f"{type(error).__name__} {getattr(error, 'errno', '')}"
+            if kind not in self._said:
+                self._said.add(kind)
+                log.warning("heartbeat: %s; the next one may succeed", error)
 
     def _beat_once(self) -> None:
         try:
             self._write()
-        except OSError:  # a full disk must not silence a healthy run
-            with contextlib.suppress(OSError):
+        except NotOwnedError:
+            pass  # the look around finds that out too, and acts on it
+        except OSError:
+            with contextlib.suppress(OSError):  # a full disk
                 os.utime(_path(self.run, self.attempt))
+            raise
+
+    def _look_around(self) -> None:
+        if self.on_cancel and (exists(self.run.cancel) or not self.held()):
+            self.on_cancel()
+            self.on_cancel = None
 
 
 def shared_clock(folder: Path) -> float:
@@ -302,5 +357,5 @@ def shared_clock(folder: Path) -> float:
     probe = folder / f".clock.{uuid.uuid4().hex[:8]}"
     moment: list[float] = []
     write_atomic(probe, lambda file: moment.append(os.fstat(file.fileno()).st_mtime))
-    probe.unlink(missing_ok=True)
+    remove(probe)
     return moment[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 from core import shapes
 from core.claims import holder
-from core.rundir import DamagedError, RunDir, read_json, read_jsonl, set_aside
+from core.rundir import DamagedError, RunDir, exists, read_json, read_jsonl
 
 
 def find(run: RunDir, evals: Iterable[str] = ()) -> list[DamagedError]:
@@ -32,7 +32,7 @@ def find(run: RunDir, evals: Iterable[str] = ()) -> list[DamagedError]:
         tried(_evaluation, run, name)
     tried(read_json, run.env, shapes.Env)
     rows = tried(read_jsonl, run.metrics, shapes.Metrics)
-    if result and rows is not None and run.metrics.exists():
+    if result and rows is not None and exists(run.metrics):
         tried(_every_epoch, run.metrics, len(rows), result.get("epochs", len(rows)))
     tried(read_jsonl, run.attempts, shapes.Attempt)
     tried(read_json, run.repair, shapes.Repair)
@@ -74,9 +74,9 @@ def repair(run: RunDir, evals: Iterable[str] = ()) -> list[str]:
     for error in found:
         if error.path.parent == run.evals:
             if run.result not in [other.path for other in found]:
-                run.result.unlink(missing_ok=True)
-            set_aside(run.eval_json(error.path.stem))
-            set_aside(run.eval_flags(error.path.stem))
+                run.remove(run.result)
+            run.set_aside(run.eval_json(error.path.stem))
+            run.set_aside(run.eval_flags(error.path.stem))
         elif not error.path.name.startswith("claim-"):  # the next attempt has removed it
-            set_aside(error.path)
+            run.set_aside(error.path)
     return [f"{error}; set aside" for error in found]

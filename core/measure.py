@@ -18,10 +18,10 @@ import torch
 
 from core import audit, autoattack, corrupted, records
 from core import evaluate as searching
-from core.claims import Claim, NotOwnedError
+from core.claims import Claim
 from core.config import EvalConfig, show_strength
 from core.data import Split
-from core.rundir import RunDir, read_json, write_atomic, write_json
+from core.rundir import RunDir, exists, read_json
 from core.runtime import judging
 from core.snapshot import Snapshot
 from core.train import Trainer
@@ -37,17 +37,11 @@ def remark(claim: Claim | None, text: str) -> None:
         claim.note(text)
 
 
-def must_own(run: RunDir, claim: Claim | None) -> None:
-    """Raises NotOwnedError where another process has taken the run over."""
-    if claim and not claim.held():
-        raise NotOwnedError(f"{run.id}: another process has taken this run over")
-
-
 def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch: int) -> None:
     """Run one evaluation, with `batch` images at once, and write its flags, then its rows; nothing
     if it is on disk. All processes of a team call this; the one with the claim writes."""
     run, team = trainer.run, trainer.team
-    if team.share(run.eval_json(asked.id).exists() and run.eval_flags(asked.id).exists()):
+    if team.share(exists(run.eval_json(asked.id)) and exists(run.eval_flags(asked.id))):
         return
     whole: Split = getattr(trainer.data, asked.split)
     split = whole.first(asked.images)
@@ -68,10 +62,9 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
     seconds = time.perf_counter() - started
     if claim is None:
         return
-    must_own(run, claim)
     _write_flags(run, asked, split, found)
     rows = _rows(asked, found, len(split))
-    write_json(
+    run.write_json(
         run.eval_json(asked.id),
         {
             "id": asked.id,
@@ -88,8 +81,8 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
             "commit": (read_json(run.env) or {}).get("commit"),
         },
     )
-    for part in run.evals.glob(f"*{asked.id}.*.part*"):  # and drafts of killed writers, a GB each
-        part.unlink(missing_ok=True)
+    for part in run.evals.glob(f"*{asked.id}.*.part*"):
+        run.remove(part)
     log.info("evaluated %s in %.1f s: %s", asked.id, seconds, _points(rows))
 
 
@@ -132,7 +125,6 @@ def _measure(
         how = {"batch": batch, "device": trainer.device, "progress": progress, "team": team}
         kind: Any = {"severity": asked.severity, "per_image": asked.per_image}
         return corrupted.search(model, split, **kind, **how), None
-    owned = partial(must_own, run, claim)
     # What is known so far of this process's share; that of a team of another size is another.
     begun = run.eval_flags(asked.id).with_suffix(f".{team.rank}of{team.size}.part")
     look = partial(
@@ -145,13 +137,13 @@ def _measure(
         **how,
     )
     if asked.attack == "autoattack":
-        how |= {"ledger": autoattack.Ledger(begun), "owned": owned, "progress": progress}
+        how |= {"ledger": autoattack.Ledger(begun, run.write), "progress": progress}
         return autoattack.evaluate(look, model, split, strengths, **how), None
-    found = look(snapshot=Snapshot(begun, owned), progress=progress)
+    found = look(snapshot=Snapshot(begun, run.write), progress=progress)
     if asked.mode == "exact":
         return found, None
     how |= {"progress": progress, "failed": partial(remark, claim)}
-    how["snapshot"] = Snapshot(begun.with_suffix(".exact.part"), owned)
+    how["snapshot"] = Snapshot(begun.with_suffix(".exact.part"), run.write)
     return found, audit.check(found, model, split, strengths, steps=asked.steps, **how)
 
 
@@ -203,4 +195,4 @@ def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: searching.
         flags["right"] = found.right
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **flags)
-    write_atomic(run.eval_flags(asked.id), lambda file: file.write(buffer.getvalue()))
+    run.write(run.eval_flags(asked.id), lambda file: file.write(buffer.getvalue()))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from core.rundir import write_json
 from core.train import Trainer
 
 COPIES = 3
@@ -73,6 +72,6 @@ def watch(trainer: Trainer) -> None:
 
     def stepped(*_: object) -> None:
         found["per_image"] = max(found["per_image"], meter.take())
-        write_json(trainer.run.memory, found)
+        trainer.run.write_json(trainer.run.memory, found)
 
     trainer.step.optimizer.register_step_post_hook(stepped)

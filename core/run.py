@@ -28,8 +28,8 @@ from core.claims import Claim, now
 from core.compiling import Compile
 from core.config import EvalConfig, RunConfig, rounded
 from core.fitting import Fits
-from core.measure import must_own, remark
-from core.rundir import RunDir, Store, read_json, write_json
+from core.measure import remark
+from core.rundir import RunDir, Store, read_json
 from core.team import ALONE, Team
 from core.tracking import Mode, Tracker
 from core.train import Monitor, Trainer
@@ -72,12 +72,12 @@ def execute(
     DivergedError, NotOwnedError, TeamError, OSError and whatever the model raises; the run folder
     stays resumable.
     """
-    run = store.run(config.id)
+    run = store.run(config.id).fenced(team.share(claim.run.fence if claim else None))
     if claim:
         for line in damage.repair(run, [item.id for item in evals]):
             remark(claim, line)
         run.write_config(config.to_dict())
-        write_json(run.env, runtime.describe() | {"processes": team.size})
+        run.write_json(run.env, runtime.describe() | {"processes": team.size})
         claim.progress = {"phase": "load data"}
     dataset = _load(config, store, options, team)
     if any(item.attack == "autoattack" for item in evals):
@@ -106,7 +106,6 @@ def execute(
         for item in evals:
             measure.evaluate(item, trainer, None, batch=options.eval_batch)
         return {}
-    monitor.owned = claim.held
     return _lead(trainer, evals, claim, options, fits)
 
 
@@ -170,8 +169,7 @@ def _sentence(row: records.MetricsRow, config: RunConfig) -> str:
 def _write_result(
     trainer: Trainer, evals: Sequence[EvalConfig], run: RunDir, claim: Claim
 ) -> dict[str, Any]:
-    """result.json: written last, and only by the owner; names every evaluation on disk."""
-    must_own(run, claim)
+    """result.json: written last; names every evaluation on disk."""
     config = trainer.config
     before = read_json(run.result) or {"evals": sorted(run.evals_on_disk())}
     names = [*before["evals"], *(item.id for item in evals)]
@@ -186,7 +184,7 @@ def _write_result(
         "attempts": claim.attempt,
         "seconds": round(sum(row["seconds"] for row in trainer.rows), 1),
     }
-    write_json(run.result, result)
+    run.write_json(run.result, result)
     return result
 
 

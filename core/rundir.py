@@ -6,21 +6,33 @@ content or the new one, never half of either, also when the disk fills up or the
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import logging
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from core import settings
 from core.shapes import AnyObject, misfit
 from core.values import at_home
+
+if TYPE_CHECKING:
+    from core.fence import Fence
+
+_T = TypeVar("_T")
+Write = Callable[[Path, Callable[[IO[bytes]], object]], None]
+"""How a file is written: write_atomic, or RunDir.write."""
+_LOOKS = 4
+_PAUSE_S = 0.05
 
 log = logging.getLogger("epsweep")
 
@@ -33,11 +45,47 @@ class DamagedError(ValueError):
         self.path, self.reason = path, reason
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` on a temporary file, then rename it to `path`. Raises OSError; `path` keeps
-    its old content then, and nothing is left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+def is_gone(error: OSError) -> bool:
+    """Whether an error says that there is no such file, or no such folder (any more). NFS has a
+    word of its own (ESTALE) for what another node has removed or replaced."""
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    return missing or error.errno == errno.ESTALE
+
+
+def present(look: Callable[[], _T]) -> _T | None:
+    """What `look` finds, None if the file or its folder is not there. What is stale may only have
+    been replaced: look again, a few times. Raises any other OSError."""
+    for left in reversed(range(_LOOKS)):
+        try:
+            return look()
+        except OSError as error:
+            if not is_gone(error):
+                raise
+            if error.errno != errno.ESTALE:
+                break
+            time.sleep(_PAUSE_S if left else 0)
+    return None
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder at `path`."""
+    return present(path.stat) is not None
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there."""
+    present(path.unlink)
+
+
+def write_atomic(
+    path: Path, write: Callable[[IO[bytes]], object], *, drafts: Path | None = None
+) -> None:
+    """Call `write` on a temporary file, beside `path` or in the folder `drafts`, then rename it to
+    `path`. Raises OSError; `path` keeps its old content then, and nothing is left behind."""
+    if drafts is None:
+        drafts = path.parent
+        drafts.mkdir(parents=True, exist_ok=True)
+    draft = drafts / f".{path.name}.{uuid.uuid4().hex[:8]}"
     try:
         with open(draft, "wb") as file:
             write(file)
@@ -45,7 +93,21 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        remove(draft)
+
+
+def copy_atomic(path: Path, target: Path, *, drafts: Path) -> None:
+    """Atomically replace `target` by what is in `path`: a second name for it, or where the disk has
+    no hard links across folders, a copy."""
+    draft = drafts / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        try:
+            os.link(path, draft)
+        except OSError:
+            shutil.copyfile(path, draft)
+        os.replace(draft, target)
+    finally:
+        remove(draft)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,12 +117,22 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Atomically replace `path` by one JSON object."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """One JSON object as a file has it, readable for people."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Atomically replace `path` by one JSON object a line."""
-    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    write_text(path, jsonl_text(rows))
+
+
+def jsonl_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """JSON objects as a file has them, one a line."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def read_json(path: Path, shape: object = AnyObject) -> dict[str, Any] | None:
@@ -68,10 +140,8 @@ def read_json(path: Path, shape: object = AnyObject) -> dict[str, Any] | None:
 
     Raises DamagedError.
     """
-    try:
-        return parse_json(path.read_bytes(), path, shape)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    text = present(path.read_bytes)
+    return None if text is None else parse_json(text, path, shape)
 
 
 def read_jsonl(path: Path, shape: object = AnyObject) -> list[dict[str, Any]]:
@@ -99,10 +169,7 @@ def warn_once(text: str) -> None:
 
 
 def _lines(path: Path) -> list[bytes]:
-    try:
-        *whole, last = path.read_bytes().split(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    *whole, last = (present(path.read_bytes) or b"").split(b"\n")
     lines = [line for line in whole if line.strip()]
     return lines if _is_torn(last) else [*lines, last]
 
@@ -133,15 +200,66 @@ def parse_json(text: bytes, path: Path, shape: object = AnyObject) -> dict[str, 
 
 def set_aside(path: Path) -> None:
     """Rename a damaged file to `<name>.damaged`, for a person to look at; the newest one stays."""
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(path, path.with_name(f"{path.name}.damaged"))
+    present(partial(os.replace, path, aside(path)))
+
+
+def aside(path: Path) -> Path:
+    """Where a damaged file is kept."""
+    return path.with_name(f"{path.name}.damaged")
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of one run. Its files are the truth about the run; see the README."""
+    """The folder of one run. Its files are the truth about the run; see the README.
+
+    fence: of the attempt that changes it, see core.fence; None for those who only look at it."""
 
     path: Path
+    fence: Fence | None = None
+
+    def fenced(self, fence: Fence | None) -> RunDir:
+        """The same folder, changed through `fence`."""
+        return replace(self, fence=fence)
+
+    def write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
+        """As write_atomic. This and what follows raises OSError, and NotOwnedError if another
+        attempt has taken the run over."""
+        if self.fence:
+            self.fence.write(path, write)
+        else:
+            write_atomic(path, write)
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Atomically replace `path` by text, UTF-8."""
+        self.write(path, lambda file: file.write(text.encode()))
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Atomically replace `path` by one JSON object."""
+        self.write_text(path, json_text(value))
+
+    def write_jsonl(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Atomically replace `path` by one JSON object a line."""
+        self.write_text(path, jsonl_text(rows))
+
+    def copy(self, path: Path, target: Path) -> None:
+        """Atomically replace `target` by what is in `path`."""
+        if self.fence:
+            self.fence.copy(path, target)
+        else:
+            copy_atomic(path, target, drafts=self.path)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file if it is there."""
+        if self.fence:
+            self.fence.remove(path)
+        else:
+            remove(path)
+
+    def set_aside(self, path: Path) -> None:
+        """As the function of that name."""
+        if exists(path):
+            self.copy(path, aside(path))
+            self.remove(path)
 
     @property
     def id(self) -> str:
@@ -212,18 +330,18 @@ class RunDir:
     def holds(self, result: Mapping[str, Any], evals: Iterable[str]) -> bool:
         """Whether a result names these evaluations and all are there: one that somebody has deleted
         is to be made again."""
-        return all(name in result["evals"] and self.eval_json(name).is_file() for name in evals)
+        return all(name in result["evals"] and exists(self.eval_json(name)) for name in evals)
 
     def evals_on_disk(self) -> Iterator[str]:
         """Ids of the evaluations that are there as a whole, whoever has asked for them."""
         for file in self.evals.glob("*.json"):
-            if self.eval_flags(file.stem).is_file():
+            if exists(self.eval_flags(file.stem)):
                 yield file.stem
 
     def forget_results(self) -> None:
         """Delete the result, then every evaluation, finished or not."""
         for file in (self.result, *self.evals.glob("*")):
-            file.unlink(missing_ok=True)
+            self.remove(file)
 
     def read_config(self) -> dict[str, Any]:
         """The resolved config. Raises DamagedError."""
@@ -240,8 +358,8 @@ class RunDir:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Record the resolved config once; an identical file is left alone."""
         text = yaml.safe_dump(dict(config), sort_keys=False)
-        if not self.config.is_file() or self.config.read_bytes() != text.encode():
-            write_text(self.config, text)
+        if present(self.config.read_bytes) != text.encode():
+            self.write_text(self.config, text)
 
 
 @dataclass(frozen=True)
@@ -283,8 +401,7 @@ class Store:
     def at(cls, root: str | Path | None = None) -> Store:
         """The store at `root`, else at $EPSWEEP_ROOT, else at ./outputs; always absolute. Raises
         ConfigError for a path that cannot be used."""
-        given = root or os.environ.get("EPSWEEP_ROOT") or "outputs"
-        return cls(at_home(at_home(given).absolute()))
+        return cls(at_home(at_home(root or settings.root()).absolute()))
 
     @property
     def runs(self) -> Path:
@@ -293,7 +410,7 @@ class Store:
     @property
     def data(self) -> Path:
         """Datasets: one folder per name, and the prepared arrays."""
-        return at_home(os.environ.get("EPSWEEP_DATA") or self.root / "data").absolute()
+        return at_home(settings.data() or self.root / "data").absolute()
 
     @property
     def weights(self) -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from core import checkpoint
-from core.rundir import write_atomic
+from core.rundir import Write, write_atomic
 
 EVERY_S = 300.0
 """Seconds between two snapshots; one holds some six batches of images (1 GB at 256 of 224 x 224)
@@ -18,10 +17,12 @@ and takes a few seconds, which a search that ends sooner never pays."""
 
 
 class Snapshot:
-    """One file, and what the search is about (`about`): a file about anything else is no help."""
+    """One file, and what the search is about (`about`): a file about anything else is no help.
 
-    def __init__(self, file: Path, check: Callable[[], object] = lambda: None) -> None:
-        self.file, self.check = file, check
+    write: how the file is written, as write_atomic does it."""
+
+    def __init__(self, file: Path, write: Write = write_atomic) -> None:
+        self.file, self.write = file, write
         self.about: dict[str, Any] = {}
         self._next = time.monotonic() + EVERY_S
 
@@ -30,11 +31,9 @@ class Snapshot:
         return time.monotonic() >= self._next
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the file. `check` is called before and raises where that is not allowed any
-        more. Raises OSError."""
-        self.check()
+        """Replace the file. Raises OSError, and what `write` raises."""
         whole = {"about": self.about, **state}
-        write_atomic(self.file, lambda file: checkpoint.write(whole, file))
+        self.write(self.file, lambda file: checkpoint.write(whole, file))
         self._next = time.monotonic() + EVERY_S
 
     def load(self, device: torch.device) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from core.claims import newest_attempt
 from core.config import RunConfig
+from core.fence import newest_attempt
 from core.records import MetricsRow
 from core.rundir import RunDir, write_text
 

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from core import checkpoint, convolutions, evaluate, parameters, schedules
 from core.augment import draw_table
-from core.claims import NotOwnedError
 from core.compiling import Compile
 from core.config import ConfigError, RunConfig, rounded, show_strength
 from core.data import Dataset
 from core.records import MetricsRow
-from core.rundir import RunDir, write_jsonl
+from core.rundir import RunDir
 from core.runtime import autocast
 from core.seeds import derive
 from core.step import Step
@@ -45,8 +44,6 @@ class Monitor:
     """A finished epoch, after its checkpoint is on disk."""
     remark: Callable[[str], None] = lambda text: None
     """A line for the log, such as a damaged checkpoint."""
-    owned: Callable[[], bool] = lambda: True
-    """Whether this process may still write into the run folder."""
 
 
 def learning_rate(config: RunConfig, step: int, steps: int, peak: float) -> float:
@@ -159,29 +156,24 @@ class Trainer:
             self.step.optimizer.load_state_dict(state["optimizer"])
         self.schedule.restore(state["schedule"])
         self.rows = state["rows"]
-        write_jsonl(self.run.metrics, self.rows)
+        if self.team.leads:
+            self.run.write_jsonl(self.run.metrics, self.rows)
         self.monitor.remark(f"resuming after epoch {len(self.rows)} of {self.config.epochs}")
 
     def _save(self) -> None:
         if not self.team.leads:
             return
-        self._must_own()
         if len(self.rows) == self.config.epochs:
             # These are new final weights. What was measured of former ones, whose checkpoint is
             # gone, must not stand beside what will be measured of these.
             self.run.forget_results()
-        # Asked again after the writing, which takes long: a process may sleep in between.
-        checkpoint.save(self.run, self.state(), check=self._must_own)
-        write_jsonl(self.run.metrics, self.rows)
+        checkpoint.save(self.run, self.state())
+        self.run.write_jsonl(self.run.metrics, self.rows)
 
     def finish(self) -> None:
         """Keep the final weights alone; every evaluation is on disk by now."""
         if self.team.leads:
-            checkpoint.slim(self.run, self.state(), check=self._must_own)
-
-    def _must_own(self) -> None:
-        if not self.monitor.owned():
-            raise NotOwnedError(f"{self.run.id}: another process has taken this run over")
+            checkpoint.slim(self.run, self.state())
 
     def _epoch(self, epoch: int) -> MetricsRow:
         started = time.perf_counter()

@@ -20,7 +20,7 @@ from core.config import RunConfig
 from core.fitting import Fits
 from core.measure import remark
 from core.records import Goal, MetricsRow, expected_over, reached
-from core.rundir import RunDir, Store, write_json
+from core.rundir import RunDir, Store
 from core.train import Monitor, Trainer
 
 log = logging.getLogger("epsweep")
@@ -60,12 +60,12 @@ def train(
     resumable.
     """
     run.write_config(config.to_dict())
-    write_json(run.env, runtime.describe())
+    run.write_json(run.env, runtime.describe())
     claim.progress = {"phase": "load data"}
     dataset = data.load(config, store, stage=stage)
     dataset = replace(dataset, test=dataset.test.first(0))  # not even by mistake
     model, device = models.build(config, dataset.classes, store), runtime.device()
-    monitor = Monitor(owned=claim.held, remark=lambda text: remark(claim, text))
+    monitor = Monitor(remark=lambda text: remark(claim, text))
     fits = Fits(config, store, device, compile=compile)
     trainer = Trainer(
         config,

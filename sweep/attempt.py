@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core import damage
-from core.claims import Claim, NotOwnedError
+from core.claims import Claim
 from core.config import EvalConfig, RunConfig
-from core.rundir import RunDir, Store, SweepDir, read_json
+from core.fence import NotOwnedError
+from core.rundir import RunDir, Store, SweepDir, exists, read_json
 from sweep import breaker, triage
 from sweep.stop import CancelledError, StoppedError, cancellable, unhidden
 
@@ -52,7 +53,7 @@ def make(
     and does not raise; what told this process to stop does.
     """
     run, claim = store.run(config.id), None
-    if not is_done(run, evals) and not run.cancel.exists():
+    if not is_done(run, evals) and not exists(run.cancel):
         claim = claim_for(run, gpus=gpus)
     if team:
         team.share(claim is not None)
@@ -114,7 +115,7 @@ def _ending(
         return Ending("cancelled", "cancelled", "cancelled on request")
     except (StoppedError, SystemExit) as stop:
         kind, reason = triage.why_stopped(stop)
-        if claim.run.cancel.exists():
+        if exists(claim.run.cancel):
             kind, reason = "cancelled", "cancelled on request"
         return Ending("cancelled" if kind == "cancelled" else "interrupted", kind, reason, stop)
     except Exception as error:

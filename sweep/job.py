@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import submitit
 
 from core import shapes
-from core.claims import beat_seconds, holder, stale_seconds
+from core.claims import holder
 from core.config import EvalConfig, RunConfig
 from core.rundir import DamagedError, RunDir, Store, read_jsonl, salvage
+from core.settings import beat_seconds, stale_seconds
 from core.tracking import Mode
 from slurm import cluster, environment
 from slurm.command import ClusterError

@@ -237,7 +237,7 @@ def _silent(run: Run, current: Holder, promise: Pending | None) -> Status:
         kind, reason = promise.ended() or (kind, reason)
     elif current.hung:
         where = f"process {current.info.get('pid')} on {current.info.get('host')}"
-        kind, reason = "hung", f"no heartbeat for {current.age:.0f} s: {where} hangs, or is lost"
+        kind, reason = "hung", f"{current.silence}: {where} hangs, or is lost"
     state = State.FAILED if kind in triage.DEADLY else State.INTERRUPTED
     if kind == "cancelled":
         state = State.CANCELLED

@@ -217,8 +217,8 @@ def record(run: RunDir) -> dict[str, Any] | None:
 
 def forget(run: RunDir) -> None:
     """Remove the weights of a trial that has ended; its record stays."""
-    for path in (run.checkpoint, run.previous_checkpoint, *run.path.glob("*checkpoint.new*")):
-        path.unlink(missing_ok=True)
+    for path in (run.checkpoint, run.previous_checkpoint):
+        run.remove(path)
 
 
 def with_params(config: RunConfig, params: Mapping[str, float]) -> RunConfig:

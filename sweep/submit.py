@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from core import shapes
-from core.claims import Claim, newest_attempt, now
+from core.claims import Claim, now
 from core.config import ConfigError
+from core.fence import newest_attempt
 from core.rundir import RunDir, Store, SweepDir, salvage, set_aside, write_jsonl, write_text
 from slurm import environment
 from slurm.profile import Profile

@@ -18,9 +18,10 @@ from typing import Any
 import submitit
 
 from core import shapes
-from core.claims import Claim, newest_attempt, now
+from core.claims import Claim, now
 from core.config import RunConfig
-from core.rundir import RunDir, Store, SweepDir, read_jsonl, write_json
+from core.fence import NotOwnedError, newest_attempt
+from core.rundir import RunDir, Store, SweepDir, read_jsonl
 from slurm import environment
 from sweep import attempt, breaker, search
 from sweep.job import await_former, may_begin, orderly, rows_of
@@ -120,16 +121,15 @@ def conduct(
     try:
         ended = _stopped(study.stopped) if study.stopped else None
         ended = ended or _train(config, wanted, claim, store, study.promising, how)
-    except OSError:
+    except (OSError, NotOwnedError):
         raise  # a full disk is not to blame on the hyper-parameters: the trial will go on
     except Exception:
         study.give_up()
         raise
-    if claim.held():
-        known = {"params": study.params, "optuna": version("optuna"), "ended": now()}
-        write_json(trial_file(run), ended | known)
-        study.tell(ended)
-        search.forget(run)
+    known = {"params": study.params, "optuna": version("optuna"), "ended": now()}
+    run.write_json(trial_file(run), ended | known)
+    study.tell(ended)
+    search.forget(run)
 
 
 def _stopped(epochs: int) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _clear(run: RunDir) -> None:
     """Remove what an earlier trial of this number has left that failed: other hyper-parameters."""
     paths = (run.checkpoint, run.previous_checkpoint, run.metrics, run.config)
     for path in paths:
-        path.unlink(missing_ok=True)
+        run.remove(path)
 
 
 def manifest_row(wanted: Search) -> dict[str, Any]:

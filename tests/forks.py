@@ -24,7 +24,7 @@ class Forks:
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         # The first optimiser imports torch._dynamo, which takes 1.6 s.
-        self._context.set_forkserver_preload(["core.run", "torch._dynamo"])
+        self._context.set_forkserver_preload(["core.run", "torch._dynamo", "sweep.tunejob"])
 
     def barrier(self, parties: int) -> Any:
         """Where processes wait for each other."""

@@ -27,7 +27,7 @@ from core.config import ConfigError, EvalConfig
 from core.data import Split
 from core.evaluate import Search
 from core.run import Options, execute
-from core.rundir import Store, read_json
+from core.rundir import Store, Write, read_json, write_atomic
 from core.team import ALONE, Team
 from slurm import profile as profiles
 from sweep import launch
@@ -99,14 +99,12 @@ def blind() -> Search:
 def run(
     file: Path,
     first: Callable[[], Search] = blind,
-    owned: Callable[[], None] = lambda: None,
+    write: Write = write_atomic,
     **how: Any,
 ) -> Search:
     how |= {"norm": "linf", "batch": 4, "device": tiny.CPU}
-    ledger = Ledger(file)
-    return autoattack.evaluate(
-        first, Bright(), split(), STRENGTHS, ledger=ledger, owned=owned, **how
-    )
+    ledger = Ledger(file, write)
+    return autoattack.evaluate(first, Bright(), split(), STRENGTHS, ledger=ledger, **how)
 
 
 # Distances 1/80, 3/80, ... : 0.1 breaks images 0 to 3, 0.2 those up to 7.
@@ -175,11 +173,11 @@ def test_a_damaged_ledger_means_beginning_again(tmp_path: Path, darken: type[Dar
 
 
 def test_who_is_taken_over_writes_nothing(tmp_path: Path, darken: type[Darken]) -> None:
-    def lost() -> None:
+    def lost(path: Path, write: Any) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        run(tmp_path / "part.npz", owned=lost)
+        run(tmp_path / "part.npz", write=lost)
     assert not (tmp_path / "part.npz").exists()
 
 
@@ -274,7 +272,6 @@ def test_the_real_package_is_never_above_apgd(tmp_path: Path, trained: tiny.Trai
         images,
         strengths,
         ledger=Ledger(tmp_path / "part.npz"),
-        owned=lambda: None,
         **how,
     )
     assert bool((found.critical <= first().critical).all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +17,8 @@ import pytest
 from forks import Forks
 
 from core import claims
-from core.claims import Claim, describe_process, holder, newest_attempt, process_alive
+from core.claims import Claim, describe_process, holder, process_alive
+from core.fence import newest_attempt
 from core.rundir import RunDir, read_jsonl
 
 
@@ -266,9 +268,7 @@ def test_a_folder_that_vanished_is_not_held(
 ) -> None:
     claim = acquire(run)
     assert claim
-    for path in run.path.iterdir():
-        path.unlink()
-    run.path.rmdir()
+    shutil.rmtree(run.path)
     assert not claim.held()
     claim.release("done")
     assert not run.path.exists()
@@ -300,12 +300,12 @@ def test_the_heart_survives_a_full_disk(
     assert claim
     failures = []
 
-    def full(path: Path, value: Any) -> None:
+    def full(run: RunDir, path: Path, value: Any) -> None:
         failures.append(path)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "write_json", full)
+        patch.setattr(RunDir, "write_json", full)
         until(lambda: len(failures) > 2)
     claim.progress = {"phase": "after"}
     until(lambda: "after" in (run.path / "claim-0001.json").read_text())

@@ -78,9 +78,7 @@ class Bench:
             return Search(clean.critical * len(strengths), clean.forwards)
 
         ledger = Ledger(self.folder / f"{np.random.default_rng().integers(2**62)}.part")
-        return autoattack.evaluate(
-            first, self.model, self.split, strengths, ledger=ledger, owned=lambda: None, **how
-        )
+        return autoattack.evaluate(first, self.model, self.split, strengths, ledger=ledger, **how)
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_a_damaged_file_is_passed_over(trained: Trained, tmp_path: Path, damage:
 
 
 def test_nothing_is_written_by_one_who_may_not(trained: Trained, tmp_path: Path) -> None:
-    def refuse() -> None:
+    def refuse(path: Path, write: Any) -> None:
         raise Stop
 
     with pytest.raises(Stop):
@@ -112,7 +112,7 @@ def test_nothing_is_written_by_one_who_may_not(trained: Trained, tmp_path: Path)
     assert not (tmp_path / "s").exists()
 
 
-def test_a_full_disk_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
     """torch has a complaint of its own, which looks like a bug."""
 
     class Full(io.BytesIO):
@@ -121,9 +121,9 @@ def test_a_full_disk_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 raise OSError(errno.ENOSPC, "No space left on device")
             return super().write(content)
 
-    monkeypatch.setattr(snapshot, "write_atomic", lambda path, write: write(Full()))
+    full = Snapshot(tmp_path / "s", lambda path, write: write(Full()))
     with pytest.raises(OSError, match="No space left"):
-        Snapshot(tmp_path / "s").save({"point": torch.zeros(9000)})
+        full.save({"point": torch.zeros(9000)})
 
 
 def test_a_short_search_pays_nothing(

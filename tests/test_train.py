@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core import evaluate, step
-from core.claims import NotOwnedError
 from core.config import RunConfig
 from core.data import Dataset
+from core.fence import Fence, NotOwnedError, shut_out
 from core.rundir import Store, read_jsonl
 from core.train import DivergedError, Monitor, Trainer, learning_rate
 
@@ -301,16 +301,23 @@ def test_learns(store: Store) -> None:
     assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
 
 
-@pytest.mark.parametrize("noticed", ["before", "after"])
-def test_who_lost_the_run_writes_nothing(store: Store, noticed: str) -> None:
-    """It is asked before a checkpoint is written, and again before that replaces the former one."""
+def test_who_lost_the_run_writes_nothing(store: Store) -> None:
     config = tiny.config(epochs=3)
-    owned = iter([True, True, False] if noticed == "before" else [True, True, True, False])
-    work = run_of(store, config, monitor=Monitor(owned=lambda: next(owned)))
+    folder = store.run(config.id)
+    folder.path.mkdir(parents=True)
+    fence = Fence.open(folder.path, 1)
+    work = run_of(store, config)
+    work.run = folder.fenced(fence)
+
+    def taken_over(row: Any) -> None:
+        if row["epoch"] == 1:
+            shut_out(folder.path, 2)
+
+    work.monitor = Monitor(epoch=taken_over)
     with pytest.raises(NotOwnedError, match="another process"):
         work.fit()
-    assert len(read_jsonl(work.run.metrics)) == 1
-    assert len(torch.load(work.run.checkpoint, weights_only=True)["rows"]) == 1
+    assert len(read_jsonl(work.run.metrics)) == 2
+    assert len(torch.load(work.run.checkpoint, weights_only=True)["rows"]) == 2
 
 
 def test_tells_where_it_is(store: Store) -> None:

@@ -13,8 +13,9 @@ import killable
 from forks import die
 
 from core import trial
-from core.claims import Claim, newest_attempt
+from core.claims import Claim
 from core.config import RunConfig
+from core.fence import newest_attempt
 from core.rundir import RunDir, Store, read_jsonl, write_json, write_jsonl
 from sweep import tunejob
 from sweep.search import Search, trial_file

@@ -1,0 +1,92 @@
+"""An attempt that stops itself (SIGSTOP) before the n-th thing it does to its run folder, and one
+that takes the run over meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+
+from core import claims
+from core.config import EvalConfig
+from core.rundir import Store
+from sweep import attempt, tunejob
+from sweep.search import Search, trial_file
+
+torch.set_num_threads(1)
+ACTS = ("open", "os.", "shutil.")
+"""Audit events of calls that name files."""
+
+
+def stop_before(n: int, folder: Path, thread: str = "MainThread") -> None:
+    """SIGSTOP this process before the n-th call of a thread that names a file in the folder."""
+    left = n
+
+    def count(about: object) -> None:
+        nonlocal left
+        inside = str(about).startswith(str(folder))
+        if inside and threading.current_thread().name.startswith(thread):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith(ACTS) and left > 0:
+            paths = (item for item in arguments if isinstance(item, str | Path))
+            count(next((path for path in paths if str(path).startswith(str(folder))), ""))
+
+    sync = os.fsync
+
+    def fsync(handle: int) -> None:  # no event of its own; between the writing and the rename
+        count(os.readlink(f"/proc/self/fd/{handle}"))
+        sync(handle)
+
+    os.fsync = fsync
+    sys.addaudithook(hook)
+
+
+def call_all_dead() -> None:
+    """Take whoever holds a run for dead, as after minutes without a heartbeat."""
+    claims.Holder.live = claims.Holder.hung = property(lambda self: False)  # type: ignore[assignment, method-assign]
+
+
+def run(
+    root: Path, fields: Mapping[str, Any], evals: list[Any], said: Path, n: int, thread: str
+) -> None:
+    """An attempt at a whole run, as a node makes it; what became of it goes to `said`. n: 0 for the
+    one that takes over."""
+    config, store = tiny.config(**fields), Store(root)
+    asked = [EvalConfig.parse(item) for item in evals]
+    _prepare(n, store.run(config.id).path, thread)
+    options = {"tracking": "none", "group": None, "images": 20}
+    said.write_text(attempt.make(config, asked, store, options))
+
+
+def trial(root: Path, search: Mapping[str, Any], said: Path, n: int, thread: str) -> None:
+    """The same of a trial."""
+    wanted = Search.parse(search, root / "tuned")
+    folder = wanted.trial_dir(0)
+    _prepare(n, folder.path, thread)
+    claim = None if trial_file(folder).exists() else attempt.claim_for(folder)
+    how: dict[str, Any] = {}
+
+    def work() -> None:
+        assert claim
+        tunejob.conduct(wanted, 0, claim, Store(root), how)
+
+    said.write_text(attempt.conduct(claim, work, "trial", None) if claim else "skipped")
+
+
+def _prepare(n: int, folder: Path, thread: str) -> None:
+    if n:
+        os.environ["EPSWEEP_HEARTBEAT_S"] = "0.01" if thread != "MainThread" else "60"
+        stop_before(n, folder, thread)
+    else:
+        call_all_dead()
