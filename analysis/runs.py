@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from analysis.names import ATTACKS, NORMS, dataset_name, model_name
@@ -315,7 +315,7 @@ def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             fields |= dict.fromkeys(_differing([row["config"] for row in twins]))
     found = {}
     for row in rows:
-        config = dict(flat(row["config"])) if fields else {}
+        config = _whole(row["config"]) if fields else {}
         found[row["id"]] = ", ".join(f"{name}={config.get(name)}" for name in fields)
     return found
 
@@ -325,6 +325,16 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     plain = [{key: part for key, part in one.items() if key != "seed"} for one in configs]
     if all(one == plain[0] for one in plain):
         return []
-    found = [dict(flat(one)) for one in plain]
+    found = [_whole(one) for one in plain]
     names = dict.fromkeys(name for one in found for name in one)
     return [name for name in names if any(one.get(name) != found[0].get(name) for one in found)]
+
+
+def _whole(config: Mapping[str, Any]) -> Row:
+    """A config flat, with the defaults of fields that are younger than what wrote it."""
+    return _defaults() | dict(flat(config))
+
+
+@cache
+def _defaults() -> Row:
+    return dict(flat(RunConfig(backbone="vit", dataset="fake").to_dict()))

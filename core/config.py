@@ -58,13 +58,17 @@ __all__ = [
 
 
 class Optim(Part):
-    """AdamW with a cosine learning rate after a linear warm-up; biases and norms do not decay."""
+    """AdamW with a cosine learning rate after a linear warm-up."""
 
     lr: Annotated[Number, Field(gt=0)] = 1e-4
     weight_decay: Annotated[Number, Field(ge=0)] = 1e-2
     head_lr: Annotated[Number, Field(gt=0)] | None = None
     """Learning rate of the head; None is that of the backbone."""
     head_weight_decay: Annotated[Number, Field(ge=0)] | None = None
+    no_decay: Literal["vectors", "library"] = "vectors"
+    """What never decays: `vectors`, weights of at most one dimension (biases, norms, layer scales);
+    `library`, those and what timm lists for the network (position embeddings, tables of relative
+    position biases, class tokens), which decay otherwise."""
     warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.05
     """Fraction of all optimiser steps spent warming up."""
     clip: Annotated[Number, Field(ge=0)] = 0.0
@@ -136,8 +140,11 @@ def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _canonical_optim(optim: Optim, protocol: str) -> Optim:
-    """The head's own numbers only where there are two kinds of weights and they differ."""
-    changes = {}
+    """The head's own numbers only where there are two kinds of weights and they differ; exemptions
+    only where there is decay and what timm lists is trained."""
+    changes: dict[str, Any] = {}
+    if protocol != "full" or not optim.weight_decay:
+        changes["no_decay"] = "vectors"
     for name in ("lr", "weight_decay"):
         common, head = getattr(optim, name), getattr(optim, f"head_{name}")
         if protocol == "linear" and head is not None:

@@ -1,5 +1,5 @@
 """Which weights a run trains: head and backbone, each with its learning rate and weight decay, and
-none of that decay on biases and norms.
+which of them do not decay.
 
 Full fine-tuning trains everything. Linear probing freezes the backbone and keeps it in evaluation
 mode, so that its BatchNorm statistics and its dropout stay out of the training too. With LoRA the
@@ -9,6 +9,7 @@ BatchNorm, whose statistics belong to the frozen weights.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -66,12 +67,14 @@ def train_mode(model: nn.Module, config: RunConfig) -> None:
 
 def groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
     """Parameter groups of the optimiser: backbone before head, `peak` being the learning rate at
-    the top of its schedule. Vectors and scalars (biases, norms, layer scales) do not decay."""
+    the top of its schedule. Vectors and scalars (biases, norms, layer scales) do not decay, with
+    `no_decay: library` neither does what timm lists."""
     heads = head_names(model)
+    exempt = listed(model) if config.optim.no_decay == "library" else frozenset()
     found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (is_in(name, heads), parameter.ndim > 1)
+            key = (is_in(name, heads), parameter.ndim > 1 and name not in exempt)
             found.setdefault(key, []).append(parameter)
     return [
         {
@@ -81,6 +84,16 @@ def groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
         }
         for key in sorted(found)
     ]
+
+
+def listed(model: nn.Module) -> frozenset[str]:
+    """Dotted names of the parameters that the network's timm module exempts from weight decay, by
+    its `no_weight_decay`; empty for networks without such a list."""
+    net = getattr(model, "net", model)
+    prefix = "net." if net is not model else ""
+    patterns = [prefix + name for name in getattr(net, "no_weight_decay", set)()]
+    names = (name for name, _ in model.named_parameters())
+    return frozenset(name for name in names if any(fnmatchcase(name, one) for one in patterns))
 
 
 def _of_head(optim: Optim, name: str, head: bool) -> float:

@@ -106,3 +106,12 @@ def test_a_table_says_how_many_seeds_its_cells_have(tmp_path: Path) -> None:
     assert alone.notes[0].endswith("deviation over 3 seeds")
     (single,) = main_tables(source.values[source.values["seed"] == 0])
     assert single.notes[0].endswith("; one seed (0)")
+
+
+def test_a_field_younger_than_a_manifest_sets_no_runs_apart(tmp_path: Path) -> None:
+    rows = made.manifest(tmp_path, made.grid(seeds=(0, 1)))
+    del rows[0]["config"]["optim"]["no_decay"]
+    assert {run.variant for run in Results(tmp_path, rows, index=False).runs} == {""}
+    rows[0]["config"]["optim"]["clip"] = 1.0
+    found = {run.variant for run in Results(tmp_path, rows, index=False).runs}
+    assert found == {"optim.clip=1.0", "optim.clip=0.0"}

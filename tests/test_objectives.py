@@ -136,6 +136,36 @@ def test_groups_hold_every_trained_weight_once(tmp_path: Path, protocol: str) ->
     assert len(groups) == (4 if protocol == "full" else 2)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "size", "listed"),
+    [
+        ("test_vit", 32, {"net.cls_token", "net.pos_embed"}),
+        ("swin_tiny_patch4_window7_224", 32, "relative_position_bias_table"),
+        # lists a pattern, 'pos_embed.*'
+        ("xcit_nano_12_p16_224", 32, {"net.cls_token", "net.pos_embed.token_projection.weight"}),
+        ("test_convnext", 32, set()),  # has no list
+    ],
+)
+def test_what_timm_lists_decays_unless_asked(
+    tmp_path: Path, backbone: str, size: int, listed: Any
+) -> None:
+    decayed: dict[str, set[str]] = {}
+    for choice in ("vectors", "library"):
+        optim = {"lr": 1e-3, "weight_decay": 0.1, "no_decay": choice}
+        config = tiny.config(backbone=backbone, image_size=size, optim=optim)
+        model = models.build(config, 10, Store(tmp_path))
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups = parameters.groups(model, config)
+        assert sum(len(group["params"]) for group in groups) == len(names)
+        held = (group["params"] for group in groups if group["weight_decay"])
+        decayed[choice] = {names[id(parameter)] for group in held for parameter in group}
+    if isinstance(listed, str):
+        listed = {name for name in names.values() if name.endswith(listed)}
+        assert len(listed) == 12
+    assert decayed["vectors"] - decayed["library"] == listed
+    assert decayed["library"] <= decayed["vectors"]
+
+
 def test_both_learning_rates_follow_one_schedule(tmp_path: Path) -> None:
     optim = {"lr": 1e-3, "head_lr": 1e-2, "warmup": 0.5}
     config, model = vit(tmp_path, optim=optim)
@@ -159,6 +189,15 @@ def test_what_a_run_does_not_use_is_no_part_of_it() -> None:
     assert tiny.config(optim={"lr": 1e-3}, objective={"beta": 5}).id == plain.id
     linear = tiny.config(protocol="linear", optim={"lr": 1e-3})
     assert tiny.config(protocol="linear", optim={"lr": 9.0, "head_lr": 1e-3}).id == linear.id
+    exempt = {"lr": 1e-3, "no_decay": "library"}
+    assert tiny.config(protocol="linear", optim=exempt).id == linear.id
+    assert (
+        tiny.config(backbone="mini_resnet", protocol="lora", optim=exempt).optim.no_decay
+        == "vectors"
+    )
+    assert tiny.config(optim={**exempt, "weight_decay": 0}).optim.no_decay == "vectors"
+    assert tiny.config(optim=exempt).id != plain.id
+    assert tiny.config(optim={"lr": 1e-3, "no_decay": "vectors"}).id == plain.id
     standard = tiny.config(schedule="standard")
     assert tiny.config(schedule="standard", objective={"kind": "trades"}).id == standard.id
     others = [
