@@ -42,6 +42,8 @@ class Cost:
     """By kind of run (`_kind`) its TFLOP/s, where finished runs tell."""
     runs: int = 0
     """Finished runs by which this is calibrated."""
+    at_once: int | None = None
+    """Devices that the profile lets work at the same time, if that is known."""
     _sizes: dict[str, Mapping[str, int] | None] = field(default_factory=dict)
     _known: dict[Any, float | None] = field(default_factory=dict)
 
@@ -133,7 +135,7 @@ def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
     """The estimate for runs of a profile. hardware: what the grid's author had in mind, where the
     profile names no GPU."""
     device = device_of(profile, str(hardware or ""))
-    shipped = Cost(device, store, _shipped(device))
+    shipped = Cost(device, store, _shipped(device), at_once=_at_once(profile, device))
     seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for config, seconds in _finished(store, device):
         sizes, each = shipped.sizes(config.dataset), gflops(config)
@@ -143,7 +145,7 @@ def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
         return shipped
     every = [pair for pairs in seen.values() for pair in pairs]
     speeds = {name: _speed(pairs) for name, pairs in seen.items()}
-    return Cost(device, store, _speed(every), speeds, len(every))
+    return Cost(device, store, _speed(every), speeds, len(every), shipped.at_once)
 
 
 def _shipped(device: str) -> float:
@@ -166,6 +168,17 @@ def device_of(profile: Profile, hardware: str) -> str:
                 return name
     needs_gpu = profile.executor == "slurm" and profile.gpus_per_run > 0
     return local or ("H100" if needs_gpu else "CPU")
+
+
+def _at_once(profile: Profile, device: str) -> int | None:
+    """Cores or GPUs: those of this machine, on Slurm those of the tasks that an array may run."""
+    if profile.executor == "slurm":
+        tasks = profile.slurm.slurm_array_parallelism
+        return tasks * profile.ranks if tasks and device != "CPU" else None
+    if device == "CPU":
+        return len(os.sched_getaffinity(0))
+    here = len(list(Path("/proc/driver/nvidia/gpus").glob("*/information")))
+    return min(here, profile.workers * profile.ranks) or None
 
 
 def _local_gpu() -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rich.console import Group
 from rich.text import Text
 
+from core.rundir import Store
 from core.sheet import Sheet
 from sweep import watch, winners
 from sweep.cost import Cost
@@ -20,25 +21,50 @@ MARKED = (State.RUNNING, State.PENDING, State.FAILED, State.DAMAGED)
 
 
 def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
-    """The question, the counts, the hours, and runs by cell."""
+    """The question, the store, the counts, the hours, and runs by cell."""
     question = str(grid.about.get("question", ""))
-    lines = [Text.assemble((grid.name, "bold"), "  ", question)]
+    lines = [Text.assemble((grid.name, "bold"), "  ", question), place(cost.store, grid)]
     told = grid.shared and len(seen.statuses) == len(grid.runs)  # of a part nobody has counted it
     shared = f" ({grid.shared} combinations share another's run)" if told else ""
     lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watch.counts_line(seen)))
-    lines += [Text(line) for line in hours(seen, cost).lines]
-    each = [cost.hours(status.run.config, status.run.evals) or 0 for status in seen.statuses]
-    if each and all(each):
-        lines.append(Text(f"a run takes {short(min(each))} to {short(max(each))} {cost.unit}"))
+    told_hours = hours(seen, cost)
+    lines += [Text(line) for line in told_hours.lines]
+    each = [cost.hours(status.run.config, status.run.evals) for status in seen.statuses]
+    known = [one for one in each if one]
+    if known:
+        factor, unit = scaled(max(known), cost.unit)
+        span = f"{short(min(known) * factor)} to {short(max(known) * factor)} {unit}"
+        lines.append(Text(f"a run takes {span}{_at_once(told_hours, max(known), cost)}"))
     lines += winners.lines(grid) + searches(grid, cost)
     return Group(*lines, cells(seen, cost))
+
+
+def place(store: Store, *grids: Grid) -> Text:
+    """Where the results are, and whether there are any: of a wrong folder every run is new."""
+    if not store.root.is_dir():
+        state = " (no such folder yet)"
+    elif not any(store.sweep(grid.name).path.is_dir() for grid in grids):
+        state = " (nothing was launched there under this name)"
+    else:
+        state = ""
+    return Text(f"in {store.root}{state}", style="dim", overflow="fold")
+
+
+def _at_once(told: Hours, longest: float, cost: Cost) -> str:
+    """How long all of it takes on the devices at hand; '' if nobody knows how many those are."""
+    if not (told.known and cost.at_once):
+        return ""
+    wall = max(told.known / cost.at_once, longest if cost.device != "CPU" else 0)
+    devices = "core" if cost.device == "CPU" else "GPU"
+    plural = "s" if cost.at_once > 1 else ""
+    return f"; what is left takes {spelled(wall, 'hours')} on {cost.at_once} {devices}{plural}"
 
 
 def searches(grid: Grid, cost: Cost) -> list[Text]:
     """What has to come before the runs of a grid that is not tuned yet."""
     left = sum(one.winner() is None for one in grid.searches)
     hours = cost.searching(grid.searches)
-    about = "" if hours is None else f" of about {short(hours)} {cost.unit}"
+    about = "" if hours is None else f" of about {spelled(hours, cost.unit)}"
     text = f"{grid.name}: {left} searches{about} come first, then its runs have rates of their own"
     return [Text(text, style="yellow")] if left else []
 
@@ -51,17 +77,23 @@ def cells(seen: Plan, cost: Cost) -> Sheet:
     table.add_column("done/runs")
     for name in datasets:
         table.add_column(name, justify="right")
-    estimates = any(cost.total([status.run]) for status in seen.statuses)
-    if estimates:
-        table.add_column(cost.unit, justify="right", style="dim")
+    backbones = dict.fromkeys(status.run.config.backbone for status in seen.statuses)
+    totals = {
+        name: cost.total(s.run for s in seen.statuses if s.run.config.backbone == name)
+        for name in backbones
+    }
+    largest = max((total for total in totals.values() if total), default=0.0)
+    factor, unit = scaled(largest, cost.unit)
+    if largest:
+        table.add_column(unit, justify="right", style="dim")
     counts: dict[str, dict[str, Counter[State]]] = defaultdict(lambda: defaultdict(Counter))
     for status in seen.statuses:
         counts[status.run.config.backbone][_dataset(status.run)][status.state] += 1
     for backbone, row in counts.items():
         shown = [_cell(row[name]) if name in row else "" for name in datasets]
-        total = cost.total(s.run for s in seen.statuses if s.run.config.backbone == backbone)
-        if estimates:
-            shown.append("" if total is None else f"about {short(total)}")
+        total = totals[backbone]
+        if largest:
+            shown.append("unknown" if total is None else f"about {short(total * factor)}")
         table.add_row(backbone, *shown)
     return table
 
@@ -93,24 +125,43 @@ class Hours(NamedTuple):
     """which was this,"""
     actual: float
     """while they took this."""
+    known: float = 0.0
+    """Left for the runs that have an estimate,"""
+    unknown: int = 0
+    """and how many of the runs that are left have none; `left` is None then."""
 
     @property
     def lines(self) -> list[str]:
         """What is spent, what is left and how far off the plan was, as far as that is known."""
-        parts = [f"{short(self.spent)} {self.unit} spent"] if self.spent else []
-        if self.left:
-            about = f"about {short(self.left)} {'' if parts else f'{self.unit} '}left"
-            parts.append(f"{about}, {self.basis}")
+        parts = [f"{spelled(self.spent, self.unit)} spent"] if self.spent else []
+        if self.known:
+            rest = f" and {self.unknown} runs of unknown length" if self.unknown else ""
+            parts.append(f"about {spelled(self.known, self.unit)}{rest} left, {self.basis}")
         said = [", ".join(parts)] if parts else []
         if self.planned and self.actual:
             off = f"{self.actual / self.planned - 1:+.0%}"
-            numbers = f"{short(self.planned)} {self.unit} planned, {short(self.actual)} spent"
+            planned, actual = (spelled(n, self.unit) for n in (self.planned, self.actual))
+            numbers = f"{planned} planned, {actual} spent"
             said.append(f"{self.finished} finished runs: {numbers} ({off})")
         return said
 
 
 def short(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
+
+
+def scaled(hours: float, unit: str) -> tuple[float, str]:
+    """The factor from hours to a unit in which `hours` is no small fraction, and its name."""
+    for factor, name in ((1, "hours"), (60, "minutes")):
+        if hours * factor >= 1:
+            return factor, unit.replace("hours", name)
+    return 3600, unit.replace("hours", "seconds")
+
+
+def spelled(hours: float, unit: str) -> str:
+    """'2.5 GPU-hours', '6.5 core-seconds'."""
+    factor, name = scaled(hours, unit)
+    return f"{short(hours * factor)} {name}"
 
 
 def hours(seen: Plan, cost: Cost) -> Hours:
@@ -134,22 +185,26 @@ def hours(seen: Plan, cost: Cost) -> Hours:
     finished = [name for name, about in planned.items() if about]
     observed = "by the speed of its runs so far" if sum(made.values()) else cost.basis
     unit = "hours" if spent and not on_gpus else "GPU-hours" if spent else cost.unit
+    known, unknown = _left(seen, cost, used, made)
     return Hours(
         spent,
-        _left(seen, cost, used, made),
+        None if unknown else known,
         unit,
         observed,
         len(finished),
         sum(planned.values()),
         sum(seconds[name] for name in finished) / 3600,
+        known,
+        unknown,
     )
 
 
 def _left(
     seen: Plan, cost: Cost, used: Mapping[str, float], made: Mapping[str, float]
-) -> float | None:
-    """used, made: seconds and PFLOP by backbone."""
-    total, every = 0.0, sum(made.values())
+) -> tuple[float, int]:
+    """Hours of the runs that are not done and have an estimate, and how many have none. used, made:
+    seconds and PFLOP by backbone."""
+    total, unknown, every = 0.0, 0, sum(made.values())
     for status in seen.statuses:
         if status.state is State.DONE:
             continue
@@ -159,9 +214,10 @@ def _left(
             pace = used[name] / made[name] if made[name] else sum(used.values()) / every
             hours = work * pace / 3600
         if hours is None:
-            return None
-        total += hours * (1 - _share(status, cost))
-    return total
+            unknown += 1
+        else:
+            total += hours * (1 - _share(status, cost))
+    return total, unknown
 
 
 def _share(status: Status, cost: Cost) -> float:

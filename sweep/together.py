@@ -20,7 +20,7 @@ from sweep import launch, watch, winners
 from sweep.cost import Cost
 from sweep.grid import Grid, Run
 from sweep.plan import Plan, State, Status
-from sweep.summary import searches, short
+from sweep.summary import place, searches, spelled
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def table(shares: Sequence[Share]) -> Group:
     for column in ("runs", "shared", "done", "estimate"):
         shown.add_column(column, justify="right")
     for share in shares:
-        hours = "" if share.hours is None else f"{short(share.hours)} {share.cost.unit}"
+        hours = "unknown" if share.hours is None else spelled(share.hours, share.cost.unit)
         done = str(share.plan.counts[State.DONE])
         runs = str(len(share.plan.statuses))
         shown.add_row(share.grid.name, runs, str(share.shared or ""), done, hours)
@@ -107,6 +107,7 @@ def table(shares: Sequence[Share]) -> Group:
     saved = f"{asked - len(every.statuses)} of {asked} are shared and run once"
     bases = dict.fromkeys(share.cost.basis for share in shares if share.hours)
     return Group(
+        place(shares[0].cost.store, *(share.grid for share in shares)),
         shown,
         *(Text(f"estimate: {basis}") for basis in bases),
         *(line for share in shares for line in searches(share.grid, share.cost)),
@@ -120,7 +121,9 @@ def _sums(shares: Sequence[Share]) -> list[str]:
     for share in shares:
         if share.hours is not None:
             sums[share.cost.unit] = sums.get(share.cost.unit, 0) + share.hours
-    return [f"{short(hours)} {unit}" for unit, hours in sums.items()]
+    unknown = sum(share.hours is None for share in shares)
+    rest = [f"{unknown} unknown"] if unknown else []
+    return rest + [spelled(hours, unit) for unit, hours in sums.items()]
 
 
 def as_json(shares: Sequence[Share]) -> str:

@@ -90,10 +90,11 @@ def table(
     *,
     screen: Console | None = None,
     footer: bool = True,
+    most: int = ROWS,
 ) -> Group:
-    """The state of every run, or of those under way where there are too many to show. screen: the
+    """The state of every run, or of those under way if there are more than `most`. screen: the
     terminal into which all of it has to fit."""
-    why, rows = reasons(seen), ROWS
+    why, rows = reasons(seen), most
     if screen:  # what is below it would not be seen: the counts, and why runs failed
         why = reasons(seen, max(1, screen.height // 3))
         for line in why:
@@ -115,7 +116,11 @@ def table(
     counts = counts_line(seen)
     if clock:
         counts.append(f"   left {duration(clock.left(seen))}", style="bold")
-    head = [grid] if shown else []
+    head: list[RenderableType] = [grid] if shown else []
+    hidden = len(seen.statuses) - len(shown)
+    if hidden and not screen:
+        what = "more runs" if shown else "runs, none of them under way"
+        head.append(Text(f"{hidden} {what}; `sweep status GRID --all` shows each", style="dim"))
     return Group(*head, *why, *([counts] if footer else []))
 
 

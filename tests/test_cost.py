@@ -251,7 +251,7 @@ def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> 
     assert "2 finished runs: " in found.lines[1] and found.lines[1].endswith("spent (+50%)")
     fresh = summary.hours(Plan([Status(run, State.NEW) for run in small.runs]), model)
     assert fresh.left == pytest.approx(sum(hours)) and len(fresh.lines) == 1
-    assert "GPU-hours left, at 32 TFLOP/s per H100" in fresh.lines[0]
+    assert "GPU-minutes left, at 32 TFLOP/s per H100" in fresh.lines[0]
 
 
 def test_a_trained_run_has_its_evaluation_left(store: Store) -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,28 @@ def test_a_path_with_commas_can_be_named() -> None:
         assert {run.config.dataset for run in select(runs, [f"dataset={text}"])} == wanted
     with pytest.raises(ConfigError, match="--only dataset=/d/co: no run has this value"):
         select(runs, ["dataset=/d/co"])
+
+
+# Help.
+
+
+def test_help_groups_the_verbs_and_tells_the_checks_apart(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, shown, _ = call("-h")
+    assert code == 0 and call("--help")[1] == shown
+    places = [shown.index(f"\u2500 {name} \u2500") for name in ("Prepare", "Run", "Look", "Repair")]
+    assert places == sorted(places) and "\u2500 Commands" not in shown
+    assert "launch --dry-run" in shown.rpartition("Before a launch:")[2]
+    assert call("plan", "-h")[0] == 0
+
+
+def test_version(call: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = call("--version")
+    assert code == 0 and out.startswith(f"epsweep {metadata.version('epsweep')}")
+
+
+def test_completion_knows_the_verbs() -> None:
+    words = {"_SWEEP_COMPLETE": "complete_bash", "COMP_WORDS": "sweep st", "COMP_CWORD": "1"}
+    assert sweep(**words)[:2] == (0, b"status\n")

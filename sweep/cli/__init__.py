@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -17,7 +19,7 @@ from core.values import at_home
 from slurm.command import ClusterError
 from slurm.profile import ProfileError
 from sweep.cli import checking, data, results, running, tuning, weights
-from sweep.cli.options import err
+from sweep.cli.options import PREPARE, err
 from sweep.cli.terminal import fit_encoding, literal
 from sweep.stop import StoppedError
 
@@ -26,15 +28,41 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="sweep",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Sweeps of robust fine-tuning runs: one grid file to jobs, curves and the paper's tables.",
+    epilog=(
+        "Before a launch: plan shows the runs and touches nothing; launch --dry-run also the job "
+        "script; doctor asks whether machine, cluster, data and weights are ready; dry-run trains "
+        "every kind of run in miniature."
+    ),
 )
+app.add_typer(data.verbs, name="data", rich_help_panel=PREPARE)
+app.add_typer(weights.verbs, name="weights", rich_help_panel=PREPARE)
 for verbs in (running.verbs, tuning.verbs, results.verbs, checking.verbs):
     app.add_typer(verbs)
-app.add_typer(data.verbs, name="data")
-app.add_typer(weights.verbs, name="weights")
+
+
+def show_version(asked: bool) -> None:
+    """Version and commit, then out: before any verb."""
+    if asked:
+        from core import source
+
+        code = source.state()
+        commit = f" (commit {code['commit'][:12]})" if code["commit"] else ""
+        typer.echo(f"epsweep {metadata.version('epsweep')}{commit}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Version and commit.", callback=show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """What holds for every verb."""
 
 
 def main() -> None:

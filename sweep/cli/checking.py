@@ -9,6 +9,8 @@ from rich.text import Text
 
 from core.rundir import Store
 from sweep.cli.options import (
+    LOOK,
+    PREPARE,
     GridArgument,
     Json,
     Only,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 verbs = typer.Typer()
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=PREPARE)
 def doctor(
     grid: Annotated[str | None, typer.Argument(metavar="[GRID]")] = None,
     profile: ProfileOption = "local",
@@ -54,7 +56,7 @@ def doctor(
     raise typer.Exit(int(any(check.verdict == "fail" for check in checks)))
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=LOOK)
 def sync(
     grid: GridArgument,
     root: Root = None,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sweep.grid import Grid, Run
     from sweep.plan import Plan
 
+PREPARE, RUN, LOOK, REPAIR = "Prepare", "Run", "Look", "Repair"
+"""Groups of verbs in `sweep --help`."""
 WIDE = 160
 """Columns where nothing tells (a file, a pipe): tables are not squeezed there."""
 

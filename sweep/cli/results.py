@@ -14,6 +14,7 @@ from rich.text import Text
 from core.config import ConfigError
 from core.rundir import Store, write_text
 from sweep.cli.options import (
+    LOOK,
     GridArgument,
     Json,
     Only,
@@ -52,7 +53,7 @@ From = Annotated[
 ]
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=LOOK)
 def tables(
     grid: OptionalGrid = None,
     root: Root = None,
@@ -130,7 +131,7 @@ def tables(
 Folder = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to.")]
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=LOOK)
 def figures(
     grid: OptionalGrid = None,
     names: Annotated[
@@ -152,7 +153,7 @@ def figures(
     _warn(source)
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=LOOK)
 def report(
     grid: GridArgument,
     root: Root = None,
@@ -181,7 +182,7 @@ def report(
     out.print(str(page), soft_wrap=True)
 
 
-@verbs.command("suggest-schedule")
+@verbs.command("suggest-schedule", rich_help_panel=LOOK)
 def suggest_schedule(
     grid: GridArgument, root: Root = None, only: Only = None, json: Json = False
 ) -> None:

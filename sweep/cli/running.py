@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,10 @@ from rich.text import Text
 from core.rundir import Store
 from slurm.command import ClusterError
 from sweep.cli.options import (
+    LOOK,
+    PREPARE,
+    REPAIR,
+    RUN,
     GridArgument,
     GridArguments,
     Json,
@@ -35,7 +41,7 @@ from sweep.cli.options import (
 verbs = typer.Typer()
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=PREPARE)
 def plan(
     grids: GridArguments,
     profile: ProfileOption = "local",
@@ -74,7 +80,7 @@ def plan(
     print_lacks(seen, store, where)
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=RUN)
 def launch(
     grid: GridArgument,
     profile: ProfileOption = "local",
@@ -117,13 +123,16 @@ def launch(
     raise typer.Exit(outcome(final))
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=LOOK)
 def status(
     grid: GridArgument,
     root: Root = None,
     only: Only = None,
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every run, page by page, however many there are.")
+    ] = False,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Name what went wrong in runs, from their curves.")
     ] = False,
@@ -150,8 +159,11 @@ def status(
             more["diagnosis"] = diagnosing.as_dict(found)
         typer.echo(as_json(seen, name=loaded.name, hours=hours, **more))
     else:
-        out.print(summary.of(loaded, seen, cost))
-        out.print(watching.table(seen, footer=False))
+        # Where the runs are at work, and so how many at a time, nothing here tells.
+        out.print(summary.of(loaded, seen, replace(cost, at_once=None)))
+        with out.pager() if every and out.is_terminal else nullcontext():
+            most = len(seen.statuses) if every else watching.ROWS
+            out.print(watching.table(seen, footer=False, most=most))
         for line in diagnosing.lines(found) if diagnose else ():
             out.print(line, soft_wrap=True)
         held = breaker.tripped(store.sweep(loaded.name))
@@ -159,7 +171,7 @@ def status(
             out.print(Text(str(held), style="red"), soft_wrap=True)
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=LOOK)
 def logs(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")],
     root: Root = None,
@@ -175,7 +187,7 @@ def logs(
         sys.stdout.flush()
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=REPAIR)
 def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
     """Stop pending and running runs; they keep their checkpoints, and retry runs them again."""
     from sweep import cancel as cancelling
@@ -191,7 +203,7 @@ def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
         out.print(f"{len(runs)} runs asked to stop" if runs else "nothing is pending or running")
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=REPAIR)
 def retry(
     grid: GridArgument,
     profile: ProfileOption = "local",
@@ -213,7 +225,7 @@ def retry(
     raise typer.Exit(outcome(final))
 
 
-@verbs.command(name="dry-run")
+@verbs.command(name="dry-run", rich_help_panel=PREPARE)
 def dry_run(
     grids: GridArguments, profile: ProfileOption = "local", root: Root = None, only: Only = None
 ) -> None:
@@ -246,7 +258,7 @@ def dry_run(
     raise typer.Exit(0 if found.passed and accepted else 1)
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=RUN)
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A resolved run config.")],
     root: Root = None,
@@ -259,7 +271,7 @@ def run(
     raise typer.Exit(0 if state == "done" else 1)
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=RUN)
 def demo(root: Root = None, max_parallel: Workers = None, tracking: TrackingOption = None) -> None:
     """The paper in miniature on this machine: pretrain, fine-tune under three schedules, show."""
     from sweep import demo as miniature_paper

@@ -72,7 +72,8 @@ def literal(app: typer.Typer) -> TyperGroup | TyperCommand:
 
 
 def _escape(command: TyperGroup | TyperCommand) -> None:
-    command.help = escape(command.help or "") or None
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = escape("\n\n".join(" ".join(text.split()) for text in paragraphs)) or None
     for parameter in command.params:
         if text := getattr(parameter, "help", None):
             parameter.help = escape(text)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.rundir import Store
-from sweep.cli.options import GridArgument, Json, Only, ProfileOption, Root, out
+from sweep.cli.options import RUN, GridArgument, Json, Only, ProfileOption, Root, out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 verbs = typer.Typer()
 
 
-@verbs.command()
+@verbs.command(rich_help_panel=RUN)
 def tune(
     grid: GridArgument,
     profile: ProfileOption = "local",
