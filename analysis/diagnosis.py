@@ -1,4 +1,4 @@
-"""Signatures of failure (core.diagnosis) of runs as analysis has read them."""
+"""Signatures of failure (core.store.signatures) of runs as analysis has read them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from analysis.runs import Run
 from core.config import RunConfig
-from core.diagnosis import Finding, of_end, of_evaluation, of_training, standard_of, standards
+from core.store.signatures import (
+    Finding,
+    of_end,
+    of_evaluation,
+    of_training,
+    standard_of,
+    standards,
+)
 
 
 def diagnose(run: Run, standard: Run | None = None) -> list[Finding]:

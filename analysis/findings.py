@@ -17,7 +17,7 @@ from analysis.rounding import difference, half_up
 from analysis.runs import Run
 from analysis.statistics import median_delay
 from analysis.tables import ABSENT, Entry, Table, bracketed
-from core.records import DELAY_THRESHOLD
+from core.store.records import DELAY_THRESHOLD
 
 SUBOPTIMAL = 20.0
 """Points of clean accuracy by which fix must fall below sched to be called suboptimal transfer."""

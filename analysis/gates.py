@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.cells import BY, Cell, Key
 from analysis.results import Results
 from analysis.tables import DOUBLE_DAGGER, cell_name, some
-from core.diagnosis import MASKED, is_masked
+from core.store.signatures import MASKED, is_masked
 
 ROUNDING = 0.005
 """Half of the last printed digit: published numbers may be off by it."""

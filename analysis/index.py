@@ -21,7 +21,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from analysis.frames import Frame
 from analysis.runs import Row, Run
-from core.rundir import Store, write_atomic
+from core.store.folders import Store, write_atomic
 
 SCHEMA = 7
 """Version of the rows. Bump it when the same files give other rows."""

@@ -20,7 +20,7 @@ import pandas as pd
 from analysis.frames import VALUES
 from analysis.names import CORRUPTED, METRICS, MODELS, dataset_name, model_name
 from core.config import ConfigError, nearest
-from core.registry import backbone_problem
+from core.config.registry import backbone_problem
 
 REQUIRED = ("model", "dataset", "epsilon_g", "setting", "metric", "value")
 BACKBONES = ("shorthand", "configuration", "huggingface_id", "reference")

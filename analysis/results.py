@@ -23,9 +23,9 @@ from analysis.names import CORRUPTED, METRICS
 from analysis.rounding import percent
 from analysis.runs import Evaluation, Row, Run, Threat, runs_of
 from core.config import parse_strength, show_strength
-from core.flags import read_flags
-from core.records import corrupted_accuracy, expected_up_to
-from core.rundir import DamagedError, Store
+from core.store.flags import read_flags
+from core.store.folders import DamagedError, Store
+from core.store.records import corrupted_accuracy, expected_up_to
 
 UNATTACKED = Threat("linf", Fraction(0))
 

@@ -13,12 +13,20 @@ from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from analysis.names import ATTACKS, NORMS, dataset_name, model_name
-from core import damage, shapes
-from core.classes import classes_of
 from core.config import ConfigError, RunConfig, parse_strength, show_strength
-from core.flags import read_flags
-from core.records import FEWEST, delay, threshold
-from core.rundir import DamagedError, RunDir, Store, read_json, read_jsonl, salvage, warn_once
+from core.store import damage, shapes
+from core.store.classes import classes_of
+from core.store.flags import read_flags
+from core.store.folders import (
+    DamagedError,
+    RunDir,
+    Store,
+    read_json,
+    read_jsonl,
+    salvage,
+    warn_once,
+)
+from core.store.records import FEWEST, delay, threshold
 
 Row = dict[str, Any]
 

@@ -1,7 +1,7 @@
 """Results whose hyper-parameters rest on too small a search, flagged wherever they are shown.
 
-A manifest tells of each tuned run the winner it has taken (sweep.search writes it) and how many
-trials its grid calls enough: `trials` and `least`.
+A manifest tells of each tuned run the winner it has taken (sweep.grid.search writes it) and how
+many trials its grid calls enough: `trials` and `least`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from analysis.cells import cells
 from analysis.frames import VALUES
 from analysis.report import write
 from core.config import EvalConfig, RunConfig, show_strength
-from core.rundir import Store
+from core.store.folders import Store
 
 EVALUATION = EvalConfig()
 IMAGES = 1000

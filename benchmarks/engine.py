@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import peers
 import published
@@ -27,13 +27,14 @@ import torch.nn.functional as F
 from report import RESULTS, Report, Work, seconds
 from torch import Tensor, nn
 
-from core import convolutions, models, schedules
-from core.attacks import apgd, attacking, gradient_of, loss_of
-from core.augment import augment, draw_table
+from core.attack.apgd import apgd, attacking, gradient_of, loss_of
 from core.config import Augment, RunConfig
-from core.data import Split
-from core.rundir import Store
-from core.step import Step
+from core.data.splits import Split
+from core.model import convolutions, network
+from core.store.folders import Store
+from core.training import schedules
+from core.training.augment import augment, draw_table
+from core.training.step import Step
 
 PARTS = ("attack", "training", "layout", "robustness", "data", "memory")
 STEPS, EPSILON = 7, 4 / 255
@@ -54,7 +55,7 @@ def config_of(backbone: str, size: int, **fields: Any) -> RunConfig:
 
 def build(config: RunConfig) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
-        return models.build(config, 10, Store(Path(folder)))
+        return network.build(config, 10, Store(Path(folder)))
 
 
 def bound(model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -25,15 +25,15 @@ import torch
 from report import RESULTS, Report, Work
 from torch.utils.flop_counter import FlopCounterMode
 
-from core import convolutions, models
-from core.attacks import attacking, gradient_of
-from core.claims import Claim
-from core.compiling import Compile
+from core.attack.apgd import attacking, gradient_of
 from core.config import EvalConfig, RunConfig
-from core.data import Split
-from core.rundir import Store, read_json
-from core.runtime import autocast, device, judging
-from core.step import Step, half
+from core.data.splits import Split
+from core.machine.runtime import autocast, device, judging
+from core.model import convolutions, network
+from core.store.claims import Claim
+from core.store.folders import Store, read_json
+from core.training.compiling import Compile
+from core.training.step import Step, half
 
 EPSILON, CLASSES = 4 / 255, 100
 
@@ -92,7 +92,7 @@ class Bench:
     def step(self, backbone: str, how: Compile = "none", layout: str = "as built") -> Step:
         config = self.config(backbone)
         with tempfile.TemporaryDirectory() as folder:
-            model = models.build(config, CLASSES, Store(Path(folder))).to(self.on)
+            model = network.build(config, CLASSES, Store(Path(folder))).to(self.on)
         model.train()
         batch = self.sizes.batch
         step = Step(config, model, device=self.on, micro_batch=batch, compile=how)
@@ -225,7 +225,7 @@ def waits(bench: Bench) -> None:
 
 def smoke(bench: Bench) -> None:
     """A run from config to result.json, resumable and all, on this device."""
-    from core import run
+    from core.run import pipeline
 
     bench.report.section("A whole run")
     config = bench.config(bench.sizes.backbones[0], batch=32, epochs=2)
@@ -235,8 +235,8 @@ def smoke(bench: Bench) -> None:
         claim = Claim.acquire(store.run(config.id))
         assert claim
         try:
-            options = run.Options(tracking="none", images=bench.sizes.run_images)
-            result = run.execute(config, [asked], store, claim, options)
+            options = pipeline.Options(tracking="none", images=bench.sizes.run_images)
+            result = pipeline.execute(config, [asked], store, claim, options)
         finally:
             claim.release("done")
         stored = read_json(store.run(config.id).eval_json(asked.id)) or {}

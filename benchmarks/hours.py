@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from report import Report
 
-from core import schedules
 from core.config import EvalConfig, RunConfig
-from core.datasets.entry import entries
+from core.config.datasets import entries
+from core.training import schedules
 
 GRID = Path(__file__).parents[1] / "grids" / "epsilon_scheduling.yaml"
 EXACT_SHARE = 0.3

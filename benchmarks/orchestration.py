@@ -28,9 +28,9 @@ import status
 from queueing import PASSES, Queue, Row
 from storm import ROOT, origin
 
-from core.rundir import Store
+from core.store.folders import Store
 from slurm.testbed import Bed
-from sweep import attempt
+from sweep.worker import attempt
 
 SIZES = (120, 1440)
 GRID: dict[str, Any] = {

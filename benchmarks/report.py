@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from core import runtime, source
+from core.machine import runtime
+from core.store import source
 
 RESULTS = Path(__file__).parent / "results"
 Work = Callable[[], object]

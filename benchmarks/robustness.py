@@ -16,8 +16,9 @@ import torch
 from report import Report, Work, seconds
 from torch import Tensor
 
-from core import audit, evaluate, procedural
-from core.attacks import apgd
+from core.attack.apgd import apgd
+from core.data import drawn
+from core.evaluation import audit, queue
 
 CPU = torch.device("cpu")
 
@@ -25,8 +26,8 @@ CPU = torch.device("cpu")
 @contextmanager
 def many_images(images: int) -> Iterator[None]:
     """Draw this many test images of `plane` per class that the small network knows."""
-    sizes, before = procedural.SIZES["plane"], procedural.SIZES["plane"]["test"]
-    sizes["test"] = images // tiny.CLASSES * procedural.CLASSES["plane"]
+    sizes, before = drawn.SIZES["plane"], drawn.SIZES["plane"]["test"]
+    sizes["test"] = images // tiny.CLASSES * drawn.CLASSES["plane"]
     try:
         yield
     finally:
@@ -47,17 +48,17 @@ def measure(report: Report, images: int) -> None:
             for rows in torch.arange(len(split)).split(batch):
                 apgd(net, *split.batch(rows, CPU), epsilon=epsilon, steps=steps)
 
-    def fast(audited: bool = False) -> evaluate.Search:
-        found = evaluate.search(net, split, grid, mode="fast", **how)
+    def fast(audited: bool = False) -> queue.Search:
+        found = queue.search(net, split, grid, mode="fast", **how)
         if audited:
             audit.check(found, net, split, grid, **how)
         return found
 
-    exact, quick = evaluate.search(net, split, grid, **how), fast()
+    exact, quick = queue.search(net, split, grid, **how), fast()
     checked = audit.check(fast(), net, split, grid, **how)
     work: dict[str, Work] = {
         "naive": naive,
-        "exact": lambda: evaluate.search(net, split, grid, **how),
+        "exact": lambda: queue.search(net, split, grid, **how),
         "fast": fast,
         "fast with audit": lambda: fast(audited=True),
     }
@@ -90,8 +91,8 @@ def agreement(
     x: Tensor,
     y: Tensor,
     grid: list[float],
-    exact: evaluate.Search,
-    quick: evaluate.Search,
+    exact: queue.Search,
+    quick: queue.Search,
 ) -> None:
     """Flags against one independent attack per strength, written a second time, image by image;
     accuracies against pyautoattack's APGD, which begins at random points."""

@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from core.claims import now
-from core.rundir import Store, SweepDir, write_jsonl
-from sweep import grid, submit
-from sweep.grid import Grid
+from core.store.claims import now
+from core.store.folders import Store, SweepDir, write_jsonl
+from sweep.grid import Grid, definition
+from sweep.submit import submissions
 
 ROOT = Path(__file__).parents[1]
 STATES = ("done", "running", "failed", "pending")
@@ -51,8 +51,8 @@ def make(folder: Path, runs: int) -> tuple[Grid, Store]:
     }
     path = folder / "many.yaml"
     path.write_text(json.dumps(data))  # JSON is YAML
-    loaded, store = grid.load(path), Store(folder / "root")
-    sweep = submit.record_grid(loaded, store)
+    loaded, store = definition.load(path), Store(folder / "root")
+    sweep = submissions.record_grid(loaded, store)
     for number, run in enumerate(loaded.runs):
         state = STATES[number % 4]
         if state != "pending":
@@ -93,7 +93,7 @@ def queue(loaded: Grid, sweep: SweepDir) -> None:
     """One array for all runs: those that have begun are settled, the others wait."""
     write_jsonl(
         sweep.path / "submission-0001.jsonl",
-        (submit.manifest_row(run) | {"after": 0} for run in loaded.runs),
+        (submissions.manifest_row(run) | {"after": 0} for run in loaded.runs),
     )
     array = {"executor": "slurm", "manifest": "submission-0001.jsonl", "name": "many", "array": "7"}
     rows = {"tasks": len(loaded.runs), "first": 0, "end": len(loaded.runs), "per": 1}

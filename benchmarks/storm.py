@@ -31,8 +31,8 @@ from typing import Any
 import yaml
 from troubles import ROOT, Place, Storm, counted
 
-from core import source
-from core.rundir import RunDir, read_jsonl
+from core.store import source
+from core.store.folders import RunDir, read_jsonl
 from slurm.testbed import Bed, BedError
 
 BED: dict[str, Any] = {"nodes": 2, "gpus": 4, "cpus": 2, "kill_wait": 2, "slurmd_timeout": 8}

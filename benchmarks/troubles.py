@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.claims import Holder, holder
-from core.rundir import Store
+from core.store.claims import Holder, holder
+from core.store.folders import Store
 from slurm.testbed import Bed
-from sweep import demo, launch
-from sweep import grid as grids
-from sweep.grid import Grid, Run
+from sweep import demo, launcher
+from sweep.grid import Grid, Run, definition
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 240.0
@@ -41,7 +40,7 @@ class Place:
         return Store(self.folder / self.profile)
 
     def grid(self, name: str) -> Grid:
-        return grids.load(self.folder / f"{name}.yaml")
+        return definition.load(self.folder / f"{name}.yaml")
 
     def sweep(self, verb: str, name: str, *options: str) -> str:
         """What `sweep VERB GRID` prints. Raises CalledProcessError."""
@@ -66,7 +65,7 @@ class Place:
 
     def states(self, name: str) -> dict[str, int]:
         """How many runs are in which state."""
-        counts = launch.look(self.grid(name), self.store).counts
+        counts = launcher.look(self.grid(name), self.store).counts
         return {str(state): n for state, n in counts.items() if n}
 
     def publish(self) -> None:
@@ -159,7 +158,7 @@ class Storm:
                 self.place.launch(name)
 
     def _busy(self, name: str) -> bool:
-        seen = launch.look(self.place.grid(name), self.place.store).statuses
+        seen = launcher.look(self.place.grid(name), self.place.store).statuses
         return any(s.state in ("pending", "running") and not s.held for s in seen)
 
     def _meet(self, trouble: str) -> Holder:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, StrictBool, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from core.document import ConfigError, Document, Place, dotted, read_text
+from core.config.document import ConfigError, Document, Place, dotted, read_text
 from slurm.parameters import (
     Amount,
     Count,

@@ -14,22 +14,21 @@ from rich.rule import Rule
 from rich.text import Text
 
 from core.config import ConfigError
-from core.rundir import Store, write_atomic
-from sweep import grid as grids
-from sweep import launch
-from sweep.grid import Grid
-from sweep.plan import Plan, State
-from sweep.submit import manifest_row
+from core.store.folders import Store, write_atomic
+from sweep import launcher
+from sweep.grid import Grid, definition
+from sweep.state.plan import Plan, State
+from sweep.submit.submissions import manifest_row
 
 
 def play(store: Store, console: Console, workers: int | None, tracking: str | None) -> int:
     """Run what is missing of the demo and show its results. Returns the exit code."""
     started = time.monotonic()
-    profile = launch.load_profile("local", max_parallel=workers, tracking=tracking)
-    source, target = grids.load("demo_source"), grids.load("demo")
+    profile = launcher.load_profile("local", max_parallel=workers, tracking=tracking)
+    source, target = definition.load("demo_source"), definition.load("demo")
     for number, grid in enumerate((source, target), start=1):
         console.print(Rule(f"{number} of 2: {grid.about['title']}", align="left"))
-        final = launch.launch(grid, store, profile, console=console)
+        final = launcher.launch(grid, store, profile, console=console)
         if final is None or final.counts[State.DONE] < len(final.statuses):
             return _incomplete(final, grid, store, console)
         if grid is source:

@@ -9,12 +9,13 @@ from typing import NamedTuple
 from rich.console import Group
 from rich.text import Text
 
-from core.rundir import Store
 from core.sheet import Sheet
-from sweep import watch, winners
-from sweep.cost import Cost
+from core.store.folders import Store
+from sweep.estimate.cost import Cost
 from sweep.grid import Grid, Run
-from sweep.plan import Plan, State, Status
+from sweep.state.plan import Plan, State, Status
+from sweep.submit import watcher
+from sweep.tune import winners
 
 MARKED = (State.RUNNING, State.PENDING, State.FAILED, State.DAMAGED)
 """States that a cell counts besides done."""
@@ -26,7 +27,7 @@ def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
     lines = [Text.assemble((grid.name, "bold"), "  ", question), place(cost.store, grid)]
     told = grid.shared and len(seen.statuses) == len(grid.runs)  # of a part nobody has counted it
     shared = f" ({grid.shared} combinations share another's run)" if told else ""
-    lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watch.counts_line(seen)))
+    lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watcher.counts_line(seen)))
     told_hours = hours(seen, cost)
     lines += [Text(line) for line in told_hours.lines]
     each = [cost.hours(status.run.config, status.run.evals) for status in seen.statuses]
@@ -103,7 +104,7 @@ def _cell(states: Counter[State]) -> Text:
     text = Text(f"{done}/{states.total()}", style="green" if done else "")
     for state in MARKED:
         if states[state]:
-            text.append(f" {states[state]} {state}", style=watch.COLOURS[state])
+            text.append(f" {states[state]} {state}", style=watcher.COLOURS[state])
     return text
 
 
@@ -225,7 +226,7 @@ def _share(status: Status, cost: Cost) -> float:
     config, evals = status.run.config, status.run.evals
     whole, fit = cost.petaflops(config, evals), cost.petaflops(config, ())
     if status.state is State.DONE or not whole or fit is None:
-        return watch.done_share(status)
+        return watcher.done_share(status)
     trained = fit / whole
     if status.phase == "evaluate":
         return trained + (1 - trained) * status.share

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from core.rundir import Store
+from core.store.folders import Store
 
 if TYPE_CHECKING:
     from forks import Forks

@@ -14,11 +14,12 @@ from typing import Any
 import tiny
 import torch
 
-from core import claims
 from core.config import EvalConfig
-from core.rundir import Store
-from sweep import attempt, tunejob
-from sweep.search import Search, trial_file
+from core.store import claims
+from core.store.folders import Store
+from sweep.grid.search import Search, trial_file
+from sweep.tune import trial_job
+from sweep.worker import attempt
 
 torch.set_num_threads(1)
 ACTS = ("open", "os.", "shutil.")
@@ -79,7 +80,7 @@ def trial(root: Path, search: Mapping[str, Any], said: Path, n: int, thread: str
 
     def work() -> None:
         assert claim
-        tunejob.conduct(wanted, 0, claim, Store(root), how)
+        trial_job.conduct(wanted, 0, claim, Store(root), how)
 
     said.write_text(attempt.conduct(claim, work, "trial", None) if claim else "skipped")
 

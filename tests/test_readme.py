@@ -15,31 +15,28 @@ from core.config import fields_of
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 BEGIN, END = "<!-- tree -->\n", "<!-- end of tree -->\n"
-FOLDERS = ("core", "sweep", "slurm", "analysis", "benchmarks", "grids")
 
 
 def first_sentence(path: Path) -> str:
     """What a file says it is: its first sentence."""
-    text = path.read_text("utf-8")
-    if path.suffix == ".py":
-        said = ast.get_docstring(ast.parse(text)) or ""
-    else:
-        lines = [line.lstrip("# ") for line in text.splitlines() if re.match("#(?!!)", line)]
-        said = " ".join(lines)
+    said = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
     flat = " ".join(said.split())
     return re.split(r"(?<!et al)\.(?: |$)", flat, maxsplit=1)[0]
 
 
+def folders() -> list[Path]:
+    """The packages and their rooms."""
+    packages = [ROOT / name for name in ("core", "sweep", "slurm", "analysis")]
+    rooms = {path.parent for package in packages for path in package.rglob("__init__.py")}
+    return sorted(rooms)
+
+
 def tree() -> str:
-    """One line per file of the packages, the grids and the benchmarks."""
+    """One line per folder: what its docstring says first."""
     lines = ["```text"]
-    for folder in FOLDERS:
-        lines.append(f"{folder}/")
-        files = sorted(p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".yaml", ".sh"))
-        for path in files:
-            if path.name != "__init__.py" or first_sentence(path).count(" ") > 3:
-                name = str(path.relative_to(ROOT / folder))
-                lines.append(f"  {name:<24} {first_sentence(path)}")
+    for folder in folders():
+        name = str(folder.relative_to(ROOT))
+        lines.append(f"{name + '/':<24} {first_sentence(folder / '__init__.py')}")
     return "\n".join([*lines, "```"]) + "\n"
 
 
@@ -51,7 +48,7 @@ def test_the_tree_is_the_tree() -> None:
 
 def test_every_option_is_in_the_readme() -> None:
     from core.config import EvalConfig, RunConfig
-    from core.presets import PRESETS
+    from core.config.schedule import PRESETS
 
     text = README.read_text("utf-8")
     section = text.partition("### Every option of a run")[2].partition("### What went wrong")[0]
@@ -61,14 +58,14 @@ def test_every_option_is_in_the_readme() -> None:
 
 
 def test_the_example_grid_is_valid(tmp_path: Path) -> None:
-    from sweep import grid
+    from sweep.grid import definition
 
     text = README.read_text("utf-8")
     (example,) = re.findall(r"```yaml\n(name: .*?)```", text, re.S)
     assert yaml.safe_load(example)["name"]
     (tmp_path / "example.yaml").write_text(example)
     # 3 backbones x 2 datasets x 3 seeds, each once standard and 2 strengths x 3 schedules
-    assert len(grid.load(tmp_path / "example.yaml").runs) == 3 * 2 * 3 * (1 + 2 * 3)
+    assert len(definition.load(tmp_path / "example.yaml").runs) == 3 * 2 * 3 * (1 + 2 * 3)
 
 
 def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
@@ -96,8 +93,8 @@ def test_a_command_parses(line: str) -> None:
     """Verb, arguments and options; a grid by its name has to be one of ours."""
     from typer.main import get_command
 
-    from sweep import grid
     from sweep.cli import app, spread_only
+    from sweep.grid import definition
 
     _, *words = spread_only(shlex.split(line))
     command: Any = get_command(app)
@@ -107,18 +104,18 @@ def test_a_command_parses(line: str) -> None:
     names = parsed.get("grids") or [parsed.get("grid")]
     for name in names if isinstance(names[0], str) else names[0] or ():
         if not name.startswith("$") and not name.endswith(".yaml"):
-            assert grid.load(name).runs
+            assert definition.load(name).runs
 
 
 def test_the_way_to_every_table_is_shown() -> None:
     """A shipped grid that feeds each of the paper's tables, but for Table 5, which needs no run."""
-    from sweep import grid
+    from sweep.grid import definition
 
     shown = [re.findall(r"--table (\d+)", line) for line in commands()]
     assert {int(number) for found in shown for number in found} == {*range(1, 13)} - {5}
     for line, numbers in zip(commands(), shown, strict=True):
         if numbers:
-            assert set(numbers) <= set(grid.load(line.split()[2]).tables)
+            assert set(numbers) <= set(definition.load(line.split()[2]).tables)
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.names import settings_in_order, strength_name
-from core.rundir import write_atomic
+from core.store.folders import write_atomic
 
 RC: Any = {
     "font.size": 8,

@@ -31,7 +31,7 @@ from analysis.report.details import configs, details
 from analysis.results import Results
 from analysis.tables import Table
 from analysis.tuned import flagged
-from core.rundir import write_text
+from core.store.folders import write_text
 
 SECTIONS = {
     "findings": "Findings",

@@ -24,9 +24,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from core.config import ConfigError
-from core.datasets.entry import Archive, Entry
+from core.config.datasets import Archive, Entry
+from core.config.foreign import beginning, first_line
 from core.datasets.read import find_root
-from core.foreign import beginning, first_line
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 Progress = Callable[[int, int], object]

@@ -25,14 +25,14 @@ from typing import IO, Any
 import numpy as np
 import PIL
 
-from core import shapes
-from core.claims import Claim, now
 from core.config import ConfigError
-from core.datasets.entry import Entry, entries
+from core.config.datasets import Entry, entries
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS
 from core.datasets.read import Contents, read
-from core.rundir import DamagedError, RunDir, Store, read_json, write_json, write_text
+from core.store import shapes
+from core.store.claims import Claim, now
+from core.store.folders import DamagedError, RunDir, Store, read_json, write_json, write_text
 
 CHUNK = 512
 """Images between two flushes to disk (77 MB at 224 pixels)."""

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from core.config.datasets import Entry, entries
 from core.datasets import arrays
-from core.datasets.entry import Entry, entries
 from core.datasets.own import SPLITS
 from core.datasets.read import read
-from core.rundir import Store
+from core.store.folders import Store
 
 SYNSETS = (
     *("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.config import ConfigError
+from core.config.datasets import Entry
 from core.datasets import folders, lists, matlab
-from core.datasets.entry import Entry
 from core.datasets.listing import Listing, absent
 from core.datasets.splits import Item, divide
 

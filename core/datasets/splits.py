@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import ConfigError
-from core.datasets.entry import Entry
+from core.config.datasets import Entry
 
 Index = NDArray[np.int64]
 Item = tuple[str, int]

@@ -14,14 +14,14 @@ import typer
 from rich.text import Text
 
 from core.config import ConfigError
-from core.rundir import DamagedError
-from core.values import at_home
+from core.config.values import at_home
+from core.store.folders import DamagedError
 from slurm.command import ClusterError
 from slurm.profile import ProfileError
 from sweep.cli import checking, data, results, running, tuning, weights
 from sweep.cli.options import PREPARE, err
 from sweep.cli.terminal import fit_encoding, literal
-from sweep.stop import StoppedError
+from sweep.worker.stop import StoppedError
 
 __all__ = ["app", "main"]
 
@@ -47,7 +47,7 @@ for verbs in (running.verbs, tuning.verbs, results.verbs, checking.verbs):
 def show_version(asked: bool) -> None:
     """Version and commit, then out: before any verb."""
     if asked:
-        from core import source
+        from core.store import source
 
         code = source.state()
         commit = f" (commit {code['commit'][:12]})" if code["commit"] else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from core.rundir import Store
+from core.store.folders import Store
 from sweep.cli.options import (
     LOOK,
     PREPARE,
@@ -42,10 +42,9 @@ def doctor(
     from dataclasses import asdict
     from json import dumps
 
-    from sweep import doctor as checkup
-    from sweep import launch as launching
+    from sweep import checkup, launcher
 
-    where = launching.load_profile(profile)
+    where = launcher.load_profile(profile)
     store = Store.at(root)
     loaded = load_grid(grid, store) if grid else None
     checks = checkup.examine(where, store, loaded, node=node)
@@ -67,18 +66,18 @@ def sync(
     ] = None,
 ) -> None:
     """Upload the runs that W&B does not have yet (they were tracked offline)."""
-    from sweep import sync as syncing
+    from sweep import upload
 
     store = Store.at(root)
     loaded = load_grid(grid, store)
     runs = [status.run for status in look(loaded, store, only).statuses]
     if check:
         raise typer.Exit(_compare(runs, store, check))
-    folders = syncing.segments(runs, store)
+    folders = upload.segments(runs, store)
     if folders:
-        syncing.check_login()
+        upload.check_login()
     failed = 0
-    for number, (folder, problem) in enumerate(syncing.upload(folders), start=1):
+    for number, (folder, problem) in enumerate(upload.upload(folders), start=1):
         failed += problem is not None
         line = f"{number}/{len(folders)} {folder.parent.parent.name}: {problem or 'uploaded'}"
         out.print(Text(line, style="red" if problem else ""), soft_wrap=True)

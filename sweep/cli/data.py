@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from core.rundir import Store
+from core.store.folders import Store
 from sweep.cli.options import Json, Root, out
 
 verbs = typer.Typer(no_args_is_help=True, help="Datasets: list, prepare, verify.")
@@ -23,16 +23,16 @@ def list_data(
     """Show the datasets, what of them is here, their licences; with names, where to get them."""
     from json import dumps
 
-    from sweep import datasets
+    from sweep.inputs import releases
 
     store = Store.at(root)
     if json:
-        typer.echo(dumps(datasets.rows(names or (), store), indent=1))
+        typer.echo(dumps(releases.rows(names or (), store), indent=1))
         return
     if names:
-        out.print(*(datasets.details(name, store) for name in names), sep="\n\n", soft_wrap=True)
+        out.print(*(releases.details(name, store) for name in names), sep="\n\n", soft_wrap=True)
     else:
-        out.print(datasets.table(store))
+        out.print(releases.table(store))
 
 
 @verbs.command(name="prepare")
@@ -50,9 +50,9 @@ def prepare_data(
     root: Root = None,
 ) -> None:
     """Check a release and decode it once into the arrays that runs share. Goes on if killed."""
-    from sweep import datasets
+    from sweep.inputs import releases
 
-    folder = datasets.prepare(name, source, size, Store.at(root), out)
+    folder = releases.prepare(name, source, size, Store.at(root), out)
     out.print(Text(f"{name} is prepared: {folder}"), soft_wrap=True)
 
 
@@ -68,10 +68,10 @@ def verify_data(
 
     Exit code 1: damage, 3: nothing prepared.
     """
-    from sweep import datasets
+    from sweep.inputs import releases
 
     store, codes = Store.at(root), set[int]()
-    for finding in datasets.verify(names or (), store, out):
+    for finding in releases.verify(names or (), store, out):
         codes.add(int(bool(finding.problems)))
         for line in finding.problems or [f"{finding.name}: {finding.summary}"]:
             style = "red" if finding.problems else "green"

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.text import Text
 
 from core.config import ConfigError
-from core.rundir import Store
+from core.store.folders import Store
 
 if TYPE_CHECKING:
     from slurm.profile import Profile
-    from sweep.cost import Cost
+    from sweep.estimate.cost import Cost
     from sweep.grid import Grid, Run
-    from sweep.plan import Plan
+    from sweep.state.plan import Plan
 
 PREPARE, RUN, LOOK, REPAIR = "Prepare", "Run", "Look", "Repair"
 """Groups of verbs in `sweep --help`."""
@@ -76,7 +76,7 @@ Workers = Annotated[
 
 
 def manifest(runs: list[Run]) -> list[dict[str, Any]]:
-    from sweep.submit import manifest_row
+    from sweep.submit.submissions import manifest_row
 
     return [manifest_row(run) for run in runs]
 
@@ -87,20 +87,20 @@ def value_of(tracking: Tracking | None) -> str | None:
 
 def load_grid(grid: str, store: Store) -> Grid:
     """The grid with the hyper-parameters it asks to be tuned, as far as the store has them."""
-    from sweep import grid as grids
-    from sweep import winners
+    from sweep.grid import definition
+    from sweep.tune import winners
 
-    return winners.apply(grids.load(grid), store)
+    return winners.apply(definition.load(grid), store)
 
 
 def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:
-    from sweep import launch as launching
+    from sweep import launcher
 
-    return launching.look(loaded, store, only or ())
+    return launcher.look(loaded, store, only or ())
 
 
 def cost_of(loaded: Grid, store: Store, profile: Profile) -> Cost:
-    from sweep import cost
+    from sweep.estimate import cost
 
     return cost.of(profile, store, loaded.about.get("hardware"))
 
@@ -118,10 +118,10 @@ def print_warnings(loaded: Grid) -> None:
 
 
 def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:
-    from sweep import launch as launching
+    from sweep import launcher
 
     try:
-        lines = launching.lacks(seen, store, profile)
+        lines = launcher.lacks(seen, store, profile)
     except ConfigError as error:  # a variable of the profile that only the cluster sets
         lines = [*error.lines]
     for line in lines:
@@ -129,7 +129,7 @@ def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:
 
 
 def print_scripts(loaded: Grid, seen: Plan, store: Store, profile: Profile) -> None:
-    from sweep import scripts
+    from sweep.submit import scripts
 
     for script in scripts.of(loaded, seen, store, profile):
         typer.echo(script)
@@ -140,7 +140,7 @@ def print_scripts(loaded: Grid, seen: Plan, store: Store, profile: Profile) -> N
 
 def outcome(final: Plan | None) -> int:
     """1 where a run failed, 3 where one is not done, else 0; None: in a queue, not waited for."""
-    from sweep.plan import State
+    from sweep.state.plan import State
 
     if final is None or final.counts[State.DONE] == len(final.statuses):
         return 0

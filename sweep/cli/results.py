@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from core.config import ConfigError
-from core.rundir import Store, write_text
+from core.store.folders import Store, write_text
 from sweep.cli.options import (
     LOOK,
     GridArgument,
@@ -190,19 +190,19 @@ def suggest_schedule(
     code 3 while some cell has none)."""
     from json import dumps
 
-    from sweep import suggest
+    from sweep import suggestion
 
     store = Store.at(root)
     loaded = load_grid(grid, store)
     runs = [status.run.config for status in look(loaded, store, only).statuses]
-    found = suggest.suggest(runs, store)
+    found = suggestion.suggest(runs, store)
     if not found:
         raise ConfigError(f"{grid}: no run that is attacked, so there is no schedule to suggest")
     if json:
         typer.echo(dumps([one.to_dict() for one in found], indent=1))
     else:
-        out.print(suggest.table(found), soft_wrap=True)
-        if one_pair := suggest.overall(found):
+        out.print(suggestion.table(found), soft_wrap=True)
+        if one_pair := suggestion.overall(found):
             out.print(one_pair, soft_wrap=True)
     raise typer.Exit(3 if any(one.problem for one in found) else 0)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from core.rundir import Store
+from core.store.folders import Store
 from slurm.command import ClusterError
 from sweep.cli.options import (
     LOOK,
@@ -51,13 +51,13 @@ def plan(
 ) -> None:
     """Show what would run, and what it would lack. Several grids show what they share. Touches
     nothing."""
-    from sweep import launch as launching
-    from sweep import together, winners
-    from sweep.plan import as_json
+    from sweep import launcher, several
+    from sweep.state.plan import as_json
+    from sweep.tune import winners
 
     store = Store.at(root)
     loaded = [load_grid(grid, store) for grid in grids]
-    where = launching.load_profile(profile)
+    where = launcher.load_profile(profile)
     for grid in loaded:
         print_warnings(grid)
     if len(loaded) == 1:
@@ -71,12 +71,12 @@ def plan(
             return
         print_plan(loaded[0], seen, cost)
     else:
-        shares = together.look(loaded, store, only or (), where)
+        shares = several.look(loaded, store, only or (), where)
         if json:
-            typer.echo(together.as_json(shares))
+            typer.echo(several.as_json(shares))
             return
-        seen = together.union(shares)
-        out.print(together.table(shares))
+        seen = several.union(shares)
+        out.print(several.table(shares))
     print_lacks(seen, store, where)
 
 
@@ -100,25 +100,25 @@ def launch(
     ] = False,
 ) -> None:
     """Run everything a grid still lacks. Repeating it is safe: what is done or running stays."""
-    from sweep import launch as launching
+    from sweep import launcher
 
     store = Store.at(root)
     loaded = load_grid(grid, store)
-    where = launching.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
+    where = launcher.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
     print_warnings(loaded)
     if dry_run:
         seen = look(loaded, store, only)
         print_plan(loaded, seen, cost_of(loaded, store, where))
         print_scripts(loaded, seen, store, where)
         return
-    final = launching.launch(
+    final = launcher.launch(
         loaded,
         store,
         where,
         only=only or (),
         console=out,
         wait=not detach,
-        feed_s=launching.FEED_S if feed else None,
+        feed_s=launcher.FEED_S if feed else None,
     )
     raise typer.Exit(outcome(final))
 
@@ -138,33 +138,33 @@ def status(
     ] = False,
 ) -> None:
     """Show where every run of a grid stands, and why the failed ones failed."""
-    from sweep import breaker, summary, winners
-    from sweep import diagnose as diagnosing
-    from sweep import launch as launching
-    from sweep import watch as watching
-    from sweep.plan import as_json
+    from sweep import launcher, summary
+    from sweep.state import breaker, diagnosis
+    from sweep.state.plan import as_json
+    from sweep.submit import watcher
+    from sweep.tune import winners
 
     store = Store.at(root)
     loaded = load_grid(grid, store)
     if watch:
-        watching.follow(lambda: look(loaded, store, only), out)
+        watcher.follow(lambda: look(loaded, store, only), out)
         return
     seen = look(loaded, store, only)
-    found = diagnosing.diagnose(seen, store) if diagnose else {}
-    cost = cost_of(loaded, store, launching.load_profile("local"))
+    found = diagnosis.diagnose(seen, store) if diagnose else {}
+    cost = cost_of(loaded, store, launcher.load_profile("local"))
     if json:
         hours = summary.hours(seen, cost)._asdict()
         more = winners.as_dict(loaded)
         if diagnose:
-            more["diagnosis"] = diagnosing.as_dict(found)
+            more["diagnosis"] = diagnosis.as_dict(found)
         typer.echo(as_json(seen, name=loaded.name, hours=hours, **more))
     else:
         # Where the runs are at work, and so how many at a time, nothing here tells.
         out.print(summary.of(loaded, seen, replace(cost, at_once=None)))
         with out.pager() if every and out.is_terminal else nullcontext():
-            most = len(seen.statuses) if every else watching.ROWS
-            out.print(watching.table(seen, footer=False, most=most))
-        for line in diagnosing.lines(found) if diagnose else ():
+            most = len(seen.statuses) if every else watcher.ROWS
+            out.print(watcher.table(seen, footer=False, most=most))
+        for line in diagnosis.lines(found) if diagnose else ():
             out.print(line, soft_wrap=True)
         held = breaker.tripped(store.sweep(loaded.name))
         if held:
@@ -178,11 +178,11 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
 ) -> None:
     """Print a run's log: every epoch, evaluation and, where it failed, the traceback."""
-    from sweep import logs as logging
+    from sweep.state import run_logs
 
     store = Store.at(root)
-    folder = logging.find(store, run)
-    for piece in logging.read(store, folder, follow=follow):
+    folder = run_logs.find(store, run)
+    for piece in run_logs.read(store, folder, follow=follow):
         sys.stdout.write(piece)
         sys.stdout.flush()
 
@@ -190,13 +190,13 @@ def logs(
 @verbs.command(rich_help_panel=REPAIR)
 def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
     """Stop pending and running runs; they keep their checkpoints, and retry runs them again."""
-    from sweep import cancel as cancelling
-    from sweep import tuning
+    from sweep.submit import cancellation
+    from sweep.tune import session
 
     store = Store.at(root)
     loaded = load_grid(grid, store)
-    runs = cancelling.cancel(look(loaded, store, only), store.sweep(loaded.name), store)
-    workers = tuning.stop(loaded, store)
+    runs = cancellation.cancel(look(loaded, store, only), store.sweep(loaded.name), store)
+    workers = session.stop(loaded, store)
     if workers:
         out.print(f"{workers} workers of its searches asked to stop")
     if runs or not workers:
@@ -216,12 +216,12 @@ def retry(
     max_parallel: Workers = None,
 ) -> None:
     """Run failed, cancelled and damaged runs again, from their last checkpoint."""
-    from sweep import launch as launching
+    from sweep import launcher
 
     store = Store.at(root)
     loaded = load_grid(grid, store)
-    where = launching.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
-    final = launching.retry(loaded, store, where, only=only or (), kind=failed, console=out)
+    where = launcher.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
+    final = launcher.retry(loaded, store, where, only=only or (), kind=failed, console=out)
     raise typer.Exit(outcome(final))
 
 
@@ -231,18 +231,18 @@ def dry_run(
 ) -> None:
     """Check grids before they cost anything: plan, job scripts, and every distinct run in miniature
     (few generated images, random weights, two batches) through the real code on this machine."""
-    from sweep import launch as launching
-    from sweep import rehearsal, together
+    from sweep import launcher, several
+    from sweep.rehearsal.dry_run import rehearse, report
 
     store = Store.at(root)
     loaded = [load_grid(grid, store) for grid in grids]
-    where = launching.load_profile(profile)
-    shares = together.look(loaded, store, only or (), where)
-    seen = together.union(shares)
+    where = launcher.load_profile(profile)
+    shares = several.look(loaded, store, only or (), where)
+    seen = several.union(shares)
     if len(loaded) == 1:
         print_plan(loaded[0], seen, shares[0].cost)
     else:
-        out.print(together.table(shares))
+        out.print(several.table(shares))
     accepted = True
     # Of worker processes here, one command line tells as much as one for every grid.
     for share in shares if where.executor == "slurm" else shares[:1]:
@@ -253,8 +253,8 @@ def dry_run(
             accepted = False
     print_lacks(seen, store, where)
     runs = [status.run for status in seen.statuses]
-    found = rehearsal.rehearse(loaded[0], runs, store, where, out)
-    out.print(rehearsal.report(found, where), soft_wrap=True)
+    found = rehearse(loaded[0], runs, store, where, out)
+    out.print(report(found, where), soft_wrap=True)
     raise typer.Exit(0 if found.passed and accepted else 1)
 
 
@@ -265,9 +265,9 @@ def run(
     tracking: TrackingOption = None,
 ) -> None:
     """Train and evaluate one run in this process (what a node does)."""
-    from sweep import single
+    from sweep.submit import in_process
 
-    state = single.run(config, Store.at(root), value_of(tracking) or "auto", out)
+    state = in_process.run(config, Store.at(root), value_of(tracking) or "auto", out)
     raise typer.Exit(0 if state == "done" else 1)
 
 

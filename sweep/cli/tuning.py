@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.rundir import Store
+from core.store.folders import Store
 from sweep.cli.options import RUN, GridArgument, Json, Only, ProfileOption, Root, out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sweep.search import Progress
+    from sweep.grid.search import Progress
 
 verbs = typer.Typer()
 
@@ -36,20 +36,23 @@ def tune(
     Repeating it goes on where it stopped (exit code 3 while a search is not through)."""
     from json import dumps
 
-    from sweep import grid as grids
-    from sweep import launch, tunetable, tuning
+    from sweep import launcher
+    from sweep.grid import definition
+    from sweep.tune import session, table
 
-    loaded, store = grids.load(grid), Store.at(root)
+    loaded, store = definition.load(grid), Store.at(root)
     if status:
-        seen = tuning.look(tuning.searches(loaded, store, only or ()))
+        seen = session.look(session.searches(loaded, store, only or ()))
     else:
-        where = launch.load_profile(profile, max_parallel=max_parallel)
-        seen = tuning.tune(loaded, store, where, only=only or (), workers=max_parallel, console=out)
+        where = launcher.load_profile(profile, max_parallel=max_parallel)
+        seen = session.tune(
+            loaded, store, where, only=only or (), workers=max_parallel, console=out
+        )
     assert loaded.tune
     if json:
-        typer.echo(dumps(tunetable.as_dict(seen, loaded.tune.least), indent=1))
+        typer.echo(dumps(table.as_dict(seen, loaded.tune.least), indent=1))
     else:
-        out.print(tunetable.table(seen, loaded))
+        out.print(table.table(seen, loaded))
     raise typer.Exit(_outcome(seen))
 
 

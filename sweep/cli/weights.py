@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from core.rundir import Store
+from core.store.folders import Store
 from sweep.cli.options import Json, ProfileOption, Root, load_grid, out
 
 verbs = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, fetch, verify.")
@@ -25,14 +25,15 @@ def list_weights(
     """Show the backbones, where their weights come from, and whether they are here."""
     from json import dumps
 
-    from sweep import launch, weights
+    from sweep import launcher
+    from sweep.inputs import pretrained
 
-    store, hub = Store.at(root), weights.hub_of(launch.load_profile(profile))
+    store, hub = Store.at(root), pretrained.hub_of(launcher.load_profile(profile))
     if json:
-        typer.echo(dumps(weights.rows(names or (), store, hub), indent=1))
+        typer.echo(dumps(pretrained.rows(names or (), store, hub), indent=1))
         return
-    out.print(weights.table(names or (), store, hub))
-    for name, entry in weights.entries(names or ()).items() if names else ():
+    out.print(pretrained.table(names or (), store, hub))
+    for name, entry in pretrained.entries(names or ()).items() if names else ():
         if entry.note:
             out.print(Text(f"{name}: {entry.note}"), soft_wrap=True)
 
@@ -47,9 +48,10 @@ def fetch(
     root: Root = None,
 ) -> None:
     """Download weights to where jobs look for them. Run it where there is internet."""
-    from sweep import launch, weights
+    from sweep import launcher
+    from sweep.inputs import pretrained
 
-    store, hub = Store.at(root), weights.hub_of(launch.load_profile(profile))
+    store, hub = Store.at(root), pretrained.hub_of(launcher.load_profile(profile))
     runs = [run.config for path in grid or () for run in load_grid(path, store).runs]
     wanted = [config.backbone for config in runs if config.weights == "pretrained"]
     wanted = list(dict.fromkeys([*(names or ()), *wanted]))
@@ -58,18 +60,19 @@ def fetch(
     if not wanted:
         out.print("no run of it starts from pretrained weights")
         return
-    for name in weights.entries(wanted):
-        out.print(Text(f"{name}: {weights.fetch(name, store, hub)}"), soft_wrap=True)
+    for name in pretrained.entries(wanted):
+        out.print(Text(f"{name}: {pretrained.fetch(name, store, hub)}"), soft_wrap=True)
 
 
 @verbs.command()
 def verify(names: Names = None, profile: ProfileOption = "local", root: Root = None) -> None:
     """Compare weights with their checksums (exit code 1: damaged or missing, 3: none here)."""
-    from sweep import launch, weights
+    from sweep import launcher
+    from sweep.inputs import pretrained
 
-    store, hub = Store.at(root), weights.hub_of(launch.load_profile(profile))
+    store, hub = Store.at(root), pretrained.hub_of(launcher.load_profile(profile))
     codes = set[int]()
-    for name, finding, fine in weights.verify(names or (), store, hub):
+    for name, finding, fine in pretrained.verify(names or (), store, hub):
         codes.add(int(not fine))
         out.print(Text(f"{name}: {finding}", style="" if fine else "red"), soft_wrap=True)
     if not codes:

@@ -1,0 +1,110 @@
+"""The model under attack: how training finds adversarial examples, and what every search asks of a
+model: losses, logits, gradients with respect to the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.attack.trajectory import trajectory
+from core.config import ConfigError
+
+
+@contextmanager
+def attacking(model: nn.Module) -> Iterator[nn.Module]:
+    """The model to attack: unwrapped, in evaluation mode, parameters frozen.
+
+    Training modes and requires_grad are restored on every way out. Frozen parameters save the
+    activations their gradients would need (-37 % on ViT-S); a DDP wrapper would synchronise
+    buffers and arm its reducer on each of the forwards.
+    """
+    inner: nn.Module = getattr(model, "module", model)
+    modes = [(module, module.training) for module in inner.modules()]
+    frozen = [parameter for parameter in inner.parameters() if parameter.requires_grad]
+    try:
+        inner.eval()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        yield inner
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy [B], always computed in float32, and logits [B, classes]; no gradient."""
+    with torch.no_grad():
+        logits = model(x)
+        return F.cross_entropy(logits.float(), y, reduction="none"), logits
+
+
+def is_right(logits: Tensor, y: Tensor) -> Tensor:
+    """Which images [B] are classified as y. Where a logit is no number none is: argmax would say
+    that it is the largest one."""
+    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+
+
+def gradient_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy [B], its gradient with respect to x [B, C, H, W], and logits, all detached."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        logits = model(x)
+        loss = F.cross_entropy(logits.float(), y, reduction="none")
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+    return loss.detach(), gradient, logits.detach()
+
+
+def check_range(x: Tensor) -> None:
+    """Raises ConfigError where images [B, C, H, W] leave [0, 1]: their ball would be cut off."""
+    low, high = map(float, x.aminmax()) if x.numel() else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):
+        raise ConfigError(
+            f"attack: expected images in [0, 1] (normalisation belongs into the model), got pixels "
+            f"from {low:g} to {high:g}"
+        )
+
+
+def apgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float | Tensor,
+    steps: int,
+    norm: str = "linf",
+    trusted: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Adversarial examples for training: the point of highest loss on each trajectory.
+
+    x: [B, C, H, W] in [0, 1]; y: [B]; epsilon: one strength or one per image [B], in [0, 1] for
+    l-inf. Returns (x_best, clean logits). Costs steps + 1 forwards and steps input gradients; the
+    clean logits are the first forward's. The result lies in the ball and in [0, 1].
+    trusted: the images are known to be in [0, 1]; to look makes the host wait for a GPU.
+    Raises ConfigError where the images leave [0, 1], there is no step, or no such norm.
+    """
+    if steps < 1:
+        raise ConfigError(f"attack: expected at least 1 step, got {steps}")
+    if not trusted:
+        check_range(x)
+    kind = trajectory(norm)
+    if isinstance(epsilon, Tensor):
+        strength = epsilon.to(x.device, x.dtype).expand(len(x))
+    else:
+        strength = torch.full((len(x),), epsilon, dtype=x.dtype, device=x.device)
+    with attacking(model) as target:
+        loss, gradient, clean_logits = gradient_of(target, x, y)
+        path = kind.start(x, gradient, loss, strength, steps)
+        for _ in range(steps - 1):
+            path.advance()
+            loss, gradient, _ = gradient_of(target, path.point, y)
+            path.observe(loss, gradient)
+        path.advance()
+        path.improve(loss_of(target, path.point, y)[0])
+    return path.best, clean_logits

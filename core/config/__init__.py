@@ -1,0 +1,22 @@
+"""What a run is: its config, the schedule and evaluations in it, strengths, and its identity.
+
+Torch-free, so that planning and analysis can import all of it.
+"""
+
+from core.config.evaluation import EvalConfig as EvalConfig
+from core.config.run import Attack as Attack
+from core.config.run import Augment as Augment
+from core.config.run import Lora as Lora
+from core.config.run import Objective as Objective
+from core.config.run import Optim as Optim
+from core.config.run import RunConfig as RunConfig
+from core.config.run import Validation as Validation
+from core.config.schedule import Schedule as Schedule
+from core.config.schedule import resolve_schedule as resolve_schedule
+from core.config.values import ConfigError as ConfigError
+from core.config.values import fields_of as fields_of
+from core.config.values import nearest as nearest
+from core.config.values import parse_strength as parse_strength
+from core.config.values import problems as problems
+from core.config.values import rounded as rounded
+from core.config.values import show_strength as show_strength

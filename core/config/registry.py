@@ -1,0 +1,176 @@
+"""Names a config may use: backbone shorthands (backbones.yaml) and the datasets we know.
+
+Torch-free, so that a typo is found while planning; timm's own ids are read from its source files
+without importing it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from core.config.datasets import entries
+
+
+class Checkpoint(BaseModel):
+    """A file in <root>/weights that holds what timm does not have, and where to get it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    url: str | None = None
+
+
+class Backbone(BaseModel):
+    """How to build one backbone and where its weights are; backbones.yaml explains the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timm: str
+    family: str = ""
+    pretraining: str = ""
+    reference: str = ""
+    guide: str | None = None
+    params: int | None = None
+    gflops: float | None = None
+    lora: tuple[str, ...] = ()
+    group_norm: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    checkpoint: Checkpoint | None = None
+    note: str = ""
+
+
+@cache
+def backbones() -> dict[str, Backbone]:
+    """Shorthand -> backbone, in the order of backbones.yaml."""
+    text = resources.files("core.config").joinpath("backbones.yaml").read_text("utf-8")
+    entries: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return {name: Backbone(**{"timm": name, **entry}) for name, entry in entries.items()}
+
+
+@cache
+def _shorthands() -> dict[str, str]:
+    """timm id -> shorthand, for entries that are plain timm models."""
+    return {
+        entry.timm: name
+        for name, entry in backbones().items()
+        if entry.group_norm is None and entry.mean is None and entry.checkpoint is None
+    }
+
+
+def canonical_backbone(name: object) -> object:
+    """One spelling per backbone: a timm id that has a shorthand becomes the shorthand."""
+    return _shorthands().get(name, name) if isinstance(name, str) else name
+
+
+def backbone(name: str) -> Backbone:
+    """The entry of a shorthand, or a plain one for any other timm id."""
+    return backbones().get(name) or Backbone(timm=name)
+
+
+def _timm_sources() -> Iterator[str]:
+    spec = importlib.util.find_spec("timm")
+    if spec and spec.submodule_search_locations:
+        for path in Path(spec.submodule_search_locations[0], "models").glob("*.py"):
+            yield path.read_text("utf-8", errors="replace")
+
+
+_PRETRAINED = re.compile(r"""["']([a-z][a-z0-9_]+\.[a-z0-9_]+)["']\s*:\s*_""")
+"""A row of a table of pretrained weights in timm's source: 'resnet50.a1_in1k': _cfg(...)."""
+
+
+@cache
+def timm_ids() -> frozenset[str]:
+    """Every architecture and pretrained tag of the installed timm, without importing torch."""
+    found: set[str] = set()
+    for text in _timm_sources():
+        found.update(re.findall(r"@register_model\s+def (\w+)\(", text))
+        found.update(_PRETRAINED.findall(text))
+    return frozenset(found)
+
+
+@cache
+def _hub_repos() -> dict[str, str]:
+    """timm id -> its repository on the Hugging Face hub, for those that lie in timm's own space."""
+    found = {}
+    for text in _timm_sources():
+        text = re.sub(r"(?m)^\s*#.*$", "", text)
+        rows = [*_PRETRAINED.finditer(text)]
+        ends = [*(row.start() for row in rows[1:]), len(text)]
+        for row, end in zip(rows, ends, strict=False):
+            repo = re.search(r"""hf_hub_id\s*=\s*["'](timm/[^"']*)["']""", text[row.end() : end])
+            if repo:
+                found[row[1]] = repo[1] if repo[1] != "timm/" else f"timm/{row[1]}"
+    return found
+
+
+def hub_repo(name: str) -> str | None:
+    """Where timm downloads the pretrained weights of a backbone; None where that is not known here
+    (local checkpoints, ids without a tag, the few outside timm's own space)."""
+    entry = backbone(name)
+    return None if entry.checkpoint else _hub_repos().get(entry.timm)
+
+
+def backbone_problem(name: str) -> str | None:
+    """Why `name` is no backbone ('unknown backbone ..., did you mean ...'), None if it is one."""
+    if name in backbones() or name in timm_ids():
+        return None
+    architecture, _, tag = name.partition(".")
+    known = timm_ids()
+    if architecture in known:
+        tags = sorted(i for i in known if i.startswith(f"{architecture}."))
+        return f"unknown weights '{tag}' of '{architecture}' (timm has: {', '.join(tags[:6])})"
+    close = difflib.get_close_matches(name, [*backbones(), *known], n=3, cutoff=0.5)
+    hint = f", nearest: {', '.join(close)}" if close else ""
+    return f"unknown backbone '{name}'{hint}"
+
+
+_PATCH = re.compile(r"patch(\d+)")
+
+
+def size_problem(name: str, image_size: int) -> str | None:
+    """Why a backbone cannot take square images of this size, None if nothing speaks against it.
+
+    Patches tile the image from one corner: what is left over at the other edges is never looked
+    at, without a word from the network.
+    """
+    found = _PATCH.search(backbone(name).timm)
+    patch = int(found[1]) if found else 1
+    below = image_size - image_size % patch
+    if below == image_size:
+        return None
+    near = f"{below} or {below + patch}" if below else str(patch)
+    return f"expected a multiple of {patch}, the patch of {name}, got {image_size}; nearest: {near}"
+
+
+PROCEDURAL = {"glyph": 64, "plane": 32, "source": 64}
+"""Datasets drawn by core.data.drawn and their classes; need nothing on disk."""
+SYNTHETIC = {"fake": 10}
+"""Noise images for smoke tests and their classes; need nothing on disk."""
+
+
+def known_classes(dataset: str) -> int | None:
+    """How many classes a dataset of this name has; None if it is a folder of the user's."""
+    drawn = PROCEDURAL | SYNTHETIC
+    return drawn.get(dataset) or (entries()[dataset].classes if dataset in entries() else None)
+
+
+def dataset_problem(name: str) -> str | None:
+    """Why `name` can be no dataset, None if it may be one (a path is checked when it is read)."""
+    known = (*PROCEDURAL, *SYNTHETIC, *entries())
+    if name in known or "/" in name:
+        return None
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f", did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
+    return f"unknown dataset '{name}'{hint} A folder is given by its path: {os.path.abspath(name)}"

@@ -1,0 +1,275 @@
+"""What one run is: `RunConfig` holds everything that changes the science, and nothing else.
+
+Where and how a run executes (partition, workers, micro-batch, tracking) lives in a profile, so
+moving a run to another cluster never changes its identity. Torch-free: planning imports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from core.config.registry import backbone, canonical_backbone, size_problem
+from core.config.schedule import Schedule, resolve_schedule
+from core.config.values import (
+    AnyStrength,
+    ConfigError,
+    Count,
+    Norm,
+    Number,
+    Part,
+    Strength,
+    delta_of,
+    digest,
+    named_or_full,
+    parse_strength,
+    problems,
+    safe_name,
+    strength_slug,
+)
+
+
+class Optim(Part):
+    """AdamW with a cosine learning rate after a linear warm-up."""
+
+    lr: Annotated[Number, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[Number, Field(ge=0)] = 1e-2
+    head_lr: Annotated[Number, Field(gt=0)] | None = None
+    """Learning rate of the head; None is that of the backbone."""
+    head_weight_decay: Annotated[Number, Field(ge=0)] | None = None
+    no_decay: Literal["vectors", "library"] = "vectors"
+    """What never decays: `vectors`, weights of at most one dimension (biases, norms, layer scales);
+    `library`, those and what timm lists for the network (position embeddings, tables of relative
+    position biases, class tokens), which decay otherwise."""
+    warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.05
+    """Fraction of all optimiser steps spent warming up."""
+    clip: Annotated[Number, Field(ge=0)] = 0.0
+    """Largest gradient norm; 0 leaves gradients alone."""
+    ema: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of a moving average of the weights, which is then what is evaluated and
+    kept; 0 is none."""
+
+
+class Objective(Part):
+    """What training minimises: `at`, cross-entropy on attacked images, or `trades`."""
+
+    kind: Literal["at", "trades"] = "at"
+    beta: Annotated[Number, Field(gt=0)] = 1.0
+    """TRADES: weight of the divergence between clean and attacked predictions."""
+
+
+class Attack(Part):
+    """The attack that makes training examples: APGD, cross-entropy (paper: 7 steps)."""
+
+    steps: Count = 7
+
+
+class Validation(Part):
+    """What is measured after every epoch on the validation split."""
+
+    steps: Count = 10
+    images: Count | None = None
+    """Images of the adversarial measurement (the first ones); clean accuracy uses them all."""
+    epsilon: AnyStrength | None = None
+    """Strength of the adversarial measurement; by default the run's own eps_g."""
+
+
+class Augment(Part):
+    """Training augmentation, drawn per image from (seed, epoch, index)."""
+
+    flip: bool = True
+    jitter: Annotated[Number, Field(ge=0, lt=1)] = 0.25
+    """Brightness, contrast and saturation are each scaled by U[1 - jitter, 1 + jitter]."""
+    rotate: Annotated[Number, Field(ge=0, le=180)] = 2.0
+    """Largest rotation in degrees."""
+    shift: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Largest shift in pixels, in both directions (wraps round)."""
+
+
+UNATTACKED = Fraction(4, 255)
+"""Strength of the adversarial validation of runs that are not trained on attacks (l-inf)."""
+
+
+class Lora(Part):
+    """Adapters of `protocol: lora`: W + alpha / rank * B A, through peft."""
+
+    rank: Count = 8
+    alpha: Annotated[Number, Field(gt=0)] = 16.0
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Modules to adapt, by the end of their names; by default those of the backbone's registry
+    entry."""
+
+
+def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    epochs = data.get("epochs", 50)
+    if "schedule" not in data:
+        return data
+    if type(epochs) is not int or epochs < 1:
+        # Of the two only `epochs` is to blame; it is rejected next.
+        return {key: value for key, value in data.items() if key != "schedule"}
+    return {**data, "schedule": resolve_schedule(data["schedule"], epochs)}
+
+
+def _canonical_optim(optim: Optim, protocol: str) -> Optim:
+    """The head's own numbers only where there are two kinds of weights and they differ; exemptions
+    only where there is decay and what timm lists is trained."""
+    changes: dict[str, Any] = {}
+    if protocol != "full" or not optim.weight_decay:
+        changes["no_decay"] = "vectors"
+    for name in ("lr", "weight_decay"):
+        common, head = getattr(optim, name), getattr(optim, f"head_{name}")
+        if protocol == "linear" and head is not None:
+            changes[name] = common = head
+        if head == common:
+            changes[f"head_{name}"] = None
+    return optim.model_copy(update=changes) if changes else optim
+
+
+def _canonical_lora(lora: Lora, protocol: str, name: str) -> Lora:
+    """Defaults without LoRA; else targets in one order, none where they are the registry's.
+    Raises ValueError where nothing says what to adapt."""
+    if protocol != "lora":
+        return Lora()
+    known = backbone(name).lora
+    if not lora.targets and not known:
+        raise ValueError(
+            f"lora.targets: no target modules are known for '{name}', name some of its linear "
+            "layers or convolutions, e.g. lora.targets: [attn.qkv, attn.proj]"
+        )
+    targets = tuple(sorted(set(lora.targets)))
+    return lora.model_copy(update={"targets": () if targets == tuple(sorted(known)) else targets})
+
+
+class RunConfig(Part):
+    """One training run; two equal configs are the same run, wherever they are launched from."""
+
+    backbone: Annotated[str, Field(min_length=1), BeforeValidator(canonical_backbone)]
+    """A shorthand of the registry or any timm id."""
+    weights: Annotated[str, Field(min_length=1)] = "pretrained"
+    """'pretrained' (timm's own), 'random', or a checkpoint: its full path, or in <root>/weights;
+    'file.pt#NAME' for one of several weights in it."""
+    dataset: Annotated[str, Field(min_length=1), AfterValidator(named_or_full)]
+    """A known name or the full path of a folder with train/, val/ and test/."""
+    image_size: Annotated[Count, Field(ge=8)] = 224
+    norm: Norm = "linf"
+    """Threat model of training and of the validation's attack."""
+    epsilon_g: Strength = Fraction(4, 255)
+    """Target strength eps_g, of pixels in [0, 1]."""
+    schedule: Schedule = Schedule()
+    epochs: Count = 50
+    batch: Count = 128
+    """Effective batch: images per optimiser step."""
+    protocol: Literal["full", "linear", "lora"] = "full"
+    """`full` trains everything; `linear` the head alone, on a frozen backbone; `lora` the head
+    and low-rank adapters."""
+    lora: Lora = Lora()
+    objective: Objective = Objective()
+    optim: Optim = Optim()
+    attack: Attack = Attack()
+    validation: Validation = Validation()
+    augment: Augment = Augment()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0  # a column of tables
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, data: Any) -> Any:
+        return _with_schedule(data)
+
+    @model_validator(mode="after")
+    def _canonical(self) -> Self:
+        # What a run does not use must not make it another run.
+        if self.schedule.kind != "auto":
+            plain = {"patience": 5, "tolerance": 0.02}
+            object.__setattr__(self, "schedule", self.schedule.model_copy(update=plain))
+        object.__setattr__(self, "optim", _canonical_optim(self.optim, self.protocol))
+        lora = _canonical_lora(self.lora, self.protocol, self.backbone)
+        object.__setattr__(self, "lora", lora)
+        if self.objective.kind == "at" or self.schedule.kind == "standard":
+            object.__setattr__(self, "objective", Objective())
+        # Standard fine-tuning never attacks: it is one run whatever eps_g a table asks for.
+        if self.schedule.kind == "standard":
+            if self.validation.epsilon is None:
+                object.__setattr__(self, "norm", "linf")
+            object.__setattr__(self, "epsilon_g", Fraction(0))
+            object.__setattr__(self, "attack", Attack())
+        elif self.epsilon_g == 0:
+            raise ValueError("epsilon_g: 0 means no attack, use schedule: standard")
+        usual = self.epsilon_g or (UNATTACKED if self.norm == "linf" else None)
+        if self.validation.epsilon == usual:
+            implied = self.validation.model_copy(update={"epsilon": None})
+            object.__setattr__(self, "validation", implied)
+        misfit = size_problem(self.backbone, self.image_size)
+        if misfit:
+            raise ValueError(f"image_size: {misfit}")
+        if self.validation.epsilon is not None:
+            try:
+                parse_strength(self.validation.epsilon, self.norm)
+            except ValueError as error:
+                raise ValueError(f"validation.epsilon: {error}") from None
+        return self
+
+    @classmethod
+    def check(cls, data: Mapping[str, Any]) -> RunConfig | list[tuple[str, str]]:
+        """The config, or every problem at once as (dotted key, one-line message) pairs."""
+        found = []
+        try:
+            data = _with_schedule(data)
+        except ValueError as error:
+            # Left out from here on, so that the other fields are still looked at.
+            data = {key: value for key, value in data.items() if key != "schedule"}
+            found.append(("schedule", f"schedule: {error}"))
+        try:
+            config = cls.model_validate(data)
+        except ValidationError as error:
+            return found + problems(error, cls)
+        return found or config
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], *, where: str = "config") -> RunConfig:
+        """Validate a nested mapping; every problem at once. Raises ConfigError."""
+        config = cls.check(data)
+        if isinstance(config, list):
+            raise ConfigError(*(f"{where}: {line}" for _, line in config))
+        return config
+
+    @property
+    def id(self) -> str:
+        """`<slug>-<16 hex>`: a readable name, and a hash of schema version and delta."""
+        return f"{self.slug}-{digest(self)}"
+
+    @property
+    def slug(self) -> str:
+        """Lower-case letters, digits, '_' and '.', so that an id is always one safe file name."""
+        parts = [self.backbone, self.dataset.rstrip("/").rsplit("/", 1)[-1]]
+        if self.schedule.kind != "standard":
+            parts.append(strength_slug(self.epsilon_g, self.norm))
+        if self.protocol == "lora":
+            parts.append("lora")
+        parts += [self.setting.replace(";", "_").replace("=", ""), f"s{self.seed}"]
+        return "-".join(map(safe_name, parts))
+
+    @property
+    def delta(self) -> dict[str, Any]:
+        """The fields that differ from their defaults: a new neutral field keeps old ids."""
+        return delta_of(self)
+
+    @property
+    def setting(self) -> str:
+        """The name of this run's schedule in tables."""
+        return self.schedule.label(self.epochs)
+
+    @property
+    def validation_epsilon(self) -> Fraction:
+        """Strength of the per-epoch adversarial accuracy; 4/255 where nothing is attacked."""
+        if self.validation.epsilon is not None:
+            return self.validation.epsilon
+        return self.epsilon_g or UNATTACKED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested data, strengths as '4/255'; `RunConfig.parse` takes it back."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,120 @@
+"""Epsilon schedules as a config names them: presets, hinges in epochs or fractions, points.
+
+`core.training.schedules` turns them into numbers per epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from core.config.values import Count, Number, Part, Strength, nearest
+
+Epoch = Annotated[int, Field(strict=True)]
+
+
+class Schedule(Part):
+    """How strong the training attack is at each epoch, as a fraction alpha(t) of eps_g.
+
+    T1 and T2 are whole epochs here; fractions and presets are resolved by `resolve_schedule`.
+    """
+
+    kind: Literal["standard", "two_hinge", "uniform", "auto", "points"] = "two_hinge"
+    T1: Epoch = 0
+    T2: Epoch = 0
+    points: tuple[tuple[Epoch, Strength], ...] = ()
+    """(epoch, fraction) pairs; linear between them, constant before the first and after the
+    last. Two at one epoch are a jump; those beyond the training are never reached."""
+    patience: Count = 5
+    tolerance: Annotated[Number, Field(ge=0, lt=1)] = 0.02
+
+    @property
+    def is_fix(self) -> bool:
+        """Full strength from the first epoch on."""
+        return self.kind == "two_hinge" and self.T1 == 0 and self.T2 == 0
+
+    def label(self, epochs: int) -> str:
+        """The setting's name in tables: fix, sched, standard, uniform, auto, 'T1=5;T2=25' or
+        'points=0:0;9:1'."""
+        if self.kind == "points":
+            pairs = (f"{epoch}:{float(fraction):g}" for epoch, fraction in self.points)
+            return f"points={';'.join(pairs)}"
+        if self.kind != "two_hinge":
+            return self.kind
+        if self.is_fix:
+            return "fix"
+        if sched_hinges(epochs) == (self.T1, self.T2):
+            return "sched"
+        return f"T1={self.T1};T2={self.T2}"
+
+
+PRESETS = ("standard", "fix", "sched", "uniform", "auto")
+
+
+def sched_hinges(epochs: int) -> tuple[int, int]:
+    """The paper's T1 = 12 and T2 = 37 of 50 epochs, scaled to `epochs` and rounded half up."""
+    return (2 * 12 * epochs + 50) // 100, (2 * 37 * epochs + 50) // 100
+
+
+def _hinge(value: object, epochs: int, name: str) -> object:
+    """Whole epochs as given; a decimal in [0, 1] is a fraction of the training."""
+    if isinstance(value, float):
+        if not 0 <= value <= 1:
+            raise ValueError(
+                f"{name}: expected whole epochs or a fraction of the training in [0, 1], "
+                f"got {value}"
+            )
+        return int(value * epochs + 0.5)
+    return value
+
+
+def _points(value: object, epochs: int) -> list[tuple[object, object]]:
+    """(epoch, fraction) pairs with whole, ascending epochs from 0. Raises ValueError."""
+    form = "expected points: [[epoch, fraction], ...] in ascending order of epochs"
+    pairs = value if isinstance(value, list | tuple) else ()
+    if not pairs or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{form}, got {value!r}")
+    found = [(_hinge(epoch, epochs, "points"), fraction) for epoch, fraction in pairs]
+    whole = [epoch for epoch, _ in found if type(epoch) is int]
+    if len(whole) < len(found) or whole != sorted(whole) or whole[0] < 0:
+        raise ValueError(f"{form}, got epochs {', '.join(str(epoch) for epoch, _ in pairs)}")
+    return found
+
+
+def resolve_schedule(value: object, epochs: int) -> object:
+    """A preset name or a mapping -> the fields of `Schedule`, hinges in whole epochs.
+
+    Raises ValueError where the name is unknown, a mapping mixes kinds, or 0 <= T1 <= T2 <= epochs
+    does not hold.
+    """
+    if isinstance(value, Schedule):
+        value = value.model_dump()
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a preset ({', '.join(PRESETS)}) or a mapping, got {value!r}")
+    given = {key: item for key, item in value.items() if key != "name"}
+    kind = given.get("kind", "two_hinge")
+    if kind in ("fix", "sched"):
+        if set(given) > {"kind"}:
+            raise ValueError(f"'{kind}' takes no further keys; use kind: two_hinge with T1 and T2")
+        hinges = sched_hinges(epochs) if kind == "sched" else (0, 0)
+        return {"kind": "two_hinge", "T1": hinges[0], "T2": hinges[1]}
+    if kind not in ("standard", "two_hinge", "uniform", "auto", "points"):
+        known = (*PRESETS, "two_hinge", "points")
+        raise ValueError(f"unknown schedule '{kind}'{nearest(str(kind), known)}")
+    if kind != "two_hinge" and (given.get("T1") or given.get("T2")):
+        raise ValueError(f"T1 and T2 belong to kind: two_hinge, not to '{kind}'")
+    if kind == "points":
+        given["points"] = _points(given.get("points"), epochs)
+    elif given.get("points"):
+        raise ValueError(f"points belong to kind: points, not to '{kind}'")
+    if kind == "two_hinge":
+        T1, T2 = (_hinge(given.get(name, 0), epochs, name) for name in ("T1", "T2"))
+        given |= {"T1": T1, "T2": T2}
+        numbers = [x for x in (T1, T2) if isinstance(x, int) and not isinstance(x, bool)]
+        if len(numbers) == 2 and not 0 <= numbers[0] <= numbers[1] <= epochs:
+            raise ValueError(f"expected 0 <= T1 <= T2 <= {epochs} epochs, got T1={T1}, T2={T2}")
+    return given

@@ -1,0 +1,180 @@
+"""What a run needs on this machine besides its config: images, checkpoints, pretrained weights.
+
+Torch-free, so that launching finds what is missing before anything is submitted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from core.config import ConfigError, EvalConfig, RunConfig
+from core.config.datasets import entries
+from core.config.registry import PROCEDURAL, SYNTHETIC, backbone, backbones, hub_repo
+from core.config.values import at_home
+from core.datasets.own import SPLITS, checked, survey
+from core.store.folders import Store
+
+NO_AUTOATTACK = (
+    "attack autoattack needs the package pyautoattack: pip install 'epsweep[autoattack]'"
+)
+CHECKPOINTS = (".pt", ".pth", ".safetensors")
+
+
+def is_drawn(dataset: str) -> bool:
+    """Whether a dataset is drawn in memory and needs nothing on disk."""
+    return dataset in PROCEDURAL or dataset in SYNTHETIC
+
+
+def dataset_folder(dataset: str, store: Store) -> Path:
+    """A name lies in the store's data folder; anything with a '/' is a path."""
+    path = at_home(dataset)
+    return path if "/" in dataset else store.data / path
+
+
+def is_own(dataset: str, size: int, store: Store) -> bool:
+    """Whether a known name stands for the user's own folder with train/, val/ and test/: no
+    official release looks like that. Prepared arrays of the release win."""
+    from core.datasets import arrays  # as everywhere here: numpy is not needed for most commands
+
+    folder = store.data / dataset
+    return not arrays.place(dataset, size, store).is_dir() and all(
+        (folder / split).is_dir() for split in SPLITS
+    )
+
+
+def weights_file(name: str, store: Store) -> Path:
+    """The checkpoint a config names: a full path, or one in <root>/weights. Raises ConfigError."""
+    return weights_part(name, store)[0]
+
+
+def weights_part(name: str, store: Store) -> tuple[Path, str | None]:
+    """The checkpoint a config names, and which of the weights in it: 'file.pt#NAME'; None if it
+    names none. A file whose own name has a '#' wins. Raises ConfigError if there is no such file.
+    """
+    ends = [len(name), *(at for at in reversed(range(len(name))) if name[at] == "#")]
+    for end in ends:
+        path = store.weights / at_home(name[:end])
+        if path.is_file():
+            return path, name[end + 1 :] if end < len(name) else None
+    have = [path for path in store.weights.rglob("*") if path.suffix in CHECKPOINTS]
+    listed = ", ".join(sorted(str(p.relative_to(store.weights)) for p in have)[:6]) or "none"
+    owner = [n for n, b in backbones().items() if b.checkpoint and b.checkpoint.file == name]
+    made = "demo" if name.startswith("demo/") else f"weights fetch {owner[0]}" if owner else None
+    hint = f"; run: sweep {made}" if made else ""
+    if not made and (os.path.isfile(name) or os.path.isfile(name.partition("#")[0])):
+        hint = f"; write the full path: {os.path.abspath(name)}"
+    raise ConfigError(f"weights '{name}': no such file (in {store.weights}: {listed}){hint}")
+
+
+def _check_dataset(dataset: str, size: int, store: Store) -> None:
+    """Raises ConfigError where a run could not load its dataset (images are not opened)."""
+    if dataset not in entries() or is_own(dataset, size, store):
+        checked(dataset_folder(dataset, store))
+        return
+    from core.datasets import arrays
+    from core.datasets.read import read
+
+    prepared = arrays.place(dataset, size, store)
+    if prepared.is_dir():
+        arrays.describe(prepared, entries()[dataset])
+    else:
+        read(dataset, store.data / dataset, entries()[dataset])
+
+
+def local_weights(config: RunConfig) -> str | None:
+    """The checkpoint file a run starts from; None where its weights are timm's own or random."""
+    if config.weights == "pretrained":
+        checkpoint = backbone(config.backbone).checkpoint
+        return checkpoint.file if checkpoint else None
+    return None if config.weights == "random" else config.weights
+
+
+HUB_FILES = (
+    *("model.safetensors", "pytorch_model.bin"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+)
+"""What a hub repository calls its weights, in the order in which timm looks."""
+
+
+def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the Hugging Face hub keeps downloads in a process with these variables."""
+    home = environ.get("HF_HOME")
+    if not home:
+        home = f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    return at_home(named or f"{home}/hub")
+
+
+def is_offline(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether these variables keep a process from downloading weights."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return any(environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in names)
+
+
+def cached_weights(repo: str, hub: Path) -> Path | None:
+    """The weights of a hub repository in a cache, as a process without internet finds them."""
+    folder = hub / f"models--{repo.replace('/', '--')}"
+    try:
+        commit = (folder / "refs" / "main").read_text("utf-8").strip()
+    except OSError:
+        return None
+    files = (folder / "snapshots" / commit / name for name in HUB_FILES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def missing(
+    configs: Iterable[RunConfig],
+    store: Store,
+    *,
+    hub: Path | None = None,
+    evals: Iterable[EvalConfig] = (),
+) -> list[str]:
+    """One line per dataset, checkpoint or package that these runs and their evaluations need and
+    this machine lacks.
+
+    hub: the cache in which runs must find pretrained weights; None where they may download them.
+    """
+    configs = list(configs)
+    problems = []
+    for dataset, size in dict.fromkeys((c.dataset, c.image_size) for c in configs):
+        if not is_drawn(dataset):
+            try:
+                _check_dataset(dataset, size, store)
+            except ConfigError as error:
+                problems.append(f"dataset {dataset}: {error}")
+    for file in dict.fromkeys(map(local_weights, configs)):
+        if file:
+            try:
+                weights_file(file, store)
+            except ConfigError as error:
+                problems.append(str(error))
+    adapted = any(config.protocol == "lora" for config in configs)
+    if adapted and importlib.util.find_spec("peft") is None:
+        problems.append("protocol lora needs the package peft: pip install 'epsweep[lora]'")
+    ensemble = any(item.attack == "autoattack" for item in evals)
+    if ensemble and importlib.util.find_spec("pyautoattack") is None:
+        problems.append(NO_AUTOATTACK)
+    if hub:
+        pretrained = [config.backbone for config in configs if config.weights == "pretrained"]
+        problems += [line for name in dict.fromkeys(pretrained) for line in _not_cached(name, hub)]
+    return problems
+
+
+def left_out(configs: Iterable[RunConfig], store: Store) -> list[str]:
+    """One line per split of a user's own folder that holds more than class folders of images."""
+    own = {
+        dataset_folder(c.dataset, store): None
+        for c in configs
+        if not is_drawn(c.dataset)
+        and (c.dataset not in entries() or is_own(c.dataset, c.image_size, store))
+    }
+    return [f"{folder}: {line}" for folder in own for line in survey(folder).remarks]
+
+
+def _not_cached(name: str, hub: Path) -> Iterator[str]:
+    repo = hub_repo(name)
+    if repo and not cached_weights(repo, hub):
+        yield f"weights of {name}: {repo} is not in {hub}; run: sweep weights fetch {name}"

@@ -1,0 +1,199 @@
+"""Datasets as uint8 arrays: every split is images [N, 3, H, W] and labels [N].
+
+Procedural and noise datasets are drawn in memory. A dataset of the benchmark comes from its
+prepared arrays (core.datasets), a folder of images is decoded once into arrays of its own; both lie
+under <data>/prepared and are memory-mapped, so that the runs of a node share one copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.config import ConfigError, RunConfig
+from core.config.datasets import entries
+from core.config.registry import PROCEDURAL, SYNTHETIC
+from core.config.seeds import derive
+from core.data.drawn import CLASSES, draw
+from core.data.inputs import dataset_folder, is_own
+from core.datasets import arrays
+from core.datasets.images import read_image
+from core.datasets.own import SPLITS, checked
+from core.datasets.splits import shuffled
+from core.store.folders import Store
+
+log = logging.getLogger("epsweep")
+DECODING = "as shown"
+"""How own images become pixels; arrays decoded in another way are not taken for these."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: uint8 [N, 3, H, W]; labels: int64 [N]. Raises ConfigError for anything else, such as
+    images that are scaled or normalised already: attacks need pixels in [0, 1]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4:
+            kind = str(self.images.dtype).removeprefix("torch.")
+            raise ConfigError(f"images: expected uint8 [N, 3, H, W], got {kind} {list(shape)}")
+        if len(self.labels) != len(self.images):
+            raise ConfigError(f"labels: expected {len(self.images)}, got {len(self.labels)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, n: int | None) -> Split:
+        """The first n images (all of them for None or a larger n)."""
+        return self if n is None else Split(self.images[:n], self.labels[:n])
+
+    def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] as float32 [B, 3, H, W] and labels [B], on `device`."""
+        images = rows(self.images, index, device)
+        return images.float().div_(255), rows(self.labels, index, device)
+
+
+def rows(source: Tensor, index: Tensor, device: torch.device) -> Tensor:
+    """Rows `index` of a tensor in host memory, on `device`. Through pinned memory where that is a
+    GPU: the host goes on at once, and work is queued ahead of the device."""
+    shape = (len(index), *source.shape[1:])
+    taken = torch.empty(shape, dtype=source.dtype, pin_memory=device.type == "cuda")
+    torch.index_select(source, 0, index, out=taken)
+    return taken.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits with the same classes."""
+
+    name: str
+    classes: int
+    train: Split
+    val: Split
+    test: Split
+
+    def first(self, n: int) -> Dataset:
+        """Every split cut to its first n images (for miniatures)."""
+        splits = {name: getattr(self, name).first(n) for name in SPLITS}
+        return replace(self, **splits)
+
+
+def load(
+    config: RunConfig, store: Store, *, stage: Path | None = None, miniature: bool = False
+) -> Dataset:
+    """The dataset of a run. stage: a folder on a faster disk to read prepared arrays from;
+    miniature: take arrays that only stand in for a dataset.
+
+    Raises ConfigError naming the folder or file that is wrong.
+    """
+    if config.dataset in PROCEDURAL:
+        drawn = {s: Split(*draw(config.dataset, s, seed=config.seed)) for s in SPLITS}
+        return Dataset(config.dataset, CLASSES[config.dataset], **drawn)
+    if config.dataset == "fake":
+        return _fake(config.image_size)
+    if config.dataset in entries() and not is_own(config.dataset, config.image_size, store):
+        return _benchmark(config.dataset, config.image_size, store, stage, miniature)
+    return _folder(dataset_folder(config.dataset, store), config.image_size, store, stage)
+
+
+def _benchmark(name: str, size: int, store: Store, stage: Path | None, miniature: bool) -> Dataset:
+    """A known dataset from its prepared arrays; they are made first where only its folder is
+    there."""
+    folder = arrays.obtain(name, size, store)
+    index = arrays.describe(folder, entries()[name], miniature=miniature)
+    whole = _mapped(folder, stage)
+    splits, start = {}, 0
+    for split in SPLITS:
+        end = start + index["splits"][split]
+        splits[split] = Split(whole.images[start:end], whole.labels[start:end])
+        start = end
+    return Dataset(name, len(index["classes"]), **splits)
+
+
+def _fake(size: int, *, classes: int = SYNTHETIC["fake"]) -> Dataset:
+    """Noise around one mean colour per class; 200 training, 60 validation and 60 test images."""
+    splits = {}
+    for name, images in (("train", 200), ("val", 60), ("test", 60)):
+        generator = torch.Generator().manual_seed(derive(0, "fake", name))
+        labels = torch.arange(images) % classes
+        colours = torch.rand(classes, 3, 1, 1, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(images, 3, size, size, generator=generator) * 0.1
+        pixels = (colours[labels] + noise).clamp_(0, 1).mul_(255).byte()
+        splits[name] = Split(pixels, labels)
+    return Dataset("fake", classes, **splits)
+
+
+def _folder(path: Path, size: int, store: Store, stage: Path | None) -> Dataset:
+    """`path`/{train,val,test}/<class>/<image>, squeezed to size x size, bilinear. In a fixed
+    shuffled order, so that the first n images of a split are a fair sample of it."""
+    found = checked(path)
+    for remark in found.remarks:
+        log.info("%s: %s", path, remark)
+    splits = {}
+    for split, classes in found.files.items():
+        labelled = [(file, label) for label, name in enumerate(classes) for file in classes[name]]
+        splits[split] = _prepared(path.name, shuffled(labelled), size, store, stage)
+    return Dataset(path.name, len(found.files["train"]), **splits)
+
+
+def _prepared(
+    name: str, files: Sequence[tuple[Path, int]], size: int, store: Store, stage: Path | None
+) -> Split:
+    """Decode once. The key covers every file's path, size and time: an edit makes a new array."""
+    digest = hashlib.sha256(f"{size} {DECODING}".encode())
+    for file, label in files:
+        stat = file.stat()
+        digest.update(f"\n{file}\t{label}\t{stat.st_size}\t{stat.st_mtime_ns}".encode())
+    folder = store.data / "prepared" / f"{name}-{size}-{digest.hexdigest()[:16]}"
+    if not folder.is_dir():
+        _publish(folder, lambda draft: _decode(files, size, draft))
+    return _mapped(folder, stage)
+
+
+def _mapped(folder: Path, stage: Path | None) -> Split:
+    """The arrays of a prepared folder, read page by page; from a copy on `stage` if given."""
+    if stage:
+        shared, folder = folder, stage / folder.name
+        if not folder.is_dir():
+            _publish(folder, lambda draft: shutil.copytree(shared, draft, dirs_exist_ok=True))
+    images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
+    return Split(images, torch.from_numpy(np.load(folder / "labels.npy")))
+
+
+def _publish(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Fill a draft folder, then rename it; where two processes do so at once, the first stays."""
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    draft.mkdir(parents=True)
+    try:
+        fill(draft)
+        os.rename(draft, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _decode(files: Sequence[tuple[Path, int]], size: int, folder: Path) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), 3, size, size)}
+    # PIL releases the GIL while it decodes. Written as a stream: where the disk is full, writing
+    # through a memory map would kill the process (SIGBUS) instead of raising OSError.
+    with open(folder / "images.npy", "wb") as file, ThreadPoolExecutor() as pool:
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in pool.map(lambda item: read_image(item[0], size, as_shown=True), files):
+            file.write(image.tobytes())
+    np.save(folder / "labels.npy", np.array([label for _, label in files], dtype=np.int64))

@@ -1,0 +1,1 @@
+"""Evaluations of a trained model, one file per kind, with the queue that keeps batches full."""

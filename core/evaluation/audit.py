@@ -1,0 +1,143 @@
+"""The audit of fast evaluations: some of the images that can be wrong, once more in mode `exact`.
+
+`fast` believes that an image which survives an attack survives every weaker one. Attacks are not
+perfect, so an image is in doubt if it survived strength k > 1: strengths 1 to k - 1 are untried.
+All others have had the attacks that `exact` makes. Enough of the doubtful are drawn to bound the
+share of wrong ones; if the bound is above the limit, the evaluation is repeated in mode `exact`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from core.config.seeds import derive
+from core.data.splits import Split
+from core.evaluation import queue
+from core.machine.team import ALONE, Team
+from core.store.snapshot import Snapshot
+
+LIMIT = 0.01
+"""Largest share of the doubtful images that may be wrong at any strength."""
+RISK = 0.05
+"""Probability that a larger share passes."""
+FEW = 100
+"""Up to this many doubtful images are all audited: one more wrong one would break the limit."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the audit saw and cost (in images); part of the evaluation's json."""
+
+    doubtful: int
+    """Images that can be wrong."""
+    images: int
+    """Those of them that were evaluated exactly."""
+    wrong: int
+    """Audited images that `fast` calls right at a strength that breaks them."""
+    at_most: int
+    """Doubtful images that are wrong, at the confidence 1 - RISK; audited ones included."""
+    pairs: int
+    """(image, strength) pairs of the audited images."""
+    disagreeing: int
+    fell_back: bool
+    """Whether the results are those of mode `exact`."""
+    forwards: int
+    """Of the audit, and of the exact evaluation if it fell back."""
+    backwards: int
+
+    def __str__(self) -> str:
+        return (
+            f"mode fast is wrong on {self.wrong} of {self.images} audited images, so on up to "
+            f"{self.at_most} of {self.doubtful} that can be wrong (limit {LIMIT:.0%})"
+        )
+
+
+def check(
+    found: queue.Search,
+    model: nn.Module,
+    split: Split,
+    strengths: Sequence[float],
+    *,
+    steps: int,
+    batch: int,
+    device: torch.device,
+    norm: str = "linf",
+    team: Team = ALONE,
+    failed: Callable[[str], object] = lambda text: None,
+    progress: Callable[[int], None] = lambda done: None,
+    snapshot: Snapshot | None = None,
+) -> Audit:
+    """Audit a fast search and give `found` the exact results of the audited images, or of all
+    images if more than 1 % of the doubtful ones may be wrong.
+
+    `failed` is told so before the exact search begins; that takes `progress` and `snapshot`.
+    """
+    how: Any = {"steps": steps, "batch": batch, "device": device, "norm": norm, "team": team}
+    doubtful = np.flatnonzero(found.critical > 2)
+    rows = _draw(doubtful)
+    few = replace(split, images=split.images[rows], labels=split.labels[rows])
+    exact = queue.search(model, few, strengths, **how)
+    # Flags are right below the critical level, so two images differ at as many strengths as lie
+    # between their levels.
+    gap = np.abs(found.critical[rows].astype(int) - exact.critical)
+    wrong = int((gap > 0).sum())
+    most = _at_most(wrong, len(rows), len(doubtful))
+    seen = Audit(
+        doubtful=len(doubtful),
+        images=len(rows),
+        wrong=wrong,
+        at_most=most,
+        pairs=len(rows) * (len(strengths) - 1),
+        disagreeing=int(gap.sum()),
+        fell_back=most > LIMIT * len(doubtful),
+        forwards=exact.forwards,
+        backwards=exact.backwards,
+    )
+    found.critical[rows] = exact.critical
+    if not seen.fell_back:
+        return seen
+    failed(f"{seen}; evaluating in mode exact")
+    whole = queue.search(model, split, strengths, **how, progress=progress, snapshot=snapshot)
+    found.critical[:] = whole.critical
+    found.zero_gradient_images = whole.zero_gradient_images
+    return replace(
+        seen,
+        forwards=seen.forwards + whole.forwards,
+        backwards=seen.backwards + whole.backwards,
+    )
+
+
+def _draw(doubtful: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The doubtful images to audit, ascending: the fewest that pass if none of them is wrong."""
+    from scipy.stats import hypergeom  # half a second, for fast evaluations alone
+
+    count = len(doubtful)
+    if count <= FEW:
+        return doubtful
+    over = int(LIMIT * count) + 1
+    size = bisect_left(
+        range(count), True, key=lambda images: hypergeom.pmf(0, count, over, images) <= RISK
+    )
+    drawn = np.random.default_rng(derive(0, "audit")).choice(doubtful, size, replace=False)
+    return np.sort(drawn)
+
+
+def _at_most(wrong: int, images: int, doubtful: int) -> int:
+    """Upper confidence bound of the number of wrong images among the doubtful, of which so many
+    were drawn and found wrong: the exact one-sided bound for draws without replacement."""
+    if images == doubtful:
+        return wrong
+    from scipy.stats import hypergeom
+
+    possible = range(wrong, doubtful - images + wrong + 1)
+    likely = bisect_left(
+        possible, True, key=lambda total: hypergeom.cdf(wrong, doubtful, total, images) <= RISK
+    )
+    return possible[likely - 1]

@@ -1,0 +1,179 @@
+"""AutoAttack standard (Croce & Hein 2020), through the optional package pyautoattack, on the
+survivors of APGD alone: it can only lower an accuracy.
+
+It may take a day, so what is known is written after every batch, and a repeated evaluation goes on
+from there.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.attack.apgd import attacking, is_right
+from core.config import ConfigError
+from core.data.inputs import NO_AUTOATTACK
+from core.data.splits import Split
+from core.evaluation.queue import Search, joined
+from core.machine.team import ALONE, Team
+from core.store.folders import Write, write_atomic
+
+log = logging.getLogger("epsweep")
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+LEAST = 4
+"""Classes: the loss of targeted APGD divides by a difference between the first and the fourth."""
+
+
+def require() -> Any:
+    """The package. Raises ConfigError where it is missing."""
+    try:
+        import pyautoattack
+    except ImportError:
+        raise ConfigError(NO_AUTOATTACK) from None
+    return pyautoattack
+
+
+def check(classes: int) -> None:
+    """Raises ConfigError where nothing with so many classes can be attacked, or the package is
+    missing; for those who would train for long before they find out."""
+    require()
+    if classes < LEAST:
+        raise ConfigError(
+            f"attack autoattack needs at least {LEAST} classes, for its targeted attacks, got "
+            f"{classes}; use apgd-ce"
+        )
+
+
+class Counted(nn.Module):
+    """Counts the images that pass forwards, and those of them whose gradient is asked for."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.forwards = self.backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        self.backwards += len(x) * x.requires_grad
+        logits: Tensor = self.inner(x)
+        return logits
+
+
+class Ledger:
+    """What is known so far of one evaluation, on disk: the search, and for each image the highest
+    strength (as an index) at which AutoAttack has tried it. write: as for a Snapshot."""
+
+    def __init__(self, file: Path, write: Write = write_atomic) -> None:
+        self.file, self.write = file, write
+
+    def load(self) -> tuple[Search, np.ndarray[Any, Any]] | None:
+        """None where nothing is known or the file is damaged."""
+        try:
+            with np.load(io.BytesIO(self.file.read_bytes())) as stored:
+                names = ("forwards", "backwards", "zero_gradient_images")
+                counts = {name: int(stored[name]) for name in names}
+                return Search(stored["critical"], **counts), stored["tried"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return None
+
+    def save(self, found: Search, tried: np.ndarray[Any, Any]) -> None:
+        """Replace the file. Raises OSError, and what `write` raises."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, tried=tried, **asdict(found))
+        self.write(self.file, lambda file: file.write(buffer.getvalue()))
+
+
+def evaluate(
+    first: Callable[[], Search],
+    model: nn.Module,
+    split: Split,
+    strengths: Sequence[float],
+    *,
+    norm: str,
+    batch: int,
+    device: torch.device,
+    ledger: Ledger,
+    progress: Callable[[int], None] = lambda done: None,
+    team: Team = ALONE,
+) -> Search:
+    """Critical strengths under APGD (`first`, called unless the ledger knows its result) and then
+    AutoAttack, strength by strength, each on the images that are right so far.
+
+    `progress` is told the images that AutoAttack is through with, as one that is half through its
+    strengths is half an image. Raises ConfigError where the package is missing.
+    """
+    require()
+    mine = team.mine(torch.arange(len(split)))
+    known = ledger.load()
+    if any(team.gather(known is None)):
+        found = first()
+        if team.size > 1:
+            costs = (found.forwards, found.backwards, found.zero_gradient_images)
+            found = Search(found.critical[mine.numpy()], *(costs if team.leads else ()))
+        known = found, np.zeros(len(mine), np.int16)
+        ledger.save(*known)
+    assert known is not None
+    found, tried = known
+    with attacking(model) as inner:
+        target = Counted(inner)
+        progress(round(len(split) * _share(found, tried)))
+        for level, epsilon in enumerate(strengths[1:], start=1):
+            while len(rows := np.flatnonzero((found.critical > level) & (tried < level))[:batch]):
+                x, y = split.batch(mine[torch.from_numpy(rows)], device)
+                try:
+                    broken = _attack(target, x, y, epsilon, norm).cpu().numpy()
+                except torch.OutOfMemoryError:
+                    if batch == 1:
+                        raise
+                    # Here, not around it all: what a team does together is done once by each.
+                    batch = (batch + 1) // 2
+                    log.warning("out of memory: AutoAttack on %d images at once", batch)
+                    continue
+                found.critical[rows[broken]] = level
+                tried[rows] = level
+                found.forwards, target.forwards = found.forwards + target.forwards, 0
+                found.backwards, target.backwards = found.backwards + target.backwards, 0
+                ledger.save(found, tried)
+                progress(round(len(split) * _share(found, tried)))
+    return found if team.size == 1 else joined(team.gather((mine.numpy(), found)), len(split))
+
+
+def _share(found: Search, tried: np.ndarray[Any, Any]) -> float:
+    """Of the (image, strength) pairs to be attacked, the share of those that were."""
+    done, left = tried.sum(), np.maximum(found.critical - 1 - tried, 0).sum()
+    return float(done / (done + left)) if left else 1.0
+
+
+def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: str) -> Tensor:
+    """Which images [B] the standard ensemble breaks. Its random streams begin at 0 for every batch
+    and do not touch the caller's."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        ensemble = require().AutoAttack(
+            model, norm=NORMS[norm], eps=epsilon, seed=0, version="standard", device=x.device
+        )
+        with torch.no_grad():
+            others = model(x[:1]).shape[1] - 1
+        for attack in (ensemble.apgd_targeted, ensemble.fab):
+            attack.n_target_classes = min(attack.n_target_classes, others)
+        adversarial, _ = ensemble.run_standard_evaluation(x, y, batch_size=len(x))
+    with torch.no_grad():
+        wrong = ~is_right(model(adversarial), y)
+    return wrong & _inside(adversarial, x, epsilon, norm)
+
+
+def _inside(point: Tensor, clean: Tensor, epsilon: float, norm: str) -> Tensor:
+    """Which points [B] keep to the ball, up to rounding, and to the pixel range."""
+    order = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}[norm]
+    far: Tensor = torch.linalg.vector_norm((point - clean).flatten(1).double(), ord=order, dim=1)
+    in_range = (point.flatten(1).amin(1) >= 0) & (point.flatten(1).amax(1) <= 1)
+    return (far <= epsilon * (1 + 1e-4) + 1e-6) & in_range

@@ -1,0 +1,103 @@
+"""Accuracy under common corruptions: one type per image, or all eleven types on every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from core.attack.apgd import attacking, is_right
+from core.config.seeds import derive
+from core.data.corruptions import CORRUPTIONS, corrupt
+from core.data.splits import Split
+from core.evaluation.queue import Search
+from core.machine.team import ALONE, Team, TeamError
+
+KINDS = tuple(CORRUPTIONS)
+SEED = 0
+"""Evaluations of all runs see the very same corrupted images."""
+
+
+@dataclass
+class Corrupted(Search):
+    """A search whose critical[i] is 1 where image i is right on every corruption tried, else 0.
+
+    right: [N, types], 1 or 0, and -1 where the type was not tried on the image.
+    """
+
+    right: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, len(KINDS)), np.int8))
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Type -> (right, tried), without types that were tried on no image."""
+        found = {
+            kind: (int((column == 1).sum()), int((column >= 0).sum()))
+            for kind, column in zip(KINDS, self.right.T, strict=True)
+        }
+        return {kind: pair for kind, pair in found.items() if pair[1]}
+
+
+def kinds_of(index: int, images: int, per_image: Literal["one", "all"]) -> tuple[str, ...]:
+    """The types tried on image number `index` of so many: all, or one by consecutive blocks of
+    floor(images / 11), the images left over with the last type (as in the guide)."""
+    if per_image == "all":
+        return KINDS
+    block = max(images // len(KINDS), 1)
+    return (KINDS[min(index // block, len(KINDS) - 1)],)
+
+
+def search(
+    model: nn.Module,
+    split: Split,
+    *,
+    severity: int,
+    per_image: Literal["one", "all"] = "one",
+    batch: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda done: None,
+    team: Team = ALONE,
+) -> Corrupted:
+    """Which corrupted images of `split` are right. Raises TeamError where not every one was looked
+    at exactly once."""
+    right = np.full((len(split), len(KINDS)), -1, np.int8)
+    tasks = [
+        (index, kind)
+        for index in team.mine(torch.arange(len(split))).tolist()
+        for kind in kinds_of(index, len(split), per_image)
+    ]
+    done = 0
+    make = partial(_corrupted, split, severity)
+    with attacking(model) as target, ThreadPoolExecutor() as threads, torch.no_grad():
+        for start in range(0, len(tasks), batch):
+            part = tasks[start : start + batch]
+            images = torch.from_numpy(np.stack(list(threads.map(make, part))))
+            rows = torch.tensor([index for index, _ in part])
+            x, y = Split(images, split.labels[rows]).batch(torch.arange(len(part)), device)
+            answers = is_right(target(x), y).cpu().numpy()
+            for (index, kind), answer in zip(part, answers, strict=True):
+                right[index, KINDS.index(kind)] = answer
+            done += len(part)
+            progress(round(len(split) * done / len(tasks)))
+    return _joined(right, team, len(tasks))
+
+
+def _corrupted(split: Split, severity: int, task: tuple[int, str]) -> NDArray[np.uint8]:
+    index, kind = task
+    seed = derive(SEED, "corruption", kind, index)
+    return corrupt(split.images[index].numpy(), kind, severity, seed)
+
+
+def _joined(right: NDArray[np.int8], team: Team, tried: int) -> Corrupted:
+    """The whole from the parts of a team; what a part has not tried is -1 there."""
+    parts = np.stack(team.gather(right))
+    if ((parts >= 0).sum(0) > 1).any() or not (parts >= 0).any((0, 2)).all():
+        raise TeamError("not every image was corrupted and looked at exactly once")
+    whole = parts.max(0)
+    critical = (whole != 0).all(1).astype(np.int16)
+    return Corrupted(critical, forwards=sum(team.gather(tried)), right=whole)

@@ -1,0 +1,292 @@
+"""Robust accuracy at many strengths: for each image, the smallest strength that breaks it.
+
+Mode `exact`: clean-wrong images are never attacked; a right one climbs the strengths, each a full
+APGD started from the clean image, until one breaks it (any iterate misclassified). Balls nest, so
+what is broken at eps is broken at every larger eps, and the result is never above independent
+attacks at each eps.
+
+Mode `fast`: a right image begins at the largest strength and comes down until it survives. Each
+strength at which it is called broken did break it; the smaller ones are taken to be survived
+without a look, so the result is never below independent attacks and needs an audit
+(core.evaluation.audit).
+An image that survives no more than the smallest strength has no untried one: both modes agree.
+
+In both, images stop when broken and the next one takes their place, so batches stay full; loss and
+gradient at the clean image serve all strengths. The processes of a team take every n-th image each.
+A search that was interrupted goes on from its last snapshot, with the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.attack.apgd import attacking, gradient_of, is_right, loss_of
+from core.attack.trajectory import Trajectory, trajectory
+from core.data.splits import Split
+from core.machine.team import ALONE, Team, TeamError
+from core.store.snapshot import Snapshot
+
+Mode = Literal["exact", "fast"]
+
+
+@dataclass
+class Search:
+    """critical[i]: index into the strengths of the first one that breaks image i (0: wrong when
+    clean), len(strengths) where none does. Costs are counted in images."""
+
+    critical: np.ndarray[tuple[int], np.dtype[np.int16]]
+    forwards: int = 0
+    backwards: int = 0
+    zero_gradient_images: int = 0
+    """Right images whose input gradient is zero everywhere: their robustness is not to be trusted
+    (saturated or masked gradients)."""
+
+    def correct(self, level: int) -> int:
+        """Images that are right at strength number `level`."""
+        return int((self.critical > level).sum())
+
+
+@dataclass
+class _Slots:
+    """The images under attack: where each came from, which strength it is at, its clean state."""
+
+    index: Tensor  # [B] which of the rows
+    level: Tensor  # [B] strength under attack; 0 is the clean image itself
+    labels: Tensor
+    clean: Tensor  # [B, C, H, W]
+    clean_loss: Tensor  # [B]
+    clean_gradient: Tensor  # [B, C, H, W]
+
+    def put(self, rows: Tensor, other: _Slots) -> None:
+        for name in vars(self):
+            getattr(self, name)[rows] = getattr(other, name)
+
+    def keep(self, rows: Tensor) -> None:
+        for name, value in vars(self).items():
+            setattr(self, name, value[rows])
+
+
+def search(
+    model: nn.Module,
+    split: Split,
+    strengths: Sequence[float],
+    *,
+    steps: int,
+    batch: int,
+    device: torch.device,
+    mode: Mode = "exact",
+    norm: str = "linf",
+    progress: Callable[[int], None] = lambda done: None,
+    team: Team = ALONE,
+    snapshot: Snapshot | None = None,
+) -> Search:
+    """Critical strengths of every image of `split`; strengths ascend from 0.
+
+    `progress` is told the number of finished images (of the whole team, as far as one process can
+    tell) now and then. Raises TeamError where not every image was searched exactly once.
+    """
+    rows = team.mine(torch.arange(len(split)))
+    with attacking(model) as target:
+        if len(strengths) == 1:
+            found = _clean_search(target, split, rows, batch, device)
+        else:
+            start = trajectory(norm).start
+            queue = _Queue(target, split, rows, strengths, steps, device, mode, start)
+            if snapshot:
+                snapshot.about |= {"norm": norm, "rank": team.rank, "size": team.size}
+            found = queue.run(batch, lambda done: progress(done * team.size), snapshot)
+    return found if team.size == 1 else joined(team.gather((rows.numpy(), found)), len(split))
+
+
+def joined(parts: Sequence[tuple[np.ndarray[Any, Any], Search]], images: int) -> Search:
+    """One search from parts of it, each with the rows it covers. Raises TeamError unless every
+    image is in exactly one."""
+    seen = np.concatenate([rows for rows, _ in parts])
+    if not np.array_equal(np.sort(seen), np.arange(images)):
+        raise TeamError(f"{len(np.unique(seen))} of {images} images were evaluated, not each once")
+    whole = Search(np.zeros(images, np.int16))
+    for rows, part in parts:
+        whole.critical[rows] = part.critical
+        whole.forwards += part.forwards
+        whole.backwards += part.backwards
+        whole.zero_gradient_images += part.zero_gradient_images
+    return whole
+
+
+def _clean_search(
+    model: nn.Module, split: Split, rows: Tensor, batch: int, device: torch.device
+) -> Search:
+    found = Search(np.zeros(len(rows), np.int16), forwards=len(rows))
+    for index in torch.arange(len(rows)).split(batch):
+        x, y = split.batch(rows[index], device)
+        _, logits = loss_of(model, x, y)
+        found.critical[index.numpy()] = is_right(logits, y).cpu().numpy()
+    return found
+
+
+class _Queue:
+    """A full batch of images on their way, refilled from the split as images finish."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        rows: Tensor,
+        strengths: Sequence[float],
+        steps: int,
+        device: torch.device,
+        mode: Mode,
+        start: Callable[[Tensor, Tensor, Tensor, Tensor, int], Trajectory],
+    ) -> None:
+        self.start = start
+        self.model, self.split, self.rows = model, split, rows
+        self.steps, self.device = steps, device
+        self.follow = _climb if mode == "exact" else _descend
+        self.strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
+        self.waiting = 0  # index of the next one of `rows`
+        self.found = Search(np.zeros(len(rows), np.int16))
+
+    def run(
+        self, batch: int, progress: Callable[[int], None], snapshot: Snapshot | None = None
+    ) -> Search:
+        slots = self._take(min(batch, len(self.rows)))
+        path = self._enter(slots)
+        finished = 0
+        if snapshot:
+            snapshot.about |= {
+                "images": len(self.rows),
+                "strengths": self.strengths.tolist(),
+                "steps": self.steps,
+                "batch": batch,
+                "path": self.follow.__name__,
+            }
+            finished = self._restore(snapshot.load(self.device), slots, path)
+        while len(slots.index):
+            if snapshot and snapshot.due():
+                snapshot.save(self._state(slots, path, finished))
+            done = self._step(slots, path)
+            finished += len(done)
+            progress(finished)
+            if len(done):
+                self._refill(slots, path, done)
+        return self.found
+
+    def _state(self, slots: _Slots, path: Trajectory, finished: int) -> dict[str, Any]:
+        """All that the rest of the search depends on."""
+        # No tensor: reading moves those to the GPU.
+        found = vars(self.found) | {"critical": self.found.critical.tolist()}
+        return {
+            "waiting": self.waiting,
+            "finished": finished,
+            "found": found,
+            "slots": vars(slots),
+            "path": vars(path),
+        }
+
+    def _restore(self, state: dict[str, Any] | None, slots: _Slots, path: Trajectory) -> int:
+        """Take over a state, if there is one; returns the number of finished images."""
+        if state is None:
+            return 0
+        self.waiting = state["waiting"]
+        critical = np.array(state["found"]["critical"], np.int16)
+        self.found = Search(**state["found"] | {"critical": critical})
+        vars(slots).update(state["slots"])
+        vars(path).update(state["path"])
+        finished: int = state["finished"]
+        return finished
+
+    def _take(self, count: int) -> _Slots:
+        """The next `count` images, at level 0."""
+        index = torch.arange(self.waiting, self.waiting + count)
+        self.waiting += count
+        x, y = self.split.batch(self.rows[index], self.device)
+        level, loss = torch.zeros_like(y), torch.zeros(count, device=self.device)
+        return _Slots(index.to(self.device), level, y, x, loss, torch.zeros_like(x))
+
+    def _enter(self, slots: _Slots) -> Trajectory:
+        """Trajectories of slots that begin at their present level. At level 0 the ball is a point,
+        so that `advance` leaves them at the clean image for their first look."""
+        strength = self.strengths[slots.level]
+        gradient, loss = slots.clean_gradient.clone(), slots.clean_loss.clone()
+        return self.start(slots.clean, gradient, loss, strength, self.steps)
+
+    def _step(self, slots: _Slots, path: Trajectory) -> Tensor:
+        """One forward and one gradient for every slot; returns the rows that are finished."""
+        path.advance()
+        loss, gradient, logits = gradient_of(self.model, path.point, slots.labels)
+        self.found.forwards += len(loss)
+        self.found.backwards += len(loss)
+        first = slots.level == 0
+        right = is_right(logits, slots.labels)
+        fresh = first.nonzero().flatten()
+        if len(fresh):
+            slope = gradient[fresh]
+            slots.clean_loss[fresh], slots.clean_gradient[fresh] = loss[fresh], slope
+            flat = slope.flatten(1).abs().amax(1) == 0
+            self.found.zero_gradient_images += int((right[fresh] & flat).sum())
+        path.observe(loss, gradient)
+        passed = right & (first | (path.step >= self.steps))
+        slots.level, ended = self.follow(slots.level, passed, ~right, len(self.strengths) - 1)
+        self._restart(slots, path, ((passed | ~right) & ~ended).nonzero().flatten())
+        done = ended.nonzero().flatten()
+        self.found.critical[slots.index[done].cpu().numpy()] = slots.level[done].cpu().numpy()
+        return done
+
+    def _restart(self, slots: _Slots, path: Trajectory, rows: Tensor) -> None:
+        """Start the given rows at their new level, from the clean image."""
+        if len(rows):
+            moved = _Slots(**{name: value[rows] for name, value in vars(slots).items()})
+            path.put(rows, self._enter(moved))
+
+    def _refill(self, slots: _Slots, path: Trajectory, done: Tensor) -> None:
+        """New images take the places of finished ones; places left over are dropped."""
+        count = min(len(done), len(self.rows) - self.waiting)
+        if count:
+            fresh = self._take(count)
+            slots.put(done[:count], fresh)
+            path.put(done[:count], self._enter(fresh))
+        if count < len(done):
+            keep = torch.ones(len(slots.index), dtype=torch.bool, device=self.device)
+            keep[done[count:]] = False
+            rows = keep.nonzero().flatten()
+            slots.keep(rows)
+            path.keep(rows)
+
+
+def _climb(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """From each image's level [B] to the next one up. Returns (next level, or the critical one of
+    images that end here; which images end)."""
+    following = level + passed
+    return following, broken | (following > top)
+
+
+def _descend(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """As `_climb`, but from the clean image to the top and from there down."""
+    clean = level == 0
+    above = torch.where(clean, top, level + 1)
+    below = (level - 1).clamp(min=1)
+    following = torch.where(passed, above, torch.where(broken & ~clean, below, level))
+    return following, (passed & ~clean) | (broken & (level <= 1))
+
+
+@torch.no_grad()
+def clean_loss(
+    model: nn.Module, split: Split, *, batch: int, device: torch.device, team: Team = ALONE
+) -> tuple[float, int]:
+    """Mean cross-entropy on a split and the number of right images."""
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.long, device=device)
+    with attacking(model) as target:
+        for index in team.mine(torch.arange(len(split))).split(batch):
+            x, y = split.batch(index, device)
+            loss, logits = loss_of(target, x, y)
+            total += loss.double().sum()
+            correct += is_right(logits, y).sum()
+    team.total([total, correct])
+    return float(total) / len(split), int(correct)

@@ -1,0 +1,72 @@
+"""The machine under a run: device, precision, and a record of what computed its numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.store import source
+
+PACKAGES = ("epsweep", "torch", "torchvision", "timm", "numpy", "wandb", "submitit")
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(precision: str, on: torch.device) -> AbstractContextManager[object]:
+    """The context for forwards: bf16 autocast, or nothing for fp32."""
+    if precision == "bf16":
+        return torch.autocast(on.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def judging() -> Iterator[None]:
+    """Where final numbers are made: float32 in earnest, whatever the training's precision. On GPUs,
+    the inputs of convolutions would otherwise be rounded to 10 bits (TF32), and in NVIDIA's
+    containers, which set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, those of all matrix products too."""
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+
+
+def describe() -> dict[str, Any]:
+    """Commit, hash of uncommitted changes, versions, host and device; kept as env.json."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    on = device()
+    return {
+        **source.state(),
+        "versions": versions,
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    """The CPU's name where the kernel tells it, else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,1 @@
+"""Networks: build one by name, load its weights, choose what trains, add LoRA adapters."""

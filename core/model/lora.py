@@ -1,0 +1,126 @@
+"""Low-rank adaptation (Hu et al. 2021) through the optional package peft: frozen weights W become
+W + alpha / rank * B A, and training moves A and B alone (and the head, see core.model.trainable).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.config import ConfigError, RunConfig, nearest
+from core.config.registry import backbone
+from core.config.seeds import derive
+from core.model.trainable import head_names, is_in
+
+
+def require() -> Any:
+    """The package. Raises ConfigError where it is missing."""
+    try:
+        import peft
+    except ImportError:
+        raise ConfigError(
+            "protocol lora needs the package peft: pip install 'epsweep[lora]'"
+        ) from None
+    return peft
+
+
+def adapt(model: nn.Module, config: RunConfig) -> None:
+    """Give the target modules of `model`, on the CPU, their adapters, in place. These start as
+    nothing (B = 0); A comes from the run's own stream.
+
+    Raises ConfigError where peft is missing, a target names no module, or its weights are used
+    in a way that an adapter does not see.
+    """
+    peft = require()
+    wanted = config.lora.targets or backbone(config.backbone).lora
+    chosen = _modules(model, wanted, config.backbone)
+    asked = peft.LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=chosen,
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(derive(config.seed, "lora"))
+        # Of grouped convolutions peft warns that they cannot be merged; nothing is merged here.
+        warnings.filterwarnings("ignore", "LoRA adapter added to ConvNd", UserWarning)
+        try:
+            peft.inject_adapter_in_model(asked, model)
+        except (ValueError, NotImplementedError) as error:  # such as a rank that groups forbid
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"lora: {config.backbone}: {reason}") from None
+    _must_be_called(model, chosen, config)
+
+
+def adapted(model: nn.Module) -> list[str]:
+    """Dotted names of the modules that have an adapter."""
+    return [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+
+
+def sentence(model: nn.Module, config: RunConfig) -> str:
+    """Which and how many modules are adapted, for the log."""
+    names = adapted(model)
+    return f"LoRA of rank {config.lora.rank} on {len(names)} modules: {_kinds(names)}"
+
+
+def _kinds(names: Sequence[str]) -> str:
+    """'12 attn.proj, 12 attn.qkv': module names by their last two parts, without numbers."""
+    parts = (name.split(".")[-2:] for name in names)
+    counted = Counter(".".join(part for part in pair if not part.isdigit()) for pair in parts)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counted.items()))
+
+
+def _modules(model: nn.Module, targets: Sequence[str], owner: str) -> list[str]:
+    """Full names of the linear layers and convolutions that end in one of the targets, without
+    the head, which is trained as a whole."""
+    heads = head_names(model)
+    known = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and not is_in(f"{name}.", heads)
+    ]
+    found = []
+    for target in targets:
+        ends = [name for name in known if f".{name}".endswith(f".{target}")]
+        if not ends:
+            near = nearest(target, _endings(known))
+            raise ConfigError(
+                f"lora.targets: '{target}' is no linear layer or convolution of {owner}{near}"
+            )
+        found += ends
+    return sorted(set(found))
+
+
+def _endings(names: Sequence[str]) -> list[str]:
+    """What a target may be called: last parts of names without block numbers, frequent first."""
+    parts = [name.split(".") for name in names]
+    counted = Counter(".".join(p[-2:]) if not p[-2].isdigit() else p[-1] for p in parts if p[1:])
+    counted.update(p[-1] for p in parts if not p[-1].isdigit())
+    return [name for name, _ in counted.most_common()]
+
+
+@torch.no_grad()
+def _must_be_called(model: nn.Module, chosen: Sequence[str], config: RunConfig) -> None:
+    """Some networks read the weights of a layer without calling it (fused attention): its adapter
+    would silently do nothing."""
+    called: set[str] = set()
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, inputs, name=name: called.add(name)
+        )
+        for name in chosen
+    ]
+    model.eval()(torch.zeros(1, 3, config.image_size, config.image_size))
+    model.train()
+    for hook in hooks:
+        hook.remove()
+    if idle := [name for name in chosen if name not in called]:
+        raise ConfigError(
+            f"lora.targets: {config.backbone} uses the weights of {_kinds(idle)} without calling "
+            "these modules, so that adapters there would do nothing; name other ones"
+        )

@@ -1,0 +1,124 @@
+"""Backbones through timm, with a new head and the input normalisation inside the model.
+
+Everything outside sees pixels in [0, 1]; attacks therefore work in pixel space.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import core.model.vision  # noqa: F401  torchvision must be importable before timm is
+
+import timm  # isort: skip
+import timm.models  # isort: skip
+
+from core.config import ConfigError, RunConfig
+from core.config.foreign import first_line
+from core.config.registry import backbone
+from core.config.seeds import derive
+from core.data.inputs import local_weights, weights_part
+from core.model import lora
+from core.model.convolutions import layout
+from core.model.pretrained import load_backbone
+from core.model.trainable import head_names
+from core.store.folders import Store
+
+log = logging.getLogger("epsweep")
+
+
+class Classifier(nn.Module):
+    """Logits [B, classes] of images [B, 3, H, W] in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net((x - self.mean) / self.std)
+        return logits
+
+
+def build(config: RunConfig, classes: int, store: Store) -> Classifier:
+    """The run's model before training, on the CPU, in the layout that suits its convolutions.
+
+    Random parts (a new head, or everything for weights: random) come from the run's own stream.
+    Raises ConfigError where weights cannot be found or do not fit.
+    """
+    entry = backbone(config.backbone)
+    cfg = timm.models.get_pretrained_cfg(entry.timm)
+    options: dict[str, Any] = {}
+    if entry.group_norm:
+        options["norm_layer"] = partial(_group_norm, groups=entry.group_norm)
+    if cfg and cfg.fixed_input_size and cfg.input_size[-1] != config.image_size:
+        options["img_size"] = config.image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.seed, "init"))
+        file = local_weights(config)
+        net = _create(entry.timm, config.weights == "pretrained" and not file, classes, options)
+    if file:
+        log.info("%s", load_backbone(net, *weights_part(file, store)))
+    mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
+    model = Classifier(net, entry.mean or mean, entry.std or std)
+    _check_head(model, config.backbone, classes)
+    if not cfg or cfg.input_size[-1] != config.image_size:
+        _try_size(model, config)
+    if config.protocol == "lora":
+        lora.adapt(model, config)
+    model.to(memory_format=layout(model))  # type: ignore[call-overload]
+    return model
+
+
+def _check_head(model: Classifier, name: str, classes: int) -> None:
+    """Raises ConfigError where the network's head is not where it says, or not a new one: some
+    architectures ignore how many classes are asked for."""
+    modules = dict(model.named_modules())
+    for head in head_names(model):
+        if head not in modules:
+            raise ConfigError(f"backbone {name}: its head '{head}' is not found in it")
+        found = getattr(modules[head], "out_features", classes)
+        if found != classes:
+            raise ConfigError(f"backbone {name}: its head has {found} classes instead of {classes}")
+
+
+@torch.no_grad()
+def _try_size(model: nn.Module, config: RunConfig) -> None:
+    """Raises ConfigError where the network cannot take images of the run's size."""
+    size = config.image_size
+    try:
+        model.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"image_size {size}: {config.backbone} cannot take such images ({first_line(error)})"
+        ) from None
+    finally:
+        model.train()
+
+
+def _group_norm(channels: int, *, groups: int, **_: object) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels)
+
+
+def _create(name: str, pretrained: bool, classes: int, options: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=classes, **options)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"backbone {name}: cannot load its weights ({first_line(error)})"
+        ) from error
+    except (TypeError, ValueError, AssertionError) as error:
+        if "img_size" not in options:
+            raise
+        size = options["img_size"]
+        raise ConfigError(
+            f"image_size {size}: {name} cannot be built for it ({first_line(error)})"
+        ) from None

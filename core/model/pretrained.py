@@ -1,0 +1,237 @@
+"""The backbone's weights from a checkpoint file, however it was saved.
+
+One rule for all of them: the tensors of a file are looked through, in every dict and under every
+prefix (module., model., _orig_mod., backbone., ...), for one that has all names and shapes of the
+backbone; timm's own converters are asked where names are those of an older release. Each such place
+is a candidate, called by its path: 'state_dict_ema', 'model.module'. Several with equal values are
+one. Of several that differ, averaged weights win over the plain ones beside them under the names
+that timm (and our own checkpoints) use; any other choice is the user's: `weights: file.pt#NAME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.config import ConfigError
+from core.config.foreign import beginning, first_line
+
+State = dict[str, Tensor]
+AVERAGED = {"state_dict_ema": "state_dict", "model_ema": "model", "average": "model"}
+"""Averaged weights -> the plain ones they win over: timm.models.load_state_dict does so by default
+(use_ema), and a run evaluates its own average."""
+COUNTER = "num_batches_tracked"
+"""Of BatchNorm; PyTorch before 0.4.1 and converted checkpoints lack it. No number depends on it."""
+PARTIAL = 0.25
+"""Share of the backbone's names under a prefix from which that is a place to look at."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The tensors in one place of a file, by the backbone's names; the head's are left out."""
+
+    name: str
+    state: State
+    misfits: dict[str, list[str]]
+
+    @property
+    def fits(self) -> bool:
+        return not any(self.misfits.values())
+
+
+def load_backbone(net: Any, file: Path, pick: str | None = None) -> str:
+    """Load all but the head from `file`; returns a sentence for the log: from where, how much.
+
+    pick: the candidate to take, by its name or some whole parts of it. Raises ConfigError if the
+    file is no checkpoint, nothing in it fits, several candidates do, or a tensor is not finite.
+    """
+    heads = net.pretrained_cfg["classifier"]
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    own = {k: v for k, v in net.state_dict().items() if not k.startswith(heads)}
+    found = list(_candidates(read_checkpoint(file), own, heads, net))
+    if not found:
+        raise ConfigError(f"{file}: expected a state dict (name -> tensor)")
+    if pick is not None:
+        known, found = found, [c for c in found if _is_called(c.name, pick)]
+        if not found:
+            raise ConfigError(f"{file}#{pick}: no such weights in it (it has: {_names(known)})")
+    fitting = [candidate for candidate in found if candidate.fits]
+    if not fitting:
+        raise ConfigError(f"{file}: does not fit {type(net).__name__}: {_nearest(found, own)}")
+    chosen = _choose(fitting, file)
+    for name, tensor in chosen.state.items():
+        if not tensor.isfinite().all():
+            raise ConfigError(f"{file}: tensor '{name}' holds NaN or infinity; nothing can learn")
+    net.load_state_dict(chosen.state, strict=False)
+    others = [candidate for candidate in fitting if candidate is not chosen]
+    also = f"; it also has: {_names(others)} (to choose: {file.name}#NAME)" if others else ""
+    return (
+        f"weights: {len(chosen.state)} of {len(own)} tensors of the backbone from {file}, "
+        f"{_names([chosen])}{also}"
+    )
+
+
+def read_checkpoint(file: Path) -> Any:
+    """What a .pt, .pth or .safetensors file holds, on the CPU. Raises ConfigError if it is damaged
+    or holds more than tensors and plain data; argparse.Namespace, which timm's training script and
+    many others save beside the weights, is plain data."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        raise ConfigError(f"{file}: not a readable checkpoint ({_why(file, error)})") from None
+
+
+def _why(file: Path, error: Exception) -> str:
+    """torch's own text advises to read the file without protection: that would run its code."""
+    text = str(error)
+    named = re.search(r"GLOBAL ([\w.]+)", text)
+    if named or "TorchScript" in text:
+        what = f"the Python object {named[1]}" if named else "a TorchScript program"
+        return (
+            f"it holds {what}, and reading it could run code; where it was made, save the tensors "
+            "alone: torch.save(model.state_dict(), 'weights.pt')"
+        )
+    if "Weights only load failed" in text:
+        return f"{beginning(file)}; expected a file of torch.save or .safetensors"
+    return f"damaged or cut short: {beginning(file)}; {first_line(error)}"
+
+
+def _candidates(content: Any, own: State, heads: tuple[str, ...], net: Any) -> Iterator[Candidate]:
+    """Places that fit; all that could be tried where a file has none that fits."""
+    names = {name for name in own if not name.endswith(COUNTER)}
+    tried = []
+    for path, tensors in _states(content, ()):
+        counts = _prefixes(tensors, names)
+        likely = [prefix for prefix, count in counts.items() if count >= PARTIAL * len(names)]
+        for prefix in likely or dict.fromkeys(("", _shared(tensors))):
+            name = ".".join(path) + "." * bool(path and prefix) + prefix.removesuffix(".")
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            tried.append(_fitted(name, state, own, heads, net))
+    yield from [candidate for candidate in tried if candidate.fits] or tried
+
+
+def _fitted(name: str, state: State, own: State, heads: tuple[str, ...], net: Any) -> Candidate:
+    """A candidate of these tensors: as they are, or with timm's names where that makes them fit."""
+    attempts = []
+    for convert in (dict, lambda plain: _converted(plain, net)):
+        given = {k: v for k, v in convert(state).items() if not k.startswith(heads)}
+        attempts.append(Candidate(name, given, _misfits(own, given)))
+        if attempts[-1].fits:
+            return attempts[-1]
+    return attempts[0]
+
+
+def _states(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], State]]:
+    """Every dict of a checkpoint with its tensors, at any depth."""
+    if not isinstance(content, dict):
+        return
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield path, tensors
+    for key, value in named.items():
+        yield from _states(value, (*path, key))
+
+
+def _prefixes(tensors: State, names: set[str]) -> Counter[str]:
+    """Prefix -> how many of `names` are found under it."""
+    found = Counter[str]()
+    for key in tensors:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in names:
+                found["".join(f"{part}." for part in parts[:start])] += 1
+    return found
+
+
+def _shared(tensors: State) -> str:
+    """The whole parts that all names begin with, such as 'module.'."""
+    folders = ["/" + key.replace(".", "/").rpartition("/")[0] for key in tensors]
+    common = os.path.commonpath(folders).strip("/").replace("/", ".")
+    return f"{common}." if common else ""
+
+
+def _converted(state: State, net: Any) -> State:
+    """Names as timm's architecture has them now, by timm's own rules for older and other names."""
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    try:
+        converted: State = convert(dict(state), net) if convert else state
+    except Exception:  # a converter fails in its own way on names it does not know
+        return state
+    return converted
+
+
+def _misfits(own: State, given: State) -> dict[str, list[str]]:
+    return {
+        "missing": [k for k in own if k not in given and not k.endswith(COUNTER)],
+        "unexpected": [k for k in given if k not in own],
+        "of another shape": [k for k in own if k in given and own[k].shape != given[k].shape],
+    }
+
+
+def _choose(fitting: list[Candidate], file: Path) -> Candidate:
+    """The one to load. Raises ConfigError if several differ and no convention says which."""
+    distinct: list[Candidate] = []
+    for candidate in sorted(fitting, key=lambda c: c.name.count(".")):
+        if not any(_are_equal(candidate.state, other.state) for other in distinct):
+            distinct.append(candidate)
+    # The robustness library saves the model once more inside the attacker that it trains with.
+    kept = [c for c in distinct if "attacker" not in c.name.split(".")] or distinct
+    lost = {AVERAGED.get(_first(candidate)) for candidate in kept}
+    kept = [candidate for candidate in kept if _first(candidate) not in lost]
+    if len(kept) > 1:
+        raise ConfigError(
+            f"{file}: several weights in it fit and differ: {_names(kept)}; "
+            f"choose one, such as weights: {file}#{kept[0].name or '.'}"
+        )
+    return kept[0]
+
+
+def _first(candidate: Candidate) -> str:
+    return candidate.name.partition(".")[0]
+
+
+def _are_equal(a: State, b: State) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def _is_called(name: str, pick: str) -> bool:
+    """Whether `pick` is a candidate's name or whole parts of it; '.' is the top of the file."""
+    return pick == (name or ".") or f".{pick}." in f".{name}."
+
+
+def _names(candidates: list[Candidate]) -> str:
+    return ", ".join(f"'{candidate.name or '.'}'" for candidate in candidates) or "none"
+
+
+def _nearest(found: list[Candidate], own: State) -> str:
+    """How far the best candidate is from fitting."""
+    best = min(found, key=lambda candidate: len(candidate.misfits["missing"]))
+    matched = sum(name in best.state for name in own)
+    parts = [f"{_some(keys)} {kind}" for kind, keys in best.misfits.items() if keys]
+    wrong = best.misfits["of another shape"]
+    if wrong:
+        given, expected = list(best.state[wrong[0]].shape), list(own[wrong[0]].shape)
+        parts[-1] += f" ({given} for {expected})"
+    place = f" in '{best.name}'" if best.name else ""
+    return f"{matched} of {len(own)} names match{place}; {'; '.join(parts)}"
+
+
+def _some(keys: list[str]) -> str:
+    more = f" (+{len(keys) - 4} more)" if len(keys) > 4 else ""
+    return ", ".join(keys[:4]) + more

@@ -1,0 +1,211 @@
+"""One run from config to result: data, model, training, evaluations, result.json.
+
+`execute` is what a cluster node, the local executor and `sweep run` all call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.config import EvalConfig, RunConfig, rounded
+from core.data import splits
+from core.evaluation import autoattack
+from core.machine import runtime
+from core.machine.team import ALONE, Team
+from core.model import lora, network, trainable
+from core.run import measure
+from core.run.measure import remark
+from core.store import damage, records
+from core.store.claims import Claim, now
+from core.store.folders import RunDir, Store, read_json
+from core.store.tracking import Mode, Tracker
+from core.training import memory
+from core.training.compiling import Compile
+from core.training.microbatch import Fits
+from core.training.trainer import Monitor, Trainer
+
+log = logging.getLogger("epsweep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where and how a run executes; nothing here changes its results."""
+
+    tracking: Mode = "auto"
+    group: str | None = None
+    """Name of the sweep, for W&B."""
+    micro_batch: int | None = None
+    """Images per forward; None is as many as fit, see core.training.microbatch."""
+    compile: Compile = "none"
+    """How training calls the model."""
+    eval_batch: int = 256
+    stage: Path | None = None
+    """A folder on the node's own disk to copy the prepared data to."""
+    images: int | None = None
+    """Cut every split to its first images; then the numbers mean nothing."""
+    rehearsal: bool = False
+    """Take miniatures of datasets too, and note what a step needs in memory."""
+
+
+def execute(
+    config: RunConfig,
+    evals: Sequence[EvalConfig],
+    store: Store,
+    claim: Claim | None,
+    options: Options,
+    team: Team = ALONE,
+) -> dict[str, Any]:
+    """Train (or go on training) one run, evaluate it, and write its result; returns that.
+
+    What is on disk already is not done again. The processes of a team call this together; its
+    leader has the claim and writes, the others have none and get {}. Raises ConfigError,
+    DivergedError, NotOwnedError, TeamError, OSError and whatever the model raises; the run folder
+    stays resumable.
+    """
+    run = store.run(config.id).fenced(team.share(claim.run.fence if claim else None))
+    if claim:
+        for line in damage.repair(run, [item.id for item in evals]):
+            remark(claim, line)
+        run.write_config(config.to_dict())
+        run.write_json(run.env, runtime.describe() | {"processes": team.size})
+        claim.progress = {"phase": "load data"}
+    dataset = _load(config, store, options, team)
+    if any(item.attack == "autoattack" for item in evals):
+        autoattack.check(dataset.classes)
+    model = network.build(config, dataset.classes, store)
+    monitor = Monitor(remark=lambda text: remark(claim, text))
+    fits = Fits(config, store, runtime.device(), team.size, options.compile)
+    trainer = Trainer(
+        config,
+        dataset,
+        model,
+        run,
+        device=runtime.device(),
+        micro_batch=options.micro_batch or fits.recall(),
+        compile=options.compile,
+        monitor=monitor,
+        team=team,
+    )
+    if options.rehearsal:
+        memory.watch(trainer)
+    if config.protocol == "lora":
+        log.info("%s", lora.sentence(model, config))
+    log.info("%s", trainable.sentence(model))
+    if claim is None:
+        trainer.fit()
+        for item in evals:
+            measure.evaluate(item, trainer, None, batch=options.eval_batch)
+        return {}
+    return _lead(trainer, evals, claim, options, fits)
+
+
+def _load(config: RunConfig, store: Store, options: Options, team: Team) -> splits.Dataset:
+    """The leader of a team first: it decodes what nobody has prepared yet."""
+    if not team.leads:
+        team.share()
+    dataset = splits.load(config, store, stage=options.stage, miniature=options.rehearsal)
+    if team.leads:
+        team.share()
+    return dataset.first(options.images) if options.images else dataset
+
+
+def _lead(
+    trainer: Trainer, evals: Sequence[EvalConfig], claim: Claim, options: Options, fits: Fits
+) -> dict[str, Any]:
+    """Train, evaluate, write and track."""
+    config, run = trainer.config, trainer.run
+    begun_with = trainer.step.micro_batch
+    tracker = Tracker.start(
+        config,
+        run,
+        mode=options.tracking,
+        group=options.group,
+        on_failure=lambda text: remark(claim, text),
+    )
+
+    def finished_epoch(row: records.MetricsRow) -> None:
+        log.info("%s", _sentence(row, config))
+        tracker.log(trainer.rows)
+        if trainer.step.micro_batch < begun_with:
+            fits.remember(trainer.step.micro_batch)
+
+    trainer.monitor.epoch = finished_epoch
+    trainer.monitor.progress = lambda state: setattr(claim, "progress", state)
+    try:
+        trainer.fit()
+        tracker.log(trainer.rows)
+        for item in evals:
+            measure.evaluate(item, trainer, claim, batch=options.eval_batch)
+        trainer.finish()
+        result = _write_result(trainer, evals, run, claim)
+        tracker.summarise(_summary(result, evals, config, run))
+    except BaseException:
+        tracker.finish(failed=True)
+        raise
+    tracker.finish()
+    return result
+
+
+def _sentence(row: records.MetricsRow, config: RunConfig) -> str:
+    clean = f"{row['val_clean_correct']}/{row['val_clean_images']}"
+    adversarial = f"{row['val_adv_correct']}/{row['val_adv_images']}"
+    return (
+        f"epoch {row['epoch'] + 1}/{config.epochs}: eps {rounded(row['epsilon'], config.norm)}, "
+        f"train loss {row['train_loss']:.3f}, val clean {clean}, "
+        f"val adv {adversarial} at {row['val_epsilon']}, {row['images_per_s']:.0f} images/s"
+    )
+
+
+def _write_result(
+    trainer: Trainer, evals: Sequence[EvalConfig], run: RunDir, claim: Claim
+) -> dict[str, Any]:
+    """result.json: written last; names every evaluation on disk."""
+    config = trainer.config
+    before = read_json(run.result) or {"evals": sorted(run.evals_on_disk())}
+    names = [*before["evals"], *(item.id for item in evals)]
+    result = {
+        "id": config.id,
+        "setting": config.setting,
+        "epochs": config.epochs,
+        "classes": trainer.data.classes,
+        "delay": records.delay(trainer.rows, config.epochs),
+        "evals": list(dict.fromkeys(names)),
+        "finished": now(),
+        "attempts": claim.attempt,
+        "seconds": round(sum(row["seconds"] for row in trainer.rows), 1),
+    }
+    run.write_json(run.result, result)
+    return result
+
+
+def _summary(
+    result: dict[str, Any], evals: Sequence[EvalConfig], config: RunConfig, run: RunDir
+) -> dict[str, Any]:
+    """Final values for W&B: delay, and per evaluation clean, adv and expected accuracy."""
+    summary: dict[str, Any] = {"delay": result["delay"], "setting": result["setting"]}
+    for item in evals:
+        stored = read_json(run.eval_json(item.id))
+        if stored is None:
+            continue
+        prefix, unit = f"{item.split}/{item.name}", 255
+        if item.attack == "corruptions":
+            summary[f"{prefix}/images"] = stored["n"]
+            summary[f"{prefix}/accuracy"] = records.corrupted_accuracy(stored["rows"])
+            continue
+        accuracy = records.curve(stored["rows"])
+        if item.norm != "linf":
+            prefix, unit = f"{prefix}-{item.norm}", 1
+        summary[f"{prefix}/images"] = stored["n"]
+        summary |= {f"{prefix}/eps{float(e) * unit:g}": value for e, value in accuracy.items()}
+        if item.norm == config.norm == "linf" and config.epsilon_g:
+            # Of a grid that is too thin there is none.
+            with contextlib.suppress(ValueError):
+                summary[f"{prefix}/expected"] = records.expected_up_to(
+                    accuracy, config.epsilon_g, item.norm, item.prior
+                )
+    return summary

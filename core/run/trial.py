@@ -1,0 +1,122 @@
+"""One trial of a hyper-parameter search: a training that is judged on its validation split.
+
+It is a run like any other, through the same trainer and resumable after a kill, but it never
+touches the test split, may be stopped after an epoch that promises little, and leaves no weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from core.config import RunConfig
+from core.data import splits
+from core.evaluation import queue
+from core.machine import runtime
+from core.model import network
+from core.run.measure import remark
+from core.store.claims import Claim
+from core.store.folders import RunDir, Store
+from core.store.records import Goal, MetricsRow, expected_over, reached
+from core.training.compiling import Compile
+from core.training.microbatch import Fits
+from core.training.trainer import Monitor, Trainer
+
+log = logging.getLogger("epsweep")
+POINTS = 4
+"""Intervals of [0, eps_g] on which `expected` is measured in the end."""
+
+
+class _UnpromisingError(Exception):
+    """The search gives this trial up."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a trial. value: accuracy in [0, 1] after the last epoch, None where it was
+    given up before; images: of the validation split, by which the value was measured."""
+
+    value: float | None
+    epochs: int
+    images: int
+
+
+def train(
+    config: RunConfig,
+    goal: Goal,
+    store: Store,
+    run: RunDir,
+    claim: Claim,
+    *,
+    promising: Callable[[Sequence[float]], bool],
+    stage: Path | None = None,
+    compile: Compile = "none",
+) -> Judgement:
+    """Train (or go on training) a trial in the folder `run` and judge it.
+
+    promising: told the value after every epoch so far, says whether to go on. stage, compile: as
+    for a run. Raises DivergedError, ConfigError, NotOwnedError, OSError; the folder stays
+    resumable.
+    """
+    run.write_config(config.to_dict())
+    run.write_json(run.env, runtime.describe())
+    claim.progress = {"phase": "load data"}
+    dataset = splits.load(config, store, stage=stage)
+    dataset = replace(dataset, test=dataset.test.first(0))  # not even by mistake
+    model, device = network.build(config, dataset.classes, store), runtime.device()
+    monitor = Monitor(remark=lambda text: remark(claim, text))
+    fits = Fits(config, store, device, compile=compile)
+    trainer = Trainer(
+        config,
+        dataset,
+        model,
+        run,
+        device=device,
+        micro_batch=fits.recall(),
+        compile=compile,
+        monitor=monitor,
+    )
+
+    begun_with = trainer.step.micro_batch
+
+    def finished_epoch(row: MetricsRow) -> None:
+        if trainer.step.micro_batch < begun_with:
+            fits.remember(trainer.step.micro_batch)
+        values = [reached(row, goal) for row in trainer.rows]
+        log.info("epoch %d/%d: %s %.4f", len(values), config.epochs, goal, values[-1])
+        if len(values) < config.epochs and not promising(values):
+            raise _UnpromisingError
+
+    monitor.epoch = finished_epoch
+    monitor.progress = lambda state: setattr(claim, "progress", state)
+    value = None
+    with contextlib.suppress(_UnpromisingError):
+        trainer.fit()
+        value = _final(trainer, dataset.val, goal)
+    images = trainer.rows[-1]["val_clean_images" if goal == "clean" else "val_adv_images"]
+    return Judgement(value, len(trainer.rows), images)
+
+
+def _final(trainer: Trainer, split: splits.Split, goal: Goal) -> float:
+    """The accuracy after the last epoch; `expected` by the trapezoidal rule on five strengths
+    from 0 to eps_g, on the images of the adversarial validation."""
+    if goal != "expected":
+        return reached(trainer.rows[-1], goal)
+    config = trainer.config
+    strengths = [config.validation_epsilon * Fraction(i, POINTS) for i in range(POINTS + 1)]
+    images = split.first(config.validation.images)
+    found = queue.search(
+        trainer.evaluated,
+        images,
+        [float(epsilon) for epsilon in strengths],
+        steps=config.validation.steps,
+        norm=config.norm,
+        batch=trainer.step.micro_batch,
+        device=trainer.device,
+    )
+    levels = enumerate(strengths)
+    return expected_over({eps: found.correct(level) / len(images) for level, eps in levels})

@@ -1,0 +1,35 @@
+"""How many classes the task of a run has: what thresholds of accuracy depend on. Torch-free.
+
+New runs record it with every epoch. Of older ones it is found in what lies there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from core.config.registry import known_classes
+from core.store import shapes
+from core.store.folders import DamagedError, RunDir, read_json
+from core.store.records import classes_in
+
+
+def classes_of(run: RunDir, dataset: str, rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """The classes of a run's task: as its metrics `rows` say, else what is known of a dataset of
+    this name, else by the labels of a whole split that it was evaluated on; None if nothing tells.
+    """
+    return classes_in(rows) or known_classes(dataset) or _labelled(run)
+
+
+def _labelled(run: RunDir) -> int | None:
+    for path in sorted(run.evals.glob("*.json")):
+        with suppress(OSError, DamagedError):
+            record = read_json(path, shapes.Evaluation)
+            if record and record["n"] == record["split_images"]:
+                from core.store.flags import read_flags  # imports numpy, which new runs do not need
+
+                flags = read_flags(run.eval_flags(path.stem))
+                if flags and "label" in flags:
+                    return int(flags["label"].max()) + 1
+    return None

@@ -1,0 +1,162 @@
+"""Only the newest attempt changes a run folder, whatever a former one was about to do.
+
+A process may sleep between any two steps (SIGSTOP, a hung disk), be taken over, and wake up again:
+asking whether it still owns the run proves nothing about the moment of its next write. Therefore
+attempt n has a folder of drafts in the run folder, and
+
+1. every file is written there, then renamed to its place;
+2. every file to be deleted is renamed into it, then removed there;
+3. who takes the run over removes the folders of all former attempts before it reads anything.
+
+A rename is one step of the file server, and it fails if a folder at either end is gone. So nothing
+that a former attempt does after 3 changes a file; it gets NotOwnedError. No node's cache of names
+gets around that: the server knows a removed folder no more, by name or by handle.
+
+Nor can a folder be made too late: attempt n creates its claim, then its folder, then looks for
+higher claims; its successor creates its claim, then looks for folders. One of them sees the other.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from core.store.folders import copy_atomic, is_gone, present, write_atomic
+
+_DRAFTS = r"\.drafts-(\d+)-"
+_TRIES = 100
+"""A process that is not asleep may make a draft while its folder is emptied, and again."""
+
+
+class NotOwnedError(RuntimeError):
+    """Another process took the run over; this one cannot change its folder any more."""
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What an attempt changes its run folder through; every method may raise OSError, and
+    NotOwnedError once another attempt has taken over."""
+
+    drafts: Path
+    attempt: int
+
+    @classmethod
+    def open(cls, run: Path, attempt: int) -> Fence:
+        """Make the folder of an attempt. The name is unique: a run folder that was deleted and made
+        anew counts its attempts from 1 again."""
+        drafts = run / f".drafts-{attempt:04d}-{uuid.uuid4().hex[:8]}"
+        drafts.mkdir()
+        return cls(drafts, attempt)
+
+    def holds(self) -> bool:
+        """Whether no other attempt has taken over. Raises OSError if that cannot be told."""
+        try:
+            os.stat(self.drafts)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        # A process of a version without fences takes over by its claim alone.
+        return newest_attempt(self.drafts.parent) <= self.attempt
+
+    def write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
+        """As write_atomic."""
+
+        def owned(file: IO[bytes]) -> None:
+            write(file)
+            if not self.holds():
+                raise self._lost()
+
+        with self._owned():
+            if path.parent != self.drafts.parent:
+                path.parent.mkdir(exist_ok=True)
+            write_atomic(path, owned, drafts=self.drafts)
+
+    def copy(self, path: Path, target: Path) -> None:
+        """Replace `target` by what is in `path`."""
+        with self._owned():
+            copy_atomic(path, target, drafts=self.drafts)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file if it is there."""
+        gone = self.drafts / f"{path.name}.{uuid.uuid4().hex[:8]}"
+        with self._owned():
+            if not self.holds():
+                raise self._lost()
+            try:
+                os.rename(path, gone)
+            except OSError as error:
+                if is_gone(error) and self.holds():  # nothing was there
+                    return
+                raise
+        present(gone.unlink)
+
+    def close(self) -> None:
+        """Remove the folder, with what failed writes have left in it."""
+        _raze(self.drafts)
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if is_gone(error) and not self.holds():
+                raise self._lost() from None
+            raise
+
+    def _lost(self) -> NotOwnedError:
+        run = self.drafts.parent.name
+        return NotOwnedError(f"{run}: another process has taken this run over")
+
+
+def newest_attempt(run: Path) -> int:
+    """The highest attempt number claimed in a run folder, 0 if there is none."""
+    return max((number for _, number in _numbered(run, r"claim-(\d+)\.json$")), default=0)
+
+
+def newest_drafts(run: Path) -> int:
+    """The highest attempt that has a folder of drafts, 0 if none has."""
+    return max((number for _, number in _numbered(run, _DRAFTS)), default=0)
+
+
+def shut_out(run: Path, attempt: int) -> None:
+    """Remove the folders of all attempts before this one."""
+    for folder, number in _numbered(run, _DRAFTS):
+        if number < attempt:
+            _raze(folder)
+
+
+def _numbered(run: Path, pattern: str) -> list[tuple[Path, int]]:
+    names = present(partial(os.listdir, run)) or []
+    matches = (re.match(pattern, name) for name in names)
+    return [(run / match.string, int(match[1])) for match in matches if match]
+
+
+def _raze(folder: Path) -> None:
+    # Renamed first: where a stopped process of this node has a draft open, NFS keeps the file, and
+    # with it the folder, until the process ends; by its path it finds neither.
+    aside = folder.with_name(f"{folder.name}.gone")
+    with suppress(OSError):
+        os.rename(folder, aside)
+    for path in (folder, aside):
+        for _ in range(_TRIES):
+            names = present(partial(os.listdir, path)) or []
+            kept = [name for name in names if not name.startswith(".nfs")]
+            for name in kept:
+                present((path / name).unlink)
+            try:
+                present(path.rmdir)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                    raise
+                if path == aside and not kept:
+                    break
+        else:
+            raise OSError(errno.ENOTEMPTY, "another process keeps writing into it", str(folder))

@@ -1,0 +1,288 @@
+"""The shapes of the files in a store: what a reader may rely on, checked as a file is read.
+
+Only what is used is required, so that stores of other versions stay readable; further fields are
+ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from core.config.values import parse_strength
+
+AnyObject = dict[str, Any]
+Count = Annotated[int, Field(ge=0)]
+Many = Annotated[int, Field(ge=1)]
+
+
+def _time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+Time = Annotated[str, AfterValidator(_time)]
+
+
+class Inputs(TypedDict):
+    """What a run was made from, see core.data.inputs: digests of images and of weights."""
+
+    data: NotRequired[str | None]
+    weights: NotRequired[str | None]
+    file: NotRequired[str | None]
+
+
+class _Env(TypedDict):
+    versions: NotRequired[dict[str, str]]
+    commit: NotRequired[str | None]
+    dirty: NotRequired[str | None]
+    host: NotRequired[str | None]
+    device: NotRequired[str | None]
+    threads: NotRequired[int]
+    processes: NotRequired[int]
+    inputs: NotRequired[Inputs]
+
+
+def _something(env: _Env) -> _Env:
+    if not env:
+        raise ValueError("says nothing")
+    return env
+
+
+Env = Annotated[_Env, AfterValidator(_something)]
+"""env.json."""
+
+
+class Result(TypedDict):
+    """result.json."""
+
+    evals: list[str]
+    delay: NotRequired[Count]
+    epochs: NotRequired[Many]
+    seconds: NotRequired[float]
+    finished: NotRequired[str]
+    inputs: NotRequired[Inputs]
+
+
+class Progress(TypedDict):
+    """What an attempt was doing when its heart last beat."""
+
+    phase: NotRequired[str]
+    epoch: NotRequired[Count]
+    share: NotRequired[float]
+    images_per_s: NotRequired[float]
+    left_s: NotRequired[float | None]
+
+
+class Attempt(TypedDict):
+    """A row of attempts.jsonl."""
+
+    attempt: Many
+    outcome: str | None
+    kind: NotRequired[str | None]
+    reason: NotRequired[str | None]
+    started: NotRequired[Time | None]
+    ended: NotRequired[Time | None]
+    gpus: NotRequired[float | None]
+    notes: NotRequired[list[str]]
+
+
+class Claim(Attempt):
+    """claim-<n>.json, once its owner has filled it."""
+
+    host: NotRequired[str | None]
+    machine: NotRequired[str]
+    pid: NotRequired[int]
+    pid_start: NotRequired[str | None]
+    job: NotRequired[str | None]
+    stale_s: NotRequired[float]
+    since: NotRequired[float]
+    seconds_before: NotRequired[float]
+    gpu_seconds_before: NotRequired[float]
+    progress: NotRequired[Progress]
+
+
+class Metrics(TypedDict):
+    """A row of metrics.jsonl, as core.store.records.MetricsRow has it."""
+
+    epoch: Count
+    epsilon: float
+    lr: float
+    train_loss: float
+    train_clean_correct: int
+    train_images: Many
+    val_loss: float
+    val_clean_correct: Count
+    val_clean_images: Many
+    val_adv_correct: Count
+    val_adv_images: Many
+    val_epsilon: NotRequired[str]
+    classes: NotRequired[Many]
+    seconds: float
+    images_per_s: NotRequired[float]
+
+
+class _Row(TypedDict):
+    epsilon: str
+    norm: str
+    n: Many
+    correct: Count
+    type: NotRequired[str]
+
+
+def _possible(row: _Row) -> _Row:
+    parse_strength(row["epsilon"], row["norm"])
+    if row["correct"] > row["n"]:
+        raise ValueError(f"{row['correct']} of {row['n']} images are right")
+    return row
+
+
+class _Asked(TypedDict):
+    attack: str
+    epsilons: NotRequired[Annotated[list[str], Field(min_length=1)]]
+    norm: NotRequired[str]
+    split: NotRequired[str]
+    images: NotRequired[Many | None]
+    steps: NotRequired[Count]
+    per_image: NotRequired[str]
+    prior: NotRequired[list[float] | None]
+
+
+class Evaluation(TypedDict):
+    """evals/<id>.json."""
+
+    config: _Asked
+    rows: Annotated[list[Annotated[_Row, AfterValidator(_possible)]], Field(min_length=1)]
+    n: Many
+    split_images: Many
+    zero_gradient_images: NotRequired[Count]
+    commit: NotRequired[str | None]
+
+
+class Repair(TypedDict):
+    """repair.json, see sweep.state.repair."""
+
+    micro_batch: NotRequired[Many | None]
+    mem_gb: NotRequired[float | None]
+    retries: NotRequired[dict[str, Count]]
+    answers: NotRequired[str]
+    replaces: NotRequired[str]
+
+
+class Manifest(TypedDict):
+    """A row of manifest.jsonl, or of the frozen one of a submission."""
+
+    id: str
+    setting: str
+    config: dict[str, Any]
+    evals: dict[str, Any] | list[str]
+    after: NotRequired[Count]
+    tuned: NotRequired[dict[str, Any] | None]
+
+
+class Search(TypedDict):
+    """A row of the manifest of `sweep tune`."""
+
+    search: dict[str, Any]
+    after: list[Count]
+
+
+class _Process(TypedDict):
+    machine: str
+    pid: int
+    pid_start: str | None
+
+
+class _Submission(TypedDict):
+    executor: str
+    manifest: str
+    processes: NotRequired[list[_Process]]
+    name: NotRequired[str]
+    user: NotRequired[str | None]
+    array: NotRequired[str | None]
+    tasks: NotRequired[Count]
+    first: NotRequired[Count]
+    per: NotRequired[Many]
+    end: NotRequired[Count]
+
+
+def _complete(row: _Submission) -> _Submission:
+    lacking = {"name", "array", "tasks", "first", "per", "end"} - set(row)
+    if row["executor"] == "slurm" and lacking:
+        raise ValueError(f"an array without {', '.join(sorted(lacking))}")
+    return row
+
+
+Submission = Annotated[_Submission, AfterValidator(_complete)]
+"""A row of submissions.jsonl: of a Slurm array, or of worker processes."""
+
+
+class _Trial(TypedDict):
+    state: Literal["completed", "pruned", "diverged"]
+    reason: str | None
+    value: float | None
+    params: NotRequired[dict[str, float]]
+    epochs: NotRequired[Count]
+    images: NotRequired[Count]
+
+
+def _judged(trial: _Trial) -> _Trial:
+    if trial["state"] == "completed" and (trial["value"] is None or "params" not in trial):
+        raise ValueError("a completed trial has a value and params")
+    return trial
+
+
+Trial = Annotated[_Trial, AfterValidator(_judged)]
+"""trial.json of a search."""
+
+
+class Winner(TypedDict):
+    """The winner of a search."""
+
+    params: NotRequired[dict[str, float] | None]
+    value: NotRequired[float | None]
+    trials: Count
+
+
+class Place(TypedDict):
+    """Where the leader of a team listens."""
+
+    host: str
+    port: Count
+
+
+class Prepared(TypedDict):
+    """progress.json of images that are being prepared."""
+
+    images: Count
+
+
+class Arrays(TypedDict):
+    """index.json of prepared images."""
+
+    classes: list[str]
+    splits: dict[str, Count]
+    miniature: bool
+    checksums: dict[str, str]
+
+
+@cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+def misfit(value: object, shape: object) -> str | None:
+    """Why `value` does not have a shape ('rows.0.n: Field required'), None if it does."""
+    if not isinstance(value, Mapping):
+        return f"expected an object, got {type(value).__name__}"
+    try:
+        _adapter(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+    return None

@@ -1,0 +1,201 @@
+"""What went wrong in a run, by name: signatures of failure in its curves and evaluations.
+
+Each signature is one rule over numbers that a run has left on disk, and one sentence that gives
+the rule with those numbers. Torch-free: the status of a sweep, tables and the report all use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from core.config import RunConfig, show_strength
+from core.store.records import EXACT, FEWEST, chance, classes_in, curve, delay, threshold
+
+LATE = 0.25
+"""Share of the epochs after which an adaptation is late (the paper's T1 is about a quarter)."""
+FAR = 0.2
+"""Accuracy (20 points) by which a run that adapts late must end below its standard run to be far
+below it."""
+VERY_FAR = 0.5
+"""The same of a run that adapts in time, which robustness alone may cost 20 points."""
+LOST = 0.5
+"""Share of its accuracy, less chance, that a collapse takes away."""
+SUDDEN = 0.1
+"""Share of the epochs within which a collapse follows the first attacked epoch."""
+CLEAN, ROBUST = 0.2, 0.05
+"""A run is not robust if it is right on more than the first share of clean images, and on more than
+one that has not adapted, and keeps less than the second of those under attack."""
+GROWN = 2.0
+"""Factor over the first epoch's training loss from which training diverges."""
+MASKED = 0.01
+"""Share of the images of an evaluation that are right and have no gradient at all from which its
+attack may be blind: adversarial accuracy may be too high by a whole point."""
+
+Row = Mapping[str, Any]
+
+
+class Finding(NamedTuple):
+    """One signature: its name, and a sentence with its rule and numbers."""
+
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+
+def of_training(
+    rows: Sequence[Row],
+    epochs: int,
+    standard: Sequence[Row] | None = None,
+    classes: int | None = None,
+) -> list[Finding]:
+    """The signatures in a run's metrics; most show at the end of the training only.
+
+    epochs: how many the run has to do. standard: metrics of the standard run of the same cell,
+    None (or unfinished) if there is none: what needs it says so. classes: of the task, by default
+    as the rows say; None takes the paper's thresholds.
+    """
+    classes = classes or classes_in(rows)
+    checks = [_diverging(rows)]
+    if len(rows) >= epochs and rows[-1]["epsilon"] > 0:
+        checks += [_suboptimal(rows, epochs, standard, classes), _unstable(rows, classes)]
+        checks.append(_trained_for_nothing(rows[-1], classes))
+    return [finding for finding in checks if finding]
+
+
+def of_end(kind: str | None, reason: str | None) -> list[Finding]:
+    """The signature in how the last attempt at a run ended."""
+    return [Finding("divergence", str(reason))] if kind == "diverged" else []
+
+
+def of_evaluation(
+    record: Row,
+    norm: str = "linf",
+    epsilon_g: Fraction = Fraction(0),
+    classes: int | None = None,
+) -> list[Finding]:
+    """The signatures in an evaluation's json. norm, epsilon_g: what the run was trained against, 0
+    for standard fine-tuning. classes: of its task; None takes the paper's thresholds."""
+    found = []
+    blind, n = record.get("zero_gradient_images", 0), record["n"]
+    if is_masked(blind, n):
+        text = (
+            f"{blind} of {n} images are right and have no gradient at all ({MASKED:.0%} is "
+            f"suspicious) in {record['id']}; its attack may be blind"
+        )
+        found.append(Finding("gradient masking", text))
+    rows = [row for row in record.get("rows", ()) if row["norm"] == norm and "type" not in row]
+    accuracy = curve(rows)
+    if epsilon_g and {0, epsilon_g} <= accuracy.keys():
+        where = f"accuracy at {show_strength(epsilon_g, norm)} in {record['id']}"
+        right, kept = accuracy[Fraction(0)], accuracy[epsilon_g]
+        found += [one for one in (_not_robust(right, kept, where, classes),) if one]
+    return found
+
+
+def is_masked(zero_gradient_images: int, n: int) -> bool:
+    """Whether so many images without a gradient among n make an evaluation doubtful."""
+    return zero_gradient_images > MASKED * n
+
+
+def _suboptimal(
+    rows: Sequence[Row], epochs: int, standard: Sequence[Row] | None, classes: int | None
+) -> Finding | None:
+    adapted, limit = delay(rows, epochs, classes), threshold(classes)
+    late = adapted >= LATE * epochs
+    rule = f" to {limit:.1%} ({classes} classes)" if classes and classes < FEWEST else ""
+    when = f"adapted{rule} at epoch {adapted} of {epochs}, in time,"
+    if late:
+        when = f"adapted{rule} only at epoch {adapted} of {epochs} ({LATE:.0%} of them is late)"
+    if adapted >= epochs:
+        when = f"never adapted{rule} in {epochs} epochs"
+    final = clean(rows[-1])
+    if not standard or len(standard) < epochs:
+        text = f"{when}; how far its {final:.1%} is below standard fine-tuning is unknown, as the"
+        text += " standard run of this cell is not finished here"
+        return Finding("late adaptation", text) if late else None
+    gap = round(clean(standard[-1]) - final, EXACT)
+    if late and clean(standard[-1]) <= limit:
+        text = f"{when}, and standard fine-tuning, which ends at {clean(standard[-1]):.1%}, neither"
+        return Finding("no adaptation", f"{text}: no attack is to blame")
+    far = FAR if late else VERY_FAR
+    if gap < far:
+        return None
+    text = (
+        f"{when} and ends at {final:.1%} validation accuracy, {100 * gap:.1f} points below the "
+        f"{clean(standard[-1]):.1%} of standard fine-tuning ({100 * far:.0f} points are far)"
+    )
+    return Finding("suboptimal transfer", text)
+
+
+def _unstable(rows: Sequence[Row], classes: int | None) -> Finding | None:
+    start = next(i for i, row in enumerate(rows) if row["epsilon"] > 0)
+    window = max(1, round(SUDDEN * len(rows)))
+    before = clean(rows[start - 1]) if start else 0.0
+    if before <= threshold(classes):  # nothing to lose
+        return None
+    low = min(map(clean, rows[start : start + window]))
+    final, guessed = clean(rows[-1]), chance(classes)
+    if round(max(low, final) - guessed - (1 - LOST) * (before - guessed), EXACT) > 0:
+        return None
+    text = (
+        f"validation accuracy fell from {before:.1%} to {low:.1%} within {window} epochs of the "
+        f"first attack at epoch {start} and ends at {final:.1%} ({LOST:.0%} lost is a collapse)"
+    )
+    return Finding("unstable transition", text)
+
+
+def _trained_for_nothing(last: Row, classes: int | None) -> Finding | None:
+    kept = last["val_adv_correct"] / last["val_adv_images"]
+    where = f"validation accuracy at {last['val_epsilon']}"
+    return _not_robust(clean(last), kept, where, classes)
+
+
+def _not_robust(right: float, kept: float, where: str, classes: int | None) -> Finding | None:
+    """right, kept: clean and adversarial accuracy in [0, 1]."""
+    least = max(CLEAN, threshold(classes))
+    if right <= least or round(kept - ROBUST * right, EXACT) >= 0:
+        return None
+    text = (
+        f"{right:.1%} clean but {kept:.1%} adversarial {where}, less than {ROBUST:.0%} of it, "
+        "though it was trained on attacks"
+    )
+    return Finding("no robustness", text)
+
+
+def _diverging(rows: Sequence[Row]) -> Finding | None:
+    if not rows or rows[-1]["train_loss"] <= GROWN * rows[0]["train_loss"]:
+        return None
+    first, last = rows[0]["train_loss"], rows[-1]["train_loss"]
+    text = f"the training loss grew from {first:.3g} to {last:.3g} (more than {GROWN:g} times)"
+    return Finding("divergence", f"{text} by epoch {rows[-1]['epoch']}")
+
+
+def clean(row: Row) -> float:
+    """Validation clean accuracy in [0, 1]."""
+    return float(row["val_clean_correct"] / row["val_clean_images"])
+
+
+def twin(config: RunConfig, schedule: str) -> RunConfig:
+    """The run that differs from this one in its schedule, and what follows from that, alone."""
+    return RunConfig.parse({**config.to_dict(), "schedule": schedule})
+
+
+def standards(configs: Iterable[RunConfig]) -> dict[RunConfig, RunConfig]:
+    """The standard runs among these, as `standard_of` looks them up."""
+    return {_bare(config): config for config in configs if config.schedule.kind == "standard"}
+
+
+def standard_of(config: RunConfig, known: Mapping[RunConfig, RunConfig]) -> RunConfig:
+    """The standard run of the same cell: the one in `known`, else the one that would be it."""
+    plain = twin(config, "standard")
+    return known.get(_bare(plain), plain)
+
+
+def _bare(config: RunConfig) -> RunConfig:
+    """Without what may differ between standard runs of one cell: how validation attacks them."""
+    plain = RunConfig.model_fields["validation"].default
+    return config.model_copy(update={"validation": plain, "norm": "linf"})

@@ -1,0 +1,53 @@
+"""Which code computed a result: commit, and a hash of uncommitted changes. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from core.store.folders import read_json
+
+FROZEN = "frozen.json"
+"""Beside the packages of a frozen copy: the state they were copied in."""
+UNKNOWN = "unknown"
+"""Stands for what git was asked and did not answer."""
+PATIENCE_S = 10
+
+
+def state() -> dict[str, Any]:
+    """{"commit", "dirty"}: dirty is a hash of uncommitted changes, None if there are none. Either
+    is UNKNOWN if git fails or is slow, and both are None if the code is no checkout, nor a frozen
+    copy of one."""
+    folder = Path(__file__).resolve().parents[2]
+    frozen = read_json(folder / FROZEN)
+    if frozen is not None:
+        return frozen
+    if not (folder / ".git").exists():
+        return {"commit": None, "dirty": None}
+    commit = _git(folder, "rev-parse", "HEAD")
+    files = _git(folder, "status", "--porcelain", "--untracked-files=all")
+    edits = _git(folder, "diff", "--no-ext-diff", "--no-color", "HEAD")
+    dirty: str | None = UNKNOWN
+    if files is not None and edits is not None:
+        dirty = hashlib.sha256(files + edits).hexdigest()[:16] if files + edits else None
+    return {"commit": commit.decode().strip() if commit else UNKNOWN, "dirty": dirty}
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    """What git prints, or None if it fails. A hook of git sets GIT_DIR to another repository."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            env=own | {"GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=PATIENCE_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

@@ -1,0 +1,184 @@
+"""W&B as a mirror of a run folder: curves and the final summary, never the only copy.
+
+W&B may fail in any way without stopping a run; the first failure is said once and kept in
+attempts.jsonl. The W&B id is the run id, so a resumed run goes on as the same W&B run. Offline,
+every attempt leaves a segment that repeats the epochs before it: that of the last attempt is
+complete. Which one that is, the segments themselves tell: W&B names them by the local time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from core.config import RunConfig
+from core.store.fence import newest_attempt
+from core.store.folders import RunDir, write_text
+from core.store.records import MetricsRow
+
+Mode = Literal["auto", "online", "offline", "none"]
+PROJECT = "epsweep"
+ATTEMPT = "attempt"
+"""In a segment's folder: the number of the attempt that it is of."""
+SERVICE = frozenset(
+    f"WANDB_{name}"
+    for name in (
+        *("API_KEY", "IDENTITY_TOKEN_FILE", "CREDENTIALS_FILE", "USERNAME", "USER_EMAIL"),
+        *("BASE_URL", "APP_URL", "ENTITY", "ORGANIZATION", "PROJECT", "TAGS", "NOTES", "JOB_TYPE"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "INSECURE_DISABLE_SSL", "_EXTRA_HTTP_HEADERS"),
+        *("HTTP_TIMEOUT", "FILE_PUSHER_TIMEOUT", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"),
+        "ERROR_REPORTING",
+    )
+)
+"""Variables that say where W&B is, who asks, and how runs are labelled. Any other would change
+which run this is or where its files are: under WANDB_SWEEP_ID, W&B drops the id it is given."""
+
+
+def environment() -> dict[str, str]:
+    """The environment for W&B: of its own variables only those of SERVICE."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") or k in SERVICE}
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    hidden = {name: os.environ[name] for name in os.environ.keys() - environment().keys()}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def login_problem() -> str | None:
+    """Why runs cannot be uploaded from here, None if W&B has credentials; asks no server."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    with _own_environment():
+        import wandb  # 0.3 s; not needed for --tracking none
+
+        try:
+            known = wandb.login(prompt=False, verify=False, timeout=10)
+        except Exception as error:  # a malformed key, an unreadable ~/.netrc, ...
+            return f"its credentials cannot be used ({_reason(error)})"
+    return None if known else "nobody is logged in; run `wandb login`, or set WANDB_API_KEY"
+
+
+def is_online(mode: Mode) -> bool:
+    """Whether runs are uploaded while they run: `auto` is online with a login, unless the user
+    has set WANDB_MODE to something else."""
+    wanted = os.environ.get("WANDB_MODE") or "online"
+    return mode == "online" or (mode == "auto" and wanted == "online" and not login_problem())
+
+
+class Tracker:
+    """Logs one run; every method is safe to call after a failure and then does nothing."""
+
+    def __init__(self, on_failure: Callable[[str], None]) -> None:
+        self._on_failure = on_failure
+        self._run: Any = None
+        self._next_step = 0
+
+    @classmethod
+    def start(
+        cls,
+        config: RunConfig,
+        run: RunDir,
+        *,
+        mode: Mode,
+        group: str | None,
+        on_failure: Callable[[str], None],
+    ) -> Tracker:
+        """Begin or resume the W&B run of `config`. Side effect: files under <run>/wandb."""
+        tracker = cls(on_failure)
+        if mode != "none":
+            tracker._guarded(lambda: tracker._open(config, run, mode, group))
+        return tracker
+
+    def log(self, rows: Sequence[MetricsRow]) -> None:
+        """Log the epochs W&B does not have yet; `rows` are all epochs so far."""
+        if self._run:
+            self._guarded(lambda: self._log(rows))
+
+    def summarise(self, summary: Mapping[str, Any]) -> None:
+        """Set final values of the run."""
+        if self._run:
+            self._guarded(lambda: self._run.summary.update(dict(summary)))
+
+    def finish(self, *, failed: bool = False) -> None:
+        """Flush and close."""
+        if self._run:
+            self._guarded(lambda: self._run.finish(exit_code=int(failed)))
+            self._run = None
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as error:  # whatever W&B does must not reach the run
+            self._run = None
+            self._on_failure(f"W&B stopped ({_reason(error)}); the run folder keeps everything")
+
+    def _open(self, config: RunConfig, run: RunDir, mode: Mode, group: str | None) -> None:
+        online = is_online(mode)
+        run.path.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        with _own_environment():
+            self._run = _begin(config, run, online, group)
+        if not online:
+            write_text(Path(self._run.dir).parent / ATTEMPT, f"{newest_attempt(run.path)}\n")
+        self._next_step = self._run.step
+
+    def _log(self, rows: Sequence[MetricsRow]) -> None:
+        for row in rows[self._next_step :]:
+            self._run.log(curves(row), step=row["epoch"])
+        self._next_step = max(self._next_step, len(rows))
+
+
+def _begin(config: RunConfig, run: RunDir, online: bool, group: str | None) -> Any:
+    import wandb
+
+    return wandb.init(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        id=config.id,
+        name=config.id,
+        group=group,
+        config=config.to_dict() | {"setting": config.setting},
+        dir=str(run.path),
+        mode="online" if online else "offline",
+        # A segment repeats every epoch: as a "resumed" one, it would be appended on upload to
+        # what W&B has of the run, with steps of its own.
+        resume="allow" if online else None,
+        # A run that W&B failed on is still open; this one must not become a part of it.
+        reinit="create_new",
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            init_timeout=60,
+            sagemaker_disable=True,  # it would choose the id
+        ),
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def curves(row: MetricsRow) -> dict[str, float]:
+    """One epoch as W&B sees it: accuracies in [0, 1]."""
+    logged: dict[str, float] = {
+        "epoch": row["epoch"],
+        "train/epsilon_255": row["epsilon"] * 255,
+        "train/lr": row["lr"],
+        "train/loss": row["train_loss"],
+        "train/images_per_s": row["images_per_s"],
+        "val/loss": row["val_loss"],
+        "val/clean": row["val_clean_correct"] / row["val_clean_images"],
+        "val/adv": row["val_adv_correct"] / row["val_adv_images"],
+    }
+    if row["train_clean_correct"] >= 0:
+        logged["train/clean"] = row["train_clean_correct"] / row["train_images"]
+    return logged

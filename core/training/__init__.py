@@ -1,0 +1,1 @@
+"""Training: the loop over epochs, one optimiser step, losses, schedules, augmentation."""

@@ -1,0 +1,150 @@
+"""One optimiser step: attack, loss and gradients of a batch, in parts that fit into memory and over
+all processes of the team."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from core.attack.apgd import apgd, is_right
+from core.config import RunConfig
+from core.data.splits import Split, rows
+from core.machine.runtime import autocast
+from core.machine.team import ALONE, Team
+from core.model import convolutions, trainable
+from core.training.augment import augment
+from core.training.averaging import Average
+from core.training.compiling import Compile, compiled, reason
+from core.training.objectives import loss_sum
+
+
+class Step:
+    """Makes the steps of one training; holds what they change: weights, optimiser, average.
+
+    micro_batch: images per forward and backward of this process; the gradient is that of the whole
+    batch, by accumulation. It shrinks for good where memory runs out. compile: how to call the
+    model; where that fails it is called as it is.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        *,
+        device: torch.device,
+        micro_batch: int,
+        compile: Compile = "none",
+        team: Team = ALONE,
+        remark: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.config, self.device, self.team, self.remark = config, device, team, remark
+        self.model = model
+        self.micro_batch = micro_batch
+        self.optimizer = torch.optim.AdamW(trainable.groups(model, config), fused=True)
+        decay = config.optim.ema
+        self.average = Average(model, decay) if decay else None
+        self.layout = convolutions.layout(model)
+        self.network = model  # what is called
+        try:
+            self.network = compiled(model, compile)
+        except RuntimeError as error:
+            self._uncompile(reason(error))
+
+    def set_rate(self, share: Callable[[float], float]) -> None:
+        """Set the learning rate of each group; share: peak -> the rate now."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = share(group["peak"])
+
+    def make(
+        self, split: Split, index: Tensor, table: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """One step on the images `index` [B] of a split, augmented by the rows of `table`.
+
+        Returns this process's parts of the mean loss and of the number of images that were right
+        before the attack.
+        """
+        loss, correct = self._fitting(split, index, table, epsilon)
+        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+        self.team.total(weight.grad for weight in weights if weight.grad is not None)
+        # As if the running statistics of BatchNorm had seen the whole batch.
+        self.team.mean(b for b in self.model.buffers() if b.is_floating_point())
+        if self.config.optim.clip:
+            nn.utils.clip_grad_norm_(weights, self.config.optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.model)
+        return loss, correct
+
+    def _fitting(
+        self, split: Split, index: Tensor, table: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """`_accumulate`, with half the micro-batch as often as memory runs out, and without the
+        compiler where that fails. It begins again from where it began: random streams, buffers
+        (BatchNorm statistics) and gradients."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        streams = torch.get_rng_state(), [torch.cuda.get_rng_state(on) for on in devices]
+        while True:
+            try:
+                return self._accumulate(split, index, table, epsilon)
+            except torch.OutOfMemoryError:
+                if self.micro_batch == 1:
+                    raise
+                failure = None
+            except RuntimeError as error:
+                if self.network is self.model:
+                    raise
+                failure = reason(error)
+            # Outside of the handlers, whose tracebacks keep the activations alive.
+            if failure:
+                self._uncompile(failure)
+            else:
+                self.micro_batch = half(self.micro_batch)
+                self.remark(f"out of memory: going on with micro-batches of {self.micro_batch}")
+            self.optimizer.zero_grad(set_to_none=True)
+            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+            torch.set_rng_state(streams[0])
+            for on, stream in zip(devices, streams[1], strict=True):
+                torch.cuda.set_rng_state(stream, on)
+                torch.cuda.empty_cache()
+
+    def _uncompile(self, failure: str) -> None:
+        self.network = self.model
+        self.remark(f"compiling failed, going on without: {failure}")
+
+    def _accumulate(
+        self, split: Split, index: Tensor, table: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of this process's part of the batch; returns as `make`."""
+        total = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.long, device=self.device)
+        for part in self.team.mine(index).split(self.micro_batch):
+            x, y = split.batch(part, self.device)
+            x = augment(x, rows(table, part, self.device), self.config.augment)
+            x = x.contiguous(memory_format=self.layout)
+            adv = x
+            with autocast(self.config.precision, self.device):
+                if epsilon:
+                    adv, clean = apgd(
+                        self.network,
+                        x,
+                        y,
+                        epsilon=epsilon,
+                        steps=self.config.attack.steps,
+                        norm=self.config.norm,
+                        trusted=True,  # bytes / 255, and `augment` stays in range
+                    )
+                    correct += is_right(clean, y).sum()
+                loss = loss_sum(self.config.objective, self.network, x, adv, y) / len(index)
+            loss.backward()
+            total += loss.detach()
+        return total, correct
+
+
+def half(batch: int) -> int:
+    """The largest power of two below a batch of at least 2."""
+    return 1 << (batch - 1).bit_length() - 1

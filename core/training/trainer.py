@@ -1,0 +1,289 @@
+"""Adversarial fine-tuning under an epsilon schedule: the training loop.
+
+One epoch is the unit of everything: of the schedule, of validation, of the checkpoint. All
+randomness is derived from (seed, purpose, epoch), so that a killed and resumed run repeats an
+uninterrupted one bit for bit (on the same machine with the same number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.config import ConfigError, RunConfig, rounded, show_strength
+from core.config.seeds import derive
+from core.data.splits import Dataset
+from core.evaluation import queue
+from core.machine.runtime import autocast
+from core.machine.team import ALONE, Team
+from core.model import convolutions, trainable
+from core.store import checkpoint
+from core.store.folders import RunDir
+from core.store.records import MetricsRow
+from core.training import schedules
+from core.training.augment import draw_table
+from core.training.compiling import Compile
+from core.training.step import Step
+
+
+class DivergedError(RuntimeError):
+    """The training loss became infinite or NaN."""
+
+
+@dataclass
+class Monitor:
+    """What the trainer tells the outside; every function may be called often and must be cheap."""
+
+    progress: Callable[[dict[str, Any]], None] = lambda state: None
+    """Where the run is: phase, epoch, epochs, images_per_s."""
+    epoch: Callable[[MetricsRow], None] = lambda row: None
+    """A finished epoch, after its checkpoint is on disk."""
+    remark: Callable[[str], None] = lambda text: None
+    """A line for the log, such as a damaged checkpoint."""
+
+
+def learning_rate(config: RunConfig, step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over the first `optim.warmup` of all steps, then cosine to 0. peak: the
+    learning rate in between."""
+    warm = round(config.optim.warmup * steps)
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+class Trainer:
+    """Trains one model; `fit` returns the metrics of every epoch.
+
+    micro_batch: images per forward and backward; the effective batch stays config.batch, by
+    accumulation. compile: how training calls the model. team: the processes that share each batch;
+    every one has the whole model, and all make the same step.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        model: nn.Module,
+        run: RunDir,
+        *,
+        device: torch.device,
+        micro_batch: int | None = None,
+        compile: Compile = "none",
+        monitor: Monitor | None = None,
+        team: Team = ALONE,
+    ) -> None:
+        self.config, self.data, self.run, self.device = config, data, run, device
+        self.team, self.monitor = team, monitor or Monitor()
+        self.model = model.to(device)
+        trainable.prepare(self.model, config)
+        if config.precision == "bf16" and device.type == "cpu":
+            convolutions.guard(self.model)
+        self.batch = min(config.batch, len(data.train))
+        if self.batch < team.size:
+            raise ConfigError(f"batch {self.batch}: too few images for {team.size} processes")
+        share = -(-self.batch // team.size)
+        self.step = Step(
+            config,
+            self.model,
+            device=device,
+            micro_batch=min(micro_batch or share, share),
+            compile=compile,
+            team=team,
+            remark=lambda text: self.monitor.remark(text),
+        )
+        self.schedule = schedules.make(config)
+        self.steps_per_epoch = len(data.train) // self.batch
+        self.rows: list[MetricsRow] = []
+        self._begun = time.perf_counter(), 0.0  # when, and at which share of the work
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose accuracy counts: the averaged one where there is one."""
+        return self.step.average.model if self.step.average else self.model
+
+    def fit(self) -> list[MetricsRow]:
+        """Train to the last epoch, from the newest checkpoint where there is one.
+
+        Raises DivergedError, NotOwnedError, OSError (a full disk; resumable).
+        """
+        self._resume()
+        self._begun = time.perf_counter(), len(self.rows) / self.config.epochs
+        for epoch in range(len(self.rows), self.config.epochs):
+            self.rows.append(self._epoch(epoch))
+            self._save()
+            self.monitor.epoch(self.rows[-1])
+        return self.rows
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        average = {"average": self.step.average.model.state_dict()} if self.step.average else {}
+        return {
+            "run": self.config.id,
+            "model": self.model.state_dict(),
+            **average,
+            "optimizer": self.step.optimizer.state_dict(),
+            "schedule": self.schedule.state(),
+            "rows": [dict(row) for row in self.rows],
+        }
+
+    def _resume(self) -> None:
+        # Restoring, in this order:
+        # 1. the newest checkpoint whose checksums fit, else the one before it, else none
+        # 2. model weights and buffers (BatchNorm statistics are buffers)
+        #    and their moving average, which is `model` itself once finished
+        # 3. optimiser moments and step counts, onto the model's device; absent once finished
+        # 4. the schedule's state (only `auto` has one)
+        # 5. the rows of finished epochs; their number is the next epoch, and the global step
+        #    follows from it, and with it the learning rate
+        # 6. metrics.jsonl, rewritten from those rows: rows after the checkpoint are dropped
+        # Random streams need no restoring: each is derived from (seed, purpose, epoch).
+        state, remarks = checkpoint.load(self.run)
+        for remark in remarks:
+            self.monitor.remark(remark)
+        found = self.team.gather(len(state["rows"]) if state else 0)
+        if len(set(found)) > 1:
+            raise OSError(f"the processes see checkpoints of epochs {found}; is the disk shared?")
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        if self.step.average:
+            self.step.average.model.load_state_dict(state.get("average", state["model"]))
+        if "optimizer" in state:
+            self.step.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.restore(state["schedule"])
+        self.rows = state["rows"]
+        if self.team.leads:
+            self.run.write_jsonl(self.run.metrics, self.rows)
+        self.monitor.remark(f"resuming after epoch {len(self.rows)} of {self.config.epochs}")
+
+    def _save(self) -> None:
+        if not self.team.leads:
+            return
+        if len(self.rows) == self.config.epochs:
+            # These are new final weights. What was measured of former ones, whose checkpoint is
+            # gone, must not stand beside what will be measured of these.
+            self.run.forget_results()
+        checkpoint.save(self.run, self.state())
+        self.run.write_jsonl(self.run.metrics, self.rows)
+
+    def finish(self) -> None:
+        """Keep the final weights alone; every evaluation is on disk by now."""
+        if self.team.leads:
+            checkpoint.slim(self.run, self.state())
+
+    def _epoch(self, epoch: int) -> MetricsRow:
+        started = time.perf_counter()
+        alpha = self.schedule.alpha(epoch)
+        epsilon = float(alpha * self.config.epsilon_g)
+        losses, clean_correct = self._train(epoch, epsilon)
+        images = self.steps_per_epoch * self.batch
+        speed = images / (time.perf_counter() - started)
+        self._report("validate", epoch, speed)
+        row: Any = {
+            "epoch": epoch,
+            "classes": self.data.classes,
+            "epsilon": epsilon,
+            "lr": self.step.optimizer.param_groups[0]["lr"],
+            "train_loss": float(losses.mean()),
+            "train_clean_correct": clean_correct,
+            "train_images": images,
+            **self._validate(),
+            "seconds": round(time.perf_counter() - started, 3),
+            "images_per_s": round(speed, 1),
+        }
+        if not math.isfinite(row["val_loss"]):  # the last step broke what no later one will see
+            raise DivergedError(
+                f"the validation loss became {row['val_loss']} after epoch {epoch} "
+                f"(learning rate {self.config.optim.lr:g}, "
+                f"eps {rounded(epsilon, self.config.norm)})"
+            )
+        self.schedule.observe(epoch, row["val_clean_correct"] / row["val_clean_images"])
+        finished: MetricsRow = row
+        return finished
+
+    def _train(self, epoch: int, epsilon: float) -> tuple[Tensor, int]:
+        """One pass over the training split. Returns the loss of every step, and the number of
+        images that were right before the attack (-1 where there was none)."""
+        config, split = self.config, self.data.train
+        order = torch.randperm(len(split), generator=_generator(config.seed, "order", epoch))
+        table = draw_table(config.seed, epoch, len(split))
+        losses = torch.zeros(self.steps_per_epoch, device=self.device)
+        correct = torch.zeros((), dtype=torch.long, device=self.device)
+        trainable.train_mode(self.model, config)
+        steps = config.epochs * self.steps_per_epoch
+        # Dropout and stochastic depth draw from torch's global streams: fork them for the epoch,
+        # one for each process of the team.
+        own = (self.team.rank,) if self.team.rank else ()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive(config.seed, "dropout", epoch, *own))
+            started = time.perf_counter()
+            for step in range(self.steps_per_epoch):
+                index = order[step * self.batch : (step + 1) * self.batch]
+                done = epoch * self.steps_per_epoch + step
+                self.step.set_rate(partial(learning_rate, config, done, steps))
+                losses[step], right = self.step.make(split, index, table, epsilon)
+                correct += right
+                speed = (step + 1) * self.batch / (time.perf_counter() - started)
+                self._report("train", epoch, speed, step)
+        self.team.total([losses, correct])
+        bad = (~losses.isfinite()).nonzero().flatten()
+        if len(bad):
+            raise DivergedError(
+                f"the training loss became {float(losses[bad[0]])} at epoch {epoch}, step "
+                f"{int(bad[0])} (learning rate {config.optim.lr:g}, "
+                f"eps {rounded(epsilon, config.norm)})"
+            )
+        return losses, int(correct) if epsilon else -1
+
+    def _validate(self) -> dict[str, Any]:
+        """Clean loss and accuracy on all validation images, adversarial on the first ones."""
+        asked, split = self.config.validation, self.data.val
+        attacked = split.first(asked.images)
+        how: Any = {"batch": self.step.micro_batch, "device": self.device, "team": self.team}
+        with autocast(self.config.precision, self.device):
+            loss, correct = queue.clean_loss(self.evaluated, split, **how)
+            found = queue.search(
+                self.evaluated,
+                attacked,
+                [0.0, float(self.config.validation_epsilon)],
+                steps=asked.steps,
+                norm=self.config.norm,
+                **how,
+            )
+        return {
+            "val_loss": loss,
+            "val_clean_correct": correct,
+            "val_clean_images": len(split),
+            "val_adv_correct": found.correct(1),
+            "val_adv_images": len(attacked),
+            "val_epsilon": show_strength(self.config.validation_epsilon, self.config.norm),
+        }
+
+    def _report(self, phase: str, epoch: int, speed: float, step: int = 0) -> None:
+        share = (epoch + step / self.steps_per_epoch) / self.config.epochs
+        if phase == "validate":
+            share = (epoch + 1) / self.config.epochs
+        begun, before = self._begun
+        state = {
+            "phase": phase,
+            "epoch": epoch,
+            "epochs": self.config.epochs,
+            "share": round(share, 4),
+            "images_per_s": round(speed, 1),
+        }
+        if share > before:  # by the speed of this attempt
+            seconds = (time.perf_counter() - begun) * (1 - share) / (share - before)
+            state["left_s"] = round(seconds, 1)
+        self.monitor.progress(state)
+
+
+def _generator(seed: int, purpose: str, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive(seed, purpose, epoch))

@@ -1,0 +1,228 @@
+"""What runs cost: operations, which follow from their configs, and how fast a device makes them,
+which finished runs of the store tell (before there are any, a shipped constant).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.config import EvalConfig, RunConfig
+from core.store import shapes
+from core.store.folders import DamagedError, Store, read_json, salvage
+from slurm.profile import Profile
+from sweep.estimate.passes import gflops, passes, sizes_of
+from sweep.grid import Run
+from sweep.grid.search import Search
+
+TFLOPS = {"H100": 32.0, "H200": 32.0, "A100": 10.0, "V100": 7.5, "CPU": 0.07}
+"""What one device achieves, in TFLOP/s. H100: the attacked runs of the paper's main grid take 230
+PFLOP on average and took it 15 to 60 minutes on four (in the middle 2 GPU-hours a run). Others: by
+their peak in fp32. CPU: one core, measured on a ViT-B of 224 pixels."""
+SHIPPED = "the paper's 15 to 60 minutes on 4 x H100 per run; no finished run here tells more"
+SMALL_GFLOPS = 0.5
+"""Below, a forward is all overhead: only measured speeds tell what it takes."""
+SAMPLE = 8
+"""Finished runs per backbone that are looked at."""
+
+
+@dataclass
+class Cost:
+    """Estimates hours of runs on one device."""
+
+    device: str
+    store: Store
+    tflops: float
+    own: Mapping[str, float] = field(default_factory=dict)
+    """By kind of run (`_kind`) its TFLOP/s, where finished runs tell."""
+    runs: int = 0
+    """Finished runs by which this is calibrated."""
+    at_once: int | None = None
+    """Devices that the profile lets work at the same time, if that is known."""
+    _sizes: dict[str, Mapping[str, int] | None] = field(default_factory=dict)
+    _known: dict[Any, float | None] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        return "core-hours" if self.device == "CPU" else "GPU-hours"
+
+    @property
+    def basis(self) -> str:
+        """From what the speed is known."""
+        name = "CPU core" if self.device == "CPU" else self.device
+        if self.runs:
+            kinds = ", ".join(self.own)
+            return f"at {self.tflops:.3g} TFLOP/s per {name}, as in {self.runs} runs here ({kinds})"
+        if self.device not in TFLOPS:
+            return f"as if {name} were an H100 at {self.tflops:g} TFLOP/s; {SHIPPED}"
+        where = "" if self.device == "CPU" else f"; {SHIPPED}"
+        return f"at {self.tflops:g} TFLOP/s per {name}{where}"
+
+    @property
+    def shipped(self) -> Cost:
+        """The estimate as it was before anything ran."""
+        return Cost(self.device, self.store, _shipped(self.device))
+
+    def petaflops(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
+        """10^15 operations of a run, None where its backbone or dataset is not known."""
+        key = (
+            *(config.backbone, config.image_size, config.dataset, config.batch, config.epochs),
+            *(config.schedule, config.attack.steps, config.validation, config.protocol),
+            config.objective.kind,
+            *((e.split, e.images, e.attack, e.per_image) for e in evals),
+            *((e.steps, len(e.epsilons), e.mode) for e in evals),
+        )
+        if key not in self._known:
+            sizes, each = self.sizes(config.dataset), gflops(config)
+            self._known[key] = None
+            if sizes and each:
+                self._known[key] = sum(passes(config, evals, sizes)) * each / 1e6
+        return self._known[key]
+
+    def hours(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
+        """Of one device; None where nothing tells."""
+        own = self.own.get(_kind(config))
+        work = self.petaflops(config, evals)
+        if work is None or (own is None and (gflops(config) or 0) < SMALL_GFLOPS):
+            return None
+        return work * 1e3 / (own or self.tflops) / 3600
+
+    def total(self, runs: Iterable[Run]) -> float | None:
+        """Hours of several runs, None unless each is known."""
+        hours = [self.hours(run.config, run.evals) for run in runs]
+        known = [each for each in hours if each is not None]
+        return sum(known) if len(known) == len(hours) else None
+
+    def searching(self, searches: Iterable[Search]) -> float | None:
+        """Hours of the searches that are not through, by their whole budgets; None unless each is
+        known."""
+        total = 0.0
+        for one in searches:
+            if one.winner() is None:
+                hours = self.hours(one.config, ())
+                if hours is None:
+                    return None
+                trials = one.trials * hours * one.epochs / one.config.epochs
+                total += min(trials, one.minutes / 60 if one.minutes else trials)
+        return total
+
+    def as_dict(self, runs: Sequence[Run], searches: Iterable[Search] = ()) -> dict[str, Any]:
+        """The shape of `estimate` in `sweep plan --json`: hours of all runs, of each by its id, and
+        of the searches before them."""
+        hours = {run.id: self.hours(run.config, run.evals) for run in runs}
+        about = {"device": self.device, "unit": self.unit, "basis": self.basis}
+        total = {"hours": self.total(runs), "searches": self.searching(searches)}
+        return {**about, **total, "runs": hours}
+
+    def sizes(self, dataset: str) -> Mapping[str, int] | None:
+        """Images per split."""
+        if dataset not in self._sizes:
+            self._sizes[dataset] = sizes_of(dataset, self.store)
+        return self._sizes[dataset]
+
+
+def _kind(config: RunConfig) -> str:
+    """What runs of one speed have in common."""
+    return config.backbone + (f" in {config.precision}" if config.precision != "fp32" else "")
+
+
+def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
+    """The estimate for runs of a profile. hardware: what the grid's author had in mind, where the
+    profile names no GPU."""
+    device = device_of(profile, str(hardware or ""))
+    shipped = Cost(device, store, _shipped(device), at_once=_at_once(profile, device))
+    seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for config, seconds in _finished(store, device):
+        sizes, each = shipped.sizes(config.dataset), gflops(config)
+        if sizes and each:
+            seen[_kind(config)].append((passes(config, (), sizes).fit * each / 1e3, seconds))
+    if not seen:
+        return shipped
+    every = [pair for pairs in seen.values() for pair in pairs]
+    speeds = {name: _speed(pairs) for name, pairs in seen.items()}
+    return Cost(device, store, _speed(every), speeds, len(every), shipped.at_once)
+
+
+def _shipped(device: str) -> float:
+    return TFLOPS.get(device, TFLOPS["H100"])
+
+
+def _speed(pairs: Sequence[tuple[float, float]]) -> float:
+    """TFLOP/s of (TFLOP, seconds) pairs."""
+    return sum(work for work, _ in pairs) / sum(seconds for _, seconds in pairs)
+
+
+def device_of(profile: Profile, hardware: str) -> str:
+    """The GPU that a profile asks for by name, else this machine's, else the one that `hardware`
+    names, else H100; CPU where there is to be none."""
+    asked = " ".join(profile.slurm.gpu_requests().values())
+    local = "" if profile.executor == "slurm" else _local_gpu()
+    for text in (asked, local, hardware):
+        for name in TFLOPS:
+            if re.search(rf"\b{name}\b", text, re.IGNORECASE):
+                return name
+    needs_gpu = profile.executor == "slurm" and profile.gpus_per_run > 0
+    return local or ("H100" if needs_gpu else "CPU")
+
+
+def _at_once(profile: Profile, device: str) -> int | None:
+    """Cores or GPUs: those of this machine, on Slurm those of the tasks that an array may run."""
+    if profile.executor == "slurm":
+        tasks = profile.slurm.slurm_array_parallelism
+        return tasks * profile.ranks if tasks and device != "CPU" else None
+    if device == "CPU":
+        return len(os.sched_getaffinity(0))
+    here = len(list(Path("/proc/driver/nvidia/gpus").glob("*/information")))
+    return min(here, profile.workers * profile.ranks) or None
+
+
+def _local_gpu() -> str:
+    """The name of this machine's first GPU as its driver tells it, '' for none."""
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        found = re.search(r"Model:\s*(.+)", file.read_text())
+        if found:
+            return found[1].strip()
+    return ""
+
+
+def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
+    """Some finished runs on such a device: config, and seconds of one device for their training."""
+    taken: dict[str, int] = defaultdict(int)
+    seen = set()
+    for manifest in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
+        for row in filter(None, salvage(manifest, shapes.Manifest)):
+            name = str(row["config"].get("backbone"))
+            if row["id"] in seen or taken[name] >= SAMPLE or _is_open(row, store):
+                continue
+            seen.add(row["id"])
+            try:
+                result = read_json(store.run(row["id"]).result, shapes.Result) or {}
+                env = read_json(store.run(row["id"]).env, shapes.Env) or {}
+            except DamagedError:
+                continue
+            config = RunConfig.check(row["config"])
+            if isinstance(config, list):  # of another version
+                continue
+            if _same(str(env.get("device")), device) and result.get("seconds"):
+                share = env.get("threads", 1) if device == "CPU" else env.get("processes", 1)
+                taken[name] += 1
+                yield config, result["seconds"] * share
+
+
+def _is_open(row: Mapping[str, Any], store: Store) -> bool:
+    # How long `auto` trained without an attack is not in its config.
+    return row["config"].get("schedule", {}).get("kind") == "auto" or not os.path.exists(
+        store.run(row["id"]).result
+    )
+
+
+def _same(found: str, device: str) -> bool:
+    """Whether env.json names this device; a CPU has no NVIDIA in its name."""
+    if device == "CPU":
+        return not re.search("NVIDIA|Tesla|GeForce|Quadro", found)
+    return device.lower() in found.lower()

@@ -1,0 +1,194 @@
+"""The combinations of a grid as runs: what `sweep.grid` read goes in, one `Run` each comes out.
+
+RunConfig judges every value once, not once per combination: fields that depend on each other form
+a group, each group is validated on its own, and a run is put together from validated parts. So
+100,000 runs cost about as much as their hashes, and a bad value is one problem at its own line.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.config import EvalConfig, RunConfig, resolve_schedule
+from sweep.grid.fields import Axis, Choice, canonical
+from sweep.grid.file import GridFile, Place
+
+COUPLED = (
+    {"epochs", "schedule", "epsilon_g", "attack", "norm", "validation", "objective"},
+    {"protocol", "optim", "lora", "backbone", "image_size"},
+)
+"""Sets of fields that RunConfig checks or rewrites together; any other is judged by itself."""
+STAND_IN = {"backbone": "vit", "dataset": "fake"}
+"""Fill the required fields while other fields are judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training of a grid, its setting's name in tables, and the evaluations of its model."""
+
+    config: RunConfig
+    setting: str
+    evals: tuple[EvalConfig, ...]
+    tuned: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Of a tuned run the winner it has taken, as `sweep.grid.search` records it."""
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", self.config.id)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What RunConfig makes of some fields of a combination.
+
+    values: the fields, validated; empty if there are problems. setting: '' without a schedule.
+    dropped: bit i is set if nothing here speaks against exclude i.
+    """
+
+    values: dict[str, Any]
+    setting: str
+    problems: tuple[tuple[Place, str], ...]
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The axes that set some fields that depend on each other, and a verdict per index of those."""
+
+    axes: list[int]
+    verdicts: dict[tuple[int, ...], Verdict]
+
+
+def product(
+    file: GridFile, base: Choice, axes: Sequence[Axis], exclude: Mapping[Place, Choice]
+) -> Iterator[tuple[RunConfig, str]]:
+    """Config and setting of every combination of the axes that no exclude drops, the last axis
+    fastest. Problems of values, and excludes that drop nothing, go to `file`."""
+    *groups, rest = _groups(base, axes, list(exclude.values()))
+    constant = rest.verdicts[()]
+    template = RunConfig.model_validate(STAND_IN).model_copy(update=constant.values)
+    used = 0
+    for index in itertools.product(*(range(len(axis)) for axis in axes)):
+        values: dict[str, Any] = {}
+        setting, found, dropped = constant.setting, constant.problems, constant.dropped
+        for group in groups:
+            verdict = group.verdicts[tuple([index[axis] for axis in group.axes])]
+            values.update(verdict.values)
+            setting = setting or verdict.setting
+            found += verdict.problems
+            dropped &= verdict.dropped
+        used |= dropped
+        if dropped:
+            continue
+        if found:
+            report(file, found)
+        else:
+            yield template.model_copy(update=values), setting
+    for number, place in enumerate(exclude):
+        if not file.faults and not used >> number & 1:
+            file.problem(place, "exclude: matches no combination")
+
+
+def report(file: GridFile, found: Iterable[tuple[Place, str]]) -> None:
+    """Note problems at their lines; one with no line, a missing field, may follow from others."""
+    for place, line in sorted(found, key=lambda item: not item[0]):
+        if place or not file.faults:
+            file.problem(place, line)
+
+
+def judge(choice: Choice, fields: set[str], exclude: Sequence[Choice] = ()) -> Verdict:
+    """Validate `fields` as `choice` sets them, with stand-ins and defaults for the others."""
+    data = {key: value for key, value in STAND_IN.items() if key not in fields} | _nested(choice)
+    dropped = sum(
+        1 << number
+        for number, wanted in enumerate(exclude)
+        if all(_matches(k, v, choice) for k, (v, _) in wanted.items() if _top(k) in fields)
+    )
+    config = RunConfig.check(data)
+    if isinstance(config, list):
+        # A problem between fields has no key; its line begins with the field to change.
+        found = tuple((_place_of(k or line.partition(":")[0], choice), line) for k, line in config)
+        return Verdict({}, "", found, dropped)
+    schedule = data.get("schedule")
+    label = schedule.get("name") if isinstance(schedule, dict) else None
+    setting = str(label or config.setting) if "schedule" in fields else ""
+    return Verdict({name: getattr(config, name) for name in fields}, setting, (), dropped)
+
+
+def _groups(base: Choice, axes: Sequence[Axis], exclude: Sequence[Choice]) -> list[Group]:
+    """The fields of RunConfig, parted so that no group depends on another, all judged; the last
+    group is of fields that no axis sets."""
+    parts: list[tuple[set[str], list[int]]] = []
+    for number, axis in enumerate(axes):
+        fields = {_top(key) for choice in axis for key in choice}
+        fields = fields.union(*(coupled for coupled in COUPLED if fields & coupled))
+        numbers = [number]
+        for part in [part for part in parts if part[0] & fields]:
+            parts.remove(part)
+            fields, numbers = fields | part[0], part[1] + numbers
+        parts.append((fields, numbers))
+    rest = set(RunConfig.model_fields).difference(*(fields for fields, _ in parts))
+    return [_judged(part, base, axes, exclude) for part in [*parts, (rest, [])]]
+
+
+def _judged(
+    part: tuple[set[str], list[int]],
+    base: Choice,
+    axes: Sequence[Axis],
+    exclude: Sequence[Choice],
+) -> Group:
+    fields, numbers = part
+    constant = {key: item for key, item in base.items() if _top(key) in fields}
+    verdicts = {}
+    for index in itertools.product(*(range(len(axes[number])) for number in numbers)):
+        choice = dict(constant)
+        for number, i in zip(numbers, index, strict=True):
+            choice |= axes[number][i]
+        verdicts[index] = judge(choice, fields, exclude)
+    return Group(numbers, verdicts)
+
+
+def _top(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _nested(choice: Choice) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, (value, _) in choice.items():
+        section, _, name = key.rpartition(".")
+        if not section:
+            nested[name] = value
+        elif isinstance(inside := nested.setdefault(section, {}), dict):
+            nested[section] = {**inside, name: value}
+    return nested
+
+
+def _place_of(key: str, choice: Choice) -> Place:
+    """Where the value stands that a problem with `key` is about; () if the file has none."""
+    for name, (_, place) in choice.items():
+        if f"{key}.".startswith(f"{name}."):
+            return (*place, *key.removeprefix(name).split(".")[1:])
+    return next((place for name, (_, place) in choice.items() if _top(name) == _top(key)), ())
+
+
+def _matches(key: str, wanted: Any, choice: Choice) -> bool:
+    """Whether `choice` sets `key` to what an exclude names, however either is spelled."""
+    if key not in choice:
+        return False
+    given = choice[key][0]
+    if key != "schedule":
+        return canonical(wanted) == canonical(given)
+    label = given.get("name") if isinstance(given, dict) else None
+    epochs = choice["epochs"][0] if "epochs" in choice else RunConfig.model_fields["epochs"].default
+    return wanted == label or _resolved(wanted, epochs) == _resolved(given, epochs)
+
+
+def _resolved(schedule: object, epochs: Any) -> object:
+    try:
+        resolved = resolve_schedule(schedule, epochs)
+    except (ValueError, TypeError):  # RunConfig will say so, if the combination is kept
+        return schedule
+    return {"kind": "two_hinge", **resolved} if isinstance(resolved, dict) else resolved

@@ -1,0 +1,82 @@
+"""Fields of RunConfig as a grid file sets them: names, values however spelled, and their places."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from core.config import RunConfig, fields_of, nearest
+from core.config.registry import backbone_problem, canonical_backbone, dataset_problem
+from sweep.grid.file import GridFile, Place
+
+FIELDS = (*fields_of(RunConfig), "schedule.name")
+SECTIONS = {name.rpartition(".")[0] for name in FIELDS} - {"", "schedule"}
+"""Fields that only hold others. A schedule does too, but it is one value: a preset has no parts."""
+
+Choice = dict[str, tuple[Any, Place]]
+"""What one value of an axis sets: dotted field -> (value as written, where it stands)."""
+Axis = list[Choice]
+
+
+def set_field(file: GridFile, key: str, value: Any, place: Place) -> Choice:
+    """What `key: value` sets; a mapping sets each of its fields."""
+    if key not in FIELDS:
+        # A last name alone ('lr') says which field is meant ('optim.lr').
+        full = next((name for name in FIELDS if name.rpartition(".")[2] == key), key)
+        file.problem(place, f"{key}: unknown field{nearest(full, FIELDS)}")
+        return {}
+    if isinstance(value, dict) and key in SECTIONS:
+        return union(file, value, place, key + ".")
+    if problem := _problem_of(key, value):
+        file.problem(place, f"{key}: {problem}")
+    return {key: (value, place)}
+
+
+def _problem_of(key: str, value: Any) -> str | None:
+    """What RunConfig does not look at: names, and a schedule's label."""
+    if key == "backbone" and isinstance(value, str):
+        return backbone_problem(value)
+    if key == "dataset" and isinstance(value, str):
+        return dataset_problem(value)
+    if key == "schedule" and isinstance(value, dict) and "name" in value:
+        return _problem_of("schedule.name", value["name"])
+    if key == "schedule.name" and not (isinstance(value, str) and value.strip()):
+        return f"expected a name for tables, got {show(value)}"
+    return None
+
+
+def union(file: GridFile, given: Mapping[str, Any], place: Place, prefix: str = "") -> Choice:
+    """What all keys of a mapping set together."""
+    whole: Choice = {}
+    for key, value in given.items():
+        join(file, whole, set_field(file, prefix + key, value, (*place, key)))
+    return whole
+
+
+def join(file: GridFile, into: Choice, more: Choice) -> None:
+    """Add `more`; a field that is set twice, or as a whole and in part, is a problem."""
+    for key, (_, place) in more.items():
+        for other, (_, earlier) in into.items():
+            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                name = "" if key == other else f" as '{other}'"
+                file.problem(place, f"{key}: already set{name} on line {file.line(earlier)}")
+    into |= more
+
+
+def canonical(value: object) -> object:
+    """One form per value however it is spelled: 1e-3, '0.001' and '1/1000' are equal here."""
+    text = str(value).strip()
+    for number in (int, float, lambda ratio: float(Fraction(ratio.replace(" ", "")))):
+        try:
+            # Fraction('1e999999999') would not end; float reads every such text first.
+            return number(text)
+        except (ValueError, ZeroDivisionError):
+            pass
+    return canonical_backbone(text)
+
+
+def show(value: object) -> str:
+    """A value in a message, cut where it is long."""
+    return "nothing" if value is None else reprlib.repr(value)

@@ -1,0 +1,60 @@
+"""Strengths that runs are trained for and no evaluation measures, told before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+from core.config import EvalConfig, show_strength
+from core.store.records import unit_grid
+from sweep.grid.expansion import Run
+from sweep.grid.file import GridFile
+
+
+def gaps(file: GridFile, runs: Iterable[Run]) -> tuple[str, ...]:
+    """One warning, with its place in the file, per evaluation and eps_g whose cells would stay
+    empty in the tables however well the runs went."""
+    counts: dict[tuple[int, EvalConfig, Fraction], int] = {}
+    for run in runs:
+        for number, item in enumerate(run.evals):
+            if item.attack != "corruptions" and item.norm == run.config.norm:
+                key = number, item, run.config.epsilon_g
+                counts[key] = counts.get(key, 0) + 1
+    return tuple(line for key, count in counts.items() for line in _gap(file, *key, count))
+
+
+def _gap(
+    file: GridFile, number: int, item: EvalConfig, epsilon_g: Fraction, count: int
+) -> Iterator[str]:
+    lost = _lost(item, epsilon_g)
+    if not lost:
+        return
+    here = epsilon_g in item.epsilons
+    absent = [epsilon_g] if not here else [e for e in _needed(epsilon_g) if e not in item.epsilons]
+    named = ", ".join(show_strength(e, item.norm) for e in absent[:3]) or "a multiple of 1/255"
+    line = file.line(("evals", number, "epsilons"))
+    plural = "s are" if count > 1 else " is"
+    yield (
+        f"{file.source}:{line or 1}: evals: {item.name} does not measure "
+        f"{named + ', ...' * (len(absent) > 3)}: {count} run{plural} trained for "
+        f"{show_strength(epsilon_g, item.norm)}, whose {lost} accuracy will be missing"
+    )
+
+
+def _lost(item: EvalConfig, epsilon_g: Fraction) -> str:
+    """Which accuracies of a run no table will have; '' if it will have all."""
+    if not epsilon_g:
+        return ""
+    if epsilon_g not in item.epsilons:
+        return "adversarial and expected"
+    needed = _needed(epsilon_g)
+    uneven = item.norm == "linf" and item.prior is None
+    return "expected" if uneven and not (needed and {*needed} <= {*item.epsilons}) else ""
+
+
+def _needed(epsilon_g: Fraction) -> list[Fraction]:
+    """The grid of expected accuracy; [] for a strength that is on none."""
+    try:
+        return unit_grid(epsilon_g)
+    except ValueError:
+        return []

@@ -1,0 +1,125 @@
+"""The `tune:` block of a grid file: which hyper-parameters are searched, how, and how long.
+
+tune:
+  trials: 20             # budget of one search: trials that were completed or stopped early
+  minutes: 240           # and minutes of its workers together; without it no limit
+  objective: clean       # accuracy on the validation split: clean, adversarial or expected (the
+                         # mean of both while it trains, at last measured at five strengths)
+  schedule: fix          # trials train under `fix`, every attacked setting takes the winner
+                         # and `standard` has its own search; `each`: every setting has one
+  space: {optim.lr: [1e-5, 1e-1], optim.weight_decay: [1e-5, 1e-1]}   # log-uniform
+  separate_head: false   # true: the head has values of its own, from the same ranges
+  epochs: null           # of a trial; by default those of the run
+  grace: 1               # epochs before a trial may be stopped
+  reduction: 3           # one in so many trials goes on at grace, 3 grace, 9 grace, ... epochs
+  least: 10              # results of searches with fewer trials are flagged
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, ValidationError, field_validator
+
+from core.config import RunConfig, nearest, problems
+from core.config.values import Count, Number, Part
+from sweep.grid.fields import show
+from sweep.grid.file import GridFile
+
+SPACE = ("optim.lr", "optim.weight_decay", "optim.head_lr", "optim.head_weight_decay")
+"""What can be searched."""
+RANGE = (1e-5, 1e-1)
+"""The paper's, for learning rate and weight decay."""
+
+
+def _space(value: object) -> object:
+    """Raises ValueError for what is no mapping of known fields to ranges."""
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"expected a mapping of fields to ranges, got {show(value)}")
+    for name, ends in value.items():
+        if name not in SPACE:
+            raise ValueError(f"'{name}' cannot be searched{nearest(str(name), SPACE)}")
+        if not isinstance(ends, list | tuple) or len(ends) != 2:
+            raise ValueError(f"{name}: expected [lowest, highest], got {show(ends)}")
+    return value
+
+
+class Tune(Part):
+    """A search for each (backbone, dataset, eps_g), or whatever else makes runs of a grid differ
+    besides schedule and seed."""
+
+    trials: Count = 20
+    minutes: Annotated[Number, Field(gt=0)] | None = None
+    objective: Literal["clean", "adversarial", "expected"] = "clean"
+    schedule: Literal["fix", "each"] = "fix"
+    space: dict[str, tuple[Number, Number]] = Field(
+        default={"optim.lr": RANGE, "optim.weight_decay": RANGE}
+    )
+    separate_head: StrictBool = False
+    epochs: Count | None = None
+    grace: Count = 1
+    reduction: Annotated[int, Field(strict=True, ge=2)] = 3
+    least: Count = 10
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        return _space(value)
+
+    @field_validator("space")
+    @classmethod
+    def _ascending(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (low, high) in value.items():
+            if not 0 < low < high:
+                raise ValueError(f"{name}: expected 0 < lowest < highest, got [{low:g}, {high:g}]")
+        return value
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Field -> lowest and highest value, with the head's own where it has some."""
+        found = dict(self.space)
+        for name in ("lr", "weight_decay") if self.separate_head else ():
+            if f"optim.{name}" in found:
+                found.setdefault(f"optim.head_{name}", found[f"optim.{name}"])
+        return {name: found[name] for name in SPACE if name in found}
+
+
+def read(file: GridFile) -> Tune | None:
+    """The block of a grid file, None where it has none; what is wrong with it, and fields that are
+    both searched and set, are noted in `file`."""
+    if "tune" not in file.data:
+        return None
+    given = file.data["tune"]
+    if not isinstance(given, dict):
+        file.problem(("tune",), f"tune: expected a mapping, got {show(given)}")
+        return None
+    try:
+        tune = Tune.model_validate(given)
+    except ValidationError as error:
+        for key, line in problems(error, Tune):
+            # Of a range, the line tells the field: its name has a dot of its own.
+            field = [name for name in SPACE if key.startswith("space") and name in line]
+            file.problem(("tune", key.partition(".")[0], *field[:1]), f"tune.{line}")
+        return None
+    _check_unset(file, tune)
+    return tune
+
+
+def _check_unset(file: GridFile, tune: Tune) -> None:
+    for place in file.places:
+        field = ".".join(str(step) for step in place[1:] if not isinstance(step, int))
+        if place[0] in ("base", "grid", "zip", "include") and field in tune.ranges:
+            line = file.line(("tune", "space", field))
+            file.problem(place, f"{field}: searched by tune (line {line}), do not set it too")
+
+
+def check(file: GridFile, tune: Tune, runs: Iterable[RunConfig]) -> None:
+    """Note what does not go together in the block and the runs of the grid."""
+    if tune.epochs and tune.schedule == "each":
+        what = "shorter trials need schedule: fix, hinges of other schedules lie in whole epochs"
+        file.problem(("tune", "epochs"), f"tune.epochs: {what}")
+    head = [name for name in tune.ranges if ".head_" in name]
+    if head and any(config.protocol == "linear" for config in runs):
+        what = f"protocol linear trains the head alone, {head[0]} would not be used beside others"
+        file.problem(("tune",), f"tune: {what}")

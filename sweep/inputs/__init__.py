@@ -1,0 +1,1 @@
+"""Inputs fetched once per machine: dataset releases and pretrained weights."""

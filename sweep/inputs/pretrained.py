@@ -1,0 +1,184 @@
+"""`sweep weights`: what pretrained weights there are; fetching them on a login node; checking.
+
+Weights that timm has lie in the Hugging Face hub's cache, others in <root>/weights; runs read both
+without internet. Two clusters may keep the cache in different places: the profile's environment
+says where (HF_HOME, HF_HUB_CACHE).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from rich.text import Text
+
+from core.config import ConfigError
+from core.config.registry import Backbone, backbone, backbone_problem, backbones, hub_repo
+from core.data import inputs
+from core.sheet import Sheet
+from core.store.folders import Store, write_atomic, write_text
+from slurm.profile import Profile
+
+
+def hub_of(profile: Profile) -> Path:
+    """The hub cache that jobs of a profile use. Raises ConfigError where it names a variable that
+    is not set here."""
+    given = {name: os.path.expandvars(str(value)) for name, value in profile.env.items()}
+    hub = inputs.hub_cache({**os.environ, **given})
+    if "$" in str(hub):
+        raise ConfigError(f"profile {profile.name}: {hub}: this variable is not set here")
+    return hub
+
+
+def required_hub(profile: Profile) -> Path | None:
+    """The cache in which runs of a profile must find their weights; None where they may download:
+    jobs on Slurm never do, as nodes may lack internet and would all fetch the same file."""
+    environ = os.environ | {name: str(value) for name, value in profile.env.items()}
+    return hub_of(profile) if profile.executor == "slurm" or inputs.is_offline(environ) else None
+
+
+def entries(names: Iterable[str]) -> dict[str, Backbone]:
+    """Backbones by name, all of the registry for none. Raises ConfigError for an unknown one."""
+    names = list(names)
+    problems = [problem for name in names if (problem := backbone_problem(name))]
+    if problems:
+        raise ConfigError(*problems)
+    return {name: backbone(name) for name in names} if names else backbones()
+
+
+def place(name: str, store: Store, hub: Path) -> Path | None:
+    """The file with the weights of a backbone, None where it is not here."""
+    checkpoint = backbone(name).checkpoint
+    if checkpoint:
+        path = store.weights / checkpoint.file
+        return path if path.is_file() else None
+    repo = hub_repo(name)
+    return inputs.cached_weights(repo, hub) if repo else None
+
+
+def rows(names: Iterable[str], store: Store, hub: Path) -> list[dict[str, Any]]:
+    """The shape of `sweep weights list --json`."""
+    found = []
+    for name, entry in entries(names).items():
+        path = place(name, store, hub)
+        row = {"name": name, **entry.model_dump(), "hub": hub_repo(name)}
+        found.append(row | {"file": str(path) if path else None})
+    return found
+
+
+def table(names: Iterable[str], store: Store, hub: Path) -> Sheet:
+    """One line per backbone: what it is, where its weights come from, whether they are here."""
+    shown = Sheet(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "pretraining", "reference"):
+        shown.add_column(column)
+    shown.add_column("params", justify="right")
+    for column in ("source", "here"):
+        shown.add_column(column)
+    for name, entry in entries(names).items():
+        source = entry.checkpoint.file if entry.checkpoint else hub_repo(name) or "-"
+        here = Text("yes", style="green") if place(name, store, hub) else Text("no")
+        millions = f"{entry.params / 1e6:.1f} M" if entry.params else ""
+        shown.add_row(name, entry.pretraining, entry.reference, millions, source, here)
+    return shown
+
+
+def fetch(name: str, store: Store, hub: Path) -> Path:
+    """Download the weights of a backbone to where its runs look. Raises ConfigError, one line."""
+    found = place(name, store, hub)
+    if found:
+        return found
+    checkpoint, repo = backbone(name).checkpoint, hub_repo(name)
+    if checkpoint and checkpoint.url:
+        return _fetch_url(checkpoint.url, store.weights / checkpoint.file)
+    if checkpoint:
+        wanted = store.weights / checkpoint.file
+        raise ConfigError(f"weights of {name}: cannot be downloaded; put the file at {wanted}")
+    if repo is None:
+        raise ConfigError(f"weights of {name}: timm names no repository for them")
+    return _fetch_hub(name, repo, hub)
+
+
+def _fetch_hub(name: str, repo: str, hub: Path) -> Path:
+    """The file timm would take, at the place where it looks."""
+    import huggingface_hub
+    from huggingface_hub import errors
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # not a line for every retry
+    for file in inputs.HUB_FILES:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repo, file, cache_dir=hub))
+        except errors.LocalEntryNotFoundError as error:
+            reason = _reason(error.__cause__ or error)
+            raise ConfigError(f"weights of {name}: cannot reach the hub ({reason})") from None
+        except errors.RepositoryNotFoundError:
+            raise ConfigError(f"weights of {name}: the hub has no {repo}") from None
+        except errors.EntryNotFoundError:
+            continue
+        except (OSError, errors.HfHubHTTPError) as error:
+            raise ConfigError(f"weights of {name}: {repo}: {_reason(error)}") from None
+    raise ConfigError(f"weights of {name}: {repo} has none of {', '.join(inputs.HUB_FILES)}")
+
+
+def _fetch_url(url: str, path: Path) -> Path:
+    """Download one file and note its checksum beside it."""
+    digest = hashlib.sha256()
+
+    def write(file: IO[bytes]) -> None:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            while block := answer.read(1 << 20):
+                digest.update(block)
+                file.write(block)
+            # A connection that breaks off looks like the end of the file.
+            if file.tell() < int(answer.headers.get("Content-Length") or 0):
+                raise ConnectionError("the connection broke off")
+
+    try:
+        write_atomic(path, write)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise ConfigError(f"{url}: cannot be downloaded ({_reason(error)})") from None
+    write_text(_note(path), f"{digest.hexdigest()}  {path.name}\n")
+    return path
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _note(path: Path) -> Path:
+    """Where the checksum of a local file is noted, in the format of sha256sum."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def verify(names: Iterable[str], store: Store, hub: Path) -> Iterator[tuple[str, str, bool]]:
+    """Name, finding and whether it is fine, of the weights that are here; of all that are named.
+
+    The hub's blobs carry their checksum as their name; local files may have a note beside them.
+    """
+    named = list(names)
+    for name in entries(named):
+        path = place(name, store, hub)
+        if path is None:
+            if named:
+                yield name, "not here; run: sweep weights fetch " + name, False
+            continue
+        yield name, *_compare(path)
+
+
+def _compare(path: Path) -> tuple[str, bool]:
+    blob = path.resolve().name
+    noted = _note(path).read_text("utf-8").split()[:1] if _note(path).is_file() else [blob]
+    if not noted or len(noted[0]) != 64:
+        return f"{path}: here, no checksum to compare with", True
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found == noted[0]:
+        return f"{path}: fine", True
+    return f"{path}: differs from its checksum; delete it and fetch it again", False

@@ -1,0 +1,184 @@
+"""`sweep data`: what datasets there are, preparing them once, and checking what was prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from core.config import ConfigError, nearest
+from core.config.datasets import Entry, entries
+from core.config.values import at_home
+from core.datasets import archive, arrays
+from core.datasets.images import read_image
+from core.datasets.own import SPLITS, survey
+from core.datasets.read import find_root, read
+from core.sheet import Sheet
+from core.store.folders import Store
+
+
+def entry_of(name: str) -> Entry:
+    """The entry of a name. Raises ConfigError with the nearest one."""
+    if name not in entries():
+        raise ConfigError(f"unknown dataset '{name}'{nearest(name, entries(), shown=20)}")
+    return entries()[name]
+
+
+def sizes(name: str, store: Store) -> list[int]:
+    """The image sizes at which a dataset is prepared."""
+    folders = (store.data / "prepared").glob(f"{name}-*")
+    found = (folder.name.removeprefix(f"{name}-") for folder in folders)
+    return sorted(int(size) for size in found if size.isdecimal())
+
+
+def rows(names: Sequence[str], store: Store) -> list[dict[str, Any]]:
+    """The shape of `sweep data list --json`."""
+    chosen = {name: entry_of(name) for name in names or entries()}
+    return [
+        {
+            "name": name,
+            **entry.model_dump(),
+            "folder": (store.data / name).is_dir(),
+            "prepared": sizes(name, store),
+        }
+        for name, entry in chosen.items()
+    ]
+
+
+def table(store: Store) -> Sheet:
+    """All datasets, one line each."""
+    shown = Sheet(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "dataset"):
+        shown.add_column(column)
+    for column in ("classes", "train", "val", "test", "size"):
+        shown.add_column(column, justify="right")
+    for column in ("here", "licence"):
+        shown.add_column(column)
+    for name, entry in entries().items():
+        counts = [str(entry.splits[split]) for split in SPLITS]
+        here = _here(name, store)
+        style = "green" if here.startswith("prepared") else ""
+        row = (name, entry.title, str(entry.classes), *counts, entry.size)
+        shown.add_row(*row, Text(here, style=style), entry.licence)
+    return shown
+
+
+def _here(name: str, store: Store) -> str:
+    prepared = sizes(name, store)
+    if prepared:
+        return f"prepared at {', '.join(map(str, prepared))}"
+    return "folder" if (store.data / name).is_dir() else "no"
+
+
+def details(name: str, store: Store) -> Group:
+    """One dataset: what it is, where to get it, what to run."""
+    entry = entry_of(name)
+    lines = [
+        f"{entry.title}: {entry.classes} classes, "
+        + ", ".join(f"{entry.splits[split]} {split}" for split in SPLITS),
+        f"licence: {entry.licence}",
+        f"page: {entry.page}",
+        *(f"file: {item.url} (md5 {item.md5 or 'not published'})" for item in entry.archives),
+        f"here: {_here(name, store)} ({store.data})",
+        *([f"note: {entry.note}"] if entry.note else []),
+        f"prepare: sweep data prepare {name} --from FOLDER-WITH-THE-FILES",
+    ]
+    return Group(*(Text(line) for line in lines))
+
+
+def prepare(name: str, source: Path | None, size: int, store: Store, console: Console) -> Path:
+    """Archive or folder to arrays; returns where they lie. Raises ConfigError, OSError.
+
+    source: an extracted release, one archive, or a folder with the official files; by default
+    <data>/<name>. A release is read where it lies; archives are extracted to <data>/<name>.
+    """
+    entry, folder = entry_of(name), store.data / name
+    if arrays.place(name, size, store).is_dir():
+        return arrays.place(name, size, store)
+    if source and source.is_dir() and find_root(source, entry):
+        folder = source
+    elif source and not (folder.is_dir() and find_root(folder, entry)):
+        with _bar(console, "extract") as progress:
+            archive.unpack(source, folder, entry, progress=progress)
+    contents = read(name, folder, entry)
+    with _bar(console, "decode") as progress:
+        return arrays.prepare(name, contents, size, store, progress=progress)
+
+
+@contextmanager
+def _bar(console: Console, verb: str) -> Iterator[arrays.Progress]:
+    """A progress bar (none in a file or pipe), as the function that moves it."""
+    columns = (TextColumn(verb), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(verb, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at ('cub-224', or an own folder), what it holds, and what is wrong with it
+    or was left out, one line each."""
+
+    name: str
+    summary: str
+    problems: Sequence[str]
+    remarks: Sequence[str] = ()
+
+
+def verify(names: Iterable[str], store: Store, console: Console) -> Iterator[Finding]:
+    """Prepared arrays compared with their checksums; own folders, every image decoded. A name with
+    a '/' is a folder; without names, all that is prepared is read.
+
+    Raises ConfigError for a name that is unknown or not prepared.
+    """
+    names = list(names)
+    for name in names:
+        if not _own(name, store):
+            entry_of(name)
+            if not sizes(name, store):
+                raise ConfigError(f"{name}: not prepared in {store.data}")
+    for name in names or entries():
+        if name in names and (folder := _own(name, store)):
+            yield _verify_own(folder, console)
+            continue
+        for size in sizes(name, store):
+            place = arrays.place(name, size, store)
+            yield Finding(place.name, "fine", list(arrays.damage(place, entries()[name])))
+
+
+def _own(name: str, store: Store) -> Path | None:
+    """The user's own folder that a name stands for, as in a grid; None if it is a release."""
+    if "/" in name or (name not in entries() and Path(name).is_dir()):
+        return at_home(name).absolute()
+    folder = store.data / name
+    own = not sizes(name, store) and all((folder / split).is_dir() for split in SPLITS)
+    return folder if own else None
+
+
+def _verify_own(folder: Path, console: Console) -> Finding:
+    """Decode every image of an own folder, as a run would."""
+    found = survey(folder)
+    files = [f for split in found.files.values() for images in split.values() for f in images]
+    with _bar(console, "decode") as progress, ThreadPoolExecutor(arrays.workers()) as pool:
+        damaged = []
+        for done, problem in enumerate(pool.map(_unreadable, files), start=1):
+            damaged += [problem] if problem else []
+            progress(done, len(files))
+    counts = [f"{sum(map(len, c.values()))} {split}" for split, c in found.files.items()]
+    summary = f"fine: {len(found.files['train'])} classes, {', '.join(counts)} images"
+    return Finding(str(folder), summary, [*found.problems, *damaged], found.remarks)
+
+
+def _unreadable(file: Path) -> str | None:
+    try:
+        read_image(file, 8, as_shown=True)
+    except ConfigError as error:
+        return str(error)
+    return None

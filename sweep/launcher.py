@@ -1,0 +1,294 @@
+"""Launching: grid + store + profile -> what is missing gets submitted. Used by several verbs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from core.config import ConfigError, nearest
+from core.data import inputs
+from core.store.claims import shared_clock
+from core.store.folders import Store, SweepDir
+from slurm import cluster
+from slurm import profile as profiles
+from slurm.command import ClusterError
+from slurm.profile import Profile
+from sweep import summary
+from sweep.estimate import cost
+from sweep.grid import Grid, Run, select
+from sweep.inputs import pretrained
+from sweep.state import breaker, pending, plan, repair
+from sweep.state.plan import LAUNCHABLE, REPAIRABLE, Plan, State, Status
+from sweep.submit import array, in_process, local, submissions, watcher
+from sweep.submit.cancellation import end_jobs, withdraw
+from sweep.tune import winners
+from sweep.worker.stop import stoppable
+
+FEED_S = 30.0
+"""Seconds between two looks whether the cluster takes more jobs."""
+
+
+def load_profile(
+    name: str, *, max_parallel: int | None = None, tracking: str | None = None
+) -> Profile:
+    """A profile with what the command line overrides. Raises ProfileError."""
+    loaded = profiles.load(name)
+    changed: dict[str, object] = {}
+    if tracking:
+        changed["tracking"] = tracking
+    if max_parallel and loaded.executor == "local":
+        changed["workers"] = max_parallel
+    if max_parallel and loaded.executor == "slurm":
+        parallelism = {"slurm_array_parallelism": max_parallel}
+        changed["slurm"] = loaded.slurm.model_copy(update=parallelism)
+    return loaded.model_copy(update=changed)
+
+
+def look(grid: Grid, store: Store, only: Sequence[str] = (), *, clock: float | None = None) -> Plan:
+    """The plan of a grid's runs, or of those that match every filter; clock: see plan.make. Raises
+    ConfigError for a filter that names no field or matches no run."""
+    states, fields = _split(only)
+    sweep = store.sweep(grid.name)
+    seen = plan.make(select(grid.runs, fields), store, pending.promises(sweep), clock)
+    idle = {run.id for run in seen.of(LAUNCHABLE)}
+    seen = plan.beside(seen, pending.elsewhere(store, sweep, idle), store, clock)
+    if states:
+        kept = [status for status in seen.statuses if status.state in states]
+        seen = Plan(kept, asked=seen.asked)
+    return seen
+
+
+def _split(only: Sequence[str]) -> tuple[set[State], list[str]]:
+    """Filters on the state, and the others."""
+    states: set[State] = set()
+    for item in only:
+        if item.startswith("state="):
+            for name in item.removeprefix("state=").split(","):
+                if name not in list(State):
+                    raise ConfigError(
+                        f"--only {item}: unknown state '{name}'{nearest(name, State)}"
+                    )
+                states.add(State(name))
+    return states, [item for item in only if not item.startswith("state=")]
+
+
+def launch(
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    *,
+    only: Sequence[str] = (),
+    console: Console,
+    wait: bool = True,
+    feed_s: float | None = None,
+) -> Plan | None:
+    """Submit every run that is neither done nor on its way. Returns the final plan, None where
+    all is in Slurm's hands now and not waited for. Raises ConfigError, ProfileError, ClusterError.
+
+    feed_s: where a limit of the cluster leaves runs behind, try again every so many seconds.
+    """
+
+    def wanted(status: Status) -> bool:
+        return status.state in LAUNCHABLE
+
+    return _go(grid, store, profile, only, wanted, console, wait=wait, feed_s=feed_s)
+
+
+def retry(
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    *,
+    only: Sequence[str] = (),
+    kind: str | None = None,
+    console: Console,
+) -> Plan | None:
+    """Submit failed, cancelled and damaged runs again, as their failures ask for; `kind` limits
+    it to one class of failure, or of interruption. Raises ConfigError, ProfileError, ClusterError.
+    """
+    kinds = repair.classes(kind)
+
+    def wanted(status: Status) -> bool:
+        if kinds is None:
+            return status.state in REPAIRABLE
+        return status.state in REPAIRABLE | {State.INTERRUPTED} and status.kind in kinds
+
+    return _go(grid, store, profile, only, wanted, console)
+
+
+def _go(
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    only: Sequence[str],
+    wanted: Callable[[Status], bool],
+    console: Console,
+    *,
+    wait: bool = True,
+    feed_s: float | None = None,
+) -> Plan | None:
+    winners.require(grid)
+    check([s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
+    sweep = submissions.record_grid(grid, store)
+    with submissions.turn(sweep):
+        # By this machine's clock, were it ahead, healthy jobs would seem hung and be ended.
+        seen = look(grid, store, only, clock=shared_clock(sweep.path))
+        _release(seen, console)
+        chosen = [status for status in seen.statuses if wanted(status)]
+        console.print(summary.of(grid, seen, cost.of(profile, store, grid.about.get("hardware"))))
+        runs = _repaired(chosen, store, profile, console)
+        if not runs:
+            console.print(_nothing(seen))
+            queued = profile.executor == "slurm" and not seen.of(LAUNCHABLE | REPAIRABLE)
+            return None if queued else seen
+        withdraw(runs, store)
+        end_jobs([status.run for status in chosen if status.kind == "hung"], sweep, store)
+        breaker.close(sweep)
+        if profile.executor == "slurm":
+            left = _send(runs, seen, grid, store, profile, console)
+        elif profile.executor == "local":
+            submission = local.start(runs, sweep, store, profile)
+        else:
+            todo = in_process.job(runs, sweep, store, profile)
+    if profile.executor == "slurm":
+        if feed_s is not None:
+            _feed(left, wanted, grid, store, profile, console, feed_s)
+        return None
+    if profile.executor == "debug":
+        in_process.work(todo, profile, console)
+    elif wait:
+        watcher.wait(submission, store, console)
+    else:
+        how = grid.command("status", store, "--watch")
+        console.print(Text(f"{len(runs)} runs started; watch them with: {how}"), soft_wrap=True)
+        return None
+    _say_held(sweep, console)
+    # Of the same runs, also where `only` has chosen them by the states they were in.
+    runs = [status.run for status in seen.statuses]
+    return plan.make(runs, store, pending.promises(sweep))
+
+
+def _release(seen: Plan, console: Console) -> None:
+    """Let jobs start that Slurm has held since a node failed to start them."""
+    jobs = {status.job for status in seen.statuses if status.held and status.job}
+    for job in sorted(jobs):
+        cluster.release(job)
+    if jobs:
+        console.print(f"{len(jobs)} jobs released that Slurm had held: a node did not start them")
+
+
+def _repaired(
+    chosen: Sequence[Status], store: Store, profile: Profile, console: Console
+) -> list[Run]:
+    """The runs to submit; what a failure asks to be changed is kept in their folders. Says which
+    failed runs are left alone, and why."""
+    runs, refused = [], Counter[str]()
+    for status in chosen:
+        folder = store.run(status.run.id)
+        found = repair.plan(status, folder, profile)
+        if isinstance(found, str):
+            refused[f"{status.kind}: {found}"] += 1
+        else:
+            repair.keep(found, folder)
+            runs.append(status.run)
+    for reason, count in refused.items():
+        console.print(Text(f"{count} failed runs left alone: {reason}", style="yellow"))
+    return runs
+
+
+def _send(
+    runs: Sequence[Run],
+    seen: Plan,
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    console: Console,
+    *,
+    quiet: bool = False,
+) -> list[Run]:
+    """Submit to Slurm and say so (quiet: not if nothing fits); returns the runs without room."""
+    sent = array.send(runs, store.sweep(grid.name), store, profile, seen.behind)
+    if sent.arrays:
+        tasks, names = sum(sent.arrays.values()), ", ".join(sent.arrays)
+        console.print(f"{sent.runs} runs submitted: {tasks} tasks, arrays {names}")
+        how = grid.command("status", store, "--watch")
+        console.print(Text(f"watch them with: {how}"), soft_wrap=True)
+    if sent.left and (sent.arrays or not quiet):
+        later = "repeat this when some are done (`sweep launch --feed` goes on by itself)"
+        console.print(f"{len(sent.left)} runs do not fit yet ({sent.cap}); {later}")
+    return sent.left
+
+
+def _feed(
+    left: list[Run],
+    wanted: Callable[[Status], bool],
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    console: Console,
+    every_s: float,
+) -> None:
+    """Submit what is left whenever there is room, until nothing is or the breaker trips."""
+    sweep, said = store.sweep(grid.name), ""
+    with stoppable():
+        while left:
+            time.sleep(every_s)
+            if _say_held(sweep, console):
+                return
+            if not array.room(profile):
+                continue
+            try:
+                with submissions.turn(sweep):
+                    seen = look(grid, store)
+                    ready = {s.run.id for s in seen.statuses if wanted(s)}
+                    runs = [run for run in left if run.id in ready]
+                    left = _send(runs, seen, grid, store, profile, console, quiet=True)
+            except (ClusterError, ConfigError) as error:  # Slurm is down, or another launch submits
+                if str(error) != said:
+                    said = str(error)
+                    console.print(Text(f"{said}; tried again every {every_s:g} s", style="yellow"))
+
+
+def _say_held(sweep: SweepDir, console: Console) -> bool:
+    held = breaker.tripped(sweep)
+    if held:
+        console.print(Text(str(held), style="red"), soft_wrap=True)
+    return held is not None
+
+
+def check(runs: Sequence[Run], store: Store, profile: Profile) -> None:
+    """Raises ConfigError, before anything is written, where a run lacks data or weights."""
+    problems = _missing(runs, store, profile)
+    if problems:
+        raise ConfigError(*problems)
+
+
+def lacks(seen: Plan, store: Store, profile: Profile) -> list[str]:
+    """What the runs that are not done would lack, one line each."""
+    left = [status.run for status in seen.statuses if status.state is not State.DONE]
+    return _missing(left, store, profile)
+
+
+def _missing(runs: Sequence[Run], store: Store, profile: Profile) -> list[str]:
+    hub = pretrained.required_hub(profile)
+    evals = (item for run in runs for item in run.evals)
+    return inputs.missing((run.config for run in runs), store, hub=hub, evals=evals)
+
+
+def _nothing(seen: Plan) -> Text:
+    if not seen.statuses:
+        return Text("nothing to submit: no run is in such a state")
+    if seen.counts[State.DONE] == len(seen.statuses):
+        return Text("nothing to do: every run is done", style="green")
+    if seen.of(LAUNCHABLE):
+        return Text("nothing to retry; `sweep launch` runs what is new or was interrupted")
+    hint = (
+        "; `sweep retry` runs failed, cancelled and damaged ones again"
+        if seen.of(REPAIRABLE)
+        else ""
+    )
+    return Text(f"nothing to submit: every run is done, on its way or ended{hint}")

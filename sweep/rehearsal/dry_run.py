@@ -1,0 +1,227 @@
+"""The rehearsal of `sweep dry-run`: the miniatures of every run of some grids, for real, once each.
+
+They go through the same submission, job, training, evaluation and files as the runs, in a folder
+that is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from core.sheet import Sheet
+from core.store.folders import Store
+from core.training import schedules
+from slurm import profile as profiles
+from slurm.profile import Profile
+from sweep.grid import Grid, Run
+from sweep.rehearsal import gpu_memory, miniature
+from sweep.state import plan
+from sweep.state.plan import LAUNCHABLE, Plan, State
+from sweep.submit import local, submissions, watcher
+from sweep.worker.stop import stoppable
+
+WORKER_GB = 3
+"""Memory of a worker with a base-size backbone and its optimiser: 2.3 GB at most, measured."""
+DISK_GB = 4
+"""Checkpoints of a worker at most: each is deleted once its run has ended."""
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rehearsal found: runs with their miniatures, how these ended, and faults beside."""
+
+    pairs: Sequence[tuple[Run, Run]]
+    final: Plan
+    broken: dict[str, str]
+    """Datasets whose miniature could not be read: name -> why."""
+    misfits: Sequence[str]
+    """Schedules that do nothing in their training, a line each."""
+    fits: Sequence[gpu_memory.Fit]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        done = self.final.counts[State.DONE] == len(self.final.statuses)
+        hopeless = any(item.is_hopeless for item in self.fits)
+        return done and not self.broken and not self.misfits and not hopeless
+
+
+def rehearse(
+    grid: Grid, runs: Sequence[Run], store: Store, profile: Profile, console: Console
+) -> Outcome:
+    """Run every distinct miniature of these runs. grid: under whose name; profile: whose GPUs their
+    memory is compared with."""
+    started = time.monotonic()
+    here = profiles.load("local")
+    workers = _workers(here.workers)
+    # A terminal that closes ends it too: nobody would remove the folder, which may be memory.
+    with stoppable(signal.SIGHUP), _scratch(workers) as folder:
+        rehearsal = miniature.Rehearsal(folder)
+        datasets = miniature.furnish(runs, store, rehearsal)
+        pairs = [
+            (run, miniature.shrink(run, datasets))
+            for run in runs
+            if run.config.dataset not in datasets.broken
+        ]
+        small = list({pair[1].id: pair[1] for pair in pairs}.values())
+        console.print(f"{len(small)} distinct miniatures of {len(runs)} runs, {workers} at a time:")
+        env = {"EPSWEEP_DATA": str(rehearsal.data)}
+        here = here.model_copy(update={"tracking": "none", "workers": workers, "env": env})
+        final = _run(replace(grid, runs=tuple(small)), rehearsal, here, console)
+        return Outcome(
+            pairs,
+            final,
+            datasets.broken,
+            _misfits(runs),
+            gpu_memory.measured(pairs, rehearsal, profile),
+            time.monotonic() - started,
+        )
+
+
+def _workers(most: int) -> int:
+    """As many as this machine has cores and memory for."""
+    return int(max(1, min(most, _free_memory_gb() // WORKER_GB)))
+
+
+def _free_memory_gb() -> float:
+    """What new processes may take; infinite where the kernel does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    return inf
+
+
+@contextmanager
+def _scratch(workers: int) -> Iterator[Path]:
+    """A folder for the rehearsal, in memory where that is plenty: a miniature writes checkpoints of
+    a gigabyte, and waits for the disk as long as it trains."""
+    roomy = False
+    if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
+        free = min(shutil.disk_usage(SHARED_MEMORY).free / 1e9, _free_memory_gb())
+        roomy = free >= workers * (WORKER_GB + DISK_GB)
+    where = SHARED_MEMORY if roomy else None
+    with tempfile.TemporaryDirectory(prefix="epsweep-dry-run-", dir=where) as folder:
+        yield Path(folder)
+
+
+def _run(grid: Grid, rehearsal: Store, here: Profile, console: Console) -> Plan:
+    if not grid.runs:
+        return Plan([])
+    sweep = submissions.record_grid(grid, rehearsal)
+    submission = local.start(grid.runs, sweep, rehearsal, here, batches=miniature.BATCHES)
+    started = time.monotonic()
+
+    def look(working: bool) -> Plan:
+        seen = plan.make(submission.runs, rehearsal, submission.pending if working else {})
+        _prune(seen, rehearsal)
+        return seen
+
+    return watcher.attend(
+        submission,
+        console,
+        look,
+        show=lambda seen, _: _bar(seen, started),
+        brief=lambda seen: _counts(seen, started),
+        left=lambda seen: bool(seen.of({State.PENDING, *LAUNCHABLE})),
+        spare=3 * len(submission.runs),
+    )
+
+
+def _prune(seen: Plan, rehearsal: Store) -> None:
+    """Delete what is large of runs that have ended."""
+    for run in seen.of(watcher.ENDED):
+        folder = rehearsal.run(run.id)
+        for file in (folder.checkpoint, folder.previous_checkpoint):
+            file.unlink(missing_ok=True)
+
+
+def _bar(seen: Plan, started: float) -> Group:
+    """A progress bar, and what is under way."""
+    ended = sum(seen.counts[state] for state in watcher.ENDED)
+    row = Table.grid(padding=(0, 2))
+    row.add_row(
+        ProgressBar(total=len(seen.statuses), completed=ended, width=40), _counts(seen, started)
+    )
+    running = [status for status in seen.statuses if status.state is State.RUNNING]
+    names = (status.run.id.rpartition("-")[0] for status in running)
+    return Group(row, *(Text(f"  {name}", style="dim") for name in names))
+
+
+def _counts(seen: Plan, started: float) -> Text:
+    ended, all_ = sum(seen.counts[state] for state in watcher.ENDED), len(seen.statuses)
+    text = watcher.counts_line(seen)
+    if ended:
+        left = (time.monotonic() - started) * (all_ - ended) / ended
+        text.append(f"   left {watcher.duration(left)}", style="bold")
+    return text
+
+
+def _misfits(runs: Sequence[Run]) -> list[str]:
+    """Schedules under which nothing is ever attacked although a strength is asked for."""
+    found = {}
+    for run in runs:
+        config = run.config
+        key = (config.schedule, config.epochs)
+        if config.schedule.kind == "standard" or key in found:
+            continue
+        if config.schedule.kind == "auto":
+            never = config.schedule.patience + 1 >= config.epochs
+        else:
+            schedule = schedules.make(config)
+            never = not any(schedule.alpha(epoch) for epoch in range(config.epochs))
+        found[key] = f"schedule {run.setting}: never attacks in {config.epochs} epochs" * never
+    return [line for line in found.values() if line]
+
+
+def report(found: Outcome, profile: Profile) -> Group:
+    """What passed, what failed and why, and the memory that runs need."""
+    ended = found.final.counts
+    head = Text.assemble(
+        (f"{ended[State.DONE]} passed", "green"),
+        (f", {ended[State.FAILED]} failed", "red") if ended[State.FAILED] else "",
+        f" of {len(found.final.statuses)} in {watcher.duration(found.seconds)}",
+    )
+    problems = [Text(f"dataset {n}: {why}", style="red") for n, why in found.broken.items()]
+    problems += [Text(line, style="red") for line in found.misfits]
+    lines = [head, *problems, *watcher.reasons(found.final)]
+    return Group(_cells(found), *lines, gpu_memory.table(found.fits, profile))
+
+
+def _cells(found: Outcome) -> Sheet:
+    """Distinct miniatures by backbone and dataset: passed/all."""
+    states = {status.run.id: status.state for status in found.final.statuses}
+    cells: dict[tuple[str, str], dict[str, State]] = defaultdict(dict)
+    for run, small in found.pairs:
+        name = run.config.dataset.rstrip("/").rpartition("/")[2]
+        cells[run.config.backbone, name][small.id] = states[small.id]
+    shown = Sheet(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("passed/miniatures")
+    datasets = list(dict.fromkeys(dataset for _, dataset in cells))
+    for name in datasets:
+        shown.add_column(name, justify="right")
+    for backbone in dict.fromkeys(backbone for backbone, _ in cells):
+        row = (cells.get((backbone, name)) for name in datasets)
+        shown.add_row(backbone, *(_cell(list(cell.values())) if cell else "" for cell in row))
+    return shown
+
+
+def _cell(states: Sequence[State]) -> Text:
+    done = states.count(State.DONE)
+    return Text(f"{done}/{len(states)}", style="green" if done == len(states) else "red")

@@ -1,0 +1,97 @@
+"""Whether runs fit into a GPU: an estimate from what a rehearsed training step kept in memory.
+
+Torch-free. Weights, gradients and optimiser state count once, what autograd saves counts once per
+image; the share for the allocator and work buffers is a rule of thumb, so this is no promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from core.sheet import Sheet
+from core.store.folders import Store, read_json
+from slurm.profile import Profile
+from sweep.grid import Run
+
+MARGIN = 1.15
+"""Allocator, work buffers of the libraries and gradients on their way, as a factor."""
+CONTEXT_GB = 0.8
+"""What a process takes of a GPU before its first tensor."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a training step keeps, in bytes."""
+
+    fixed: float
+    per_image: float
+
+    def gb(self, images: int) -> float:
+        """Estimated memory of a step on so many images at once."""
+        return MARGIN * (self.fixed + images * self.per_image) / 1e9 + CONTEXT_GB
+
+    def most(self, images: int, memory_gb: float) -> int:
+        """Images at once that fit, in the steps in which a run halves its micro-batch; 0: none."""
+        while images > 1 and self.gb(images) > memory_gb:
+            images = 1 << (images - 1).bit_length() - 1
+        return images if self.gb(images) <= memory_gb else 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A backbone's step, with the most images of all its runs, and the GPU of its profile."""
+
+    backbone: str
+    need: Need
+    images: int
+    """Of a batch, per GPU."""
+    memory_gb: float | None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no micro-batch fits. Of several images too many, a run takes fewer by itself."""
+        return self.memory_gb is not None and not self.need.most(self.images, self.memory_gb)
+
+    @property
+    def verdict(self) -> str:
+        """'' where it fits, or nobody said how large the GPU is."""
+        if self.memory_gb is None or self.need.gb(self.images) <= self.memory_gb:
+            return ""
+        most = self.need.most(self.images, self.memory_gb)
+        if not most:
+            return f"not even one image fits into {self.memory_gb:g} GB"
+        return f"more than {self.memory_gb:g} GB; micro-batches of {most} would fit"
+
+
+def measured(pairs: Sequence[tuple[Run, Run]], rehearsal: Store, profile: Profile) -> list[Fit]:
+    """The largest need of each backbone. pairs: runs, each with its miniature."""
+    largest: dict[str, Fit] = {}
+    for run, small in pairs:
+        found = read_json(rehearsal.run(small.id).memory)
+        if not found or not found["per_image"]:
+            continue
+        name, own = run.config.backbone, profile.for_backbone(run.config.backbone)
+        images = -(-run.config.batch // own.ranks)
+        fit = Fit(name, Need(**found), images, own.gpu_memory_gb)
+        if name not in largest or fit.need.gb(images) > largest[name].need.gb(largest[name].images):
+            largest[name] = fit
+    return list(largest.values())
+
+
+def table(fits: Sequence[Fit], profile: Profile) -> Sheet:
+    """One line per backbone."""
+    shown = Sheet(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    shown.title = f"Estimated GPU memory of a training step (profile {profile.name})"
+    shown.add_column("backbone")
+    for column in ("fixed GB", "MB per image", "images", "about GB", "GPU GB"):
+        shown.add_column(column, justify="right")
+    shown.add_column("")
+    for fit in fits:
+        need, gpu = fit.need, f"{fit.memory_gb:g}" if fit.memory_gb else "?"
+        numbers = (f"{need.fixed / 1e9:.2f}", f"{need.per_image / 1e6:.0f}", str(fit.images))
+        about = f"{need.gb(fit.images):.1f}"
+        shown.add_row(fit.backbone, *numbers, about, gpu, Text(fit.verdict, style="yellow"))
+    return shown

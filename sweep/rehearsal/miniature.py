@@ -1,0 +1,145 @@
+"""Miniatures for `sweep dry-run`: runs shrunk to seconds, and datasets of a few generated images.
+
+A shrunk run keeps its backbone, dataset, image size, objective, protocol, kind of schedule, norm
+and precision, and loses its length: random weights, two batches, attacks of one step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from core.config import EvalConfig, Optim, RunConfig, Schedule
+from core.config.datasets import entries
+from core.config.registry import backbones
+from core.data import inputs
+from core.datasets import miniature
+from core.datasets.own import image_files
+from core.store.folders import Store
+from core.training import schedules
+from sweep.grid import Run
+
+BATCHES = 2
+CLASSES, EACH = 3, 2
+"""Of a folder of images: classes where it is not here, and images of each."""
+
+
+@dataclass(frozen=True)
+class Rehearsal(Store):
+    """A store whose data lie in it, wherever those of real runs are."""
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+
+@dataclass
+class Datasets:
+    """The miniature datasets of a rehearsal: what to call each, and why some could not be made."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+
+def shrink(run: Run, datasets: Datasets) -> Run:
+    """The miniature of a run; runs that differ in seed, strength, rates or length share one."""
+    config = run.config
+    ramps = _begins_clean(config)
+    changes = {
+        "weights": "random",
+        "dataset": datasets.names.get(config.dataset, config.dataset),
+        "schedule": _schedule(config.schedule, ramps),
+        "epsilon_g": Fraction(2, 255),
+        # Two batches: of one epoch, or of two where it begins clean (`auto` learns of its own
+        # convergence after the second one and attacks in a third).
+        "epochs": (3 if config.schedule.kind == "auto" else 2) if ramps else 1,
+        # A backbone that we do not know may normalise over the images of a batch.
+        "batch": 1 if config.backbone in backbones() else 2,
+        "optim": _optim(config.optim),
+        "attack": {"steps": 1},
+        "validation": {"steps": 1, "images": 1},
+        "seed": 0,
+    }
+    data = {name: getattr(config, name) for name in type(config).model_fields} | changes
+    if config.schedule.kind == "standard":
+        del data["epsilon_g"]
+    evals = dict.fromkeys(shrunk_eval(item) for item in run.evals)
+    return Run(RunConfig.model_validate(data), run.setting, tuple(evals))
+
+
+def _begins_clean(config: RunConfig) -> bool:
+    kind = config.schedule.kind
+    return kind != "standard" and schedules.make(config).alpha(0) == 0
+
+
+def _optim(optim: Optim) -> Optim:
+    """Rates at which nothing diverges; the head keeps its own where it has them."""
+    rates = {"lr": 1e-4, "weight_decay": 1e-2, "head_lr": 1e-3, "head_weight_decay": 1e-3}
+    return optim.model_copy(
+        update={n: v for n, v in rates.items() if getattr(optim, n) is not None}
+    )
+
+
+def _schedule(schedule: Schedule, ramps: bool) -> Schedule:
+    """The same kind in the epochs of a miniature: clean, then attacked, where it begins clean."""
+    changes: dict[str, object] = {"patience": 1, "tolerance": 0.99}
+    if schedule.kind == "two_hinge":
+        changes |= {"T1": 0, "T2": 2 if ramps else 0}
+    if schedule.kind == "points":
+        changes["points"] = ((0, Fraction(not ramps)), (1, Fraction(1)))
+    return schedule.model_copy(update=changes)
+
+
+def shrunk_eval(item: EvalConfig) -> EvalConfig:
+    """Clean and one strength, one step, one image; of corruptions one image."""
+    if item.attack == "corruptions":
+        return item.model_copy(update={"images": 1})
+    strengths = (Fraction(0), Fraction(2, 255))
+    changes = {
+        "epsilons": strengths,
+        "steps": 1,
+        "images": 1,
+        "prior": None,
+        "attack": "apgd-ce",
+    }
+    return item.model_copy(update=changes)
+
+
+def furnish(runs: Iterable[Run], store: Store, rehearsal: Rehearsal) -> Datasets:
+    """Generate the runs' datasets in the rehearsal, each in its own format, and read and prepare
+    them as releases are."""
+    made = Datasets()
+    for name, size in dict.fromkeys((r.config.dataset, r.config.image_size) for r in runs):
+        if inputs.is_drawn(name):
+            continue
+        try:
+            if name not in entries() or inputs.is_own(name, size, store):
+                if name not in made.names:
+                    copy = rehearsal.data / "folders" / str(len(made.names))
+                    made.names[name] = str(_folder(name, store, copy))
+            else:
+                release = rehearsal.root / "releases" / f"{name}-{size}"
+                miniature.furnish(name, rehearsal, size, release)
+        except Exception as error:  # a reader that breaks may raise anything
+            reason = (str(error).strip() or "no message").splitlines()[0]
+            made.broken[name] = f"{type(error).__name__}: {reason}"
+    return made
+
+
+def _folder(name: str, store: Store, below: Path) -> Path:
+    """A folder `below` with train/, val/ and test/ like the user's own: links to some of its images
+    where it is here, generated ones elsewhere."""
+    own = inputs.dataset_folder(name, store)
+    copy = below / own.name
+    if not own.is_dir():
+        miniature.write_folder(copy, classes=CLASSES, each=EACH)
+        return copy
+    for split, classes in image_files(own).items():
+        for label, files in classes.items():
+            (copy / split / label).mkdir(parents=True)
+            for file in files[:EACH]:
+                os.symlink(file.absolute(), copy / split / label / file.name)
+    return copy

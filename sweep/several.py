@@ -1,0 +1,142 @@
+"""Several grids at once: their distinct runs, and what is saved where grids share runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from core.config import EvalConfig
+from core.sheet import Sheet
+from core.store.folders import Store
+from slurm import profile as profiles
+from slurm.profile import Profile
+from sweep import launcher
+from sweep.estimate import cost
+from sweep.estimate.cost import Cost
+from sweep.grid import Grid, Run
+from sweep.state.plan import Plan, State, Status
+from sweep.submit import watcher
+from sweep.summary import place, searches, spelled
+from sweep.tune import winners
+
+
+@dataclass(frozen=True)
+class Share:
+    """One grid among several."""
+
+    grid: Grid
+    plan: Plan
+    shared: int
+    """Runs that an earlier grid has too."""
+    hours: float | None
+    """Estimated hours of its searches and of what no earlier grid has; None where nothing tells."""
+    cost: Cost
+
+
+def look(
+    grids: Sequence[Grid], store: Store, only: Sequence[str] = (), profile: Profile | None = None
+) -> list[Share]:
+    """Every grid's plan, in order, and what it costs on a profile (default: this machine). Raises
+    ConfigError for a filter that fits none of its runs."""
+    seen: dict[str, set[EvalConfig]] = {}
+    costs: dict[str, Cost] = {}
+    shares = []
+    for grid in grids:
+        plan = launcher.look(grid, store, only)
+        named = str(grid.about.get("hardware"))
+        rate = costs.get(named) or cost.of(profile or profiles.load("local"), store, named)
+        costs[named] = rate
+        # What is not tuned yet is shared with nobody: its rates will be others.
+        known = seen if winners.are_in(grid) else {}
+        shared = sum(status.run.id in known for status in plan.statuses)
+        hours = _hours([status.run for status in plan.statuses], rate, known)
+        before = rate.searching(grid.searches)
+        both = None if hours is None or before is None else hours + before
+        shares.append(Share(grid, plan, shared, both, rate))
+        for status in plan.statuses if winners.are_in(grid) else ():
+            seen.setdefault(status.run.id, set()).update(status.run.evals)
+    return shares
+
+
+def _hours(
+    runs: Sequence[Run], cost: Cost, seen: Mapping[str, Collection[EvalConfig]]
+) -> float | None:
+    """Of runs; of those that an earlier grid has, only the evaluations that it lacks."""
+    total = 0.0
+    for run in runs:
+        known = seen.get(run.id)
+        whole = cost.hours(run.config, [item for item in run.evals if item not in (known or ())])
+        training = 0.0 if known is None else cost.hours(run.config, ())
+        if whole is None or training is None:
+            return None
+        total += whole - training
+    return total
+
+
+def union(shares: Sequence[Share]) -> Plan:
+    """The distinct runs; one that two grids share is done once it has the evaluations of both. What
+    is not tuned yet counts as its grid's own, under the ids of its file."""
+    merged: dict[tuple[str, str], Status] = {}
+    for share in shares:
+        own = "" if winners.are_in(share.grid) else share.grid.name
+        for status in share.plan.statuses:
+            known = merged.get((own, status.run.id))
+            if known is None or known.state is State.DONE:
+                merged[own, status.run.id] = status
+    return Plan(list(merged.values()))
+
+
+def table(shares: Sequence[Share]) -> Group:
+    """Runs of each grid, how many of them an earlier one has, and the sum."""
+    shown = Sheet(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("grid")
+    for column in ("runs", "shared", "done", "estimate"):
+        shown.add_column(column, justify="right")
+    for share in shares:
+        hours = "unknown" if share.hours is None else spelled(share.hours, share.cost.unit)
+        done = str(share.plan.counts[State.DONE])
+        runs = str(len(share.plan.statuses))
+        shown.add_row(share.grid.name, runs, str(share.shared or ""), done, hours)
+    every = union(shares)
+    done, count = str(every.counts[State.DONE]), str(len(every.statuses))
+    shown.add_row("together", count, "", done, ", ".join(_sums(shares)), style="bold")
+    asked = sum(len(share.plan.statuses) for share in shares)
+    saved = f"{asked - len(every.statuses)} of {asked} are shared and run once"
+    bases = dict.fromkeys(share.cost.basis for share in shares if share.hours)
+    return Group(
+        place(shares[0].cost.store, *(share.grid for share in shares)),
+        shown,
+        *(Text(f"estimate: {basis}") for basis in bases),
+        *(line for share in shares for line in searches(share.grid, share.cost)),
+        Text.assemble(f"{saved}: ", watcher.counts_line(every)),
+    )
+
+
+def _sums(shares: Sequence[Share]) -> list[str]:
+    """The estimates that there are, by unit."""
+    sums: dict[str, float] = {}
+    for share in shares:
+        if share.hours is not None:
+            sums[share.cost.unit] = sums.get(share.cost.unit, 0) + share.hours
+    unknown = sum(share.hours is None for share in shares)
+    rest = [f"{unknown} unknown"] if unknown else []
+    return rest + [spelled(hours, unit) for unit, hours in sums.items()]
+
+
+def as_json(shares: Sequence[Share]) -> str:
+    """The shape of `plan --json` for the union, and counts per grid."""
+    grids: dict[str, Any] = {
+        share.grid.name: {
+            "counts": share.plan.to_dict()["counts"],
+            "shared": share.shared,
+            "hours": share.hours,
+            "unit": share.cost.unit,
+        }
+        for share in shares
+    }
+    return json.dumps({"grids": grids, **union(shares).to_dict()}, indent=1)

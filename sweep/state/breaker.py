@@ -1,0 +1,68 @@
+"""The circuit breaker: the same traceback in several runs holds the rest of the sweep back.
+
+Each failing run leaves its name under `failures/<fingerprint>/` in the sweep's folder. Jobs look
+there before they begin a run; `launch` and `retry` close the breaker again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.store.folders import DamagedError, SweepDir, read_json, write_json
+
+LIMIT = 3
+"""Runs that must fail alike."""
+SYSTEMATIC = ("bug", "data")
+"""Classes of failure that other runs may share; divergence or memory belong to one run."""
+
+
+@dataclass(frozen=True)
+class Tripped:
+    """Why a sweep holds its other runs back."""
+
+    runs: int
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.runs} runs failed alike ({self.reason}); the others are held back: mend the "
+            "cause, then `sweep launch` or `sweep retry`"
+        )
+
+
+def note(sweep: SweepDir, run_id: str, error: BaseException, reason: str) -> None:
+    """Remember that a run failed with this traceback."""
+    write_json(sweep.failures / _fingerprint(error) / f"{run_id}.json", {"reason": reason})
+
+
+def tripped(sweep: SweepDir) -> Tripped | None:
+    """The failure that at least LIMIT runs share, None where there is none."""
+    with suppress(FileNotFoundError):  # there are none, or `close` removes them meanwhile
+        for folder in sorted(sweep.failures.iterdir()):
+            files = sorted(folder.glob("[!.]*.json"))
+            if len(files) >= LIMIT:
+                return Tripped(len(files), _reason(files[0]))
+    return None
+
+
+def _reason(file: Path) -> str:
+    with suppress(DamagedError):
+        return str((read_json(file) or {}).get("reason", "?"))
+    return "?"
+
+
+def close(sweep: SweepDir) -> None:
+    """Let runs begin again."""
+    shutil.rmtree(sweep.failures, ignore_errors=True)
+
+
+def _fingerprint(error: BaseException) -> str:
+    """The exception's type and the place of every frame; not its text, which may name the run."""
+    frames = [f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+    text = "\n".join([type(error).__name__, *frames])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,150 @@
+"""What submissions promise: for each run the job that is to start it, and what Slurm says of it.
+
+A run's folder is the truth about the run. A promise only tells why a run that nobody works on is
+left alone: a job is on its way to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from core.store import shapes
+from core.store.claims import process_alive
+from core.store.folders import Store, SweepDir, salvage
+from slurm import cluster, environment
+from slurm.cluster import JobState
+from sweep.state import joblog, triage
+
+Key = TypeVar("Key")
+Rows = Sequence[Mapping[str, Any] | None]
+"""Of a manifest; None in the place of one that cannot be read."""
+
+HIDDEN = "HIDDEN"
+"""State of another user's job where Slurm shows us none of those."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A submission's promise to start a run."""
+
+    job: str
+    """Its id; its name, where the launcher died before it learnt the id."""
+    after: int
+    """Attempts at the run before it."""
+    name: str = ""
+    """Of the array, unlike any other; '' for a process on this machine."""
+    state: JobState | None = None
+    """None until Slurm is asked, and for a process, which is alive."""
+    logs: Path | None = None
+    evals: frozenset[str] = frozenset()
+    """Ids of the evaluations that a job is to make of the run."""
+    grid: str = ""
+    """Whose job it is, where it is another grid's."""
+    user: str | None = None
+    """Who submitted it; None in old records."""
+
+    @property
+    def live(self) -> bool:
+        """Whether the job is still on its way or at work. Where Slurm does not answer it is: a run
+        that waits too long is better than one that is queued twice."""
+        state = self.state
+        return state is None or not (state.over or (state.current and state.state == "UNKNOWN"))
+
+    def ended(self) -> tuple[str, str] | None:
+        """(class, reason) of the end of a job that is over, None where nobody knows."""
+        if self.live or self.logs is None or self.state is None:
+            return None
+        return triage.of_job(self.state, joblog.path(self.logs, self.job))
+
+
+def promises(sweep: SweepDir) -> dict[str, Pending]:
+    """The newest promise to each run, by run id. Asks nobody."""
+    found: dict[str, Pending] = {}
+    manifests: dict[str, Rows] = {}
+    for row in submissions(sweep):
+        name = row["manifest"]
+        if name not in manifests:
+            manifests[name] = salvage(sweep.path / name, shapes.Manifest)
+        rows = manifests[name]
+        if row["executor"] == "slurm":
+            found |= _of_array(row, rows, sweep.logs)
+        elif alive := [item for item in row.get("processes", ()) if process_alive(item)]:
+            found |= of_process(rows, str(alive[0]["pid"]))
+    return found
+
+
+def submissions(sweep: SweepDir) -> list[dict[str, Any]]:
+    """The submissions of a sweep that can be read."""
+    return [row for row in salvage(sweep.submissions, shapes.Submission) if row]
+
+
+def elsewhere(store: Store, sweep: SweepDir, runs: Collection[str]) -> dict[str, list[Pending]]:
+    """The Slurm jobs that are on their way to these runs (by id) for other grids of the store, as
+    Slurm says now: where it does not, as in a copy of the store, they promise nothing."""
+    found = {
+        (run, promise.job): replace(promise, grid=other.path.name)
+        for other in store.sweeps()
+        if runs and other.path != sweep.path
+        for run, promise in promises(other).items()
+        if promise.name and run in runs
+    }
+    live: dict[str, list[Pending]] = {}
+    for (run, _), promise in (ask(found) if found else {}).items():
+        if promise.live and promise.state and promise.state.current:
+            live.setdefault(run, []).append(promise)
+    return live
+
+
+def of_process(rows: Rows, pid: str) -> dict[str, Pending]:
+    """What a worker on this machine promises for the rows of its manifest."""
+    return {row["id"]: Pending(pid, row["after"]) for row in rows if row}
+
+
+def tasks(row: Mapping[str, Any]) -> Iterator[tuple[str, range]]:
+    """(job, rows of the manifest) of each task of an array, as submissions.jsonl holds it."""
+    base, count, first, per = row["array"] or row["name"], row["tasks"], row["first"], row["per"]
+    for task in range(count):
+        # submitit makes a plain job of a single task.
+        job = f"{base}_{task}" if count > 1 else base
+        yield job, range(first + task * per, min(first + (task + 1) * per, row["end"]))
+
+
+def _of_array(row: Mapping[str, Any], rows: Rows, logs: Path) -> dict[str, Pending]:
+    return {
+        run["id"]: Pending(
+            job,
+            run["after"],
+            row["name"],
+            logs=logs,
+            evals=frozenset(run["evals"]),
+            user=row.get("user"),
+        )
+        for job, numbers in tasks(row)
+        for number in numbers
+        # A manifest that was deleted promises nothing, nor does a damaged row of one.
+        if number < len(rows) and (run := rows[number])
+    }
+
+
+def ask(promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
+    """The same promises with what Slurm says: one squeue for all, and at most one sacct.
+
+    A cluster may keep other users' jobs from us: one that it does not show us may well be there.
+    """
+    jobs = {item.job: item for item in promised.values() if item.name}
+    states = cluster.jobs(jobs, {item.name for item in jobs.values()})
+    me = environment.user()
+    foreign = [j for j in jobs if jobs[j].user not in (None, me) and states[j].state == "UNKNOWN"]
+    if foreign and cluster.hides_jobs():
+        for job in foreign:
+            hidden = f"a job of {jobs[job].user}, not visible to you"
+            states[job] = replace(states[job], state=HIDDEN, reason=hidden)
+    return {
+        run: replace(item, job=states[item.job].id or item.job, state=states[item.job])
+        if item.name
+        else item
+        for run, item in promised.items()
+    }

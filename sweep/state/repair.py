@@ -1,0 +1,96 @@
+"""What a retry changes: one policy per class of failure, kept in the folder of the run.
+
+Out of GPU memory: half the images per forward, at the same effective batch. Out of host memory:
+more of it. Any other class is run again as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from core.config import ConfigError, nearest
+from core.store import shapes
+from core.store.folders import DamagedError, RunDir, read_json, write_json
+from slurm.profile import Profile
+from sweep.state.plan import State, Status
+from sweep.state.triage import FAILURES, PAUSES
+
+MORE_MEMORY = 1.5
+LIMIT = 3
+"""Retries of one run for one class of failure."""
+BOTH_MEMORIES = {"oom", "memory"}
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What has been changed for a run so far, and how often it was tried for which failure."""
+
+    micro_batch: int | None = None
+    mem_gb: float | None = None
+    retries: Mapping[str, int] = field(default_factory=dict)
+    answers: str = ""
+    """The failure that it is for: a retry that was not taken, by a full queue, changes no more."""
+
+    def options(self) -> dict[str, Any]:
+        """Fields of core.run.pipeline.Options."""
+        if self.micro_batch is None:
+            return {}
+        return {"micro_batch": self.micro_batch, "eval_batch": self.micro_batch}
+
+
+FIELDS = frozenset(item.name for item in fields(Repair))
+
+
+def read(run: RunDir) -> Repair:
+    """The repair of a run, an empty one where nothing was changed."""
+    try:
+        known = read_json(run.repair, shapes.Repair) or {}
+    except DamagedError:  # the run is damaged, and is told so
+        known = {}
+    return Repair(**{name: value for name, value in known.items() if name in FIELDS})
+
+
+def classes(asked: str | None) -> set[str] | None:
+    """The classes that `--failed` means ('oom': both memories), None for all.
+
+    Raises ConfigError for an unknown one.
+    """
+    if asked is None:
+        return None
+    if asked not in FAILURES | PAUSES:
+        raise ConfigError(f"--failed {asked}: unknown class{nearest(asked, FAILURES | PAUSES)}")
+    return BOTH_MEMORIES if asked == "oom" else {asked}
+
+
+def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
+    """The repair to try next, or the reason why there is none."""
+    before = read(run)
+    if status.state is not State.FAILED:
+        return before
+    failure = f"attempt {status.attempts}, job {status.job}"
+    if before.answers == failure:
+        return before
+    kind = status.kind or "bug"
+    tried = before.retries.get(kind, 0)
+    if tried >= LIMIT:
+        return f"failed again after {tried} retries"
+    retries = {**before.retries, kind: tried + 1}
+    after = replace(before, retries=retries, answers=failure)
+    profile = profile.for_backbone(status.run.config.backbone)
+    if kind == "oom":
+        batch = before.micro_batch or -(-status.run.config.batch // profile.ranks)
+        if batch == 1:
+            return "out of GPU memory with one image at a time"
+        return replace(after, micro_batch=batch // 2)
+    memory = max(before.mem_gb or 0, profile.slurm.mem_gb or 0)
+    if kind == "memory" and memory:
+        return replace(after, mem_gb=round(memory * MORE_MEMORY, 3))
+    return after
+
+
+def keep(repair: Repair, run: RunDir) -> None:
+    """Remember a repair; the run is executed with it from now on."""
+    if repair != Repair():
+        write_json(run.repair, asdict(repair))

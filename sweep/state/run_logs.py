@@ -1,0 +1,69 @@
+"""Finding and reading the log of one run, or of the Slurm job that was to run it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from core.config import ConfigError, nearest
+from core.store.claims import holder
+from core.store.folders import RunDir, Store
+from sweep.state import joblog, pending
+from sweep.state.pending import Pending
+
+
+def find(store: Store, name: str) -> RunDir:
+    """The run whose id is `name` or begins with it. Raises ConfigError where none or several do."""
+    begun = [path.name for path in store.runs.iterdir()] if store.runs.is_dir() else []
+    names = sorted({*begun, *promised(store)})
+    matches = [name] if name in names else [item for item in names if item.startswith(name)]
+    if len(matches) == 1:
+        return store.run(matches[0])
+    if matches:
+        more = ", ..." if len(matches) > 4 else ""
+        some = ", ".join(matches[:4])
+        raise ConfigError(f"'{name}' begins {len(matches)} run ids: {some}{more}")
+    hint = nearest(name, names) if names else f" ({store.runs} holds none)"
+    raise ConfigError(f"no run '{name}'{hint}")
+
+
+def promised(store: Store) -> dict[str, Pending]:
+    """The runs that Slurm jobs of any sweep were to start, by id."""
+    found: dict[str, Pending] = {}
+    for sweep in store.sweeps():
+        promises = pending.promises(sweep)
+        found |= {run: promise for run, promise in promises.items() if promise.logs}
+    return found
+
+
+def read(store: Store, run: RunDir, *, follow: bool) -> Iterator[str]:
+    """The run's log so far; with `follow`, whatever is added until no process works on it. Where
+    a process ended without a word, or never began, also what its job said.
+
+    Raises ConfigError where there is neither.
+    """
+    promise = promised(store).get(run.id)
+    said = joblog.tail(joblog.path(promise.logs, promise.job)) if promise and promise.logs else ""
+    if not run.log.is_file() and not said:
+        waiting = f": job {promise.job} has not begun" if promise else ""
+        raise ConfigError(f"{run.id}: has no log yet{waiting}")
+    if run.log.is_file():
+        yield from _growing(run, follow=follow)
+    current = holder(run)
+    silent = current is None or not (current.live or current.info.get("outcome"))
+    if promise and said and silent:
+        yield f"-- job {promise.job} --\n{said}"
+
+
+def _growing(run: RunDir, *, follow: bool) -> Iterator[str]:
+    with open(run.log, encoding="utf-8") as file:
+        yield file.read()
+        while follow:
+            current = holder(run)
+            piece = file.read()
+            if piece:
+                yield piece
+            elif current is None or not current.live:
+                return
+            else:
+                time.sleep(0.5)

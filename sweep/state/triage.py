@@ -1,0 +1,122 @@
+"""Why a run failed or stopped: a class a program can act on, and one line a person can read.
+
+A process that fails says so itself (`classify`). What ended a process that could not is read from
+the log of its Slurm job, its exit code and the accounting (`of_job`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import traceback
+from pathlib import Path
+
+from core.config import ConfigError
+from slurm import cluster, environment
+from slurm.cluster import JobState
+from sweep.state import joblog
+
+FAILURES = {
+    "oom": "GPU memory",
+    "memory": "host memory",
+    "diverged": "loss became infinite or NaN",
+    "audit": "an evaluation in mode fast failed its audit; a retry falls back to mode exact",
+    "data": "data or weights",
+    "disk": "no space left",
+    "node": "a GPU, file system or node that failed",
+    "timeout": "time limit, more often than max_requeues",
+    "bug": "any other exception or crash",
+    "job": "the job ended before the run began",
+    "damaged": "a file of the run cannot be read",
+}
+"""Classes of failed runs; such a run is not started again by itself."""
+PAUSES = {
+    "preempted": "a job of higher priority",
+    "requeued": "time limit, preemption or requeue; queued again",
+    "stopped": "told to stop by a signal",
+    "killed": "its process was killed",
+    "hung": "no heartbeat",
+    "lost": "ended without a word",
+}
+"""Classes of interrupted runs, which `sweep launch` goes on with; timeout and node may be too."""
+DEADLY = frozenset(FAILURES) - {"timeout", "node"}
+"""What would end a run in the same way again; after any other end it goes on from its
+checkpoint."""
+
+LOG_S = 3.0
+"""Slurm's word on the end of a job is in its log after so many seconds, or does not come."""
+
+_ENDS = {
+    "OUT_OF_MEMORY": ("memory", "out of memory (host)"),
+    "TIMEOUT": ("timeout", "time limit"),
+    "DEADLINE": ("timeout", "deadline"),
+    "PREEMPTED": ("preempted", "preempted"),
+    "NODE_FAIL": ("node", "its node failed"),
+    "BOOT_FAIL": ("node", "its node failed to boot"),
+    "CANCELLED": ("cancelled", "cancelled (scancel)"),
+}
+_SAID = {"DivergedError": "diverged", "UncompletedJobError": "timeout"}
+"""Exceptions whose text says it all, by name: importing their classes would import torch."""
+
+
+def own_job() -> str | None:
+    """The Slurm job this worker is, None elsewhere: also in a shell that has Slurm's variables."""
+    under_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    return environment.current().id if under_slurm else None
+
+
+def why_stopped(stop: BaseException) -> tuple[str, str]:
+    """(class, reason) of a run that was told to stop and stays resumable.
+
+    submitit leaves by SystemExit once it has queued the job again (time limit or preemption). Any
+    other way out is a signal; where Slurm is ending the job, its log says why, a moment later.
+    """
+    if isinstance(stop, SystemExit):
+        return "requeued", "time limit or preemption; queued again"
+    job, patience = own_job(), time.monotonic() + LOG_S
+    while job:
+        log = joblog.path(Path(os.environ["SUBMITIT_FOLDER"]), job)
+        told = joblog.verdict(joblog.tail(log))
+        if told:
+            return told
+        if cluster.jobs([job])[job].state == "RUNNING" or time.monotonic() > patience:
+            break
+        time.sleep(0.1)
+    return "stopped", f"stopped by {stop}"
+
+
+def classify(error: BaseException) -> tuple[str, str]:
+    """(class, one-line reason) of the exception that ended a run."""
+    name = type(error).__name__
+    text = " ".join(str(error).split()) or name
+    if isinstance(error, ConfigError):
+        return "data", text
+    if name in _SAID:
+        return _SAID[name], text
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk", f"no space left to write {error.filename or 'the run folder'}"
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return "data", f"{name}: {text[:300]}"
+    known = joblog.complaint(f"torch.{name}: {text}")
+    if known:
+        return known[0], f"{name}: {text[:300]}"
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" ({last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno})" if last else ""
+    return "bug", f"{name}: {text[:300]}{where}"
+
+
+def of_job(state: JobState, log: Path) -> tuple[str, str] | None:
+    """(class, reason) of the end of a job whose process said nothing, None where nobody knows."""
+    text = joblog.tail(log)
+    known = ("memory", "out of memory (host)") if state.oom else joblog.verdict(text)
+    known = known or _ENDS.get(state.state)
+    if known or state.state != "FAILED":
+        return known
+    code, signal = state.exit_code or 0, state.signal or 0
+    signal = signal or max(0, code - 128)  # srun reports a killed task by 128 + its signal
+    if signal in (9, 12, 15):  # by hand, or before its handlers were there
+        return "killed", f"its process was killed (signal {signal})"
+    how = f"signal {signal}" if signal else f"exit code {code}"
+    said = joblog.last_line(text)
+    return "bug", f"its process ended by {how}{': ' if said else ''}{said}"

@@ -1,0 +1,85 @@
+"""Runs in this process: one from its config file, or those of a launch with executor `debug`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from core.config import ConfigError, EvalConfig, RunConfig
+from core.config.document import read_text
+from core.store.claims import holder
+from core.store.folders import Store, SweepDir
+from slurm.profile import Profile
+from sweep.grid import Run
+from sweep.grid.fields import show
+from sweep.grid.file import GridFile
+from sweep.submit import local, submissions
+from sweep.worker import attempt
+from sweep.worker.job import RunJob
+from sweep.worker.stop import stoppable
+
+
+def run(file: Path, store: Store, tracking: str, console: Console) -> str:
+    """Train and evaluate the run that `file` describes (an optional key `evals` lists its
+    evaluations). Returns 'done', 'failed' or 'skipped'. Raises ConfigError for a bad file."""
+    read = GridFile(read_text(file, str(file)), str(file))
+    read.check()
+    data = read.data
+    evals = data.pop("evals", [{}])
+    if not (isinstance(evals, list) and all(isinstance(item, dict) for item in evals)):
+        line = read.line(("evals",))
+        raise ConfigError(f"{file}:{line}: evals: expected a list of mappings, got {show(evals)}")
+    config = RunConfig.parse(data, where=str(file))
+    asked = [EvalConfig.parse(item, where=f"{file}: evals") for item in evals]
+    folder = store.run(config.id)
+    console.print(f"{config.id}\n{folder.path}")
+    if attempt.is_done(folder, asked):
+        console.print("done before; nothing to do", style="green")
+        return "done"
+    with stoppable(), _shown(console):
+        state = attempt.make(config, asked, store, {"tracking": tracking, "group": None})
+    if state == "skipped" and folder.cancel.exists():
+        raise ConfigError(f"{config.id}: was cancelled; `sweep retry`, or remove {folder.cancel}")
+    if state == "skipped":
+        owner = holder(folder)
+        where = f"{owner.info.get('host')}, process {owner.info.get('pid')}" if owner else "?"
+        raise ConfigError(f"{config.id}: already running ({where})")
+    return state
+
+
+def job(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -> RunJob:
+    """The runs of a submission as a worker would do them."""
+    return RunJob(
+        root=str(store.root),
+        sweep=sweep.path.name,
+        manifest=str(submissions.freeze_runs(runs, sweep, store)),
+        first=0,
+        count=len(runs),
+        tracking=profile.tracking,
+        gpus=min(1, len(local.visible_gpus())),
+        compile=profile.compile,
+    )
+
+
+def work(todo: RunJob, profile: Profile, console: Console) -> None:
+    """Do it here, where breakpoints stop and tracebacks are seen. Raises StoppedError,
+    ProfileError."""
+    with stoppable(), local.environ(profile.environ()), _shown(console):
+        todo.work()
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[None]:
+    """Show the log on the console, too."""
+    log = logging.getLogger("epsweep")
+    handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)

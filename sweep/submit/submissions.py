@@ -1,0 +1,109 @@
+"""What every submission has in common: the sweep folder, a frozen manifest, a record, turns.
+
+A submission freezes what it will run in a manifest of its own; submitting takes a claim in the
+sweep folder, so that two people who launch the same grid at the same moment take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from core.config import ConfigError
+from core.store import shapes
+from core.store.claims import Claim, now
+from core.store.fence import newest_attempt
+from core.store.folders import RunDir, Store, SweepDir, salvage, set_aside, write_jsonl, write_text
+from slurm import environment
+from slurm.profile import Profile
+from sweep.grid import Grid, Run
+
+
+def record_grid(grid: Grid, store: Store) -> SweepDir:
+    """Write the sweep folder's grid.yaml and manifest.jsonl. Raises ConfigError where the store
+    cannot be written."""
+    sweep = store.sweep(grid.name)
+    try:
+        sweep.logs.mkdir(parents=True, exist_ok=True)
+        store.runs.mkdir(exist_ok=True)
+        if not all(os.access(folder, os.W_OK) for folder in (sweep.path, sweep.logs, store.runs)):
+            raise ConfigError(f"{store.root}: no permission to write there")
+        write_text(sweep.grid, grid.text)
+        write_jsonl(sweep.manifest, (manifest_row(run) for run in grid.runs))
+    except OSError as error:
+        raise ConfigError(f"{store.root}: cannot write there ({error.strerror})") from None
+    return sweep
+
+
+def manifest_row(run: Run) -> dict[str, Any]:
+    """A run as manifests hold it: everything resolved, nothing to look up later."""
+    return {
+        "id": run.id,
+        "setting": run.setting,
+        "config": run.config.to_dict(),
+        "evals": {item.id: item.to_dict() for item in run.evals},
+        **({"tuned": dict(run.tuned)} if run.tuned else {}),
+    }
+
+
+@contextmanager
+def turn(sweep: SweepDir) -> Iterator[None]:
+    """Exclusive right to plan and submit this sweep. Raises ConfigError if another holds it."""
+    claim = Claim.acquire(RunDir(sweep.path / "submitting"))
+    if claim is None:
+        raise ConfigError(f"{sweep.path.name}: another launch is submitting it right now")
+    try:
+        yield
+    finally:
+        claim.release("done")
+
+
+def freeze_runs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> Path:
+    """The manifest of one submission: a row per run, with the attempts made before it."""
+    return write_manifest(
+        sweep,
+        (manifest_row(run) | {"after": newest_attempt(store.run(run.id).path)} for run in runs),
+    )
+
+
+def write_manifest(sweep: SweepDir, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """A manifest under a name that no other has, ever: jobs in the queue will read theirs, whatever
+    was deleted, copied or launched meanwhile. The number only puts them in order."""
+    numbers = (path.name.split("-")[1][:4] for path in sweep.path.glob("submission-*.jsonl"))
+    number = 1 + max((int(text) for text in numbers if text.isdigit()), default=0)
+    path = sweep.path / f"submission-{number:04d}-{uuid.uuid4().hex[:8]}.jsonl"
+    write_jsonl(path, rows)
+    return path
+
+
+def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> None:
+    """Add a row to submissions.jsonl; it replaces the one with the same `name`, if it has one."""
+    row = {
+        "time": now(),
+        "user": environment.user(),
+        "profile": profile.name,
+        "executor": profile.executor,
+        "manifest": manifest.name,
+        **more,
+    }
+    rows = _so_far(sweep)
+    kept = [old for old in rows if "name" not in row or old.get("name") != row["name"]]
+    write_jsonl(sweep.submissions, [*kept, row])
+
+
+def forget(sweep: SweepDir, name: str) -> None:
+    """Take a row back: Slurm never got that array."""
+    rows = _so_far(sweep)
+    write_jsonl(sweep.submissions, [row for row in rows if row.get("name") != name])
+
+
+def _so_far(sweep: SweepDir) -> list[dict[str, Any]]:
+    """The rows of submissions.jsonl; of a damaged file, which is set aside, those to be read."""
+    rows = salvage(sweep.submissions, shapes.Submission)
+    if None in rows:
+        set_aside(sweep.submissions)
+    return [row for row in rows if row]

@@ -1,0 +1,288 @@
+"""Watching local workers: a live display until every run has ended, and workers kept alive."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from core.sheet import Sheet
+from core.store.folders import Store
+from sweep.state import joblog, plan
+from sweep.state.plan import Plan, State, Status
+from sweep.submit import local
+from sweep.submit.local import Crew, Job, Submission
+from sweep.worker.stop import StoppedError, stoppable
+
+COLOURS = {
+    State.NEW: "dim",
+    State.PENDING: "dim",
+    State.RUNNING: "cyan",
+    State.INTERRUPTED: "yellow",
+    State.UNEVALUATED: "yellow",
+    State.DAMAGED: "red",
+    State.FAILED: "red",
+    State.CANCELLED: "yellow",
+    State.DONE: "green",
+}
+ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.DAMAGED})
+REASONED = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED, State.DAMAGED})
+SCHEDULER_S = 15.0
+"""Seconds between two questions to Slurm while watching."""
+ROWS = 30
+"""Runs shown at most; of a larger sweep, those that are under way."""
+
+
+class Clock:
+    """Time left, from how the runs' shares of work grew while watched."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.base: float | None = None
+
+    def left(self, seen: Plan) -> float | None:
+        """Seconds until every run has ended; None while unknown."""
+        work = sum(1.0 if s.state in ENDED else done_share(s) for s in seen.statuses)
+        if self.base is None:
+            self.base = work
+        if work - self.base <= 0:
+            return None
+        return (len(seen.statuses) - work) * (time.monotonic() - self.started) / (work - self.base)
+
+
+def done_share(status: Status) -> float:
+    """Share of a run's work that is done, with evaluation as the last tenth."""
+    if status.state is State.DONE:
+        return 1.0
+    if status.phase == "evaluate":
+        return 0.9 + 0.1 * status.share
+    return 0.9 * status.share
+
+
+def duration(seconds: float | None) -> str:
+    """'1:02:03', '4:05' or '-'."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counts_line(seen: Plan) -> Text:
+    """'12 done, 2 running, 6 new', in the states' colours."""
+    parts = [
+        Text(f"{seen.counts[state]} {state}", style=COLOURS[state])
+        for state in State
+        if seen.counts[state]
+    ]
+    return Text(", ").join(parts) if parts else Text("no runs")
+
+
+def table(
+    seen: Plan,
+    clock: Clock | None = None,
+    *,
+    screen: Console | None = None,
+    footer: bool = True,
+    most: int = ROWS,
+) -> Group:
+    """The state of every run, or of those under way if there are more than `most`. screen: the
+    terminal into which all of it has to fit."""
+    why, rows = reasons(seen), most
+    if screen:  # what is below it would not be seen: the counts, and why runs failed
+        why = reasons(seen, max(1, screen.height // 3))
+        for line in why:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        rows = min(ROWS, max(0, screen.height - len(why) - 2))
+    shown = list(zip(seen.statuses, _names(seen.statuses), strict=True))
+    if len(shown) > rows:
+        under_way = (State.RUNNING, State.FAILED, State.DAMAGED, State.INTERRUPTED)
+        shown = [row for state in under_way for row in shown if row[0].state is state][:rows]
+    grid = Sheet(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    grid.add_column("run", no_wrap=True, overflow="ellipsis")
+    grid.add_column("state", no_wrap=True, min_width=11)
+    grid.add_column("epoch", justify="right", no_wrap=True, min_width=5)
+    grid.add_column("", min_width=0)  # the one that gives way where the terminal is narrow
+    grid.add_column("images/s", justify="right", no_wrap=True, min_width=8)
+    grid.add_column("left", justify="right", no_wrap=True, min_width=5)
+    for status, name in shown:
+        grid.add_row(name, *_cells(status))
+    counts = counts_line(seen)
+    if clock:
+        counts.append(f"   left {duration(clock.left(seen))}", style="bold")
+    head: list[RenderableType] = [grid] if shown else []
+    hidden = len(seen.statuses) - len(shown)
+    if hidden and not screen:
+        what = "more runs" if shown else "runs, none of them under way"
+        head.append(Text(f"{hidden} {what}; `sweep status GRID --all` shows each", style="dim"))
+    return Group(*head, *why, *([counts] if footer else []))
+
+
+def _names(statuses: Sequence[Status]) -> list[str]:
+    """The runs' ids without their hash, or with as much of it as tells runs of one name apart."""
+    parts = [status.run.id.rpartition("-") for status in statuses]
+    alike = Counter(name for name, _, _ in parts)
+    return [f"{name}-{mark[:4]}" if alike[name] > 1 else name for name, _, mark in parts]
+
+
+def reasons(seen: Plan, most: int = ROWS) -> list[Text]:
+    """One line per way in which runs ended badly, `most` at most; further ones are counted."""
+    alike: dict[tuple[State, str], list[str]] = {}
+    for status in seen.statuses:
+        if status.reason and (status.state in REASONED or status.held):
+            # 'cancelled on request', and 'damaged' is the state itself.
+            told = status.kind in (None, status.state) or status.reason.startswith(status.kind)
+            why = status.reason if told else f"{status.kind}: {status.reason}"
+            alike.setdefault((status.state, why), []).append(status.run.id)
+    lines = [
+        Text.assemble(
+            (f"{state}", COLOURS[state]),
+            f" {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {why}",
+        )
+        for (state, why), names in list(alike.items())[:most]
+    ]
+    if len(alike) > most:
+        lines.append(Text(f"... and {len(alike) - most} other reasons", style="dim"))
+    return lines
+
+
+def _bar(share: float, width: int = 12) -> Text:
+    """Readable without colours too, in a file or a pipe."""
+    full = int(share * width)
+    bar = "\u2588" * full + "\u2591" * (width - full)
+    return Text(bar, no_wrap=True, overflow="ellipsis")
+
+
+def _cells(status: Status) -> list[Text | str]:
+    label = status.phase if status.state is State.RUNNING and status.phase else str(status.state)
+    begun = status.attempts > 0
+    left = status.left_s
+    return [
+        Text(label, style=COLOURS[status.state]),
+        f"{status.epoch}/{status.run.config.epochs}" if begun else "",
+        _bar(status.share) if begun else "",
+        f"{status.images_per_s:,.0f}" if status.state is State.RUNNING else "",
+        duration(left) if left is not None else "",
+    ]
+
+
+def wait(submission: Submission, store: Store, console: Console, *, every: float = 0.5) -> Plan:
+    """Show progress until every worker has ended; replace workers that die with work left.
+
+    Ctrl-C (or SIGTERM) stops the workers, leaves their runs resumable, and raises StoppedError.
+    """
+    clock = Clock()
+
+    def look(working: bool) -> Plan:
+        return plan.make(submission.runs, store, submission.pending if working else {})
+
+    seen = attend(
+        submission,
+        console,
+        look,
+        show=lambda seen, screen: table(seen, clock, screen=screen),
+        brief=counts_line,
+        left=lambda seen: bool(seen.of({State.PENDING, *plan.LAUNCHABLE})),
+        spare=3 * len(submission.runs),
+        every=every,
+    )
+    if not console.is_terminal:
+        console.print(table(seen))
+    if seen.of(plan.LAUNCHABLE):
+        for word in dict.fromkeys(filter(None, map(_last_word, submission.jobs))):
+            console.print(
+                Text(f"a worker ended before its runs did: {word}", style="red"), soft_wrap=True
+            )
+    return seen
+
+
+def _last_word(job: Job) -> str | None:
+    """Why a worker did not go through its list; None where it did."""
+    if _ended(job) and not job.exception():
+        return None
+    said = joblog.last_line(joblog.tail(Path(job.paths.stderr)))
+    return f"{said or 'it died'}; see {job.paths.folder}"
+
+
+_Seen = TypeVar("_Seen")
+
+
+def attend(
+    crew: Crew,
+    console: Console,
+    look: Callable[[bool], _Seen],
+    *,
+    show: Callable[[_Seen, Console | None], RenderableType],
+    brief: Callable[[_Seen], RenderableType],
+    left: Callable[[_Seen], bool],
+    spare: int,
+    every: float = 0.5,
+) -> _Seen:
+    """Look (told whether anyone works) and show it until every worker has ended; returns the last
+    look. show: told the screen it has to fit into, None for the last look. brief: for a file or a
+    pipe. left: whether there is work for a worker that takes the place of one that died, `spare`
+    times at most. Raises StoppedError, once the workers have stopped."""
+    spoken = 0.0
+    with stoppable(), _display(console) as live:
+        try:
+            while True:
+                running = [job for job in crew.jobs if not job.done()]
+                seen = look(bool(running))
+                if live:
+                    live.update(show(seen, console if running else None))
+                elif time.monotonic() - spoken > 15:
+                    console.print(brief(seen))
+                    spoken = time.monotonic()
+                jobs = enumerate(crew.jobs)
+                crashed = [n for n, job in jobs if job not in running and not _ended(job)]
+                if crashed and left(seen) and spare > 0:
+                    spare -= len(crashed)
+                    # Of the same number: any other has the GPUs of a worker that lives.
+                    for number in crashed:
+                        crew.jobs[number] = crew.start(number)
+                elif not running:
+                    return seen
+                time.sleep(every)
+        except StoppedError:
+            local.stop(crew.jobs)
+            raise
+
+
+def _ended(job: Job) -> bool:
+    """Whether a worker went through its whole list (submitit then leaves a result)."""
+    return bool(job.paths.result_pickle.exists())
+
+
+@contextmanager
+def _display(console: Console) -> Iterator[Live | None]:
+    """A live display on a terminal, None elsewhere."""
+    if not console.is_terminal:
+        yield None
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+        yield live
+
+
+def follow(look: Callable[[], Plan], console: Console, *, every: float = 2.0) -> None:
+    """Refresh the table until nothing is running or on its way, or Ctrl-C; seldom while the
+    scheduler has to be asked for it."""
+    clock = Clock()
+    with _display(console) as live:
+        while True:
+            seen = look()
+            if live:
+                live.update(table(seen, clock, screen=console))
+            if not (seen.counts[State.RUNNING] or seen.counts[State.PENDING]):
+                break
+            time.sleep(SCHEDULER_S if seen.asked else every)
+        if live:
+            live.update(table(seen, clock))
+    if live is None:
+        console.print(table(seen))

@@ -1,0 +1,186 @@
+"""`sweep suggest-schedule`: the hinges T1 and T2 that finished standard and fix runs call for.
+
+As the paper chose its own: T1 is the epoch (from 0) at which standard fine-tuning reaches 90 % of
+its final validation accuracy, T2 the adaptation delay of fix, which is all epochs for a run that
+never adapts; both are means over seeds here, and one pair for each (backbone, dataset, eps_g). Of
+fewer than 100 classes, chance counts: see `core.store.records.threshold`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from core.config import RunConfig, show_strength
+from core.sheet import Sheet
+from core.store import shapes
+from core.store.classes import classes_of
+from core.store.folders import DamagedError, Store, read_jsonl
+from core.store.records import EXACT, chance, delay, threshold
+from core.store.signatures import VERY_FAR, clean, standard_of, standards, twin
+
+REACHED = 0.9
+"""Share of its final validation accuracy at which standard fine-tuning has adapted."""
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What the runs of one cell call for; `problem` says why there is no schedule."""
+
+    backbone: str
+    dataset: str
+    epsilon_g: str
+    variant: str = ""
+    """What sets the cell apart from others of the same three, such as 'protocol=lora'."""
+    T1: int | None = None
+    T2: int | None = None
+    seeds: int = 0
+    problem: str = ""
+    never: int = 0
+    """Seeds whose fix run never adapted; T2 counts all their epochs."""
+
+    @property
+    def snippet(self) -> str:
+        """The line for a grid file; '' if there is none."""
+        hinges = f"T1: {self.T1}, T2: {self.T2}"
+        return "" if self.problem else f"schedule: {{kind: two_hinge, {hinges}}}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape of `--json`."""
+        return {**vars(self), "snippet": self.snippet}
+
+
+def suggest(configs: Sequence[RunConfig], store: Store) -> list[Suggestion]:
+    """One suggestion for each cell of these runs, in their order. Standard and fix runs may also
+    come from other grids: any finished one in the store that differs in schedule alone counts."""
+    cells: dict[RunConfig, list[RunConfig]] = {}
+    for config in configs:
+        if config.epsilon_g:
+            fix = twin(config, "fix")
+            cell = fix.model_copy(update={"seed": 0})
+            cells.setdefault(cell, []).append(fix)
+    known, variants = standards(configs), _variants(list(cells))
+    return [
+        replace(_suggest(list(dict.fromkeys(runs)), known, store), variant=variants[cell])
+        for cell, runs in cells.items()
+    ]
+
+
+def _variants(cells: Sequence[RunConfig]) -> dict[RunConfig, str]:
+    """Cell -> the fields in which it differs from others of its backbone, dataset and eps_g."""
+    found = {}
+    for cell in cells:
+        same = ("backbone", "dataset", "epsilon_g")
+        alike = [c for c in cells if all(getattr(c, n) == getattr(cell, n) for n in same)]
+        fields = [dict(_flat(other.to_dict())) for other in alike]
+        own = dict(_flat(cell.to_dict()))
+        differing = [name for name in own if any(other[name] != own[name] for other in fields)]
+        found[cell] = ", ".join(f"{name}={own[name]}" for name in differing)
+    return found
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _suggest(
+    fixes: Sequence[RunConfig], known: Mapping[RunConfig, RunConfig], store: Store
+) -> Suggestion:
+    first = fixes[0]
+    name = first.backbone, first.dataset, show_strength(first.epsilon_g, first.norm)
+    found, problems, classes = [], [], None
+    for fix in fixes:
+        standard = standard_of(fix, known)
+        rows = [(run, _finished(run, store)) for run in (standard, fix)]
+        absent = [f"{run.setting} run {run.id} is not finished here" for run, r in rows if not r]
+        if absent:
+            problems += absent
+        else:
+            found.append((rows[0][1], rows[1][1]))
+            classes = classes or classes_of(store.run(fix.id), fix.dataset, rows[1][1])
+    if not found:
+        more = f" (and {len(problems) - 2} more)" if len(problems) > 2 else ""
+        return Suggestion(*name, problem="; ".join(problems[:2]) + more)
+    return _of_curves(name, found, first.epochs, classes)
+
+
+def _of_curves(
+    name: tuple[str, str, str],
+    found: Sequence[tuple[Rows, Rows]],
+    epochs: int,
+    classes: int | None,
+) -> Suggestion:
+    seeds, limit = len(found), threshold(classes)
+    if any(clean(standard[-1]) <= limit for standard, _ in found):
+        said = f"standard fine-tuning itself ends at or below {100 * limit:.3g}% accuracy"
+        return Suggestion(*name, seeds=seeds, problem=said)
+    T1 = _mean([adapted(standard, classes) for standard, _ in found])
+    delays = [delay(fix, epochs, classes) for _, fix in found]
+    T2, never = _mean(delays), sum(d >= epochs for d in delays)
+    problem = ""
+    if T2 <= T1:
+        gap = max(clean(standard[-1]) - clean(fix[-1]) for standard, fix in found)
+        advice = "nothing to wait for, use fix"
+        if round(gap - VERY_FAR, EXACT) >= 0:
+            advice = f"yet it ends {100 * gap:.1f} points below standard, take T2 from other cells"
+        problem = f"fix adapts at epoch {T2}, no later than T1 = {T1}: {advice}"
+    return Suggestion(*name, T1=T1, T2=T2, seeds=seeds, problem=problem, never=never)
+
+
+def adapted(rows: Rows, classes: int | None = None) -> int:
+    """First epoch (from 0) at which validation clean accuracy is 90 % of the last epoch's, both
+    less what chance has of few `classes`."""
+    guessed = chance(classes)
+    goal = guessed + REACHED * (clean(rows[-1]) - guessed)
+    return next(int(row["epoch"]) for row in rows if round(clean(row) - goal, EXACT) >= 0)
+
+
+def _mean(epochs: Sequence[int]) -> int:
+    """Rounded half up, as the hinges of `sched` are."""
+    return int(Fraction(sum(epochs), len(epochs)) + Fraction(1, 2))
+
+
+def _finished(config: RunConfig, store: Store) -> Rows:
+    """The epochs of a run that is through its training, else none."""
+    try:
+        rows = read_jsonl(store.run(config.id).metrics, shapes.Metrics)
+    except DamagedError:
+        return []
+    return rows if len(rows) >= config.epochs else []
+
+
+def overall(found: Sequence[Suggestion]) -> str:
+    """One pair for all cells that have one, as the paper uses; '' for fewer than two."""
+    hinges = [(s.T1, s.T2) for s in found if s.T1 is not None and s.T2 is not None]
+    if len(hinges) < 2:
+        return ""
+    T1, T2 = (_mean([pair[i] for pair in hinges]) for i in (0, 1))
+    counted = f"{len(hinges)} of {len(found)}" if len(hinges) < len(found) else str(len(hinges))
+    never = sum(bool(one.never) for one in found)
+    all_epochs = f" (fix never adapted in {never} of them: all epochs counted)" if never else ""
+    return f"mean of {counted} cells{all_epochs}: T1 = {T1}, T2 = {T2}"
+
+
+def table(found: Sequence[Suggestion]) -> Sheet:
+    """For a terminal: a line per cell, with the grid's line or what is missing. never: how many of
+    the seeds have a fix run that never adapts."""
+    shown = Sheet(stub=3, box=None, pad_edge=False, header_style="bold")
+    for name in ("backbone", "dataset", "eps_g"):
+        shown.add_column(name)
+    for name in ("T1", "T2", "seeds", "never"):
+        shown.add_column(name, justify="right")
+    shown.add_column("for the grid", min_width=max((len(one.snippet) for one in found), default=0))
+    for one in found:
+        hinges = ["" if t is None else str(t) for t in (one.T1, one.T2)]
+        cell = one.backbone, one.dataset + f" ({one.variant})" * bool(one.variant), one.epsilon_g
+        counts = (str(count or "") for count in (one.seeds, one.never))
+        shown.add_row(*cell, *hinges, *counts, one.snippet or one.problem)
+    return shown

@@ -1,0 +1,1 @@
+"""Hyper-parameter searches: trials, the study that proposes them, their winners."""

@@ -1,0 +1,147 @@
+"""What Optuna does in a search: it proposes hyper-parameters and says when to stop a trial early.
+
+Its journal, one file, is shared by all workers of a search, also across nodes: every line is
+appended under a lock that a network file system respects. The journal is Optuna's memory alone;
+what came of a trial is in the trial's own folder, and is told to Optuna again where a worker died
+before it could (`Study.settle`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import SuccessiveHalvingPruner
+from optuna.samplers import TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from core.config.seeds import derive
+from sweep.grid.search import Search, record
+
+SLOT = "trial"
+"""Where Optuna keeps which of our trials one of its own is; it counts those too that failed."""
+STOPPED = "stopped"
+"""After how many epochs a trial was given up."""
+DIGITS = 3
+"""Of a proposed value: no accuracy depends on more."""
+
+
+class _Journal(JournalFileBackend):
+    """A journal that a half-written last line (a full disk, a lost node) does not spoil."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._guard = path, JournalFileOpenLock(str(path))
+        super().__init__(str(path), self._guard)
+        self._mend()
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self._mend()
+        super().append_logs(logs)
+
+    def _mend(self) -> None:
+        """Cut off a last line without an end: while we hold the lock, nobody is writing it."""
+        self._guard.acquire()
+        try:
+            with open(self._file, "rb+") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                if file.read() not in (b"", b"\n"):
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        finally:
+            self._guard.release()
+
+
+class Study:
+    """Optuna's side of one of our trials, for the process that holds it."""
+
+    def __init__(self, search: Search, number: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.search, self.number = search, number
+        os.makedirs(search.path, exist_ok=True)
+        self._study = optuna.create_study(
+            study_name=search.id,
+            storage=JournalStorage(_Journal(search.journal)),
+            direction="maximize",
+            load_if_exists=True,
+            pruner=SuccessiveHalvingPruner(
+                min_resource=search.grace, reduction_factor=search.reduction
+            ),
+        )
+        self._settle()
+        tries = len(self._ours())
+        seed = derive(search.config.seed, "tune", search.id, number, tries)
+        self._study.sampler = TPESampler(seed=seed % 2**32, constant_liar=True)
+        self.resumed, self._trial = self._take()
+        self.params = {name: self._suggest(name, ends) for name, ends in search.ranges.items()}
+        """Dotted field -> value."""
+
+    def _all(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _ours(self) -> list[FrozenTrial]:
+        """All attempts of Optuna at our trial: one, and one for each that failed before it."""
+        return [trial for trial in self._all() if trial.user_attrs.get(SLOT) == self.number]
+
+    def _settle(self) -> None:
+        """Tell Optuna of trials that have ended while it still takes them for running."""
+        for trial in self._all():
+            if trial.state is TrialState.RUNNING and SLOT in trial.user_attrs:
+                run = self.search.trial_dir(trial.user_attrs[SLOT])
+                ended = record(run)
+                if ended is not None:
+                    self._tell(trial.number, ended)
+
+    def _take(self) -> tuple[bool, optuna.Trial]:
+        """The trial that a former holder of ours began (then True), or a new one."""
+        for trial in self._ours():
+            if trial.state is TrialState.RUNNING:
+                return True, optuna.Trial(self._study, trial._trial_id)
+        fresh = self._study.ask()
+        fresh.set_user_attr(SLOT, self.number)
+        return False, fresh
+
+    def _suggest(self, name: str, ends: tuple[float, float]) -> float:
+        low, high = ends
+        value = self._trial.suggest_float(name, low, high, log=True)
+        return min(high, max(low, float(f"{value:.{DIGITS}g}")))
+
+    def promising(self, values: Sequence[float]) -> bool:
+        """Whether to go on, told the value after every epoch so far: successive halving."""
+        known = self._all()[self._trial.number].intermediate_values
+        for epoch, value in enumerate(values, start=1):
+            if epoch not in known:
+                self._trial.report(value, epoch)
+        stop = self._trial.should_prune()
+        if stop:  # for whoever goes on with the trial if this process dies now
+            self._trial.set_user_attr(STOPPED, len(values))
+        return not stop
+
+    @property
+    def stopped(self) -> int | None:
+        """After how many epochs the trial was given up, if a former holder died doing so."""
+        found: int | None = self._trial.user_attrs.get(STOPPED)
+        return found
+
+    def tell(self, ended: Mapping[str, Any]) -> None:
+        """How the trial ended, as its folder tells."""
+        self._tell(self._trial.number, ended)
+
+    def _tell(self, number: int, ended: Mapping[str, Any]) -> None:
+        # A trial that diverged is one that was stopped with nothing to show for it.
+        completed = ended["state"] == "completed"
+        state = TrialState.COMPLETE if completed else TrialState.PRUNED
+        value = ended["value"] if completed else None
+        with suppress(UpdateFinishedTrialError):  # another worker has told it in this moment
+            self._study.tell(number, value, state=state, skip_if_finished=True)
+
+    def give_up(self) -> None:
+        """The trial failed: it tells nothing about its hyper-parameters."""
+        self._study.tell(self._trial, state=TrialState.FAIL)

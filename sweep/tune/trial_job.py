@@ -1,0 +1,177 @@
+"""What a node runs for `sweep tune`: `TuneJob` does trials of the searches in a frozen manifest.
+
+Workers share the searches. A trial is claimed like a run, so that two workers never have the same
+one, and no search gets more trials than its budget; one whose worker died goes on from its last
+epoch in whoever claims it next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from core.config import RunConfig
+from core.store import shapes
+from core.store.claims import Claim, now
+from core.store.fence import NotOwnedError, newest_attempt
+from core.store.folders import RunDir, Store, SweepDir, read_jsonl
+from slurm import environment
+from sweep.grid import search
+from sweep.grid.search import REAL, Search, trial_file, with_params
+from sweep.state import breaker
+from sweep.worker import attempt
+from sweep.worker.job import await_former, may_begin, orderly, rows_of
+
+log = logging.getLogger("epsweep")
+MOST_LOST = 3
+"""Processes that one trial may cost within a submission."""
+
+
+@dataclass(frozen=True)
+class TuneJob:
+    """Does trials of rows [first, first + count) of a manifest until none is left to begin."""
+
+    root: str
+    sweep: str
+    """Folder of the search's submissions."""
+    manifest: str
+    first: int
+    count: int
+    turn: int = 0
+    """Which of the rows to begin with: workers spread over the searches."""
+    threads: int | None = None
+    gpus: float = 0
+    staging: bool = False
+    compile: str = "none"
+
+    def __call__(self) -> dict[str, int]:
+        """Returns how many trials ended how, e.g. {'done': 3, 'failed': 1}."""
+        return orderly(self._work)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What submitit queues again on a time limit or a preemption."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _work(self) -> dict[str, int]:
+        outcomes = Counter[str]()
+        rows = rows_of(Path(self.manifest), self.first, self.count, shapes.Search)
+        turn = self.turn % len(rows)
+        for row in rows[turn:] + rows[:turn]:
+            wanted = Search.parse(row["search"], Path(self.root) / "tuned")
+            while outcome := self._next(wanted, row["after"]):
+                outcomes[outcome] += 1
+        return dict(outcomes)
+
+    def _next(self, wanted: Search, after: Sequence[int]) -> str | None:
+        """Do one trial; None where there is none left for this worker."""
+        held = breaker.tripped(SweepDir(Path(self.sweep)))
+        if held:
+            log.warning("%s", held)
+            return None
+        seen = search.conclude(wanted)
+        if seen.winner is not None:
+            return None
+        for trial in seen.trials:
+            run = wanted.trial_dir(trial.number)
+            await_former(run)
+            fresh = trial.state == "new" and seen.out_of_time
+            if trial.state in REAL or fresh or not may_begin(run, after[trial.number], MOST_LOST):
+                continue
+            claim = attempt.claim_for(run, gpus=self.gpus)
+            if claim and search.record(run):  # it has just been done
+                claim.release("done")
+            elif claim:
+                outcome = self._do(wanted, trial.number, claim)
+                search.conclude(wanted)
+                return outcome
+        return None
+
+    def _do(self, wanted: Search, number: int, claim: Claim) -> str:
+        if self.threads:
+            import torch  # 2 s, and only a node needs it
+
+            torch.set_num_threads(self.threads)
+        stage = environment.node_tmpdir() if self.staging else None
+        how = {"stage": stage, "compile": self.compile}
+        return attempt.conduct(
+            claim,
+            lambda: conduct(wanted, number, claim, Store(Path(self.root)), how),
+            f"{wanted.name} trial {number}",
+            SweepDir(Path(self.sweep)),
+        )
+
+
+def conduct(
+    wanted: Search, number: int, claim: Claim, store: Store, how: Mapping[str, Any]
+) -> None:
+    """One trial, claimed: begin it or go on with it, and record how it ended. how: options of
+    core.run.trial.train (a dict, since importing that imports torch)."""
+    from sweep.tune.study import Study  # imports optuna
+
+    run, study = claim.run, Study(wanted, number)
+    if not study.resumed:
+        _clear(run)
+    log.info("trial %d of %s: %s", number, wanted.name, study.params)
+    config = with_params(wanted.config, study.params)
+    try:
+        ended = _stopped(study.stopped) if study.stopped else None
+        ended = ended or _train(config, wanted, claim, store, study.promising, how)
+    except (OSError, NotOwnedError):
+        raise  # a full disk is not to blame on the hyper-parameters: the trial will go on
+    except Exception:
+        study.give_up()
+        raise
+    known = {"params": study.params, "optuna": version("optuna"), "ended": now()}
+    run.write_json(trial_file(run), ended | known)
+    study.tell(ended)
+    search.forget(run)
+
+
+def _stopped(epochs: int) -> dict[str, Any]:
+    """How a trial ends that was given up when its process died."""
+    return {"state": "pruned", "reason": None, "value": None, "images": 0, "epochs": epochs}
+
+
+def _train(
+    config: RunConfig,
+    wanted: Search,
+    claim: Claim,
+    store: Store,
+    promising: Callable[[Sequence[float]], bool],
+    how: Mapping[str, Any],
+) -> dict[str, Any]:
+    """How a trial ends, as `trial.json` has it."""
+    from core.run import trial  # imports torch
+    from core.training.trainer import DivergedError
+
+    try:
+        found = trial.train(
+            config, wanted.goal, store, claim.run, claim, promising=promising, **how
+        )
+    except DivergedError as error:
+        epochs = len(read_jsonl(claim.run.metrics))
+        diverged = {"state": "diverged", "value": None, "images": 0, "epochs": epochs}
+        return diverged | {"reason": str(error)}
+    state = "pruned" if found.value is None else "completed"
+    return {"state": state, "reason": None, **asdict(found)}
+
+
+def _clear(run: RunDir) -> None:
+    """Remove what an earlier trial of this number has left that failed: other hyper-parameters."""
+    paths = (run.checkpoint, run.previous_checkpoint, run.metrics, run.config)
+    for path in paths:
+        run.remove(path)
+
+
+def manifest_row(wanted: Search) -> dict[str, Any]:
+    """A search as manifests hold it, with the attempts at its trials made before."""
+    numbers = range(wanted.trials)
+    after = [newest_attempt(wanted.trial_dir(number).path) for number in numbers]
+    return {"search": wanted.to_dict(), "after": after}

@@ -1,0 +1,152 @@
+"""What searches have found, taken by the runs of a grid: all of them, or none.
+
+    Grid as its file says --apply--> the same with every run's hyper-parameters from its search
+
+A pure function of the file's text and the winners on disk, which are written once: whoever looks at
+the grid sees the same runs. A grid whose searches are not all through keeps the runs of its file,
+and `launch` refuses it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from rich.text import Text
+
+from core.config import ConfigError, Optim, RunConfig, Schedule
+from core.store.folders import Store
+from sweep.grid import Grid, Run
+from sweep.grid.search import Search, look, with_params
+from sweep.grid.tune_block import Tune
+
+NAMED = 3
+"""Searches named in one line before 'and k more'."""
+
+
+def apply(grid: Grid, store: Store) -> Grid:
+    """The grid with its searches and, if all of them are through, their winners in its runs."""
+    if grid.tune is None:
+        return grid
+    found = by_run(grid, store)
+    searches = tuple({search.id: search for search in found.values()}.values())
+    winners = {search.id: search.winner() for search in searches}
+    runs = grid.runs
+    if all(winner and winner.get("params") for winner in winners.values()):
+        runs = tuple(_tuned(run, winners[found[run.id].id], grid.tune) for run in runs)
+    return replace(grid, searches=searches, runs=runs)
+
+
+def _tuned(run: Run, winner: Mapping[str, Any] | None, tune: Tune) -> Run:
+    assert winner
+    config = with_params(run.config, winner["params"])
+    return Run(config, run.setting, run.evals, {**winner, "least": tune.least})
+
+
+def by_run(grid: Grid, store: Store) -> dict[str, Search]:
+    """Id of each run as the file says -> the search it takes its hyper-parameters from."""
+    assert grid.tune
+    searched = {run.id: _searched(run.config, grid.tune) for run in grid.runs}
+    seeds: dict[RunConfig, int] = {}
+    for run in grid.runs:
+        alike, seed = searched[run.id], run.config.seed
+        seeds[alike] = min(seed, seeds.get(alike, seed))
+    searches = {alike: _search(alike, seed, grid.tune, store) for alike, seed in seeds.items()}
+    return {run_id: searches[alike] for run_id, alike in searched.items()}
+
+
+def _searched(config: RunConfig, tune: Tune) -> RunConfig:
+    """What runs that share a search have in common, as one run: with seed 0, plain
+    hyper-parameters, and `fix` in place of every schedule that attacks."""
+    plain = {name.rpartition(".")[2]: None for name in tune.ranges}
+    defaults = {name: Optim.model_fields[name].default for name in plain}
+    changes: dict[str, Any] = {"seed": 0, "optim": config.optim.model_copy(update=defaults)}
+    if tune.schedule == "fix" and config.schedule.kind != "standard":
+        changes["schedule"] = Schedule()
+    if tune.epochs:
+        changes["epochs"] = tune.epochs
+    return config.model_copy(update=changes)
+
+
+def _search(alike: RunConfig, seed: int, tune: Tune, store: Store) -> Search:
+    return Search(
+        alike.model_copy(update={"seed": seed}),
+        tune.ranges,
+        tune.objective,
+        tune.grace,
+        tune.reduction,
+        tune.trials,
+        tune.minutes,
+        store.root / "tuned",
+    )
+
+
+def are_in(grid: Grid) -> bool:
+    """Whether the runs have the hyper-parameters they are to have: of an untuned grid they do."""
+    return grid.tune is None or bool(grid.runs[0].tuned)
+
+
+def require(grid: Grid) -> None:
+    """Raises ConfigError where a grid asks for tuned hyper-parameters and some are not there."""
+    if not are_in(grid):
+        raise ConfigError(f"{grid.name}: {_lacking(grid)}")
+
+
+def _lacking(grid: Grid) -> str:
+    open_ones = [search for search in grid.searches if search.winner() is None]
+    # Before what is long: on a line of its own it would be no command any more.
+    how = shlex.join(["sweep", "tune", str(grid.path)])
+    if not grid.searches:
+        return f"its searches were not looked at; run: {how}"
+    if not open_ones:
+        barren = [s.name for s in grid.searches if not (s.winner() or {}).get("params")]
+        return f"no trial was completed in the search for {named(barren)}; give it a wider space"
+    each = [f"{one.name}: {look(one).real} of {one.trials} trials" for one in open_ones[:NAMED]]
+    more = f", and {len(open_ones) - NAMED} more" if len(open_ones) > NAMED else ""
+    count = f"{len(open_ones)} of {len(grid.searches)} searches are not through"
+    return f"{count}; run: {how} ({', '.join(each)}{more})"
+
+
+def named(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def lines(grid: Grid) -> list[Text]:
+    """What to say about a tuned grid wherever its runs are shown."""
+    if grid.tune is None:
+        return []
+    if not are_in(grid):
+        return [Text(f"not tuned yet: {_lacking(grid)}", style="yellow")]
+    winners = [search.winner() or {} for search in grid.searches]
+    trials = sum(winner["trials"] for winner in winners)
+    found = [Text(f"tuned: winners of {len(winners)} searches with {trials} trials in all")]
+    few = [f"{s.name} ({w['trials']})" for s, w in weak(grid)]
+    if few:
+        text = f"searched with fewer than {grid.tune.least} trials: {named(few)}"
+        found.append(Text(text, style="yellow"))
+    return found
+
+
+def weak(grid: Grid) -> list[tuple[Search, Mapping[str, Any]]]:
+    """Searches, with their winners, that had too few trials for their result to be trusted."""
+    assert grid.tune
+    pairs = ((search, search.winner()) for search in grid.searches)
+    return [(one, winner) for one, winner in pairs if winner and winner["trials"] < grid.tune.least]
+
+
+def as_dict(grid: Grid) -> dict[str, Any]:
+    """For programs: every search with its winner, None where it is not through."""
+    if grid.tune is None:
+        return {}
+    few = {search.id for search, _ in weak(grid)}
+    return {
+        "tuning": [
+            {"search": search.id, "winner": search.winner(), "few_trials": search.id in few}
+            for search in grid.searches
+        ]
+    }

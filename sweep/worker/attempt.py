@@ -1,0 +1,205 @@
+"""One attempt at a run: claim it, execute it, and leave word of how that ended."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from core.config import EvalConfig, RunConfig
+from core.store import damage
+from core.store.claims import Claim
+from core.store.fence import NotOwnedError
+from core.store.folders import RunDir, Store, SweepDir, exists, read_json
+from sweep.state import breaker, triage
+from sweep.worker.stop import CancelledError, StoppedError, cancellable, unhidden
+
+if TYPE_CHECKING:
+    from core.machine.team import Team  # imports torch
+
+log = logging.getLogger("epsweep")
+
+
+class Ending(NamedTuple):
+    """How an attempt ended; `leave` is what this process has to leave by, if it has to."""
+
+    outcome: str
+    kind: str | None = None
+    reason: str | None = None
+    leave: BaseException | None = None
+
+
+def make(
+    config: RunConfig,
+    evals: Sequence[EvalConfig],
+    store: Store,
+    options: dict[str, Any],
+    *,
+    gpus: float = 0,
+    team: Team | None = None,
+) -> str:
+    """Claim a run and execute it. Returns 'done', 'failed', 'cancelled', 'lost' (another process
+    took it over, or one of the team is gone) or 'skipped' (it is done, held by another, or asked
+    not to run).
+
+    options: the fields of core.run.pipeline.Options (a dict, since importing that imports torch);
+    team: the processes that do it together, of which this one leads. A failure is recorded in the
+    run folder and does not raise; what told this process to stop does.
+    """
+    run, claim = store.run(config.id), None
+    if not is_done(run, evals) and not exists(run.cancel):
+        claim = claim_for(run, gpus=gpus)
+    if team:
+        team.share(claim is not None)
+    if claim is None:
+        return "skipped"
+
+    def work() -> None:
+        from core.machine.team import ALONE
+        from core.run.pipeline import Options, execute  # imports torch
+
+        execute(config, evals, store, claim, Options(**options), team or ALONE)
+
+    sweep = store.sweep(options["group"]) if options["group"] else None
+    return conduct(claim, work, config.id, sweep, team)
+
+
+def claim_for(run: RunDir, *, gpus: float = 0) -> Claim | None:
+    """The claim on a run for the job this process is in; None where another process holds it."""
+    job = triage.own_job() or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+    return Claim.acquire(run, job=job, gpus=gpus)
+
+
+def conduct(
+    claim: Claim,
+    work: Callable[[], object],
+    name: str,
+    sweep: SweepDir | None,
+    team: Team | None = None,
+) -> str:
+    """Do what was claimed, and leave word of how that ended; returns it, as `make` does.
+
+    name: of the run, in the log and among the failures of the sweep.
+    """
+    with logging_to(claim.run.log):
+        log.info("attempt %d of %s", claim.attempt, name)
+        ending = _ending(claim, work, name, sweep, team)
+        if claim.held():
+            log.info("%s%s", ending.outcome, f": {ending.reason}" if ending.reason else "")
+        claim.release(ending.outcome, kind=ending.kind, reason=ending.reason)
+    _let_go()
+    if ending.leave:
+        raise ending.leave
+    return ending.outcome
+
+
+def _ending(
+    claim: Claim,
+    work: Callable[[], object],
+    name: str,
+    sweep: SweepDir | None,
+    team: Team | None,
+) -> Ending:
+    try:
+        with unhidden(), cancellable(claim):
+            work()
+    except (CancelledError, NotOwnedError):
+        if not claim.held():
+            return Ending("lost", "lost", "another process has taken this run over")
+        return Ending("cancelled", "cancelled", "cancelled on request")
+    except (StoppedError, SystemExit) as stop:
+        kind, reason = triage.why_stopped(stop)
+        if exists(claim.run.cancel):
+            kind, reason = "cancelled", "cancelled on request"
+        return Ending("cancelled" if kind == "cancelled" else "interrupted", kind, reason, stop)
+    except Exception as error:
+        if team and type(error).__name__ == "TeamError":
+            return _of_team(team, error)
+        log.error("%s", traceback.format_exc())
+        kind, reason = triage.classify(error)
+        if sweep and kind in breaker.SYSTEMATIC:
+            with suppress(OSError):  # a full disk, or `launch` closes it: the failure itself counts
+                breaker.note(sweep, name, error, reason)
+        return Ending("failed", kind, reason, error if kind == "timeout" else None)
+    return Ending("done")
+
+
+def _of_team(team: Team, error: Exception) -> Ending:
+    """How the leader ends when another process of the team is gone: as that one said."""
+    word = team.word()
+    if word is None:
+        return Ending("lost", "lost", str(error))
+    log.error("%s", word["traceback"])
+    return Ending("failed", word["kind"], f"process {word['rank']}: {word['reason']}")
+
+
+def assist(
+    config: RunConfig,
+    evals: Sequence[EvalConfig],
+    store: Store,
+    options: dict[str, Any],
+    team: Team,
+) -> str:
+    """Do this process's share of a run that the leader of the team has claimed; it writes nothing.
+
+    Returns 'done' or 'skipped'. After a failure the process leaves word for the leader and ends.
+    """
+    from core.machine.team import TeamError
+    from core.run.pipeline import Options, execute
+
+    try:
+        if not team.share():
+            return "skipped"
+        with unhidden():
+            execute(config, evals, store, None, Options(**options), team)
+    except TeamError as error:
+        log.warning("%s", error)
+        os._exit(0)
+    except Exception as error:
+        kind, reason = triage.classify(error)
+        text = traceback.format_exc()
+        log.error("%s", text)
+        team.tell({"rank": team.rank, "kind": kind, "reason": reason, "traceback": text})
+        os._exit(1)
+    _let_go()
+    return "done"
+
+
+def _let_go() -> None:
+    """Free the model, optimiser and average of a run that has ended before the next one begins.
+    They refer to each other, and few objects of a gigabyte do not make Python look by itself."""
+    gc.collect()
+
+
+def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
+    """Whether the result is there and every evaluation asked for, and all of it can be read."""
+    wanted = [item.id for item in evals]
+    if damage.find(run, wanted):
+        return False
+    result = read_json(run.result)
+    return result is not None and run.holds(result, wanted)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Append the run's log lines to its own file, with the time (UTC)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()

@@ -1,0 +1,266 @@
+"""What a node runs: `RunJob` works through rows of a frozen manifest, one run after another.
+
+It is pickled by reference and holds only paths and numbers; the state of a run lives in the run's
+folder. Workers that share a manifest share the work: each claims the next run nobody holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import submitit
+
+from core.config import EvalConfig, RunConfig
+from core.config.settings import beat_seconds, stale_seconds
+from core.store import shapes
+from core.store.claims import holder
+from core.store.folders import DamagedError, RunDir, Store, read_jsonl, salvage
+from core.store.tracking import Mode
+from slurm import cluster, environment
+from slurm.command import ClusterError
+from sweep.state import breaker, repair, triage
+from sweep.worker import attempt
+from sweep.worker.stop import StoppedError, stoppable
+
+if TYPE_CHECKING:
+    from core.machine.team import Team  # imports torch
+
+log = logging.getLogger("epsweep")
+STOPPED = 143
+"""Exit code of a job that was told to stop: 128 + SIGTERM."""
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """Runs rows [first, first + count) of a manifest that are neither done nor claimed."""
+
+    root: str
+    sweep: str
+    manifest: str
+    first: int
+    count: int
+    tracking: Mode = "auto"
+    threads: int | None = None
+    gpus: float = 0
+    """GPUs that one run occupies; a share where runs are trained together on one."""
+    max_lost: int = 3
+    """Attempts at one run within this submission that may end without a word; more means that the
+    run kills its workers."""
+    together: bool = False
+    """Run the rows at the same time, each in a process of its own, instead of one by one."""
+    alone: bool = False
+    """No other job has these rows: where one of them is still claimed under this job's id, by a
+    process that Slurm has ended to start the job anew, wait for its heart to stop."""
+    staging: bool = False
+    """Copy the prepared data to the node's own disk first, where it has one."""
+    compile: str = "none"
+    """How training calls the model, see core.training.compiling."""
+    batches: int | None = None
+    """A rehearsal: cut every split to so many batches, shared by the epochs."""
+
+    def __call__(self) -> dict[str, int]:
+        """Returns how many runs ended how, e.g. {'done': 3, 'failed': 1, 'skipped': 2}.
+
+        Where Slurm or submitit starts this in several processes, they do each run together."""
+        if environment.current().rank:
+            return self._assist()
+        return orderly(self.work)
+
+    def work(self) -> dict[str, int]:
+        """The same, in a process that is not a job: what it is told to stop by is raised."""
+        if self.together and self.count > 1:
+            return self._side_by_side()
+        team, outcomes = self._team(), Counter[str]()
+        for row in self._rows():
+            # A rehearsal is there to find every fault, and each costs it seconds.
+            sweep = Store(Path(self.root)).sweep(self.sweep)
+            held = None if self.batches else breaker.tripped(sweep)
+            if held:
+                log.warning("%s", held)
+                call_off()
+                break
+            outcome = self._one(row, team)
+            outcomes[outcome] += 1
+            if team and outcome not in ("done", "skipped"):
+                break  # a team that was torn apart ends with its leader
+        else:
+            if team:
+                team.part()
+        return dict(outcomes)
+
+    def _assist(self) -> dict[str, int]:
+        """The same rows, in a process that is led by another."""
+        outcomes, team = Counter[str](), self._team()
+        assert team
+        # The leader hears the same signals, and says how the run ended; see core.machine.team.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        for row in self._rows():
+            config, evals = _parsed(row)
+            store = Store(Path(self.root))
+            options = self._options(config, store)
+            outcomes[attempt.assist(config, evals, store, options, team)] += 1
+        team.part()
+        return dict(outcomes)
+
+    def _team(self) -> Team | None:
+        """The processes of this job, once all are there; None where it has only one."""
+        here = environment.current()
+        if here.world_size == 1:
+            return None
+        self._limit_threads()
+        from core.machine import team
+
+        job = f"{submitit.JobEnvironment().job_id}_{here.restarts}"
+        file = Store(Path(self.root)).sweep(self.sweep).logs / f"{job}_team.json"
+        return team.join(file, here.rank, here.world_size, local_rank=here.local_rank)
+
+    def _limit_threads(self) -> None:
+        if self.threads:
+            import torch  # 2 s, and only a node needs it
+
+            torch.set_num_threads(self.threads)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What submitit queues again on a time limit or a preemption: the same job, since every
+        run goes on from its own checkpoint."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return rows_of(Path(self.manifest), self.first, self.count, shapes.Manifest)
+
+    def _side_by_side(self) -> dict[str, int]:
+        """One process per row on the same GPU; one that dies leaves the others alone."""
+        threads = max(1, self.threads // self.count) if self.threads else None
+        singles = [
+            replace(self, first=row, count=1, together=False, threads=threads)
+            for row in range(self.first, self.first + self.count)
+        ]
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=single) for single in singles]
+        # Slurm signals every process of a job. Queueing it again is for this one; the others
+        # inherit that they ignore the signal, and hear from here that they have to stop.
+        handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        for process in processes:
+            process.start()
+        signal.signal(signal.SIGUSR2, handler)
+        try:
+            for process in processes:
+                process.join()
+        except BaseException:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
+            raise
+        failed = sum(process.exitcode != 0 for process in processes)
+        return {"ended": len(processes) - failed, "died": failed}
+
+    def _one(self, row: dict[str, Any], team: Team | None) -> str:
+        config, evals = _parsed(row)
+        store = Store(Path(self.root))
+        folder = store.run(config.id)
+        if not self._may_begin(folder, row["after"]):
+            if team:
+                team.share(False)
+            return "skipped"
+        self._limit_threads()
+        options = self._options(config, store)
+        return attempt.make(config, evals, store, options, gpus=self.gpus, team=team)
+
+    def _options(self, config: RunConfig, store: Store) -> dict[str, Any]:
+        """Fields of core.run.pipeline.Options."""
+        images = max(1, self.batches // config.epochs) * config.batch if self.batches else None
+        return {
+            "tracking": self.tracking,
+            "group": self.sweep,
+            "images": images,
+            "rehearsal": self.batches is not None,
+            "compile": self.compile,
+            "stage": environment.node_tmpdir() if self.staging else None,
+            **repair.read(store.run(config.id)).options(),
+        }
+
+    def _may_begin(self, folder: RunDir, after: int) -> bool:
+        """Whether a run may be begun (again) by this submission."""
+        if self.alone:
+            await_former(folder)
+        return may_begin(folder, after, self.max_lost)
+
+
+def rows_of(manifest: Path, first: int, count: int, shape: object) -> list[dict[str, Any]]:
+    """Rows [first, first + count) of a frozen manifest. Raises DamagedError where they are not all
+    there: a worker that leaves some out would seem to have done its list."""
+    rows = read_jsonl(manifest, shape)
+    if len(rows) < first + count:
+        raise DamagedError(manifest, f"expected {first + count} rows, got {len(rows)}")
+    return rows[first : first + count]
+
+
+def _parsed(row: dict[str, Any]) -> tuple[RunConfig, list[EvalConfig]]:
+    evals = [EvalConfig.parse(item) for item in row["evals"].values()]
+    return RunConfig.parse(row["config"], where=row["id"]), evals
+
+
+def orderly(work: Callable[[], dict[str, int]]) -> dict[str, int]:
+    """What a worker does, from beginning to end; told to stop, it puts its run in order first."""
+    with stoppable():
+        try:
+            return work()
+        except StoppedError:
+            come_back()
+            sys.exit(STOPPED)  # which no `except Exception` of submitit takes for a failure
+
+
+def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
+    """Whether what `after` attempts came before may be begun (again): not if it has ended since,
+    and not for ever if its processes die without a word."""
+    since = holder(folder)
+    if since is None or since.attempt <= after:
+        return True
+    # Not "done": another grid may have asked for other evaluations.
+    if since.info.get("outcome") in ("failed", "cancelled"):
+        return False
+    rows = [row for row in salvage(folder.attempts, shapes.Attempt) if row]
+    lost = [r for r in rows if r["attempt"] > after and r["outcome"] in (None, "lost")]
+    return len(lost) < most_lost
+
+
+def await_former(folder: RunDir) -> None:
+    """Return once no live claim on a run has the id of this job. Only Slurm starts a job twice, and
+    it has ended the former process by then, or lost its node."""
+    job = triage.own_job()
+    patience = time.monotonic() + 2 * stale_seconds()
+    while (former := holder(folder)) and former.live and former.info.get("job") == job:
+        if job is None or time.monotonic() > patience:
+            return
+        time.sleep(min(1.0, beat_seconds()))
+
+
+def call_off() -> None:
+    """Take the tasks of this array that have not started out of the queue."""
+    job = triage.own_job()
+    if job:
+        with suppress(ClusterError):  # they will find out by themselves
+            cluster.cancel_pending(job.partition("_")[0])
+
+
+def come_back() -> None:
+    """Queue this job again if it still runs although it was told to stop: that is a preemption with
+    time to say goodbye, and a job that ends by itself in that time would not be started again."""
+    job = triage.own_job()
+    if job is None or multiprocessing.parent_process() or environment.current().rank:
+        return
+    if cluster.jobs([job])[job].state == "RUNNING":
+        with suppress(ClusterError):  # not allowed (max_requeues: 0): `launch` goes on with the run
+            cluster.requeue(job)

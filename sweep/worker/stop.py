@@ -1,0 +1,102 @@
+"""Stopping in good order: a signal becomes an exception that reaches whoever holds a claim."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from core.store.claims import Claim
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class StoppedError(BaseException):
+    """A signal asked this process to stop; no `except Exception` on the way may catch that."""
+
+
+class CancelledError(BaseException):
+    """The run in hand is to be left; the worker goes on with the next one."""
+
+
+@contextmanager
+def unhidden() -> Iterator[None]:
+    """Raise again what a signal raised inside, where a library on the way has put an exception of
+    its own in its place (a `finally` that fails is enough): the run was stopped, it did not fail.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason: BaseException | None = error
+        while isinstance(reason, Exception):
+            reason = reason.__context__
+        if reason:
+            raise reason from None
+        raise
+
+
+@contextmanager
+def cancellable(claim: Claim) -> Iterator[None]:
+    """While inside, a request to cancel the claimed run raises CancelledError in this thread, and
+    so does another process that has taken the run over.
+
+    The claim's heartbeat finds out in another thread and sends SIGUSR1 to this one.
+    """
+    here = threading.current_thread()
+    if here is not threading.main_thread() or here.ident is None:
+        yield
+        return
+    ident = here.ident
+
+    def cancel(signum: int, frame: FrameType | None) -> None:
+        raise CancelledError
+
+    signal.signal(signal.SIGUSR1, cancel)
+    claim.on_cancel = lambda: signal.pthread_kill(ident, signal.SIGUSR1)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+@contextmanager
+def stoppable(*more: signal.Signals) -> Iterator[None]:
+    """In the main thread, SIGTERM, SIGINT and `more` raise StoppedError, once: further ones are
+    ignored while the run folder is put in order. So they are once submitit has taken a SIGUSR2
+    (time limit or preemption), because queueing the job again makes Slurm send SIGTERM at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopping = (*_STOPPING, *more)
+
+    def deaf() -> None:
+        for number in (*stopping, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        deaf()
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        raise StoppedError(signal.Signals(signum).name)
+
+    before = {number: signal.signal(number, stop) for number in stopping}
+    requeue = signal.getsignal(signal.SIGUSR2)
+    if callable(requeue):
+
+        def leave(signum: int, frame: FrameType | None) -> None:
+            deaf()
+            try:
+                requeue(signum, frame)
+            except subprocess.SubprocessError:  # Slurm is down, or does not allow it
+                raise StoppedError("SIGUSR2") from None
+            for number in stopping:  # not this process's business: it is one of several ranks
+                signal.signal(number, stop)
+
+        before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

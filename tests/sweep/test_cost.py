@@ -1,0 +1,306 @@
+"""Estimates of cost: operations against torch's own counter, speeds against finished runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config import EvalConfig, RunConfig
+from core.config.registry import backbones
+from core.data.corruptions import CORRUPTIONS
+from core.data.drawn import SIZES
+from core.store.folders import Store, write_json, write_jsonl
+from slurm import profile as profiles
+from slurm.profile import Profile
+from sweep import summary
+from sweep.estimate import cost, passes
+from sweep.grid import Grid, Run, definition
+from sweep.grid.search import Search
+from sweep.state.plan import Plan, State, Status
+from sweep.submit import submissions
+from sweep.tune import winners
+
+SPLITS = {"train": 10, "val": 4, "test": 6}
+
+
+def config(**fields: Any) -> RunConfig:
+    base = {"backbone": "swin", "dataset": "cars", "epochs": 4, "batch": 4}
+    return RunConfig.parse(base | {"schedule": "fix", "epsilon_g": "4/255"} | fields)
+
+
+def fit(**fields: Any) -> float:
+    """Passes of training alone, per image of the 8 that fill a batch."""
+    run = config(validation={"steps": 1, "images": 1}, **fields)
+    broken = passes.SURVIVAL.get(run.schedule.kind, passes.OTHERS)[0]
+    validation = run.epochs * (4 + 2 + broken * 2)
+    return (passes.passes(run, (), SPLITS).fit - validation) / 8
+
+
+def test_passes_of_a_training_step() -> None:
+    assert fit(schedule="standard") == 4 * 3
+    assert fit() == 4 * (3 + 2 * 7 + 1)
+    assert fit(attack={"steps": 1}) == 4 * (3 + 3)
+    assert fit(schedule={"T1": 2, "T2": 2}) == 4 * 3 + 2 * 15
+    assert fit(objective={"kind": "trades"}) == 4 * (6 + 15)
+    assert fit(protocol="linear") == 4 * (1 + 15)
+    assert fit(protocol="lora") == 4 * (2 + 15)
+    assert fit(schedule="auto", epochs=8) == 8 * 3 + 3 * 15
+
+
+def test_an_evaluation_grows_with_what_it_asks_for() -> None:
+    def evaluate(**fields: Any) -> float:
+        return passes.passes(config(), [EvalConfig.parse(fields)], SPLITS).evaluate
+
+    plain = evaluate()
+    assert evaluate(split="val") == pytest.approx(plain * 4 / 6)
+    assert evaluate(images=3) == pytest.approx(plain / 2)
+    assert evaluate(mode="fast") == pytest.approx(plain / 6)
+    assert evaluate(steps=20) > 1.8 * plain
+    assert evaluate(attack="autoattack") > 100 * plain
+    assert evaluate(attack="corruptions") == 6
+    assert evaluate(attack="corruptions", per_image="all") == 6 * len(CORRUPTIONS)
+
+
+def test_drawn_datasets_have_these_sizes() -> None:
+    assert {name: passes.DRAWN[name] for name in SIZES} == SIZES
+
+
+@pytest.mark.parametrize(
+    ("fields", "within"),
+    [
+        ({"schedule": "standard"}, 0.05),
+        ({"schedule": "fix"}, 0.05),
+        ({"schedule": {"T1": 1, "T2": 1}}, 0.05),
+        ({"schedule": "fix", "objective": {"kind": "trades"}}, 0.05),
+        ({"schedule": "fix", "protocol": "linear"}, 0.05),
+        ({"schedule": "fix", "protocol": "lora"}, 0.1),
+    ],
+)
+def test_operations_are_those_that_torch_counts(
+    fields: dict[str, Any], within: float, store: Store
+) -> None:
+    """A whole training, validation left out, under torch's counter."""
+    import tiny
+    import torch
+
+    from core.model import network
+    from core.training.trainer import Trainer
+
+    run = tiny.config(backbone="mini_resnet", image_size=64, epochs=2, batch=2, **fields)
+    data = tiny.Dataset("x", 10, *(tiny.noise(n, size=64) for n in (4, 2, 2)))
+    trainer = Trainer(run, data, network.build(run, 10, store), store.run("x"), device=tiny.CPU)
+    with operations() as forward, torch.no_grad():
+        trainer.model.eval()(torch.zeros(1, 3, 64, 64))
+    with operations() as counted:
+        for epoch in range(run.epochs):
+            trainer._train(epoch, float(trainer.schedule.alpha(epoch) * run.epsilon_g))
+    sizes = {"train": 4, "val": 0, "test": 0}
+    expected = passes.passes(run, (), sizes).fit
+    assert sum(counted) / sum(forward) == pytest.approx(expected, rel=within)
+
+
+@contextmanager
+def operations() -> Iterator[list[int]]:
+    """Those of every convolution and matrix product, forward and backward, as they happen."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    found: list[int] = []
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            count = flop_registry.get(func._overloadpacket)
+            if count:
+                found.append(count(*args, **(kwargs or {}), out_val=out))
+            return out
+
+    with Counter():
+        yield found
+
+
+H100 = profiles.load("gpu")
+
+
+def named(gpu: str) -> Profile:
+    slurm = H100.slurm.model_copy(update={"slurm_gpus_per_node": f"{gpu}:1"})
+    return H100.model_copy(update={"slurm": slurm})
+
+
+def test_the_paper_took_what_the_shipped_constant_says(store: Store) -> None:
+    """15 to 60 minutes on four GPUs are 1 to 4 GPU-hours; the constant puts the mean at 2."""
+    runs = [run for run in definition.load("epsilon_scheduling").runs if run.setting != "standard"]
+    total = cost.of(H100, store).total(runs)
+    assert total is not None and 1.9 < total / len(runs) < 2.1
+
+
+@pytest.mark.parametrize("file", sorted(Path("grids").glob("*.yaml")), ids=lambda f: str(f.stem))
+def test_a_grid_says_what_the_model_says(file: Path, store: Store) -> None:
+    grid = definition.load(file)
+    estimate = cost.of(H100, store).total(grid.runs)
+    said = grid.about.get("gpu_hours")
+    if said is None:
+        assert all((backbones()[run.config.backbone].gflops or 0) < 0.5 for run in grid.runs)
+    else:
+        assert said == pytest.approx(estimate, rel=0.01, abs=0.5)
+        text = file.read_text()
+        assert f"# GPU-hours: about {said}" in text
+    tuned = winners.apply(grid, store)
+    if tuned.searches:
+        hours = cost.of(H100, store).searching(tuned.searches)
+        assert hours and f"about {hours:.0f} for the searches" in file.read_text()
+
+
+def test_a_search_costs_what_its_budget_says(store: Store) -> None:
+    def search(**budget: Any) -> Search:
+        plain = {"ranges": {}, "goal": "clean", "grace": 1, "reduction": 3, "minutes": None}
+        every = {**plain, "trials": 9, "folder": store.root / "tuned"} | budget
+        return Search(config(epochs=9), **every)
+
+    # Of 9 trials, 9 make epoch 1, 3 go on to epoch 3 and 1 to epoch 9.
+    assert 9 * search().epochs == pytest.approx(9 * 1 + 3 * 2 + 1 * 6)
+    assert search(grace=9).epochs == search(grace=99).epochs == 9, "none is stopped early"
+    model = cost.of(H100, store)
+    whole = model.hours(search().config, ())
+    assert whole and model.searching([search(grace=9)]) == pytest.approx(9 * whole)
+    assert model.searching([search()]) == pytest.approx(21 / 9 * whole)
+    assert model.searching([search(minutes=6.0)] * 2) == pytest.approx(0.2)
+    write_json(search().winner_file, {"trials": 9})
+    assert model.searching([search()]) == 0, "it is through"
+
+
+def test_the_gpu_is_the_profiles_else_the_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = profiles.load("local")
+    assert cost.device_of(named("a100"), "H100") == "A100"
+    assert cost.device_of(profiles.load("alliance"), "") == "H100"
+    assert cost.device_of(H100, "") == "H100"
+    assert cost.device_of(H100, "1 x V100") == "V100"
+    monkeypatch.setattr(cost, "_local_gpu", lambda: "")
+    assert cost.device_of(local, "2 CPU cores") == "CPU"
+    assert cost.device_of(local, "H100") == "H100"
+    monkeypatch.setattr(cost, "_local_gpu", lambda: "NVIDIA H200")
+    assert cost.device_of(local, "H100") == "H200"
+    monkeypatch.setattr(cost, "_local_gpu", lambda: "NVIDIA GeForce RTX 3060")
+    assert cost.device_of(local, "") == "NVIDIA GeForce RTX 3060"
+
+
+GRID = """
+name: small
+base: {dataset: cars, epochs: 10}
+grid: {backbone: [swin, r50], epsilon_g: [4/255], schedule: [fix, sched]}
+evals: [{images: 100}]
+"""
+
+
+OLD = {"backbone": "swin", "dataset": "cars", "schedule": {"kind": "fix"}, "gone": 3}
+
+
+@pytest.fixture
+def small() -> Grid:
+    return definition.parse(GRID, Path("small.yaml"))
+
+
+def finish(run: Run, store: Store, *, factor: float, device: str = "NVIDIA H100 80GB HBM3") -> None:
+    """As a finished run leaves it, after `factor` times the shipped estimate."""
+    hours = cost.of(H100, store).shipped.hours(run.config, ())
+    assert hours is not None
+    folder = store.run(run.id)
+    write_json(folder.env, {"device": device, "processes": 4, "threads": 1})
+    seconds = factor * hours * 3600 / 4
+    write_json(folder.result, {"evals": [e.id for e in run.evals], "seconds": seconds})
+
+
+def test_finished_runs_calibrate_the_estimate(small: Grid, store: Store) -> None:
+    runs = [run for run in small.runs if run.config.backbone == "swin"]
+    before = cost.of(H100, store)
+    assert "no finished run" in before.basis and before.runs == 0
+    sweep = submissions.record_grid(small, store)
+    write_jsonl(sweep.manifest, (submissions.manifest_row(run) for run in small.runs))
+    for run in runs:
+        finish(run, store, factor=2.0)
+    after = cost.of(H100, store)
+    assert after.runs == 2 and "as in 2 runs here (swin)" in after.basis
+    for run in small.runs:  # of r50 nothing is known but that this machine is slower
+        was, now = (each.hours(run.config, run.evals) for each in (before, after))
+        assert was and now == pytest.approx(2 * was)
+    assert cost.of(named("a100"), store).runs == 0, "those were other GPUs"
+    write_jsonl(sweep.manifest, [{**submissions.manifest_row(runs[0]), "config": OLD}])
+    assert cost.of(H100, store).runs == 0, "a run of a version with other fields tells nothing"
+
+
+def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> None:
+    """Planned by the shipped constant, which is what was said before anything ran."""
+    model = cost.of(H100, store)
+    hours = [model.hours(run.config, run.evals) or 0 for run in small.runs]
+    states = [State.DONE, State.DONE, State.NEW, State.NEW]
+    spent = [1.5 * 3600 * each for each in hours[:2]] + [0, 0]
+    seen = Plan(
+        [
+            Status(run, state, gpu_seconds=seconds, seconds=seconds, share=float(seconds > 0))
+            for run, state, seconds in zip(small.runs, states, spent, strict=True)
+        ]
+    )
+    found = summary.hours(seen, model)
+    assert found.spent == pytest.approx(1.5 * sum(hours[:2]))
+    assert found.left == pytest.approx(1.5 * sum(hours[2:]))
+    assert "2 finished runs: " in found.lines[1] and found.lines[1].endswith("spent (+50%)")
+    fresh = summary.hours(Plan([Status(run, State.NEW) for run in small.runs]), model)
+    assert fresh.left == pytest.approx(sum(hours)) and len(fresh.lines) == 1
+    assert "GPU-minutes left, at 32 TFLOP/s per H100" in fresh.lines[0]
+
+
+def test_a_trained_run_has_its_evaluation_left(store: Store) -> None:
+    """AutoAttack takes several times the training: at the end of that, most is still to come."""
+    model, grid = cost.of(H100, store), definition.load("autoattack")
+    hours = [model.hours(run.config, run.evals) or 0 for run in grid.runs]
+    trained = model.hours(grid.runs[0].config, ()) or 0
+    assert trained < hours[0] / 4
+    for share in (0.0, 0.5):
+        spent = trained + share * (hours[0] - trained)
+        begun = {"phase": "evaluate", "share": share, "gpu_seconds": 3600 * spent}
+        seen = [Status(grid.runs[0], State.RUNNING, **begun)]
+        seen += [Status(run, State.NEW) for run in grid.runs[1:]]
+        assert summary.hours(Plan(seen), model).left == pytest.approx(sum(hours) - spent)
+
+
+def test_bf16_and_unknown_gpus_are_told_apart(small: Grid, store: Store) -> None:
+    model = cost.Cost("H100", store, 32.0, {"swin in bf16": 96.0}, 1)
+    plain, fast = config(), config(precision="bf16")
+    assert (model.hours(plain, ()) or 0) == pytest.approx(3 * (model.hours(fast, ()) or 0))
+    other = cost.Cost("NVIDIA GeForce RTX 3060", store, cost._shipped("NVIDIA GeForce RTX 3060"))
+    assert other.basis.startswith("as if NVIDIA GeForce RTX 3060 were an H100")
+
+
+def test_what_is_not_known_is_not_guessed(store: Store, tmp_path: Path) -> None:
+    model = cost.of(H100, store)
+    assert model.hours(config(backbone="resnet18"), ()) is None
+    assert model.hours(config(dataset=str(tmp_path / "nothing")), ()) is None
+    assert model.hours(config(backbone="mini_resnet", image_size=32), ()) is None, "all overhead"
+    folder = tmp_path / "images"
+    for split, count in SPLITS.items():
+        for number in range(count):
+            (folder / split / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            (folder / split / "ab"[number % 2] / f"{number}.jpg").touch()
+    assert model.sizes(str(folder)) == SPLITS
+
+
+def test_runs_that_cost_the_same_are_worked_out_once(store: Store) -> None:
+    """1,440 runs are 60 computations: planning must not wait for the estimate."""
+    axes = {
+        "backbone": ["vit", "swin", "cnx", "r50", "clipvit", "clipcnx"],
+        "dataset": ["aircraft", "caltech256", "cars", "cub", "dogs"],
+        "epsilon_g": [f"{k}/255" for k in range(1, 9)],
+        "schedule": ["fix", "sched"],
+    }
+    text = json.dumps({"name": "x", "grid": axes, "seeds": [0, 1, 2]})
+    runs = definition.parse(text, Path("x.yaml")).runs
+    model = cost.of(H100, store)
+    assert len(runs) == 1440 and model.total(runs)
+    assert len(model._known) == 60

@@ -1,0 +1,155 @@
+"""Grid files: found by path or by name, the shipped ones, and filters on their runs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from grid_text import BASE, field, parse, settings_of
+
+from core.config import ConfigError
+from sweep.grid import definition, select
+
+
+class TestLoad:
+    def test_by_path_and_by_name(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(BASE)
+        assert definition.load(tmp_path / "a.yaml").path == tmp_path / "a.yaml"
+        assert definition.load("smoke").path == definition.shipped()["smoke"]
+
+    def test_byte_order_mark(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(BASE, "utf-8-sig")
+        assert definition.load(tmp_path / "a.yaml").text == BASE
+
+    def test_missing(self) -> None:
+        with pytest.raises(ConfigError, match=r"^smok: no such grid file, did you mean 'smoke'\?"):
+            definition.load("smok")
+        with pytest.raises(
+            ConfigError, match=r"/smok.yaml: no such grid file, did you mean 'smoke'"
+        ):
+            definition.load("/nowhere/smok.yaml")
+
+    def test_unreadable(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="a folder, not a grid file"):
+            definition.load(tmp_path)
+        (tmp_path / "a.yaml").write_bytes(b"name: \xff")
+        with pytest.raises(ConfigError, match=r"a.yaml: not UTF-8 text \(byte 6\)"):
+            definition.load(tmp_path / "a.yaml")
+
+    def test_problems_name_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.yaml"
+        path.write_text("name: a\nbse: {}\n")
+        with pytest.raises(ConfigError, match=re.escape(f"{path}:2: bse: unknown key")):
+            definition.load(path)
+
+    def test_installed_grids_lie_inside_the_package(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "sweep" / "grids").mkdir(parents=True)
+        (tmp_path / "sweep" / "grids" / "mine.yaml").write_text(BASE)
+        monkeypatch.setattr(
+            definition, "__file__", str(tmp_path / "sweep" / "grid" / "definition.py")
+        )
+        assert list(definition.shipped()) == ["mine"]
+
+
+@pytest.mark.parametrize("name", definition.shipped())
+class TestShipped:
+    def test_says_what_it_is(self, name: str) -> None:
+        grid = definition.load(name)
+        header = "".join(
+            itertools.takewhile(lambda line: line[0] == "#", grid.text.splitlines(True))
+        )
+        assert grid.name == name
+        assert grid.about["runs"] == len(grid.runs)
+        assert f"Runs: {len(grid.runs)} " in header
+        assert "Expect: " in header
+        assert "Command: sweep " in header
+        assert {"question", "hardware", "expect"} <= grid.about.keys()
+
+
+def test_epsilon_scheduling_is_tables_1_and_2() -> None:
+    grid = definition.load("epsilon_scheduling")
+    cells = {
+        (c.backbone, c.dataset, c.epsilon_g, s)
+        for c, s in ((r.config, r.setting) for r in grid.runs)
+    }
+    assert len(cells) == len(grid.runs) == 150
+    assert sorted(map(settings_of(grid).count, ("fix", "sched", "standard"))) == [30, 60, 60]
+    assert len(set(field(grid, "backbone"))) == 6
+    assert len(set(field(grid, "dataset"))) == 5
+    scheds = [run.config.schedule for run in grid.runs if run.setting == "sched"]
+    assert {(item.T1, item.T2) for item in scheds} == {(12, 37)}
+
+
+class TestSelect:
+    GRID = parse(
+        "name: g\n"
+        "grid:\n"
+        "  backbone: [swin, vit]\n"
+        "  dataset: [cars, cub]\n"
+        "  epsilon_g: [4/255, 12/255]\n"
+        "  schedule: [fix, standard, {name: early, T2: 5}]\n"
+        "  augment.flip: [true, false]\n"
+        "exclude: [{backbone: vit, dataset: cub}]\n"
+    )
+
+    @pytest.mark.parametrize(
+        ("filters", "count"),
+        [
+            ([], 30),
+            (["backbone=swin"], 20),
+            (["backbone=swin_base_patch4_window7_224.ms_in22k_ft_in1k"], 20),
+            (["backbone=swin", "dataset=cars"], 10),
+            (["dataset=cars,cub"], 30),
+            (["dataset=cars", "dataset=cub"], 30),
+            (["epsilon_g=12/255"], 12),
+            (["epsilon_g=4/85"], 12),
+            (["epsilon_g=0"], 6),
+            (["setting=early"], 12),
+            (["schedule=early,fix"], 24),
+            (["schedule.kind=standard"], 6),
+            (["schedule.T2=5"], 12),
+            (["augment.flip=True"], 15),
+            (["optim.lr=1e-4"], 30),
+        ],
+    )
+    def test_count(self, filters: list[str], count: int) -> None:
+        assert len(select(self.GRID.runs, filters)) == count
+
+    def test_keeps_order(self) -> None:
+        runs = select(self.GRID.runs, ["dataset=cub,cars"])
+        assert runs == list(self.GRID.runs)
+
+    def test_by_id(self) -> None:
+        run = self.GRID.runs[3]
+        assert select(self.GRID.runs, [f"id={run.id}"]) == [run]
+
+    @pytest.mark.parametrize(
+        ("filters", "lines"),
+        [
+            (["backbon=swin"], ["unknown key 'backbon', did you mean 'backbone'?"]),
+            (["swin"], ["--only swin: expected key=value"]),
+            (["backbone="], ["--only backbone=: expected key=value"]),
+            (["dataset=cars,"], ["--only dataset=cars,: expected key=value"]),
+            (["backbone=swim"], ["backbone=swim: no run has this value, did you mean 'swin'?"]),
+            (
+                ["epsilon_g=8/255"],
+                ["epsilon_g=8/255: no run has this value, did you mean '4/255'?"],
+            ),
+            (["a=1", "b=2"], ["unknown key 'a'", "unknown key 'b'"]),
+            (["backbone=x", "dataset=cars,y"], ["--only backbone=x: no", "--only dataset=y: no"]),
+            (
+                ["backbone=vit", "dataset=cub"],
+                ["backbone=vit dataset=cub: no run has all of these"],
+            ),
+        ],
+    )
+    def test_mistakes(self, filters: list[str], lines: list[str]) -> None:
+        with pytest.raises(ConfigError) as caught:
+            select(self.GRID.runs, filters)
+        assert len(caught.value.lines) == len(lines)
+        for line, part in zip(caught.value.lines, lines, strict=True):
+            assert part in line

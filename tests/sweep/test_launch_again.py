@@ -1,0 +1,335 @@
+"""Launching again: what a repeated command takes, says and returns, and a feeder that stays."""
+
+import io
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from core.config import ConfigError
+from core.store.claims import Claim
+from core.store.folders import Store, read_jsonl
+from slurm import cluster
+from slurm import profile as profiles
+from slurm.cluster import JobState
+from slurm.command import ClusterError
+from sweep import launcher
+from sweep.grid import Grid, Run, definition
+from sweep.state.plan import State
+from sweep.submit import array, local, submissions
+from sweep.submit.array import Sent
+from sweep.tune import session
+
+GRID = """
+name: again
+base: {weights: random, image_size: 32, epochs: 1, backbone: mini_convnext, dataset: fake}
+seeds: [0, 1, 2]
+"""
+
+
+@pytest.fixture
+def again(tmp_path: Path) -> Grid:
+    path = tmp_path / "again.yaml"
+    path.write_text(GRID)
+    return definition.load(path)
+
+
+@pytest.mark.parametrize("verb", ["plan", "launch", "status", "retry", "cancel"])
+def test_no_run_in_such_a_state_is_no_claim_that_all_is_done(
+    again: Grid, call: Callable[..., tuple[int, str, str]], verb: str
+) -> None:
+    code, out, err = call(verb, str(again.path), "--only", "state=failed")
+    assert (code, err) == (0, "")
+    assert "every run is done" not in out
+    assert ("no run is in such a state" in out) == (verb in ("launch", "retry"))
+
+
+def test_nothing_to_retry_is_no_claim_that_all_has_ended(
+    again: Grid, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, _ = call("retry", str(again.path))
+    assert code == 3
+    assert "nothing to retry; `sweep launch`" in out and "every run" not in out
+
+
+def test_runs_that_were_chosen_by_their_state_count_by_how_they_end(
+    again: Grid,
+    store: Store,
+    call: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(runs: list[Run], *_: object) -> local.Submission:
+        for run in runs:
+            claim = Claim.acquire(store.run(run.id))
+            assert claim
+            claim.release("failed", kind="bug", reason="it broke")
+        return local.Submission([], lambda _: pytest.fail("no worker died"), runs, {})
+
+    monkeypatch.setattr(local, "start", fail)
+    code, _, _ = call("launch", str(again.path), "--only", "state=new")
+    assert code == 1
+
+
+def test_a_feeder_outlives_a_slurm_that_is_down_and_another_launch(
+    again: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[Exception | None] = [
+        ClusterError("sbatch refused: Unable to contact slurm controller"),
+        ClusterError("sbatch refused: Unable to contact slurm controller"),
+        ConfigError("again: another launch is submitting it right now"),
+        None,
+    ]
+
+    def send(runs: list[Run], *_: object) -> Sent:
+        if end := ends.pop(0):
+            raise end
+        return Sent({"8": len(runs)}, len(runs), [], "")
+
+    monkeypatch.setattr(array, "room", lambda _: 5)
+    monkeypatch.setattr(array, "send", send)
+    submissions.record_grid(again, store)
+    console = Console(file=io.StringIO(), width=200)
+    where = profiles.load("testbed")
+    launcher._feed(list(again.runs), lambda _: True, again, store, where, console, 0.0)
+    said: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3 runs submitted" in said
+    assert said.count("Unable to contact") == said.count("another launch") == 1
+
+
+def test_a_machine_without_slurm_is_told_and_nothing_waits_for_it(
+    again: Grid,
+    store: Store,
+    call: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told = "profile gpu: Slurm's commands are not on the PATH here\n"
+    for more in ("--dry-run", "--detach"):
+        code, _, err = call("launch", str(again.path), "--profile", "gpu", more)
+        assert (code, err) == (1, told)
+    assert launcher.look(again, store).counts == {State.NEW: 3}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands of a Slurm, in a folder; sbatch leaves its environment there."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):
+        text = f"#!/bin/sh\n[ {name} = sbatch ] && env > {folder}/env && echo 5\nexit 0"
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_jobs_inherit_nothing_that_changes_them(
+    again: Grid, store: Store, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the job that a launch is called in: srun would end at once where it finds two kinds of
+    memory asked for. Of sbatch's options: it would wait for the jobs, or cut their time."""
+    job = {"SLURM_JOB_ID": "3", "SLURM_MEM_PER_CPU": "100", "SRUN_DEBUG": "3", "SLURM_HINT": "x"}
+    options = {"SBATCH_WAIT": "1", "SBATCH_TIMELIMIT": "1", "SBATCH_EXPORT": "NONE"}
+    place = {"SBATCH_ACCOUNT": "mine", "SBATCH_PARTITION": "away", "SBATCH_RESERVATION": "r 1"}
+    meant = {"SLURM_CONF": "/etc/slurm.conf", "LC_ALL": "de_DE.UTF-8"}
+    for name, value in (job | options | place | meant).items():
+        monkeypatch.setenv(name, value)
+    sweep = submissions.record_grid(again, store)
+    array.send(again.runs, sweep, store, profiles.load("testbed"), {})
+    seen = (slurm / "env").read_text().splitlines()
+    assert {f"{k}={v}" in seen for k, v in meant.items()} == {True}
+    assert {f"{k}={v}" in seen for k, v in (job | options | place).items()} == {False}
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100"
+    script = (sweep.logs / "5_submission.sh").read_text()
+    assert "#SBATCH --account=mine\n#" in script and "#SBATCH --reservation='r 1'\n" in script
+    assert "#SBATCH --partition=main\n" in script, "a profile's own word wins"
+    assert "--wckey" not in script
+    monkeypatch.setenv("SBATCH_WCKEY", "ours")
+    assert "#SBATCH --wckey=ours\n" in array.text(1, sweep, profiles.load("testbed"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SLURM_CLUSTERS", "a,b", "SLURM_CLUSTERS=a,b: expected the name of one cluster"),
+        ("SBATCH_CLUSTERS", "b", "SBATCH_CLUSTERS=b: squeue does not read it"),
+    ],
+)
+def test_jobs_go_to_the_cluster_that_is_asked_about_them(
+    store: Store, slurm: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=told):
+        array.text(1, store.sweep("s"), profiles.load("testbed"))
+
+
+@pytest.mark.parametrize("odd", ["100%", "back\\slash", "p%j"])
+def test_a_folder_that_slurm_would_take_for_a_pattern_is_refused(
+    again: Grid, tmp_path: Path, slurm: Path, call: Callable[..., tuple[int, str, str]], odd: str
+) -> None:
+    where = ("--profile", "testbed", "--root", str(tmp_path / odd))
+    for more in ((), ("--dry-run",)):
+        code, _, err = call("launch", str(again.path), *where, *more)
+        assert code == 2 and "names of log files as patterns" in err and err.count("\n") == 1
+    assert not (slurm / "env").exists()
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "NOTE: project hours left 1200; this job 17 will cost 3 SBU\n5",
+        "17\n5;bed\n",
+        "Submitted batch job 5 on cluster bed\n",
+        "",
+    ],
+)
+def test_an_array_has_its_own_id_whatever_a_site_prints(
+    store: Store, slurm: Path, printed: str, tasks: int
+) -> None:
+    (slurm / "sbatch").write_text(f"#!/bin/sh\nprintf '{printed}'\n")
+    listed = f'echo "5_[0-{tasks - 1}%2]|PENDING|Priority||0|N/A|$name|"'
+    (slurm / "squeue").write_text(f'#!/bin/sh\nfor name in "$@"; do :; done\n{listed}\n')
+    sweep = store.sweep("s")
+    jobs, rows = [dict] * tasks, {"first": 0, "end": tasks, "per": 1}
+    testbed = profiles.load("testbed")
+    assert array.hand_over(jobs, sweep, slurm, slurm / "m", testbed, **rows) == "5"
+    (row,) = submissions.read_jsonl(sweep.submissions)
+    assert row["array"] == "5"
+
+
+@pytest.mark.parametrize("user", ["somebody else", None])
+@pytest.mark.parametrize("private", ["none", "accounts,jobs"])
+def test_the_jobs_of_another_user_may_be_hidden_and_are_not_queued_twice(
+    again: Grid,
+    store: Store,
+    slurm: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    user: str | None,
+    private: str,
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 2**20)
+    text = f"[ $1 = show ] && echo 'PrivateData             = {private}'"
+    (slurm / "scontrol").write_text(f"#!/bin/sh\n{text}\nexit 0\n")
+    sweep = submissions.record_grid(again, store)
+    manifest, about = submissions.freeze_runs(again.runs, sweep, store), {"array": "5", "tasks": 3}
+    about |= {"first": 0, "end": 3, "per": 1, "user": user}
+    submissions.record(sweep, manifest, profiles.load("testbed"), name="epsweep-again-0a", **about)
+    hidden = user is not None and private != "none"
+    for grid, word in ((again, ""), (replace(again, name="other"), "for again, ")):
+        seen = launcher.look(grid, store)
+        assert seen.counts == {State.PENDING if hidden else State.NEW: 3}
+        if hidden:
+            told = f"{word}a job of somebody else, not visible to you"
+            assert {status.reason for status in seen.statuses} == {told}
+    assert len(session._jobs(sweep)) == (3 if hidden else 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (JobState("PENDING", "Priority", current=True, id="5"), State.PENDING),
+        (JobState("FAILED", current=True, id="5"), State.NEW),
+        (JobState(current=True), State.NEW),
+        (JobState(), State.NEW),  # Slurm is down, or not here: a copy of the store
+    ],
+)
+def test_only_a_job_that_slurm_knows_keeps_a_run_for_another_grid(
+    again: Grid, store: Store, monkeypatch: pytest.MonkeyPatch, answer: JobState, state: State
+) -> None:
+    sweep = submissions.record_grid(again, store)
+    manifest, profile = submissions.freeze_runs(again.runs, sweep, store), profiles.load("testbed")
+    about = {"array": "5", "tasks": 3, "first": 0, "end": 3, "per": 1}
+    submissions.record(sweep, manifest, profile, name="epsweep-again-0a", **about)
+    monkeypatch.setattr(cluster, "jobs", lambda ids, names=(): dict.fromkeys(ids, answer))
+    seen = launcher.look(replace(again, name="other"), store)
+    assert seen.counts == {state: 3}
+    assert {status.reason for status in seen.statuses} == (
+        {"for again, Priority"} if state is State.PENDING else {None}
+    )
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_array_that_sbatch_gave_up_on_is_forgotten_only_if_slurm_has_none(
+    store: Store, slurm: Path, tasks: int, taken: bool
+) -> None:
+    """It may have been taken although the answer came too late."""
+    (slurm / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Socket timed out' >&2; exit 1\n")
+    if taken:
+        job = "7_[0-2]" if tasks > 1 else "7"
+        line = f'echo "{job}|PENDING|Priority||0|N/A|$name|"'
+        text = f'#!/bin/sh\nfor name in "$@"; do :; done\n{line}\n'
+        (slurm / "squeue").write_text(text)
+    sweep, where = store.sweep("my_question"), profiles.load("testbed")
+    sweep.logs.mkdir(parents=True)
+    rows = {"first": 0, "end": tasks, "per": 1}
+    with pytest.raises(ClusterError, match="Socket timed out"):
+        array.hand_over([dict] * tasks, sweep, slurm, slurm / "m", where, **rows)
+    assert len(read_jsonl(sweep.submissions)) == taken
+
+
+def test_workers_of_searches_whose_id_was_never_learnt_are_known_by_name(
+    store: Store, slurm: Path
+) -> None:
+    sweep = store.sweep("again")
+    row = {"name": "epsweep-tune-0a", "array": None, "tasks": 2, "first": 0, "end": 2, "per": 1}
+    submissions.record(sweep, slurm / "m", profiles.load("testbed"), **row)
+    text = "#!/bin/sh\necho '7_[0-1]|PENDING|Priority||0|N/A|epsweep-tune-0a|'\n"
+    (slurm / "squeue").write_text(text)
+    assert session._jobs(sweep) == ["7_0", "7_1"]
+
+
+def test_no_command_of_a_profile_leads_around_the_frozen_code(
+    again: Grid, store: Store, slurm: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "executor: slurm\nenv: {PYTHONPATH: /edited/1}\n"
+        "slurm: {timeout_min: 9, slurm_setup: ['export PYTHONPATH=/edited/2']}\n"
+    )
+    script = array.text(1, store.sweep(again.name), profiles.load(path))
+    commands = "\n".join(line for line in script.splitlines() if not line.startswith("srun"))
+    shown = subprocess.run(
+        ["bash", "-c", f"{commands}\necho $PYTHONPATH"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.startswith(f"{store.sweep(again.name).path}/code/")
+    assert shown.stdout.endswith(":/edited/2\n"), "packages that a site gives are found behind"
+
+
+@pytest.mark.parametrize("name", ["claim-0001.json", "result.json"])
+@pytest.mark.parametrize("content", [b'{"outc', b"\0\0\0\0", b"\xff\xfe\xfd"])
+def test_a_damaged_file_is_named_by_status(
+    again: Grid, store: Store, call: Callable[..., tuple[int, str, str]], name: str, content: bytes
+) -> None:
+    claim = Claim.acquire(store.run(again.runs[0].id))
+    assert claim
+    claim.release("done")
+    damaged = store.run(again.runs[0].id).path / name
+    damaged.write_bytes(content)
+    code, out, err = call("status", str(again.path))
+    assert (code, err) == (0, "") and f": {name}: not whole JSON (" in out
+
+
+def test_the_profile_debug_runs_here(
+    again: Grid, call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a breakpoint stops, and the traceback of a failure is seen."""
+    here: list[int] = []
+
+    def execute(*_: object) -> None:
+        here.append(os.getpid())
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr("core.run.pipeline.execute", execute)
+    arguments = (str(again.path), "--profile", "debug", "--only", "seed=1")
+    code, out, _ = call("launch", *arguments)
+    assert (code, here) == (1, [os.getpid()])
+    assert 'raise RuntimeError("it broke")' in out
+    _, out, _ = call("launch", *arguments[:3], "--dry-run")
+    assert "this process does 2 runs" in out

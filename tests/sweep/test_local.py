@@ -1,0 +1,183 @@
+"""Workers of this machine: each has its own GPU, and what takes its place has that one too."""
+
+import io
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from core.config import EvalConfig, RunConfig
+from core.store.claims import Claim
+from core.store.folders import Store, write_json
+from slurm import profile as profiles
+from sweep.grid import Grid, definition
+from sweep.state import plan
+from sweep.state.plan import State
+from sweep.submit import local, submissions, watcher
+from sweep.submit.frozen_code import PACKAGES
+from sweep.submit.local import Crew, Submission
+from sweep.worker.attempt import is_done
+from sweep.worker.job import RunJob
+
+GRID = """
+name: NAME
+base: {weights: random, image_size: 32, epochs: 1, backbone: mini_convnext, dataset: fake}
+seeds: [0]
+evals: [{epsilons: 0..2/255, steps: STEPS}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "found"),
+    [
+        ("", []),
+        ("-1", []),
+        ("2,3", ["2", "3"]),
+        ("GPU-8d1c, MIG-5a/7/0", ["GPU-8d1c", "MIG-5a/7/0"]),
+    ],
+)
+def test_gpus_are_known_by_index_and_by_name(
+    monkeypatch: pytest.MonkeyPatch, shown: str, found: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert local.visible_gpus() == found
+
+
+def test_each_worker_sees_its_own_gpu(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,3")
+    seen: list[str] = []
+
+    def controller(**options: Any) -> SimpleNamespace:
+        seen.append(options["cuda_devices"])
+        return SimpleNamespace(pid=2**30 + len(seen), poll=lambda: 0)
+
+    monkeypatch.setattr("submitit.local.local.start_controller", controller)
+    sweep = store.sweep("s")
+    sweep.logs.mkdir(parents=True)
+    crew = local.engage(lambda _: dict, 2, sweep, tmp_path / "m", profiles.load("local"))
+    crew.start(1)
+    assert seen == ["GPU-a", "3", "3"]
+
+
+def test_packages_where_the_user_stands_are_not_those_of_workers(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everyday names: core, analysis. What the user's path gives beside them is there."""
+    here, project = tmp_path / "here", tmp_path / "project"
+    for name in ("here/submitit", *(f"{f}/{n}" for f in ("here", "project") for n in PACKAGES)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('of the user: {name}')")
+    (project / "given.py").write_text("WHERE = __file__")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    sweep = store.sweep("s")
+    sweep.logs.mkdir(parents=True)
+    names = "core.store.claims", "sweep.worker.job", "submitit", "given"
+    seen = f"[__import__(name).__file__ for name in {names}]"
+    work: Any = partial(eval, seen)
+    crew = local.engage(lambda _: work, 1, sweep, tmp_path / "m", profiles.load("local"))
+    core, ours, theirs, given = crew.jobs[0].result()
+    code = str(next((sweep.path / "code").iterdir()))
+    assert core.startswith(code) and ours.startswith(code)
+    assert given == str(project / "given.py")
+    assert not theirs.startswith(str(here))
+
+
+class Job:
+    """A worker that has ended: crashed, or (`well`) at the end of its list."""
+
+    def __init__(self, folder: Path, *, well: bool) -> None:
+        self.paths = SimpleNamespace(result_pickle=folder if well else folder / "nothing")
+
+    def done(self) -> bool:
+        return True
+
+
+def test_a_worker_takes_the_place_of_the_one_that_died(tmp_path: Path) -> None:
+    """As worker 0 it would have the GPU of one that lives."""
+    started: list[int] = []
+
+    def start(number: int) -> Any:
+        started.append(number)
+        return Job(tmp_path, well=True)
+
+    jobs: list[Any] = [Job(tmp_path, well=number != 2) for number in range(4)]
+    watcher.attend(
+        Crew(jobs, start),
+        Console(file=io.StringIO()),
+        lambda _: None,
+        show=lambda *_: "",
+        brief=lambda _: "",
+        left=lambda _: True,
+        spare=3,
+        every=0.0,
+    )
+    assert started == [2]
+
+
+def test_a_run_that_another_grid_has_done_meanwhile_gets_the_evaluations_it_lacks(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were launched before either began."""
+
+    def load(name: str, steps: int) -> Grid:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(GRID.replace("NAME", name).replace("STEPS", str(steps)))
+        return definition.load(path)
+
+    one, other = load("one", 1), load("other", 2)
+    assert one.runs[0].id == other.runs[0].id
+    sweep = submissions.record_grid(other, store)
+    manifest = submissions.freeze_runs(other.runs, sweep, store)
+    claim = Claim.acquire(store.run(one.runs[0].id))
+    assert claim
+    write_json(claim.run.result, {"evals": [item.id for item in one.runs[0].evals]})
+    claim.release("done")
+    asked: list[str] = []
+
+    def execute(config: RunConfig, evals: Sequence[EvalConfig], *_: object) -> None:
+        asked.extend(item.id for item in evals)
+
+    monkeypatch.setattr("core.run.pipeline.execute", execute)
+    work = RunJob(str(store.root), "other", str(manifest), 0, 1, tracking="none")
+    assert work() == {"done": 1}
+    assert asked == [item.id for item in other.runs[0].evals]
+
+
+def test_an_evaluation_that_was_deleted_is_to_be_made_again(store: Store, tmp_path: Path) -> None:
+    """Who reads that its file is damaged is told to remove it."""
+    path = tmp_path / "one.yaml"
+    path.write_text(GRID.replace("NAME", "one").replace("STEPS", "1"))
+    (run,) = definition.load(path).runs
+    claim = Claim.acquire(store.run(run.id))
+    assert claim
+    (asked,) = (claim.run.eval_json(item.id) for item in run.evals)
+    row = {"epsilon": "0", "norm": "linf", "n": 4, "correct": 3}
+    config = run.evals[0].to_dict()
+    write_json(asked, {"config": config, "rows": [row], "n": 4, "split_images": 4})
+    write_json(claim.run.result, {"evals": [asked.stem]})
+    claim.release("done")
+    assert plan.look(run, claim.run).state is State.DONE
+    assert is_done(claim.run, run.evals)
+    asked.unlink()
+    assert plan.look(run, claim.run).state is State.UNEVALUATED
+    assert not is_done(claim.run, run.evals)
+
+
+def test_workers_that_cannot_begin_say_why(store: Store, tmp_path: Path) -> None:
+    """Otherwise all runs would just stay new."""
+    path = tmp_path / "one.yaml"
+    path.write_text(GRID.replace("NAME", "one").replace("STEPS", "1"))
+    grid, console = definition.load(path), Console(file=io.StringIO(), width=200)
+    sweep, profile = submissions.record_grid(grid, store), profiles.load("local")
+    crew = local.engage(lambda _: partial(int, "x"), 1, sweep, tmp_path / "m", profile)
+    watcher.wait(Submission(crew.jobs, crew.start, grid.runs, {}), store, console)
+    said: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1 new" in said
+    assert f"invalid literal for int() with base 10: 'x'; see {sweep.logs}" in said

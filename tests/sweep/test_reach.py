@@ -1,0 +1,83 @@
+"""Strengths that no evaluation measures are told at plan time, with their place in the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweep import cli
+from sweep.grid import definition
+
+HEAD = "name: g\nbase: {backbone: vit, dataset: cars, epochs: 4}\n"
+
+
+def warnings(text: str) -> tuple[str, ...]:
+    return definition.parse(HEAD + text, Path("g.yaml")).warnings
+
+
+@pytest.mark.parametrize(
+    ("axes", "evals", "told"),
+    [
+        (
+            "grid: {epsilon_g: [4/255, 16/255], schedule: [standard, fix]}",
+            "[{epsilons: 0..8/255}]",
+            "g.yaml:4: evals: apgd-ce-10 does not measure 16/255: 1 run is trained for 16/255, "
+            "whose adversarial and expected accuracy will be missing",
+        ),
+        (
+            "grid: {epsilon_g: [4/255], schedule: [fix, sched]}",
+            "[{epsilons: [0, 4/255]}]",
+            "g.yaml:4: evals: apgd-ce-10 does not measure 1/255, 2/255, 3/255: 2 runs are trained "
+            "for 4/255, whose expected accuracy will be missing",
+        ),
+        (
+            "grid: {epsilon_g: [1/2], norm: [l2]}",
+            "[{norm: l2, epsilons: [0, 1]}]",
+            "g.yaml:4: evals: apgd-ce-10 does not measure 1/2: 1 run is trained for 1/2, whose "
+            "adversarial and expected accuracy will be missing",
+        ),
+    ],
+)
+def test_what_will_be_missing_is_said(axes: str, evals: str, told: str) -> None:
+    assert warnings(f"{axes}\nevals: {evals}\n") == (told,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grid: {epsilon_g: [4/255, 8/255], schedule: [standard, fix]}\n",
+        "grid: {epsilon_g: [1/2], norm: [l2]}\nevals: [{norm: l2, epsilons: [0, 1/2]}]\n",
+        "grid: {epsilon_g: [1/2], norm: [l2]}\nevals: [{epsilons: 0..8/255}]\n",
+        "grid: {epsilon_g: [4/255]}\nevals: [{attack: corruptions}]\n",
+        "grid: {epsilon_g: [4/255]}\nevals: [{epsilons: [0, 4/255], prior: [1, 1]}]\n",
+    ],
+)
+def test_what_is_measured_is_not_spoken_of(text: str) -> None:
+    assert warnings(text) == ()
+
+
+def test_the_shipped_grids_measure_what_they_train() -> None:
+    assert {name: w for name in definition.shipped() if (w := definition.load(name).warnings)} == {}
+
+
+@pytest.mark.parametrize("verb", [["plan"], ["launch", "--dry-run"]])
+def test_on_the_command_line(
+    verb: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(
+        "name: g\nbase: {backbone: mini_convnext, weights: random, dataset: fake, image_size: 32}\n"
+        "grid: {epsilon_g: [16/255], schedule: [fix]}\nevals: [{epsilons: 0..8/255}]\n"
+    )
+    command = ["sweep", *verb[:1], str(path), "--root", str(tmp_path / "out"), *verb[1:]]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert not left.value.code
+    assert (
+        f"warning: {path}:4: evals: apgd-ce-10 does not measure 16/255" in capsys.readouterr().err
+    )

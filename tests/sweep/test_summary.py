@@ -1,0 +1,108 @@
+"""A plan at a glance: where, how much and how long, in units that a person reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from grid_text import parse
+from rich.console import Console, RenderableType
+
+from core.store.folders import Store
+from slurm import profile
+from sweep import several, summary
+from sweep.estimate import cost
+from sweep.state.plan import Plan, State, Status
+from sweep.submit import watcher
+
+CPU = profile.load("local")
+H100 = profile.Profile(
+    name="h",
+    executor="slurm",
+    slurm=profile.Slurm(timeout_min=60, slurm_gpus_per_node="h100:1", slurm_array_parallelism=8),
+)
+GRID = "name: g\nbase: {dataset: cars}\ngrid: {backbone: [%s]}\nseeds: [%s]\n"
+
+
+def shown(what: RenderableType, width: int = 80) -> str:
+    console = Console(width=width, markup=False)
+    with console.capture() as capture:
+        console.print(what)
+    return capture.get()
+
+
+def new(text: str) -> Plan:
+    return Plan([Status(run, State.NEW) for run in parse(text).runs])
+
+
+@pytest.mark.parametrize(
+    ("hours", "told"),
+    [
+        (6.5 / 3600, "6.5 core-seconds"),
+        (59 / 3600, "59 core-seconds"),
+        (0.1, "6 core-minutes"),
+        (0.99, "59 core-minutes"),
+        (1, "1 core-hours"),
+        (2.5, "2.5 core-hours"),
+        (1234.5, "1,234 core-hours"),
+        (0, "0 core-seconds"),
+    ],
+)
+def test_hours_are_told_in_a_unit_that_fits(hours: float, told: str) -> None:
+    assert summary.spelled(hours, "core-hours") == told
+
+
+def test_the_store_and_whether_it_is_there(store: Store, tmp_path: Path) -> None:
+    grid = parse(GRID % ("swin", "0"))
+    for root, state in [
+        (tmp_path / "none", " (no such folder yet)"),
+        (tmp_path, " (nothing was launched there under this name)"),
+    ]:
+        text = shown(summary.of(grid, new(GRID % ("swin", "0")), cost.of(CPU, Store(root))), 300)
+        assert f"in {root}{state}" in text
+    (tmp_path / "sweeps" / "g").mkdir(parents=True)
+    narrow = shown(summary.place(Store(tmp_path), grid), 30)
+    assert narrow.replace("\n", "").replace(" ", "") == f"in{tmp_path}", "all of it, however long"
+
+
+def test_one_backbone_without_an_estimate_hides_no_other(store: Store) -> None:
+    text = GRID % ("swin, resnet18", "0, 1")
+    seen, model = new(text), cost.of(H100, store)
+    known = summary.hours(new(GRID % ("swin", "0, 1")), model).left
+    told = summary.hours(seen, model)
+    assert (told.left, told.known, told.unknown) == (None, known, 2)
+    assert "and 2 runs of unknown length left" in told.lines[0]
+    rows = {line.split()[0]: line for line in shown(summary.cells(seen, model)).splitlines()}
+    assert "about" in rows["swin"] and "unknown" in rows["resnet18"]
+
+
+def test_how_long_it_takes_on_the_devices_at_hand(store: Store) -> None:
+    seen, model = new(GRID % ("swin", "0, 1, 2, 3")), cost.of(H100, store)
+    assert model.at_once == 8
+    longest = model.hours(seen.statuses[0].run.config, seen.statuses[0].run.evals) or 0
+    grid = parse(GRID % ("swin", "0"))
+    wall = summary.spelled(longest, "hours")
+    assert f"what is left takes {wall} on 8 GPUs" in shown(summary.of(grid, seen, model), 160)
+    unknown = replace(model, at_once=None)
+    assert "what is left" not in shown(summary.of(grid, seen, unknown), 160)
+
+
+def test_a_sum_of_several_grids_says_what_it_leaves_out(store: Store) -> None:
+    grids = [parse(GRID % (name, "0")) for name in ("swin", "resnet18")]
+    grids[1] = replace(grids[1], name="other")
+    told = shown(several.table(several.look(grids, store, (), H100)), 160)
+    (last,) = (line for line in told.splitlines() if line.startswith("together"))
+    assert "1 unknown" in last and "GPU-" in last
+
+
+@pytest.mark.parametrize("state", [State.NEW, State.DONE, State.FAILED])
+def test_runs_that_are_not_shown_are_counted(state: State) -> None:
+    runs = parse(GRID % ("swin", ", ".join(map(str, range(40))))).runs
+    seen = Plan([Status(run, state) for run in runs])
+    told = shown(watcher.table(seen, footer=False))
+    rows = told.count("swin-cars-")
+    hidden = 40 - 30 if state is State.FAILED else 40
+    assert f"{hidden} " in told and "--all" in told
+    whole = shown(watcher.table(seen, footer=False, most=40))
+    assert "--all" not in whole and whole.count("swin-cars-") >= 40 > rows

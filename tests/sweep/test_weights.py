@@ -1,0 +1,301 @@
+"""Pretrained weights: fetched once where there is internet, found and checked where there is none.
+
+The hub is a small server on this machine; client, cache and timm are the real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from core.config import ConfigError, registry
+from core.config.registry import backbones
+from core.data import inputs
+from core.store.folders import Store
+from slurm.profile import Profile
+from sweep.inputs import pretrained
+
+NAME = "test_resnet.r160_in1k"
+REPO = f"timm/{NAME}"
+COMMIT = "c0ffee" + "0" * 34
+Files = dict[str, bytes]
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[str, Files]]:
+    """Address and files ('/path' -> content) of a server that speaks as the hub does."""
+    files: Files = {}
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, *, body: bool) -> None:
+            content = files.get(self.path)
+            self.send_response(404 if content is None else 200)
+            if content is None:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            content = content or b""
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("Content-Length", str(len(content) + self.path.startswith("/cut/")))
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", files
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def sweep_weights(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`sweep weights ...` in a process of its own: the hub's client reads its settings once."""
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environ = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "COLUMNS": "300",
+            **variables,
+        }
+        code = "import sys; from sweep.cli import main; sys.argv[0] = 'sweep'; main()"
+        command = [sys.executable, "-c", code, "weights", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=100)
+
+    return run
+
+
+def config(**fields: Any) -> Any:
+    return tiny.config(backbone=NAME, weights="pretrained", **fields)
+
+
+def build_offline(tmp_path: Path, store: Store) -> str:
+    """The first convolution of a run's model, built without internet."""
+    code = (
+        "import sys, tiny\nfrom pathlib import Path\nfrom core import models\n"
+        "from core.store.folders import Store\n"
+        f"run = tiny.config(backbone={NAME!r}, weights='pretrained', image_size=32)\n"
+        "model = models.build(run, 10, Store(Path(sys.argv[1])))\n"
+        "print(model.net.conv1[0].weight.double().sum().item())"
+    )
+    paths = os.pathsep.join([str(Path(tiny.__file__).parent), *sys.path])
+    environ = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": paths}
+    command = [sys.executable, "-c", code, str(store.root)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
+    return done.stdout.strip()
+
+
+def test_fetched_once_then_used_without_internet(
+    served: tuple[str, Files],
+    sweep_weights: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    store: Store,
+) -> None:
+    import core.model.vision  # noqa: F401
+
+    import timm  # isort: skip
+    from safetensors.torch import save
+
+    address, files = served
+    source = timm.create_model("test_resnet")
+    files[f"/{REPO}/resolve/main/model.safetensors"] = save(source.state_dict())
+    hub = tmp_path / "hub"
+    (line,) = inputs.missing([config(), config(seed=1)], store, hub=hub)
+    assert line == f"weights of {NAME}: {REPO} is not in {hub}; run: sweep weights fetch {NAME}"
+    assert inputs.missing([config()], store) == [], "they may be downloaded"
+    assert inputs.missing([tiny.config(backbone=NAME, weights="random")], store, hub=hub) == []
+
+    done = sweep_weights("fetch", NAME, HF_ENDPOINT=address)
+    assert done.returncode == 0, done.stderr
+    files.clear()
+    assert inputs.missing([config()], store, hub=hub) == []
+    again = sweep_weights("fetch", NAME, HF_ENDPOINT="http://127.0.0.1:9")
+    assert again.returncode == 0 and again.stdout == done.stdout, "what is here is not asked for"
+
+    expected = source.conv1[0].weight.double().sum().item()
+    assert build_offline(tmp_path, store) == str(expected)
+
+    listed = sweep_weights("list", NAME, "vit", "--json")
+    assert [bool(row["file"]) for row in json.loads(listed.stdout)] == [True, False]
+    assert sweep_weights("verify", NAME).returncode == 0
+    path = inputs.cached_weights(REPO, hub)
+    assert path is not None
+    path.resolve().write_bytes(path.read_bytes()[:-1] + b"x")
+    broken = sweep_weights("verify", NAME)
+    assert broken.returncode == 1 and "differs from its checksum" in broken.stdout
+
+
+def test_what_the_hub_lacks(
+    served: tuple[str, Files], sweep_weights: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = sweep_weights("fetch", NAME, HF_ENDPOINT=served[0])
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"weights of {NAME}: {REPO} has none of model.safetensors")
+
+
+@pytest.mark.parametrize("flag", ["1", pytest.param("0", marks=pytest.mark.slow)])
+def test_without_internet_it_is_one_line(
+    sweep_weights: Callable[..., subprocess.CompletedProcess[str]], flag: str
+) -> None:
+    """The client tries for half a minute unless it is told that there is none."""
+    done = sweep_weights("fetch", "r50", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE=flag)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("weights of r50: cannot reach the hub (")
+
+
+def test_bad_names(sweep_weights: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = sweep_weights("fetch", "swim", "resnet5O")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 2
+    assert "unknown backbone 'swim'" in done.stderr and "resnet50" in done.stderr
+    done = sweep_weights("fetch", "robust_resnet50")
+    assert done.returncode == 2 and "put the file at" in done.stderr
+    assert sweep_weights("fetch").returncode == 2
+    assert sweep_weights("verify").returncode == 3
+    assert sweep_weights("verify", "vit").returncode == 1
+
+
+def test_a_grid_names_what_to_fetch(
+    sweep_weights: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = sweep_weights("fetch", "--grid", "epsilon_scheduling", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2 and done.stderr.startswith("weights of vit: ")
+    done = sweep_weights("fetch", "--grid", "smoke")
+    assert done.returncode == 0 and "no run of it starts from pretrained" in done.stdout
+
+
+# Local files.
+
+
+@pytest.fixture
+def robust(served: tuple[str, Files], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A backbone of the registry whose weights are a file on the server."""
+    address, files = served
+    files["/x.pth"] = files["/cut/x.pth"] = os.urandom(5000)
+    entries = {
+        name: registry.Backbone(
+            timm="test_resnet", checkpoint=registry.Checkpoint(file=f"r/{name}.pth", url=url)
+        )
+        for name, url in {
+            "small": f"{address}/x.pth",
+            "cut": f"{address}/cut/x.pth",
+            "gone": f"{address}/none.pth",
+            "dead": "http://127.0.0.1:9/x.pth",
+        }.items()
+    }
+    known = entries | backbones()
+    for module in (registry, inputs, pretrained):
+        monkeypatch.setattr(module, "backbones", lambda: known)
+    yield address
+
+
+def test_a_local_file_is_fetched_with_its_checksum(
+    robust: str, served: tuple[str, Files], store: Store, tmp_path: Path
+) -> None:
+    hub = tmp_path / "hub"
+    path = pretrained.fetch("small", store, hub)
+    assert path == store.weights / "r" / "small.pth"
+    assert path.read_bytes() == served[1]["/x.pth"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.with_name("small.pth.sha256").read_text() == f"{digest}  small.pth\n"
+    assert list(pretrained.verify([], store, hub)) == [("small", f"{path}: fine", True)]
+    path.write_bytes(b"damaged")
+    ((_, finding, fine),) = pretrained.verify(["small"], store, hub)
+    assert not fine and "differs from its checksum" in finding
+    path.with_name("small.pth.sha256").unlink()
+    ((_, finding, fine),) = pretrained.verify(["small"], store, hub)
+    assert fine and "no checksum to compare with" in finding
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gone", "404"), ("dead", "refused"), ("cut", "broke off")]
+)
+def test_a_failed_download_leaves_nothing(
+    robust: str, store: Store, tmp_path: Path, name: str, reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"cannot be downloaded \(.*{reason}") as error:
+        pretrained.fetch(name, store, tmp_path / "hub")
+    assert len(error.value.lines) == 1
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+# Where jobs look.
+
+
+def profile(**fields: Any) -> Profile:
+    return Profile.model_validate({"name": "p", "executor": "local", **fields})
+
+
+def test_the_cache_is_that_of_the_hubs_own_client(tmp_path: Path) -> None:
+    code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    for variables in (
+        {},
+        {"XDG_CACHE_HOME": str(tmp_path / "xdg")},
+        {"HF_HOME": str(tmp_path / "home")},
+        {"HF_HOME": str(tmp_path / "home"), "HUGGINGFACE_HUB_CACHE": str(tmp_path / "old")},
+        {"HF_HOME": str(tmp_path / "home"), "HF_HUB_CACHE": str(tmp_path / "hub")},
+    ):
+        hidden = ("HF_", "XDG_", "HUGGINGFACE_")
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | variables
+        command = [sys.executable, "-c", code]
+        said = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
+        assert str(inputs.hub_cache(environ)) == said.stdout.strip(), variables
+
+
+def test_a_profile_says_where_its_jobs_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    there = profile(env={"HF_HOME": "$SCRATCH/hf"})
+    assert pretrained.hub_of(there) == tmp_path / "hf" / "hub"
+    assert pretrained.required_hub(there) is None, "local runs may download"
+    offline = profile(env={"HF_HOME": "$SCRATCH/hf", "HF_HUB_OFFLINE": 1})
+    assert pretrained.required_hub(offline) == tmp_path / "hf" / "hub"
+    cluster = profile(executor="slurm", slurm={"timeout_min": 60}, env={"HF_HOME": "$SCRATCH/hf"})
+    assert pretrained.required_hub(cluster) == tmp_path / "hf" / "hub"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert pretrained.required_hub(there) is not None
+    monkeypatch.delenv("SCRATCH")
+    with pytest.raises(ConfigError, match="this variable is not set here"):
+        pretrained.hub_of(cluster)
+
+
+def test_a_half_downloaded_repository_does_not_count(tmp_path: Path) -> None:
+    folder = tmp_path / "models--timm--x"
+    (folder / "blobs").mkdir(parents=True)
+    (folder / "blobs" / "0.incomplete").write_text("x")
+    assert inputs.cached_weights("timm/x", tmp_path) is None
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    assert inputs.cached_weights("timm/x", tmp_path) is None
+    snapshot = folder / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to("../../blobs/gone")
+    assert inputs.cached_weights("timm/x", tmp_path) is None
+    (folder / "blobs" / "gone").write_text("x")
+    assert inputs.cached_weights("timm/x", tmp_path) == snapshot / "model.safetensors"
