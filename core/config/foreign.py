@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+LONGEST = 300
+"""Characters of a message that are kept: some print whole tensors."""
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 """Colours and bold face, which torch puts into some messages."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message; the type's name if there is none."""
-    text = ESCAPES.sub("", str(error)).strip()
-    return text.splitlines()[0].strip() if text else type(error).__name__
+    """The first line of a message, with the next one if it ends in a colon ("Error(s) in loading
+    state_dict for ResNet:" says nothing alone); the type's name if there is no message."""
+    lines = [line.strip() for line in ESCAPES.sub("", str(error)).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:LONGEST]
 
 
 def beginning(file: Path) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from core.config import ConfigError, RunConfig
 from core.config.datasets import entries
+from core.config.foreign import first_line
 from core.config.registry import PROCEDURAL, SYNTHETIC
 from core.config.seeds import derive
 from core.data.drawn import CLASSES, draw
@@ -170,8 +171,14 @@ def _mapped(folder: Path, stage: Path | None) -> Split:
         shared, folder = folder, stage / folder.name
         if not folder.is_dir():
             _publish(folder, lambda draft: shutil.copytree(shared, draft, dirs_exist_ok=True))
-    images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
-    return Split(images, torch.from_numpy(np.load(folder / "labels.npy")))
+    try:
+        # Not np.load: of a damaged file it says that it could be unpickled.
+        both = [np.lib.format.open_memmap(folder / name, mode="c") for name in arrays.FILES[:2]]
+        return Split(*map(torch.from_numpy, both))
+    except (ValueError, FileNotFoundError) as error:  # NumPy's for a cut or other file
+        raise ConfigError(
+            f"{folder}: damaged arrays ({first_line(error)}); delete this folder, it is made again"
+        ) from None
 
 
 def _publish(folder: Path, fill: Callable[[Path], object]) -> None:

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from core.config.foreign import first_line
 from core.store import shapes
 from core.store.folders import read_json, write_json
 
@@ -195,8 +196,7 @@ def _heard() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TeamError(f"another process of this run is gone ({reason[:200]})") from error
+        raise TeamError(f"another process of this run is gone ({first_line(error)})") from error
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

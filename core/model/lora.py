@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from core.config import ConfigError, RunConfig, nearest
+from core.config.foreign import first_line
 from core.config.registry import backbone
 from core.config.seeds import derive
 from core.model.trainable import head_names, is_in
@@ -52,8 +53,7 @@ def adapt(model: nn.Module, config: RunConfig) -> None:
         try:
             peft.inject_adapter_in_model(asked, model)
         except (ValueError, NotImplementedError) as error:  # such as a rank that groups forbid
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"lora: {config.backbone}: {reason}") from None
+            raise ConfigError(f"lora: {config.backbone}: {first_line(error)}") from None
     _must_be_called(model, chosen, config)
 
 

@@ -112,8 +112,9 @@ def _create(name: str, pretrained: bool, classes: int, options: dict[str, Any]) 
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=classes, **options)
     except (OSError, RuntimeError) as error:
+        fetch = f"; run: sweep weights fetch {name}" if isinstance(error, OSError) else ""
         raise ConfigError(
-            f"backbone {name}: cannot load its weights ({first_line(error)})"
+            f"backbone {name}: cannot load its weights ({first_line(error)}){fetch}"
         ) from error
     except (TypeError, ValueError, AssertionError) as error:
         if "img_size" not in options:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.config import RunConfig
+from core.config.foreign import first_line
 from core.store.fence import newest_attempt
 from core.store.folders import RunDir, write_text
 from core.store.records import MetricsRow
@@ -62,7 +63,7 @@ def login_problem() -> str | None:
         try:
             known = wandb.login(prompt=False, verify=False, timeout=10)
         except Exception as error:  # a malformed key, an unreadable ~/.netrc, ...
-            return f"its credentials cannot be used ({_reason(error)})"
+            return f"its credentials cannot be used ({first_line(error)})"
     return None if known else "nobody is logged in; run `wandb login`, or set WANDB_API_KEY"
 
 
@@ -118,7 +119,7 @@ class Tracker:
             act()
         except Exception as error:  # whatever W&B does must not reach the run
             self._run = None
-            self._on_failure(f"W&B stopped ({_reason(error)}); the run folder keeps everything")
+            self._on_failure(f"W&B stopped ({first_line(error)}); the run folder keeps everything")
 
     def _open(self, config: RunConfig, run: RunDir, mode: Mode, group: str | None) -> None:
         online = is_online(mode)
@@ -161,10 +162,6 @@ def _begin(config: RunConfig, run: RunDir, online: bool, group: str | None) -> A
             sagemaker_disable=True,  # it would choose the id
         ),
     )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def curves(row: MetricsRow) -> dict[str, float]:

@@ -11,6 +11,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from core.config.foreign import first_line
+
 Compile = Literal["none", "default", "cuda_graphs"]
 
 _VARIANTS = 64
@@ -38,8 +40,7 @@ def _compile(model: nn.Module, mode: str) -> nn.Module:
 
 def reason(error: Exception) -> str:
     """Why compiling failed, in one line."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    return first_line(error)
 
 
 class _Copied(nn.Module):

@@ -18,6 +18,7 @@ from typing import IO, Any
 from rich.text import Text
 
 from core.config import ConfigError
+from core.config.foreign import first_line
 from core.config.registry import Backbone, backbone, backbone_problem, backbones, hub_repo
 from core.data import inputs
 from core.sheet import Sheet
@@ -114,14 +115,14 @@ def _fetch_hub(name: str, repo: str, hub: Path) -> Path:
         try:
             return Path(huggingface_hub.hf_hub_download(repo, file, cache_dir=hub))
         except errors.LocalEntryNotFoundError as error:
-            reason = _reason(error.__cause__ or error)
+            reason = first_line(error.__cause__ or error)
             raise ConfigError(f"weights of {name}: cannot reach the hub ({reason})") from None
         except errors.RepositoryNotFoundError:
             raise ConfigError(f"weights of {name}: the hub has no {repo}") from None
         except errors.EntryNotFoundError:
             continue
         except (OSError, errors.HfHubHTTPError) as error:
-            raise ConfigError(f"weights of {name}: {repo}: {_reason(error)}") from None
+            raise ConfigError(f"weights of {name}: {repo}: {first_line(error)}") from None
     raise ConfigError(f"weights of {name}: {repo} has none of {', '.join(inputs.HUB_FILES)}")
 
 
@@ -143,13 +144,9 @@ def _fetch_url(url: str, path: Path) -> Path:
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-        raise ConfigError(f"{url}: cannot be downloaded ({_reason(error)})") from None
+        raise ConfigError(f"{url}: cannot be downloaded ({first_line(error)})") from None
     write_text(_note(path), f"{digest.hexdigest()}  {path.name}\n")
     return path
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _note(path: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core.config import EvalConfig, Optim, RunConfig, Schedule
 from core.config.datasets import entries
+from core.config.foreign import first_line
 from core.config.registry import backbones
 from core.data import inputs
 from core.datasets import miniature
@@ -124,8 +125,7 @@ def furnish(runs: Iterable[Run], store: Store, rehearsal: Rehearsal) -> Datasets
                 release = rehearsal.root / "releases" / f"{name}-{size}"
                 miniature.furnish(name, rehearsal, size, release)
         except Exception as error:  # a reader that breaks may raise anything
-            reason = (str(error).strip() or "no message").splitlines()[0]
-            made.broken[name] = f"{type(error).__name__}: {reason}"
+            made.broken[name] = f"{type(error).__name__}: {first_line(error)}"
     return made
 
 

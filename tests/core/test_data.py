@@ -171,6 +171,30 @@ def test_another_size_is_another_array(folder: Path, store: Store) -> None:
     assert len(list((store.data / "prepared").iterdir())) == 6
 
 
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy"])
+@pytest.mark.parametrize("how", ["cut", "other", "gone", "fewer"])
+def test_damaged_arrays_are_one_line(folder: Path, store: Store, name: str, how: str) -> None:
+    load(folder, store)
+    (place,) = (
+        p for p in (store.data / "prepared").iterdir() if len(np.load(p / "labels.npy")) > 3
+    )
+    file = place / name
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[:-10])
+    elif how == "other":
+        file.write_bytes(b"<html>404</html>" * 20)
+    elif how == "gone":
+        file.unlink()
+    else:
+        np.save(file, np.load(file)[:-1])
+    with pytest.raises(ConfigError) as error:
+        load(folder, store)
+    (line,) = error.value.lines
+    assert line.startswith(f"{place}: damaged arrays (") and "pickle" not in line
+    shutil.rmtree(place)
+    assert len(load(folder, store).train) == 6
+
+
 def test_a_stage_is_a_copy_on_another_disk(folder: Path, store: Store, tmp_path: Path) -> None:
     stage = tmp_path / "fast"
     staged = load(folder, store, stage=stage)

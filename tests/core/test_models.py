@@ -294,3 +294,18 @@ def test_pretrained_weights_that_cannot_be_fetched_are_one_line(
     with pytest.raises(ConfigError, match="backbone test_vit: cannot load its weights") as error:
         build(config(weights="pretrained"), 5, store)
     assert len(error.value.lines) == 1 and "\n" not in str(error.value)
+    assert str(error.value).endswith("; run: sweep weights fetch test_vit")
+
+
+def test_weights_of_another_architecture_say_what_differs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's first line ends in a colon and names nothing."""
+
+    def create(name: str, **_: Any) -> Any:
+        nn.Linear(2, 2).load_state_dict({"weight": torch.zeros(3, 2), "bias": torch.zeros(2)})
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(ConfigError, match="for Linear: size mismatch for weight: copying") as error:
+        build(config(weights="pretrained"), 5, store)
+    assert "sweep weights fetch" not in str(error.value), "they are here, and do not fit"
