@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.cells import Cell, Key, cells
 from analysis.compare import Agreement, agreement, comparison
 from analysis.derived import paired_tests
-from analysis.formats import FORMATS
+from analysis.formats import FORMATS, unformulated
 from analysis.gates import cell_gates, row_gates, run_gates
 from analysis.intervals import Flags
 from analysis.paper import (
@@ -29,12 +29,14 @@ from analysis.provenance import sidecar, why
 from analysis.published import TABLES, published, read
 from analysis.results import Results
 from analysis.tables import Table
+from analysis.tidy import comma_separated, tidy, tidy_tests
 from analysis.tidy import export as write
-from analysis.tidy import tidy, tidy_tests
 from analysis.tuned import flagged, sentence
 from core.config import ConfigError, nearest
 
 FORMS = (*FORMATS, "tidy")
+MAIN = 0
+"""Among numbers of tables: what a grid measured, in the order of its strengths."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ def tables(
 
 def _as_text(table: Table, form: str, count: int) -> str:
     """One of `count` tables. CSV has no place for a title, but several need to be told apart."""
-    title = f'"{table.title}"\n' if form == "csv" and count > 1 else ""
-    return title + FORMATS[form](table)
+    if form != "csv" or count == 1:
+        return FORMATS[form](table)
+    title = unformulated(table.title).replace('"', '""')
+    return f'"{title}"\n{FORMATS[form](table)}'
 
 
 def export(source: Source, path: str | Path) -> Path:
@@ -141,9 +145,13 @@ def _laid_out(
     """Number -> table; what a grid measured counts downwards from -1, having no number."""
     bold = _sure(source.results) if significant and source.results else None
     if not numbers and not source.published:
-        return {-i: t for i, t in enumerate(main_tables(source.values, sure=bold), start=1)}
-    found = {}
+        numbers = (MAIN,)
+    found: dict[int, Table] = {}
     for number in numbers or NUMBERS:
+        if number == MAIN:
+            main = main_tables(source.values, sure=bold)
+            found |= {-i: table for i, table in enumerate(main, start=1)}
+            continue
         table = numbered(number, source.values, partial=partial, sure=bold)
         if table is not None:
             found[number] = table
@@ -173,7 +181,7 @@ def _tidy(values: pd.DataFrame, laid_out: Mapping[int, Table], partial: bool) ->
     """All that the tables show: those of the paper with every digit they are computed from."""
     frames = [_tidy_number(n, values, partial) for n in laid_out if n in NUMBERS]
     frame = pd.concat(frames) if frames else tidy(_shown(laid_out.values()))
-    return frame.to_csv(index=False, lineterminator="\n")
+    return comma_separated(frame)
 
 
 def _shown(laid_out: Iterable[Table]) -> dict[Key, Cell]:

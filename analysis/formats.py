@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +18,9 @@ from core.sheet import Sheet
 
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
+    **{char: f"{{{char}}}" for char in "[]*"},  # after \\ these are arguments
+    "|": r"\textbar{}",
+    "\n": " ",
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -32,28 +36,55 @@ LATEX = {
 def markdown(table: Table) -> str:
     """A pipe table with its title above and its notes below."""
     head = [*table.stub, *(" ".join(levels) for levels in table.header)]
-    lines = [f"**{table.title}**", "", _pipes(head)]
+    lines = [f"**{_plain(table.title)}**", "", _pipes(map(_plain, head))]
     lines.append("|" + ":--|" * len(table.stub) + "--:|" * len(table.header))
     for labels, entries in table.rows:
-        lines.append(_pipes([*labels, *map(_markdown_entry, entries)]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]).rstrip() + "\n"
+        lines.append(_pipes([*map(_plain, labels), *map(_markdown_entry, entries)]))
+    notes = (f"- {_plain(note)}" for note in table.notes)
+    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 
 
-def _pipes(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in fields) + " |"
+def _plain(text: str) -> str:
+    """A name or a reason as Markdown shows it: no HTML, no end of a cell or a line."""
+    escaped = html.escape(text.replace("\\", "\\\\"), quote=False).replace("|", "\\|")
+    return " ".join(escaped.splitlines())
+
+
+def _pipes(fields: Iterable[str]) -> str:
+    return f"| {' | '.join(fields)} |"
 
 
 def _markdown_entry(entry: Entry) -> str:
-    return (f"**{entry.text}**" if entry.bold else entry.text) + entry.mark
+    text = _plain(entry.text)
+    return (f"**{text}**" if entry.bold else text) + entry.mark
+
+
+NUMBER = re.compile(
+    rf"[+-]?\d+(\.\d+)?(e[+-]?\d+)?( {PLUS_MINUS} [\d.]+)?"
+    rf"( \(\d+/\d+\))?[{DAGGER}{DOUBLE_DAGGER}]*",
+    re.IGNORECASE,
+)
+"""What tables call a number: -1.20, 45.12 with its spread, its count of seeds and its marks."""
+
+
+def unformulated(text: str) -> str:
+    """A cell of a CSV file that no spreadsheet takes for a formula: text that begins like one gets
+    an apostrophe before it; numbers stay numbers."""
+    line = " ".join(text.split("\r"))  # which the csv module takes for an end of line, unquoted
+    formula = line.lstrip()[:1] in FORMULA and not NUMBER.fullmatch(line)
+    return f"'{line}" if formula else line
+
+
+FORMULA = ("=", "+", "-", "@")
 
 
 def comma_separated(table: Table) -> str:
     """The layout as CSV: one header line, numbers as printed, bold and notes left out."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*table.stub, *(" ".join(levels) for levels in table.header)])
-    for labels, entries in table.rows:
-        writer.writerow([*labels, *(entry.text + entry.mark for entry in entries)])
+    rows = [[*table.stub, *(" ".join(levels) for levels in table.header)]]
+    rows += [[*labels, *(entry.text + entry.mark for entry in es)] for labels, es in table.rows]
+    writer.writerows(map(unformulated, row) for row in rows)
     return file.getvalue()
 
 

@@ -101,7 +101,8 @@ def table_cells(number: int, frame: pd.DataFrame, *, partial: bool = False) -> d
         return means(main_cells(frame), DERIVED[number], partial=partial)
     if number not in SPECS:
         known = ", ".join(map(str, NUMBERS))
-        raise ConfigError(f"--table: there is no Table {number} (there are {known})")
+        hint = ": it lists backbones, see sweep weights list" if number == 5 else ""
+        raise ConfigError(f"--table: there is no Table {number} here{hint} (there are {known})")
     found = cells(table_frame(number, frame))
     keep = SPECS[number].keep
     return {key: cell for key, cell in found.items() if keep(key, found)}

@@ -11,15 +11,27 @@ import pandas as pd
 
 from analysis.cells import Cell, Key
 from analysis.derived import Tested
+from analysis.formats import unformulated
 from core.config import ConfigError, nearest
 
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
     ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
-    ".csv": lambda frame, path: frame.to_csv(path, index=False, lineterminator="\n"),
+    ".csv": lambda frame, path: path.write_text(comma_separated(frame), "utf-8"),
 }
 """Suffix -> how `export` writes it."""
 COLUMNS = ["model", "dataset", "epsilon_g", "setting", "metric", "value", "n", "seeds"]
 """Then std, state, and what only some sources have: variant, attack, statistic."""
+
+
+def comma_separated(frame: pd.DataFrame) -> str:
+    """A frame as CSV whose text no spreadsheet takes for formulas."""
+    texts = frame.select_dtypes(["object", "string"]).columns
+    safe = {name: frame[name].map(_safe) for name in texts}
+    return frame.assign(**safe).to_csv(index=False, lineterminator="\n")
+
+
+def _safe(value: Any) -> Any:
+    return unformulated(value) if isinstance(value, str) else value
 
 
 def tidy(found: Mapping[Key, Cell]) -> pd.DataFrame:

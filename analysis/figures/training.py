@@ -32,8 +32,9 @@ COLUMNS = {"val_clean": "clean (%)", "val_adv": "adversarial (%)", "val_loss": "
 
 
 def strengths(results: Results) -> list[float]:
-    """The eps_g something was trained at, in 255ths; [0] where nothing was attacked."""
-    return sorted(set(results.table["epsilon_g"]) - {0.0}) or [0.0]
+    """The eps_g at which a run has an epoch or a curve, in 255ths; [0] if no attacked run has."""
+    begun = {*results.epochs["epsilon_g"], *results.curves["epsilon_g"]}
+    return sorted(begun - {0.0}) or [0.0]
 
 
 def stem(name: str, epsilon_g: float) -> str:

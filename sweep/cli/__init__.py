@@ -6,7 +6,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or bad input, 3 incomplete results.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Annotated
 
@@ -94,15 +94,27 @@ def from_home(argument: str) -> str:
 
 
 def spread_only(arguments: Iterable[str]) -> list[str]:
-    """`--only a=1 b=2` as the option parser knows it: `--only a=1 --only b=2`."""
-    spread: list[str] = []
-    taking = False
+    """`--only a=1 b=2` as the option parser knows it: `--only a=1 --only b=2`; so for every option
+    that takes a list, as far as the words after it can be meant for it."""
+    found: list[str] = []
+    taking = ""
     for argument in arguments:
         if argument.startswith("-"):
-            taking = argument == "--only"
-        elif taking and "=" in argument and spread[-1] != "--only":
-            spread.append("--only")
-        else:
-            taking = taking and "=" in argument
-        spread.append(argument)
-    return spread
+            taking = argument if argument in MANY else ""
+        elif taking and found[-1] != taking:
+            if MANY[taking](found[0], argument):
+                found.append(taking)
+            else:
+                taking = ""
+        found.append(argument)
+    return found
+
+
+MANY: dict[str, Callable[[str, str], bool]] = {
+    "--only": lambda _, word: "=" in word,
+    "--table": lambda _, word: word.isdigit(),
+    "--figure": lambda _, word: word in results.FIGURES,
+    # A grid or files: no word behind --from can be a grid. Elsewhere it takes one folder.
+    "--from": lambda verb, _: verb in ("tables", "figures"),
+}
+"""Options that take a list -> whether a word, after the first, belongs to it, given the verb."""

@@ -4,6 +4,9 @@ imports analysis (besides the demo).
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +30,7 @@ from sweep.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from analysis import Results
     from analysis.command import Source
     from sweep.grid import Grid
 
@@ -43,6 +47,12 @@ class Format(StrEnum):
     tidy = "tidy"
     dataframe = "dataframe"
 
+
+FIGURES = (
+    *("transfer", "adaptation", "robustness", "training", "delay", "dynamics"),
+    *("strength", "bars", "pareto", "hinges"),
+)
+"""Those of `analysis.figures`, which takes a second to import."""
 
 OptionalGrid = Annotated[
     str | None, typer.Argument(metavar="[GRID]", help="A grid; or give --from instead.")
@@ -62,12 +72,17 @@ def tables(
     table: Annotated[
         list[int] | None,
         typer.Option(
-            "--table", help="One of the paper's, 1 to 12 [default: those the grid feeds]."
+            "--table",
+            min=1,
+            metavar="NUMBER...",
+            help="Of the paper's: 1 to 4, 6 to 12 [default: those the grid feeds]. Table 5 lists "
+            "backbones: sweep weights list.",
         ),
     ] = None,
     format: Annotated[
-        Format, typer.Option("--format", help="How to write them.")
-    ] = Format.markdown,
+        Format | None,
+        typer.Option("--format", help="How to write them [default: markdown, or for a terminal]."),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Beside each value the published one, and by how much."),
@@ -94,6 +109,7 @@ def tables(
 
     from analysis import check as published
     from analysis import command
+    from analysis.formats import terminal
 
     if check:
         typer.echo(published.check())
@@ -108,10 +124,11 @@ def tables(
         out.print(str(command.export(source, output)), soft_wrap=True)
         _warn(source)
         return
-    fed = [int(name) for name in loaded.tables if name.isdigit()] if loaded else []
+    names = loaded.tables if loaded else ()
+    fed = [command.MAIN if name == "main" else int(name) for name in names]
     made = command.tables(
         source,
-        format.value,
+        (format or Format.markdown).value,
         numbers=table or (() if compare else fed),
         partial=partial,
         significant=significant,
@@ -121,6 +138,9 @@ def tables(
         write_text(output, made.text + "\n")
         sidecar = output.with_name(f"{output.name}.provenance.json")
         write_text(sidecar, dumps(command.provenance(source), indent=1) + "\n")
+    elif format is None and sys.stdout.isatty():
+        for laid_out in made.tables:
+            out.print(terminal(laid_out))
     else:
         typer.echo(made.text)
     for remark in made.remarks:
@@ -135,7 +155,8 @@ Folder = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to w
 def figures(
     grid: OptionalGrid = None,
     names: Annotated[
-        list[str] | None, typer.Option("--figure", help="Only these: transfer, strength, ...")
+        list[str] | None,
+        typer.Option("--figure", metavar="NAME...", help=f"Only these: {', '.join(FIGURES)}."),
     ] = None,
     root: Root = None,
     only: Only = None,
@@ -146,6 +167,8 @@ def figures(
     from analysis.figures import figures as draw
 
     source, loaded = _source(grid, root, only, files)
+    if source.results:
+        _require_something(source.results, "draw")
     name = loaded.name if loaded else "published"
     folder = output or Store.at(root).root / "reports" / name
     for path in draw(source, folder, names or []):
@@ -172,8 +195,10 @@ def report(
     loaded = load_grid(grid, store)
     rows = manifest([status.run for status in look(loaded, store, only).statuses])
     folder = output or store.root / "reports" / loaded.name
+    results = Results(store.root, rows)
+    _require_something(results, "report")
     page = write(
-        Results(store.root, rows),
+        results,
         folder,
         title=loaded.name,
         about=loaded.about,
@@ -205,6 +230,23 @@ def suggest_schedule(
         if one_pair := suggestion.overall(found):
             out.print(one_pair, soft_wrap=True)
     raise typer.Exit(3 if any(one.problem for one in found) else 0)
+
+
+def _require_something(results: Results, verb: str) -> None:
+    """Leave with exit code 3 where no run has anything yet; say what is missing where some have."""
+    if not any(run.epochs or run.result for run in results.runs):
+        counts = _counts(run.state for run in results.runs)
+        line = f"nothing to {verb}: no run has an epoch or a result yet ({counts})"
+        err.print(Text(line, style="red"), soft_wrap=True)
+        raise typer.Exit(3)
+    if set(results.table["state"]) != {"done"}:
+        counts = _counts(results.table["state"])
+        line = f"incomplete: {counts}; what is missing is left out or marked"
+        err.print(Text(line, style="yellow"), soft_wrap=True)
+
+
+def _counts(states: Iterable[str]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in Counter(states).most_common())
 
 
 def _warn(source: Source) -> None:

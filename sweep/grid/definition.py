@@ -16,7 +16,7 @@ The grammar, all of it (a field is a dotted RunConfig field such as `optim.lr`):
     include  list of mappings; each is one more combination, laid over base and run with every
              seed; where there is no grid and no zip, these are the only runs
     evals    list of evaluations, each done on every run; by default EvalConfig()
-    tables   the tables this grid feeds
+    tables   the tables this grid feeds, see TABLES
     tune     a search for hyper-parameters that comes before the runs, see sweep.grid.tune_block
 
 A schedule is one value: a preset or a mapping, whose `name` labels it in tables.
@@ -52,6 +52,8 @@ KEYS = (
     *("name", "about", "base", "grid", "zip", "include", "exclude", "seeds", "evals", "tables"),
     "tune",
 )
+TABLES = ("1", "2", "3", "4", "6", "7", "8", "9", "10", "11", "12", "main")
+"""The paper's tables of accuracies, and what a grid measured, as it is without the key tables."""
 MOST_COMBINATIONS = 1_000_000
 
 
@@ -220,6 +222,9 @@ def _tables(file: GridFile) -> tuple[str, ...]:
     for number, table in enumerate(tables):
         if isinstance(table, bool) or not isinstance(table, str | int):
             file.problem(("tables", number), f"tables: expected a name, got {show(table)}")
+        elif str(table) not in TABLES:
+            known = ", ".join(TABLES)
+            file.problem(("tables", number), f"tables: no table '{table}' (there are {known})")
     return tuple(map(str, tables))
 
 
