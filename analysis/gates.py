@@ -65,7 +65,7 @@ def row_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violation]
 
 
 def masking_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violation]:
-    """Attacked accuracies whose attack may be blind: too many right images without a gradient."""
+    """Attacked accuracies whose attack may be blind: many right images lack a usable gradient."""
     measured = frame[frame["n"].notna() & (frame["metric"] != "clean")]
     blind = measured[measured["zero_gradient_images"].fillna(0) > MASKED * measured["n"]]
     violations = []
@@ -76,7 +76,7 @@ def masking_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violat
         if keys:
             text = (
                 f"{cell_name(keys[0])}: gradient masking suspected, {count} of {n} images are "
-                f"right and have no gradient at all (more than {MASKED:.0%}; run {run_id})"
+                f"right and have no usable gradient (more than {MASKED:.0%}; run {run_id})"
             )
             violations.append(Violation(keys, text))
     return violations
@@ -105,7 +105,7 @@ def run_gates(results: Results) -> list[str]:
             if record and is_masked(record["zero_gradient_images"], record["n"]):
                 texts.append(
                     f"{run.dir.id}: {record['zero_gradient_images']} of {record['n']} images have "
-                    "no gradient at all; the attack may be blind"
+                    "no usable gradient; the attack may be blind"
                 )
     commits = sorted(set(results.values["commit"]) - {""})
     if len(commits) > 1:

@@ -238,7 +238,9 @@ def main() -> int:
         "attack": lambda: attack_cost(report, repetitions, not asked.no_peers),
         "training": lambda: training_cost(report, repetitions),
         "layout": lambda: layout_cost(report, repetitions),
-        "robustness": lambda: robustness.measure(report, 80 if asked.quick else 896),
+        "robustness": lambda: robustness.measure(
+            report, *((80, 160) if asked.quick else (896, 4096))
+        ),
         "data": lambda: data_cost(report, repetitions),
         "memory": lambda: memory(report),
     }

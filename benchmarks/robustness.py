@@ -14,10 +14,11 @@ import plain
 import tiny
 import torch
 from report import Report, Work, seconds
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.attack.apgd import apgd
 from core.data import drawn
+from core.data.splits import Split
 from core.evaluation import audit, queue
 
 CPU = torch.device("cpu")
@@ -34,55 +35,68 @@ def many_images(images: int) -> Iterator[None]:
         sizes["test"] = before
 
 
-def measure(report: Report, images: int) -> None:
-    """Costs and agreement on so many images."""
-    with many_images(images):
+GRID = [i / 8 * 1.2 / 255 for i in range(9)]
+HOW: dict[str, Any] = {"steps": 10, "batch": 128, "device": CPU}
+
+
+def measure(report: Report, few: int, many: int) -> None:
+    """Costs on a few and on many images (an audit looks at about as many of either), and agreement
+    on the few."""
+    with many_images(many):
         trained = tiny.train_one()
-    net, split, steps, batch = trained.net, trained.test, 10, 128
-    grid = [i / 8 * 1.2 / 255 for i in range(9)]
-    how: dict[str, Any] = {"steps": steps, "batch": batch, "device": CPU}
+    net, split = trained.net, trained.test.first(few)
+    costs(report, net, trained.test, 2)
+    exact, quick = costs(report, net, split, 4)
+    calls = len(split) * (len(GRID) - 1) * (HOW["steps"] + 1)
+    report.gate("exact / naive, forwards", exact.forwards / calls, 0.85)
+    report.gate("fast / naive, forwards", quick.forwards / calls, 0.20)
     x, y = split.batch(torch.arange(len(split)), CPU)
+    agreement(report, trained, x, y, GRID, exact, quick)
+
+
+def costs(
+    report: Report, net: nn.Module, split: Split, repetitions: int
+) -> tuple[queue.Search, queue.Search]:
+    """Forwards, gradients and time of each mode; returns what exact and fast found."""
 
     def naive() -> None:
-        for epsilon in grid[1:]:
-            for rows in torch.arange(len(split)).split(batch):
-                apgd(net, *split.batch(rows, CPU), epsilon=epsilon, steps=steps)
+        for epsilon in GRID[1:]:
+            for rows in torch.arange(len(split)).split(HOW["batch"]):
+                x, y = split.batch(rows, CPU)
+                apgd(net, x, y, epsilon=epsilon, steps=HOW["steps"])
 
-    def fast(audited: bool = False) -> queue.Search:
-        found = queue.search(net, split, grid, mode="fast", **how)
-        if audited:
-            audit.check(found, net, split, grid, **how)
-        return found
+    def fast() -> queue.Search:
+        return queue.search(net, split, GRID, mode="fast", **HOW)
 
-    exact, quick = queue.search(net, split, grid, **how), fast()
-    checked = audit.check(fast(), net, split, grid, **how)
+    exact, quick = queue.search(net, split, GRID, **HOW), fast()
+    checked = audit.check(fast(), net, split, GRID, **HOW)
     work: dict[str, Work] = {
         "naive": naive,
-        "exact": lambda: queue.search(net, split, grid, **how),
+        "exact": lambda: queue.search(net, split, GRID, **HOW),
         "fast": fast,
-        "fast with audit": lambda: fast(audited=True),
+        "fast with audit": lambda: audit.check(fast(), net, split, GRID, **HOW),
     }
-    spent = seconds(work, 4)
-    calls = len(split) * (len(grid) - 1) * (steps + 1)
-    robust = exact.correct(len(grid) - 1)
+    spent = seconds(work, repetitions)
+    steps = len(split) * (len(GRID) - 1) * HOW["steps"]
+    calls = steps // HOW["steps"] * (HOW["steps"] + 1)
     report.section(
-        f"Expected robustness over 9 strengths, APGD-{steps}, {len(split)} images, "
-        f"{robust} of them right at the largest, over one attack per image and strength",
+        f"Expected robustness over 9 strengths, APGD-{HOW['steps']}, {len(split)} images, "
+        f"{exact.correct(len(GRID) - 1)} of them right at the largest, {checked.images} of "
+        f"{checked.doubtful} audited, over one attack per image and strength",
         *("mode", "forwards", "gradients", "time"),
     )
-    costs = {
+    spending = {
         "exact": (exact.forwards, exact.backwards),
         "fast": (quick.forwards, quick.backwards),
         "fast with audit": (quick.forwards + checked.forwards, quick.backwards + checked.backwards),
     }
-    for mode, (forwards, backwards) in costs.items():
-        gradients = backwards / (calls * steps / (steps + 1))
-        report.row(mode, forwards / calls, gradients, spent[mode] / spent["naive"])
-    report.gate("exact / naive, forwards", exact.forwards / calls, 0.85)
-    report.gate("fast / naive, forwards", quick.forwards / calls, 0.20)
-    report.gate("fast / naive, time", spent["fast"] / spent["naive"], 0.25)
-    report.gate("fast with audit / naive, time", spent["fast with audit"] / spent["naive"], 0.25)
-    agreement(report, trained, x, y, grid, exact, quick)
+    for mode, (forwards, backwards) in spending.items():
+        report.row(mode, forwards / calls, backwards / steps, spent[mode] / spent["naive"])
+    images, share = len(split), spent["fast with audit"] / spent["naive"]
+    report.gate(f"fast / naive, time, {images} images", spent["fast"] / spent["naive"], 0.25)
+    if images > 1000:
+        report.gate(f"fast with audit / naive, time, {images} images", share, 0.25)
+    return exact, quick
 
 
 def agreement(

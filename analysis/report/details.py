@@ -93,7 +93,7 @@ def _facts(run: Run, wandb: str | None) -> list[tuple[str, str]]:
             f"Evaluation {evaluation.attack}",
             f"evals/{evaluation.id}.json: {record['n']} of {record['split_images']} images of "
             f"the {record['config']['split']} split, {record['seconds']:.0f} s, "
-            f"{record['zero_gradient_images']} images without a gradient",
+            f"{record['zero_gradient_images']} images without a usable gradient",
         )
         for evaluation, record in _measured(run)
     ]

@@ -46,9 +46,9 @@ def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_right(logits: Tensor, y: Tensor) -> Tensor:
-    """Which images [B] are classified as y. Where a logit is no number none is: argmax would say
-    that it is the largest one."""
-    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+    """Which images [B] are classified as y. None is if its largest logit is NaN (which argmax takes
+    for the largest) or infinite: an overflow. A logit of -inf rules a class out."""
+    return (logits.argmax(1) == y) & logits.amax(1).isfinite()
 
 
 def gradient_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -80,15 +80,31 @@ def _crossing(knots: Tensor, turns: Tensor, target: Tensor) -> Tensor:
     return knots.gather(1, place)[:, 0] + beyond
 
 
+LARGEST = 1e15
+"""Entries of a gradient are cut off here, so that the sum of their squares fits into float32."""
+
+
+def usable(gradient: Tensor) -> Tensor:
+    """The gradient with 0 for what is not a number and large entries cut off. One NaN would make
+    the whole step NaN, and no projection leads back into the ball from there."""
+    return gradient.nan_to_num(nan=0.0).clamp_(-LARGEST, LARGEST)
+
+
+def direction_linf(gradient: Tensor) -> Tensor:
+    """Signs of the gradient, in place (0 where it is 0 or NaN)."""
+    return gradient.nan_to_num_(nan=0.0).sign_()
+
+
 def direction_l2(gradient: Tensor) -> Tensor:
     """The gradient, scaled to length 1 (0 where it vanishes)."""
+    gradient = usable(gradient)
     length = gradient.flatten(1).norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
     return gradient / per_image(length)
 
 
 def direction_l1(gradient: Tensor, share: Tensor) -> Tensor:
     """Signs of the largest entries of the gradient, a share [B] of all, of l1 length 1 together."""
-    size = gradient.flatten(1).abs()
+    size = usable(gradient).flatten(1).abs()
     count = size.shape[1]
     place = ((1 - share) * count).long().clamp(0, count - 1)
     threshold = size.sort(dim=1).values.gather(1, place[:, None])

@@ -14,7 +14,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from core.attack.projection import direction_l1, direction_l2, per_image, project_l1, project_l2
+from core.attack.projection import (
+    direction_l1,
+    direction_l2,
+    direction_linf,
+    per_image,
+    project_l1,
+    project_l2,
+)
 from core.config import ConfigError, nearest
 
 RHO = 0.75
@@ -76,6 +83,7 @@ class Trajectory:
     def start(cls, x: Tensor, gradient: Tensor, loss: Tensor, epsilon: Tensor, steps: int) -> Self:
         """At the clean images x, with the loss and gradient there; epsilon [B]."""
         zeros = torch.zeros_like(loss, dtype=torch.long)
+        known = torch.where(loss.isnan(), -torch.inf, loss)  # nothing is larger than NaN
         common = dict(
             window=_windows_on(steps, x.device),
             point=x.clone(),
@@ -85,8 +93,8 @@ class Trajectory:
             best_gradient=gradient.clone(),
             step_size=2 * epsilon,
             loss=loss,
-            best_loss=loss.clone(),
-            checked_loss=loss.clone(),
+            best_loss=known,
+            checked_loss=known.clone(),
             rises=zeros.clone(),
             reduced=torch.ones_like(zeros, dtype=torch.bool),
             step=zeros,
@@ -124,7 +132,7 @@ class Trajectory:
         _replace(self.best, better, self.point)
         if gradient is not None:
             _replace(self.best_gradient, better, gradient)
-        self.best_loss = torch.maximum(loss, self.best_loss)
+        self.best_loss = torch.fmax(loss, self.best_loss)
 
     def observe(self, loss: Tensor, gradient: Tensor) -> None:
         """Take in loss and gradient at the current points; at the end of a window, halve the step
@@ -172,7 +180,7 @@ class Linf(Trajectory):
         return {"low": (x - radius).clamp_(min=0), "high": (x + radius).clamp_(max=1)}
 
     def uphill(self) -> Tensor:
-        return torch.addcmul(self.point, per_image(self.step_size), self.gradient.sign_())
+        return torch.addcmul(self.point, per_image(self.step_size), direction_linf(self.gradient))
 
     def project(self, point: Tensor) -> Tensor:
         return torch.clamp(point, self.low, self.high, out=point)

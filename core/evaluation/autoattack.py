@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from core.attack.apgd import attacking, is_right
+from core.attack.projection import usable
 from core.config import ConfigError
 from core.data.inputs import NO_AUTOATTACK
 from core.data.splits import Split
@@ -54,7 +55,8 @@ def check(classes: int) -> None:
 
 
 class Counted(nn.Module):
-    """Counts the images that pass forwards, and those of them whose gradient is asked for."""
+    """Counts the images that pass forwards, and those of them whose gradient is asked for; gives
+    only usable ones: a point that is not finite would end the attacks on its image."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -64,6 +66,9 @@ class Counted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
         self.backwards += len(x) * x.requires_grad
+        if x.requires_grad:
+            x = x.view_as(x)
+            x.register_hook(usable)
         logits: Tensor = self.inner(x)
         return logits
 

@@ -44,8 +44,8 @@ class Search:
     forwards: int = 0
     backwards: int = 0
     zero_gradient_images: int = 0
-    """Right images whose input gradient is zero everywhere: their robustness is not to be trusted
-    (saturated or masked gradients)."""
+    """Right images without a usable gradient: zero everywhere at the clean image, or not finite
+    there or later on. Their robustness is not to be trusted (saturated or masked gradients)."""
 
     def correct(self, level: int) -> int:
         """Images that are right at strength number `level`."""
@@ -62,6 +62,7 @@ class _Slots:
     clean: Tensor  # [B, C, H, W]
     clean_loss: Tensor  # [B]
     clean_gradient: Tensor  # [B, C, H, W]
+    blind: Tensor  # [B] whether it had no usable gradient while it was right
 
     def put(self, rows: Tensor, other: _Slots) -> None:
         for name in vars(self):
@@ -165,6 +166,7 @@ class _Queue:
                 "steps": self.steps,
                 "batch": batch,
                 "path": self.follow.__name__,
+                "fields": [*vars(slots), *vars(path)],
             }
             finished = self._restore(snapshot.load(self.device), slots, path)
         while len(slots.index):
@@ -207,7 +209,8 @@ class _Queue:
         self.waiting += count
         x, y = self.split.batch(self.rows[index], self.device)
         level, loss = torch.zeros_like(y), torch.zeros(count, device=self.device)
-        return _Slots(index.to(self.device), level, y, x, loss, torch.zeros_like(x))
+        blind = torch.zeros_like(y, dtype=torch.bool)
+        return _Slots(index.to(self.device), level, y, x, loss, torch.zeros_like(x), blind)
 
     def _enter(self, slots: _Slots) -> Trajectory:
         """Trajectories of slots that begin at their present level. At level 0 the ball is a point,
@@ -228,13 +231,14 @@ class _Queue:
         if len(fresh):
             slope = gradient[fresh]
             slots.clean_loss[fresh], slots.clean_gradient[fresh] = loss[fresh], slope
-            flat = slope.flatten(1).abs().amax(1) == 0
-            self.found.zero_gradient_images += int((right[fresh] & flat).sum())
+            slots.blind[fresh] = right[fresh] & (slope.flatten(1).abs().amax(1) == 0)
+        slots.blind |= right & ~gradient.flatten(1).sum(1).isfinite()
         path.observe(loss, gradient)
         passed = right & (first | (path.step >= self.steps))
         slots.level, ended = self.follow(slots.level, passed, ~right, len(self.strengths) - 1)
         self._restart(slots, path, ((passed | ~right) & ~ended).nonzero().flatten())
         done = ended.nonzero().flatten()
+        self.found.zero_gradient_images += int(slots.blind[done].sum())
         self.found.critical[slots.index[done].cpu().numpy()] = slots.level[done].cpu().numpy()
         return done
 

@@ -30,7 +30,7 @@ one that has not adapted, and keeps less than the second of those under attack."
 GROWN = 2.0
 """Factor over the first epoch's training loss from which training diverges."""
 MASKED = 0.01
-"""Share of the images of an evaluation that are right and have no gradient at all from which its
+"""Share of the images of an evaluation that are right and have no usable gradient from which its
 attack may be blind: adversarial accuracy may be too high by a whole point."""
 
 Row = Mapping[str, Any]
@@ -83,7 +83,7 @@ def of_evaluation(
     blind, n = record.get("zero_gradient_images", 0), record["n"]
     if is_masked(blind, n):
         text = (
-            f"{blind} of {n} images are right and have no gradient at all ({MASKED:.0%} is "
+            f"{blind} of {n} images are right and have no usable gradient ({MASKED:.0%} is "
             f"suspicious) in {record['id']}; its attack may be blind"
         )
         found.append(Finding("gradient masking", text))
@@ -97,7 +97,7 @@ def of_evaluation(
 
 
 def is_masked(zero_gradient_images: int, n: int) -> bool:
-    """Whether so many images without a gradient among n make an evaluation doubtful."""
+    """Whether so many images without a usable gradient among n make an evaluation doubtful."""
     return zero_gradient_images > MASKED * n
 
 

@@ -209,7 +209,10 @@ def test_gates_catch_impossible_accuracies(tmp_path: Path) -> None:
     assert marks[0] == marks[1] == "\N{DOUBLE DAGGER}"
     assert any("adv (" in note and "above clean" in note for note in table.notes)
     remarks = " / ".join(output.remarks)
-    assert "accuracy grows at 4/255" in remarks and "100 of 512 images have no gradient" in remarks
+    assert (
+        "accuracy grows at 4/255" in remarks
+        and "100 of 512 images have no usable gradient" in remarks
+    )
     assert any("above clean" in text for text in provenance(source)["violations"])
 
 
