@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from core.config import ConfigError
 from core.config.datasets import Entry
 from core.datasets import folders, lists, matlab
 from core.datasets.listing import Listing, absent
+from core.datasets.own import class_folders
 from core.datasets.splits import Item, divide
 
 READERS: dict[str, Callable[[Path], Listing]] = {
@@ -39,23 +39,30 @@ class Contents:
 
 
 def find_root(folder: Path, entry: Entry) -> Path | None:
-    """The folder that holds the marks of a release: `folder` or one below it."""
-    return next((p for p in _below(folder, DEPTH) if _is_root(p, entry)), None)
+    """The folder that holds the marks of a release: `folder` or one below it, the least deep.
+
+    Raises ConfigError if two on the same level do, such as two versions side by side.
+    """
+    for level in _levels(folder, DEPTH):
+        roots = [path for path in level if _is_root(path, entry)]
+        if len(roots) > 1:
+            listed = ", ".join(map(str, roots))
+            raise ConfigError(f"{folder}: expected one {entry.title}, found {listed}; name one")
+        if roots:
+            return roots[0]
+    return None
 
 
 def _is_root(folder: Path, entry: Entry) -> bool:
     return all((folder / mark).exists() for mark in entry.marks)
 
 
-def _below(folder: Path, depth: int) -> Iterator[Path]:
-    """`folder` and the folders below it, level by level."""
+def _levels(folder: Path, depth: int) -> Iterator[list[Path]]:
+    """`folder`, the visible folders in it, those in them, and so on."""
     level = [folder]
     for _ in range(depth + 1):
-        yield from level
-        names = [
-            (above, entry.name) for above in level for entry in os.scandir(above) if entry.is_dir()
-        ]
-        level = sorted(above / name for above, name in names)
+        yield level
+        level = [above / name for above in level for name in class_folders(above)]
 
 
 def read(name: str, folder: Path, entry: Entry) -> Contents:

@@ -89,6 +89,18 @@ def test_the_root_is_found_below_the_folder(name: str, tmp_path: Path, around: s
     assert len(items(read(name, tmp_path, entry))) == sum(entry.splits.values())
 
 
+def test_two_releases_side_by_side_are_refused(name: str, tmp_path: Path) -> None:
+    """Neither is taken for the order of the alphabet; a hidden copy is not looked at."""
+    entry = release(name, tmp_path / "a")
+    release(name, tmp_path / ".trash")
+    assert items(read(name, tmp_path, entry))
+    release(name, tmp_path / "b")
+    message = one_line(name, tmp_path, entry)
+    assert (
+        f"expected one {entry.title}, found {tmp_path}/a" in message and f"{tmp_path}/b" in message
+    )
+
+
 def test_reading_twice_and_elsewhere_gives_the_same(name: str, tmp_path: Path) -> None:
     one = read(name, tmp_path / "one", release(name, tmp_path / "one"))
     two = read(name, tmp_path / "two", release(name, tmp_path / "two"))
