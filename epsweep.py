@@ -6,8 +6,11 @@ A module of its own, since a `sweep` of the user's would be found in place of ou
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +32,19 @@ class Ours:
 def main() -> None:
     """Entry point of the console script."""
     sys.meta_path.insert(0, Ours)
-    from sweep.cli import main as run
-
+    with without_traceback():
+        from sweep.cli import main as run
     run()
+
+
+@contextmanager
+def without_traceback() -> Iterator[None]:
+    """While modules are imported, Ctrl-C ends the process at once: nothing has to be put in order,
+    and what a half-imported library makes of an exception is anybody's guess."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else who called us wants it ignored
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

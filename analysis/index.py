@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from analysis.frames import Frame
 from analysis.runs import Row, Run
-from core.store.folders import Store, write_atomic
+from core.store.folders import Store, present, write_atomic
 
 SCHEMA = 7
 """Version of the rows. Bump it when the same files give other rows."""
@@ -115,10 +116,13 @@ READ = (".json", ".jsonl", ".npz")
 def _files(folder: Path) -> Iterator[tuple[str, int, int, int, int]]:
     """(name, size, inode, ns of content, ns of change) of the files that rows come from."""
     for place in (folder, folder / "evals"):
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
-            found = {entry.name: entry for entry in entries if entry.name.endswith(READ)}
-            for name in sorted(found):
-                with suppress(FileNotFoundError):  # replaced meanwhile
-                    stat = found[name].stat()
-                    times = stat.st_mtime_ns, stat.st_ctime_ns
-                    yield f"{place.name}/{name}", stat.st_size, stat.st_ino, *times
+        entries = present(partial(_entries, place)) or {}
+        for name in sorted(entries):
+            if stat := present(entries[name].stat):  # else replaced meanwhile
+                times = stat.st_mtime_ns, stat.st_ctime_ns
+                yield f"{place.name}/{name}", stat.st_size, stat.st_ino, *times
+
+
+def _entries(place: Path) -> dict[str, os.DirEntry[str]]:
+    with os.scandir(place) as entries:
+        return {entry.name: entry for entry in entries if entry.name.endswith(READ)}

@@ -13,13 +13,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
 from core.config import ConfigError
 from core.store.claims import holder
-from core.store.folders import RunDir, Store
+from core.store.folders import RunDir, Store, present
 from core.store.tracking import ATTEMPT, environment, login_problem
 from sweep.grid import Run
 
@@ -46,9 +45,7 @@ def _last(run: RunDir) -> Path | None:
 def _order(segment: Path) -> tuple[int, float]:
     """By attempt, which older versions did not note, then by the last change. Their names hold a
     local time, which jumps with time zones and in autumn."""
-    attempt = 0
-    with suppress(FileNotFoundError):
-        attempt = int((segment / ATTEMPT).read_text("utf-8"))
+    attempt = int(present((segment / ATTEMPT).read_bytes) or 0)
     return attempt, max((file.stat().st_mtime for file in segment.glob("*.wandb")), default=0.0)
 
 

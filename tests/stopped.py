@@ -17,7 +17,7 @@ import torch
 from core.config import EvalConfig
 from core.store import claims
 from core.store.folders import Store
-from sweep.grid.search import Search, trial_file
+from sweep.grid.search import Search, record
 from sweep.tune import trial_job
 from sweep.worker import attempt
 
@@ -75,7 +75,10 @@ def trial(root: Path, search: Mapping[str, Any], said: Path, n: int, thread: str
     wanted = Search.parse(search, root / "tuned")
     folder = wanted.trial_dir(0)
     _prepare(n, folder.path, thread)
-    claim = None if trial_file(folder).exists() else attempt.claim_for(folder)
+    claim = attempt.claim_for(folder)
+    if claim and record(folder):  # it has just been done
+        claim.release("done")
+        claim = None
     how: dict[str, Any] = {}
 
     def work() -> None:

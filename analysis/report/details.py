@@ -8,6 +8,7 @@ from typing import Any
 from analysis.report.facts import code, diagnosis
 from analysis.runs import Run, flat
 from core.config import parse_strength
+from core.store.folders import read_end
 
 KEPT = {"done": 400}
 """Characters of the log's end that the page keeps, by state."""
@@ -115,12 +116,7 @@ def _offline(run: Run) -> str:
 
 def _log_end(run: Run) -> str:
     keep = KEPT.get(run.state, KEPT_OTHERWISE)
-    try:
-        with open(run.dir.log, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - keep))
-            text = file.read().decode("utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
+    end = read_end(run.dir.log, keep + 1)
+    text = end[-keep:].decode("utf-8", errors="replace").rstrip()
     # What was cut off in the middle of a line is not shown.
-    return text.partition("\n")[2].rstrip() if size > keep else text.rstrip()
+    return text.partition("\n")[2] if len(end) > keep else text

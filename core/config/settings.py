@@ -36,9 +36,9 @@ def data() -> Path | None:
 def check() -> None:
     """Raises ConfigError for what would be found out only once a job has begun."""
     beat, stale = beat_seconds(), stale_seconds()
-    if stale <= beat:
+    if stale < beat:
         raise ConfigError(
-            f"{STALE}: must be more than {BEAT} ({beat:g}), or every run looks dead, got {stale:g}"
+            f"{STALE}: must be at least {BEAT} ({beat:g}), or every run looks dead, got {stale:g}"
         )
 
 

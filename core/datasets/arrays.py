@@ -32,7 +32,15 @@ from core.datasets.own import SPLITS
 from core.datasets.read import Contents, read
 from core.store import shapes
 from core.store.claims import Claim, now
-from core.store.folders import DamagedError, RunDir, Store, read_json, write_json, write_text
+from core.store.folders import (
+    DamagedError,
+    RunDir,
+    Store,
+    read_json,
+    remove,
+    write_json,
+    write_text,
+)
 
 CHUNK = 512
 """Images between two flushes to disk (77 MB at 224 pixels)."""
@@ -108,7 +116,7 @@ def _fill(
         "made": now(),
     }
     write_json(draft / "index.json", index)
-    (draft / "progress.json").unlink(missing_ok=True)
+    remove(draft / "progress.json")
     try:
         os.rename(draft, folder)
     except OSError:

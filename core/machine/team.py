@@ -26,7 +26,7 @@ from torch import Tensor
 
 from core.config.foreign import first_line
 from core.store import shapes
-from core.store.folders import read_json, write_json
+from core.store.folders import read_json, remove, write_json
 
 JOIN_S = 600.0
 """Seconds until all processes have to be there; importing torch from a cold disk takes minutes."""
@@ -142,7 +142,7 @@ def join(file: Path, rank: int, size: int, *, local_rank: int = 0) -> Team:
             timeout=PATIENCE,
         )
     if rank == 0:
-        file.unlink(missing_ok=True)
+        remove(file)
     return Team(rank, size, store)
 
 
@@ -185,9 +185,17 @@ def _outlive_not(store: Any) -> None:
     """End this process as soon as the leader is gone, whatever it waits for: the leader has said
     how the run ended, and nobody would hear of it from here."""
     try:
-        store.wait(["over"], PATIENCE)
-    except RuntimeError:
+        while not _is_over(store):
+            store.num_keys()  # raises if the leader is gone; it may work for longer than PATIENCE
+    except Exception:
         os._exit(0)
+
+
+def _is_over(store: Any) -> bool:
+    with contextlib.suppress(RuntimeError):
+        store.wait(["over"], PATIENCE)
+        return True
+    return False
 
 
 @contextmanager

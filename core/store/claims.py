@@ -282,17 +282,21 @@ class Claim:
         """Keep one line about this attempt (a fallback, a tracker that failed)."""
         self._notes.append(text)
 
-    def release(self, outcome: str, *, kind: str | None = None, reason: str | None = None) -> None:
-        """End the attempt: 'done', 'failed', 'cancelled' or 'interrupted'; reason is one line."""
+    def release(self, outcome: str, *, kind: str | None = None, reason: str | None = None) -> bool:
+        """End the attempt: 'done', 'failed', 'cancelled' or 'interrupted'; reason is one line.
+        False if another process had taken the run over: nothing is recorded then."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
         self.info |= {"outcome": outcome, "kind": kind, "reason": reason, "ended": now()}
         assert self.run.fence
-        with contextlib.suppress(NotOwnedError):
+        try:
             self.run.write_jsonl(self.run.attempts, [*self._rows(), self._row()])
             self._write()
-            self.run.fence.close()
+        except NotOwnedError:
+            return False
+        self.run.fence.close()
+        return True
 
     def _row(self) -> dict[str, Any]:
         keys = ("attempt", "host", "pid", "job", "gpus", "started", "ended")

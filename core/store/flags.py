@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.store.folders import DamagedError
+from core.store.folders import DamagedError, present
 
 
 def read_flags(path: Path) -> dict[str, NDArray[Any]] | None:
     """The arrays in `path`, None if there is no such file. Raises DamagedError."""
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    content = present(path.read_bytes)
+    if content is None:
         return None
     try:
         with np.load(io.BytesIO(content)) as stored:

@@ -198,6 +198,18 @@ def parse_json(text: bytes, path: Path, shape: object = AnyObject) -> dict[str, 
     return checked
 
 
+def read_end(path: Path, most: int) -> bytes:
+    """The last bytes of a file, at most so many; none if there is no such file."""
+
+    def read() -> bytes:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - most))
+            return file.read()
+
+    return present(read) or b""
+
+
 def set_aside(path: Path) -> None:
     """Rename a damaged file to `<name>.damaged`, for a person to look at; the newest one stays."""
     present(partial(os.replace, path, aside(path)))

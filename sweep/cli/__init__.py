@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from core.config import ConfigError
+from core.config import ConfigError, settings
 from core.config.values import at_home
 from core.store.folders import DamagedError
 from slurm.command import ClusterError
@@ -21,7 +21,7 @@ from slurm.profile import ProfileError
 from sweep.cli import checking, data, results, running, tuning, weights
 from sweep.cli.options import PREPARE, err
 from sweep.cli.terminal import fit_encoding, literal
-from sweep.worker.stop import StoppedError
+from sweep.worker.stop import StoppedError, own_signals
 
 __all__ = ["app", "main"]
 
@@ -68,7 +68,9 @@ def options(
 def main() -> None:
     """Entry point of the console script: known failures become one line each, never a traceback."""
     fit_encoding()
+    own_signals()
     try:
+        settings.check()
         literal(app)(spread_only(map(from_home, sys.argv[1:])), prog_name="sweep")
     except (ConfigError, ProfileError) as error:
         for line in str(error).splitlines():

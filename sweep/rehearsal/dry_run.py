@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.sheet import Sheet
-from core.store.folders import Store
+from core.store.folders import Store, remove
 from core.training import schedules
 from slurm import profile as profiles
 from slurm.profile import Profile
@@ -149,7 +149,7 @@ def _prune(seen: Plan, rehearsal: Store) -> None:
     for run in seen.of(watcher.ENDED):
         folder = rehearsal.run(run.id)
         for file in (folder.checkpoint, folder.previous_checkpoint):
-            file.unlink(missing_ok=True)
+            remove(file)
 
 
 def _bar(seen: Plan, started: float) -> Group:

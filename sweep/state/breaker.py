@@ -11,9 +11,10 @@ import shutil
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from core.store.folders import DamagedError, SweepDir, read_json, write_json
+from core.store.folders import DamagedError, SweepDir, present, read_json, write_json
 
 LIMIT = 3
 """Runs that must fail alike."""
@@ -42,11 +43,14 @@ def note(sweep: SweepDir, run_id: str, error: BaseException, reason: str) -> Non
 
 def tripped(sweep: SweepDir) -> Tripped | None:
     """The failure that at least LIMIT runs share, None where there is none."""
-    with suppress(FileNotFoundError):  # there are none, or `close` removes them meanwhile
-        for folder in sorted(sweep.failures.iterdir()):
-            files = sorted(folder.glob("[!.]*.json"))
-            if len(files) >= LIMIT:
-                return Tripped(len(files), _reason(files[0]))
+    return present(partial(_tripped, sweep))  # `close` may remove the failures meanwhile
+
+
+def _tripped(sweep: SweepDir) -> Tripped | None:
+    for folder in sorted(sweep.failures.iterdir()):
+        files = sorted(folder.glob("[!.]*.json"))
+        if len(files) >= LIMIT:
+            return Tripped(len(files), _reason(files[0]))
     return None
 
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from core.store.folders import exists, read_end
+
 START = "epsweep: start"
 """Begins a line that the batch script writes first, each time Slurm starts or restarts the job."""
 TAIL = 64 * 1024
@@ -46,18 +48,12 @@ _PROGRAMS = (
 def path(logs: Path, job: str) -> Path:
     """The job's stderr, or its stdout where the profile joins the two."""
     errors = logs / f"{job}_0_log.err"
-    return errors if errors.exists() else logs / f"{job}_0_log.out"
+    return errors if exists(errors) else logs / f"{job}_0_log.out"
 
 
 def tail(log: Path) -> str:
-    """What the job's present start wrote, at most the last 64 KiB; '' where there is no log."""
-    try:
-        with open(log, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - TAIL))
-            text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+    """What the job's present start wrote, at most the last 64 KiB; '' if there is no log."""
+    text = read_end(log, TAIL).decode(errors="replace")
     return text[max(0, text.rfind(START)) :]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.store import damage
 from core.store.claims import Holder, holder
-from core.store.folders import RunDir, Store, read_json
+from core.store.folders import RunDir, Store, exists, read_json
 from sweep.grid import Run
 from sweep.state import pending, triage
 from sweep.state.pending import Pending as Pending
@@ -170,7 +170,7 @@ def look(
     result = None if damaged else read_json(folder.result)
     if result is not None and folder.holds(result, wanted):
         return replace(_seen(run, State.DONE, current), epoch=run.config.epochs, share=1.0)
-    if folder.cancel.exists():
+    if exists(folder.cancel):
         return _seen(run, State.CANCELLED, current)
     outcome = current.info.get("outcome")
     ended = damaged or outcome in ("failed", "cancelled")
@@ -198,7 +198,7 @@ def look(
 
 def _not_begun(run: Run, folder: RunDir, promise: Pending | None) -> Status:
     """A run that no process has begun since the promise, or ever."""
-    if folder.cancel.exists():
+    if exists(folder.cancel):
         return Status(run, State.CANCELLED, reason="cancelled before it started")
     if promise is None:
         return Status(run, State.NEW)

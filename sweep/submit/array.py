@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 
 from core.config import ConfigError
-from core.store.folders import Store, SweepDir, write_text
+from core.store.folders import Store, SweepDir, remove, write_text
 from slurm import cluster, limits
 from slurm.command import ClusterError
 from slurm.profile import Profile
@@ -134,8 +134,8 @@ def hand_over(
         states = cluster.jobs([task for task, _ in pending.tasks(about)], [name])
         if not any(Pending(task, 0, name, states[task]).live for task in states):
             submissions.forget(sweep, name)  # Slurm is sure that no such job will run
-            script.unlink(missing_ok=True)
-            bundle.file(sweep.logs, name).unlink(missing_ok=True)
+            remove(script)
+            remove(bundle.file(sweep.logs, name))
         raise
     script.rename(sweep.logs / f"{job}_submission.sh")
     submissions.record(sweep, manifest, profile, **about | {"array": job})

@@ -22,7 +22,7 @@ import submitit
 from submitit.core.utils import DelayedSubmission
 from submitit.slurm.slurm import SlurmExecutor
 
-from core.store.folders import write_atomic
+from core.store.folders import exists, write_atomic
 from slurm import environment
 
 
@@ -67,7 +67,7 @@ def take(folder: Path, name: str) -> None:
     os.environ["SUBMITIT_FOLDER"] = str(folder)
     here = submitit.JobEnvironment()
     mine, number = here.paths.submitted_pickle, here.job_id.partition("_")[2]
-    if not (environment.current().restarts and mine.exists()):
+    if not (environment.current().restarts and exists(mine)):
         task = pickle.loads(file(folder, name).read_bytes())[int(number or 0)]
         write_atomic(mine, lambda draft: pickle.dump(task, draft))
 

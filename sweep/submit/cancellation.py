@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from core.store.claims import holder, now
-from core.store.folders import RunDir, Store, SweepDir, write_json
+from core.store.folders import RunDir, Store, SweepDir, remove, write_json
 from slurm import cluster
 from sweep.grid import Run
 from sweep.state import pending
@@ -33,7 +33,7 @@ def cancel(seen: Plan, sweep: SweepDir, store: Store) -> list[Run]:
 def withdraw(runs: Sequence[Run], store: Store) -> None:
     """Let runs start again."""
     for run in runs:
-        store.run(run.id).cancel.unlink(missing_ok=True)
+        remove(store.run(run.id).cancel)
 
 
 def end_jobs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> None:

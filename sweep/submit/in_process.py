@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.document import read_text
 from core.store.claims import holder
-from core.store.folders import Store, SweepDir
+from core.store.folders import Store, SweepDir, exists
 from slurm.profile import Profile
 from sweep.grid import Run
 from sweep.grid.fields import show
@@ -43,7 +43,7 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
         return "done"
     with stoppable(), _shown(console):
         state = attempt.make(config, asked, store, {"tracking": tracking, "group": None})
-    if state == "skipped" and folder.cancel.exists():
+    if state == "skipped" and exists(folder.cancel):
         raise ConfigError(f"{config.id}: was cancelled; `sweep retry`, or remove {folder.cancel}")
     if state == "skipped":
         owner = holder(folder)

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from core.sheet import Sheet
-from core.store.folders import Store
+from core.store.folders import Store, exists
 from sweep.state import joblog, plan
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import local
@@ -257,7 +257,7 @@ def attend(
 
 def _ended(job: Job) -> bool:
     """Whether a worker went through its whole list (submitit then leaves a result)."""
-    return bool(job.paths.result_pickle.exists())
+    return exists(job.paths.result_pickle)
 
 
 @contextmanager

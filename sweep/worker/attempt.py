@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("epsweep")
 
+LOST = "another process has taken this run over"
+
 
 class Ending(NamedTuple):
     """How an attempt ended; `leave` is what this process has to leave by, if it has to."""
@@ -90,13 +92,19 @@ def conduct(
     with logging_to(claim.run.log):
         log.info("attempt %d of %s", claim.attempt, name)
         ending = _ending(claim, work, name, sweep, team)
-        if claim.held():
-            log.info("%s%s", ending.outcome, f": {ending.reason}" if ending.reason else "")
-        claim.release(ending.outcome, kind=ending.kind, reason=ending.reason)
+        ending = _recorded(claim, ending)
     _let_go()
     if ending.leave:
         raise ending.leave
     return ending.outcome
+
+
+def _recorded(claim: Claim, ending: Ending) -> Ending:
+    """Release the claim with this ending; returns it, or that the run was lost before."""
+    if claim.release(ending.outcome, kind=ending.kind, reason=ending.reason):
+        log.info("%s%s", ending.outcome, f": {ending.reason}" if ending.reason else "")
+        return ending
+    return ending._replace(outcome="lost", kind="lost", reason=LOST)
 
 
 def _ending(
@@ -111,7 +119,7 @@ def _ending(
             work()
     except (CancelledError, NotOwnedError):
         if not claim.held():
-            return Ending("lost", "lost", "another process has taken this run over")
+            return Ending("lost", "lost", LOST)
         return Ending("cancelled", "cancelled", "cancelled on request")
     except (StoppedError, SystemExit) as stop:
         kind, reason = triage.why_stopped(stop)

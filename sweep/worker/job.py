@@ -30,7 +30,7 @@ from slurm import cluster, environment
 from slurm.command import ClusterError
 from sweep.state import breaker, repair, triage
 from sweep.worker import attempt
-from sweep.worker.stop import StoppedError, stoppable
+from sweep.worker.stop import StoppedError, own_signals, stoppable
 
 if TYPE_CHECKING:
     from core.machine.team import Team  # imports torch
@@ -214,6 +214,7 @@ def _parsed(row: dict[str, Any]) -> tuple[RunConfig, list[EvalConfig]]:
 
 def orderly(work: Callable[[], dict[str, int]]) -> dict[str, int]:
     """What a worker does, from beginning to end; told to stop, it puts its run in order first."""
+    own_signals()
     with stoppable():
         try:
             return work()

@@ -22,14 +22,34 @@ class CancelledError(BaseException):
     """The run in hand is to be left; the worker goes on with the next one."""
 
 
+_raised: list[BaseException] = []
+
+
+def _noted(error: BaseException) -> BaseException:
+    """Remember what a signal is about to raise in this process."""
+    _raised.append(error)
+    return error
+
+
+def own_signals() -> None:
+    """Undo what the caller of this process has set for signals that it works with. Of a child whose
+    SIGCHLD is ignored nobody hears how it ended: every command would seem to have succeeded."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+
+
 @contextmanager
 def unhidden() -> Iterator[None]:
-    """Raise again what a signal raised inside, where a library on the way has put an exception of
-    its own in its place (a `finally` that fails is enough): the run was stopped, it did not fail.
+    """Raise again what a signal raised inside if a library on the way has put an exception of its
+    own in its place (a `finally` that fails is enough; one that is not written in Python keeps no
+    trace of the first): the run was stopped, it did not fail.
     """
+    before = len(_raised)
     try:
         yield
     except Exception as error:
+        if len(_raised) > before:
+            raise _raised[-1] from None
         reason: BaseException | None = error
         while isinstance(reason, Exception):
             reason = reason.__context__
@@ -52,7 +72,7 @@ def cancellable(claim: Claim) -> Iterator[None]:
     ident = here.ident
 
     def cancel(signum: int, frame: FrameType | None) -> None:
-        raise CancelledError
+        raise _noted(CancelledError())
 
     signal.signal(signal.SIGUSR1, cancel)
     claim.on_cancel = lambda: signal.pthread_kill(ident, signal.SIGUSR1)
@@ -79,7 +99,7 @@ def stoppable(*more: signal.Signals) -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         deaf()
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        raise StoppedError(signal.Signals(signum).name)
+        raise _noted(StoppedError(signal.Signals(signum).name))
 
     before = {number: signal.signal(number, stop) for number in stopping}
     requeue = signal.getsignal(signal.SIGUSR2)
@@ -90,7 +110,7 @@ def stoppable(*more: signal.Signals) -> Iterator[None]:
             try:
                 requeue(signum, frame)
             except subprocess.SubprocessError:  # Slurm is down, or does not allow it
-                raise StoppedError("SIGUSR2") from None
+                raise _noted(StoppedError("SIGUSR2")) from None
             for number in stopping:  # not this process's business: it is one of several ranks
                 signal.signal(number, stop)
 

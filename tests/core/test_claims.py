@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -356,3 +358,122 @@ def test_a_copied_store_has_taken_no_longer(
     os.utime(path, (copied, copied))
     owner = holder(run)
     assert owner and owner.seconds < 5 and owner.gpu_seconds < 10
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heart that beats often, and counts as stopped soon."""
+    monkeypatch.setenv("EPSWEEP_HEARTBEAT_S", "0.05")
+    monkeypatch.setenv("EPSWEEP_STALE_S", "0.5")
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("times", [1, 40])
+def test_the_heart_survives_every_error_of_the_disk(
+    run: RunDir,
+    acquire: Callable[..., Claim | None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    quick: None,
+    number: int,
+    times: int,
+) -> None:
+    """One error or many, in whatever it does; said once, and the run is not taken for lost."""
+    claim = acquire(run)
+    assert claim
+    claim.on_cancel = lambda: pytest.fail("nobody has cancelled the run")
+    failed: list[object] = []
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def act(path: Any, *more: Any, **options: Any) -> Any:
+            if len(failed) < times and threading.current_thread().name == "heartbeat":
+                failed.append(path)
+                raise OSError(number, os.strerror(number), str(path))
+            return real(path, *more, **options)
+
+        return act
+
+    with monkeypatch.context() as patch:
+        for name in ("listdir", "replace", "stat"):
+            patch.setattr(os, name, failing(getattr(os, name)))
+        until(lambda: len(failed) == times)
+    claim.progress = {"phase": "after"}
+    until(lambda: "after" in (run.path / "claim-0001.json").read_text())
+    assert claim.held() and acquire(run) is None
+    said = [record.message for record in caplog.records if "heartbeat" in record.message]
+    assert len(said) <= 1
+    if times > 1:
+        assert os.strerror(number) in said[0]
+
+
+def test_a_list_of_files_may_be_old(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node lists a claim that another one has replaced a minute ago."""
+    foreign(run, age=0, attempt=2, outcome="done")
+    looks = []
+
+    def listdir(path: Any) -> list[str]:
+        looks.append(path)
+        return ["claim-0001.json"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", listdir)
+        owner = holder(run)
+        assert owner and owner.attempt == 2 and len(looks) < 10
+        (run.path / "claim-0002.json").unlink()
+        with pytest.raises(OSError, match="out of date"):
+            holder(run)
+        assert len(looks) < 30
+
+
+@pytest.mark.parametrize("ahead", [3600, 10 * 365 * 86400])
+def test_a_claim_from_the_future_holds_nothing_for_ever(
+    run: RunDir, acquire: Callable[..., Claim | None], quick: None, ahead: float
+) -> None:
+    foreign(run, age=-ahead, stale_s=0.5)
+    owner = holder(run)
+    assert owner and owner.hung and f"{owner.silence}".endswith("s ahead of the clock")
+    claim = acquire(run)
+    assert claim and claim.attempt == 2
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_an_owner_whose_clock_is_wrong_is_left_alone(
+    run: RunDir, acquire: Callable[..., Claim | None], quick: None, ahead: float
+) -> None:
+    """On a file system that takes the time of whoever writes."""
+    path, over = foreign(run, age=-ahead, stale_s=0.5, beat_s=0.2), threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.01):
+            moment = time.time() + ahead
+            os.utime(path, (moment, moment))
+
+    heart = threading.Thread(target=beat)
+    heart.start()
+    assert acquire(run) is None
+    over.set()
+    heart.join()
+    assert acquire(run) is not None
+
+
+def test_claims_removed_by_hand_let_no_sleeper_back_in(
+    run: RunDir, acquire: Callable[..., Claim | None]
+) -> None:
+    first = acquire(run)
+    assert first
+    (run.path / "claim-0001.json").unlink()
+    second = acquire(run)
+    assert second and second.attempt == 2 and second.held() and not first.held()
+
+
+def test_a_process_that_cannot_be_seen_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's, where /proc shows only one's own."""
+    described = describe_process(1)
+
+    def hidden(pid: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(FileNotFoundError()))
+    monkeypatch.setattr(os, "kill", hidden)
+    monkeypatch.setattr(claims, "_machine", lambda: described["machine"])
+    assert process_alive(described) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import threading
@@ -22,8 +23,12 @@ from core.store.folders import (
     DamagedError,
     RunDir,
     Store,
+    copy_atomic,
+    exists,
+    present,
     read_json,
     read_jsonl,
+    remove,
     salvage,
     write_atomic,
     write_json,
@@ -265,3 +270,39 @@ def test_the_store_is_the_argument_else_the_variable_else_outputs(
     assert Store.at().data == tmp_path / "outputs" / "data"
     monkeypatch.setenv("EPSWEEP_DATA", "shared")
     assert Store.at().data == tmp_path / "shared"
+
+
+def test_what_is_stale_is_looked_up_again(tmp_path: Path) -> None:
+    path, left = tmp_path / "x", [2]
+    path.write_text("new")
+
+    def look() -> str:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return path.read_text()
+
+    assert present(look) == "new"
+    left[0] = 1000
+    assert present(look) is None, "it is gone"
+
+
+def test_only_what_is_gone_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "none", tmp_path / "none" / "x", tmp_path / "file" / "x"):
+        assert present(path.read_bytes) is None and not exists(path)
+        remove(path)
+    with pytest.raises(IsADirectoryError):
+        present(tmp_path.read_bytes)
+
+
+def test_a_copy_where_the_disk_has_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    (tmp_path / "a").write_text("a")
+    monkeypatch.setattr(os, "link", link)
+    copy_atomic(tmp_path / "a", tmp_path / "b", drafts=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"] and (tmp_path / "b").read_text() == "a"

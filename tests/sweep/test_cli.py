@@ -293,3 +293,25 @@ def test_packages_of_the_users_project_do_not_stand_in_for_ours(
     )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["runs"]) == 1
+
+
+@pytest.mark.parametrize("name", ["EPSWEEP_HEARTBEAT_S", "EPSWEEP_STALE_S"])
+@pytest.mark.parametrize("value", ["abc", "0", "-3", "nan", "inf", "1e999", "10 s"])
+def test_a_variable_of_ours_that_is_no_number(
+    call: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, out, err = call("doctor", "--help")
+    expected = f"{name}: must be a number of seconds above 0, got '{value}'\n"
+    assert (code, out, err) == (2, "", expected)
+
+
+def test_a_patience_shorter_than_a_heartbeat(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EPSWEEP_STALE_S", "5")
+    code, _, err = call("plan", "demo")
+    assert code == 2 and err.startswith("EPSWEEP_STALE_S: must be at least EPSWEEP_HEARTBEAT_S")
