@@ -22,6 +22,7 @@ from analysis.names import CORRUPTED, METRICS, MODELS, dataset_name, model_name
 from core.config import ConfigError, nearest
 from core.config.registry import backbone_problem
 
+HINGES = re.compile(r"T1=\d+;T2=\d+", re.ASCII)
 REQUIRED = ("model", "dataset", "epsilon_g", "setting", "metric", "value")
 BACKBONES = ("shorthand", "configuration", "huggingface_id", "reference")
 """Header of Table 5, which lists backbones and holds no accuracy."""
@@ -87,7 +88,9 @@ def _rows(file: Traversable) -> list[Row]:
 
 
 def _row(line: Mapping[str, str | None], where: str) -> Row:
-    fields = {name: (line.get(name) or "").strip() for name in line if isinstance(name, str)}
+    if None in line or None in line.values():
+        raise ConfigError(f"{where}: expected as many cells as the header has")
+    fields = {name: (cell or "").strip() for name, cell in line.items()}
     value = _value(fields["value"], where)
     seeds = fields.get("seeds", "")
     setting = fields["setting"]
@@ -97,14 +100,14 @@ def _row(line: Mapping[str, str | None], where: str) -> Row:
         "dataset": dataset_name(fields["dataset"]),
         "epsilon_g": _strength(fields["epsilon_g"], where),
         "setting": setting,
-        "seed": int(fields["seed"]) if fields.get("seed", "").isdigit() else None,
+        "seed": int(fields["seed"]) if fields.get("seed", "").isdecimal() else None,
         "metric": _metric(fields["metric"], where),
         "value": value,
-        "n": int(fields["n"]) if fields.get("n", "").isdigit() else None,
+        "n": int(fields["n"]) if fields.get("n", "").isdecimal() else None,
         "state": "missing" if value is None else fields.get("state") or "done",
         "reason": "" if value is not None else "not in the source",
         "variant": fields.get("variant", ""),
-        "hinges": setting if setting.startswith("T1=") else PRESET_HINGES.get(setting, ""),
+        "hinges": setting if HINGES.fullmatch(setting) else PRESET_HINGES.get(setting, ""),
         "attack": attack,
         "split": "",
         "run_id": "",
