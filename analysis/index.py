@@ -106,6 +106,8 @@ def _mark(run: Run, asked: Any) -> str | None:
     if any(changed > time.time_ns() - SETTLED for *_, changed in files):
         return None
     known = [SCHEMA, dict(run.config), run.setting, run.variant, run.asked, str(asked), files]
+    if run.known:
+        known.append(run.known.signature(run.sources))
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 

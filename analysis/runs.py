@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from analysis.names import ATTACKS, NORMS, dataset_name, model_name
 from core.config import ConfigError, RunConfig, parse_strength, show_strength
+from core.data.digests import Known, recorded
+from core.data.inputs import Sources
 from core.store import damage, shapes
 from core.store.classes import classes_of
 from core.store.flags import read_flags
@@ -100,6 +102,8 @@ class Run:
     asked: tuple[str, ...]
     tuned: Mapping[str, Any] | None = None
     """Of a tuned run the winner it has taken: search, params, value, trials, least, ..."""
+    known: Known | None = None
+    """What datasets and checkpoints hold now, shared by the runs of a store."""
 
     @cached_property
     def epsilon_g(self) -> Fraction:
@@ -136,14 +140,26 @@ class Run:
         return damage.find(self.dir, self.asked)
 
     @cached_property
+    def changed(self) -> str | None:
+        """Which of its images or weights have changed since it was made; None if none has."""
+        if self.damage or self.known is None:
+            return None
+        return self.known.changed(self.sources, recorded(self.dir))
+
+    @property
+    def sources(self) -> Sources:
+        """What names its images and weights."""
+        return Sources(*(self.config[name] for name in Sources._fields))
+
+    @cached_property
     def result(self) -> Mapping[str, Any] | None:
-        """result.json; None before the run is done, and of a damaged one."""
-        return None if self.damage else read_json(self.dir.result)
+        """result.json; None before the run is done, and of a damaged or stale one."""
+        return None if self.damage or self.changed else read_json(self.dir.result)
 
     @property
     def state(self) -> str:
-        """done, damaged, or how the last attempt stands: failed, cancelled, interrupted, lost,
-        running; missing if there was none."""
+        """done, damaged, stale, or how the last attempt stands: failed, cancelled, interrupted,
+        lost, running; missing if there was none."""
         return self._standing[0]
 
     @property
@@ -155,6 +171,8 @@ class Run:
     def _standing(self) -> tuple[str, str]:
         if self.damage:
             return "damaged", damage.described(self.damage, self.dir)
+        if self.changed:
+            return "stale", self.changed
         if self.result is not None:
             return "done", ""
         if not self.attempts:
@@ -209,7 +227,9 @@ class Run:
     @cached_property
     def epochs(self) -> list[Row]:
         """Rows of metrics.jsonl so far."""
-        return [] if self.damage else read_jsonl(self.dir.metrics, shapes.Metrics)
+        if self.damage or self.changed:
+            return []
+        return read_jsonl(self.dir.metrics, shapes.Metrics)
 
     @cached_property
     def classes(self) -> int | None:
@@ -254,6 +274,7 @@ def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[
     if not rows:
         raise ConfigError(f"{store.root}: no runs here; `sweep launch` a grid first")
     variants = _variants(rows)
+    known = Known(store)
     # A run whose evaluations nothing tells is asked for those of the others.
     usual: list[str] = next((row["evals"] for row in rows if row["evals"]), [])
     return [
@@ -264,6 +285,7 @@ def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[
             variants[row["id"]],
             tuple(row["evals"] or usual),
             row.get("tuned"),
+            known,
         )
         for row in rows
     ]

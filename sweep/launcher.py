@@ -11,6 +11,7 @@ from rich.text import Text
 
 from core.config import ConfigError, nearest
 from core.data import inputs
+from core.data.digests import Known
 from core.store.claims import shared_clock
 from core.store.folders import Store, SweepDir
 from slurm import cluster
@@ -22,7 +23,7 @@ from sweep.estimate import cost
 from sweep.grid import Grid, Run, select
 from sweep.inputs import pretrained
 from sweep.state import breaker, pending, plan, repair
-from sweep.state.plan import LAUNCHABLE, REPAIRABLE, Plan, State, Status
+from sweep.state.plan import LAUNCHABLE, ON_REQUEST, REPAIRABLE, Plan, State, Status
 from sweep.submit import array, in_process, local, submissions, watcher
 from sweep.submit.cancellation import end_jobs, withdraw
 from sweep.tune import winners
@@ -48,12 +49,19 @@ def load_profile(
     return loaded.model_copy(update=changed)
 
 
-def look(grid: Grid, store: Store, only: Sequence[str] = (), *, clock: float | None = None) -> Plan:
-    """The plan of a grid's runs, or of those that match every filter; clock: see plan.make. Raises
+def look(
+    grid: Grid,
+    store: Store,
+    only: Sequence[str] = (),
+    *,
+    clock: float | None = None,
+    known: Known | None = None,
+) -> Plan:
+    """The plan of a grid's runs, or of those that match every filter; the rest as plan.make. Raises
     ConfigError for a filter that names no field or matches no run."""
     states, fields = _split(only)
     sweep = store.sweep(grid.name)
-    seen = plan.make(select(grid.runs, fields), store, pending.promises(sweep), clock)
+    seen = plan.make(select(grid.runs, fields), store, pending.promises(sweep), clock, known)
     idle = {run.id for run in seen.of(LAUNCHABLE)}
     seen = plan.beside(seen, pending.elsewhere(store, sweep, idle), store, clock)
     if states:
@@ -115,7 +123,7 @@ def retry(
     def wanted(status: Status) -> bool:
         if kinds is None:
             return status.state in REPAIRABLE
-        return status.state in REPAIRABLE | {State.INTERRUPTED} and status.kind in kinds
+        return status.state in REPAIRABLE | ON_REQUEST and status.kind in kinds
 
     return _go(grid, store, profile, only, wanted, console)
 
@@ -140,6 +148,7 @@ def _go(
         _release(seen, console)
         chosen = [status for status in seen.statuses if wanted(status)]
         console.print(summary.of(grid, seen, cost.of(profile, store, grid.about.get("hardware"))))
+        _say_stale([status for status in seen.statuses if status not in chosen], console)
         runs = _repaired(chosen, store, profile, console)
         if not runs:
             console.print(_nothing(seen))
@@ -277,6 +286,14 @@ def _missing(runs: Sequence[Run], store: Store, profile: Profile) -> list[str]:
     hub = pretrained.required_hub(profile)
     evals = (item for run in runs for item in run.evals)
     return inputs.missing((run.config for run in runs), store, hub=hub, evals=evals)
+
+
+def _say_stale(left: Sequence[Status], console: Console) -> None:
+    """Runs whose inputs have changed stay as they are until they are asked for by name."""
+    reasons = Counter(status.reason for status in left if status.state is State.STALE)
+    for reason, count in reasons.items():
+        how = "`sweep retry --failed stale` makes them anew"
+        console.print(Text(f"{count} runs left alone, {reason}; {how}", "yellow"), soft_wrap=True)
 
 
 def _nothing(seen: Plan) -> Text:

@@ -17,7 +17,7 @@ from sweep.state.plan import Plan, State, Status
 from sweep.submit import watcher
 from sweep.tune import winners
 
-MARKED = (State.RUNNING, State.PENDING, State.FAILED, State.DAMAGED)
+MARKED = (State.RUNNING, State.PENDING, State.FAILED, State.DAMAGED, State.STALE)
 """States that a cell counts besides done."""
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.datasets import entries
@@ -84,7 +85,20 @@ def _check_dataset(dataset: str, size: int, store: Store) -> None:
         read(dataset, store.data / dataset, entries()[dataset])
 
 
-def local_weights(config: RunConfig) -> str | None:
+class Sources(NamedTuple):
+    """What names the images and the weights of a run."""
+
+    dataset: str
+    image_size: int
+    backbone: str
+    weights: str
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Sources:
+        return cls(config.dataset, config.image_size, config.backbone, config.weights)
+
+
+def local_weights(config: RunConfig | Sources) -> str | None:
     """The checkpoint file a run starts from; None where its weights are timm's own or random."""
     if config.weights == "pretrained":
         checkpoint = backbone(config.backbone).checkpoint

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from core.config import EvalConfig, RunConfig, rounded
-from core.data import splits
+from core.data import digests, splits
+from core.data.inputs import Sources
 from core.evaluation import autoattack
 from core.machine import runtime
 from core.machine.team import ALONE, Team
@@ -50,6 +51,8 @@ class Options:
     """Cut every split to its first images; then the numbers mean nothing."""
     rehearsal: bool = False
     """Take miniatures of datasets too, and note what a step needs in memory."""
+    replaces: str = ""
+    """The recorded inputs (digests.mark) in whose place the run is made again from today's."""
 
 
 def execute(
@@ -72,12 +75,17 @@ def execute(
         for line in damage.repair(run, [item.id for item in evals]):
             remark(claim, line)
         run.write_config(config.to_dict())
-        run.write_json(run.env, runtime.describe() | {"processes": team.size})
+        about = runtime.describe() | {"processes": team.size}
+        made_from = digests.recorded(run)
+        run.write_json(run.env, about | ({"inputs": made_from} if made_from else {}))
         claim.progress = {"phase": "load data"}
     dataset = _load(config, store, options, team)
     if any(item.attack == "autoattack" for item in evals):
         autoattack.check(dataset.classes)
     model = network.build(config, dataset.classes, store)
+    if claim and not options.rehearsal:
+        _settle_inputs(run, config, store, options, claim, about)
+    team.share()
     monitor = Monitor(remark=lambda text: remark(claim, text))
     fits = Fits(config, store, runtime.device(), team.size, options.compile)
     trainer = Trainer(
@@ -102,6 +110,28 @@ def execute(
             measure.evaluate(item, trainer, None, batch=options.eval_batch)
         return {}
     return _lead(trainer, evals, claim, options, fits)
+
+
+def _settle_inputs(
+    run: RunDir,
+    config: RunConfig,
+    store: Store,
+    options: Options,
+    claim: Claim,
+    about: dict[str, Any],
+) -> None:
+    """Record what a new run is made from; what was begun goes on from the same inputs alone, or is
+    put away where a retry asks for that. Raises StaleError."""
+    known, sources = digests.Known(store), Sources.of(config)
+    made_from = digests.recorded(run)
+    changed = known.changed(sources, made_from)
+    if changed and digests.mark(made_from) != options.replaces:
+        raise digests.StaleError(f"{changed}; `sweep retry --failed stale` makes the run anew")
+    if changed:
+        remark(claim, f"{changed}; its numbers so far are put away in {digests.put_away(run)}")
+    if not run.begun:
+        made_from = known.inputs(sources)
+    run.write_json(run.env, about | ({"inputs": made_from} if made_from else {}))
 
 
 def _load(config: RunConfig, store: Store, options: Options, team: Team) -> splits.Dataset:
@@ -179,6 +209,8 @@ def _write_result(
         "attempts": claim.attempt,
         "seconds": round(sum(row["seconds"] for row in trainer.rows), 1),
     }
+    if made_from := (read_json(run.env) or {}).get("inputs"):
+        result["inputs"] = made_from
     run.write_json(run.result, result)
     return result
 

@@ -298,6 +298,21 @@ class RunDir:
         return self.path / "checkpoint.previous.pt"
 
     @property
+    def checkpoints(self) -> tuple[Path, Path]:
+        """The newest one, and the one before it."""
+        return self.checkpoint, self.previous_checkpoint
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was made yet that a further attempt would go on from."""
+        return any(exists(file) for file in (self.result, *self.checkpoints))
+
+    @property
+    def replaced(self) -> Path:
+        """Numbers that were made from inputs which have changed since, one folder per time."""
+        return self.path / "replaced"
+
+    @property
     def result(self) -> Path:
         """Exists if and only if the training and the evaluations it names are on disk."""
         return self.path / "result.json"

@@ -30,11 +30,11 @@ Time = Annotated[str, AfterValidator(_time)]
 
 
 class Inputs(TypedDict):
-    """What a run was made from, see core.data.inputs: digests of images and of weights."""
+    """What a run was made from, see core.data.digests: digests, and the cache of hub weights."""
 
     data: NotRequired[str | None]
     weights: NotRequired[str | None]
-    file: NotRequired[str | None]
+    hub: NotRequired[str | None]
 
 
 class _Env(TypedDict):
@@ -247,6 +247,12 @@ class Winner(TypedDict):
     params: NotRequired[dict[str, float] | None]
     value: NotRequired[float | None]
     trials: Count
+
+
+class Digests(TypedDict):
+    """Files as they were when they were read: name -> size, inode, times, sha256."""
+
+    files: dict[str, Annotated[list[int | str], Field(min_length=5, max_length=5)]]
 
 
 class Place(TypedDict):

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from core.data.digests import Known
 from core.store.folders import Store
 from slurm.command import ClusterError
 from sweep.cli.options import (
@@ -147,7 +148,8 @@ def status(
     store = Store.at(root)
     loaded = load_grid(grid, store)
     if watch:
-        watcher.follow(lambda: look(loaded, store, only), out)
+        known = Known(store)
+        watcher.follow(lambda: launcher.look(loaded, store, only or (), known=known), out)
         return
     seen = look(loaded, store, only)
     found = diagnosis.diagnose(seen, store) if diagnose else {}

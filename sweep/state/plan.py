@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from core.data.digests import Known, recorded
+from core.data.inputs import Sources
 from core.store import damage
 from core.store.claims import Holder, holder
 from core.store.folders import RunDir, Store, exists, read_json
@@ -29,6 +31,7 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"  # stopped or lost part-way; goes on from its checkpoint
     UNEVALUATED = "unevaluated"  # trained, but the grid asks for an evaluation it lacks
     DAMAGED = "damaged"  # one of its files cannot be read; `retry` makes again what is lost
+    STALE = "stale"  # made from images or weights that have changed since
     FAILED = "failed"
     CANCELLED = "cancelled"
     DONE = "done"
@@ -38,6 +41,8 @@ LAUNCHABLE = frozenset({State.NEW, State.INTERRUPTED, State.UNEVALUATED})
 HELD = "launch failed requeued held"
 """Slurm's reason for a job that waits until somebody releases it; `launch` does."""
 REPAIRABLE = frozenset({State.FAILED, State.CANCELLED, State.DAMAGED})
+ON_REQUEST = frozenset({State.INTERRUPTED, State.STALE})
+"""Retried only where their class is named."""
 
 
 @dataclass(frozen=True)
@@ -120,21 +125,24 @@ def make(
     store: Store,
     promised: Mapping[str, Pending],
     clock: float | None = None,
+    known: Known | None = None,
 ) -> Plan:
     """Look at every run's folder. promised: run id -> what the newest submission promises. clock:
-    the file server's time, by default this machine's.
+    the file server's time, by default this machine's. known: what datasets and checkpoints hold, by
+    default looked at anew.
 
     Slurm is asked about jobs of runs that nobody works on and that have not ended, then those
     folders are looked at again: in this order a run that begins or ends meanwhile is not missed.
     """
-    statuses = [look(run, store.run(run.id), promised.get(run.id), clock) for run in runs]
+    known = known or Known(store)
+    statuses = [look(run, store.run(run.id), promised.get(run.id), clock, known) for run in runs]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
     asked = pending.ask({key: promised[key] for key in waiting})
-    known = [
-        look(s.run, store.run(s.run.id), asked[s.run.id], clock) if s.run.id in asked else s
+    seen = [
+        look(s.run, store.run(s.run.id), asked[s.run.id], clock, known) if s.run.id in asked else s
         for s in statuses
     ]
-    return Plan(known, asked=bool(asked))
+    return Plan(seen, asked=bool(asked))
 
 
 def beside(
@@ -157,9 +165,14 @@ def beside(
 
 
 def look(
-    run: Run, folder: RunDir, promise: Pending | None = None, clock: float | None = None
+    run: Run,
+    folder: RunDir,
+    promise: Pending | None = None,
+    clock: float | None = None,
+    known: Known | None = None,
 ) -> Status:
-    """The status of one run, from its folder: result, else claim, else what is on its way to it."""
+    """The status of one run, from its folder: result, else claim, else what is on its way to it.
+    known: what its images and weights are compared with, None for not at all."""
     current = holder(folder, clock=clock)
     if current is None:
         return _not_begun(run, folder, promise)
@@ -168,12 +181,15 @@ def look(
     wanted = [item.id for item in run.evals]
     damaged = damage.find(folder, wanted)
     result = None if damaged else read_json(folder.result)
-    if result is not None and folder.holds(result, wanted):
+    changed = None
+    if known and not damaged:
+        changed = known.changed(Sources.of(run.config), recorded(folder))
+    if result is not None and not changed and folder.holds(result, wanted):
         return replace(_seen(run, State.DONE, current), epoch=run.config.epochs, share=1.0)
     if exists(folder.cancel):
         return _seen(run, State.CANCELLED, current)
     outcome = current.info.get("outcome")
-    ended = damaged or outcome in ("failed", "cancelled")
+    ended = damaged or changed or outcome in ("failed", "cancelled")
     if promise and (current.attempt <= promise.after or not ended):
         if promise.live and not _is_hung(current, promise):
             return _seen(run, State.PENDING, current, job=promise.job, reason=_waits(promise))
@@ -185,6 +201,8 @@ def look(
         return _seen(
             run, State.DAMAGED, current, kind="damaged", reason=damage.described(damaged, folder)
         )
+    if changed:
+        return _seen(run, State.STALE, current, kind="stale", reason=changed)
     if outcome == "failed":
         return _seen(run, State.FAILED, current)
     if outcome == "cancelled":

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from core.config import ConfigError, nearest
+from core.data.digests import mark, recorded
 from core.store import shapes
 from core.store.folders import DamagedError, RunDir, read_json, write_json
 from slurm.profile import Profile
@@ -33,11 +34,15 @@ class Repair:
     answers: str = ""
     """The failure that it is for: a retry that was not taken, by a full queue, changes no more."""
 
+    replaces: str = ""
+    """The recorded inputs in whose place a stale run is made anew, see core.data.digests.mark."""
+
     def options(self) -> dict[str, Any]:
         """Fields of core.run.pipeline.Options."""
-        if self.micro_batch is None:
-            return {}
-        return {"micro_batch": self.micro_batch, "eval_batch": self.micro_batch}
+        changed: dict[str, Any] = {"replaces": self.replaces} if self.replaces else {}
+        if self.micro_batch is not None:
+            changed |= {"micro_batch": self.micro_batch, "eval_batch": self.micro_batch}
+        return changed
 
 
 FIELDS = frozenset(item.name for item in fields(Repair))
@@ -67,6 +72,8 @@ def classes(asked: str | None) -> set[str] | None:
 def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
     """The repair to try next, or the reason why there is none."""
     before = read(run)
+    if status.state is State.STALE:
+        return replace(before, replaces=mark(recorded(run)))
     if status.state is not State.FAILED:
         return before
     failure = f"attempt {status.attempts}, job {status.job}"

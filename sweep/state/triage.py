@@ -28,6 +28,7 @@ FAILURES = {
     "timeout": "time limit, more often than max_requeues",
     "bug": "any other exception or crash",
     "job": "the job ended before the run began",
+    "stale": "made from images or weights that have changed since",
     "damaged": "a file of the run cannot be read",
 }
 """Classes of failed runs; such a run is not started again by itself."""
@@ -56,7 +57,7 @@ _ENDS = {
     "BOOT_FAIL": ("node", "its node failed to boot"),
     "CANCELLED": ("cancelled", "cancelled (scancel)"),
 }
-_SAID = {"DivergedError": "diverged", "UncompletedJobError": "timeout"}
+_SAID = {"DivergedError": "diverged", "StaleError": "stale", "UncompletedJobError": "timeout"}
 """Exceptions whose text says it all, by name: importing their classes would import torch."""
 
 

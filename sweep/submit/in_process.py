@@ -12,6 +12,8 @@ from rich.logging import RichHandler
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.document import read_text
+from core.data.digests import Known, recorded
+from core.data.inputs import Sources
 from core.store.claims import holder
 from core.store.folders import Store, SweepDir, exists
 from slurm.profile import Profile
@@ -38,6 +40,9 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
     asked = [EvalConfig.parse(item, where=f"{file}: evals") for item in evals]
     folder = store.run(config.id)
     console.print(f"{config.id}\n{folder.path}")
+    changed = Known(store).changed(Sources.of(config), recorded(folder))
+    if changed:
+        raise ConfigError(f"{config.id}: {changed}; remove {folder.path} to make it anew")
     if attempt.is_done(folder, asked):
         console.print("done before; nothing to do", style="green")
         return "done"

@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from core.data.digests import Known
 from core.sheet import Sheet
 from core.store.folders import Store, exists
 from sweep.state import joblog, plan
@@ -28,12 +29,13 @@ COLOURS = {
     State.INTERRUPTED: "yellow",
     State.UNEVALUATED: "yellow",
     State.DAMAGED: "red",
+    State.STALE: "yellow",
     State.FAILED: "red",
     State.CANCELLED: "yellow",
     State.DONE: "green",
 }
-ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.DAMAGED})
-REASONED = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED, State.DAMAGED})
+ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.DAMAGED, State.STALE})
+REASONED = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED, State.DAMAGED, State.STALE})
 SCHEDULER_S = 15.0
 """Seconds between two questions to Slurm while watching."""
 ROWS = 30
@@ -178,10 +180,11 @@ def wait(submission: Submission, store: Store, console: Console, *, every: float
 
     Ctrl-C (or SIGTERM) stops the workers, leaves their runs resumable, and raises StoppedError.
     """
-    clock = Clock()
+    clock, known = Clock(), Known(store)
 
     def look(working: bool) -> Plan:
-        return plan.make(submission.runs, store, submission.pending if working else {})
+        promised = submission.pending if working else {}
+        return plan.make(submission.runs, store, promised, known=known)
 
     seen = attend(
         submission,

@@ -7,12 +7,13 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.config import EvalConfig, RunConfig
+from core.data.digests import mark, recorded
 from core.store import damage
 from core.store.claims import Claim
 from core.store.fence import NotOwnedError
@@ -55,7 +56,8 @@ def make(
     run folder and does not raise; what told this process to stop does.
     """
     run, claim = store.run(config.id), None
-    if not is_done(run, evals) and not exists(run.cancel):
+    wanted = not is_done(run, evals) or _is_replaced(run, options)
+    if wanted and not exists(run.cancel):
         claim = claim_for(run, gpus=gpus)
     if team:
         team.share(claim is not None)
@@ -192,6 +194,11 @@ def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
         return False
     result = read_json(run.result)
     return result is not None and run.holds(result, wanted)
+
+
+def _is_replaced(run: RunDir, options: Mapping[str, Any]) -> bool:
+    """Whether a retry asks for the run anew, in place of what its inputs were."""
+    return bool(options.get("replaces")) and options["replaces"] == mark(recorded(run))
 
 
 @contextmanager

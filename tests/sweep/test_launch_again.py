@@ -199,7 +199,7 @@ def test_an_array_has_its_own_id_whatever_a_site_prints(
     jobs, rows = [dict] * tasks, {"first": 0, "end": tasks, "per": 1}
     testbed = profiles.load("testbed")
     assert array.hand_over(jobs, sweep, slurm, slurm / "m", testbed, **rows) == "5"
-    (row,) = submissions.read_jsonl(sweep.submissions)
+    (row,) = read_jsonl(sweep.submissions)
     assert row["array"] == "5"
 
 
