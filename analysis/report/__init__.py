@@ -24,6 +24,7 @@ from analysis.command import Source
 from analysis.diagnosis import standard_runs
 from analysis.figures import CAPTIONS, PER_PAIR, drawings
 from analysis.figures.style import styled
+from analysis.findings import delay_rule
 from analysis.paper import about as description
 from analysis.paper import main_tables, one_evaluation
 from analysis.report import facts, rows
@@ -93,6 +94,7 @@ def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None
         figures=figures,
         omitted=omitted,
         runs=rows.run_rows(results, runs),
+        delay_rule=delay_rule(results.runs),
         coverage=facts.coverage(results),
         hours=facts.hours(results, about),
         store=str(results.store.root),
