@@ -22,7 +22,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from core.config.foreign import first_line
 from core.config.seeds import derive
+from core.store.folders import DamagedError
 from sweep.grid.search import Search, record
 
 SLOT = "trial"
@@ -60,21 +62,27 @@ class _Journal(JournalFileBackend):
 
 
 class Study:
-    """Optuna's side of one of our trials, for the process that holds it."""
+    """Optuna's side of one of our trials, for the process that holds it. Raises DamagedError if the
+    search's journal is not one."""
 
     def __init__(self, search: Search, number: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search, self.number = search, number
         os.makedirs(search.path, exist_ok=True)
-        self._study = optuna.create_study(
-            study_name=search.id,
-            storage=JournalStorage(_Journal(search.journal)),
-            direction="maximize",
-            load_if_exists=True,
-            pruner=SuccessiveHalvingPruner(
-                min_resource=search.grace, reduction_factor=search.reduction
-            ),
-        )
+        try:
+            self._study = optuna.create_study(
+                study_name=search.id,
+                storage=JournalStorage(_Journal(search.journal)),
+                direction="maximize",
+                load_if_exists=True,
+                pruner=SuccessiveHalvingPruner(
+                    min_resource=search.grace, reduction_factor=search.reduction
+                ),
+            )
+        except (ValueError, LookupError, TypeError) as error:  # what a line that is none raises
+            raise DamagedError(
+                search.journal, f"no journal of Optuna ({first_line(error)})"
+            ) from None
         self._settle()
         tries = len(self._ours())
         seed = derive(search.config.seed, "tune", search.id, number, tries)

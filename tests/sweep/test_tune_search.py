@@ -13,7 +13,7 @@ from forks import Forks
 from tuned_grid import one_search
 
 from core.run import trial
-from core.store.folders import Store, read_json, read_jsonl
+from core.store.folders import DamagedError, Store, read_json, read_jsonl
 from sweep.grid import search
 from sweep.grid.search import Progress, Trial
 from sweep.tune.study import Study
@@ -66,6 +66,18 @@ def test_a_half_written_line_does_not_spoil_the_journal(store: Store) -> None:
     with open(wanted.journal, "ab") as file:
         file.write(b"{")
     assert Study(wanted, 0).resumed
+
+
+@pytest.mark.parametrize("line", [b"\0\0\0\0\n", b"<html>\n", b"{}\n", b"[1]\n"])
+def test_a_damaged_line_in_the_journal_is_one_line(store: Store, line: bytes) -> None:
+    wanted = one_search(store)
+    Study(wanted, 0)
+    first, rest = wanted.journal.read_bytes().split(b"\n", 1)
+    wanted.journal.write_bytes(first + b"\n" + line + rest)
+    with pytest.raises(DamagedError) as error:
+        Study(wanted, 0)
+    assert str(error.value).startswith(f"{wanted.journal}: damaged, no journal of Optuna (")
+    assert "\n" not in str(error.value)
 
 
 def test_what_a_dead_worker_could_not_tell_is_told_later(store: Store) -> None:
