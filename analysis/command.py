@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import pandas as pd
 
+from analysis import batchnorm, tuned
 from analysis.cells import Cell, Key, cells
 from analysis.compare import Agreement, agreement, comparison
 from analysis.derived import paired_tests
@@ -31,7 +32,6 @@ from analysis.results import Results
 from analysis.tables import Table
 from analysis.tidy import comma_separated, tidy, tidy_tests
 from analysis.tidy import export as write
-from analysis.tuned import flagged, sentence
 from core.config import ConfigError, nearest
 
 FORMS = (*FORMATS, "tidy")
@@ -101,7 +101,8 @@ def tables(
     else:
         laid_out = _laid_out(source, numbers, partial, significant)
     if source.results:
-        laid_out = {number: flagged(one, source.results) for number, one in laid_out.items()}
+        for flagged in (tuned.flagged, batchnorm.flagged):
+            laid_out = {number: flagged(one, source.results) for number, one in laid_out.items()}
     text = (
         _tidy(values, laid_out, partial)
         if form == "tidy"
@@ -220,9 +221,14 @@ def _left_out(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
 
 def _remarks(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
     if source.results:
-        few = sentence(source.results)
+        few, uneven = tuned.sentence(source.results), batchnorm.sentence(source.results)
         gates = [f"gate: {text}" for text in run_gates(source.results)]
-        return [*gates, *_left_out(source, laid_out), *([f"few trials: {few}"] if few else [])]
+        return [
+            *gates,
+            *_left_out(source, laid_out),
+            *([f"few trials: {few}"] if few else []),
+            *([f"batchnorm: {uneven}"] if uneven else []),
+        ]
     remarks, total = [], Agreement(0, 0, 0)
     for number in laid_out:
         if number in TABLES:

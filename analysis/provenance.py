@@ -45,6 +45,9 @@ def why(question: str, frame: pd.DataFrame, results: Results | None = None) -> s
     for run in results.runs if results else ():
         if run.dir.id in asked and (text := origin(run)):
             signs[run.dir.id].insert(0, f"seed {run.config['seed']}: {text}")
+        if run.dir.id in asked and run.batchnorm_images:
+            text = f"BatchNorm over {' and '.join(map(str, run.batchnorm_images))} images"
+            signs[run.dir.id].append(f"seed {run.config['seed']}: {text}")
     return "\n\n".join(_explain(key, found, rows[key], flags, signs) for key in keys) + "\n"
 
 
@@ -140,6 +143,11 @@ def sidecar(
         "store": str(results.store.root) if results else None,
         "cells": [_cell(key, cell, rows[key]) for key, cell in cells(frame).items()],
         "violations": violations,
+        "batchnorm_images": {
+            run.dir.id: run.batchnorm_images
+            for run in (results.runs if results else ())
+            if run.batchnorm_images
+        },
         "tuned": {run.dir.id: run.tuned for run in (results.runs if results else ()) if run.tuned},
         "versions": {
             "python": platform.python_version(),

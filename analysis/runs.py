@@ -28,7 +28,7 @@ from core.store.folders import (
     salvage,
     warn_once,
 )
-from core.store.records import FEWEST, delay, threshold
+from core.store.records import FEWEST, batchnorm_images, delay, threshold
 
 Row = dict[str, Any]
 
@@ -240,6 +240,14 @@ class Run:
     def threshold(self) -> float:
         """Validation clean accuracy in [0, 1] above which the run has adapted."""
         return threshold(self.classes)
+
+    @cached_property
+    def batchnorm_images(self) -> list[int]:
+        """Distinct images per BatchNorm statistic in its training so far, largest first; [] if the
+        network has none, or the run is of a version that did not record it."""
+        if self.result is not None:
+            return list(self.result.get("batchnorm_images") or ())
+        return batchnorm_images(self.epochs)
 
     @property
     def delay(self) -> int | None:

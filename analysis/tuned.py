@@ -6,7 +6,7 @@ many trials its grid calls enough: `trials` and `least`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import replace
 
 from analysis.names import strength_name
@@ -18,7 +18,7 @@ from analysis.tables import DOUBLE_DAGGER, NAMED, Entry, Table
 def weak(results: Results) -> dict[tuple[str, ...], Run]:
     """Runs of searches with too few trials, by model, dataset, setting, variant and eps_g ('' of a
     run that is not attacked)."""
-    return {_place(run): run for run in results.runs if is_weak(run)}
+    return {place(run): run for run in results.runs if is_weak(run)}
 
 
 def is_weak(run: Run) -> bool:
@@ -26,7 +26,7 @@ def is_weak(run: Run) -> bool:
     return run.tuned is not None and run.tuned["trials"] < run.tuned["least"]
 
 
-def _place(run: Run) -> tuple[str, ...]:
+def place(run: Run) -> tuple[str, ...]:
     about = run.about
     at = strength_name(about["epsilon_g"]) if about["epsilon_g"] else ""
     return (*(about[name] for name in ("model", "dataset", "setting", "variant")), at)
@@ -41,7 +41,7 @@ def sentence(results: Results) -> str | None:
     counts = sorted({run.tuned["trials"] for run in found.values() if run.tuned})
     span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     plural = "" if counts[-1] == 1 else "s"
-    names = list(dict.fromkeys(map(_name, found)))
+    names = list(dict.fromkeys(map(place_name, found)))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return (
         f"hyper-parameters from a search of {span} trial{plural}, expected at least {least}: "
@@ -49,7 +49,8 @@ def sentence(results: Results) -> str | None:
     )
 
 
-def _name(place: tuple[str, ...]) -> str:
+def place_name(place: tuple[str, ...]) -> str:
+    """'SWIN/Cars/fix at 4/255'."""
     model, dataset, setting, _, at = place
     return f"{model}/{dataset}/{setting}" + (f" at {at}" if at else "")
 
@@ -66,26 +67,30 @@ def origin(run: Run) -> str | None:
 def flagged(table: Table, results: Results) -> Table:
     """The table with a mark at every number that rests on too few trials, and a note; of means the
     note alone, where any run behind them may."""
-    found, text = weak(results), sentence(results)
-    if text is None:
-        return table
+    text = sentence(results)
+    return noted(table, weak(results), text, DOUBLE_DAGGER) if text else table
+
+
+def noted(table: Table, found: Collection[tuple[str, ...]], text: str, sign: str) -> Table:
+    """The table with `sign` at every number of these places and a note below; of means the note
+    alone."""
     rows = tuple(
-        (labels, tuple(_marked(entry, found) for entry in entries))
+        (labels, tuple(_marked(entry, found, sign) for entry in entries))
         for labels, entries in table.rows
     )
     entries = [entry for _, line in rows for entry in line]
     means = any(entry.cell and entry.cell.unit != "seeds" for entry in entries)
     if rows == table.rows and not means:
         return table
-    return replace(table, rows=rows, notes=(*table.notes, f"{DOUBLE_DAGGER} {text}"))
+    return replace(table, rows=rows, notes=(*table.notes, f"{sign} {text}"))
 
 
-def _marked(entry: Entry, found: Mapping[tuple[str, ...], Run]) -> Entry:
+def _marked(entry: Entry, found: Collection[tuple[str, ...]], sign: str) -> Entry:
     key = entry.key
-    if key is None or DOUBLE_DAGGER in entry.mark:
+    if key is None or sign in entry.mark:
         return entry
     names = key.model, key.dataset, key.setting, key.variant
     places = (*names, strength_name(key.epsilon_g)), (*names, "")
     if not any(place in found for place in places):
         return entry
-    return replace(entry, mark=entry.mark + DOUBLE_DAGGER)
+    return replace(entry, mark=entry.mark + sign)

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from analysis import batchnorm, tuned
 from analysis.command import Source
 from analysis.diagnosis import standard_runs
 from analysis.figures import CAPTIONS, PER_PAIR, drawings
@@ -31,7 +32,6 @@ from analysis.report import facts, rows
 from analysis.report.details import configs, details
 from analysis.results import Results
 from analysis.tables import Table
-from analysis.tuned import flagged
 from core.store.folders import write_text
 
 SECTIONS = {
@@ -89,7 +89,10 @@ def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None
         what=description(one_evaluation(results.values)),
         filters=rows.filters(results),
         cells=rows.cell_rows(results),
-        tables=[flagged(table, results) for table in main_tables(results.values)],
+        tables=[
+            batchnorm.flagged(tuned.flagged(table, results), results)
+            for table in main_tables(results.values)
+        ],
         levels=levels,
         figures=figures,
         omitted=omitted,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from analysis import batchnorm, tuned
 from analysis.cells import cells
 from analysis.check import claims
 from analysis.derived import paired_tests
@@ -20,7 +21,6 @@ from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.runs import Run
 from analysis.tables import bracketed
-from analysis.tuned import sentence
 
 SURE = 0.05
 
@@ -42,9 +42,9 @@ def findings(results: Results) -> list[str]:
                 f"p = {test.p:.2g}: {sure} at 5 %)."
             )
     sentences += [f"{line[0].upper()}{line[1:]}." for line in claims(results.values)]
-    few = sentence(results)
-    if few:
-        sentences.append(f"{few[0].upper()}{few[1:]}.")
+    for text in (tuned.sentence(results), batchnorm.sentence(results)):
+        if text:
+            sentences.append(f"{text[0].upper()}{text[1:]}.")
     broken = len(violations(results))
     sentences.append(
         f"{done} of {len(table)} runs are done; "

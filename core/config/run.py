@@ -163,6 +163,9 @@ class RunConfig(Part):
     epochs: Count = 50
     batch: Count = 128
     """Effective batch: images per optimiser step."""
+    batchnorm_images: Count | None = None
+    """Images per BatchNorm statistic in training, a divisor of the batch, whatever memory there is;
+    None is as many as fit, which each epoch's row records."""
     protocol: Literal["full", "linear", "lora"] = "full"
     """`full` trains everything; `linear` the head alone, on a frozen backbone; `lora` the head
     and low-rank adapters."""
@@ -203,6 +206,13 @@ class RunConfig(Part):
         if self.validation.epsilon == usual:
             implied = self.validation.model_copy(update={"epsilon": None})
             object.__setattr__(self, "validation", implied)
+        images = self.batchnorm_images
+        if self.protocol != "full":  # BatchNorm keeps its statistics
+            object.__setattr__(self, "batchnorm_images", None)
+        elif images and self.batch % images:
+            raise ValueError(
+                f"batchnorm_images: expected a divisor of the batch, {self.batch}, got {images}"
+            )
         misfit = size_problem(self.backbone, self.image_size)
         if misfit:
             raise ValueError(f"image_size: {misfit}")

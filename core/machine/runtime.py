@@ -60,6 +60,20 @@ def describe() -> dict[str, Any]:
         "host": socket.gethostname(),
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
+        "kernels": _kernels(on),
+    }
+
+
+def _kernels(on: torch.device) -> dict[str, Any]:
+    """What chooses the kernels of a training beside the device's name: numbers differ by rounding,
+    which adversarial training amplifies."""
+    if on.type != "cuda":
+        return {"cpu": torch.backends.cpu.get_cpu_capability()}
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "convolutions_tf32": torch.backends.cudnn.allow_tf32,
+        "matmul_precision": torch.get_float32_matmul_precision(),
     }
 
 

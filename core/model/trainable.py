@@ -65,6 +65,11 @@ def train_mode(model: nn.Module, config: RunConfig) -> None:
         model.get_submodule(name).train()
 
 
+def has_batchnorm(model: nn.Module, config: RunConfig) -> bool:
+    """Whether what a training step computes of an image depends on those beside it."""
+    return config.protocol == "full" and any(isinstance(m, _BatchNorm) for m in model.modules())
+
+
 def groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
     """Parameter groups of the optimiser: backbone before head, `peak` being the learning rate at
     the top of its schedule. Vectors and scalars (biases, norms, layer scales) do not decay, with

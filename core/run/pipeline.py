@@ -35,7 +35,8 @@ log = logging.getLogger("epsweep")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Where and how a run executes; nothing here changes its results."""
+    """Where and how a run executes. Results follow it up to rounding alone, but for `micro_batch`
+    in networks with BatchNorm (each epoch's row records it) or with dropout (other masks)."""
 
     tracking: Mode = "auto"
     group: str | None = None
@@ -75,7 +76,7 @@ def execute(
         for line in damage.repair(run, [item.id for item in evals]):
             remark(claim, line)
         run.write_config(config.to_dict())
-        about = runtime.describe() | {"processes": team.size}
+        about = runtime.describe() | {"processes": team.size, "compile": options.compile}
         made_from = digests.recorded(run)
         run.write_json(run.env, about | ({"inputs": made_from} if made_from else {}))
         claim.progress = {"phase": "load data"}
@@ -207,6 +208,7 @@ def _write_result(
         "evals": list(dict.fromkeys(names)),
         "finished": now(),
         "attempts": claim.attempt,
+        "batchnorm_images": records.batchnorm_images(trainer.rows),
         "seconds": round(sum(row["seconds"] for row in trainer.rows), 1),
     }
     if made_from := (read_json(run.env) or {}).get("inputs"):

@@ -26,7 +26,8 @@ must not decide where a share is just reached."""
 
 
 class MetricsRow(TypedDict):
-    """One epoch in metrics.jsonl. Everything but seconds and images_per_s repeats bit for bit."""
+    """One epoch in metrics.jsonl. All but seconds and images_per_s repeats bit for bit, given the
+    same images per BatchNorm statistic."""
 
     epoch: int  # from 0
     classes: NotRequired[int]  # of the task; rows of older versions lack it
@@ -42,6 +43,8 @@ class MetricsRow(TypedDict):
     val_adv_images: int
     val_epsilon: str  # strength of the adversarial measurement
     seconds: float
+    micro_batch: NotRequired[int]  # images per forward of a process, at the end of the epoch
+    batchnorm_images: NotRequired[list[int]]  # per statistic, [128, 64] if it shrank; [] without
     images_per_s: float  # training images per second of the epoch's training part
 
 
@@ -177,3 +180,9 @@ def unit_grid(epsilon_g: Fraction) -> list[Fraction]:
     if k.denominator != 1 or k < 1:
         raise ValueError(f"expected eps_g = k/255 with k >= 1, got {epsilon_g}")
     return [Fraction(i, 255) for i in range(int(k) + 1)]
+
+
+def batchnorm_images(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Distinct images per BatchNorm statistic in a training, largest first; [] for networks without
+    BatchNorm and for runs that did not record it."""
+    return sorted({n for row in rows for n in row.get("batchnorm_images") or ()}, reverse=True)

@@ -45,6 +45,8 @@ class _Env(TypedDict):
     device: NotRequired[str | None]
     threads: NotRequired[int]
     processes: NotRequired[int]
+    compile: NotRequired[str]
+    kernels: NotRequired[dict[str, Any]]
     inputs: NotRequired[Inputs]
 
 
@@ -65,6 +67,7 @@ class Result(TypedDict):
     delay: NotRequired[Count]
     epochs: NotRequired[Many]
     seconds: NotRequired[float]
+    batchnorm_images: NotRequired[list[Many]]
     finished: NotRequired[str]
     inputs: NotRequired[Inputs]
 
@@ -125,6 +128,8 @@ class Metrics(TypedDict):
     classes: NotRequired[Many]
     seconds: float
     images_per_s: NotRequired[float]
+    micro_batch: NotRequired[Many]
+    batchnorm_images: NotRequired[list[Many]]
 
 
 class _Row(TypedDict):

@@ -24,8 +24,9 @@ class Step:
     """Makes the steps of one training; holds what they change: weights, optimiser, average.
 
     micro_batch: images per forward and backward of this process; the gradient is that of the whole
-    batch, by accumulation. It shrinks for good where memory runs out. compile: how to call the
-    model; where that fails it is called as it is.
+    batch, by accumulation. It shrinks for good where memory runs out, unless the config fixes the
+    images per BatchNorm statistic. compile: how to call the model; where that fails it is called as
+    it is.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class Step:
     ) -> None:
         self.config, self.device, self.team, self.remark = config, device, team, remark
         self.model = model
-        self.micro_batch = micro_batch
+        self.micro_batch = config.batchnorm_images or micro_batch
+        self.sizes: list[int] = []  # distinct micro-batches of the steps since it was emptied
         self.optimizer = torch.optim.AdamW(trainable.groups(model, config), fused=True)
         decay = config.optim.ema
         self.average = Average(model, decay) if decay else None
@@ -66,6 +68,8 @@ class Step:
         before the attack.
         """
         loss, correct = self._fitting(split, index, table, epsilon)
+        if self.micro_batch not in self.sizes:
+            self.sizes.append(self.micro_batch)
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
         self.team.total(weight.grad for weight in weights if weight.grad is not None)
         # As if the running statistics of BatchNorm had seen the whole batch.
@@ -91,7 +95,7 @@ class Step:
             try:
                 return self._accumulate(split, index, table, epsilon)
             except torch.OutOfMemoryError:
-                if self.micro_batch == 1:
+                if self.micro_batch == 1 or self.config.batchnorm_images:
                     raise
                 failure = None
             except RuntimeError as error:
@@ -112,6 +116,13 @@ class Step:
                 torch.cuda.set_rng_state(stream, on)
                 torch.cuda.empty_cache()
 
+    def _parts(self, index: Tensor) -> list[Tensor]:
+        """This process's part of a batch, in micro-batches. Where the config fixes what a BatchNorm
+        statistic is over, the images of each are the same for every size of the team."""
+        if self.config.batchnorm_images:
+            return list(index.split(self.micro_batch))[self.team.rank :: self.team.size]
+        return list(self.team.mine(index).split(self.micro_batch))
+
     def _uncompile(self, failure: str) -> None:
         self.network = self.model
         self.remark(f"compiling failed, going on without: {failure}")
@@ -122,7 +133,7 @@ class Step:
         """Gradients of this process's part of the batch; returns as `make`."""
         total = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.long, device=self.device)
-        for part in self.team.mine(index).split(self.micro_batch):
+        for part in self._parts(index):
             x, y = split.batch(part, self.device)
             x = augment(x, rows(table, part, self.device), self.config.augment)
             x = x.contiguous(memory_format=self.layout)

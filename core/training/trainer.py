@@ -89,6 +89,12 @@ class Trainer:
         if self.batch < team.size:
             raise ConfigError(f"batch {self.batch}: too few images for {team.size} processes")
         share = -(-self.batch // team.size)
+        fixed = config.batchnorm_images
+        if fixed and self.batch % (fixed * team.size):
+            raise ConfigError(
+                f"batchnorm_images {fixed}: does not divide a step of {self.batch} images among "
+                f"{team.size} process{'es' if team.size > 1 else ''}"
+            )
         self.step = Step(
             config,
             self.model,
@@ -98,6 +104,7 @@ class Trainer:
             team=team,
             remark=lambda text: self.monitor.remark(text),
         )
+        self._has_batchnorm = trainable.has_batchnorm(self.model, config)
         self.schedule = schedules.make(config)
         self.steps_per_epoch = len(data.train) // self.batch
         self.rows: list[MetricsRow] = []
@@ -194,6 +201,8 @@ class Trainer:
             "train_loss": float(losses.mean()),
             "train_clean_correct": clean_correct,
             "train_images": images,
+            "micro_batch": self.step.micro_batch,
+            "batchnorm_images": self.step.sizes if self._has_batchnorm else [],
             **self._validate(),
             "seconds": round(time.perf_counter() - started, 3),
             "images_per_s": round(speed, 1),
@@ -217,6 +226,7 @@ class Trainer:
         losses = torch.zeros(self.steps_per_epoch, device=self.device)
         correct = torch.zeros((), dtype=torch.long, device=self.device)
         trainable.train_mode(self.model, config)
+        self.step.sizes = []
         steps = config.epochs * self.steps_per_epoch
         # Dropout and stochastic depth draw from torch's global streams: fork them for the epoch,
         # one for each process of the team.

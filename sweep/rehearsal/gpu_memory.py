@@ -49,21 +49,27 @@ class Fit:
     images: int
     """Of a batch, per GPU."""
     memory_gb: float | None
+    is_fixed: bool = False
+    """Whether the config keeps that number, for BatchNorm."""
 
     @property
     def is_hopeless(self) -> bool:
         """Whether no micro-batch fits. Of several images too many, a run takes fewer by itself."""
-        return self.memory_gb is not None and not self.need.most(self.images, self.memory_gb)
+        return bool(self.verdict) and (self.is_fixed or not self._most)
+
+    @property
+    def _most(self) -> int:
+        return self.need.most(self.images, self.memory_gb or 0)
 
     @property
     def verdict(self) -> str:
         """'' where it fits, or nobody said how large the GPU is."""
         if self.memory_gb is None or self.need.gb(self.images) <= self.memory_gb:
             return ""
-        most = self.need.most(self.images, self.memory_gb)
-        if not most:
+        if not self._most:
             return f"not even one image fits into {self.memory_gb:g} GB"
-        return f"more than {self.memory_gb:g} GB; micro-batches of {most} would fit"
+        text = f"more than {self.memory_gb:g} GB; micro-batches of {self._most} would fit"
+        return f"{text}, batchnorm_images is {self.images}" if self.is_fixed else text
 
 
 def measured(pairs: Sequence[tuple[Run, Run]], rehearsal: Store, profile: Profile) -> list[Fit]:
@@ -74,8 +80,9 @@ def measured(pairs: Sequence[tuple[Run, Run]], rehearsal: Store, profile: Profil
         if not found or not found["per_image"]:
             continue
         name, own = run.config.backbone, profile.for_backbone(run.config.backbone)
-        images = -(-run.config.batch // own.ranks)
-        fit = Fit(name, Need(**found), images, own.gpu_memory_gb)
+        fixed = run.config.batchnorm_images
+        images = fixed or -(-run.config.batch // own.ranks)
+        fit = Fit(name, Need(**found), images, own.gpu_memory_gb, is_fixed=bool(fixed))
         if name not in largest or fit.need.gb(images) > largest[name].need.gb(largest[name].images):
             largest[name] = fit
     return list(largest.values())

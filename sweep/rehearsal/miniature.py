@@ -59,6 +59,7 @@ def shrink(run: Run, datasets: Datasets) -> Run:
         "epochs": (3 if config.schedule.kind == "auto" else 2) if ramps else 1,
         # A backbone that we do not know may normalise over the images of a batch.
         "batch": 1 if config.backbone in backbones() else 2,
+        "batchnorm_images": None,
         "optim": _optim(config.optim),
         "attack": {"steps": 1},
         "validation": {"steps": 1, "images": 1},

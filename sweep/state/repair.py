@@ -1,7 +1,8 @@
 """What a retry changes: one policy per class of failure, kept in the folder of the run.
 
-Out of GPU memory: half the images per forward, at the same effective batch. Out of host memory:
-more of it. Any other class is run again as it was.
+Out of GPU memory: half the images per forward, at the same effective batch, unless the config fixes
+the images per BatchNorm statistic. Out of host memory: more of it. Any other class is run again as
+it was.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
     retries = {**before.retries, kind: tried + 1}
     after = replace(before, retries=retries, answers=failure)
     profile = profile.for_backbone(status.run.config.backbone)
-    if kind == "oom":
+    if kind == "oom" and not status.run.config.batchnorm_images:
         batch = before.micro_batch or -(-status.run.config.batch // profile.ranks)
         if batch == 1:
             return "out of GPU memory with one image at a time"

@@ -144,6 +144,7 @@ class TestIdentity:
             {"schedule": {"kind": "auto", "tolerance": 0.1}},
             {"epochs": 49},
             {"batch": 64},
+            {"batchnorm_images": 32},
             {"optim": {"clip": 1}},
             {"attack": {"steps": 8}},
             {"validation": {"epsilon": "1/255"}},
@@ -154,6 +155,14 @@ class TestIdentity:
             {},
         ]
         assert len({parsed(**change).id for change in changes}) == len(changes)
+
+    def test_images_per_batchnorm_statistic(self) -> None:
+        assert parsed(protocol="linear", batchnorm_images=32).id == parsed(protocol="linear").id
+        assert parsed(batchnorm_images=None).id == parsed().id
+        with pytest.raises(ConfigError) as error:
+            parsed(batchnorm_images=48)
+        expected = "batchnorm_images: expected a divisor of the batch, 128, got 48"
+        assert error.value.lines == (f"config: {expected}",)
 
     def test_copy_with_changes_has_its_own(self) -> None:
         config, evaluation = parsed(), EvalConfig()
