@@ -123,7 +123,7 @@ def stop_run(forks: Forks, tmp_path: Path, n: int, thread: str = "MainThread") -
 
 
 FAST_ID, MORE_ID = (FAST.parse(item).id for item in EVALS)
-EVERYDAY = (4, 9, 14, 27, 33, 41, 52, 60, 71)
+EVERYDAY = (4, 15, 33, 52, 71)
 """In the middle of claiming, of a checkpoint's change, of forgetting, of an evaluation, of the end;
 the slow test has all of them."""
 
