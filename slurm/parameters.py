@@ -9,9 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
-# WANDB_API_KEY, HF_TOKEN, DB_PASSWORD ... but neither TOKENIZERS_PARALLELISM nor HF_TOKEN_PATH
-_SECRET = re.compile(r"(^|_)(KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.I)
-_SECRET_ADVICE = "looks like a secret: keep it out of files, use `wandb login` (~/.netrc) instead"
+from core.config import credentials
 
 # sbatch options with a name of their own in a profile; None: the launcher's business
 _OWN_NAME: dict[str, str | None] = {
@@ -54,14 +52,14 @@ def _one_line(text: str) -> str:
 def _variable(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise ValueError("is not the name of an environment variable")
-    if _SECRET.search(name):
-        raise ValueError(_SECRET_ADVICE)
+    if credentials.is_name(name):
+        raise ValueError(credentials.ADVICE)
     return name
 
 
 def _command(line: str) -> str:
-    if any(_SECRET.search(name) for name in re.findall(r"(\w+)=", line)):
-        raise ValueError(_SECRET_ADVICE)
+    if credentials.is_command(line):
+        raise ValueError(credentials.ADVICE)
     return line
 
 
@@ -80,7 +78,7 @@ def _option(name: str) -> str:
 def _srun_option(text: str) -> str:
     if re.match(r"--(export|output|error|label)\b|-[oel]", text):
         raise ValueError("is set by the launcher")
-    return text
+    return _command(text)
 
 
 Integer = Annotated[int, Field(strict=True)]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from core.config import credentials
 from core.config.values import ConfigError
 
 __all__ = ["ConfigError", "Document", "Place", "dotted", "read_text"]
@@ -75,6 +76,10 @@ class Document:
         self._lines: dict[Place, int] = {}
         self._nodes: set[int] = set()
         self._misleading = False
+        for number, line in enumerate(text.splitlines(), 1):
+            if credentials.is_value(line):
+                self.problem((), credentials.ADVICE, number)
+        self.check()  # what else is wrong with such a line would repeat it
         self.data: Any = self._read(text)
 
     @property
@@ -139,6 +144,8 @@ class Document:
             for key, value in node.value:
                 here = (*place, str(key.value) if isinstance(key, yaml.ScalarNode) else "?")
                 self._index_key(key, here)
+                if isinstance(value, yaml.ScalarNode) and credentials.is_name(str(here[-1])):
+                    self.refuse(here, credentials.ADVICE)
                 self._index(value, here)
         elif isinstance(node, yaml.SequenceNode):
             for number, item in enumerate(node.value):
@@ -158,6 +165,8 @@ class Document:
 
     def _index_scalar(self, node: yaml.ScalarNode, place: Place) -> None:
         """Also for subclasses, which look at text."""
+        if credentials.is_value(node.value):  # put together from several lines
+            self.refuse(place, credentials.ADVICE)
         plain = not node.style and _LOADER.resolve(yaml.ScalarNode, node.value, (True, False))
         if node.tag not in (f"{_TAG}str", plain):
             tag = _short(node.tag)

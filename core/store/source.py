@@ -36,6 +36,14 @@ def state() -> dict[str, Any]:
     return {"commit": commit.decode().strip() if commit else UNKNOWN, "dirty": dirty}
 
 
+def tracked(package: Path) -> set[Path]:
+    """The files of a package that git knows; empty if it is no checkout, or git fails."""
+    if not (package.parent / ".git").exists():
+        return set()
+    names = (_git(package, "ls-files", "-z") or b"").split(b"\0")
+    return {package / os.fsdecode(name) for name in names if name}
+
+
 def _git(folder: Path, *arguments: str) -> bytes | None:
     """What git prints, or None if it fails. A hook of git sets GIT_DIR to another repository."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

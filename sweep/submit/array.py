@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sweep.grid import Run
 from sweep.state import joblog, pending, repair
 from sweep.state.pending import Pending
 from sweep.submit import bundle, frozen_code, submissions
+from sweep.worker import custody
 from sweep.worker.job import RunJob
 
 LIMITS = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specification")
@@ -102,7 +103,7 @@ class _Sender:
 
 
 def hand_over(
-    tasks: Sequence[Callable[[], dict[str, int]]],
+    tasks: Sequence[bundle.Task],
     sweep: SweepDir,
     code: Path,
     manifest: Path,
@@ -240,6 +241,7 @@ def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> bundle
     made._executor = bundle.Executor(plain.folder, plain.max_num_timeout, python=plain.python)
     exports = {
         "PYTHONSAFEPATH": "1",  # else the folder of the launch comes first, frozen or not
+        "PYTHONDONTWRITEBYTECODE": "1",  # a cache in the frozen code would be open to a group
         "SLURM_EXPORT_ENV": "ALL",  # srun hands on what is set here, whatever sbatch did
         "EPSWEEP_HEARTBEAT_S": f"{profile.heartbeat_s:g}",
         "EPSWEEP_STALE_S": f"{profile.stale_s:g}",
@@ -250,7 +252,8 @@ def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> bundle
     # code, and packages that a site gives by PYTHONPATH are found behind it.
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     parameters = profile.parameters()
-    parameters["slurm_setup"] = [start, *parameters["slurm_setup"], *ours, path]
+    ours += [*custody.guard(code), path]
+    parameters["slurm_setup"] = [start, *parameters["slurm_setup"], *ours]
     made.update_parameters(slurm_job_name=name, **parameters)
     sender: bundle.Executor = made._executor
     if not profile.slurm.slurm_wckey:
@@ -274,8 +277,9 @@ def scripts(
 
 def text(tasks: int, sweep: SweepDir, profile: Profile) -> str:
     """The batch script of one array: submitit's own rendering, as it makes it before sbatch."""
-    code = sweep.path / "code" / frozen_code.fingerprint()
-    return executor(sweep, code, profile, f"epsweep-{sweep.path.name}").text(tasks)
+    return executor(sweep, frozen_code.place(sweep), profile, f"epsweep-{sweep.path.name}").text(
+        tasks
+    )
 
 
 def verdict(script: str, scratch: Path) -> str:

@@ -4,6 +4,7 @@ submitit writes a file per task before it submits anything, which takes minutes 
 runs on a shared file system. Here a task's own file appears when that task starts, on its node:
 `python -m sweep.submit.bundle FOLDER NAME` is what the batch script runs in place of submitit's
 module.
+It is JSON, and what others could have written is refused.
 The file has the name of the job, which is known before sbatch: a launcher that dies in between
 leaves nothing undone that the tasks wait for.
 """
@@ -14,29 +15,43 @@ import os
 import pickle
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import submitit
-from submitit.core.utils import DelayedSubmission
 from submitit.slurm.slurm import SlurmExecutor
 
-from core.store.folders import exists, write_atomic
+from core.store.folders import exists, parse_json, write_atomic
 from slurm import environment
+from sweep.worker import custody
+
+
+class Task(Protocol):
+    """A dataclass of paths and numbers, such as RunJob: what a node runs."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __call__(self) -> dict[str, int]: ...
 
 
 class Executor(SlurmExecutor):
-    """submitit's Slurm executor with one file per array. Tasks must be picklable by reference."""
+    """submitit's Slurm executor with one file per array."""
 
-    def write(self, tasks: Sequence[Callable[[], Any]]) -> None:
-        """The file of an array's tasks."""
-        delayed = [DelayedSubmission(task) for task in tasks]
-        for one in delayed:
-            one.set_timeout(self.parameters.get("time", 5), self.max_num_timeout)
-        content = pickle.dumps(delayed)
-        bundle = file(Path(self.folder), self.parameters["job_name"])
-        write_atomic(bundle, lambda draft: draft.write(content))
+    def write(self, tasks: Sequence[Task]) -> None:
+        """The file of an array's tasks: what they have in common, then a line for each."""
+        fields = [asdict(task) for task in tasks]
+        same = {k: v for k, v in fields[0].items() if all(row[k] == v for row in fields)}
+        head = {
+            "job": f"{type(tasks[0]).__module__}.{type(tasks[0]).__name__}",
+            "timeout_min": self.parameters.get("time", 5),
+            "timeouts": self.max_num_timeout,
+            "same": same,
+        }
+        rows = ({k: v for k, v in row.items() if k not in same} for row in fields)
+        custody.write(file(Path(self.folder), self.parameters["job_name"]), [head, *rows])
 
     def text(self, tasks: int, command: str | None = None) -> str:
         """The batch script of an array, as submitit makes it; of a plain job for a single task.
@@ -52,23 +67,32 @@ class Executor(SlurmExecutor):
     @property
     def _submitit_command_str(self) -> str:
         where = shlex.join([str(self.folder), self.parameters["job_name"]])
-        return f"{self.python} -u -m sweep.bundle {where}"
+        return f"{self.python} -u -m {__name__} {where}"
 
 
 def file(folder: Path, name: str) -> Path:
     """Where the tasks of the array of that name are."""
-    return folder / f"{name}_tasks.pkl"
+    return folder / f"{name}_tasks.jsonl"
 
 
 def take(folder: Path, name: str) -> None:
     """Write this task's own file, where submitit looks for it. One that was queued again has it,
     and its time-outs are counted there; any other that lies there is of a job that Slurm forgot,
-    whose id it has given to this one."""
+    whose id it has given to this one. Raises AlienError."""
     os.environ["SUBMITIT_FOLDER"] = str(folder)
     here = submitit.JobEnvironment()
     mine, number = here.paths.submitted_pickle, here.job_id.partition("_")[2]
-    if not (environment.current().restarts and exists(mine)):
-        task = pickle.loads(file(folder, name).read_bytes())[int(number or 0)]
+    if environment.current().restarts and exists(mine):
+        custody.read(mine)
+        return
+    path = file(folder, name)
+    lines = custody.read(path)
+    head, own = (parse_json(lines[n], path) for n in (0, 1 + int(number or 0)))
+    module, _, kind = head["job"].rpartition(".")
+    job = getattr(import_module(module), kind)
+    task = custody.DelayedSubmission(job(**head["same"], **own))
+    task.set_timeout(head["timeout_min"], head["timeouts"])
+    with custody.own():
         write_atomic(mine, lambda draft: pickle.dump(task, draft))
 
 
@@ -77,7 +101,10 @@ def main() -> None:
     from submitit.core.submission import process_job  # imports numpy, which a launch does without
 
     folder, name = sys.argv[1:]
-    take(Path(folder), name)
+    try:
+        take(Path(folder), name)
+    except custody.AlienError as error:
+        sys.exit(str(error))
     process_job(folder)
 
 

@@ -1,7 +1,9 @@
 """A frozen copy of the code: what queued jobs run, whatever is edited after the launch.
 
 The four packages are copied as they are on disk (commit and uncommitted changes alike) to
-`code/<hash of their content>` in the sweep's folder; jobs put it first on their path.
+`code/<hash of their content>` in the sweep's folder; jobs put it first on their path. Private and
+large files that lie among them stay where they are: only modules and what belongs to the package
+is copied.
 """
 
 from __future__ import annotations
@@ -10,56 +12,104 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from core.store import source
 from core.store.folders import SweepDir, write_json
+from sweep.worker import custody
 
 PACKAGES = ("core", "sweep", "slurm", "analysis")
+DATA = (".yaml", ".csv", ".md", ".js", ".css", ".j2")
+"""What belongs to a package beside modules, if neither git nor an installation tells."""
+
+
+class File(NamedTuple):
+    content: bytes
+    mode: int
 
 
 def snapshot(sweep: SweepDir) -> Path:
-    """The folder with the frozen packages; made once per content."""
+    """The folder with the frozen packages; made once per content and user."""
     files = _read()
-    target = sweep.path / "code" / _hash(files)
+    target = _place(sweep, files)
     if not target.is_dir():
-        _write(target, files)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with custody.own():
+            _write(target, files)
     return target
 
 
-def fingerprint() -> str:
-    """16 hex digits of the packages' content."""
-    return _hash(_read())
+def place(sweep: SweepDir) -> Path:
+    """Where `snapshot` finds or puts them."""
+    return _place(sweep, _read())
 
 
-def _read() -> dict[str, bytes]:
-    """path below the copy -> content of every file but caches: read once, so that an edit
-    meanwhile cannot end up under the hash of what was there before."""
+def _place(sweep: SweepDir, files: Mapping[str, File]) -> Path:
+    """`code/<hash>`, or a name beside it if a copy is there that others could have changed."""
+    name = _hash(files)
+    for suffix in ("", f"-{os.geteuid()}"):
+        target = sweep.path / "code" / f"{name}{suffix}"
+        if not target.is_dir() or custody.is_own(target):
+            return target
+    return target.with_name(f"{name}-{uuid.uuid4().hex[:8]}")
+
+
+def _read() -> dict[str, File]:
+    """path below the copy -> every file of the packages: read once, so that an edit meanwhile
+    cannot end up under the hash of what was there before."""
     found = {}
     for name in PACKAGES:
         spec = find_spec(name)
         assert spec and spec.submodule_search_locations, name
         package = Path(spec.submodule_search_locations[0])
-        for path in sorted(package.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                found[f"{name}/{path.relative_to(package)}"] = path.read_bytes()
+        for path in sorted(_files(package)):
+            mode = path.stat().st_mode & 0o755
+            found[f"{name}/{path.relative_to(package)}"] = File(path.read_bytes(), mode)
     return found
 
 
-def _hash(files: Mapping[str, bytes]) -> str:
+def _files(package: Path) -> Iterator[Path]:
+    """A package's modules and data. A module that git does not know yet is one all the same."""
+    tracked = source.tracked(package)
+    known = tracked or _installed(package)
+    for path in package.rglob("*"):
+        below = path.relative_to(package).parts
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in below)
+        if hidden or not path.is_file() or not path.resolve().is_relative_to(package.resolve()):
+            continue
+        module = path.suffix == ".py" and (tracked or not known)
+        if module or path in known or (not known and path.suffix in DATA):
+            yield path
+
+
+def _installed(package: Path) -> set[Path]:
+    """The files that an installation put into the folder of a package, which others may share."""
+    try:
+        files = metadata.files("epsweep") or ()
+    except metadata.PackageNotFoundError:
+        return set()
+    found = (Path(str(file.locate())) for file in files)
+    return {path for path in found if path.is_relative_to(package)}
+
+
+def _hash(files: Mapping[str, File]) -> str:
     digest = hashlib.sha256()
-    for name, content in files.items():
+    for name, (content, _) in files.items():
         digest.update(f"{name}\n{len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 
 
-def _write(target: Path, files: Mapping[str, bytes]) -> None:
+def _write(target: Path, files: Mapping[str, File]) -> None:
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    for name, content in files.items():
+    for name, (content, mode) in files.items():
         (draft / name).parent.mkdir(parents=True, exist_ok=True)
+        (draft / name).touch(mode)
         (draft / name).write_bytes(content)
+        (draft / name).chmod(mode)
     write_json(draft / source.FROZEN, {**source.state(), "code": target.name})
     try:
         os.rename(draft, target)

@@ -112,7 +112,8 @@ def engage(
     # packages of such names where the user stands; those of the user's path come behind.
     path = (str(frozen_code.snapshot(sweep)), given.get("PYTHONPATH", os.environ.get("PYTHONPATH")))
     ahead = os.pathsep.join(filter(None, path))
-    variables = {**given, "PYTHONPATH": ahead, "PYTHONSAFEPATH": "1"}
+    quiet = {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    variables = {**given, "PYTHONPATH": ahead, **quiet}
 
     def worker(number: int) -> Job:
         executor = submitit.LocalExecutor(sweep.logs)

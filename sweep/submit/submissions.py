@@ -21,6 +21,7 @@ from core.store.folders import RunDir, Store, SweepDir, salvage, set_aside, writ
 from slurm import environment
 from slurm.profile import Profile
 from sweep.grid import Grid, Run
+from sweep.worker import custody
 
 
 def record_grid(grid: Grid, store: Store) -> SweepDir:
@@ -76,7 +77,7 @@ def write_manifest(sweep: SweepDir, rows: Iterable[Mapping[str, Any]]) -> Path:
     numbers = (path.name.split("-")[1][:4] for path in sweep.path.glob("submission-*.jsonl"))
     number = 1 + max((int(text) for text in numbers if text.isdigit()), default=0)
     path = sweep.path / f"submission-{number:04d}-{uuid.uuid4().hex[:8]}.jsonl"
-    write_jsonl(path, rows)
+    custody.write(path, rows)
     return path
 
 

@@ -15,8 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import submitit
-
 from core.config import RunConfig
 from core.store import shapes
 from core.store.claims import Claim, now
@@ -26,7 +24,7 @@ from slurm import environment
 from sweep.grid import search
 from sweep.grid.search import REAL, Search, trial_file, with_params
 from sweep.state import breaker
-from sweep.worker import attempt
+from sweep.worker import attempt, custody
 from sweep.worker.job import await_former, may_begin, orderly, rows_of
 
 log = logging.getLogger("epsweep")
@@ -55,9 +53,9 @@ class TuneJob:
         """Returns how many trials ended how, e.g. {'done': 3, 'failed': 1}."""
         return orderly(self._work)
 
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+    def checkpoint(self) -> custody.DelayedSubmission:
         """What submitit queues again on a time limit or a preemption."""
-        return submitit.helpers.DelayedSubmission(self)
+        return custody.DelayedSubmission(self)
 
     def _work(self) -> dict[str, int]:
         outcomes = Counter[str]()

@@ -24,12 +24,12 @@ from core.config import EvalConfig, RunConfig
 from core.config.settings import beat_seconds, stale_seconds
 from core.store import shapes
 from core.store.claims import holder
-from core.store.folders import DamagedError, RunDir, Store, read_jsonl, salvage
+from core.store.folders import DamagedError, RunDir, Store, salvage
 from core.store.tracking import Mode
 from slurm import cluster, environment
 from slurm.command import ClusterError
 from sweep.state import breaker, repair, triage
-from sweep.worker import attempt
+from sweep.worker import attempt, custody
 from sweep.worker.stop import StoppedError, own_signals, stoppable
 
 if TYPE_CHECKING:
@@ -131,10 +131,10 @@ class RunJob:
 
             torch.set_num_threads(self.threads)
 
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+    def checkpoint(self) -> custody.DelayedSubmission:
         """What submitit queues again on a time limit or a preemption: the same job, since every
         run goes on from its own checkpoint."""
-        return submitit.helpers.DelayedSubmission(self)
+        return custody.DelayedSubmission(self)
 
     def _rows(self) -> list[dict[str, Any]]:
         return rows_of(Path(self.manifest), self.first, self.count, shapes.Manifest)
@@ -201,7 +201,7 @@ class RunJob:
 def rows_of(manifest: Path, first: int, count: int, shape: object) -> list[dict[str, Any]]:
     """Rows [first, first + count) of a frozen manifest. Raises DamagedError where they are not all
     there: a worker that leaves some out would seem to have done its list."""
-    rows = read_jsonl(manifest, shape)
+    rows = custody.rows(manifest, shape)
     if len(rows) < first + count:
         raise DamagedError(manifest, f"expected {first + count} rows, got {len(rows)}")
     return rows[first : first + count]

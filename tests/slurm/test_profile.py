@@ -155,13 +155,91 @@ def test_all_faults_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> Non
     assert "valid: timeout_min, mem_gb, nodes" in lines[1]
 
 
-@pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET", "DB_PASSWORD"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET", "DB_PASSWORD", "GITHUB_PAT", "PGPASSWORD"),
+        *("AWS_ACCESS_KEY_ID", "MYSQL_PWD", "wandb_key", "APITOKEN2"),
+    ],
+)
 def test_secrets_are_refused_and_not_repeated(tmp_path: Path, name: str) -> None:
     for text in (f"env: {{{name}: s3cret}}", f"slurm_setup: ['export {name}=s3cret']"):
         whole = SLURM + text if "env" in text else f"executor: slurm\nslurm: {{{text}}}"
         lines = faults(tmp_path, whole)
         assert any("wandb login" in line for line in lines)
         assert "s3cret" not in "\n".join(lines)
+
+
+HEX = "0123456789abcdef0123456789abcdef01234567"
+SECRETS = [
+    *(HEX, f"local-{HEX}", "hf_" + 34 * "a", "ghp_" + 36 * "b", "github_pat_" + 40 * "c"),
+    *("AKIAIOSFODNN7EXAMPLE", "sk-" + 30 * "d", "https://me:s3cret@host/x.git"),
+]
+
+
+@pytest.mark.parametrize("value", SECRETS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "env: {MINE: 'VALUE'}",
+        "env: {MINE: a VALUE}",
+        "about: see VALUE",
+        "env: {}  # VALUE",
+        "slurm_comment: 'VALUE'",
+        "slurm_setup: ['echo VALUE']",
+        "slurm_srun_args: ['--comment=VALUE']",
+        "slurm_additional_parameters: {admin-comment: 'VALUE'}",
+        'slurm_setup: ["ESCAPED"]',
+    ],
+)
+def test_secrets_are_known_by_their_shape(tmp_path: Path, value: str, text: str) -> None:
+    text = text.replace("VALUE", value)
+    text = text.replace("ESCAPED", "".join(f"\\x{ord(c):02x}" for c in value))
+    whole = f"executor: slurm\nslurm: {{timeout_min: 60, {text}}}"
+    if not text.startswith("slurm"):
+        whole = SLURM + text
+    (line,) = faults(tmp_path, whole)
+    assert "looks like a secret" in line and f"mine.yaml:{whole.count(chr(10)) + 1}: " in line
+    assert value not in line and "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("command", "secret"),
+    [
+        (f"wandb login {HEX}", True),
+        ("wandb login --relogin s3cret", True),
+        ("wandb login --host https://w.example s3cret", True),
+        ("export HF_TOKEN=s3cret", True),
+        ("HF_TOKEN='s3cret' python x.py", True),
+        ("huggingface-cli login --token s3cret", True),
+        ("hf auth login --token=s3cret", True),
+        ("docker login -u me --password s3cret", True),
+        ("curl -H 'Authorization: Bearer s3cret' x", True),
+        ("curl -u me:s3cret https://x", True),
+        ("aws configure set aws_secret_access_key s3cret", True),
+        ("echo machine api.wandb.ai login user password s3cret >> ~/.netrc", True),
+        ("wandb login", False),
+        ("wandb login --relogin", False),
+        ("wandb login $WANDB_API_KEY", False),
+        ("wandb login || true", False),
+        ("export HF_TOKEN=$(cat ~/.token)", False),
+        ('export HF_TOKEN="$MINE"', False),
+        ("hf auth login --token $HF_TOKEN", False),
+        (f"git checkout {HEX}", False),
+        (f"cp -r ~/.cache/hub/models--x/snapshots/{HEX}/ $SLURM_TMPDIR", False),
+        ("module load python/3.11 && source ~/env/bin/activate", False),
+        ("export TOKENIZERS_PARALLELISM=false NCCL_IB_PKEY=2", False),
+    ],
+)
+def test_commands_hand_no_secret_on(tmp_path: Path, command: str, secret: bool) -> None:
+    text = (
+        f"executor: slurm\nslurm:\n  timeout_min: 60\n  slurm_setup:\n    - |-\n      {command}\n"
+    )
+    if not secret:
+        assert profile.load(write(tmp_path, text)).slurm.slurm_setup == (command,)
+        return
+    (line,) = faults(tmp_path, text)
+    assert "looks like a secret" in line and "s3cret" not in line and HEX not in line
 
 
 def test_names_that_only_sound_secret_are_fine(tmp_path: Path) -> None:

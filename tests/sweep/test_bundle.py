@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,9 @@ from submitit.core.utils import DelayedSubmission
 from core.store.folders import Store, read_jsonl
 from slurm import profile as profiles
 from sweep.submit import array, bundle
+from sweep.tune.trial_job import TuneJob
+from sweep.worker import custody
+from sweep.worker.job import RunJob
 
 NAME = "epsweep-x-0a"
 
@@ -27,16 +30,44 @@ def task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
 
 
-def write(folder: Path) -> None:
-    tasks = [DelayedSubmission(pow, number, 3) for number in range(4)]
-    bundle.file(folder, NAME).write_bytes(pickle.dumps(tasks))
+def work(number: int) -> RunJob:
+    return RunJob("/root", "x", "/manifest", first=number, count=1, gpus=0.5)
 
 
-def test_a_task_takes_its_own(tmp_path: Path, task: None) -> None:
-    write(tmp_path)
+def write(folder: Path, jobs: Sequence[RunJob] | Sequence[TuneJob]) -> None:
+    """The tasks of the array NAME, as a launcher writes them."""
+    made = bundle.Executor(folder, max_num_timeout=2)
+    made.update_parameters(job_name=NAME, time=60)
+    made.write(jobs)
+
+
+def taken(folder: Path) -> DelayedSubmission:
+    return DelayedSubmission.load(folder / "5_2_submitted.pkl")
+
+
+@pytest.fixture(autouse=True)
+def srun(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit wants one, and does not call it here."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [work(n) for n in range(4)],
+        [TuneJob("/root", "/x", "/m", 0, 3, turn=n, threads=4) for n in range(4)],
+        [work(7)] * 3,
+    ],
+)
+def test_a_task_takes_its_own(tmp_path: Path, task: None, jobs: list[RunJob]) -> None:
+    write(tmp_path, jobs)
     bundle.take(tmp_path, NAME)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{NAME}_tasks.pkl", "5_2_submitted.pkl"}
-    assert DelayedSubmission.load(tmp_path / "5_2_submitted.pkl").result() == 2**3
+    assert {p.name for p in tmp_path.iterdir()} == {f"{NAME}_tasks.jsonl", "5_2_submitted.pkl"}
+    mine = taken(tmp_path)
+    assert mine.function == jobs[2]
+    assert (mine._timeout_min, mine._timeout_countdown) == (60, 2)
 
 
 def test_a_task_that_was_queued_again_keeps_what_it_left(
@@ -44,7 +75,7 @@ def test_a_task_that_was_queued_again_keeps_what_it_left(
 ) -> None:
     """Its time-outs are counted there."""
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    write(tmp_path)
+    write(tmp_path, [work(n) for n in range(3)])
     bundle.take(tmp_path, NAME)
     (tmp_path / "5_2_submitted.pkl").write_text("of the former start")
     bundle.take(tmp_path, NAME)
@@ -52,10 +83,35 @@ def test_a_task_that_was_queued_again_keeps_what_it_left(
 
 
 def test_a_task_does_not_do_what_a_forgotten_job_of_its_id_did(tmp_path: Path, task: None) -> None:
-    write(tmp_path)
+    write(tmp_path, [work(n) for n in range(3)])
     (tmp_path / "5_2_submitted.pkl").write_text("of another job")
     bundle.take(tmp_path, NAME)
-    assert DelayedSubmission.load(tmp_path / "5_2_submitted.pkl").result() == 2**3
+    assert taken(tmp_path).function == work(2)
+
+
+def test_a_checkpointed_task_is_taken_again_in_a_folder_of_a_group(
+    tmp_path: Path, task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submitit writes it anew when the job is queued again: the group must not change it."""
+    monkeypatch.setenv(custody.OWNER, str(os.geteuid()))
+    before = os.umask(0o002)
+    try:
+        write(tmp_path, [work(n) for n in range(3)])
+        bundle.take(tmp_path, NAME)
+        again = taken(tmp_path)._checkpoint_function()
+        assert again
+        again.dump(tmp_path / "5_2_submitted.pkl")
+        (tmp_path / "log").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o664, "what runs write is the group's"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    bundle.take(tmp_path, NAME)
+    assert taken(tmp_path).function == work(2)
+    for mode in (0o664, 0o646):
+        (tmp_path / "5_2_submitted.pkl").chmod(mode)
+        with pytest.raises(custody.AlienError, match=r"5_2_submitted.pkl: refused, others than"):
+            bundle.take(tmp_path, NAME)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -71,10 +127,12 @@ def test_tasks_find_theirs_although_the_launcher_was_stopped_as_sbatch_took_them
     sweep = store.sweep("x")
     sweep.logs.mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
-        tasks = [dict] * count
-        array.hand_over(tasks, sweep, tmp_path, tmp_path / "m", profiles.load("testbed"))
+        array.hand_over(
+            [work(0)] * count, sweep, tmp_path, tmp_path / "m", profiles.load("testbed")
+        )
     (row,) = read_jsonl(sweep.submissions)
     if count == 1:
         monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
     bundle.take(sweep.logs, row["name"])
-    assert DelayedSubmission.load(next(sweep.logs.glob("*_submitted.pkl"))).result() == {}
+    mine = DelayedSubmission.load(next(sweep.logs.glob("*_submitted.pkl")))
+    assert mine.function == work(0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -257,3 +259,25 @@ class TestMistakes:
             assert error.lines
         else:
             assert grid.runs
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "about: {note: KEY}",
+        "wandb_key: s3cret",
+        "# log in with KEY",
+        "base: {weights: 'https://me:s3cret@host/x.pt'}",
+    ],
+)
+def test_a_secret_in_a_grid_is_refused_and_not_repeated(
+    tmp_path: Path, call: Callable[..., tuple[int, str, str]], line: str
+) -> None:
+    """The store keeps a copy of the file, comments and all."""
+    key = "0123456789abcdef0123456789abcdef01234567"
+    path = tmp_path / "g.yaml"
+    path.write_text(f"name: g\n{line.replace('KEY', key)}\n")
+    code, out, err = call("plan", str(path))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{path}:2: ") and "looks like a secret" in err
+    assert key not in err and "s3cret" not in err

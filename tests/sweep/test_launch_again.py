@@ -20,10 +20,12 @@ from slurm.command import ClusterError
 from sweep import launcher
 from sweep.grid import Grid, Run, definition
 from sweep.state.plan import State
-from sweep.submit import array, local, submissions
+from sweep.submit import array, frozen_code, local, submissions
 from sweep.submit.array import Sent
 from sweep.tune import session
+from sweep.worker.job import RunJob
 
+WORK = RunJob(root="/r", sweep="again", manifest="/m", first=0, count=1)
 GRID = """
 name: again
 base: {weights: random, image_size: 32, epochs: 1, backbone: mini_convnext, dataset: fake}
@@ -196,7 +198,7 @@ def test_an_array_has_its_own_id_whatever_a_site_prints(
     listed = f'echo "5_[0-{tasks - 1}%2]|PENDING|Priority||0|N/A|$name|"'
     (slurm / "squeue").write_text(f'#!/bin/sh\nfor name in "$@"; do :; done\n{listed}\n')
     sweep = store.sweep("s")
-    jobs, rows = [dict] * tasks, {"first": 0, "end": tasks, "per": 1}
+    jobs, rows = [WORK] * tasks, {"first": 0, "end": tasks, "per": 1}
     testbed = profiles.load("testbed")
     assert array.hand_over(jobs, sweep, slurm, slurm / "m", testbed, **rows) == "5"
     (row,) = read_jsonl(sweep.submissions)
@@ -270,7 +272,7 @@ def test_an_array_that_sbatch_gave_up_on_is_forgotten_only_if_slurm_has_none(
     sweep.logs.mkdir(parents=True)
     rows = {"first": 0, "end": tasks, "per": 1}
     with pytest.raises(ClusterError, match="Socket timed out"):
-        array.hand_over([dict] * tasks, sweep, slurm, slurm / "m", where, **rows)
+        array.hand_over([WORK] * tasks, sweep, slurm, slurm / "m", where, **rows)
     assert len(read_jsonl(sweep.submissions)) == taken
 
 
@@ -293,6 +295,7 @@ def test_no_command_of_a_profile_leads_around_the_frozen_code(
         "executor: slurm\nenv: {PYTHONPATH: /edited/1}\n"
         "slurm: {timeout_min: 9, slurm_setup: ['export PYTHONPATH=/edited/2']}\n"
     )
+    frozen_code.snapshot(store.sweep(again.name))
     script = array.text(1, store.sweep(again.name), profiles.load(path))
     commands = "\n".join(line for line in script.splitlines() if not line.startswith("srun"))
     shown = subprocess.run(
