@@ -37,6 +37,8 @@ from sweep.submit import array, frozen_code
 
 LOW_DISK_GB = 20
 """A run of a base-size backbone keeps about 1 GB while it trains."""
+CLASSES = 2
+"""Of the networks that checkpoints are compared with; their heads are new in any case."""
 PROBE_BYTES = 16_000_000
 PATIENCE_S = 300.0
 NO_GPU = "no GPU"
@@ -126,6 +128,27 @@ def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
         yield Check("inputs", "warn", remark)
     if not problems:
         yield Check("inputs", "ok", f"data and weights of {len(grid.runs)} runs are here")
+        yield from _fit(grid, store)
+
+
+def _fit(grid: Grid, store: Store) -> Iterator[Check]:
+    """Whether the tensors of each local checkpoint are those of its backbone, by names and shapes:
+    a run would find out on its node. Builds every such network once, as a run does."""
+    configs = (run.config for run in grid.runs if inputs.local_weights(run.config))
+    pairs = {(config.backbone, config.weights, config.image_size): config for config in configs}
+    if not pairs:
+        return
+    from core.model import network  # imports torch
+
+    wrong = 0
+    for config in pairs.values():
+        try:
+            network.build(config, CLASSES, store)
+        except ConfigError as error:
+            wrong += 1
+            yield Check("weights", "fail", error.lines[0])
+    if not wrong:
+        yield Check("weights", "ok", f"{len(pairs)} local checkpoints fit their backbones")
 
 
 def _slurm(profile: Profile, store: Store) -> Iterator[Check]:

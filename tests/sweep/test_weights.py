@@ -299,3 +299,28 @@ def test_a_half_downloaded_repository_does_not_count(tmp_path: Path) -> None:
     assert inputs.cached_weights("timm/x", tmp_path) is None
     (folder / "blobs" / "gone").write_text("x")
     assert inputs.cached_weights("timm/x", tmp_path) == snapshot / "model.safetensors"
+
+
+def test_doctor_compares_the_names_in_local_checkpoints(
+    store: Store, tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A file that is there and holds other names would end the run on its node."""
+    import tiny
+    import torch
+
+    from core.model import network
+
+    store.weights.mkdir(parents=True)
+    own = network.build(tiny.config(), 5, store).net.state_dict()
+    torch.save(own, store.weights / "own.pt")
+    torch.save({f"other.{i}": torch.zeros(2) for i in range(9)}, store.weights / "foreign.pt")
+    path = tmp_path / "checkpoints.yaml"
+    text = "name: checkpoints\nbase: {backbone: test_vit, dataset: fake, image_size: 16}\n"
+    for names, code in (("[own.pt]", 0), ("[own.pt, foreign.pt]", 1)):
+        path.write_text(f"{text}grid: {{weights: {names}}}\n")
+        found = call("doctor", str(path), "--json")
+        checks = [check for check in json.loads(found[1]) if check["name"] == "weights"]
+        assert found[0] == code and len(checks) == 1, found
+        assert checks[0]["verdict"] == ("fail" if code else "ok")
+    (line,) = checks[0]["detail"].splitlines()
+    assert str(store.weights / "foreign.pt") in line
