@@ -120,7 +120,7 @@ def _tracking(profile: Profile) -> Iterator[Check]:
 
 def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
     hub = pretrained.required_hub(profile)
-    evals = (item for run in grid.runs for item in run.evals)
+    evals = ((run.config, item) for run in grid.runs for item in run.evals)
     problems = inputs.missing((run.config for run in grid.runs), store, hub=hub, evals=evals)
     for problem in problems:
         yield Check("inputs", "fail", problem)

@@ -284,7 +284,7 @@ def lacks(seen: Plan, store: Store, profile: Profile) -> list[str]:
 
 def _missing(runs: Sequence[Run], store: Store, profile: Profile) -> list[str]:
     hub = pretrained.required_hub(profile)
-    evals = (item for run in runs for item in run.evals)
+    evals = ((run.config, item) for run in runs for item in run.evals)
     return inputs.missing((run.config for run in runs), store, hub=hub, evals=evals)
 
 

@@ -25,6 +25,35 @@ from core.config.values import (
     show_strength,
 )
 
+LEAST_CLASSES = 4
+"""The loss of targeted APGD divides by a difference between the largest and the fourth logit."""
+
+
+def ensemble_problem(norm: str, size: int, classes: int | None = None) -> str | None:
+    """Why AutoAttack cannot attack square images of this size, or a task with this many classes;
+    None if it can, or if nothing is known against it.
+    """
+    if classes is not None and classes < LEAST_CLASSES:
+        return (
+            f"attack autoattack needs at least {LEAST_CLASSES} classes, for its targeted attacks, "
+            f"got {classes}; use apgd-ce"
+        )
+    if norm != "linf" and not _tiled(size):
+        near = min(filter(_tiled, range(8, size + 9)), key=lambda other: abs(other - size))
+        return (
+            f"attack autoattack, norm {norm}: its Square attack cannot take images of {size} "
+            f"pixels; nearest image_size that it can: {near}"
+        )
+    return None
+
+
+def _tiled(size: int) -> bool:
+    """Whether the tiles with which Square begins in l2 and l1, a fifth of the image each, end
+    within it; of 12, 14, 18, 19 and 24 pixels they do not."""
+    tile = size // 5
+    start = (size - 5 * tile) // 2
+    return tile <= 1 or start + size // tile * tile <= size
+
 
 class EvalConfig(Part):
     """One evaluation of a trained model; a child of a run with an id of its own."""

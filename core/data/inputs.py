@@ -13,14 +13,24 @@ from typing import NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.datasets import entries
-from core.config.registry import PROCEDURAL, SYNTHETIC, backbone, backbones, hub_repo
+from core.config.evaluation import ensemble_problem
+from core.config.registry import (
+    PROCEDURAL,
+    SYNTHETIC,
+    backbone,
+    backbones,
+    hub_repo,
+    known_classes,
+)
 from core.config.values import at_home
-from core.datasets.own import SPLITS, checked, survey
+from core.datasets.own import SPLITS, checked, class_folders, survey
 from core.store.folders import Store
 
 NO_AUTOATTACK = (
     "attack autoattack needs the package pyautoattack: pip install 'epsweep[autoattack]'"
 )
+DRAWN_SIZE = 32
+"""Pixels of the procedural datasets, whatever a config says."""
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
 
 
@@ -144,10 +154,10 @@ def missing(
     store: Store,
     *,
     hub: Path | None = None,
-    evals: Iterable[EvalConfig] = (),
+    evals: Iterable[tuple[RunConfig, EvalConfig]] = (),
 ) -> list[str]:
     """One line per dataset, checkpoint or package that these runs and their evaluations need and
-    this machine lacks.
+    this machine lacks, and per evaluation that cannot be made of a run.
 
     hub: the cache in which runs must find pretrained weights; None where they may download them.
     """
@@ -168,13 +178,26 @@ def missing(
     adapted = any(config.protocol == "lora" for config in configs)
     if adapted and importlib.util.find_spec("peft") is None:
         problems.append("protocol lora needs the package peft: pip install 'epsweep[lora]'")
-    ensemble = any(item.attack == "autoattack" for item in evals)
+    ensemble = [(config, item.norm) for config, item in evals if item.attack == "autoattack"]
     if ensemble and importlib.util.find_spec("pyautoattack") is None:
         problems.append(NO_AUTOATTACK)
+    asked = dict.fromkeys((c.dataset, c.image_size, norm) for c, norm in ensemble)
+    problems += [line for key in asked for line in _not_attacked(*key, store)]
     if hub:
         pretrained = [config.backbone for config in configs if config.weights == "pretrained"]
         problems += [line for name in dict.fromkeys(pretrained) for line in _not_cached(name, hub)]
     return problems
+
+
+def _not_attacked(dataset: str, size: int, norm: str, store: Store) -> Iterator[str]:
+    """Why AutoAttack cannot attack the images of a dataset, as far as its folders tell."""
+    classes = known_classes(dataset)
+    if not is_drawn(dataset) and (classes is None or is_own(dataset, size, store)):
+        train = dataset_folder(dataset, store) / "train"
+        classes = len(class_folders(train)) if train.is_dir() else None
+    problem = ensemble_problem(norm, DRAWN_SIZE if dataset in PROCEDURAL else size, classes)
+    if problem:
+        yield f"dataset {dataset}: {problem}"
 
 
 def left_out(configs: Iterable[RunConfig], store: Store) -> list[str]:

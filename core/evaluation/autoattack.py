@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from core.attack.apgd import attacking, is_right
 from core.attack.projection import usable
 from core.config import ConfigError
+from core.config.evaluation import ensemble_problem
 from core.data.inputs import NO_AUTOATTACK
 from core.data.splits import Split
 from core.evaluation.queue import Search, joined
@@ -30,8 +31,6 @@ from core.store.folders import Write, write_atomic
 
 log = logging.getLogger("epsweep")
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-LEAST = 4
-"""Classes: the loss of targeted APGD divides by a difference between the first and the fourth."""
 
 
 def require() -> Any:
@@ -43,15 +42,13 @@ def require() -> Any:
     return pyautoattack
 
 
-def check(classes: int) -> None:
-    """Raises ConfigError where nothing with so many classes can be attacked, or the package is
-    missing; for those who would train for long before they find out."""
+def check(norm: str, size: int, classes: int | None = None) -> None:
+    """Raises ConfigError if images of this size or tasks with this many classes cannot be attacked,
+    or the package is missing; for those who would train for long before they find out."""
     require()
-    if classes < LEAST:
-        raise ConfigError(
-            f"attack autoattack needs at least {LEAST} classes, for its targeted attacks, got "
-            f"{classes}; use apgd-ce"
-        )
+    problem = ensemble_problem(norm, size, classes)
+    if problem:
+        raise ConfigError(problem)
 
 
 class Counted(nn.Module):
@@ -114,9 +111,9 @@ def evaluate(
     AutoAttack, strength by strength, each on the images that are right so far.
 
     `progress` is told the images that AutoAttack is through with, as one that is half through its
-    strengths is half an image. Raises ConfigError where the package is missing.
+    strengths is half an image. Raises ConfigError as `check`.
     """
-    require()
+    check(norm, split.images.shape[-1])
     mine = team.mine(torch.arange(len(split)))
     known = ledger.load()
     if any(team.gather(known is None)):

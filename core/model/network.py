@@ -71,7 +71,7 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
     model = Classifier(net, entry.mean or mean, entry.std or std)
     _check_head(model, config.backbone, classes)
     if not cfg or cfg.input_size[-1] != config.image_size:
-        _try_size(model, config)
+        _try_size(model, config, cfg.input_size[-1] if cfg else None)
     if config.protocol == "lora":
         lora.adapt(model, config)
     model.to(memory_format=layout(model))  # type: ignore[call-overload]
@@ -91,14 +91,16 @@ def _check_head(model: Classifier, name: str, classes: int) -> None:
 
 
 @torch.no_grad()
-def _try_size(model: nn.Module, config: RunConfig) -> None:
-    """Raises ConfigError where the network cannot take images of the run's size."""
+def _try_size(model: nn.Module, config: RunConfig, usual: int | None) -> None:
+    """Raises ConfigError if the network cannot take images of the run's size, naming the size that
+    it was made for."""
     size = config.image_size
     try:
         model.eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ConfigError(
             f"image_size {size}: {config.backbone} cannot take such images ({first_line(error)})"
+            + (f"; it can take {usual}" if usual else "")
         ) from None
     finally:
         model.train()
@@ -119,7 +121,8 @@ def _create(name: str, pretrained: bool, classes: int, options: dict[str, Any]) 
     except (TypeError, ValueError, AssertionError) as error:
         if "img_size" not in options:
             raise
-        size = options["img_size"]
+        size, cfg = options["img_size"], timm.models.get_pretrained_cfg(name)
+        usual = f"; it can take {cfg.input_size[-1]}" if cfg else ""
         raise ConfigError(
-            f"image_size {size}: {name} cannot be built for it ({first_line(error)})"
+            f"image_size {size}: {name} cannot be built for it ({first_line(error)}){usual}"
         ) from None

@@ -81,8 +81,10 @@ def execute(
         run.write_json(run.env, about | ({"inputs": made_from} if made_from else {}))
         claim.progress = {"phase": "load data"}
     dataset = _load(config, store, options, team)
-    if any(item.attack == "autoattack" for item in evals):
-        autoattack.check(dataset.classes)
+    for item in evals:
+        if item.attack == "autoattack":
+            size = getattr(dataset, item.split).images.shape[-1]
+            autoattack.check(item.norm, size, dataset.classes)
     model = network.build(config, dataset.classes, store)
     if claim and not options.rehearsal:
         _settle_inputs(run, config, store, options, claim, about)

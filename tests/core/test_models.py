@@ -101,6 +101,7 @@ def test_images_that_a_network_cannot_take_are_one_line(store: Store, name: str,
         build(tiny.config(backbone=name, image_size=size), 10, store)
     (line,) = error.value.lines
     assert line.startswith(f"image_size {size}: {name} cannot take such images (")
+    assert int(line.rsplit("; it can take ", 1)[1]) >= 160, "the size it was made for"
     fine = build(tiny.config(backbone=name, image_size=32), 10, store)
     assert all(module.training for module in fine.modules())
     assert all(parameter.grad is None for parameter in fine.parameters())
