@@ -114,6 +114,8 @@ def load(
 def _benchmark(name: str, size: int, store: Store, stage: Path | None, miniature: bool) -> Dataset:
     """A known dataset from its prepared arrays; they are made first where only its folder is
     there."""
+    if all((store.data / name / split).is_dir() for split in SPLITS):
+        log.info("dataset %s: the release's prepared arrays, not %s", name, store.data / name)
     folder = arrays.obtain(name, size, store)
     index = arrays.describe(folder, entries()[name], miniature=miniature)
     whole = _mapped(folder, stage)

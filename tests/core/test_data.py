@@ -331,7 +331,7 @@ def test_drawn_datasets_follow_the_seed_of_the_run(
         asked.append((name, split, seed))
         return torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4)
 
-    monkeypatch.setattr(splits.procedural, "draw", draw)
+    monkeypatch.setattr(splits, "draw", draw)
     loaded = splits.load(tiny.config(dataset="plane", image_size=32, seed=7), store)
     assert asked == [("plane", split, 7) for split in ("train", "val", "test")]
     assert (loaded.name, loaded.classes, len(loaded.test)) == ("plane", 32, 4)

@@ -98,6 +98,17 @@ def test_a_release_in_the_data_folder_is_prepared_by_the_run(
     assert len(load("pets", store).train) == known.splits["train"]
 
 
+def test_a_release_that_wins_over_an_own_folder_of_its_name_is_said(
+    small: Callable[..., Entry], tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = small("pets", tmp_path / "release")
+    prepare("pets", tmp_path / "release", store)
+    miniature.write_folder(store.data / "pets", classes=2, each=1)
+    with caplog.at_level("INFO", "epsweep"):
+        assert len(load("pets", store).train) == known.splits["train"]
+    assert f"dataset pets: the release's prepared arrays, not {store.data}/pets" in caplog.messages
+
+
 def test_a_stage_is_a_copy(small: Callable[..., Entry], store: Store, tmp_path: Path) -> None:
     small("pets", store.data / "pets")
     stage = tmp_path / "fast"
