@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import sys
@@ -107,6 +108,8 @@ def engage(
 ) -> Crew:
     """Start workers, each with what `work` gives for its number, and put them on record."""
     gpus, ranks = visible_gpus(), profile.ranks
+    if odd := re.search("%[jtaA]", str(sweep.logs)):
+        raise ConfigError(f"{sweep.path}: submitit would take {odd[0]} in the path for a job's id")
     given = profile.environ()
     # As on a cluster: a worker that starts later must not import code edited meanwhile, nor
     # packages of such names where the user stands; those of the user's path come behind.

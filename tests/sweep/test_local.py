@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from core.config import EvalConfig, RunConfig
+from core.config import ConfigError, EvalConfig, RunConfig
 from core.store.claims import Claim
 from core.store.folders import Store, write_json
 from slurm import profile as profiles
@@ -87,6 +87,17 @@ def test_packages_where_the_user_stands_are_not_those_of_workers(
     assert core.startswith(code) and ours.startswith(code)
     assert given == str(project / "given.py")
     assert not theirs.startswith(str(here))
+
+
+@pytest.mark.parametrize("odd", ["p%j", "100%accuracy"])
+def test_a_folder_that_submitit_would_take_for_a_pattern_is_refused(
+    tmp_path: Path, odd: str
+) -> None:
+    sweep = Store(tmp_path / odd).sweep("s")
+    sweep.logs.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="for a job's id"):
+        local.engage(lambda _: dict, 1, sweep, tmp_path / "m", profiles.load("local"))
+    assert not [*sweep.logs.iterdir()]
 
 
 class Job:
