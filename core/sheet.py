@@ -26,7 +26,8 @@ class Sheet(Table):
     markup is looked for in names.
 
     A heading of several lines has its group above: the line is shown once for neighbours that share
-    it, and they stay together where they fit. A column of text with a `min_width` has that floor.
+    it, and they stay together where they fit. A column of text with a `min_width` has that floor;
+    with 0 it is the first to give way.
     """
 
     def __init__(self, *, stub: int = 1, **kwargs: Any) -> None:
@@ -103,7 +104,7 @@ class Sheet(Table):
         """Cells that each column needs at least; names, which are to be copied, keep all of theirs
         where that leaves enough for the rest."""
         names = [*map(_natural, columns[: self.stub])]
-        short = sum(names) <= NAMES * room
+        short = sum(names) <= NAMES * room and not any(c.no_wrap for c in columns[: self.stub])
         rest = columns[len(names) :] if short else columns
         return [*(names if short else ()), *map(_floor, rest)]
 
@@ -118,7 +119,7 @@ class Sheet(Table):
             floors = [_natural(c) if c.justify == "right" else 1 for c in columns]
         while sum(widths) > room and widths != floors:
             able = [i for i, least in enumerate(floors) if widths[i] > least]
-            widths[max(able, key=widths.__getitem__)] -= 1
+            widths[max(able, key=lambda i: (columns[i].min_width == 0, widths[i]))] -= 1
         return [_fixed(c, max(w, 1)) for c, w in zip(columns, widths, strict=True)]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from analysis.figures.panels import complete, named
@@ -22,7 +24,7 @@ from analysis.statistics import median_delay
 Drawn = Iterator[tuple[str, Figure]]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TALL = (2.4, 2.1)
-NEVER: Any = {"color": "#999999", "linewidth": 0.7, "linestyle": "--", "zorder": 0}
+NEVER: Any = {"colors": "#999999", "linewidths": 0.7, "linestyles": "--", "zorder": 0}
 """The line at the end of the training, at which runs stand that never adapt."""
 
 
@@ -67,8 +69,8 @@ def delay(results: Results) -> Drawn:
             mine = runs[runs["model"] == model]
             _delays(left, mine)
             left.set(title=model, xlabel=r"$\epsilon_g$ (1/255)", ylabel="delay (epochs)")
-            left.axhline(mine["epochs"].max(), **NEVER)
-            right.axvline(mine["epochs"].max(), **NEVER)
+            left.hlines(mine["epochs"].max(), 0, 1, transform=left.get_yaxis_transform(), **NEVER)
+            right.vlines(mine["epochs"].max(), 0, 1, transform=right.get_xaxis_transform(), **NEVER)
             left.set_ylim(0, 1.05 * mine["epochs"].max())
             _cost(right, mine)
             right.set(title=model, xlabel="delay (epochs)", ylabel="final clean accuracy (%)")
@@ -103,7 +105,7 @@ def _delays(axes: Axes, runs: pd.DataFrame) -> None:
         color, marker = _colors(runs)[str(dataset)]
         line = LOOKS.get(str(setting), Look(OTHERS[0])).line
         axes.plot(middle.index, shown, color=color, marker=marker, linestyle=line)
-        axes.plot(middle.index[never], shown[never], marker, color=color, mfc="white", zorder=3)
+        _hollow(axes, middle.index[never], shown[never], color, marker)
 
 
 def _cost(axes: Axes, runs: pd.DataFrame) -> None:
@@ -114,13 +116,18 @@ def _cost(axes: Axes, runs: pd.DataFrame) -> None:
         adapted = mine["delay"] < mine["epochs"]
         axes.plot(mine["delay"], mine["clean"], marker, color=color)
         hollow = mine[~adapted]
-        axes.plot(hollow["delay"], hollow["clean"], marker, color=color, mfc="white", zorder=3)
+        _hollow(axes, hollow["delay"], hollow["clean"], color, marker)
         delays = mine["delay"].astype(float).where(adapted, np.inf).to_numpy()
         rho = correlation(delays, mine["clean"].to_numpy(float))
         shown = "no rank correlation" if np.isnan(rho) else rf"$\rho$ = {rho:.2f}"
         label = f"{shown} (n = {len(mine)}{f', {len(hollow)} never' if len(hollow) else ''})"
         lines.append(Line2D([], [], color=color, marker=marker, linestyle="", label=label))
     axes.legend(handles=lines, loc="best")
+
+
+def _hollow(axes: Axes, x: ArrayLike, y: ArrayLike, color: str, marker: str) -> None:
+    size = matplotlib.rcParams["lines.markersize"] ** 2
+    axes.scatter(x, y, size, "white", marker=marker, edgecolors=color, zorder=3)
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import PathCollection
 
 from analysis import Results
 from analysis.figures.strength import correlation
@@ -57,9 +58,11 @@ def test_the_figure_sets_runs_apart_that_never_adapt(tmp_path: Path) -> None:
     results = Results(tmp_path, made.fill(tmp_path, runs))
     ((_, figure),) = delay_figure(results)
     left, right = figure.axes
-    line, hollow, _ = left.lines
+    (line,) = left.lines
     assert list(line.get_ydata()) == [4, 8, 12]
-    assert list(hollow.get_xdata()) == [6] and hollow.get_markerfacecolor() == "white"
+    hollow = next(one for one in left.collections if isinstance(one, PathCollection))
+    assert hollow.get_offsets().tolist() == [[6, 12]]
+    assert hollow.get_facecolor().tolist() == [[1, 1, 1, 1]]
     assert "1 never" in right.get_legend().get_texts()[0].get_text()
 
 
