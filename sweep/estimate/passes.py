@@ -24,7 +24,9 @@ SURVIVAL = {"standard": (0.1, 0.02)}
 (test image, strength) pairs that are. Guesses near the paper's accuracies, unlike all else here."""
 OTHERS = (0.5, 0.33)
 FAST = 1 / 6
-"""Cost of a fast evaluation against an exact one."""
+"""Cost of a fast evaluation against an exact one, without its audit."""
+AUDITED = 300
+"""Images that the audit of a fast evaluation takes at most."""
 AUTOATTACK = 9_700
 """Passes of AutoAttack standard on an image that withstands it: APGD-CE 100 steps, targeted APGD
 and FAB 100 steps for each of 9 classes, 5,000 queries of Square."""
@@ -73,7 +75,8 @@ def _evaluate(item: EvalConfig, images: int, share: float) -> float:
         return images * (CORRUPTIONS if item.per_image == "all" else 1)
     tried = share * (len(item.epsilons) - 1)
     steps = 2 * item.steps + (AUTOATTACK if item.attack == "autoattack" else 0)
-    return images * (2 + tried * steps) * (FAST if item.mode == "fast" else 1)
+    exactly = images * FAST + min(images, AUDITED) if item.mode == "fast" else images
+    return exactly * (2 + tried * steps)
 
 
 def gflops(config: RunConfig) -> float | None:

@@ -59,7 +59,7 @@ def test_an_evaluation_grows_with_what_it_asks_for() -> None:
     plain = evaluate()
     assert evaluate(split="val") == pytest.approx(plain * 4 / 6)
     assert evaluate(images=3) == pytest.approx(plain / 2)
-    assert evaluate(mode="fast") == pytest.approx(plain / 6)
+    assert evaluate(mode="fast") == pytest.approx(plain / 6 + plain), "few images are all audited"
     assert evaluate(steps=20) > 1.8 * plain
     assert evaluate(attack="autoattack") > 100 * plain
     assert evaluate(attack="corruptions") == 6
