@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from grid_text import BASE, field, parse, settings_of
+from pydantic import BaseModel
 
 from core.config import ConfigError
+from core.config.run import Objective, Optim, RunConfig, Schedule
 from sweep.grid import definition, select
 
 
@@ -153,3 +156,25 @@ class TestSelect:
         assert len(caught.value.lines) == len(lines)
         for line, part in zip(caught.value.lines, lines, strict=True):
             assert part in line
+
+
+def test_the_smoke_grid_has_every_kind_of_training_step() -> None:
+    """All values of every choice that a config offers, but LoRA, which needs an optional package;
+    and the runs it always had under their ids."""
+    runs = [run.config for run in definition.load("smoke").runs]
+    ids = {run.id.rsplit("-", 1)[1] for run in runs}
+    assert {"193122ea787003de", "86064b52ae23f56b", "23b3cc1fa8600784", "32aef09dcbd0b47f"} <= ids
+    choices: dict[str, tuple[set[str], type[BaseModel], str, set[str]]] = {
+        "schedule": ({run.schedule.kind for run in runs}, Schedule, "kind", {"points"}),
+        "objective": ({run.objective.kind for run in runs}, Objective, "kind", set()),
+        "protocol": ({run.protocol for run in runs}, RunConfig, "protocol", {"lora"}),
+        "precision": ({run.precision for run in runs}, RunConfig, "precision", set()),
+        "norm": ({run.norm for run in runs}, RunConfig, "norm", set()),
+        "no_decay": ({run.optim.no_decay for run in runs}, Optim, "no_decay", set()),
+    }
+    for name, (found, part, key, left_out) in choices.items():
+        known = set(get_args(part.model_fields[key].annotation))
+        assert found == known - left_out, name
+    for one in ("ema", "clip", "head_lr", "warmup"):
+        assert any(getattr(run.optim, one) for run in runs), one
+    assert any(run.batchnorm_images for run in runs)
