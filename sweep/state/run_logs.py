@@ -56,7 +56,7 @@ def read(store: Store, run: RunDir, *, follow: bool) -> Iterator[str]:
 
 
 def _growing(run: RunDir, *, follow: bool) -> Iterator[str]:
-    with open(run.log, encoding="utf-8") as file:
+    with open(run.log, encoding="utf-8", errors="replace") as file:
         yield file.read()
         while follow:
             current = holder(run)

@@ -120,6 +120,9 @@ def test_launch_goes_on_with_the_others_and_says_what_to_do(
         assert "Traceback" not in out + err and code in (0, 3), (verb, err)
     code, out, _ = call("launch", str(chaos.path), "--profile", "debug")
     assert code == 3 and "sweep retry" in out
+    second.log.write_bytes(b"\xff\xfe log\n")
+    code, out, err = call("logs", second.id)
+    assert (code, err) == (0, "") and out.endswith(" log\n")
 
 
 @pytest.mark.slow
