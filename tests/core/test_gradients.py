@@ -20,6 +20,7 @@ from core.attack.apgd import apgd, gradient_of, is_right
 from core.attack.projection import usable
 from core.data.splits import Split
 from core.evaluation import autoattack, queue
+from core.store.folders import write_atomic
 
 NAN, INF = math.nan, math.inf
 BALLS = {"linf": (0.05, INF), "l2": (0.3, 2.0), "l1": (1.0, 1.0)}
@@ -216,8 +217,7 @@ def test_autoattack_does_not_stop_at_a_point_that_is_no_image(norm: str, tmp_pat
         Blackbox(),
         split,
         strengths,
-        ledger=autoattack.Ledger(tmp_path / "ledger"),
-        owned=lambda: None,
+        ledger=autoattack.Ledger(tmp_path / "ledger", write_atomic),
         **how,
     )
     assert found.critical.tolist() == [1, 1] and found.zero_gradient_images == 2
