@@ -32,9 +32,11 @@ COLUMNS = {"val_clean": "clean (%)", "val_adv": "adversarial (%)", "val_loss": "
 
 
 def strengths(results: Results) -> list[float]:
-    """The eps_g at which a run has an epoch or a curve, in 255ths; [0] if no attacked run has."""
+    """The eps_g at which a run has an epoch or a curve, in 255ths. While standard runs alone have
+    any, which belong to every strength, all that are asked for; [0] if nothing is attacked."""
     begun = {*results.epochs["epsilon_g"], *results.curves["epsilon_g"]}
-    return sorted(begun - {0.0}) or [0.0]
+    asked = {*results.table["epsilon_g"]} if begun else set()
+    return sorted(begun - {0.0}) or sorted(asked - {0.0}) or [0.0]
 
 
 def stem(name: str, epsilon_g: float) -> str:
