@@ -8,10 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from core.config.own_code import FROZEN
 from core.store.folders import read_json
 
-FROZEN = "frozen.json"
-"""Beside the packages of a frozen copy: the state they were copied in."""
 UNKNOWN = "unknown"
 """Stands for what git was asked and did not answer."""
 PATIENCE_S = 10

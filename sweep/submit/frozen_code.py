@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from core.config.own_code import FROZEN
 from core.store import source
 from core.store.folders import SweepDir, write_json
 from sweep.worker import custody
@@ -110,7 +111,7 @@ def _write(target: Path, files: Mapping[str, File]) -> None:
         (draft / name).touch(mode)
         (draft / name).write_bytes(content)
         (draft / name).chmod(mode)
-    write_json(draft / source.FROZEN, {**source.state(), "code": target.name})
+    write_json(draft / FROZEN, {**source.state(), "code": target.name})
     try:
         os.rename(draft, target)
     except OSError:

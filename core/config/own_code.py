@@ -1,0 +1,267 @@
+"""A user's own classes and functions, named in a grid by import path: `my_pkg.mod:Cosine`.
+
+They are looked for in the current folder, then where Python looks (PYTHONPATH, installed packages);
+a job finds the copy that was frozen when it was launched, and nothing is imported from run folders.
+The source of the one file that defines the object is part of a run's identity: an edit makes other
+runs. Other files of its package are frozen for jobs but not hashed. Torch-free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from core.config.foreign import first_line
+from core.config.values import ConfigError, nearest
+
+FROZEN = "frozen.json"
+"""Beside the packages of a frozen copy: the state they were copied in."""
+OURS = ("core", "sweep", "slurm", "analysis", "epsweep")
+
+Value = str | int | float | bool | tuple[str | int | float | bool, ...]
+Pairs = tuple[tuple[str, Any], ...]
+
+
+def is_own(name: object) -> bool:
+    """Whether a kind or a backbone is meant as an import path; names of ours have no colon."""
+    return isinstance(name, str) and ":" in name
+
+
+# What a config stores of it.
+
+
+def _knob(name: object, value: object) -> Value:
+    """One value as it is stored: 2.0 and 2 are one. Raises ValueError."""
+    if isinstance(value, list | tuple):
+        items = tuple(_knob(name, item) for item in value)
+        if not any(isinstance(item, tuple) for item in items):
+            return items  # type: ignore[return-value]  # a list of lists goes on to the error
+    elif isinstance(value, str | bool | int):
+        return value
+    elif isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    raise ValueError(f"{name}: expected a number, a text, or a list of them, got {value!r}")
+
+
+def _knobs(given: object) -> Pairs:
+    """A mapping (or pairs) in one order."""
+    if not isinstance(given, Mapping | tuple):
+        raise ValueError(f"expected a mapping of keyword arguments, got {given!r}")
+    return tuple(sorted((str(name), _knob(name, value)) for name, value in dict(given).items()))
+
+
+def _plain(pairs: Pairs) -> dict[str, Any]:
+    return {name: [*value] if isinstance(value, tuple) else value for name, value in pairs}
+
+
+Knobs = Annotated[Pairs, BeforeValidator(_knobs), PlainSerializer(_plain, return_type=dict)]
+"""Keyword arguments for an own object, as (name, value) pairs in order of names; a mapping in
+files."""
+Code = Annotated[
+    tuple[tuple[str, str], ...],
+    BeforeValidator(_knobs),
+    PlainSerializer(dict, return_type=dict),
+]
+"""(import path, digest) pairs of the own code that is used; a mapping in files."""
+
+
+def with_knobs(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """{kind: a.b:C, x: 1} as {kind: a.b:C, knobs: {x: 1}}; other mappings, and those in which a
+    config is stored, as they are."""
+    if not is_own(given.get("kind")) or "knobs" in given:
+        return given
+    knobs = {name: value for name, value in given.items() if name not in ("kind", "name")}
+    return {"kind": given["kind"], "knobs": knobs}
+
+
+def label(dotted: str, knobs: Pairs = ()) -> str:
+    """The name of an own object in tables: 'Cosine' or 'Cosine;power=2', without importing it."""
+    shown = (f"{k}={'/'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in knobs)
+    return ";".join([dotted.rpartition(":")[2], *shown])
+
+
+# The object itself.
+
+
+class Place(NamedTuple):
+    """Where an own object is defined. top: the folder of its package, or the file of its module,
+    if that is no part of a package; file: the module's source."""
+
+    top: Path
+    file: Path
+    spec: ModuleSpec
+
+
+def locate(dotted: str) -> Place:
+    """Where the module of `pkg.mod:Name` lies, without importing anything. Raises ConfigError."""
+    module, _ = _parts(dotted)
+    name, *inner = module.split(".")
+    if name in OURS or name in sys.stdlib_module_names:
+        whose = "epsweep" if name in OURS else "Python"
+        raise ConfigError(f"{dotted}: '{name}' is the name of a module of {whose}, rename yours")
+    spec = _spec(name)
+    if spec is None:
+        raise ConfigError(f"{dotted}: no module '{name}' in {_home()}, nor on PYTHONPATH")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    if not folders:
+        file = Path(spec.origin or "")
+        if inner:
+            raise ConfigError(f"{dotted}: '{name}' is a module, {file}, and has no '{inner[0]}'")
+        if file.suffix != ".py":
+            raise ConfigError(f"{dotted}: '{name}' has no Python source")
+        return Place(file, file, spec)
+    stem = folders[0].joinpath(*inner)
+    for file in (stem / "__init__.py", stem.with_name(f"{stem.name}.py") if inner else stem):
+        if file.is_file():
+            return Place(folders[0], file, spec)
+    near = {path.stem for path in stem.parent.glob("*.py")} - {"__init__"} if inner else set()
+    hint = nearest(stem.name, sorted(near)) if near else ""
+    raise ConfigError(f"{dotted}: no module '{stem.name}' in {stem.parent}{hint}")
+
+
+def digest(dotted: str) -> str:
+    """16 hex of the source of the module that defines `dotted`. Raises ConfigError."""
+    return _digest(locate(dotted).file)
+
+
+def load(dotted: str) -> Any:
+    """The object at `pkg.mod:Name`; its module is imported anew if it was edited since.
+
+    Raises ConfigError with one line if it is not found, or if importing it fails.
+    """
+    place, (module, name) = locate(dotted), _parts(dotted)
+    found = _import(module, place, dotted)
+    if not hasattr(found, name):
+        public = [known for known in vars(found) if not known.startswith("_")]
+        raise ConfigError(f"{dotted}: no '{name}' in {place.file}{nearest(name, public)}")
+    return getattr(found, name)
+
+
+def check(code: Iterable[tuple[str, str]]) -> None:
+    """Raises ConfigError if a source is no longer the one that a config was made with."""
+    for dotted, known in code:
+        if (now := digest(dotted)) != known:
+            raise ConfigError(
+                f"{dotted}: {locate(dotted).file} has changed: this run was made with {known}, "
+                f"here is {now}; launch the grid again, which makes another run"
+            )
+
+
+def digests(names: Iterable[object]) -> dict[str, str]:
+    """Import path -> digest of those of the names that are own code. Raises ConfigError."""
+    return {str(name): digest(str(name)) for name in names if is_own(name)}
+
+
+def check_knobs(
+    target: Callable[..., Any], dotted: str, knobs: Iterable[str], given: Iterable[str] = ()
+) -> None:
+    """Raises ConfigError if `target` cannot be called with these keyword arguments; `given` are
+    those that it gets from the run if it asks for them by name."""
+    if not callable(target):
+        raise ConfigError(f"{dotted}: expected a class or a function, got {target!r:.60}")
+    parameters = _parameters(target)
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    facts, knobs = set(given), set(knobs)
+    takes = [name for name in named if name not in facts]
+    for name in sorted(knobs):
+        if name in facts:
+            raise ConfigError(f"{name}: {dotted} gets it from the run, leave it out")
+        if name not in named and not open_ended:
+            hint = nearest(name, takes) if takes else " (it takes none)"
+            raise ConfigError(f"{name}: no parameter of {dotted}{hint}")
+    for name in takes:
+        if named[name].default is inspect.Parameter.empty and name not in knobs:
+            raise ConfigError(f"{name}: {dotted} needs a value for it")
+
+
+def call(target: Callable[..., Any], knobs: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
+    """`target` called with its knobs, and with those facts that are names of its parameters."""
+    asked = {p.name for p in _parameters(target)}
+    return target(**{name: facts[name] for name in facts if name in asked}, **knobs)
+
+
+def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(target).parameters.values())
+
+
+def _parts(dotted: str) -> tuple[str, str]:
+    """'my_pkg.mod:Name' as module and name."""
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", dotted):
+        raise ConfigError(f"'{dotted}': expected MODULE:NAME, such as my_pkg.mod:Name")
+    module, _, name = dotted.partition(":")
+    return module, name
+
+
+def _home() -> Path:
+    """The frozen copy that this code is part of, or the current folder."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / FROZEN).is_file() else Path(os.getcwd())
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """How to import a top-level module: from home, else by Python's own rules."""
+    importlib.invalidate_caches()  # a file may be younger than the listing of its folder
+    found = PathFinder.find_spec(name, [str(_home())])
+    if found is None:
+        rules = (finder.find_spec(name, None) for finder in sys.meta_path)
+        found = next((spec for spec in rules if spec), None)
+    if found and found.submodule_search_locations is not None:
+        # Of a folder without __init__.py Python would work the places out again from sys.path.
+        found.submodule_search_locations = [*found.submodule_search_locations]
+    return found
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+_imported: dict[str, tuple[Path, str]] = {}
+"""Module -> its file and digest when it was imported here."""
+
+
+def _import(module: str, place: Place, dotted: str) -> Any:
+    name = module.partition(".")[0]
+    now = place.file, _digest(place.file)
+    there = getattr(sys.modules.get(module), "__file__", None)
+    if there and (_imported.get(module, now) != now or not place.file.samefile(there)):
+        for other in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+            del sys.modules[other]
+    try:
+        if name not in sys.modules:
+            top = sys.modules[name] = module_from_spec(place.spec)
+            assert place.spec.loader
+            try:
+                place.spec.loader.exec_module(top)
+            except BaseException:
+                sys.modules.pop(name, None)
+                raise
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        where = _where(error, place.top)
+        raise ConfigError(
+            f"{dotted}: cannot be imported: {type(error).__name__}: {first_line(error)}{where}"
+        ) from None
+    _imported[module] = now
+    return found
+
+
+def _where(error: BaseException, top: Path) -> str:
+    """The line of the user's own code that failed: ' (/home/me/mod.py:12)'."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return "" if error.filename in str(error) else f" ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename) == top or top in Path(f.filename).parents]
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
