@@ -25,7 +25,7 @@ from analysis.runs import Evaluation, Row, Run, Threat, runs_of
 from core.config import parse_strength, show_strength
 from core.store.flags import read_flags
 from core.store.folders import DamagedError, Store
-from core.store.records import corrupted_accuracy, expected_up_to
+from core.store.records import expected_up_to, overall_accuracy
 
 UNATTACKED = Threat("linf", Fraction(0))
 
@@ -175,7 +175,7 @@ def _metric_rows(about: Row, evaluation: Evaluation, threat: Threat) -> Iterator
     }
     points = record.get("rows", ())
     if evaluation.is_corrupted:
-        value = percent(corrupted_accuracy(points)) if points else float("nan")
+        value = percent(overall_accuracy(points)) if points else float("nan")
         about |= {"state": evaluation.state, "reason": evaluation.reason}
         yield {**about, "metric": CORRUPTED, "value": value}
         return

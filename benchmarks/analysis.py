@@ -31,10 +31,10 @@ from analysis import Results
 from analysis.cells import cells
 from analysis.frames import VALUES
 from analysis.report import write
-from core.config import EvalConfig, RunConfig, show_strength
+from core.config import RobustAccuracy, RunConfig, show_strength
 from core.store.folders import Store
 
-EVALUATION = EvalConfig()
+EVALUATION = RobustAccuracy()
 IMAGES = 1000
 BACKBONES = ("vit", "swin", "cnx", "r50", "clipvit", "clipcnx")
 DATASETS = ("aircraft", "caltech256", "cars", "cub", "dogs")

@@ -47,12 +47,14 @@ def test_the_tree_is_the_tree() -> None:
 
 
 def test_every_option_is_in_the_readme() -> None:
-    from core.config import EvalConfig, RunConfig
+    from core.config import RunConfig
+    from core.config.evaluation import KINDS
     from core.config.schedule import PRESETS
 
     text = README.read_text("utf-8")
     section = text.partition("### Every option of a run")[2].partition("### What went wrong")[0]
-    names = {name.rpartition(".")[2] for name in fields_of(RunConfig)} | {*EvalConfig.model_fields}
+    names = {name.rpartition(".")[2] for name in fields_of(RunConfig)}
+    names |= {name for kind in KINDS.values() for name in kind.model_fields}
     words = set(re.findall(r"\w+", section))
     assert {*names, *PRESETS} <= words, {*names, *PRESETS} - words
 

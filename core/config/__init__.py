@@ -3,7 +3,10 @@
 Torch-free, so that planning and analysis can import all of it.
 """
 
+from core.config.evaluation import AutoAttack as AutoAttack
+from core.config.evaluation import Corruptions as Corruptions
 from core.config.evaluation import EvalConfig as EvalConfig
+from core.config.evaluation import RobustAccuracy as RobustAccuracy
 from core.config.run import Attack as Attack
 from core.config.run import Augment as Augment
 from core.config.run import Lora as Lora

@@ -1,14 +1,18 @@
-"""What one evaluation of a trained model is: `EvalConfig`, a child of a run with an id of its own.
+"""What one evaluation of a trained model is: an `EvalConfig` of some kind, a child of a run with an
+id of its own.
 
-Torch-free, like the config of a run.
+A kind is a class of fields that also says what it needs, what it costs and how a rehearsal shrinks
+it; core.evaluation.kinds knows what measures it. Torch-free, like the config of a run.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import reprlib
+from abc import abstractmethod
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -19,12 +23,22 @@ from core.config.values import (
     Number,
     Part,
     Strength,
-    digest,
+    delta_of,
+    hashed,
     parse_strengths,
     problems,
     show_strength,
 )
 
+FAST = 1 / 6
+"""Cost of a fast evaluation against an exact one, without its audit."""
+AUDITED = 300
+"""Images that the audit of a fast evaluation takes at most."""
+AUTOATTACK = 9_700
+"""Passes of AutoAttack standard on an image that withstands it: APGD-CE 100 steps, targeted APGD
+and FAB 100 steps for each of 9 classes, 5,000 queries of Square."""
+CORRUPTIONS = 11
+"""Types of them."""
 LEAST_CLASSES = 4
 """The loss of targeted APGD divides by a difference between the largest and the fourth logit."""
 
@@ -55,17 +69,88 @@ def _tiled(size: int) -> bool:
     return tile <= 1 or start + size // tile * tile <= size
 
 
-class EvalConfig(Part):
-    """One evaluation of a trained model; a child of a run with an id of its own."""
+Problems = list[tuple[str, str]]
+"""What is wrong with a mapping: dotted key and one line for each."""
 
-    attack: Literal["apgd-ce", "autoattack", "corruptions"] = "apgd-ce"
-    """`autoattack`: the standard ensemble on APGD's survivors, at every strength; takes long.
-    `corruptions`: eleven common ones instead of an attack; only the split's fields and the next two
-    belong to it."""
-    severity: Annotated[Count, Field(le=5)] = 3
-    """How strong the corruptions are."""
-    per_image: Literal["one", "all"] = "one"
-    """One type of corruption per image, in consecutive blocks, or all on every image."""
+
+class EvalConfig(Part):
+    """What every kind has. `EvalConfig.parse` makes the one that `attack` names."""
+
+    attack: str
+    split: Literal["test", "val"] = "test"
+    images: Count | None = None
+    """Only the first images of the split; None means all."""
+
+    package: ClassVar[tuple[str, str] | None] = None
+    """An optional package that it needs, and how that is installed."""
+    recorded: ClassVar[Mapping[str, Any]] = {}
+    """What its id counts in beside its kind and its fields that differ from their defaults."""
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], *, where: str = "evals") -> EvalConfig:
+        """Validate a mapping; every problem at once. Raises ConfigError."""
+        found = understood(data)
+        if isinstance(found, EvalConfig):
+            return found
+        raise ConfigError(*(f"{where}: {line}" for _, line in found))
+
+    @property
+    def name(self) -> str:
+        """What its rows call it: 'apgd-ce-10', 'corruptions-3'."""
+        return self.attack
+
+    @property
+    def stem(self) -> str:
+        """What its id begins with, before the split."""
+        return self.name.replace("-", "")
+
+    @property
+    def id(self) -> str:
+        """`<stem>-<split>-<16 hex>`: `apgd_ce10-linf-test-...`, `corruptions3-test-...`."""
+        named = {} if self.attack == USUAL else {"attack": self.attack}
+        return f"{self.stem}-{self.split}-{hashed(named | {**self.recorded} | delta_of(self))}"
+
+    @abstractmethod
+    def passes(self, images: int, survival: float) -> float:
+        """Forwards of one image that it takes on a split with this many; a backward to the image
+        counts as one, too. survival: expected share of (image, strength) pairs that are attacked
+        to the last step."""
+
+    def shrunk(self) -> EvalConfig:
+        """Its miniature, which runs the same code in a moment."""
+        return self.model_copy(update={"images": 1})
+
+    def problem(self, size: int, classes: int | None = None) -> str | None:
+        """Why it cannot take square images of this size, or a task with this many classes (None:
+        not known); None if nothing is known against it."""
+        return None
+
+    @property
+    def need(self) -> str:
+        """The optional package that it needs, in a line; '' if it needs none."""
+        if self.package is None:
+            return ""
+        module, install = self.package
+        return f"attack {self.attack} needs the package {module}: {install}"
+
+    def lacking(self) -> str | None:
+        """`need`, if this machine lacks the package."""
+        if self.package is None:
+            return None
+        try:
+            there = importlib.util.find_spec(self.package[0]) is not None
+        except ValueError:  # imported, and not from a file
+            there = True
+        return None if there else self.need
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `EvalConfig.parse` takes it back."""
+        return self.model_dump(mode="json")
+
+
+class AtStrengths(EvalConfig):
+    """Accuracy under an attack at ascending strengths of one norm."""
+
     norm: Norm = "linf"
     steps: Count = 10
     epsilons: Annotated[tuple[Strength, ...], BeforeValidator(parse_strengths)] = tuple(
@@ -75,28 +160,6 @@ class EvalConfig(Part):
     prior: tuple[Annotated[Number, Field(ge=0)], ...] | None = None
     """Weights of the strengths in expected accuracy, of which tables take those up to eps_g; None
     is uniform in eps."""
-    split: Literal["test", "val"] = "test"
-    images: Count | None = None
-    """Only the first images of the split; None means all."""
-    mode: Literal["exact", "fast"] = "exact"
-    """`exact` for tables; `fast` costs a sixth of it plus an audit of up to 300 images, and
-    falls back to `exact` if it is wrong on more than 1 % of those that can be."""
-
-    @model_validator(mode="after")
-    def _fitting(self) -> Self:
-        """Nothing is asked of an attack that it does not have."""
-        corrupts = self.attack == "corruptions"
-        others = ("norm", "steps", "epsilons", "prior", "mode")
-        foreign = others if corrupts else ("severity", "per_image")
-        plain = {name: type(self).model_fields[name].default for name in foreign}
-        if corrupts:
-            plain["epsilons"] = (Fraction(0),)
-            if "epsilons" not in self.model_fields_set:
-                object.__setattr__(self, "epsilons", plain["epsilons"])
-        for name, value in plain.items():
-            if getattr(self, name) != value:
-                raise ValueError(f"{name}: attack {self.attack} has none")
-        return self
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -109,8 +172,6 @@ class EvalConfig(Part):
             )
         if self.norm != "linf" and "epsilons" not in self.model_fields_set:
             raise ValueError(f"epsilons: norm {self.norm} has no default, expected strengths")
-        if self.attack == "autoattack" and self.mode == "fast":
-            raise ValueError("mode: fast goes with attack apgd-ce, got autoattack")
         count = len(self.epsilons)
         if self.prior is not None and (len(self.prior) != count or not any(self.prior)):
             raise ValueError(
@@ -119,29 +180,120 @@ class EvalConfig(Part):
             )
         return self
 
-    @classmethod
-    def parse(cls, data: Mapping[str, Any], *, where: str = "evals") -> EvalConfig:
-        """Validate a mapping; every problem at once. Raises ConfigError."""
-        try:
-            return cls.model_validate(dict(data))
-        except ValidationError as error:
-            lines = (f"{where}: {line}" for _, line in problems(error, cls))
-            raise ConfigError(*lines) from None
+    @property
+    def name(self) -> str:
+        return f"{self.attack}-{self.steps}"
 
     @property
-    def id(self) -> str:
-        """`<attack><steps>-<norm>-<split>-<16 hex>`; of corruptions `corruptions<severity>-...`,
-        without a norm."""
-        if self.attack == "corruptions":
-            return f"{self.name.replace('-', '')}-{self.split}-{digest(self)}"
-        attack = self.attack.replace("-", "_")
-        return f"{attack}{self.steps}-{self.norm}-{self.split}-{digest(self)}"
+    def stem(self) -> str:
+        return f"{self.attack.replace('-', '_')}{self.steps}-{self.norm}"
+
+    def passes(self, images: int, survival: float) -> float:
+        return images * self._each(survival, 2 * self.steps)
+
+    def _each(self, survival: float, steps: int) -> float:
+        """Passes of an image: the clean one, and those of the strengths that it survives to."""
+        return 2 + survival * (len(self.epsilons) - 1) * steps
+
+
+class RobustAccuracy(AtStrengths):
+    """By APGD with the cross-entropy loss."""
+
+    attack: Literal["apgd-ce"] = "apgd-ce"
+    mode: Literal["exact", "fast"] = "exact"
+    """`exact` for tables; `fast` costs a sixth of it plus an audit of up to 300 images, and
+    falls back to `exact` if it is wrong on more than 1 % of those that can be."""
+
+    def passes(self, images: int, survival: float) -> float:
+        taken = images * FAST + min(images, AUDITED) if self.mode == "fast" else images
+        return taken * self._each(survival, 2 * self.steps)
+
+    def shrunk(self) -> RobustAccuracy:
+        """Clean and one strength, one step, one image."""
+        return self.model_copy(update=_ONE_STRENGTH)
+
+
+class AutoAttack(AtStrengths):
+    """By the standard ensemble on APGD's survivors, at every strength; takes long."""
+
+    attack: Literal["autoattack"] = "autoattack"
+    package: ClassVar[tuple[str, str] | None] = (
+        "pyautoattack",
+        "pip install 'epsweep[autoattack]'",
+    )
+
+    def passes(self, images: int, survival: float) -> float:
+        return images * self._each(survival, 2 * self.steps + AUTOATTACK)
+
+    def shrunk(self) -> RobustAccuracy:
+        """APGD's: the ensemble has no miniature."""
+        return RobustAccuracy(norm=self.norm, split=self.split, **_ONE_STRENGTH)
+
+    def problem(self, size: int, classes: int | None = None) -> str | None:
+        return ensemble_problem(self.norm, size, classes)
+
+
+class Corruptions(EvalConfig):
+    """Accuracy under eleven common corruptions instead of an attack."""
+
+    attack: Literal["corruptions"] = "corruptions"
+    severity: Annotated[Count, Field(le=5)] = 3
+    """How strong the corruptions are."""
+    per_image: Literal["one", "all"] = "one"
+    """One type of corruption per image, in consecutive blocks, or all on every image."""
+
+    recorded: ClassVar[Mapping[str, Any]] = {"epsilons": ["0"]}
 
     @property
     def name(self) -> str:
-        """What its rows call it: 'apgd-ce-10', 'corruptions-3'."""
-        return f"{self.attack}-{self.severity if self.attack == 'corruptions' else self.steps}"
+        return f"{self.attack}-{self.severity}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; `EvalConfig.parse` takes it back."""
-        return self.model_dump(mode="json")
+    def passes(self, images: int, survival: float) -> float:
+        return images * (CORRUPTIONS if self.per_image == "all" else 1)
+
+
+USUAL = "apgd-ce"
+KINDS: Mapping[str, type[EvalConfig]] = {
+    "apgd-ce": RobustAccuracy,
+    "autoattack": AutoAttack,
+    "corruptions": Corruptions,
+}
+_ONE_STRENGTH: dict[str, Any] = {
+    "epsilons": (Fraction(0), Fraction(2, 255)),
+    "steps": 1,
+    "images": 1,
+    "prior": None,
+}
+_ELSEWHERE = {
+    "norm": "linf",
+    "steps": 10,
+    "epsilons": ["0"],
+    "prior": None,
+    "mode": "exact",
+    "severity": 3,
+    "per_image": "one",
+}
+"""What older records say of fields that belong to other kinds than theirs."""
+
+
+def understood(data: object) -> EvalConfig | Problems:
+    """The evaluation that a mapping describes, or everything that is wrong with it."""
+    if not isinstance(data, Mapping):
+        return [("", f"expected a mapping such as {{attack: {USUAL}}}, got {data!r}")]
+    named = data.get("attack", USUAL)
+    kind = KINDS.get(named) if isinstance(named, str) else None
+    if kind is None:
+        known = ", ".join(f"'{name}'" for name in KINDS)
+        return [("attack", f"attack: input should be one of {known}, got {named!r}")]
+    foreign = {name for name in data if name in _ELSEWHERE and name not in kind.model_fields}
+    found = [
+        (name, f"{name}: does not apply to attack '{named}', remove it")
+        for name in data
+        if name in foreign and data[name] != _ELSEWHERE[name]
+    ]
+    own = {name: value for name, value in data.items() if name not in foreign}
+    try:
+        evaluation = kind.model_validate(own)
+    except ValidationError as error:
+        return found + problems(error, kind)
+    return found or evaluation

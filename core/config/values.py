@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -197,7 +197,12 @@ _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def digest(part: Part) -> str:
-    text = _encode([SCHEMA, delta_of(part)])
+    return hashed(delta_of(part))
+
+
+def hashed(delta: Mapping[str, Any]) -> str:
+    """The 16 hex of an id."""
+    text = _encode([SCHEMA, delta])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

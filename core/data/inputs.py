@@ -5,6 +5,7 @@ Torch-free, so that launching finds what is missing before anything is submitted
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,6 @@ from typing import NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.datasets import entries
-from core.config.evaluation import ensemble_problem
 from core.config.registry import (
     PROCEDURAL,
     SYNTHETIC,
@@ -26,9 +26,6 @@ from core.config.values import at_home
 from core.datasets.own import SPLITS, checked, class_folders, survey
 from core.store.folders import Store
 
-NO_AUTOATTACK = (
-    "attack autoattack needs the package pyautoattack: pip install 'epsweep[autoattack]'"
-)
 DRAWN_SIZE = 32
 """Pixels of the procedural datasets, whatever a config says."""
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
@@ -178,26 +175,32 @@ def missing(
     adapted = any(config.protocol == "lora" for config in configs)
     if adapted and importlib.util.find_spec("peft") is None:
         problems.append("protocol lora needs the package peft: pip install 'epsweep[lora]'")
-    ensemble = [(config, item.norm) for config, item in evals if item.attack == "autoattack"]
-    if ensemble and importlib.util.find_spec("pyautoattack") is None:
-        problems.append(NO_AUTOATTACK)
-    asked = dict.fromkeys((c.dataset, c.image_size, norm) for c, norm in ensemble)
-    problems += [line for key in asked for line in _not_attacked(*key, store)]
+    asked = dict.fromkeys((config.dataset, config.image_size, item) for config, item in evals)
+    kinds = dict.fromkeys(item for *_, item in asked)
+    problems += dict.fromkeys(line for item in kinds if (line := item.lacking()))
+    problems += dict.fromkeys(line for key in asked for line in _unfit(*key, store))
     if hub:
         pretrained = [config.backbone for config in configs if config.weights == "pretrained"]
         problems += [line for name in dict.fromkeys(pretrained) for line in _not_cached(name, hub)]
     return problems
 
 
-def _not_attacked(dataset: str, size: int, norm: str, store: Store) -> Iterator[str]:
-    """Why AutoAttack cannot attack the images of a dataset, as far as its folders tell."""
-    classes = known_classes(dataset)
-    if not is_drawn(dataset) and (classes is None or is_own(dataset, size, store)):
-        train = dataset_folder(dataset, store) / "train"
-        classes = len(class_folders(train)) if train.is_dir() else None
-    problem = ensemble_problem(norm, DRAWN_SIZE if dataset in PROCEDURAL else size, classes)
+def _unfit(dataset: str, size: int, item: EvalConfig, store: Store) -> Iterator[str]:
+    """Why an evaluation cannot take the images of a dataset, as far as its folders tell."""
+    size_there = DRAWN_SIZE if dataset in PROCEDURAL else size
+    problem = item.problem(size_there, _classes(dataset, size, store))
     if problem:
         yield f"dataset {dataset}: {problem}"
+
+
+def _classes(dataset: str, size: int, store: Store) -> int | None:
+    """Of a known name, or of a folder that can be read."""
+    classes = known_classes(dataset)
+    if is_drawn(dataset) or (classes is not None and not is_own(dataset, size, store)):
+        return classes
+    with contextlib.suppress(OSError):
+        return len(class_folders(dataset_folder(dataset, store) / "train"))
+    return None
 
 
 def left_out(configs: Iterable[RunConfig], store: Store) -> list[str]:

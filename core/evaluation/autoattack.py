@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 
 from core.attack.apgd import attacking, is_right
 from core.attack.projection import usable
-from core.config import ConfigError
-from core.config.evaluation import ensemble_problem
-from core.data.inputs import NO_AUTOATTACK
+from core.config import AutoAttack, ConfigError
 from core.data.splits import Split
+from core.evaluation import robust
+from core.evaluation.measured import Context, Measured
 from core.evaluation.queue import Search, joined
 from core.machine.team import ALONE, Team
 from core.store.folders import Write, write_atomic
@@ -33,22 +34,34 @@ log = logging.getLogger("epsweep")
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
+def measure(asked: AutoAttack, model: nn.Module, split: Split, context: Context) -> Measured:
+    """The ensemble on what APGD leaves."""
+    found = evaluate(
+        partial(robust.search, asked, model, split, replace(context, progress=_unheard)),
+        model,
+        split,
+        robust.strengths(asked),
+        norm=asked.norm,
+        batch=context.batch,
+        device=context.device,
+        ledger=Ledger(context.part, context.write),
+        progress=context.progress,
+        team=context.team,
+    )
+    return robust.measured(asked, found)
+
+
+def _unheard(done: int) -> None:
+    """The images that APGD is through with are no share of what the ensemble takes."""
+
+
 def require() -> Any:
-    """The package. Raises ConfigError where it is missing."""
+    """The package. Raises ConfigError if it is missing."""
     try:
         import pyautoattack
     except ImportError:
-        raise ConfigError(NO_AUTOATTACK) from None
+        raise ConfigError(AutoAttack().need) from None
     return pyautoattack
-
-
-def check(norm: str, size: int, classes: int | None = None) -> None:
-    """Raises ConfigError if images of this size or tasks with this many classes cannot be attacked,
-    or the package is missing; for those who would train for long before they find out."""
-    require()
-    problem = ensemble_problem(norm, size, classes)
-    if problem:
-        raise ConfigError(problem)
 
 
 class Counted(nn.Module):
@@ -111,9 +124,9 @@ def evaluate(
     AutoAttack, strength by strength, each on the images that are right so far.
 
     `progress` is told the images that AutoAttack is through with, as one that is half through its
-    strengths is half an image. Raises ConfigError as `check`.
+    strengths is half an image. Raises ConfigError as `require`.
     """
-    check(norm, split.images.shape[-1])
+    require()
     mine = team.mine(torch.arange(len(split)))
     known = ledger.load()
     if any(team.gather(known is None)):

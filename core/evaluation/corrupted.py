@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -14,25 +14,34 @@ from numpy.typing import NDArray
 from torch import nn
 
 from core.attack.apgd import attacking, is_right
+from core.config import Corruptions
 from core.config.seeds import derive
 from core.data.corruptions import CORRUPTIONS, corrupt
 from core.data.splits import Split
-from core.evaluation.queue import Search
+from core.evaluation.measured import Context, Measured
 from core.machine.team import ALONE, Team, TeamError
+from core.store.records import ResultRow
 
 KINDS = tuple(CORRUPTIONS)
 SEED = 0
 """Evaluations of all runs see the very same corrupted images."""
 
 
-@dataclass
-class Corrupted(Search):
-    """A search whose critical[i] is 1 where image i is right on every corruption tried, else 0.
+@dataclass(frozen=True)
+class Corrupted:
+    """Which images are right on which types, and the forwards that took, in images.
 
     right: [N, types], 1 or 0, and -1 where the type was not tried on the image.
     """
 
-    right: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, len(KINDS)), np.int8))
+    right: NDArray[np.int8]
+    forwards: int
+
+    @property
+    def critical(self) -> NDArray[np.int16]:
+        """[N]: 1 if an image is right on every type tried, else 0."""
+        critical: NDArray[np.int16] = (self.right != 0).all(1).astype(np.int16)
+        return critical
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Type -> (right, tried), without types that were tried on no image."""
@@ -50,6 +59,29 @@ def kinds_of(index: int, images: int, per_image: Literal["one", "all"]) -> tuple
         return KINDS
     block = max(images // len(KINDS), 1)
     return (KINDS[min(index // block, len(KINDS) - 1)],)
+
+
+def measure(asked: Corruptions, model: nn.Module, split: Split, context: Context) -> Measured:
+    """A row per type that was tried."""
+    found = search(
+        model,
+        split,
+        severity=asked.severity,
+        per_image=asked.per_image,
+        batch=context.batch,
+        device=context.device,
+        progress=context.progress,
+        team=context.team,
+    )
+    rows = [
+        ResultRow(attack=asked.name, norm="linf", epsilon="0", type=kind, n=n, correct=right)
+        for kind, (right, n) in found.counts().items()
+    ]
+    return Measured(
+        rows,
+        {"critical": found.critical, "right": found.right},
+        forwards=found.forwards,
+    )
 
 
 def search(
@@ -98,6 +130,4 @@ def _joined(right: NDArray[np.int8], team: Team, tried: int) -> Corrupted:
     parts = np.stack(team.gather(right))
     if ((parts >= 0).sum(0) > 1).any() or not (parts >= 0).any((0, 2)).all():
         raise TeamError("not every image was corrupted and looked at exactly once")
-    whole = parts.max(0)
-    critical = (whole != 0).all(1).astype(np.int16)
-    return Corrupted(critical, forwards=sum(team.gather(tried)), right=whole)
+    return Corrupted(parts.max(0), forwards=sum(team.gather(tried)))

@@ -1,6 +1,6 @@
-"""One evaluation of a trained run: measured, in as many pieces as it takes, and written.
+"""One evaluation of a trained run, of whatever kind: measured and written.
 
-Flags per image first, then the rows: where the rows are, the evaluation is whole.
+Arrays per image first, then the rows: where the rows are, the evaluation is whole.
 """
 
 from __future__ import annotations
@@ -8,26 +8,24 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
-from core.config import EvalConfig, show_strength
+from core.config import ConfigError, EvalConfig
 from core.data.splits import Split
-from core.evaluation import audit, autoattack, corrupted, queue
+from core.evaluation import kinds
+from core.evaluation.measured import Context, Measured
 from core.machine.runtime import judging
-from core.store import records
 from core.store.claims import Claim
 from core.store.folders import RunDir, exists, read_json
-from core.store.snapshot import Snapshot
 from core.training.trainer import Trainer
 
 log = logging.getLogger("epsweep")
-_T = TypeVar("_T")
 
 
 def remark(claim: Claim | None, text: str) -> None:
@@ -56,34 +54,44 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
         if claim:
             claim.progress = _progress(done, len(split), done - first[0], now - first[1])
 
-    work = partial(_measure, asked, trainer, split, claim, progress)
+    context = Context(
+        batch=batch,
+        device=trainer.device,
+        part=run.eval_flags(asked.id).with_suffix(f".{team.rank}of{team.size}.part"),
+        team=team,
+        write=run.write,
+        progress=progress,
+        remark=partial(remark, claim),
+    )
+    work = partial(kinds.measure, asked, trainer.evaluated, split)
     with judging():
-        found, checked = _fitting(work, batch, claim)
+        found = _fitting(work, context)
     seconds = time.perf_counter() - started
     if claim is None:
         return
     _write_flags(run, asked, split, found)
-    rows = _rows(asked, found, len(split))
     run.write_json(
         run.eval_json(asked.id),
         {
             "id": asked.id,
             "config": asked.to_dict(),
-            "rows": rows,
-            "expected": _expected(asked, rows),
+            "rows": found.rows,
+            "expected": found.expected,
             "n": len(split),
             "split_images": len(whole),
             "forwards": found.forwards,
             "backwards": found.backwards,
-            "zero_gradient_images": found.zero_gradient_images,
-            "audit": asdict(checked) if checked else None,
+            "zero_gradient_images": 0,
+            "audit": None,
+            **found.extras,
+            **({"metrics": found.metrics} if found.metrics else {}),
             "seconds": round(seconds, 3),
             "commit": (read_json(run.env) or {}).get("commit"),
         },
     )
     for part in run.evals.glob(f"*{asked.id}.*.part*"):
         run.remove(part)
-    log.info("evaluated %s in %.1f s: %s", asked.id, seconds, _points(rows))
+    log.info("evaluated %s in %.1f s: %s", asked.id, seconds, _points(found))
 
 
 def _progress(done: int, images: int, lately: int, seconds: float) -> dict[str, Any]:
@@ -95,104 +103,39 @@ def _progress(done: int, images: int, lately: int, seconds: float) -> dict[str, 
     return state
 
 
-def _fitting(work: Callable[[int], _T], batch: int, claim: Claim | None) -> _T:
-    """What `work` gives with this many images at once, or with half as many as often as memory
+def _fitting(work: Callable[[Context], Measured], context: Context) -> Measured:
+    """What `work` finds with this many images at once, or with half as many as often as memory
     runs out."""
     while True:
         try:
-            return work(batch)
+            return work(context)
         except torch.OutOfMemoryError:
-            if batch == 1:
+            if context.batch == 1:
                 raise
-        batch = (batch + 1) // 2
-        remark(claim, f"out of memory: evaluating {batch} images at once")
+        context = replace(context, batch=(context.batch + 1) // 2)
+        context.remark(f"out of memory: evaluating {context.batch} images at once")
 
 
-def _measure(
-    asked: EvalConfig,
-    trainer: Trainer,
-    split: Split,
-    claim: Claim | None,
-    progress: Callable[[int], None],
-    batch: int,
-) -> tuple[queue.Search, audit.Audit | None]:
-    """The evaluation itself; with its audit where its mode needs one."""
-    model, strengths = trainer.evaluated, [float(epsilon) for epsilon in asked.epsilons]
-    run, team = trainer.run, trainer.team
-    how: dict[str, Any] = {"norm": asked.norm, "batch": batch, "device": trainer.device}
-    how["team"] = team
-    if asked.attack == "corruptions":
-        how = {"batch": batch, "device": trainer.device, "progress": progress, "team": team}
-        kind: Any = {"severity": asked.severity, "per_image": asked.per_image}
-        return corrupted.search(model, split, **kind, **how), None
-    # What is known so far of this process's share; that of a team of another size is another.
-    begun = run.eval_flags(asked.id).with_suffix(f".{team.rank}of{team.size}.part")
-    look = partial(
-        queue.search,
-        model,
-        split,
-        strengths,
-        steps=asked.steps,
-        mode=asked.mode,
-        **how,
-    )
-    if asked.attack == "autoattack":
-        how |= {"ledger": autoattack.Ledger(begun, run.write), "progress": progress}
-        return autoattack.evaluate(look, model, split, strengths, **how), None
-    found = look(snapshot=Snapshot(begun, run.write), progress=progress)
-    if asked.mode == "exact":
-        return found, None
-    how |= {"progress": progress, "failed": partial(remark, claim)}
-    how["snapshot"] = Snapshot(begun.with_suffix(".exact.part"), run.write)
-    return found, audit.check(found, model, split, strengths, steps=asked.steps, **how)
-
-
-def _rows(asked: EvalConfig, found: queue.Search, images: int) -> list[records.ResultRow]:
-    if isinstance(found, corrupted.Corrupted):
-        return [
-            {
-                "attack": asked.name,
-                "norm": asked.norm,
-                "epsilon": "0",
-                "type": kind,
-                "n": n,
-                "correct": right,
-            }
-            for kind, (right, n) in found.counts().items()
-        ]
-    return [
-        records.ResultRow(
-            attack=asked.name,
-            norm=asked.norm,
-            epsilon=show_strength(epsilon, asked.norm),
-            n=images,
-            correct=found.correct(level),
-        )
-        for level, epsilon in enumerate(asked.epsilons)
+def _points(found: Measured) -> str:
+    counts = [
+        f"{row.get('type', row['epsilon'])}: {row['correct']}/{row['n']}" for row in found.rows
     ]
+    return ", ".join([*counts, *(f"{name}: {value:.4g}" for name, value in found.metrics.items())])
 
 
-def _expected(asked: EvalConfig, rows: Sequence[records.ResultRow]) -> float | None:
-    """Expected accuracy over the evaluation's whole grid; None where that is one point."""
-    if asked.attack == "corruptions" or (len(rows) < 2 and asked.prior is None):
-        return None
-    return records.expected_over(records.curve(rows), asked.prior)
-
-
-def _points(rows: Sequence[records.ResultRow]) -> str:
-    return ", ".join(
-        f"{row.get('type', row['epsilon'])}: {row['correct']}/{row['n']}" for row in rows
-    )
-
-
-def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: queue.Search) -> None:
-    flags: dict[str, Any] = {
-        "critical": found.critical,
+def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: Measured) -> None:
+    arrays: dict[str, Any] = {
+        **found.arrays,
         "index": np.arange(len(split), dtype=np.int32),
         "label": split.labels.numpy().astype(np.int32),
     }
-    if isinstance(found, corrupted.Corrupted):
-        flags["right"] = found.right
+    for name, values in arrays.items():
+        if len(values) != len(split) or values.dtype.kind not in "iufb":
+            got = f"{values.dtype} {list(values.shape)}"
+            raise ConfigError(
+                f"attack {asked.attack}: array '{name}' has one number per image, "
+                f"expected {len(split)}, got {got}"
+            )
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **flags)
+    np.savez_compressed(buffer, **arrays)
     run.write(run.eval_flags(asked.id), lambda file: file.write(buffer.getvalue()))

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.config import EvalConfig, RunConfig, rounded
+from core.config import ConfigError, EvalConfig, RunConfig, rounded
+from core.config.evaluation import AtStrengths
 from core.data import digests, splits
 from core.data.inputs import Sources
-from core.evaluation import autoattack
 from core.machine import runtime
 from core.machine.team import ALONE, Team
 from core.model import lora, network, trainable
@@ -82,9 +82,9 @@ def execute(
         claim.progress = {"phase": "load data"}
     dataset = _load(config, store, options, team)
     for item in evals:
-        if item.attack == "autoattack":
-            size = getattr(dataset, item.split).images.shape[-1]
-            autoattack.check(item.norm, size, dataset.classes)
+        size = getattr(dataset, item.split).images.shape[-1]
+        if problem := item.lacking() or item.problem(size, dataset.classes):
+            raise ConfigError(problem)
     model = network.build(config, dataset.classes, store)
     if claim and not options.rehearsal:
         _settle_inputs(run, config, store, options, claim, about)
@@ -228,20 +228,28 @@ def _summary(
         stored = read_json(run.eval_json(item.id))
         if stored is None:
             continue
-        prefix, unit = f"{item.split}/{item.name}", 255
-        if item.attack == "corruptions":
-            summary[f"{prefix}/images"] = stored["n"]
-            summary[f"{prefix}/accuracy"] = records.corrupted_accuracy(stored["rows"])
-            continue
-        accuracy = records.curve(stored["rows"])
-        if item.norm != "linf":
-            prefix, unit = f"{prefix}-{item.norm}", 1
+        prefix = f"{item.split}/{item.name}"
         summary[f"{prefix}/images"] = stored["n"]
-        summary |= {f"{prefix}/eps{float(e) * unit:g}": value for e, value in accuracy.items()}
-        if item.norm == config.norm == "linf" and config.epsilon_g:
-            # Of a grid that is too thin there is none.
-            with contextlib.suppress(ValueError):
-                summary[f"{prefix}/expected"] = records.expected_up_to(
-                    accuracy, config.epsilon_g, item.norm, item.prior
-                )
+        summary |= {f"{prefix}/{key}": value for key, value in stored.get("metrics", {}).items()}
+        if isinstance(item, AtStrengths):
+            summary |= _curve(prefix, item, stored["rows"], config)
+        elif stored["rows"]:
+            summary[f"{prefix}/accuracy"] = records.overall_accuracy(stored["rows"])
     return summary
+
+
+def _curve(
+    prefix: str, item: AtStrengths, rows: Sequence[Any], config: RunConfig
+) -> dict[str, float]:
+    """Accuracy at every strength, and the expected one of a run that is judged by its own norm."""
+    accuracy, unit = records.curve(rows), 255
+    if item.norm != "linf":
+        prefix, unit = f"{prefix}-{item.norm}", 1
+    found = {f"{prefix}/eps{float(e) * unit:g}": value for e, value in accuracy.items()}
+    if item.norm == config.norm == "linf" and config.epsilon_g:
+        # Of a grid that is too thin there is none.
+        with contextlib.suppress(ValueError):
+            found[f"{prefix}/expected"] = records.expected_up_to(
+                accuracy, config.epsilon_g, item.norm, item.prior
+            )
+    return found

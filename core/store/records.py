@@ -59,9 +59,9 @@ class ResultRow(TypedDict):
     type: NotRequired[str]  # of corruption; such rows have strength 0
 
 
-def corrupted_accuracy(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Accuracy in [0, 1] over the corrupted images of all types (with all types on every image,
-    the mean over types)."""
+def overall_accuracy(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Accuracy in [0, 1] over the images of all rows (of common corruptions with all types on
+    every image, the mean over types)."""
     return float(sum(row["correct"] for row in rows) / sum(row["n"] for row in rows))
 
 

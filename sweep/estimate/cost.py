@@ -74,8 +74,7 @@ class Cost:
             *(config.backbone, config.image_size, config.dataset, config.batch, config.epochs),
             *(config.schedule, config.attack.steps, config.validation, config.protocol),
             config.objective.kind,
-            *((e.split, e.images, e.attack, e.per_image) for e in evals),
-            *((e.steps, len(e.epsilons), e.mode) for e in evals),
+            *evals,
         )
         if key not in self._known:
             sizes, each = self.sizes(config.dataset), gflops(config)

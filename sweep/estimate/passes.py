@@ -23,15 +23,6 @@ SURVIVAL = {"standard": (0.1, 0.02)}
 """By setting: the share of validation images that are attacked to the last step, and the share of
 (test image, strength) pairs that are. Guesses near the paper's accuracies, unlike all else here."""
 OTHERS = (0.5, 0.33)
-FAST = 1 / 6
-"""Cost of a fast evaluation against an exact one, without its audit."""
-AUDITED = 300
-"""Images that the audit of a fast evaluation takes at most."""
-AUTOATTACK = 9_700
-"""Passes of AutoAttack standard on an image that withstands it: APGD-CE 100 steps, targeted APGD
-and FAB 100 steps for each of 9 classes, 5,000 queries of Square."""
-CORRUPTIONS = 11
-"""Types of them."""
 DRAWN = {
     "fake": {"train": 200, "val": 60, "test": 60},
     "glyph": {"train": 1280, "val": 512, "test": 512},
@@ -66,17 +57,9 @@ def passes(config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, i
     looked = min(config.validation.images or sizes["val"], sizes["val"])
     validate = sizes["val"] + looked * (2 + broken[0] * 2 * config.validation.steps)
     fit = train * (config.epochs * step + attacked * attack) + config.epochs * validate
-    return Passes(fit, sum(_evaluate(item, sizes[item.split], broken[1]) for item in evals))
-
-
-def _evaluate(item: EvalConfig, images: int, share: float) -> float:
-    images = min(item.images or images, images)
-    if item.attack == "corruptions":
-        return images * (CORRUPTIONS if item.per_image == "all" else 1)
-    tried = share * (len(item.epsilons) - 1)
-    steps = 2 * item.steps + (AUTOATTACK if item.attack == "autoattack" else 0)
-    exactly = images * FAST + min(images, AUDITED) if item.mode == "fast" else images
-    return exactly * (2 + tried * steps)
+    counts = [min(item.images or sizes[item.split], sizes[item.split]) for item in evals]
+    tried = sum(item.passes(n, broken[1]) for item, n in zip(evals, counts, strict=True))
+    return Passes(fit, tried)
 
 
 def gflops(config: RunConfig) -> float | None:

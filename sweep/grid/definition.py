@@ -15,7 +15,7 @@ The grammar, all of it (a field is a dotted RunConfig field such as `optim.lr`):
              field of one
     include  list of mappings; each is one more combination, laid over base and run with every
              seed; where there is no grid and no zip, these are the only runs
-    evals    list of evaluations, each done on every run; by default EvalConfig()
+    evals    list of evaluations, each done on every run; by default robust accuracy by APGD-10
     tables   the tables this grid feeds, see TABLES
     tune     a search for hyper-parameters that comes before the runs, see sweep.grid.tune_block
 
@@ -33,10 +33,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from core.config import ConfigError, EvalConfig, RunConfig, Schedule, nearest, problems
+from core.config import (
+    ConfigError,
+    EvalConfig,
+    RobustAccuracy,
+    RunConfig,
+    Schedule,
+    nearest,
+)
 from core.config.document import read_text
+from core.config.evaluation import understood
 from core.store.folders import Store
 from sweep.grid import reach, tune_block
 from sweep.grid.expansion import Run, judge, product, report
@@ -203,18 +209,17 @@ def _name(file: GridFile) -> str:
 def _evals(file: GridFile) -> tuple[EvalConfig, ...]:
     found: dict[str, EvalConfig] = {}
     for number, given in enumerate(_section(file, "evals")):
-        try:
-            evaluation = EvalConfig.model_validate(given)
-        except ValidationError as error:
-            for key, line in problems(error, EvalConfig):
-                key = key or line.partition(":")[0]
-                place = (int(step) if step.isdigit() else step for step in key.split("."))
-                file.problem(("evals", number, *place), f"evals: {line}")
-        else:
+        evaluation = understood(given)
+        if isinstance(evaluation, EvalConfig):
             if evaluation.id in found:
                 file.problem(("evals", number), "evals: the same evaluation is given twice")
             found[evaluation.id] = evaluation
-    return tuple(found.values()) or (EvalConfig(),)
+            continue
+        for key, line in evaluation:
+            key = key or line.partition(":")[0]
+            place = (int(step) if step.isdigit() else step for step in key.split("."))
+            file.problem(("evals", number, *place), f"evals: {line}")
+    return tuple(found.values()) or (RobustAccuracy(),)
 
 
 def _tables(file: GridFile) -> tuple[str, ...]:

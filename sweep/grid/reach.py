@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
-from core.config import EvalConfig, show_strength
+from core.config import show_strength
+from core.config.evaluation import AtStrengths
 from core.store.records import unit_grid
 from sweep.grid.expansion import Run
 from sweep.grid.file import GridFile
@@ -14,17 +15,17 @@ from sweep.grid.file import GridFile
 def gaps(file: GridFile, runs: Iterable[Run]) -> tuple[str, ...]:
     """One warning, with its place in the file, per evaluation and eps_g whose cells would stay
     empty in the tables however well the runs went."""
-    counts: dict[tuple[int, EvalConfig, Fraction], int] = {}
+    counts: dict[tuple[int, AtStrengths, Fraction], int] = {}
     for run in runs:
         for number, item in enumerate(run.evals):
-            if item.attack != "corruptions" and item.norm == run.config.norm:
+            if isinstance(item, AtStrengths) and item.norm == run.config.norm:
                 key = number, item, run.config.epsilon_g
                 counts[key] = counts.get(key, 0) + 1
     return tuple(line for key, count in counts.items() for line in _gap(file, *key, count))
 
 
 def _gap(
-    file: GridFile, number: int, item: EvalConfig, epsilon_g: Fraction, count: int
+    file: GridFile, number: int, item: AtStrengths, epsilon_g: Fraction, count: int
 ) -> Iterator[str]:
     lost = _lost(item, epsilon_g)
     if not lost:
@@ -41,7 +42,7 @@ def _gap(
     )
 
 
-def _lost(item: EvalConfig, epsilon_g: Fraction) -> str:
+def _lost(item: AtStrengths, epsilon_g: Fraction) -> str:
     """Which accuracies of a run no table will have; '' if it will have all."""
     if not epsilon_g:
         return ""

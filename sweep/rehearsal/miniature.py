@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from core.config import EvalConfig, Optim, RunConfig, Schedule
+from core.config import Optim, RunConfig, Schedule
 from core.config.datasets import entries
 from core.config.foreign import first_line
 from core.config.registry import backbones
@@ -68,7 +68,7 @@ def shrink(run: Run, datasets: Datasets) -> Run:
     data = {name: getattr(config, name) for name in type(config).model_fields} | changes
     if config.schedule.kind == "standard":
         del data["epsilon_g"]
-    evals = dict.fromkeys(shrunk_eval(item) for item in run.evals)
+    evals = dict.fromkeys(item.shrunk() for item in run.evals)
     return Run(RunConfig.model_validate(data), run.setting, tuple(evals))
 
 
@@ -93,21 +93,6 @@ def _schedule(schedule: Schedule, ramps: bool) -> Schedule:
     if schedule.kind == "points":
         changes["points"] = ((0, Fraction(not ramps)), (1, Fraction(1)))
     return schedule.model_copy(update=changes)
-
-
-def shrunk_eval(item: EvalConfig) -> EvalConfig:
-    """Clean and one strength, one step, one image; of corruptions one image."""
-    if item.attack == "corruptions":
-        return item.model_copy(update={"images": 1})
-    strengths = (Fraction(0), Fraction(2, 255))
-    changes = {
-        "epsilons": strengths,
-        "steps": 1,
-        "images": 1,
-        "prior": None,
-        "attack": "apgd-ce",
-    }
-    return item.model_copy(update=changes)
 
 
 def furnish(runs: Iterable[Run], store: Store, rehearsal: Rehearsal) -> Datasets:

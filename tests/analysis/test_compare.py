@@ -8,7 +8,7 @@ import analysis_store as made
 import numpy as np
 
 from analysis.command import Source, tables
-from core.config import EvalConfig
+from core.config import AutoAttack
 
 
 def test_comparison_with_the_published(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_comparison_with_the_published(tmp_path: Path) -> None:
 
 
 def test_each_attack_is_compared_with_itself(tmp_path: Path) -> None:
-    strong = EvalConfig(attack="autoattack", epsilons=made.EVALUATION.epsilons)
+    strong = AutoAttack(epsilons=made.EVALUATION.epsilons)
     (run,) = made.grid(("swin",), ("cars",), ("4/255",), ("fix",))
     for asked, share in ((strong, 299), (made.EVALUATION, 319)):  # 29.90 and 31.90 %, as published
         critical = np.repeat([0, 9], [1000 - share, share]).astype(np.int16)

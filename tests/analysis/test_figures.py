@@ -24,7 +24,7 @@ from analysis.figures.summary import undominated
 from analysis.figures.transfer import transfer
 from analysis.paper import table_cells
 from analysis.published import published
-from core.config import ConfigError, EvalConfig
+from core.config import ConfigError, RobustAccuracy
 
 
 def store(root: Path, runs: list, finished: int | None = None) -> Source:
@@ -296,7 +296,7 @@ def test_nothing_is_drawn_where_nothing_is_complete(tmp_path: Path) -> None:
 
 def test_strengths_are_compared_by_one_evaluation(tmp_path: Path) -> None:
     """The validation split has another clean accuracy."""
-    other = EvalConfig(split="val", epsilons=made.EVALUATION.epsilons)
+    other = RobustAccuracy(split="val", epsilons=made.EVALUATION.epsilons)
     runs = made.grid(("vit",), ("cars",), schedules=("fix", "sched"))
     for run in runs:
         made.finish(tmp_path, run, critical=np.repeat([0, 9], 50).astype(np.int16))
@@ -308,7 +308,7 @@ def test_strengths_are_compared_by_one_evaluation(tmp_path: Path) -> None:
 
 def test_a_curve_and_the_number_beside_it_are_of_one_evaluation(tmp_path: Path) -> None:
     """Also where another one has more strengths, and so more points."""
-    strong = EvalConfig(steps=50, epsilons=made.EVALUATION.epsilons[:5])
+    strong = RobustAccuracy(steps=50, epsilons=made.EVALUATION.epsilons[:5])
     (run,) = made.grid(("vit",), ("cars",), ("4/255",), ("fix",))
     made.finish(tmp_path, run, critical=np.repeat([0, 9], [25, 75]).astype(np.int16))
     made.finish(tmp_path, run, strong, critical=np.repeat([0, 5], [75, 25]).astype(np.int16))

@@ -21,7 +21,7 @@ from analysis.findings import finding
 from analysis.gates import cell_gates, row_gates, run_gates
 from analysis.intervals import Flags
 from analysis.statistics import bootstrap, mcnemar, paired_test, robustness, wilson
-from core.config import ConfigError, EvalConfig
+from core.config import ConfigError, RobustAccuracy
 from core.store.records import expected_accuracy
 
 
@@ -104,7 +104,7 @@ def key(metric: str, setting: str) -> Key:
 
 def test_scores_are_those_of_the_value_on_a_finer_grid_too(tmp_path: Path) -> None:
     """Expected accuracy is defined on the 1/255 grid, whatever else was measured."""
-    finer = EvalConfig(epsilons=tuple(Fraction(i, 510) for i in range(17)))
+    finer = RobustAccuracy(epsilons=tuple(Fraction(i, 510) for i in range(17)))
     (run,) = made.grid(("vit",), ("cars",), ("4/255",), ("fix",))
     made.finish(tmp_path, run, finer, critical=np.repeat([0, 1, 3, 9, 17], 20).astype(np.int16))
     results = Results(tmp_path, made.manifest(tmp_path, [run], (finer,)))
@@ -284,7 +284,7 @@ def test_sidecar_is_json_and_holds_every_run(tmp_path: Path) -> None:
 
 
 def test_two_attacks_make_table_six(tmp_path: Path) -> None:
-    strong = EvalConfig(steps=50, epsilons=made.EVALUATION.epsilons)
+    strong = RobustAccuracy(steps=50, epsilons=made.EVALUATION.epsilons)
     runs = made.grid(("swin",), ("cars",), ("4/255",), ("fix", "sched"))
     for run in runs:
         made.finish(tmp_path, run)

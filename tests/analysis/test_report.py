@@ -18,7 +18,7 @@ from analysis.report import levels, write
 from analysis.report.facts import coverage, diagnosis, findings, hours
 from analysis.report.rows import run_rows
 from analysis.tables import Table
-from core.config import EvalConfig
+from core.config import Corruptions
 from core.store.folders import write_jsonl
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -270,7 +270,7 @@ def test_a_sweep_that_is_judged_under_corruptions_alone(tmp_path: Path) -> None:
     runs = made.grid(("vit",), ("cars",), ("4/255",))
     for run in runs:
         made.start(tmp_path, run)
-    asked = EvalConfig(attack="corruptions")
+    asked = Corruptions()
     results = Results(tmp_path, made.manifest(tmp_path, runs, (asked,)))
     assert write(results, tmp_path / "out", title="noise").is_file()
     assert findings(results)[0].startswith("Nothing to compare yet")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis import Results, load
-from core.config import ConfigError, EvalConfig
+from core.config import ConfigError, RobustAccuracy
 from core.store.folders import Store
 
 
@@ -88,7 +88,7 @@ def test_fewer_images_than_the_split_are_partial(tmp_path: Path) -> None:
 
 def test_a_chosen_subset_is_whole(tmp_path: Path) -> None:
     run = made.config(schedule="fix")
-    subset = EvalConfig(images=100)
+    subset = RobustAccuracy(images=100)
     critical = made.flags(run, 100, 17)
     made.finish(tmp_path, run, subset, critical=critical, split_images=1000)
     frame = load(tmp_path)
@@ -98,7 +98,7 @@ def test_a_chosen_subset_is_whole(tmp_path: Path) -> None:
 
 def test_a_strength_that_was_not_measured_is_named(tmp_path: Path) -> None:
     run = made.config(epsilon_g="8/255", schedule="fix")
-    thin = EvalConfig(epsilons=("0", "4/255"))
+    thin = RobustAccuracy(epsilons=("0", "4/255"))
     made.finish(tmp_path, run, thin)
     frame = load(tmp_path).set_index("metric")
     assert frame["state"]["clean"] == "done"
@@ -108,7 +108,7 @@ def test_a_strength_that_was_not_measured_is_named(tmp_path: Path) -> None:
 
 def test_a_promised_evaluation_that_is_not_there_is_missing(tmp_path: Path) -> None:
     run = made.config(schedule="fix")
-    rows = made.manifest(tmp_path, [run], (made.EVALUATION, EvalConfig(steps=50)))
+    rows = made.manifest(tmp_path, [run], (made.EVALUATION, RobustAccuracy(steps=50)))
     made.finish(tmp_path, run)
     frame = load(tmp_path, rows)
     assert sorted(set(frame["state"])) == ["done", "missing"]

@@ -19,7 +19,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from core.config import ConfigError, EvalConfig
+from core.config import AutoAttack, ConfigError, EvalConfig, RobustAccuracy
 from core.config.evaluation import ensemble_problem
 from core.data import inputs, splits
 from core.data.splits import Split
@@ -189,7 +189,7 @@ def test_a_launch_asks_for_the_package_first(store: Store, monkeypatch: pytest.M
         importlib.util, "find_spec", lambda name: None if name == "pyautoattack" else find(name)
     )
     local = profiles.load("local")
-    asked, usual = EvalConfig(attack="autoattack"), EvalConfig()
+    asked, usual = AutoAttack(), RobustAccuracy()
     launcher.check([Run(tiny.config(), "fix", (usual,))], store, local)
     with pytest.raises(ConfigError, match=r"pip install 'epsweep\[autoattack\]'"):
         launcher.check([Run(tiny.config(), "fix", (usual, asked))], store, local)
@@ -218,7 +218,7 @@ def test_what_cannot_be_attacked_is_not_trained(
     else:
         monkeypatch.setitem(sys.modules, "pyautoattack", types.ModuleType("pyautoattack"))
     monkeypatch.setattr(splits, "load", lambda *_, **__: tiny.dataset(classes=classes))
-    config, asked = tiny.config(), EvalConfig(attack="autoattack")
+    config, asked = tiny.config(), AutoAttack()
     claim = Claim.acquire(store.run(config.id))
     with pytest.raises(ConfigError, match=told):
         execute(config, [asked], store, claim, Options(tracking="none"))
@@ -257,9 +257,14 @@ def test_what_cannot_be_attacked_is_told_when_it_is_planned(tmp_path: Path, stor
             (tmp_path / "mine" / split / name).mkdir(parents=True)
             (tmp_path / "mine" / split / name / "1.png").touch()
     own = tiny.config(dataset=str(tmp_path / "mine"))
-    asked = {n: EvalConfig(attack="autoattack", norm=n, epsilons=[0, 0.25]) for n in ("linf", "l2")}
+    asked = {n: AutoAttack(norm=n, epsilons=[0, 0.25]) for n in ("linf", "l2")}
     small, drawn = tiny.config(image_size=24, backbone="test_resnet"), tiny.config(dataset="plane")
-    pairs = [(own, asked["linf"]), (own, EvalConfig()), (small, asked["l2"]), (drawn, asked["l2"])]
+    pairs = [
+        (own, asked["linf"]),
+        (own, RobustAccuracy()),
+        (small, asked["l2"]),
+        (drawn, asked["l2"]),
+    ]
     pairs += [(small, asked["linf"]), (small, asked["l2"])]
     lines = inputs.missing([config for config, _ in pairs], store, evals=pairs)
     assert len(lines) == 2, "one line each, however many runs ask for it"
@@ -270,7 +275,7 @@ def test_what_cannot_be_attacked_is_told_when_it_is_planned(tmp_path: Path, stor
 def test_an_image_size_that_square_cannot_take_is_not_trained(store: Store) -> None:
     pytest.importorskip("pyautoattack")
     config = tiny.config(image_size=12, backbone="test_resnet")
-    asked = EvalConfig(attack="autoattack", norm="l2", epsilons=[0, 0.25])
+    asked = AutoAttack(norm="l2", epsilons=[0, 0.25])
     claim = Claim.acquire(store.run(config.id))
     with pytest.raises(ConfigError, match="images of 12 pixels; nearest image_size"):
         execute(config, [asked], store, claim, Options(tracking="none"))

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config import ConfigError, EvalConfig, RunConfig, Schedule, nearest
+from core.config import ConfigError, RobustAccuracy, RunConfig, Schedule, nearest
 from core.config.schedule import sched_hinges
 
 SWIN = {"backbone": "swin", "dataset": "aircraft"}
@@ -165,7 +165,7 @@ class TestIdentity:
         assert error.value.lines == (f"config: {expected}",)
 
     def test_copy_with_changes_has_its_own(self) -> None:
-        config, evaluation = parsed(), EvalConfig()
+        config, evaluation = parsed(), RobustAccuracy()
         before = config.id, evaluation.id
         assert config.model_copy(update={"seed": 1}).id == parsed(seed=1).id != before[0]
         assert evaluation.model_copy(update={"steps": 3}).id != before[1]

@@ -10,7 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config import ConfigError, EvalConfig, RunConfig, parse_strength, show_strength
+from core.config import (
+    ConfigError,
+    EvalConfig,
+    RobustAccuracy,
+    RunConfig,
+    parse_strength,
+    show_strength,
+)
+
+ONE_TYPE = {"severity": 3, "per_image": "one"}
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "apgd-ce": ONE_TYPE,
+    "autoattack": {**ONE_TYPE, "mode": "exact"},
+    "corruptions": dict(norm="linf", steps=10, epsilons=["0"], prior=None, mode="exact"),
+}
 
 
 class TestStrength:
@@ -48,8 +62,45 @@ class TestEvalConfig:
         assert asked.id.startswith("apgd_ce10-l2-test-")
         assert asked.model_copy(update={"prior": None}).id != asked.id
 
+    @pytest.mark.parametrize(
+        ("data", "known"),
+        [
+            ({}, "apgd_ce10-linf-test-ede0de8074924080"),
+            (
+                {"steps": 50, "epsilons": "0..8/255", "split": "val"},
+                "apgd_ce50-linf-val-2065add6f5157a31",
+            ),
+            (
+                {"norm": "l2", "epsilons": [0, "0.5", 2], "prior": [1, 2, 3]},
+                "apgd_ce10-l2-test-77f3495df821946b",
+            ),
+            ({"mode": "fast", "images": 300}, "apgd_ce10-linf-test-4e8270d396ae5d13"),
+            ({"attack": "autoattack"}, "autoattack10-linf-test-3ff3dd5a8bc8cc87"),
+            (
+                {"attack": "autoattack", "norm": "l1", "epsilons": [0, 12], "images": 9},
+                "autoattack10-l1-test-1869689a0fcb6b97",
+            ),
+            ({"attack": "corruptions"}, "corruptions3-test-aa1ae5dfc5ada7a6"),
+            (
+                {
+                    "attack": "corruptions",
+                    "severity": 5,
+                    "per_image": "all",
+                    "split": "val",
+                    "images": 100,
+                },
+                "corruptions5-val-076b2aea070cd6bd",
+            ),
+        ],
+    )
+    def test_ids_are_those_of_stores_in_use(self, data: dict[str, Any], known: str) -> None:
+        """Also when read from a record that says of every kind's fields that they are as usual."""
+        asked = EvalConfig.parse(data)
+        assert asked.id == known
+        assert EvalConfig.parse(ELSEWHERE[asked.attack] | asked.to_dict()) == asked
+
     def test_range(self) -> None:
-        assert EvalConfig.parse({"epsilons": "0..16/255"}) == EvalConfig()
+        assert EvalConfig.parse({"epsilons": "0..16/255"}) == RobustAccuracy()
         assert EvalConfig.parse({"epsilons": "0..2/8"}).epsilons == (0, Fraction(1, 8), 0.25)
 
     @pytest.mark.parametrize(
@@ -73,9 +124,12 @@ class TestEvalConfig:
             ({"epsilons": [0, 1], "prior": [1, -1]}, "prior.1: input should be greater"),
             (
                 {"attack": "pgd"},
-                "attack: input should be 'apgd-ce', 'autoattack' or 'corruptions', got 'pgd'",
+                "attack: input .* 'apgd-ce', 'autoattack', 'corruptions'.*, got 'pgd'",
             ),
-            ({"attack": "autoattack", "mode": "fast"}, "mode: fast goes with attack apgd-ce"),
+            (
+                {"attack": "autoattack", "mode": "fast"},
+                "mode: does not apply to attack 'a",
+            ),
         ],
     )
     def test_bad(self, data: dict[str, Any], line: str) -> None:

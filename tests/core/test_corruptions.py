@@ -14,7 +14,7 @@ from torch import nn
 
 from analysis import Results, load
 from analysis.command import Source, explain, tables
-from core.config import ConfigError, EvalConfig
+from core.config import ConfigError, EvalConfig, RobustAccuracy
 from core.data import drawn
 from core.data.corruptions import corrupt
 from core.data.splits import Split
@@ -24,9 +24,8 @@ from core.machine.team import Team, TeamError
 from core.run.pipeline import Options, _summary, execute
 from core.store.claims import Claim
 from core.store.folders import RunDir, Store, read_json
-from core.store.records import corrupted_accuracy
+from core.store.records import overall_accuracy
 from sweep.grid import definition
-from sweep.rehearsal.miniature import shrunk_eval
 from sweep.submit.submissions import manifest_row
 
 SEVERITIES = range(1, 6)
@@ -101,10 +100,13 @@ def test_types_come_in_blocks() -> None:
     assert kinds_of(3, 100, "all") == KINDS
 
 
+ELSEWHERE = "does not apply to attack"
+
+
 class TestConfig:
     def test_identity(self) -> None:
         """Old evaluations keep their ids: this one is from before there were corruptions."""
-        assert EvalConfig().id == "apgd_ce10-linf-test-ede0de8074924080"
+        assert RobustAccuracy().id == "apgd_ce10-linf-test-ede0de8074924080"
         asked = EvalConfig.parse({"attack": "corruptions"})
         assert asked.id.startswith("corruptions3-test-")
         others = [{"severity": 4}, {"per_image": "all"}, {"split": "val"}, {"images": 9}]
@@ -119,13 +121,22 @@ class TestConfig:
         [
             ({"severity": 6}, "severity: input should be less than or equal to 5, got 6"),
             ({"severity": 0}, "severity: input should be greater than or equal to 1, got 0"),
-            ({"norm": "l2"}, "norm: attack corruptions has none"),
-            ({"epsilons": "0..4/255"}, "epsilons: attack corruptions has none"),
-            ({"steps": 5}, "steps: attack corruptions has none"),
-            ({"mode": "fast"}, "mode: attack corruptions has none"),
+            ({"norm": "l2"}, f"norm: {ELSEWHERE} 'corruptions', remove it"),
+            (
+                {"epsilons": "0..4/255"},
+                f"epsilons: {ELSEWHERE} 'corruptions', remove it",
+            ),
+            ({"steps": 5}, f"steps: {ELSEWHERE} 'corruptions', remove it"),
+            ({"mode": "fast"}, f"mode: {ELSEWHERE} 'corruptions', remove it"),
             ({"per_image": "some"}, "per_image: input should be 'one' or 'all', got 'some'"),
-            ({"attack": "apgd-ce", "severity": 4}, "severity: attack apgd-ce has none"),
-            ({"attack": "apgd-ce", "per_image": "all"}, "per_image: attack apgd-ce has none"),
+            (
+                {"attack": "apgd-ce", "severity": 4},
+                f"severity: {ELSEWHERE} 'apgd-ce', remove it",
+            ),
+            (
+                {"attack": "apgd-ce", "per_image": "all"},
+                f"per_image: {ELSEWHERE} 'apgd-ce', remove it",
+            ),
         ],
     )
     def test_bad(self, wrong: dict[str, Any], line: str) -> None:
@@ -135,7 +146,7 @@ class TestConfig:
 
     def test_a_miniature_keeps_it(self) -> None:
         asked = EvalConfig.parse({"attack": "corruptions", "severity": 2, "images": 9})
-        small = shrunk_eval(asked)
+        small = asked.shrunk()
         assert (small.attack, small.severity) == ("corruptions", 2)
         assert EvalConfig.parse(small.to_dict()).id == small.id
 
@@ -168,7 +179,7 @@ def test_one_type_per_image_is_a_part_of_all() -> None:
     assert list(counts) == list(KINDS) and all(n == 25 for _, n in counts.values())
     assert counts["brightness"][0] < counts["contrast"][0], "contrast keeps the mean"
     assert np.array_equal(every.critical, (every.right == 1).all(1))
-    assert one.correct(0) == sum(right for right, _ in one.counts().values())
+    assert one.critical.sum() == sum(right for right, _ in one.counts().values())
 
 
 def test_neither_batch_nor_order_matters() -> None:
@@ -232,7 +243,7 @@ def test_rows_carry_type_and_count(done: tuple[RunDir, list[EvalConfig]]) -> Non
         assert flags["right"].shape == (44, 11) and len(flags["index"]) == 44
     told = _summary({"delay": 0, "setting": "fix"}, [one], tiny.config(epsilon_g="2/255"), run)
     assert told["test/corruptions-3/images"] == 44
-    assert told["test/corruptions-3/accuracy"] == corrupted_accuracy(stored["rows"])
+    assert told["test/corruptions-3/accuracy"] == overall_accuracy(stored["rows"])
     stored = read_json(run.eval_json(every.id))
     assert stored is not None and stored["forwards"] == 12 * 11
     assert {row["n"] for row in stored["rows"]} == {12}
@@ -281,6 +292,6 @@ def test_from_a_grid_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="7: evals: severity: input should be less than or equal"):
         definition.parse(text, tmp_path / "x.yaml")
     (run,) = definition.parse(text.replace("9", "4"), tmp_path / "x.yaml").runs
-    assert [item.severity for item in run.evals] == [3, 2, 4]
+    assert [item.name for item in run.evals] == ["apgd-ce-10", "corruptions-2", "corruptions-4"]
     row = manifest_row(run)
     assert len(row["evals"]) == 3

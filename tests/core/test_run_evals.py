@@ -13,7 +13,7 @@ import tiny
 import torch
 from whole_run import CONFIG, FAST, MORE, assert_keeps_its_promise, execute, flags
 
-from core.config import EvalConfig
+from core.config import EvalConfig, RobustAccuracy
 from core.evaluation import autoattack, queue
 from core.evaluation.queue import Search
 from core.machine.team import ALONE
@@ -117,13 +117,13 @@ def test_what_is_left_is_told_by_the_speed_of_this_attempt(
             told.append(dict(claim.progress))
         return Search(np.zeros(10, np.int16))
 
-    monkeypatch.setattr(measure.searching, "search", look)
+    monkeypatch.setattr(queue, "search", look)
     trainer: Any = types.SimpleNamespace(
         data=tiny.dataset(val=10), run=store.run("r"), evaluated=None, device=tiny.CPU, team=ALONE
     )
     claim = Claim.acquire(store.run("r"))
     assert claim
-    measure.evaluate(EvalConfig(), trainer, claim, batch=10)
+    measure.evaluate(RobustAccuracy(), trainer, claim, batch=10)
     claim.release("done")
     assert told[0]["share"] == 0.8 and "left_s" not in told[0]
     assert (told[1]["share"], told[1]["left_s"], told[1]["images_per_s"]) == (0.9, 50.0, 0.0)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from core.config import EvalConfig, RunConfig, show_strength
+from core.config import EvalConfig, RobustAccuracy, RunConfig, show_strength
 from core.store.folders import RunDir, Store, read_jsonl
 from core.store.records import delay
 
-EVALUATION = EvalConfig(epsilons=tuple(Fraction(i, 255) for i in range(9)))
+EVALUATION = RobustAccuracy(epsilons=tuple(Fraction(i, 255) for i in range(9)))
 N = 512
 
 

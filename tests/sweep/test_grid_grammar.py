@@ -11,7 +11,7 @@ from grid_text import BASE, field, mistakes, parse, settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config import EvalConfig, RunConfig
+from core.config import RobustAccuracy, RunConfig
 from sweep.grid import expansion
 
 
@@ -36,7 +36,7 @@ tables: [1, main]
         assert grid.about == {"question": "why", "runs": 48, "started": "2024-01-31"}
         assert settings_of(grid)[:6] == ["fix"] * 3 + ["paper"] * 3
         assert set(field(grid, "optim.lr")) == {0.001}
-        assert all(run.evals == (EvalConfig(),) for run in grid.runs)
+        assert all(run.evals == (RobustAccuracy(),) for run in grid.runs)
         assert all(run.id == run.config.id for run in grid.runs)
 
     def test_product_is_in_file_order_and_seeds_turn_fastest(self) -> None:

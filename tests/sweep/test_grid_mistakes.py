@@ -109,7 +109,7 @@ class TestMistakes:
             ("evals:\n- epsilons:\n  - 0\n  - x", ["6: evals: epsilons.1: expected a strength"]),
             ("evals:\n- epsilons: [1/255]", ["4: evals: epsilons: expected ascending strengths"]),
             ("evals:\n- steps: 10\n- {}", ["5: evals: the same evaluation is given twice"]),
-            ("evals: [3]", ["3: evals: input should be a valid dictionary"]),
+            ("evals: [3]", ["3: evals: expected a mapping such as {attack: apgd-ce}, got 3"]),
             ("tables: [1, [2]]", ["3: tables: expected a name, got [2]"]),
             ("about: {x: &a [1], y: *a}", ["3: about.y: aliases (*) are not accepted"]),
             ("1: 2", ["3: 1: a key is text, put quotes around it"]),

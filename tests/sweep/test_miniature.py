@@ -104,13 +104,13 @@ def test_an_evaluation_keeps_its_norm_split_and_mode() -> None:
     from core.config import EvalConfig
 
     asked = EvalConfig.parse({"norm": "l2", "epsilons": [0, 1, 2], "split": "val", "mode": "fast"})
-    small = miniature.shrunk_eval(asked)
+    small = asked.shrunk()
     assert (small.norm, small.split, small.mode) == ("l2", "val", "fast")
     assert small.epsilons == (0, Fraction(2, 255)) and (small.steps, small.images) == (1, 1)
     long = EvalConfig.parse({"attack": "autoattack", "epsilons": ["0", "4/255"]})
-    assert miniature.shrunk_eval(long).attack == "apgd-ce"
+    assert long.shrunk().attack == "apgd-ce"
     corrupted = EvalConfig.parse({"attack": "corruptions", "severity": 5})
-    small = miniature.shrunk_eval(corrupted)
+    small = corrupted.shrunk()
     assert small == EvalConfig.parse({"attack": "corruptions", "severity": 5, "images": 1})
 
 

@@ -1,0 +1,98 @@
+"""Robust accuracy by APGD: what is written of a search for critical strengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from core.config import show_strength
+from core.config.evaluation import AtStrengths, RobustAccuracy
+from core.data.splits import Split
+from core.evaluation import audit, queue
+from core.evaluation.measured import Context, Measured
+from core.store.records import ResultRow, curve, expected_over
+from core.store.snapshot import Snapshot
+
+
+def measure(asked: RobustAccuracy, model: nn.Module, split: Split, context: Context) -> Measured:
+    """In the mode that is asked for; a fast search is audited."""
+    levels = strengths(asked)
+    found = search(asked, model, split, context, mode=asked.mode, snapshot=context.snapshot())
+    if asked.mode == "exact":
+        return measured(asked, found)
+    checked = audit.check(
+        found,
+        model,
+        split,
+        levels,
+        steps=asked.steps,
+        norm=asked.norm,
+        batch=context.batch,
+        device=context.device,
+        team=context.team,
+        failed=context.remark,
+        progress=context.progress,
+        snapshot=context.snapshot("exact"),
+    )
+    return measured(asked, found, audit=asdict(checked))
+
+
+def strengths(asked: AtStrengths) -> list[float]:
+    return [float(epsilon) for epsilon in asked.epsilons]
+
+
+def search(
+    asked: AtStrengths,
+    model: nn.Module,
+    split: Split,
+    context: Context,
+    *,
+    mode: queue.Mode = "exact",
+    snapshot: Snapshot | None = None,
+) -> queue.Search:
+    """The search that `asked` describes; with a snapshot, it goes on from there."""
+    return queue.search(
+        model,
+        split,
+        strengths(asked),
+        steps=asked.steps,
+        norm=asked.norm,
+        batch=context.batch,
+        device=context.device,
+        team=context.team,
+        progress=context.progress,
+        mode=mode,
+        snapshot=snapshot,
+    )
+
+
+def measured(asked: AtStrengths, found: queue.Search, **extras: Any) -> Measured:
+    """A row per strength, and the critical level of every image."""
+    rows = [
+        ResultRow(
+            attack=asked.name,
+            norm=asked.norm,
+            epsilon=show_strength(epsilon, asked.norm),
+            n=len(found.critical),
+            correct=found.correct(level),
+        )
+        for level, epsilon in enumerate(asked.epsilons)
+    ]
+    return Measured(
+        rows,
+        {"critical": found.critical},
+        expected=_expected(asked, rows),
+        forwards=found.forwards,
+        backwards=found.backwards,
+        extras={"zero_gradient_images": found.zero_gradient_images, **extras},
+    )
+
+
+def _expected(asked: AtStrengths, rows: Sequence[ResultRow]) -> float | None:
+    """Expected accuracy over the evaluation's whole grid; None if that is one point."""
+    if len(rows) < 2 and asked.prior is None:
+        return None
+    return expected_over(curve(rows), asked.prior)
