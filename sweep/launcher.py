@@ -139,8 +139,7 @@ def _go(
     wait: bool = True,
     feed_s: float | None = None,
 ) -> Plan | None:
-    winners.require(grid)
-    check([s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
+    require(grid, [s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
     sweep = submissions.record_grid(grid, store)
     with submissions.turn(sweep):
         # By this machine's clock, were it ahead, healthy jobs would seem hung and be ended.
@@ -267,6 +266,13 @@ def _say_held(sweep: SweepDir, console: Console) -> bool:
     if held:
         console.print(Text(str(held), style="red"), soft_wrap=True)
     return held is not None
+
+
+def require(grid: Grid, runs: Sequence[Run], store: Store, profile: Profile) -> None:
+    """Raises ConfigError, before anything is written, if runs of a grid cannot be launched: it is
+    not tuned yet, or they lack data or weights."""
+    winners.require(grid)
+    check(runs, store, profile)
 
 
 def check(runs: Sequence[Run], store: Store, profile: Profile) -> None:

@@ -102,6 +102,7 @@ def launch(
 ) -> None:
     """Run everything a grid still lacks. Repeating it is safe: what is done or running stays."""
     from sweep import launcher
+    from sweep.state.plan import LAUNCHABLE
 
     store = Store.at(root)
     loaded = load_grid(grid, store)
@@ -110,6 +111,7 @@ def launch(
     if dry_run:
         seen = look(loaded, store, only)
         print_plan(loaded, seen, cost_of(loaded, store, where))
+        launcher.require(loaded, seen.of(LAUNCHABLE), store, where)
         print_scripts(loaded, seen, store, where)
         return
     final = launcher.launch(

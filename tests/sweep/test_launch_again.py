@@ -170,6 +170,40 @@ def test_jobs_go_to_the_cluster_that_is_asked_about_them(
         array.text(1, store.sweep("s"), profiles.load("testbed"))
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            "base: {weights: random, image_size: 12, epochs: 1, backbone: mini_convnext, "
+            "dataset: fake}\n"
+            "evals: [{attack: autoattack, norm: l2, epsilons: [0, 0.5]}]\n",
+            "attack autoattack",
+        ),
+        ("base: {backbone: swin, weights: none.pt, dataset: /no/folder}\n", "no such file"),
+        (
+            "base: {weights: random, image_size: 32, backbone: mini_convnext, dataset: fake}\n"
+            "tune: {trials: 6}\n",
+            "searches are not through",
+        ),
+    ],
+)
+@pytest.mark.parametrize("profile", ["local", "testbed"])
+def test_a_dry_launch_refuses_what_a_launch_refuses(
+    call: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    slurm: Path,
+    text: str,
+    why: str,
+    profile: str,
+) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(f"name: g\n{text}")
+    arguments = ("launch", str(path), "--profile", profile)
+    refused, shown, told = call(*arguments, "--dry-run")
+    assert (refused, told) == (2, call(*arguments)[2]) and why in told
+    assert "1 runs: 1 new" in shown and "submitit" not in shown
+
+
 @pytest.mark.parametrize("odd", ["100%", "back\\slash", "p%j"])
 def test_a_folder_that_slurm_would_take_for_a_pattern_is_refused(
     again: Grid, tmp_path: Path, slurm: Path, call: Callable[..., tuple[int, str, str]], odd: str
