@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from core.config import ConfigError
 from core.data.digests import Known
 from core.store.folders import Store
 from slurm.command import ClusterError
@@ -136,6 +137,9 @@ def status(
     every: Annotated[
         bool, typer.Option("--all", help="Every run, page by page, however many there are.")
     ] = False,
+    page: Annotated[
+        int | None, typer.Option("--page", min=1, help="Only the Nth page of the runs.")
+    ] = None,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Name what went wrong in runs, from their curves.")
     ] = False,
@@ -148,6 +152,8 @@ def status(
     from sweep.tune import winners
 
     store = Store.at(root)
+    if page and (every or watch or json):
+        raise ConfigError("--page: expected without --all, --watch and --json, which show every run")
     loaded = load_grid(grid, store)
     if watch:
         known = Known(store)
@@ -167,7 +173,7 @@ def status(
         out.print(summary.of(loaded, seen, replace(cost, at_once=None)))
         with out.pager() if every and out.is_terminal else nullcontext():
             most = len(seen.statuses) if every else watcher.ROWS
-            out.print(watcher.table(seen, footer=False, most=most))
+            out.print(watcher.table(seen, footer=False, most=most, page=page))
         for line in diagnosis.lines(found) if diagnose else ():
             out.print(line, soft_wrap=True)
         held = breaker.tripped(store.sweep(loaded.name))

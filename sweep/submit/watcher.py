@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from core.config import ConfigError
 from core.data.digests import Known
 from core.sheet import Sheet
 from core.store.folders import Store, exists
@@ -94,9 +95,11 @@ def table(
     screen: Console | None = None,
     footer: bool = True,
     most: int = ROWS,
+    page: int | None = None,
 ) -> Group:
     """The state of every run, or of those under way if there are more than `most`. screen: the
-    terminal into which all of it has to fit."""
+    terminal into which all of it has to fit. page: in place of those, `most` runs in the order of
+    the grid, counted from 1. Raises ConfigError beyond the last page."""
     why, rows = reasons(seen), most
     if screen:  # what is below it would not be seen: the counts, and why runs failed
         why = reasons(seen, max(1, screen.height // 3))
@@ -104,7 +107,12 @@ def table(
             line.no_wrap, line.overflow = True, "ellipsis"
         rows = min(ROWS, max(0, screen.height - len(why) - 2))
     shown = list(zip(seen.statuses, _names(seen.statuses), strict=True))
-    if len(shown) > rows:
+    if page:
+        pages = max(1, -(-len(shown) // most))
+        if page > pages:
+            raise ConfigError(f"--page {page}: expected 1 to {pages}, pages of {most} runs")
+        shown = shown[(page - 1) * most : page * most]
+    elif len(shown) > rows:
         under_way = (State.RUNNING, State.FAILED, State.DAMAGED, State.INTERRUPTED)
         shown = [row for state in under_way for row in shown if row[0].state is state][:rows]
     grid = Sheet(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -121,9 +129,12 @@ def table(
         counts.append(f"   left {duration(clock.left(seen))}", style="bold")
     head: list[RenderableType] = [grid] if shown else []
     hidden = len(seen.statuses) - len(shown)
-    if hidden and not screen:
-        what = "more runs" if shown else "runs, none of them under way"
-        head.append(Text(f"{hidden} {what}; `sweep status GRID --all` shows each", style="dim"))
+    if page:
+        head.append(Text(f"page {page} of {pages}", style="dim"))
+    elif hidden and not screen:
+        what = "more runs" if shown else "runs, none under way"
+        how = "`sweep status GRID --page 1` or `--all` shows them"
+        head.append(Text(f"{hidden} {what}; {how}", style="dim"))
     return Group(*head, *why, *([counts] if footer else []))
 
 

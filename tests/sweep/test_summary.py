@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from grid_text import parse
 from rich.console import Console, RenderableType
 
+from core.config import ConfigError
 from core.store.folders import Store
 from slurm import profile
 from sweep import several, summary
@@ -106,3 +108,28 @@ def test_runs_that_are_not_shown_are_counted(state: State) -> None:
     assert f"{hidden} " in told and "--all" in told
     whole = shown(watcher.table(seen, footer=False, most=40))
     assert "--all" not in whole and whole.count("swin-cars-") >= 40 > rows
+
+
+def test_pages_of_a_status_hold_every_run_once(store: Store) -> None:
+    runs = parse(GRID % ("swin", ", ".join(map(str, range(70))))).runs
+    seen = Plan([Status(run, State.DONE) for run in runs])
+    pages = [shown(watcher.table(seen, footer=False, page=page), 160) for page in (1, 2, 3)]
+    found = [line.split()[0] for page in pages for line in page.splitlines() if "swin-" in line]
+    assert len(found) == len({*found}) == 70
+    assert [f"page {n} of 3" in page for n, page in enumerate(pages, 1)] == [True] * 3
+    with pytest.raises(ConfigError, match="--page 4: expected 1 to 3, pages of 30 runs"):
+        watcher.table(seen, page=4)
+
+
+def test_a_page_that_is_not_there_is_one_line(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(GRID % ("swin", "0, 1"))
+    code, out, _ = call("status", str(path), "--page", "1")
+    assert code == 0 and "page 1 of 1" in out and out.count("swin-cars-") == 2
+    code, _, err = call("status", str(path), "--page", "2")
+    assert (code, err) == (2, "--page 2: expected 1 to 1, pages of 30 runs\n")
+    for more in ("--all", "--watch", "--json"):
+        code, out, err = call("status", str(path), "--page", "1", more)
+        assert (code, out, err.count("\n")) == (2, "", 1) and more in err
