@@ -17,7 +17,7 @@ from slurm import profile as profiles
 from slurm.profile import Profile
 from sweep import launcher
 from sweep.estimate import cost
-from sweep.estimate.cost import Cost
+from sweep.estimate.cost import Cost, Sum
 from sweep.grid import Grid, Run
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import watcher
@@ -33,8 +33,8 @@ class Share:
     plan: Plan
     shared: int
     """Runs that an earlier grid has too."""
-    hours: float | None
-    """Estimated hours of its searches and of what no earlier grid has; None where nothing tells."""
+    estimate: Sum
+    """Hours of its searches and of what no earlier grid has."""
     cost: Cost
 
 
@@ -55,27 +55,22 @@ def look(
         known = seen if winners.are_in(grid) else {}
         shared = sum(status.run.id in known for status in plan.statuses)
         hours = _hours([status.run for status in plan.statuses], rate, known)
-        before = rate.searching(grid.searches)
-        both = None if hours is None or before is None else hours + before
-        shares.append(Share(grid, plan, shared, both, rate))
+        shares.append(Share(grid, plan, shared, hours + rate.searching(grid.searches), rate))
         for status in plan.statuses if winners.are_in(grid) else ():
             seen.setdefault(status.run.id, set()).update(status.run.evals)
     return shares
 
 
-def _hours(
-    runs: Sequence[Run], cost: Cost, seen: Mapping[str, Collection[EvalConfig]]
-) -> float | None:
+def _hours(runs: Sequence[Run], cost: Cost, seen: Mapping[str, Collection[EvalConfig]]) -> Sum:
     """Of runs; of those that an earlier grid has, only the evaluations that it lacks."""
-    total = 0.0
-    for run in runs:
+
+    def each(run: Run) -> float | None:
         known = seen.get(run.id)
         whole = cost.hours(run.config, [item for item in run.evals if item not in (known or ())])
         training = 0.0 if known is None else cost.hours(run.config, ())
-        if whole is None or training is None:
-            return None
-        total += whole - training
-    return total
+        return None if whole is None or training is None else whole - training
+
+    return Sum.of(map(each, runs))
 
 
 def union(shares: Sequence[Share]) -> Plan:
@@ -98,7 +93,7 @@ def table(shares: Sequence[Share]) -> Group:
     for column in ("runs", "shared", "done", "estimate"):
         shown.add_column(column, justify="right")
     for share in shares:
-        hours = "unknown" if share.hours is None else spelled(share.hours, share.cost.unit)
+        hours = ", ".join(_sums([share]))
         done = str(share.plan.counts[State.DONE])
         runs = str(len(share.plan.statuses))
         shown.add_row(share.grid.name, runs, str(share.shared or ""), done, hours)
@@ -107,7 +102,7 @@ def table(shares: Sequence[Share]) -> Group:
     shown.add_row("together", count, "", done, ", ".join(_sums(shares)), style="bold")
     asked = sum(len(share.plan.statuses) for share in shares)
     saved = f"{asked - len(every.statuses)} of {asked} are shared and run once"
-    bases = dict.fromkeys(share.cost.basis for share in shares if share.hours)
+    bases = dict.fromkeys(share.cost.basis for share in shares if share.estimate.known)
     return Group(
         place(shares[0].cost.store, *(share.grid for share in shares)),
         shown,
@@ -118,14 +113,13 @@ def table(shares: Sequence[Share]) -> Group:
 
 
 def _sums(shares: Sequence[Share]) -> list[str]:
-    """The estimates that there are, by unit."""
+    """How many estimates there are not, and the sum of the others by unit."""
     sums: dict[str, float] = {}
     for share in shares:
-        if share.hours is not None:
-            sums[share.cost.unit] = sums.get(share.cost.unit, 0) + share.hours
-    unknown = sum(share.hours is None for share in shares)
+        sums[share.cost.unit] = sums.get(share.cost.unit, 0) + share.estimate.known
+    unknown = sum(share.estimate.unknown for share in shares)
     rest = [f"{unknown} unknown"] if unknown else []
-    return rest + [spelled(hours, unit) for unit, hours in sums.items()]
+    return rest + [spelled(hours, unit) for unit, hours in sums.items() if hours or not unknown]
 
 
 def as_json(shares: Sequence[Share]) -> str:
@@ -134,7 +128,7 @@ def as_json(shares: Sequence[Share]) -> str:
         share.grid.name: {
             "counts": share.plan.to_dict()["counts"],
             "shared": share.shared,
-            "hours": share.hours,
+            **share.estimate.as_dict(),
             "unit": share.cost.unit,
         }
         for share in shares

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from core.sheet import Sheet
 from core.store.folders import Store
-from sweep.estimate.cost import Cost
+from sweep.estimate.cost import Cost, Sum
 from sweep.grid import Grid, Run
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import watcher
@@ -65,7 +65,7 @@ def searches(grid: Grid, cost: Cost) -> list[Text]:
     """What has to come before the runs of a grid that is not tuned yet."""
     left = sum(one.winner() is None for one in grid.searches)
     hours = cost.searching(grid.searches)
-    about = "" if hours is None else f" of about {spelled(hours, cost.unit)}"
+    about = f" of {lasting(hours, cost.unit)}" if hours.known else ""
     text = f"{grid.name}: {left} searches{about} come first, then its runs have rates of their own"
     return [Text(text, style="yellow")] if left else []
 
@@ -83,7 +83,7 @@ def cells(seen: Plan, cost: Cost) -> Sheet:
         name: cost.total(s.run for s in seen.statuses if s.run.config.backbone == name)
         for name in backbones
     }
-    largest = max((total for total in totals.values() if total), default=0.0)
+    largest = max((total.known for total in totals.values()), default=0.0)
     factor, unit = scaled(largest, cost.unit)
     if largest:
         table.add_column(unit, justify="right", style="dim")
@@ -94,7 +94,9 @@ def cells(seen: Plan, cost: Cost) -> Sheet:
         shown = [_cell(row[name]) if name in row else "" for name in datasets]
         total = totals[backbone]
         if largest:
-            shown.append("unknown" if total is None else f"about {short(total * factor)}")
+            known = f"about {short(total.known * factor)}" if total.known else ""
+            unknown = f"{total.unknown} unknown" if total.unknown else ""
+            shown.append(", ".join(filter(None, (known, unknown))))
         table.add_row(backbone, *shown)
     return table
 
@@ -136,8 +138,8 @@ class Hours(NamedTuple):
         """What is spent, what is left and how far off the plan was, as far as that is known."""
         parts = [f"{spelled(self.spent, self.unit)} spent"] if self.spent else []
         if self.known:
-            rest = f" and {self.unknown} runs of unknown length" if self.unknown else ""
-            parts.append(f"about {spelled(self.known, self.unit)}{rest} left, {self.basis}")
+            rest = lasting(Sum(self.known, self.unknown), self.unit, " runs")
+            parts.append(f"{rest} left, {self.basis}")
         said = [", ".join(parts)] if parts else []
         if self.planned and self.actual:
             off = f"{self.actual / self.planned - 1:+.0%}"
@@ -163,6 +165,12 @@ def spelled(hours: float, unit: str) -> str:
     """'2.5 GPU-hours', '6.5 core-seconds'."""
     factor, name = scaled(hours, unit)
     return f"{short(hours * factor)} {name}"
+
+
+def lasting(total: Sum, unit: str, what: str = "") -> str:
+    """'about 2.5 GPU-hours', and how many more there are that nobody can tell."""
+    rest = f" and {total.unknown}{what} of unknown length" if total.unknown else ""
+    return f"about {spelled(total.known, unit)}{rest}"
 
 
 def hours(seen: Plan, cost: Cost) -> Hours:

@@ -153,7 +153,7 @@ def status(
 
     store = Store.at(root)
     if page and (every or watch or json):
-        raise ConfigError("--page: expected without --all, --watch and --json, which show every run")
+        raise ConfigError("--page: expected without --all, --watch and --json: they show every run")
     loaded = load_grid(grid, store)
     if watch:
         known = Known(store)

@@ -31,6 +31,31 @@ SAMPLE = 8
 """Finished runs per backbone that are looked at."""
 
 
+@dataclass(frozen=True)
+class Sum:
+    """Hours of several runs or searches: of those with an estimate, and how many have none."""
+
+    known: float = 0.0
+    unknown: int = 0
+
+    @classmethod
+    def of(cls, hours: Iterable[float | None]) -> Sum:
+        every = [*hours]
+        known = [one for one in every if one is not None]
+        return cls(sum(known), len(every) - len(known))
+
+    def __add__(self, other: Sum) -> Sum:
+        return Sum(self.known + other.known, self.unknown + other.unknown)
+
+    @property
+    def hours(self) -> float | None:
+        """Of all of them; None unless each is known."""
+        return None if self.unknown else self.known
+
+    def as_dict(self) -> dict[str, float | None]:
+        return {"hours": self.hours, "known": self.known, "unknown": self.unknown}
+
+
 @dataclass
 class Cost:
     """Estimates hours of runs on one device."""
@@ -91,32 +116,30 @@ class Cost:
             return None
         return work * 1e3 / (own or self.tflops) / 3600
 
-    def total(self, runs: Iterable[Run]) -> float | None:
-        """Hours of several runs, None unless each is known."""
-        hours = [self.hours(run.config, run.evals) for run in runs]
-        known = [each for each in hours if each is not None]
-        return sum(known) if len(known) == len(hours) else None
+    def total(self, runs: Iterable[Run]) -> Sum:
+        """Hours of several runs."""
+        return Sum.of(self.hours(run.config, run.evals) for run in runs)
 
-    def searching(self, searches: Iterable[Search]) -> float | None:
-        """Hours of the searches that are not through, by their whole budgets; None unless each is
-        known."""
-        total = 0.0
-        for one in searches:
-            if one.winner() is None:
-                hours = self.hours(one.config, ())
-                if hours is None:
-                    return None
-                trials = one.trials * hours * one.epochs / one.config.epochs
-                total += min(trials, one.minutes / 60 if one.minutes else trials)
-        return total
+    def searching(self, searches: Iterable[Search]) -> Sum:
+        """Hours of the searches that are not finished, by their whole budgets."""
+        return Sum.of(self._searching(one) for one in searches if one.winner() is None)
+
+    def _searching(self, one: Search) -> float | None:
+        hours = self.hours(one.config, ())
+        if hours is None:
+            return None
+        trials = one.trials * hours * one.epochs / one.config.epochs
+        return min(trials, one.minutes / 60 if one.minutes else trials)
 
     def as_dict(self, runs: Sequence[Run], searches: Iterable[Search] = ()) -> dict[str, Any]:
         """The shape of `estimate` in `sweep plan --json`: hours of all runs, of each by its id, and
-        of the searches before them."""
+        of the searches before them. A sum is null unless each of its parts is known; beside it
+        are the sum of the known ones and how many are unknown."""
         hours = {run.id: self.hours(run.config, run.evals) for run in runs}
         about = {"device": self.device, "unit": self.unit, "basis": self.basis}
-        total = {"hours": self.total(runs), "searches": self.searching(searches)}
-        return {**about, **total, "runs": hours}
+        before = self.searching(searches).as_dict()
+        others = {"searches": before.pop("hours")} | {f"searches_{k}": v for k, v in before.items()}
+        return {**about, **Sum.of(hours.values()).as_dict(), **others, "runs": hours}
 
     def sizes(self, dataset: str) -> Mapping[str, int] | None:
         """Images per split."""

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from core.config import EvalConfig, RunConfig
-from core.config.registry import backbones
 from core.data.corruptions import CORRUPTIONS
 from core.data.drawn import SIZES
 from core.store.folders import Store, write_json, write_jsonl
@@ -137,24 +136,24 @@ def named(gpu: str) -> Profile:
 def test_the_paper_took_what_the_shipped_constant_says(store: Store) -> None:
     """15 to 60 minutes on four GPUs are 1 to 4 GPU-hours; the constant puts the mean at 2."""
     runs = [run for run in definition.load("epsilon_scheduling").runs if run.setting != "standard"]
-    total = cost.of(H100, store).total(runs)
+    total = cost.of(H100, store).total(runs).hours
     assert total is not None and 1.9 < total / len(runs) < 2.1
 
 
 @pytest.mark.parametrize("file", sorted(Path("grids").glob("*.yaml")), ids=lambda f: str(f.stem))
 def test_a_grid_says_what_the_model_says(file: Path, store: Store) -> None:
     grid = definition.load(file)
-    estimate = cost.of(H100, store).total(grid.runs)
+    estimate = cost.of(H100, store).total(grid.runs).hours
     said = grid.about.get("gpu_hours")
     if said is None:
-        assert all((backbones()[run.config.backbone].gflops or 0) < 0.5 for run in grid.runs)
+        assert all((passes.gflops(run.config) or 0) < 0.5 for run in grid.runs)
     else:
         assert said == pytest.approx(estimate, rel=0.01, abs=0.5)
         text = file.read_text()
         assert f"# GPU-hours: about {said}" in text
     tuned = winners.apply(grid, store)
     if tuned.searches:
-        hours = cost.of(H100, store).searching(tuned.searches)
+        hours = cost.of(H100, store).searching(tuned.searches).hours
         assert hours and f"about {hours:.0f} for the searches" in file.read_text()
 
 
@@ -169,11 +168,11 @@ def test_a_search_costs_what_its_budget_says(store: Store) -> None:
     assert search(grace=9).epochs == search(grace=99).epochs == 9, "none is stopped early"
     model = cost.of(H100, store)
     whole = model.hours(search().config, ())
-    assert whole and model.searching([search(grace=9)]) == pytest.approx(9 * whole)
-    assert model.searching([search()]) == pytest.approx(21 / 9 * whole)
-    assert model.searching([search(minutes=6.0)] * 2) == pytest.approx(0.2)
+    assert whole and model.searching([search(grace=9)]).hours == pytest.approx(9 * whole)
+    assert model.searching([search()]).hours == pytest.approx(21 / 9 * whole)
+    assert model.searching([search(minutes=6.0)] * 2).hours == pytest.approx(0.2)
     write_json(search().winner_file, {"trials": 9})
-    assert model.searching([search()]) == 0, "it is through"
+    assert model.searching([search()]).hours == 0, "it is through"
 
 
 def test_the_gpu_is_the_profiles_else_the_grids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,5 +301,5 @@ def test_runs_that_cost_the_same_are_worked_out_once(store: Store) -> None:
     text = json.dumps({"name": "x", "grid": axes, "seeds": [0, 1, 2]})
     runs = definition.parse(text, Path("x.yaml")).runs
     model = cost.of(H100, store)
-    assert len(runs) == 1440 and model.total(runs)
+    assert len(runs) == 1440 and model.total(runs).hours
     assert len(model._known) == 60

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tuned_grid
 from grid_text import parse
 from rich.console import Console, RenderableType
 
@@ -17,6 +19,7 @@ from sweep import several, summary
 from sweep.estimate import cost
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import watcher
+from sweep.tune import winners
 
 CPU = profile.load("local")
 H100 = profile.Profile(
@@ -96,6 +99,37 @@ def test_a_sum_of_several_grids_says_what_it_leaves_out(store: Store) -> None:
     told = shown(several.table(several.look(grids, store, (), H100)), 160)
     (last,) = (line for line in told.splitlines() if line.startswith("together"))
     assert "1 unknown" in last and "GPU-" in last
+
+
+def test_a_run_without_an_estimate_hides_no_other_of_its_grid_or_backbone(
+    store: Store, call: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """A folder whose images nobody has counted; the sum of the others is told everywhere."""
+    text = "name: g\nbase: {backbone: swin}\ngrid: {dataset: [cars, /no/folder]}\nseeds: [0, 1]\n"
+    seen, model = new(text), cost.of(H100, store)
+    known = model.total(s.run for s in seen.statuses if s.run.config.dataset == "cars")
+    assert known.hours and not known.unknown
+    about = model.as_dict([status.run for status in seen.statuses])
+    assert (about["hours"], about["known"], about["unknown"]) == (None, known.hours, 2)
+    assert (about["searches"], about["searches_unknown"]) == (0.0, 0)
+    assert f"about {summary.short(known.hours)}, 2 unknown" in shown(summary.cells(seen, model))
+    told = shown(several.table(several.look([parse(text)], store, (), H100)), 160)
+    assert f"2 unknown, {summary.spelled(known.hours, 'GPU-hours')}" in told
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    other = tmp_path / "h.yaml"
+    other.write_text(text.replace("name: g", "name: h").replace("[0, 1]", "[2]"))
+    _, out, _ = call("plan", str(path), str(other), "--json")
+    found = json.loads(out)["grids"]
+    assert [found[name]["unknown"] for name in "gh"] == [2, 1]
+    assert all(found[name]["hours"] is None and found[name]["known"] > 0 for name in "gh")
+
+
+def test_searches_without_an_estimate_are_counted_beside_the_others(store: Store) -> None:
+    text = tuned_grid.GRID.replace("dataset: fake", "dataset: /no/folder") + "tune: {trials: 6}\n"
+    grid = winners.apply(parse(text), store)
+    about = cost.of(CPU, store).as_dict([], grid.searches)
+    assert about["searches"] is None and about["searches_unknown"] == len(grid.searches) > 1
 
 
 @pytest.mark.parametrize("state", [State.NEW, State.DONE, State.FAILED])

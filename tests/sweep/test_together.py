@@ -136,12 +136,16 @@ def test_all_of_the_paper_together(store: Store) -> None:
     asked = sum(len(grid.runs) for grid in loaded)
     distinct = {run.id for grid in loaded for run in grid.runs}
     assert len(every.statuses) == len(distinct) == asked - sum(share.shared for share in shares)
-    assert shares[0].shared == 0 and shares[0].hours
+    assert shares[0].shared == 0 and shares[0].estimate.hours
     by_name = {share.grid.name: share for share in shares}
-    assert by_name["seeds"].hours == pytest.approx(2 * shares[0].hours), "two more seeds"
+    assert by_name["seeds"].estimate.known == pytest.approx(2 * shares[0].estimate.known), (
+        "two more seeds"
+    )
     own = by_name["autoattack"]
-    assert own.hours and own.shared == 8, "of runs that are shared, the new evaluation counts"
-    assert own.hours < (own.cost.total(run for run in own.grid.runs) or 0)
+    assert own.estimate.hours and own.shared == 8, (
+        "of runs that are shared, the new evaluation counts"
+    )
+    assert own.estimate.known < own.cost.total(own.grid.runs).known
 
 
 def test_a_grid_that_is_not_tuned_yet_shares_nothing(store: Store) -> None:
@@ -153,8 +157,8 @@ def test_a_grid_that_is_not_tuned_yet_shares_nothing(store: Store) -> None:
         shares = several.look(order, store)
         assert [share.shared for share in shares] == [0, 0]
         assert len(several.union(shares).statuses) == 300
-        hours = {share.grid.name: share.hours or 0 for share in shares}
-        searches = shares[0].cost.searching(tuned.searches) or 0
+        hours = {share.grid.name: share.estimate.known for share in shares}
+        searches = shares[0].cost.searching(tuned.searches).known
         assert hours["tuned"] == pytest.approx(searches + hours[main.name]) and searches > 100
 
 
@@ -173,7 +177,7 @@ def test_a_shared_run_is_done_only_with_the_evaluations_of_both(
     def look(grid: Grid, *_: object) -> Plan:
         return Plan([Status(run, states[grid.name]) for run in grid.runs])
 
-    monkeypatch.setattr(several.launch, "look", look)
+    monkeypatch.setattr(several.launcher, "look", look)
     for order in ([one, two], [two, one]):
         every = several.union(several.look(order, store))
         assert every.counts == {State.UNEVALUATED: 2}
