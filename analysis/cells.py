@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from core.config import Strength
+from core.config.strength import Norm
+
 
 class Key(NamedTuple):
-    """Which number of a table. evaluation: '' where a source has only one."""
+    """Which number of a table. evaluation: '' if a source has only one. epsilon_g: in 255ths, of
+    `norm`."""
 
     variant: str
     evaluation: str
@@ -19,6 +23,12 @@ class Key(NamedTuple):
     epsilon_g: float
     setting: str
     metric: str
+    norm: Norm = "linf"
+
+    @property
+    def strength(self) -> Strength:
+        """eps_g as it is written."""
+        return Strength.of_255ths(self.epsilon_g, self.norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,17 @@ def cells(frame: pd.DataFrame) -> dict[Key, Cell]:
     table = table.join(incomplete[["state", "reason"]])
     table = table.fillna({"state": "done", "reason": ""})
     return {Key(*row[0]): _cell(*row[1:]) for row in table.itertuples(name=None)}
+
+
+def strengths(frame: pd.DataFrame) -> list[Strength]:
+    """The eps_g of a frame's rows, ascending; those of runs without an attack are 0."""
+    found = frame[["epsilon_g", "norm"]].drop_duplicates()
+    return sorted(Strength.of_255ths(*row) for row in found.itertuples(index=False, name=None))
+
+
+def at(frame: pd.DataFrame, strength: Strength) -> pd.DataFrame:
+    """The rows at one eps_g."""
+    return frame[(frame["epsilon_g"] == strength.in_255ths) & (frame["norm"] == strength.norm)]
 
 
 def sources(frame: pd.DataFrame) -> dict[Key, list[dict[str, Any]]]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.cells import Cell, Key, cells
 from analysis.gates import ROUNDING, cell_gates
-from analysis.names import METRICS, strength_name
+from analysis.names import METRICS
 from analysis.paper import compared, one_evaluation
 from analysis.published import PRESET_HINGES, TABLES, published
 from analysis.rounding import difference
@@ -101,17 +101,17 @@ def claims(frame: pd.DataFrame) -> list[str]:
     """For each variant, strength and metric, on how many pairs fix or sched is better."""
     found = compared(cells(one_evaluation(frame)))
     variants = dict.fromkeys(key.variant for key in found)
-    strengths = sorted({key.epsilon_g for key in found})
+    strengths = sorted({key.strength for key in found})
     lines = []
     for which in product(variants, strengths, METRICS):
         fix, sched, equal = _count(
-            [key for key in found if (key.variant, key.epsilon_g, key.metric) == which], found
+            [key for key in found if (key.variant, key.strength, key.metric) == which], found
         )
         total = fix + sched + equal
         if total:
-            variant, epsilon_g, metric = which
+            variant, strength, metric = which
             lines.append(
-                f"{metric} at {strength_name(epsilon_g)}{bracketed(variant)}: sched better in "
+                f"{metric} at {strength}{bracketed(variant)}: sched better in "
                 f"{sched} of {total}, fix better in {fix} of {total}, equal in {equal}"
             )
     return lines

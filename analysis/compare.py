@@ -11,7 +11,7 @@ from typing import Any
 from analysis.cells import Cell, Key
 from analysis.names import METRICS, paper_order
 from analysis.rounding import half_up
-from analysis.tables import ABSENT, TITLES, Entry, Table, label, number
+from analysis.tables import ABSENT, TITLES, Entry, Table, number
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def comparison(ours: Mapping[Key, Cell], published: Mapping[Key, Cell], title: s
     )
 
 
-FIELDS = ("model", "dataset", "epsilon_g", "setting", "evaluation", "variant")
+FIELDS = ("model", "dataset", "strength", "setting", "evaluation", "variant")
 Line = tuple[Any, ...]
 """Of the FIELDS, `evaluation` being '' where attacks are not told apart."""
 
@@ -95,7 +95,7 @@ def _counterpart(line: Line) -> Line:
 
 
 def _labels(line: Line, fields: Sequence[str]) -> tuple[str, ...]:
-    return tuple(label(name, line[FIELDS.index(name)]) for name in fields)
+    return tuple(str(line[FIELDS.index(name)]) for name in fields)
 
 
 def _numbers(mine: Mapping[str, Cell], theirs: Mapping[str, Cell]) -> tuple[Entry, ...]:

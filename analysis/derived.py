@@ -13,7 +13,8 @@ from analysis.cells import Cell, Key
 from analysis.names import METRICS
 from analysis.rounding import half_up
 from analysis.statistics import PairedTest, paired_test
-from analysis.tables import TITLES, Entry, Table, cell_name, label
+from analysis.tables import TITLES, Entry, Table, cell_name
+from core.config import Strength
 
 Over = Literal["dataset", "model"]
 """What a mean is taken over: datasets in Table 10, models in Table 11."""
@@ -24,7 +25,7 @@ class Tested:
     """One line of Table 9. test: None where pairs are missing and that is not allowed."""
 
     variant: str
-    epsilon_g: float
+    strength: Strength
     metric: str
     pairs: int
     missing: tuple[str, ...]
@@ -66,20 +67,20 @@ def paired_tests(found: Mapping[Key, Cell], *, partial: bool = False) -> list[Te
     return [
         tested
         for variant in dict.fromkeys(key.variant for key in found)
-        for epsilon_g in sorted({key.epsilon_g for key in found})
+        for strength in sorted({key.strength for key in found})
         for metric in METRICS
-        if (tested := _tested(found, (variant, epsilon_g, metric), partial))
+        if (tested := _tested(found, (variant, strength, metric), partial))
     ]
 
 
 def _tested(
-    found: Mapping[Key, Cell], which: tuple[str, float, str], partial: bool
+    found: Mapping[Key, Cell], which: tuple[str, Strength, str], partial: bool
 ) -> Tested | None:
-    """which: variant, epsilon_g and metric."""
+    """which: variant, strength and metric."""
     fixes = [
         key
         for key in found
-        if (key.variant, key.epsilon_g, key.metric) == which
+        if (key.variant, key.strength, key.metric) == which
         and key.setting == "fix"
         and key._replace(setting="sched") in found
     ]
@@ -111,9 +112,9 @@ STATISTICS = {
 
 def tests_table(tests: Sequence[Tested], title: str) -> Table:
     """Table 9: one line per strength and metric, and per variant where there are several."""
-    fields = ["epsilon_g", *["variant"] * any(tested.variant for tested in tests), "metric"]
+    fields = ["strength", *["variant"] * any(tested.variant for tested in tests), "metric"]
     rows = tuple(
-        (tuple(label(name, getattr(tested, name)) for name in fields), _statistics(tested))
+        (tuple(str(getattr(tested, name)) for name in fields), _statistics(tested))
         for tested in tests
     )
     notes = [

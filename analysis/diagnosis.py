@@ -29,7 +29,7 @@ def diagnose(run: Run, standard: Run | None = None) -> list[Finding]:
         found += of_end(last.get("kind"), last.get("reason"))
     for evaluation in run.evaluations:
         if evaluation.record is not None:
-            found += of_evaluation(evaluation.record, *run.threat, classes)
+            found += of_evaluation(evaluation.record, run.epsilon_g, classes)
     return found
 
 

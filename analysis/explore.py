@@ -20,7 +20,7 @@ def main(root: str) -> None:
     print(f"{len(done)} of {len(frame)} numbers are there, from {done['run_id'].nunique()} runs\n")
 
     # What does the schedule gain? Pairs with a missing side stay out, as NaN.
-    cell = ["model", "dataset", "epsilon_g", "metric"]
+    cell = ["model", "dataset", "norm", "epsilon_g", "metric"]
     mean = done.groupby([*cell, "setting"])["value"].mean().unstack("setting")
     print("sched minus fix (points)")
     print((mean["sched"] - mean["fix"]).unstack("metric").round(2), "\n")

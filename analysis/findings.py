@@ -9,14 +9,14 @@ from statistics import median
 
 import pandas as pd
 
-from analysis.cells import Cell, Key, cells
-from analysis.names import strength_name
+from analysis.cells import Cell, Key, at, cells
 from analysis.paper import compared, one_evaluation
 from analysis.results import Results
 from analysis.rounding import difference, half_up
 from analysis.runs import Run
 from analysis.statistics import median_delay
 from analysis.tables import ABSENT, Entry, Table, bracketed
+from core.config import Strength
 from core.store.records import DELAY_THRESHOLD
 
 SUBOPTIMAL = 20.0
@@ -28,7 +28,7 @@ class Gaps:
     """sched minus fix in points over the (model, dataset) pairs where both are complete."""
 
     variant: str
-    epsilon_g: float
+    strength: Strength
     clean: tuple[float, ...]
     expected: tuple[float, ...]
     asked: tuple[tuple[str, str], ...]
@@ -54,13 +54,13 @@ def gaps(frame: pd.DataFrame) -> list[Gaps]:
     return [
         Gaps(
             variant,
-            epsilon_g,
+            strength,
             tuple(_differences(found, pairs, "clean")),
             tuple(_differences(found, pairs, "expected")),
             tuple((pair.model, pair.dataset) for pair in pairs),
         )
-        for variant, epsilon_g in sorted({(pair.variant, pair.epsilon_g) for pair in both})
-        if (pairs := [p for p in sorted(both) if (p.variant, p.epsilon_g) == (variant, epsilon_g)])
+        for variant, strength in sorted({(pair.variant, pair.strength) for pair in both})
+        if (pairs := [p for p in sorted(both) if (p.variant, p.strength) == (variant, strength)])
     ]
 
 
@@ -91,7 +91,7 @@ def finding(results: Results) -> str:
     others = _others(results, worst)
     apart = f" Robust backbones and ImageNette, {others} pairs, are not counted." if others else ""
     return (
-        f"{head}: at eps_g = {strength_name(worst.epsilon_g)}{bracketed(worst.variant)}, fix ends "
+        f"{head}: at eps_g = {worst.strength}{bracketed(worst.variant)}, fix ends "
         f"at least {SUBOPTIMAL:.0f} points of clean accuracy below sched on {worst.suboptimal} of "
         f"{len(worst.clean)} backbone-dataset pairs (gaps {low} to {high} points), expected "
         f"robustness is higher with sched on {better} of {len(worst.expected)}, and "
@@ -113,9 +113,8 @@ def _runs(results: Results, gap: Gaps, setting: str) -> pd.DataFrame:
 
 
 def _of_setting(results: Results, gap: Gaps, setting: str) -> pd.DataFrame:
-    table = results.table
-    here = (table["epsilon_g"] == gap.epsilon_g) & (table["variant"] == gap.variant)
-    return table[here & (table["setting"] == setting)]
+    table = at(results.table, gap.strength)
+    return table[(table["variant"] == gap.variant) & (table["setting"] == setting)]
 
 
 def _never(runs: pd.DataFrame) -> int:
@@ -143,7 +142,7 @@ def delay_table(results: Results) -> Table:
     delays: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = defaultdict(dict)
     for run in results.runs:
         about = run.about
-        strength = strength_name(about["epsilon_g"]) if run.epsilon_g else "not attacked"
+        strength = str(run.epsilon_g) if run.epsilon_g else "not attacked"
         line = delays[about["model"], about["dataset"]]
         line.setdefault((strength, run.setting), []).append(_shown(run))
     columns = list(dict.fromkeys(column for line in delays.values() for column in line))

@@ -28,6 +28,7 @@ NAMES = {
     "model": "str",
     "dataset": "str",
     "epsilon_g": "float64",
+    "norm": "str",
     "setting": "str",
     "seed": "Int64",
     "variant": "str",
@@ -44,6 +45,7 @@ VALUES = Frame(
         "state": "str",
         "reason": "str",
         "hinges": "str",
+        "eval_norm": "str",
         "attack": "str",
         "split": "str",
         "split_images": "Int64",
@@ -59,6 +61,7 @@ CURVES = Frame(
     {
         **NAMES,
         "eval_id": "str",
+        "eval_norm": "str",
         "attack": "str",
         "split": "str",
         "epsilon": "float64",

@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.cells import BY, Cell, Key
 from analysis.results import Results
 from analysis.tables import DOUBLE_DAGGER, cell_name, some
+from core.config import Strength
 from core.store.signatures import MASKED, is_masked
 
 ROUNDING = 0.005
@@ -117,7 +118,8 @@ def _growing(curves: pd.DataFrame) -> Iterator[str]:
     ordered = curves.sort_values(["run_id", "eval_id", "epsilon"])
     previous = ordered.groupby(["run_id", "eval_id"])["correct"].shift()
     for row in ordered[ordered["correct"] > previous].to_dict("records"):
-        yield f"{row['run_id']}: accuracy grows at {row['epsilon']:g}/255"
+        at = Strength.of_255ths(row["epsilon"], row["eval_norm"])
+        yield f"{row['run_id']}: accuracy grows at {at}"
 
 
 def marked(violations: Iterable[Violation]) -> set[Key]:

@@ -24,7 +24,7 @@ from analysis.frames import Frame
 from analysis.runs import Row, Run
 from core.store.folders import Store, present, write_atomic
 
-SCHEMA = 7
+SCHEMA = 8
 """Version of the rows. Bump it when the same files give other rows."""
 SETTLED = 2_000_000_000
 """Nanoseconds a file must have been left alone: a second change within one tick of its clock would

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,10 @@ import pandas as pd
 from analysis.cells import Cell, Key, sources
 from analysis.names import CORRUPTED
 from analysis.results import Results
-from analysis.runs import Evaluation, Run, Threat
+from analysis.runs import Evaluation, Run
 from analysis.statistics import Scores, bootstrap, mcnemar, robustness, survival, wilson
 from analysis.tables import rivals, winners
-from core.config import ConfigError, parse_strength
+from core.config import ConfigError, Strength
 
 Reader = Callable[[str, str], tuple[np.ndarray, np.ndarray]]
 
@@ -132,14 +131,12 @@ def _strengths(run: Run, evaluation: Evaluation, key: Key) -> dict[int, float]:
     which it asks for the accuracy; of l-inf on the 1/255 grid of expected accuracy, unless that has
     weights of its own."""
     config = evaluation.record["config"] if evaluation.record else {}
-    trained = run.threat
-    if not trained.epsilon:  # standard fine-tuning, beside a run of that strength
-        trained = Threat(config["norm"], Fraction(str(key.epsilon_g)) / 255)
+    trained = run.epsilon_g or key.strength  # standard fine-tuning, beside a run of that strength
     target = evaluation.target(trained)
-    strengths = enumerate(parse_strength(text, target.norm) for text in config["epsilons"])
+    strengths = enumerate(Strength.parse(text, target.norm).number for text in config["epsilons"])
     coarse = key.metric == "expected" and target.norm == "linf" and not evaluation.prior
     return {
         level: float(epsilon)
         for level, epsilon in strengths
-        if epsilon <= target.epsilon and not (coarse and (255 * epsilon).denominator > 1)
+        if epsilon <= target.number and not (coarse and (255 * epsilon).denominator > 1)
     }

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
 from typing import Any
-
-from core.config import show_strength
 
 MODELS = {
     "vit": "ViT",
@@ -51,13 +48,6 @@ def dataset_name(dataset: str) -> str:
     return DATASETS.get(dataset, dataset.rstrip("/").rsplit("/", 1)[-1])
 
 
-def strength_name(epsilon: float) -> str:
-    """A strength in 255ths as '4/255' (0 stays '0'); as a plain number where it is 1 or more, which
-    only l2 and l1 have."""
-    strength = Fraction(str(epsilon)) / 255
-    return show_strength(strength, "linf" if strength < 1 else "l2")
-
-
 def in_order(found: Iterable[str], first: Sequence[str]) -> list[str]:
     """Distinct names: the known ones in the paper's order, then the others as they came."""
     names = list(dict.fromkeys(found))
@@ -86,7 +76,7 @@ def paper_order(
         "dataset": datasets_in_order,
         "metric": lambda values: in_order(values, METRICS),
         "setting": lambda values: in_order(values, settings),
-        "epsilon_g": lambda values: sorted(set(values)),
+        "strength": lambda values: sorted(set(values)),
         "seed": lambda values: sorted(set(values)),
     }
     tuples = list(dict.fromkeys(found))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.cells import BY, Cell, Key, cells
+from analysis.cells import BY, Cell, Key, at, cells, strengths
 from analysis.derived import Over, means, paired_tests, tests_table
 from analysis.gates import cell_gates, constant_gates, marked, masking_gates, notes, row_gates
-from analysis.names import CORRUPTED, NORMS, SETTINGS, strength_name
+from analysis.names import CORRUPTED, NORMS, SETTINGS
 from analysis.tables import PLUS_MINUS, Table, pivot
 from core.config import ConfigError, nearest
 
@@ -26,7 +26,7 @@ class Spec:
     title: str
     keep: Callable[[Key, Cells], bool]
     rows: Sequence[str] = ("model", "setting")
-    columns: Sequence[str] = ("epsilon_g", "dataset", "metric")
+    columns: Sequence[str] = ("strength", "dataset", "metric")
     settings: Sequence[str] = SETTINGS
 
 
@@ -62,12 +62,12 @@ def _beside(setting: str) -> Callable[[Key, Cells], bool]:
 SPECS = {
     1: Spec(
         "fix and sched, eps_g = 4/255",
-        lambda key, _: _main(key) and key.epsilon_g == 4,
+        lambda key, _: _main(key) and str(key.strength) == "4/255",
         columns=("dataset", "metric"),
     ),
     2: Spec(
         "fix and sched, eps_g = 8/255",
-        lambda key, _: _main(key) and key.epsilon_g == 8,
+        lambda key, _: _main(key) and str(key.strength) == "8/255",
         columns=("dataset", "metric"),
     ),
     3: Spec("robust backbones", lambda key, _: _robust(key.model)),
@@ -75,14 +75,14 @@ SPECS = {
     6: Spec(
         "one model under several attacks",
         lambda key, _: key.setting in ("fix", "sched"),
-        rows=("epsilon_g", "model", "evaluation", "setting"),
+        rows=("strength", "model", "evaluation", "setting"),
         columns=("dataset", "metric"),
     ),
     7: Spec(
         "hinges T1 and T2",
         lambda key, _: key.setting.startswith("T1="),
         rows=("model", "dataset", "setting"),
-        columns=("epsilon_g", "metric"),
+        columns=("strength", "metric"),
     ),
     8: Spec("a strength drawn per epoch", _beside("uniform"), settings=("fix", "uniform", "sched")),
     12: Spec("ImageNette", lambda key, _: key.dataset == "ImageNette"),
@@ -131,7 +131,7 @@ def _under_attacks(frame: pd.DataFrame) -> pd.DataFrame:
     if len(set(names.values())) < len(names):
         names = {}
     named = named.assign(eval_id=named["eval_id"].map(lambda eval_id: names.get(eval_id, eval_id)))
-    run = ["model", "dataset", "epsilon_g", "setting", "seed", "variant"]
+    run = ["model", "dataset", "epsilon_g", "norm", "setting", "seed", "variant"]
     several = named.groupby(run, dropna=False)["eval_id"].transform("nunique") > 1
     return named[several]
 
@@ -146,7 +146,7 @@ def _by_hinges(frame: pd.DataFrame) -> pd.DataFrame:
     studied = hinged[hinged["setting"].str.startswith("T1=")][pair].drop_duplicates()
     hinged = hinged.merge(studied, on=pair)
     own = hinged["setting"] == hinged["hinges"]
-    cell = [*pair, "epsilon_g", "hinges"]
+    cell = [*pair, "epsilon_g", "norm", "hinges"]
     listed = own.groupby([hinged[name] for name in cell]).transform("any")
     hinged = hinged[own | ~listed]
     order = hinged["hinges"].str.extract(r"T1=(\d+);T2=(\d+)").astype(int)
@@ -170,7 +170,7 @@ def numbered(
     if number in DERIVED:
         over = DERIVED[number]
         rows = ("model" if over == "dataset" else "dataset", "setting")
-        spec = Spec(f"means over {over}s", lambda *_: True, rows, ("epsilon_g", "metric"))
+        spec = Spec(f"means over {over}s", lambda *_: True, rows, ("strength", "metric"))
     else:
         spec = SPECS[number]
     return _lay_out(f"Table {number}: {spec.title}", found, table_frame(number, frame), spec, sure)
@@ -242,22 +242,22 @@ def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]
     tables = []
     for norm, judged in by_norm.items():
         chosen = one_evaluation(judged)
-        for epsilon_g in sorted(set(chosen["epsilon_g"])):
-            at = chosen[chosen["epsilon_g"] == epsilon_g]
-            title = f"eps_g = {strength_name(epsilon_g)}" if epsilon_g else "Not attacked"
+        trained = strengths(chosen)
+        shared = [text for text, n in Counter(map(str, trained)).items() if n > 1]
+        for strength in trained:
+            rows = at(chosen, strength)
+            title = f"eps_g = {strength}" if strength else "Not attacked"
+            title += f" ({NORMS[strength.norm]})" * (str(strength) in shared)
             title += f", judged by {norm}" * (len(by_norm) > 1)
-            tables.append(_lay_out(title, cells(at), at, spec, sure))
+            tables.append(_lay_out(title, cells(rows), rows, spec, sure))
     return tables + _corruptions(frame, sure)
 
 
 def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The attacked rows by the norm of their evaluation: its attack names it, where nothing was
-    measured its id; l-inf where neither does."""
+    """The attacked rows by the name of their evaluation's norm; l-inf if nothing tells it."""
     attacked = _attacked(frame)
-    told = attacked["attack"].str.extract(r"\((l\d)", expand=False)
-    asked = attacked["eval_id"].str.extract(r"-(l\d)-", expand=False)
-    norms = told.fillna(asked).fillna(NORMS["linf"])
-    parts = {norm: attacked[norms == norm] for norm in NORMS.values()}
+    norms = attacked["eval_norm"].replace("", "linf")
+    parts = {name: attacked[norms == norm] for norm, name in NORMS.items()}
     return {norm: part for norm, part in parts.items() if len(part)}
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 from analysis.cells import Cell, Key, cells, sources
 from analysis.diagnosis import diagnose, standard_runs
 from analysis.intervals import Flags
-from analysis.names import strength_name
 from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.tables import cell_name, number
@@ -62,11 +61,11 @@ def _asked(question: str, found: Mapping[Key, Cell]) -> list[Key]:
         keys = [key for key in keys if str(getattr(key, part)).lower() == name.lower()]
         if not keys:
             raise ConfigError(f"--why: no {part} '{name}'{nearest(name, known)}")
-    wanted = strength.removesuffix("/255").strip()
-    at = [key for key in keys if not wanted or f"{key.epsilon_g:g}" == wanted]
+    wanted = strength.strip()  # '8' alone is 8/255
+    at = [key for key in keys if not wanted or str(key.strength) in (wanted, f"{wanted}/255")]
     if not at:
-        known = dict.fromkeys(f"{key.epsilon_g:g}" for key in keys)
-        raise ConfigError(f"--why: not at {strength}/255 (there is {', '.join(known)})")
+        known = dict.fromkeys(str(key.strength) for key in keys)
+        raise ConfigError(f"--why: not at {strength} (there is {', '.join(known)})")
     return at
 
 
@@ -159,7 +158,7 @@ def sidecar(
 def _cell(key: Key, cell: Cell, rows: list[Row]) -> dict[str, Any]:
     return {
         **key._asdict(),
-        "epsilon_g": strength_name(key.epsilon_g),
+        "epsilon_g": str(key.strength),
         "value": cell.value,
         "std": cell.std,
         "seeds": cell.measured,

@@ -13,21 +13,22 @@ from fractions import Fraction
 from importlib import resources
 from importlib.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from analysis.frames import VALUES
 from analysis.names import CORRUPTED, METRICS, MODELS, dataset_name, model_name
-from core.config import ConfigError, nearest
+from core.config import ConfigError, Strength, nearest
 from core.config.registry import backbone_problem
+from core.config.strength import LARGEST, Norm
 
 HINGES = re.compile(r"T1=\d+;T2=\d+", re.ASCII)
 REQUIRED = ("model", "dataset", "epsilon_g", "setting", "metric", "value")
 BACKBONES = ("shorthand", "configuration", "huggingface_id", "reference")
 """Header of Table 5, which lists backbones and holds no accuracy."""
 TABLES = (1, 2, 3, 4, 6, 7, 8, 12)
-CELL = ["attack", "model", "dataset", "epsilon_g", "setting", "metric", "seed", "variant"]
+CELL = ["attack", "model", "dataset", "epsilon_g", "norm", "setting", "metric", "seed", "variant"]
 PRESET_HINGES = {"fix": "T1=0;T2=0", "sched": "T1=12;T2=37"}
 
 Row = dict[str, Any]
@@ -94,11 +95,13 @@ def _row(line: Mapping[str, str | None], where: str) -> Row:
     value = _value(fields["value"], where)
     seeds = fields.get("seeds", "")
     setting = fields["setting"]
+    norm = _norm(fields.get("norm") or "linf", where)
     attack = fields.get("attack") or fields.get("eval_id", "")
     return {
         "model": _model(fields["model"], where),
         "dataset": dataset_name(fields["dataset"]),
-        "epsilon_g": _strength(fields["epsilon_g"], where),
+        "epsilon_g": _strength(fields["epsilon_g"], norm, where),
+        "norm": norm,
         "setting": setting,
         "seed": int(fields["seed"]) if fields.get("seed", "").isdecimal() else None,
         "metric": _metric(fields["metric"], where),
@@ -109,6 +112,7 @@ def _row(line: Mapping[str, str | None], where: str) -> Row:
         "variant": fields.get("variant", ""),
         "hinges": setting if HINGES.fullmatch(setting) else PRESET_HINGES.get(setting, ""),
         "attack": attack,
+        "eval_norm": norm,
         "split": "",
         "run_id": "",
         "constant": False,
@@ -131,13 +135,21 @@ def _metric(text: str, where: str) -> str:
     raise ConfigError(f"{where}: unknown metric '{text}'{nearest(text, METRICS)}")
 
 
-def _strength(text: str, where: str) -> float:
+def _norm(text: str, where: str) -> Norm:
+    norms: tuple[Norm, ...] = get_args(Norm)
+    for norm in norms:
+        if norm == text:
+            return norm
+    raise ConfigError(f"{where}: unknown norm '{text}'{nearest(text, norms)}")
+
+
+def _strength(text: str, norm: Norm, where: str) -> float:
     """255ths, as '4' or '4/255'."""
     try:
         strength = Fraction(re.sub(r"/255$", "", text))
     except (ValueError, ZeroDivisionError):
         strength = Fraction(-1)
-    if not 0 <= strength <= 255:
+    if not 0 <= strength <= 255 * (1 if norm == "linf" else LARGEST):
         raise ConfigError(f"{where}: epsilon_g: expected 255ths such as 4, got '{text}'")
     return float(strength)
 
@@ -205,8 +217,9 @@ def _merge(rows: Iterable[Row]) -> list[Row]:
             merged[key] = row
         elif row["value"] is not None and row["value"] != first["value"]:
             name = "/".join(str(row[part]) for part in ("model", "dataset", "setting", "metric"))
+            at = Strength.of_255ths(row["epsilon_g"], row["norm"])
             raise ConfigError(
-                f"{row['source']}: {name} at {row['epsilon_g']:g}/255 is {row['value']}, but "
+                f"{row['source']}: {name} at {at} is {row['value']}, but "
                 f"{first['value']} in {first['source']}"
             )
     return list(merged.values())

@@ -21,13 +21,12 @@ from analysis.frames import CURVES, EPOCHS, RUNS, VALUES
 from analysis.index import Index
 from analysis.names import CORRUPTED, METRICS
 from analysis.rounding import percent
-from analysis.runs import Evaluation, Row, Run, Threat, runs_of
-from core.config import parse_strength, show_strength
+from analysis.runs import Evaluation, Row, Run, runs_of
+from core.config import Strength
+from core.config.strength import NO_ATTACK, Norm
 from core.store.flags import read_flags
 from core.store.folders import DamagedError, Store
 from core.store.records import expected_up_to, overall_accuracy
-
-UNATTACKED = Threat("linf", Fraction(0))
 
 
 class Results:
@@ -83,10 +82,10 @@ class Results:
         in percent above which it has), seconds, attempts and where it was made."""
         return self._index.read(RUNS, lambda run: [_run_row(run)])
 
-    def _strengths(self, run: Run) -> list[Threat]:
-        """The threats, each with its eps_g, at which a table may ask for the run."""
+    def _strengths(self, run: Run) -> list[Strength]:
+        """The eps_g at which a table may ask for the run."""
         if run.epsilon_g:
-            return [run.threat]
+            return [run.epsilon_g]
         return self._asked[run.config["backbone"], run.config["dataset"]]
 
     def critical(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -128,44 +127,47 @@ def load(
     """The results of a store as one tidy frame, one row per (run, evaluation, eps_g, metric).
 
     root: the store (`./outputs`). runs: rows of a manifest; None takes every run of the store.
-    index: see `Results`. Columns: model, dataset (the paper's names), epsilon_g (255ths), setting,
-    seed, variant (what else sets runs of one cell apart), metric (clean, adv, expected; corrupted
-    under common corruptions), value (percent, NaN where not measured), n (images), state (done,
-    partial, failed, running, missing, ...), reason, hinges ('T1=12;T2=37'), attack, split,
-    split_images, zero_gradient_images, run_id, eval_id, commit, source (file). Standard fine-tuning
-    has rows for every eps_g that the other runs ask for.
+    index: see `Results`. Columns: model, dataset (the paper's names), epsilon_g (255ths, in any
+    norm), norm (that of eps_g), setting, seed, variant (what else sets runs of one cell apart),
+    metric (clean, adv, expected; corrupted under common corruptions), value (percent, NaN where not
+    measured), n (images), state (done, partial, failed, running, missing, ...), reason, hinges
+    ('T1=12;T2=37'), attack, eval_norm ('' under corruptions), split, split_images,
+    zero_gradient_images, run_id, eval_id, commit, source (file). Standard fine-tuning has rows for
+    every eps_g that the other runs ask for.
     Raises ConfigError where the store holds no run.
     """
     return Results(root, runs, index=index).values
 
 
-def _asked_strengths(runs: Sequence[Run]) -> dict[tuple[str, str], list[Threat]]:
-    """(backbone, dataset) -> the threats at which a table may ask for the standard run."""
+def _asked_strengths(runs: Sequence[Run]) -> dict[tuple[str, str], list[Strength]]:
+    """(backbone, dataset) -> the eps_g at which a table may ask for the standard run."""
     asked = defaultdict(set)
     for run in runs:
         if run.epsilon_g:
-            asked[run.config["backbone"], run.config["dataset"]].add(run.threat)
+            asked[run.config["backbone"], run.config["dataset"]].add(run.epsilon_g)
     everywhere = set().union(*asked.values())
     cells = {(run.config["backbone"], run.config["dataset"]) for run in runs}
-    return {cell: sorted(asked.get(cell) or everywhere or {UNATTACKED}) for cell in cells}
+    return {cell: sorted(asked.get(cell) or everywhere or {NO_ATTACK}) for cell in cells}
 
 
-def _value_rows(run: Run, threats: Sequence[Threat]) -> Iterator[Row]:
+def _value_rows(run: Run, strengths: Sequence[Strength]) -> Iterator[Row]:
     evaluations = run.evaluations or (Evaluation("", None, run.state, run.reason),)
-    for threat in threats:
-        about = {**run.about, "epsilon_g": float(threat.epsilon * 255), "hinges": run.hinges}
+    for trained in strengths:
+        about = {**run.about, "epsilon_g": trained.in_255ths, "norm": trained.norm}
+        about["hinges"] = run.hinges
         for evaluation in evaluations:
             yield from _metric_rows(
-                {**about, "constant": run.is_constant(evaluation)}, evaluation, threat
+                {**about, "constant": run.is_constant(evaluation)}, evaluation, trained
             )
 
 
-def _metric_rows(about: Row, evaluation: Evaluation, threat: Threat) -> Iterator[Row]:
-    record, target = evaluation.record or {}, evaluation.target(threat)
+def _metric_rows(about: Row, evaluation: Evaluation, trained: Strength) -> Iterator[Row]:
+    record, target = evaluation.record or {}, evaluation.target(trained)
     about = {
         **about,
         "eval_id": evaluation.id,
-        "attack": evaluation.attack + target.note(threat, evaluation.prior),
+        "eval_norm": evaluation.norm,
+        "attack": evaluation.attack + evaluation.note(trained),
         "n": record.get("n"),
         "split": record.get("config", {}).get("split", ""),
         "split_images": record.get("split_images"),
@@ -179,8 +181,8 @@ def _metric_rows(about: Row, evaluation: Evaluation, threat: Threat) -> Iterator
         about |= {"state": evaluation.state, "reason": evaluation.reason}
         yield {**about, "metric": CORRUPTED, "value": value}
         return
-    accuracy = {_strength(row["epsilon"], target.norm): row["correct"] / row["n"] for row in points}
-    for metric in METRICS if target.epsilon else ("clean",):
+    accuracy = {_number(row["epsilon"], target.norm): row["correct"] / row["n"] for row in points}
+    for metric in METRICS if target else ("clean",):
         state, reason, value = evaluation.state, evaluation.reason, float("nan")
         if record:
             try:
@@ -191,22 +193,22 @@ def _metric_rows(about: Row, evaluation: Evaluation, threat: Threat) -> Iterator
 
 
 @lru_cache
-def _strength(text: str, norm: str) -> Fraction:
-    return parse_strength(text, norm)
+def _number(text: str, norm: Norm) -> Fraction:
+    return Strength.parse(text, norm).number
 
 
 def _measure(
     metric: str,
     accuracy: Mapping[Fraction, float],
-    target: Threat,
+    target: Strength,
     prior: Sequence[float] | None,
 ) -> float:
-    at = Fraction(0) if metric == "clean" else target.epsilon
-    if at not in accuracy and (metric != "expected" or target.norm != "linf"):
-        raise ValueError(f"no accuracy measured at {show_strength(at, target.norm)}")
+    at = Strength(Fraction(0), target.norm) if metric == "clean" else target
+    if at.number not in accuracy and (metric != "expected" or target.norm != "linf"):
+        raise ValueError(f"no accuracy measured at {at}")
     if metric == "expected":
-        return expected_up_to(accuracy, at, target.norm, prior)
-    return accuracy[at]
+        return expected_up_to(accuracy, at, prior)
+    return accuracy[at.number]
 
 
 def _curve_rows(run: Run) -> Iterator[Row]:
@@ -218,9 +220,10 @@ def _curve_rows(run: Run) -> Iterator[Row]:
             yield {
                 **run.about,
                 "eval_id": evaluation.id,
+                "eval_norm": point["norm"],
                 "attack": evaluation.attack,
                 "split": record.get("config", {}).get("split", ""),
-                "epsilon": float(_strength(point["epsilon"], point["norm"]) * 255),
+                "epsilon": float(_number(point["epsilon"], point["norm"]) * 255),
                 "correct": point["correct"],
                 "n": point["n"],
                 "accuracy": percent(point["correct"] / point["n"]),

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from analysis.names import ATTACKS, NORMS, dataset_name, model_name
-from core.config import ConfigError, RunConfig, parse_strength, show_strength
+from core.config import ConfigError, RunConfig, Strength
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
 from core.store import damage, shapes
@@ -33,22 +32,6 @@ from core.store.records import FEWEST, batchnorm_images, delay, threshold
 Row = dict[str, Any]
 
 
-class Threat(NamedTuple):
-    """What a run is trained against, or judged by: a norm and a strength in it."""
-
-    norm: str
-    epsilon: Fraction
-
-    def note(self, trained: Threat, prior: object = None) -> str:
-        """What stands behind the name of an attack that is not the usual one, l-inf at eps_g with
-        all strengths alike in expected accuracy."""
-        if self.norm == trained.norm == "linf" and prior is None:
-            return ""
-        at = f" at {show_strength(self.epsilon, self.norm)}" if self.norm != trained.norm else ""
-        weighted = "" if prior is None else ", expected by a prior of its own"
-        return f" ({NORMS[self.norm]}{at}{weighted})"
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluation of a run as found on disk, or the reason why it is not there."""
@@ -58,14 +41,33 @@ class Evaluation:
     state: str = "done"
     reason: str = ""
 
-    def target(self, threat: Threat) -> Threat:
-        """Where the accuracy of a run trained against `threat` is its adversarial one: there, or at
-        the evaluation's largest strength where that attacks in another norm."""
+    @property
+    def norm(self) -> str:
+        """Of its attack, which its id names too if nothing is measured yet; '' of corruptions."""
+        if self.is_corrupted:
+            return ""
+        told = self.record["config"].get("norm") if self.record else None
+        asked = [norm for norm in NORMS if f"-{norm}-" in self.id]
+        return str(told or next(iter(asked), ""))
+
+    def target(self, trained: Strength) -> Strength:
+        """The strength at which the accuracy of a run trained against `trained` is its adversarial
+        one: that one, or the evaluation's largest if it attacks in another norm."""
         config = self.record["config"] if self.record else {}
-        norm = config.get("norm", threat.norm)
-        if norm == threat.norm:
-            return threat
-        return Threat(norm, parse_strength(config["epsilons"][-1], norm))
+        norm = config.get("norm", trained.norm)
+        if norm == trained.norm:
+            return trained
+        return Strength.parse(config["epsilons"][-1], norm)
+
+    def note(self, trained: Strength) -> str:
+        """What stands behind the name of an attack that is not the usual one, l-inf at eps_g with
+        all strengths alike in expected accuracy."""
+        target = self.target(trained)
+        if target.norm == trained.norm == "linf" and self.prior is None:
+            return ""
+        at = f" at {target}" if target.norm != trained.norm else ""
+        weighted = "" if self.prior is None else ", expected by a prior of its own"
+        return f" ({NORMS[target.norm]}{at}{weighted})"
 
     @property
     def prior(self) -> Sequence[float] | None:
@@ -106,12 +108,9 @@ class Run:
     """What datasets and checkpoints hold now, shared by the runs of a store."""
 
     @cached_property
-    def epsilon_g(self) -> Fraction:
-        return parse_strength(self.config["epsilon_g"], self.config["norm"])
-
-    @property
-    def threat(self) -> Threat:
-        return Threat(self.config["norm"], self.epsilon_g)
+    def epsilon_g(self) -> Strength:
+        """What it is trained against."""
+        return Strength.parse(self.config["epsilon_g"], self.config["norm"])
 
     @property
     def hinges(self) -> str:
@@ -127,7 +126,8 @@ class Run:
         return {
             "model": model_name(self.config["backbone"]),
             "dataset": dataset_name(self.config["dataset"]),
-            "epsilon_g": float(self.epsilon_g * 255),
+            "epsilon_g": self.epsilon_g.in_255ths,
+            "norm": self.epsilon_g.norm,
             "setting": self.setting,
             "seed": self.config["seed"],
             "variant": self.variant,
@@ -226,10 +226,16 @@ class Run:
 
     @cached_property
     def epochs(self) -> list[Row]:
-        """Rows of metrics.jsonl so far."""
+        """Rows of metrics.jsonl so far, strengths as they are written now."""
         if self.damage or self.changed:
             return []
-        return read_jsonl(self.dir.metrics, shapes.Metrics)
+        rows, norm = read_jsonl(self.dir.metrics, shapes.Metrics), self.config["norm"]
+        if norm == "linf":
+            return rows
+        for row in rows:
+            if "val_epsilon" in row:
+                row["val_epsilon"] = str(Strength.parse(row["val_epsilon"], norm))
+        return rows
 
     @cached_property
     def classes(self) -> int | None:
@@ -278,7 +284,7 @@ def _images(record: Mapping[str, Any]) -> set[int]:
 
 def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[Run]:
     """The runs of a manifest, or every run of the store. Raises ConfigError for none at all."""
-    rows = list(manifest if manifest is not None else _every_run(store))
+    rows = [_respelled(row) for row in (manifest if manifest is not None else _every_run(store))]
     if not rows:
         raise ConfigError(f"{store.root}: no runs here; `sweep launch` a grid first")
     variants = _variants(rows)
@@ -297,6 +303,19 @@ def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[
         )
         for row in rows
     ]
+
+
+def _respelled(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of a manifest with the strengths of its run as they are written now: older versions
+    wrote 0.2 of l2 as '51/255', and one value spelled in two ways would be two."""
+    config = row["config"]
+    if config["norm"] == "linf":
+        return row
+    strength = str(Strength.parse(config["epsilon_g"], config["norm"]))
+    validation = {**config["validation"]}
+    if validation.get("epsilon") is not None:
+        validation["epsilon"] = str(Strength.parse(validation["epsilon"], config["norm"]))
+    return {**row, "config": {**config, "epsilon_g": strength, "validation": validation}}
 
 
 def _every_run(store: Store) -> list[Row]:
@@ -346,7 +365,8 @@ def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         config = row["config"]
         # By the names that tables show: two folders may be called the same.
         names = model_name(config["backbone"]), dataset_name(config["dataset"])
-        cells[*names, config["epsilon_g"], row["setting"]].append(row)
+        number = Strength.parse(config["epsilon_g"], config["norm"]).number
+        cells[*names, number, row["setting"]].append(row)
     fields: dict[str, None] = {}
     for twins in cells.values():
         if len(twins) > 1:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.cells import Cell, Key
-from analysis.names import SETTINGS, paper_order, strength_name
+from analysis.names import SETTINGS, paper_order
 from analysis.rounding import DIGITS, half_up
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
@@ -26,7 +26,7 @@ NAMED = 4
 TITLES = {
     "model": "Model",
     "setting": "Setting",
-    "epsilon_g": "eps_g",
+    "strength": "eps_g",
     "variant": "Variant",
     "evaluation": "Attack",
     "dataset": "Dataset",
@@ -92,7 +92,7 @@ def pivot(
     for row in paper_order((row for row, _ in placed), rows, settings):
         keys = (placed.get((row, column)) for column in across)
         shown = tuple(entries[key] if key else Entry(ABSENT) for key in keys)
-        body.append((tuple(map(label, rows, row)), shown))
+        body.append((tuple(map(str, row)), shown))
     return Table(
         title,
         stub=tuple(TITLES[name] for name in rows),
@@ -103,15 +103,10 @@ def pivot(
     )
 
 
-def label(name: str, value: Any) -> str:
-    """How the value of a key's field is written in a table."""
-    return strength_name(value) if name == "epsilon_g" else str(value)
-
-
 def cell_name(key: Key) -> str:
     """'SWIN/Cars/sched at 8/255'."""
     where = f"{key.model}/{key.dataset}/{key.setting}{bracketed(key.variant)}"
-    return f"{where} at {strength_name(key.epsilon_g)}" if key.epsilon_g else where
+    return f"{where} at {key.strength}" if key.epsilon_g else where
 
 
 def bracketed(variant: str) -> str:
@@ -198,7 +193,7 @@ def _heading(
     levels = []
     for name, value in zip(columns, column, strict=True):
         counts = _images(cells, value) if name == "dataset" else ""
-        levels.append(label(name, value) + counts)
+        levels.append(str(value) + counts)
     return tuple(levels)
 
 

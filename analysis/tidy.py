@@ -35,14 +35,14 @@ def _safe(value: Any) -> Any:
 
 
 def tidy(found: Mapping[Key, Cell]) -> pd.DataFrame:
-    """COLUMNS, std and state; variant and eval_id where they tell cells apart.
+    """COLUMNS, std and state; variant and eval_id if they tell cells apart, norm beside l-inf.
 
-    epsilon_g in 255ths, value in percent with all its digits, empty where nothing was measured;
-    n: images behind each value. state: 'done' or why the number is not whole.
+    epsilon_g in 255ths in any norm, value in percent with all its digits, empty if nothing was
+    measured; n: images behind each value. state: 'done' or why the number is not whole.
     """
     table = pd.DataFrame([_row(key, cell) for key, cell in found.items()])
     constant = [name for name in ("variant", "eval_id") if table[name].nunique() == 1]
-    return table.drop(columns=constant)
+    return table.drop(columns=constant + ["norm"] * bool((table["norm"] == "linf").all()))
 
 
 def _row(key: Key, cell: Cell) -> dict[str, Any]:
@@ -57,6 +57,7 @@ def _row(key: Key, cell: Cell) -> dict[str, Any]:
         "seeds": cell.measured if cell.unit == "seeds" else "",
         "std": None if cell.std is None else round(cell.std, 10),
         "state": _state(cell),
+        "norm": key.norm,
         "variant": key.variant,
         "eval_id": key.evaluation,
     }
@@ -84,7 +85,7 @@ def tidy_tests(tests: Iterable[Tested]) -> pd.DataFrame:
                 {
                     "model": "all",
                     "dataset": "all",
-                    "epsilon_g": f"{tested.epsilon_g:g}",
+                    "epsilon_g": f"{tested.strength.in_255ths:g}",
                     "setting": "sched-fix",
                     "metric": tested.metric,
                     "value": value,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from analysis.names import strength_name
 from analysis.results import Results
 from analysis.runs import Run
 from analysis.tables import DOUBLE_DAGGER, NAMED, Entry, Table
@@ -28,7 +27,7 @@ def is_weak(run: Run) -> bool:
 
 def place(run: Run) -> tuple[str, ...]:
     about = run.about
-    at = strength_name(about["epsilon_g"]) if about["epsilon_g"] else ""
+    at = str(run.epsilon_g) if run.epsilon_g else ""
     return (*(about[name] for name in ("model", "dataset", "setting", "variant")), at)
 
 
@@ -90,7 +89,7 @@ def _marked(entry: Entry, found: Collection[tuple[str, ...]], sign: str) -> Entr
     if key is None or sign in entry.mark:
         return entry
     names = key.model, key.dataset, key.setting, key.variant
-    places = (*names, strength_name(key.epsilon_g)), (*names, "")
+    places = (*names, str(key.strength)), (*names, "")
     if not any(place in found for place in places):
         return entry
     return replace(entry, mark=entry.mark + sign)

@@ -31,7 +31,7 @@ from analysis import Results
 from analysis.cells import cells
 from analysis.frames import VALUES
 from analysis.report import write
-from core.config import RobustAccuracy, RunConfig, show_strength
+from core.config import RobustAccuracy, RunConfig
 from core.store.folders import Store
 
 EVALUATION = RobustAccuracy()
@@ -84,7 +84,7 @@ def evaluation(critical: np.ndarray) -> dict[str, Any]:
         {
             "attack": EVALUATION.attack,
             "norm": EVALUATION.norm,
-            "epsilon": show_strength(strength),
+            "epsilon": str(strength),
             "n": IMAGES,
             "correct": int((critical > i).sum()),
         }

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from core.config import RunConfig, show_strength
+from core.config import RunConfig
 from core.sheet import Sheet
 from core.store import shapes
 from core.store.classes import classes_of
@@ -95,7 +95,7 @@ def _suggest(
     fixes: Sequence[RunConfig], known: Mapping[RunConfig, RunConfig], store: Store
 ) -> Suggestion:
     first = fixes[0]
-    name = first.backbone, first.dataset, show_strength(first.epsilon_g, first.norm)
+    name = first.backbone, first.dataset, str(first.epsilon_g)
     found, problems, classes = [], [], None
     for fix in fixes:
         standard = standard_of(fix, known)

@@ -21,9 +21,9 @@ Drawn = Iterator[tuple[str, Figure]]
 
 
 def _transfer(results: Results) -> Drawn:
-    for epsilon_g in training.strengths(results):
-        if epsilon_g:
-            yield training.stem("transfer", epsilon_g), transfer(results, epsilon_g)
+    for trained in training.trained(results):
+        if trained:
+            yield training.stem("transfer", trained), transfer(results, trained)
 
 
 FROM_VALUES = {
@@ -89,9 +89,9 @@ def drawings(name: str, source: Source) -> Drawn:
 
 def _of_one_norm(source: Source) -> Source:
     results = source.results
-    if results is None or len({run.threat.norm for run in results.runs if run.epsilon_g}) < 2:
+    if results is None or len({run.epsilon_g.norm for run in results.runs if run.epsilon_g}) < 2:
         return source
-    part = results.only([run for run in results.runs if run.threat.norm == "linf"])
+    part = results.only([run for run in results.runs if run.epsilon_g.norm == "linf"])
     return Source(part.values, part)
 
 

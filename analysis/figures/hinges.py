@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.cells import Cell, Key
+from analysis.cells import Cell, Key, at, strengths
 from analysis.figures.style import DASHES, Look, matrix, mean_line, styled
-from analysis.names import METRICS, strength_name
+from analysis.names import METRICS
 from analysis.paper import table_cells
 from analysis.results import Results
 
@@ -28,20 +28,18 @@ def heat_maps(values: pd.DataFrame) -> Drawn:
     found = table_cells(7, values)
     for model, dataset in dict.fromkeys((key.model, key.dataset) for key in found):
         mine = {k: c for k, c in found.items() if (k.model, k.dataset) == (model, dataset)}
-        rows = sorted({(key.variant, key.epsilon_g) for key in mine})
+        rows = sorted({(key.variant, key.strength) for key in mine})
         with styled():
             figure, grid = matrix(len(rows), len(METRICS), panel=PANEL)
-            for i, (variant, epsilon_g) in enumerate(rows):
+            for i, (variant, strength) in enumerate(rows):
                 for j, metric in enumerate(METRICS):
                     here = {
                         hinges(key): cell
                         for key, cell in mine.items()
-                        if (key.variant, key.epsilon_g, key.metric) == (variant, epsilon_g, metric)
+                        if (key.variant, key.strength, key.metric) == (variant, strength, metric)
                     }
                     _heat_map(grid[i, j], here)
-                    grid[i, j].set_title(
-                        rf"{metric} (%), $\epsilon_g$ = {strength_name(epsilon_g)}"
-                    )
+                    grid[i, j].set_title(rf"{metric} (%), $\epsilon_g$ = {strength}")
                 if variant:
                     grid[i, 0].set_ylabel(f"{variant}\nT1")
             figure.suptitle(f"{model}, {dataset}", fontsize=8)
@@ -88,11 +86,15 @@ def dynamics(results: Results) -> Drawn:
 
 def _dynamics(epochs: pd.DataFrame, title: str) -> Figure:
     T1s = sorted(set(epochs["T1"]))
-    rows = sorted(set(zip(epochs["variant"], epochs["epsilon_g"], strict=True)))
+    rows = [
+        (variant, strength)
+        for variant in sorted(set(epochs["variant"]))
+        for strength in strengths(epochs[epochs["variant"] == variant])
+    ]
     with styled():
         figure, grid = matrix(len(rows), len(T1s), panel=PANEL)
-        for i, (variant, epsilon_g) in enumerate(rows):
-            mine = epochs[(epochs["variant"] == variant) & (epochs["epsilon_g"] == epsilon_g)]
+        for i, (variant, strength) in enumerate(rows):
+            mine = at(epochs[epochs["variant"] == variant], strength)
             grid[i, 0].set_ylabel(f"{variant}\nvalidation accuracy (%)".lstrip())
             for j, T1 in enumerate(T1s):
                 axes, here = grid[i, j], mine[mine["T1"] == T1]
@@ -100,7 +102,7 @@ def _dynamics(epochs: pd.DataFrame, title: str) -> Figure:
                     axes.set_axis_off()
                     continue
                 _shades(axes, here)
-                axes.set_title(rf"T1 = {T1}, $\epsilon_g$ = {strength_name(epsilon_g)}")
+                axes.set_title(rf"T1 = {T1}, $\epsilon_g$ = {strength}")
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
         figure.suptitle(title, fontsize=8)

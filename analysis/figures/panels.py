@@ -12,12 +12,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from analysis.cells import Key, cells
+from analysis.cells import Key, at, cells
 from analysis.figures.style import Looks, key_line, mean_line
-from analysis.names import datasets_in_order, models_in_order, settings_in_order
+from analysis.names import NORMS, datasets_in_order, models_in_order, settings_in_order
 from analysis.paper import one_evaluation
 from analysis.results import Results
 from analysis.statistics import median_delay
+from core.config import Strength
 
 Pair = tuple[str, str]
 
@@ -53,11 +54,12 @@ def judged(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     return named(curves), named(values[values["metric"] == "expected"])
 
 
-def at_strength(frame: pd.DataFrame, epsilon_g: float, runs: pd.DataFrame) -> pd.DataFrame:
+def at_strength(frame: pd.DataFrame, strength: Strength, runs: pd.DataFrame) -> pd.DataFrame:
     """Runs trained at eps_g, and standard ones, which belong to every strength of their pair. runs:
     the table of all of them."""
-    pairs = pairs_of(runs[runs["epsilon_g"] == epsilon_g])
-    here = frame[frame["epsilon_g"].isin([epsilon_g, 0.0])]
+    pairs = pairs_of(at(runs, strength) if strength else runs[runs["epsilon_g"] == 0])
+    mine = frame["epsilon_g"] == strength.in_255ths
+    here = frame[(mine & (frame["norm"] == strength.norm)) | (frame["epsilon_g"] == 0)]
     there = [pair in pairs for pair in zip(here["model"], here["dataset"], strict=True)]
     return here[np.array(there, bool)]
 
@@ -116,13 +118,15 @@ def _lines(axes: Axes, epochs: pd.DataFrame, column: str, styles: Looks) -> dict
 
 
 def robustness(
-    axes: Axes, curves: pd.DataFrame, expected: pd.DataFrame, epsilon_g: float, styles: Looks
+    axes: Axes, curves: pd.DataFrame, expected: pd.DataFrame, strength: Strength, styles: Looks
 ) -> None:
     """Accuracy against the attack's strength, shaded over [0, eps_g], its mean in the legend: 45.1,
     or 45.1 (2/3) where seeds are missing."""
     if curves.empty:
         return _blank(axes)
     lines = []
+    curves = curves.assign(epsilon=curves["epsilon"] / unit(curves, "eval_norm"))
+    epsilon_g = strength.in_255ths / unit(curves, "eval_norm")
     for setting in settings_in_order(curves["setting"]):
         style = styles[setting]
         mean = mean_line(axes, curves[curves["setting"] == setting], "epsilon", "accuracy", style)
@@ -135,10 +139,27 @@ def robustness(
     axes.axvline(epsilon_g, color="#999999", linewidth=0.7)
     axes.set_ylim(0, 100)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=unit(curves, "eval_norm") == 1))
     axes.legend(
         handles=lines, title="expected (%)", title_fontsize=7, handlelength=1.6, loc="upper right"
     )
+
+
+def unit(frame: pd.DataFrame, column: str) -> int:
+    """255ths in a unit of the axis on which the strengths of a frame stand: 1 in l-inf, 255 in l2
+    and l1, whose strengths are plain numbers."""
+    return 1 if set(frame[column]) <= {"linf", ""} else 255
+
+
+def unit_name(frame: pd.DataFrame, column: str) -> str:
+    """'1/255', or the norm of plain numbers: 'l2'."""
+    names = [NORMS[norm] for norm in sorted(set(frame[column])) if norm]
+    return "1/255" if unit(frame, column) == 1 else ", ".join(names)
+
+
+def attack_axis(curves: pd.DataFrame) -> str:
+    """The label of the axis of attack strengths."""
+    return f"attack strength ({unit_name(curves, 'eval_norm')})"
 
 
 def what_is_judged(curves: pd.DataFrame) -> str:

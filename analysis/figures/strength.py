@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from analysis.figures.panels import complete, named
+from analysis.figures.panels import complete, named, unit, unit_name
 from analysis.figures.style import LOOKS, MARKERS, OTHERS, Look, above, matrix, styled
 from analysis.names import datasets_in_order, models_in_order, settings_in_order
 from analysis.paper import one_evaluation
@@ -33,7 +33,7 @@ def strength(values: pd.DataFrame) -> Drawn:
     asked = values[(values["metric"] == "clean") & values["setting"].isin(["fix", "sched"])]
     if asked["epsilon_g"].nunique() < 2:
         return
-    clean = complete(asked)
+    clean, axis = complete(asked), _axis(asked)
     if clean["epsilon_g"].nunique() < 2:
         return
     models = models_in_order(clean["model"])
@@ -43,7 +43,7 @@ def strength(values: pd.DataFrame) -> Drawn:
             axes.set_axis_off()
         for model, axes in zip(models, grid.flat, strict=False):
             _against_strength(axes, clean[clean["model"] == model], "value")
-            axes.set(title=model, ylim=(0, 100), xlabel=r"$\epsilon_g$ (1/255)")
+            axes.set(title=model, ylim=(0, 100), xlabel=axis)
         for axes in grid[:, 0]:
             axes.set_ylabel("clean accuracy (%)")
         _legend(figure, clean)
@@ -68,7 +68,7 @@ def delay(results: Results) -> Drawn:
         for model, (left, right) in zip(models, grid, strict=True):
             mine = runs[runs["model"] == model]
             _delays(left, mine)
-            left.set(title=model, xlabel=r"$\epsilon_g$ (1/255)", ylabel="delay (epochs)")
+            left.set(title=model, xlabel=_axis(runs), ylabel="delay (epochs)")
             left.hlines(mine["epochs"].max(), 0, 1, transform=left.get_yaxis_transform(), **NEVER)
             right.vlines(mine["epochs"].max(), 0, 1, transform=right.get_xaxis_transform(), **NEVER)
             left.set_ylim(0, 1.05 * mine["epochs"].max())
@@ -77,6 +77,10 @@ def delay(results: Results) -> Drawn:
             right.set(xlim=(0, 1.05 * mine["epochs"].max()), ylim=(0, 100))
         _legend(figure, runs)
     yield "delay", figure
+
+
+def _axis(frame: pd.DataFrame) -> str:
+    return rf"$\epsilon_g$ ({unit_name(frame, 'norm')})"
 
 
 def _final(results: Results) -> pd.DataFrame:
@@ -89,7 +93,7 @@ def _final(results: Results) -> pd.DataFrame:
 
 def _against_strength(axes: Axes, frame: pd.DataFrame, column: str) -> None:
     for (setting, dataset), mine in frame.groupby(["setting", "dataset"], sort=False):
-        mean = mine.groupby("epsilon_g")[column].mean().astype(float)
+        mean = mine.groupby(mine["epsilon_g"] / unit(mine, "norm"))[column].mean().astype(float)
         color, marker = _colors(frame)[str(dataset)]
         line = LOOKS.get(str(setting), Look(OTHERS[0])).line
         axes.plot(mean.index, mean.to_numpy(), color=color, marker=marker, linestyle=line)
@@ -98,7 +102,7 @@ def _against_strength(axes: Axes, frame: pd.DataFrame, column: str) -> None:
 def _delays(axes: Axes, runs: pd.DataFrame) -> None:
     """Median delay against eps_g; a hollow mark at the end of the training where it is longer."""
     for (setting, dataset), mine in runs.groupby(["setting", "dataset"], sort=False):
-        strengths = mine.groupby("epsilon_g")
+        strengths = mine.groupby(mine["epsilon_g"] / unit(mine, "norm"))
         middle = strengths.apply(lambda one: median_delay(one["delay"], one["epochs"]))
         never = np.isinf(middle.to_numpy(float))
         shown = np.where(never, strengths["epochs"].max(), middle)

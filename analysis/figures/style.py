@@ -20,7 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.names import settings_in_order, strength_name
+from analysis.names import settings_in_order
+from core.config import Strength
 from core.store.folders import write_atomic
 
 RC: Any = {
@@ -119,14 +120,14 @@ def matrix(
 
 
 def legend(
-    figure: Figure, styles: Looks, epsilon_g: float | None = None, *, onset: bool = False
+    figure: Figure, styles: Looks, strength: Strength | None = None, *, onset: bool = False
 ) -> None:
     """One legend of the settings above all panels, with eps_g as its title."""
     lines = [key_line(name, style) for name, style in styles.items()]
     if onset:
         dot = Line2D([], [], color="black", marker="o", linestyle="", label="adaptation begins")
         lines.append(dot)
-    title = f"$\\epsilon_g$ = {strength_name(epsilon_g)}" if epsilon_g else None
+    title = f"$\\epsilon_g$ = {strength}" if strength else None
     above(figure, lines, title)
 
 

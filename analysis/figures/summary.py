@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.cells import Cell, Key, cells
+from analysis.cells import Cell, Key, at, cells, strengths
 from analysis.figures.panels import complete, named
 from analysis.figures.style import MARKERS, Looks, above, looks, matrix, styled
-from analysis.names import METRICS, datasets_in_order, models_in_order, strength_name
+from analysis.names import METRICS, datasets_in_order, models_in_order
 from analysis.paper import compared, one_evaluation
+from core.config import Strength
 
 Drawn = Iterator[tuple[str, Figure]]
 WIDE = (3.2, 2.2)
@@ -26,15 +27,15 @@ def bars(values: pd.DataFrame) -> Drawn:
     """Mean clean, adversarial and expected accuracy over the pairs where every setting shown is
     complete; a dot per pair."""
     found = compared(cells(named(one_evaluation(values))))
-    epsilons = sorted({key.epsilon_g for key in found if key.epsilon_g})
+    trained = sorted({key.strength for key in found if key.epsilon_g})
     settings = _comparable(found)
-    if not epsilons or len(settings) < 2:
+    if not trained or len(settings) < 2:
         return
     styles = looks(settings)
     with styled():
-        figure, grid = matrix(1, len(epsilons), panel=WIDE)
-        for epsilon_g, axes in zip(epsilons, grid[0], strict=True):
-            _bars(axes, {k: c for k, c in found.items() if k.epsilon_g == epsilon_g}, styles)
+        figure, grid = matrix(1, len(trained), panel=WIDE)
+        for strength, axes in zip(trained, grid[0], strict=True):
+            _bars(axes, {k: c for k, c in found.items() if k.strength == strength}, styles)
             axes.set_ylim(0, 100)
         grid[0, 0].set_ylabel("accuracy (%)")
         handles = [Patch(color=style.color, label=name) for name, style in styles.items()]
@@ -44,9 +45,9 @@ def bars(values: pd.DataFrame) -> Drawn:
 
 def _comparable(found: dict[Key, Cell]) -> list[str]:
     """The settings asked for on every pair that fix and sched were asked for."""
-    asked: dict[str, set[tuple[str, str, float]]] = {}
+    asked: dict[str, set[tuple[str, str, Strength]]] = {}
     for key in found:
-        asked.setdefault(key.setting, set()).add((key.model, key.dataset, key.epsilon_g))
+        asked.setdefault(key.setting, set()).add((key.model, key.dataset, key.strength))
     core = asked.get("fix", set()) & asked.get("sched", set())
     return [name for name, pairs in asked.items() if core and pairs >= core]
 
@@ -68,9 +69,9 @@ def _bars(axes: Axes, found: dict[Key, Cell], styles: Looks) -> None:
             spread = x + np.linspace(-0.3, 0.3, len(shown)) * width
             axes.plot(spread, shown, ".", color="black", markersize=2, alpha=0.6)
             axes.text(x, 101, f"{shown.mean():.1f}", ha="center", fontsize=6, color=style.color)
-    epsilon_g = next(iter(found)).epsilon_g
+    strength = next(iter(found)).strength
     count = f"{len(whole)} of {len(pairs)}" if len(whole) < len(pairs) else f"{len(pairs)}"
-    axes.set_title(rf"$\epsilon_g$ = {strength_name(epsilon_g)}, mean of {count} pairs", pad=12)
+    axes.set_title(rf"$\epsilon_g$ = {strength}, mean of {count} pairs", pad=12)
     axes.set_xticks(range(len(METRICS)), METRICS)
     axes.grid(axis="x", visible=False)
 
@@ -90,19 +91,19 @@ def pareto(values: pd.DataFrame) -> Drawn:
     marker per model; the line joins the complete results that no other one beats in both."""
     points = complete(values)
     points = points[points["epsilon_g"] > 0]
-    index = ["model", "dataset", "epsilon_g", "setting"]
+    index = ["model", "dataset", "epsilon_g", "norm", "setting"]
     plane = points.pivot_table(index=index, columns="metric", values="value").reset_index()
     if not {"clean", "adv"} <= set(plane.columns):
         return
-    datasets, epsilons = datasets_in_order(plane["dataset"]), sorted(set(plane["epsilon_g"]))
+    datasets, trained = datasets_in_order(plane["dataset"]), strengths(plane)
     models, styles = models_in_order(plane["model"]), looks(plane["setting"])
     with styled():
-        figure, grid = matrix(len(epsilons), len(datasets), panel=SQUARE)
-        for i, epsilon_g in enumerate(epsilons):
+        figure, grid = matrix(len(trained), len(datasets), panel=SQUARE)
+        for i, strength in enumerate(trained):
             for j, dataset in enumerate(datasets):
-                here = plane[(plane["epsilon_g"] == epsilon_g) & (plane["dataset"] == dataset)]
+                here = at(plane[plane["dataset"] == dataset], strength)
                 _plane(grid[i, j], here.dropna(), models, styles)
-                grid[i, j].set_title(rf"{dataset}, $\epsilon_g$ = {strength_name(epsilon_g)}")
+                grid[i, j].set_title(rf"{dataset}, $\epsilon_g$ = {strength}")
         for axes in grid[-1]:
             axes.set_xlabel("clean accuracy (%)")
         for axes in grid[:, 0]:

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.cells import at, strengths
 from analysis.figures import panels
 from analysis.figures.panels import (
     at_strength,
@@ -25,29 +26,33 @@ from analysis.figures.panels import (
 from analysis.figures.style import Looks, blocks, legend, looks, matrix, styled
 from analysis.names import datasets_in_order, models_in_order
 from analysis.results import Results
+from core.config import Strength
+from core.config.strength import NO_ATTACK
 
 Drawn = Iterator[tuple[str, Figure]]
 COLUMNS = {"val_clean": "clean (%)", "val_adv": "adversarial (%)", "val_loss": "loss"}
 """Rows of the `training` figure: validation measurements after each epoch."""
 
 
-def strengths(results: Results) -> list[float]:
-    """The eps_g at which a run has an epoch or a curve, in 255ths. While standard runs alone have
-    any, which belong to every strength, all that are asked for; [0] if nothing is attacked."""
-    begun = {*results.epochs["epsilon_g"], *results.curves["epsilon_g"]}
-    asked = {*results.table["epsilon_g"]} if begun else set()
-    return sorted(begun - {0.0}) or sorted(asked - {0.0}) or [0.0]
+def trained(results: Results) -> list[Strength]:
+    """The eps_g at which a run has an epoch or a curve. While standard runs alone have any, which
+    belong to every strength, all that are asked for; [0] if nothing is attacked."""
+    begun = {*strengths(results.epochs), *strengths(results.curves)}
+    asked = {*strengths(results.table)} if begun else set()
+    return sorted(filter(None, begun)) or sorted(filter(None, asked)) or [NO_ATTACK]
 
 
-def stem(name: str, epsilon_g: float) -> str:
-    """'adaptation-eps4'."""
-    return f"{name}-eps{epsilon_g:g}".replace(".", "_")
+def stem(name: str, strength: Strength) -> str:
+    """'adaptation-eps4', 'adaptation-l2_eps0_2'."""
+    number = strength.number if strength.norm != "linf" else strength.number * 255
+    prefix = "" if strength.norm == "linf" else f"{strength.norm}_"
+    return f"{name}-{prefix}eps{float(number):g}".replace(".", "_")
 
 
 def adaptation(results: Results) -> Drawn:
     """Validation clean accuracy per epoch."""
-    for epsilon_g in strengths(results):
-        epochs = named(at_strength(results.epochs, epsilon_g, results.table))
+    for strength in trained(results):
+        epochs = named(at_strength(results.epochs, strength, results.table))
         if epochs.empty:
             continue
         styles = looks(epochs["setting"])
@@ -55,33 +60,33 @@ def adaptation(results: Results) -> Drawn:
             figure, grid = _by_pair(epochs, "epoch", "validation accuracy (%)")
             for pair, axes in grid.items():
                 panels.adaptation(axes, of_pair(epochs, pair), styles)
-            legend(figure, styles, epsilon_g, onset=True)
-        yield stem("adaptation", epsilon_g), figure
+            legend(figure, styles, strength, onset=True)
+        yield stem("adaptation", strength), figure
 
 
 def robustness(results: Results) -> Drawn:
     """Accuracy against the strength of the attack, expected robustness in the legends."""
     every, expected = judged(results)
-    for epsilon_g in strengths(results):
-        curves = at_strength(every, epsilon_g, results.table)
-        mean = expected[expected["epsilon_g"] == epsilon_g]
+    for strength in trained(results):
+        curves = at_strength(every, strength, results.table)
+        mean = at(expected, strength)
         if curves.empty:
             continue
         styles = looks(curves["setting"])
         label = what_is_judged(curves)
         with styled():
-            figure, grid = _by_pair(curves, "attack strength (1/255)", label)
+            figure, grid = _by_pair(curves, panels.attack_axis(curves), label)
             for pair, axes in grid.items():
                 mine = of_pair(mean, pair)
-                panels.robustness(axes, of_pair(curves, pair), mine, epsilon_g, styles)
-            legend(figure, styles, epsilon_g)
-        yield stem("robustness", epsilon_g), figure
+                panels.robustness(axes, of_pair(curves, pair), mine, strength, styles)
+            legend(figure, styles, strength)
+        yield stem("robustness", strength), figure
 
 
 def training(results: Results) -> Drawn:
     """Clean accuracy, adversarial accuracy and loss on the validation split per epoch."""
-    for epsilon_g in strengths(results):
-        epochs = named(at_strength(results.epochs, epsilon_g, results.table))
+    for strength in trained(results):
+        epochs = named(at_strength(results.epochs, strength, results.table))
         if epochs.empty:
             continue
         pairs, styles = pairs_of(epochs), looks(epochs["setting"])
@@ -91,8 +96,8 @@ def training(results: Results) -> Drawn:
                 column = grid[len(COLUMNS) * (i // 4) :, i % 4]
                 _history(column, of_pair(epochs, pair), styles, first=i % 4 == 0)
                 column[0].set_title(", ".join(pair))
-            legend(figure, styles, epsilon_g)
-        yield stem("training", epsilon_g), figure
+            legend(figure, styles, strength)
+        yield stem("training", strength), figure
 
 
 def _history(column: np.ndarray, epochs: pd.DataFrame, styles: Looks, *, first: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.report.facts import code, diagnosis
 from analysis.runs import Run, flat
-from core.config import parse_strength
+from core.config import Strength
 from core.store.folders import read_end
 
 KEPT = {"done": 400}
@@ -68,14 +68,16 @@ def _measured(run: Run) -> list[tuple[Any, Mapping[str, Any]]]:
 
 
 def _curve(attack: str, record: Mapping[str, Any]) -> list[Any]:
+    norm = record["rows"][0]["norm"]
+    unit, name = (255, "1/255") if norm == "linf" else (1, norm)
     points = [
         [
-            float(parse_strength(row["epsilon"], row["norm"]) * 255),
+            float(Strength.parse(row["epsilon"], row["norm"]).number * unit),
             round(100 * row["correct"] / row["n"], 2),
         ]
         for row in record["rows"]
     ]
-    return [attack, record["n"], points]
+    return [attack, record["n"], points, name]
 
 
 def _facts(run: Run, wandb: str | None) -> list[tuple[str, str]]:

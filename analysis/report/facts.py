@@ -15,12 +15,13 @@ from analysis.derived import paired_tests
 from analysis.diagnosis import diagnose
 from analysis.findings import finding
 from analysis.gates import cell_gates, row_gates, run_gates
-from analysis.names import paper_order, strength_name
+from analysis.names import paper_order
 from analysis.paper import compared, one_evaluation
 from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.runs import Run
 from analysis.tables import bracketed
+from core.config import Strength
 
 SURE = 0.05
 
@@ -36,7 +37,7 @@ def findings(results: Results) -> list[str]:
             test = tested.test
             sure = "significant" if test.p < SURE else "not significant"
             sentences.append(
-                f"Over {test.n} pairs at eps_g = {strength_name(tested.epsilon_g)}"
+                f"Over {test.n} pairs at eps_g = {tested.strength}"
                 f"{bracketed(tested.variant)}, sched changes {tested.metric} accuracy by "
                 f"{half_up(test.difference, 1):+} points on average (paired t = {test.t:.2f}, "
                 f"p = {test.p:.2g}: {sure} at 5 %)."
@@ -141,20 +142,23 @@ def _environment(env: Mapping[str, Any]) -> dict[str, str]:
 
 def in_paper_order(runs: Sequence[Run]) -> list[Run]:
     """By model, dataset, strength, setting and seed, as the paper orders them."""
-    fields = ("model", "dataset", "epsilon_g", "setting", "variant", "seed", "run_id")
-    by_name = {tuple(run.about[field] for field in fields): run for run in runs}
+    fields = ("model", "dataset", "strength", "setting", "variant", "seed", "run_id")
+    names = ({**run.about, "strength": run.epsilon_g} for run in runs)
+    by_name = {
+        tuple(name[field] for field in fields): run for name, run in zip(names, runs, strict=True)
+    }
     return [by_name[name] for name in paper_order(by_name, fields)]
 
 
 def coverage(results: Results) -> tuple[list[str], list[tuple[str, list[Counter[str]]]]]:
     """(column names, one line per model and dataset): how many runs of each cell are in which
     state, one column per setting and eps_g."""
-    columns: dict[str, float] = {}
+    columns: dict[str, Strength] = {}
     lines: dict[str, dict[str, Counter[str]]] = {}
     for run in in_paper_order(results.runs):
         about = run.about
-        at = f" {strength_name(about['epsilon_g'])}" if about["epsilon_g"] else ""
-        columns[run.setting + at] = about["epsilon_g"]
+        at = f" {run.epsilon_g}" if run.epsilon_g else ""
+        columns[run.setting + at] = run.epsilon_g
         line = lines.setdefault(f"{about['model']} {about['dataset']}", {})
         line.setdefault(run.setting + at, Counter())[run.state] += 1
     names = sorted(columns, key=columns.__getitem__)

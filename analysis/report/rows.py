@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import Cell, Key, cells
+from analysis.cells import Cell, Key, cells, strengths
 from analysis.intervals import Flags
 from analysis.names import (
     METRICS,
@@ -15,7 +15,6 @@ from analysis.names import (
     models_in_order,
     paper_order,
     settings_in_order,
-    strength_name,
 )
 from analysis.paper import one_evaluation
 from analysis.report.facts import seconds
@@ -23,10 +22,10 @@ from analysis.results import Results
 from analysis.rounding import half_up
 from analysis.runs import Run
 from analysis.tables import ABSENT, DAGGER, number, winners
-from core.config import ConfigError
+from core.config import ConfigError, Strength
 
 Row = dict[str, Any]
-FIELDS = ("model", "dataset", "epsilon_g", "setting", "variant")
+FIELDS = ("model", "dataset", "strength", "setting", "variant")
 CONSTANT = "one label for every image: no result"
 NOTHING: Row = {"text": ABSENT, "sort": "", "bold": False, "mark": "", "note": "", "interval": ""}
 
@@ -34,11 +33,10 @@ NOTHING: Row = {"text": ABSENT, "sort": "", "bold": False, "mark": "", "note": "
 def filters(results: Results) -> list[tuple[str, list[str]]]:
     """Name -> options of the filters above the tables."""
     table, values = results.table, results.values
-    strengths = sorted(set(values["epsilon_g"]) - {0.0})
     return [
         ("Model", models_in_order(table["model"])),
         ("Dataset", datasets_in_order(table["dataset"])),
-        ("eps_g", [strength_name(epsilon_g) for epsilon_g in strengths]),
+        ("eps_g", [str(strength) for strength in strengths(values) if strength]),
         ("Setting", settings_in_order(table["setting"])),
         ("State", sorted(set(table["state"]) | set(values["state"]))),
     ]
@@ -82,12 +80,12 @@ def _cell_row(
     }
 
 
-def _named(model: str, dataset: str, epsilon_g: float, setting: str, variant: str) -> Row:
+def _named(model: str, dataset: str, strength: Strength, setting: str, variant: str) -> Row:
     return {
         "model": model,
         "dataset": dataset,
-        "strength": epsilon_g,
-        "eps_g": strength_name(epsilon_g) if epsilon_g else ABSENT,
+        "strength": strength.in_255ths,
+        "eps_g": str(strength) if strength else ABSENT,
         "setting": setting,
         "name": f"{setting} [{variant}]" if variant else setting,
     }
@@ -135,7 +133,7 @@ def _run_row(run: Run, accuracy: Mapping[tuple[str, str], str]) -> Row:
     total = int(run.config["epochs"])
     delay = run.delay
     return {
-        **_named(*(about[field] for field in FIELDS)),
+        **_named(*({**about, "strength": run.epsilon_g}[field] for field in FIELDS)),
         "short": run.dir.id.rsplit("-", 1)[-1][:8],
         "seed": about["seed"],
         "clean": accuracy.get((run.dir.id, "clean"), ""),

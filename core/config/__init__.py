@@ -16,10 +16,9 @@ from core.config.run import RunConfig as RunConfig
 from core.config.run import Validation as Validation
 from core.config.schedule import Schedule as Schedule
 from core.config.schedule import resolve_schedule as resolve_schedule
+from core.config.strength import Strength as Strength
+from core.config.strength import shown as shown
 from core.config.values import ConfigError as ConfigError
 from core.config.values import fields_of as fields_of
 from core.config.values import nearest as nearest
-from core.config.values import parse_strength as parse_strength
 from core.config.values import problems as problems
-from core.config.values import rounded as rounded
-from core.config.values import show_strength as show_strength

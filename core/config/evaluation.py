@@ -14,20 +14,17 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from core.config.strength import Norm, Strength, Strengths
 from core.config.values import (
     ConfigError,
     Count,
-    Norm,
     Number,
     Part,
-    Strength,
     delta_of,
     hashed,
-    parse_strengths,
     problems,
-    show_strength,
 )
 
 FAST = 1 / 6
@@ -153,9 +150,7 @@ class AtStrengths(EvalConfig):
 
     norm: Norm = "linf"
     steps: Count = 10
-    epsilons: Annotated[tuple[Strength, ...], BeforeValidator(parse_strengths)] = tuple(
-        Fraction(i, 255) for i in range(17)
-    )
+    epsilons: Strengths = tuple(Strength(Fraction(i, 255)) for i in range(17))
     """Strengths at which accuracy is measured, ascending from 0."""
     prior: tuple[Annotated[Number, Field(ge=0)], ...] | None = None
     """Weights of the strengths in expected accuracy, of which tables take those up to eps_g; None
@@ -164,8 +159,8 @@ class AtStrengths(EvalConfig):
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         pairs = zip(self.epsilons, self.epsilons[1:], strict=False)
-        if not self.epsilons or self.epsilons[0] != 0 or any(a >= b for a, b in pairs):
-            given = ", ".join(show_strength(epsilon, self.norm) for epsilon in self.epsilons)
+        if not self.epsilons or self.epsilons[0] or any(a >= b for a, b in pairs):
+            given = ", ".join(map(str, self.epsilons))
             raise ValueError(
                 "epsilons: expected ascending strengths that begin with 0, "
                 f"got {reprlib.repr(given) if given else 'none'}"
@@ -187,6 +182,12 @@ class AtStrengths(EvalConfig):
     @property
     def stem(self) -> str:
         return f"{self.attack.replace('-', '_')}{self.steps}-{self.norm}"
+
+    @property
+    def _one_strength(self) -> dict[str, Any]:
+        """What a miniature changes."""
+        strengths = tuple(Strength(Fraction(i, 255), self.norm) for i in (0, 2))
+        return {"epsilons": strengths, "steps": 1, "images": 1, "prior": None}
 
     def passes(self, images: int, survival: float) -> float:
         return images * self._each(survival, 2 * self.steps)
@@ -210,7 +211,7 @@ class RobustAccuracy(AtStrengths):
 
     def shrunk(self) -> RobustAccuracy:
         """Clean and one strength, one step, one image."""
-        return self.model_copy(update=_ONE_STRENGTH)
+        return self.model_copy(update=self._one_strength)
 
 
 class AutoAttack(AtStrengths):
@@ -227,7 +228,7 @@ class AutoAttack(AtStrengths):
 
     def shrunk(self) -> RobustAccuracy:
         """APGD's: the ensemble has no miniature."""
-        return RobustAccuracy(norm=self.norm, split=self.split, **_ONE_STRENGTH)
+        return RobustAccuracy(norm=self.norm, split=self.split, **self._one_strength)
 
     def problem(self, size: int, classes: int | None = None) -> str | None:
         return ensemble_problem(self.norm, size, classes)
@@ -257,12 +258,6 @@ KINDS: Mapping[str, type[EvalConfig]] = {
     "apgd-ce": RobustAccuracy,
     "autoattack": AutoAttack,
     "corruptions": Corruptions,
-}
-_ONE_STRENGTH: dict[str, Any] = {
-    "epsilons": (Fraction(0), Fraction(2, 255)),
-    "steps": 1,
-    "images": 1,
-    "prior": None,
 }
 _ELSEWHERE = {
     "norm": "linf",

@@ -14,21 +14,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from core.config.registry import backbone, canonical_backbone, size_problem
 from core.config.schedule import Schedule, resolve_schedule
+from core.config.strength import AnyStrength, Norm, Strength
 from core.config.values import (
-    AnyStrength,
     ConfigError,
     Count,
-    Norm,
     Number,
     Part,
-    Strength,
     delta_of,
     digest,
     named_or_full,
-    parse_strength,
     problems,
     safe_name,
-    strength_slug,
 )
 
 
@@ -89,7 +85,7 @@ class Augment(Part):
     """Largest shift in pixels, in both directions (wraps round)."""
 
 
-UNATTACKED = Fraction(4, 255)
+UNATTACKED = Strength(Fraction(4, 255))
 """Strength of the adversarial validation of runs that are not trained on attacks (l-inf)."""
 
 
@@ -157,7 +153,7 @@ class RunConfig(Part):
     image_size: Annotated[Count, Field(ge=8)] = 224
     norm: Norm = "linf"
     """Threat model of training and of the validation's attack."""
-    epsilon_g: Strength = Fraction(4, 255)
+    epsilon_g: Strength = Strength(Fraction(4, 255))
     """Target strength eps_g, of pixels in [0, 1]."""
     schedule: Schedule = Schedule()
     epochs: Count = 50
@@ -198,10 +194,13 @@ class RunConfig(Part):
         if self.schedule.kind == "standard":
             if self.validation.epsilon is None:
                 object.__setattr__(self, "norm", "linf")
-            object.__setattr__(self, "epsilon_g", Fraction(0))
+            object.__setattr__(self, "epsilon_g", Strength(Fraction(0), self.norm))
             object.__setattr__(self, "attack", Attack())
-        elif self.epsilon_g == 0:
+        elif not self.epsilon_g:
             raise ValueError("epsilon_g: 0 means no attack, use schedule: standard")
+        else:  # a default is not validated
+            object.__setattr__(self, "epsilon_g", Strength(self.epsilon_g.number, self.norm))
+        self._validated_in_its_norm()
         usual = self.epsilon_g or (UNATTACKED if self.norm == "linf" else None)
         if self.validation.epsilon == usual:
             implied = self.validation.model_copy(update={"epsilon": None})
@@ -216,12 +215,17 @@ class RunConfig(Part):
         misfit = size_problem(self.backbone, self.image_size)
         if misfit:
             raise ValueError(f"image_size: {misfit}")
-        if self.validation.epsilon is not None:
-            try:
-                parse_strength(self.validation.epsilon, self.norm)
-            except ValueError as error:
-                raise ValueError(f"validation.epsilon: {error}") from None
         return self
+
+    def _validated_in_its_norm(self) -> None:
+        if self.validation.epsilon is None:
+            return
+        try:
+            strength = Strength.parse(self.validation.epsilon, self.norm)
+        except ValueError as error:
+            raise ValueError(f"validation.epsilon: {error}") from None
+        validation = self.validation.model_copy(update={"epsilon": strength})
+        object.__setattr__(self, "validation", validation)
 
     @classmethod
     def check(cls, data: Mapping[str, Any]) -> RunConfig | list[tuple[str, str]]:
@@ -257,7 +261,7 @@ class RunConfig(Part):
         """Lower-case letters, digits, '_' and '.', so that an id is always one safe file name."""
         parts = [self.backbone, self.dataset.rstrip("/").rsplit("/", 1)[-1]]
         if self.schedule.kind != "standard":
-            parts.append(strength_slug(self.epsilon_g, self.norm))
+            parts.append(self.epsilon_g.slug)
         if self.protocol == "lora":
             parts.append("lora")
         parts += [self.setting.replace(";", "_").replace("=", ""), f"s{self.seed}"]
@@ -274,12 +278,12 @@ class RunConfig(Part):
         return self.schedule.label(self.epochs)
 
     @property
-    def validation_epsilon(self) -> Fraction:
+    def validation_epsilon(self) -> Strength:
         """Strength of the per-epoch adversarial accuracy; 4/255 where nothing is attacked."""
         if self.validation.epsilon is not None:
             return self.validation.epsilon
         return self.epsilon_g or UNATTACKED
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested data, strengths as '4/255'; `RunConfig.parse` takes it back."""
+        """Plain nested data, strengths as text; `RunConfig.parse` takes it back."""
         return self.model_dump(mode="json")

@@ -6,13 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, PlainValidator
 
-from core.config.values import Count, Number, Part, Strength, nearest
+from core.config.strength import Strength
+from core.config.values import Count, Number, Part, nearest
 
 Epoch = Annotated[int, Field(strict=True)]
+Share = Annotated[
+    Fraction,
+    PlainValidator(lambda value: Strength.parse(value).number),
+    PlainSerializer(str, return_type=str, when_used="always"),
+]
+"""A part of eps_g in [0, 1], spelled as strengths are."""
 
 
 class Schedule(Part):
@@ -24,7 +32,7 @@ class Schedule(Part):
     kind: Literal["standard", "two_hinge", "uniform", "auto", "points"] = "two_hinge"
     T1: Epoch = 0
     T2: Epoch = 0
-    points: tuple[tuple[Epoch, Strength], ...] = ()
+    points: tuple[tuple[Epoch, Share], ...] = ()
     """(epoch, fraction) pairs; linear between them, constant before the first and after the
     last. Two at one epoch are a jump; those beyond the training are never reached."""
     patience: Count = 5

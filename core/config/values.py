@@ -1,4 +1,4 @@
-"""What configs are made of: strengths, numbers, errors that say where, and identity by delta.
+"""What configs are made of: numbers, errors that say where, and identity by delta.
 
 Torch-free, like everything that planning imports.
 """
@@ -14,17 +14,17 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationError,
-    ValidationInfo,
 )
+
+from core.config.strength import Strength, in_255ths, no_bool
 
 SCHEMA = 1
 """Version of the identity. Bump it when a default or the meaning of a field changes."""
@@ -74,91 +74,6 @@ def at_home(path: str | Path) -> Path:
         raise ConfigError(f"{shown}: no home folder of '{user}' is known") from None
 
 
-def no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, got {str(value).lower()}")
-    return value
-
-
-Norm = Literal["linf", "l2", "l1"]
-LARGEST = 10**6
-"""No l2 or l1 ball in [0, 1]^n with images of any size is larger."""
-
-
-def parse_strength(value: object, norm: str = "linf") -> Fraction:
-    """An attack strength as an exact fraction: '4/255', '0.03', 0, Fraction(4, 255).
-
-    In [0, 1] for l-inf; a plain number such as 0.5, 2 or 12 for l2 and l1. Raises ValueError for
-    anything else; a bare '4' is most likely 4/255 and is told so.
-    """
-    no_bool(value)
-    text = str(value).replace(" ", "")
-    try:
-        # Fraction writes an exponent out: 1e-999999999 would fill the memory.
-        strength = Fraction("" if re.search(r"[eE][+-]?[\d_]{3}", text) else text)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"expected a strength such as 4/255, got {value!r}") from None
-    if norm != "linf" and not 0 <= strength <= LARGEST:
-        raise ValueError(f"a strength for {norm} lies in [0, {LARGEST}], got {value}")
-    if norm == "linf" and not 0 <= strength <= 1:
-        whole = strength.denominator == 1 and 1 < strength <= 255
-        hint = f", did you mean {strength}/255?" if whole else ""
-        raise ValueError(f"a strength lies in [0, 1], got {value}{hint}")
-    return strength
-
-
-def show_strength(strength: Fraction, norm: str = "linf") -> str:
-    """In 255ths where that is exact ('8/255', not '8/255' reduced), else as a plain fraction; for
-    l2 and l1 always the latter."""
-    if norm != "linf":
-        return str(strength)
-    scaled, rest = divmod(strength.numerator * 255, strength.denominator)
-    return f"{scaled}/255" if strength and not rest else str(strength)
-
-
-def rounded(epsilon: float, norm: str) -> str:
-    """A strength of a schedule for people: '2.67/255', or '0.5' for l2 and l1."""
-    return f"{epsilon * 255:.3g}/255" if norm == "linf" else f"{epsilon:.3g}"
-
-
-def strength_slug(strength: Fraction, norm: str) -> str:
-    if norm != "linf":
-        return f"{norm}_eps{strength}".replace("/", "_")
-    scaled = strength * 255
-    return f"eps{scaled}".replace("/", "_")
-
-
-def parse_strengths(value: object) -> object:
-    """A list of strengths, or the range '0..16/255' meaning 0, 1/255, ..., 16/255."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*/\s*(\d+)\s*", value)
-        low, high, unit = map(int, match.groups()) if match else (0, 0, 0)
-        if not unit or high - low > 1000:
-            raise ValueError(f"expected a list of strengths or '0..16/255', got {value!r}")
-        return [Fraction(i, unit) for i in range(low, high + 1)]
-    return value
-
-
-def _parse_for_norm(value: object, info: ValidationInfo) -> Fraction:
-    """By the `norm` of the same config, where that has one (a field before this one)."""
-    return parse_strength(value, info.data.get("norm", "linf"))
-
-
-def _show(strength: Fraction) -> str:
-    return show_strength(strength, "linf" if strength <= 1 else "l2")
-
-
-Strength = Annotated[
-    Fraction,
-    BeforeValidator(_parse_for_norm),
-    PlainSerializer(_show, return_type=str, when_used="always"),
-]
-AnyStrength = Annotated[
-    Fraction,
-    BeforeValidator(lambda value: parse_strength(value, "l2")),
-    PlainSerializer(_show, return_type=str, when_used="always"),
-]
-"""A strength whose norm stands in another part of the config, which checks the range."""
 Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
@@ -170,8 +85,10 @@ class Part(BaseModel):
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Strength):
+        return in_255ths(value.number)
     if isinstance(value, Fraction):
-        return show_strength(value)
+        return in_255ths(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     # -0.0 equals 0.0, so both must give one id.
@@ -179,17 +96,21 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _defaults(model: type[Part]) -> tuple[tuple[str, Any], ...]:
+def _defaults(model: type[Part]) -> tuple[tuple[str, Any, Any], ...]:
     # Reading pydantic's field table is slow; ids are computed for 100,000 configs at a time.
-    return tuple((name, field.default) for name, field in model.model_fields.items())
+    return tuple((name, f.default, _plain(f.default)) for name, f in model.model_fields.items())
 
 
 def delta_of(part: Part) -> dict[str, Any]:
     changed: dict[str, Any] = {}
-    for name, default in _defaults(type(part)):
+    for name, default, plain in _defaults(type(part)):
         value = getattr(part, name)
-        if value is not default and value != default:
-            changed[name] = delta_of(value) if isinstance(value, Part) else _plain(value)
+        if value is default or value == default:
+            continue
+        # The norm is a field itself: a strength of the default's number is the default in any norm.
+        found = delta_of(value) if isinstance(value, Part) else _plain(value)
+        if found != plain:
+            changed[name] = found
     return changed
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from core.config import show_strength
 from core.config.evaluation import AtStrengths, RobustAccuracy
 from core.data.splits import Split
 from core.evaluation import audit, queue
@@ -75,7 +74,7 @@ def measured(asked: AtStrengths, found: queue.Search, **extras: Any) -> Measured
         ResultRow(
             attack=asked.name,
             norm=asked.norm,
-            epsilon=show_strength(epsilon, asked.norm),
+            epsilon=str(epsilon),
             n=len(found.critical),
             correct=found.correct(level),
         )

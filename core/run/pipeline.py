@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.config import ConfigError, EvalConfig, RunConfig, rounded
+from core.config import ConfigError, EvalConfig, RunConfig, shown
 from core.config.evaluation import AtStrengths
 from core.data import digests, splits
 from core.data.inputs import Sources
@@ -188,7 +188,7 @@ def _sentence(row: records.MetricsRow, config: RunConfig) -> str:
     clean = f"{row['val_clean_correct']}/{row['val_clean_images']}"
     adversarial = f"{row['val_adv_correct']}/{row['val_adv_images']}"
     return (
-        f"epoch {row['epoch'] + 1}/{config.epochs}: eps {rounded(row['epsilon'], config.norm)}, "
+        f"epoch {row['epoch'] + 1}/{config.epochs}: eps {shown(row['epsilon'], config.norm)}, "
         f"train loss {row['train_loss']:.3f}, val clean {clean}, "
         f"val adv {adversarial} at {row['val_epsilon']}, {row['images_per_s']:.0f} images/s"
     )
@@ -250,6 +250,6 @@ def _curve(
         # Of a grid that is too thin there is none.
         with contextlib.suppress(ValueError):
             found[f"{prefix}/expected"] = records.expected_up_to(
-                accuracy, config.epsilon_g, item.norm, item.prior
+                accuracy, config.epsilon_g, item.prior
             )
     return found

@@ -107,7 +107,7 @@ def _final(trainer: Trainer, split: splits.Split, goal: Goal) -> float:
     if goal != "expected":
         return reached(trainer.rows[-1], goal)
     config = trainer.config
-    strengths = [config.validation_epsilon * Fraction(i, POINTS) for i in range(POINTS + 1)]
+    strengths = [config.validation_epsilon.number * Fraction(i, POINTS) for i in range(POINTS + 1)]
     images = split.first(config.validation.images)
     found = queue.search(
         trainer.evaluated,

@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Literal, NotRequired, TypedDict
 
-from core.config import parse_strength, show_strength
+from core.config import Strength
 
 DELAY_THRESHOLD = 0.05
 """Task adaptation begins when validation clean accuracy exceeds 5 % (paper, adaptation delay), on
@@ -112,9 +112,9 @@ def delay(rows: Sequence[Mapping[str, Any]], epochs: int, classes: int | None = 
 
 
 def curve(rows: Sequence[Mapping[str, Any]]) -> dict[Fraction, float]:
-    """Result rows -> accuracy in [0, 1] at each strength."""
+    """Result rows of one evaluation -> accuracy in [0, 1] at each strength, by its number."""
     return {
-        parse_strength(row["epsilon"], row.get("norm", "linf")): row["correct"] / row["n"]
+        Strength.parse(row["epsilon"], row.get("norm", "linf")).number: row["correct"] / row["n"]
         for row in rows
     }
 
@@ -127,7 +127,7 @@ def expected_accuracy(accuracy: Mapping[Fraction, float], epsilon_g: Fraction) -
     positive multiple of 1/255 or a grid point is missing: a thinner grid would be another number.
     """
     grid = unit_grid(epsilon_g)
-    missing = [show_strength(eps) for eps in grid if eps not in accuracy]
+    missing = [str(Strength(eps)) for eps in grid if eps not in accuracy]
     if missing:
         raise ValueError(f"no accuracy measured at {', '.join(missing)}")
     values = [accuracy[eps] for eps in grid]
@@ -156,8 +156,7 @@ def expected_over(
 
 def expected_up_to(
     accuracy: Mapping[Fraction, float],
-    epsilon: Fraction,
-    norm: str,
+    epsilon: Strength,
     prior: Sequence[float] | None = None,
 ) -> float:
     """Expected accuracy of a run by its evaluation: over the strengths up to `epsilon` alone.
@@ -166,11 +165,12 @@ def expected_up_to(
     1/255 grid, else by the trapezoid over the strengths there are. Raises ValueError where
     strengths are missing or no weight is left.
     """
-    below = {eps: value for eps, value in accuracy.items() if eps <= epsilon}
+    below = {eps: value for eps, value in accuracy.items() if eps <= epsilon.number}
     if prior is None:
-        return expected_accuracy(below, epsilon) if norm == "linf" else expected_over(below)
+        on_grid = epsilon.norm == "linf"
+        return expected_accuracy(below, epsilon.number) if on_grid else expected_over(below)
     if not any(prior[: len(below)]):
-        raise ValueError(f"the prior has no weight up to {show_strength(epsilon, norm)}")
+        raise ValueError(f"the prior has no weight up to {epsilon}")
     return expected_over(below, prior[: len(below)])
 
 

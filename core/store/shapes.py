@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from core.config.values import parse_strength
+from core.config.strength import Norm, Strength
 
 AnyObject = dict[str, Any]
 Count = Annotated[int, Field(ge=0)]
@@ -134,14 +134,14 @@ class Metrics(TypedDict):
 
 class _Row(TypedDict):
     epsilon: str
-    norm: str
+    norm: Norm
     n: Many
     correct: Count
     type: NotRequired[str]
 
 
 def _possible(row: _Row) -> _Row:
-    parse_strength(row["epsilon"], row["norm"])
+    Strength.parse(row["epsilon"], row["norm"])
     if row["correct"] > row["n"]:
         raise ValueError(f"{row['correct']} of {row['n']} images are right")
     return row

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from core.config import RunConfig, show_strength
+from core.config import RunConfig, Strength
+from core.config.strength import NO_ATTACK
 from core.store.records import EXACT, FEWEST, chance, classes_in, curve, delay, threshold
 
 LATE = 0.25
@@ -73,11 +74,10 @@ def of_end(kind: str | None, reason: str | None) -> list[Finding]:
 
 def of_evaluation(
     record: Row,
-    norm: str = "linf",
-    epsilon_g: Fraction = Fraction(0),
+    epsilon_g: Strength = NO_ATTACK,
     classes: int | None = None,
 ) -> list[Finding]:
-    """The signatures in an evaluation's json. norm, epsilon_g: what the run was trained against, 0
+    """The signatures in an evaluation's json. epsilon_g: what the run was trained against, 0
     for standard fine-tuning. classes: of its task; None takes the paper's thresholds."""
     found = []
     blind, n = record.get("zero_gradient_images", 0), record["n"]
@@ -87,11 +87,11 @@ def of_evaluation(
             f"suspicious) in {record['id']}; its attack may be blind"
         )
         found.append(Finding("gradient masking", text))
-    rows = [row for row in record.get("rows", ()) if row["norm"] == norm and "type" not in row]
-    accuracy = curve(rows)
-    if epsilon_g and {0, epsilon_g} <= accuracy.keys():
-        where = f"accuracy at {show_strength(epsilon_g, norm)} in {record['id']}"
-        right, kept = accuracy[Fraction(0)], accuracy[epsilon_g]
+    points = [row for row in record.get("rows", ()) if "type" not in row]
+    accuracy = curve([row for row in points if row["norm"] == epsilon_g.norm])
+    if epsilon_g and {0, epsilon_g.number} <= accuracy.keys():
+        where = f"accuracy at {epsilon_g} in {record['id']}"
+        right, kept = accuracy[Fraction(0)], accuracy[epsilon_g.number]
         found += [one for one in (_not_robust(right, kept, where, classes),) if one]
     return found
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from core.config import RunConfig
 from core.config.foreign import first_line
+from core.config.strength import Norm
 from core.store.fence import newest_attempt
 from core.store.folders import RunDir, write_text
 from core.store.records import MetricsRow
@@ -129,11 +130,11 @@ class Tracker:
             self._run = _begin(config, run, online, group)
         if not online:
             write_text(Path(self._run.dir).parent / ATTEMPT, f"{newest_attempt(run.path)}\n")
-        self._next_step = self._run.step
+        self._next_step, self._norm = self._run.step, config.norm
 
     def _log(self, rows: Sequence[MetricsRow]) -> None:
         for row in rows[self._next_step :]:
-            self._run.log(curves(row), step=row["epoch"])
+            self._run.log(curves(row, self._norm), step=row["epoch"])
         self._next_step = max(self._next_step, len(rows))
 
 
@@ -164,11 +165,12 @@ def _begin(config: RunConfig, run: RunDir, online: bool, group: str | None) -> A
     )
 
 
-def curves(row: MetricsRow) -> dict[str, float]:
-    """One epoch as W&B sees it: accuracies in [0, 1]."""
+def curves(row: MetricsRow, norm: Norm) -> dict[str, float]:
+    """One epoch as W&B sees it: accuracies in [0, 1], the strength in 255ths in l-inf alone."""
+    in_255ths = {"train/epsilon_255": row["epsilon"] * 255}
     logged: dict[str, float] = {
         "epoch": row["epoch"],
-        "train/epsilon_255": row["epsilon"] * 255,
+        **(in_255ths if norm == "linf" else {"train/epsilon": row["epsilon"]}),
         "train/lr": row["lr"],
         "train/loss": row["train_loss"],
         "train/images_per_s": row["images_per_s"],

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.config import ConfigError, RunConfig, rounded, show_strength
+from core.config import ConfigError, RunConfig, shown
 from core.config.seeds import derive
 from core.data.splits import Dataset
 from core.evaluation import queue
@@ -188,7 +188,7 @@ class Trainer:
     def _epoch(self, epoch: int) -> MetricsRow:
         started = time.perf_counter()
         alpha = self.schedule.alpha(epoch)
-        epsilon = float(alpha * self.config.epsilon_g)
+        epsilon = float(alpha * self.config.epsilon_g.number)
         losses, clean_correct = self._train(epoch, epsilon)
         images = self.steps_per_epoch * self.batch
         speed = images / (time.perf_counter() - started)
@@ -211,7 +211,7 @@ class Trainer:
             raise DivergedError(
                 f"the validation loss became {row['val_loss']} after epoch {epoch} "
                 f"(learning rate {self.config.optim.lr:g}, "
-                f"eps {rounded(epsilon, self.config.norm)})"
+                f"eps {shown(epsilon, self.config.norm)})"
             )
         self.schedule.observe(epoch, row["val_clean_correct"] / row["val_clean_images"])
         finished: MetricsRow = row
@@ -249,7 +249,7 @@ class Trainer:
             raise DivergedError(
                 f"the training loss became {float(losses[bad[0]])} at epoch {epoch}, step "
                 f"{int(bad[0])} (learning rate {config.optim.lr:g}, "
-                f"eps {rounded(epsilon, config.norm)})"
+                f"eps {shown(epsilon, config.norm)})"
             )
         return losses, int(correct) if epsilon else -1
 
@@ -274,7 +274,7 @@ class Trainer:
             "val_clean_images": len(split),
             "val_adv_correct": found.correct(1),
             "val_adv_images": len(attacked),
-            "val_epsilon": show_strength(self.config.validation_epsilon, self.config.norm),
+            "val_epsilon": str(self.config.validation_epsilon),
         }
 
     def _report(self, phase: str, epoch: int, speed: float, step: int = 0) -> None:

@@ -8,10 +8,9 @@ A value that some run has is never cut at its commas, which a folder's path may 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from fractions import Fraction
 from functools import reduce
 
-from core.config import ConfigError, nearest, show_strength
+from core.config import ConfigError, nearest
 from sweep.grid.expansion import Run
 from sweep.grid.fields import FIELDS, SECTIONS, canonical
 
@@ -74,4 +73,4 @@ def _value(run: Run, key: str) -> str:
     if key in ("setting", "schedule", "schedule.name"):
         return run.setting
     found = run.id if key == "id" else reduce(getattr, key.split("."), run.config)
-    return show_strength(found) if isinstance(found, Fraction) else str(found)
+    return str(found)

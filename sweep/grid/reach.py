@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 
-from core.config import show_strength
+from core.config import Strength
 from core.config.evaluation import AtStrengths
 from core.store.records import unit_grid
 from sweep.grid.expansion import Run
@@ -15,7 +14,7 @@ from sweep.grid.file import GridFile
 def gaps(file: GridFile, runs: Iterable[Run]) -> tuple[str, ...]:
     """One warning, with its place in the file, per evaluation and eps_g whose cells would stay
     empty in the tables however well the runs went."""
-    counts: dict[tuple[int, AtStrengths, Fraction], int] = {}
+    counts: dict[tuple[int, AtStrengths, Strength], int] = {}
     for run in runs:
         for number, item in enumerate(run.evals):
             if isinstance(item, AtStrengths) and item.norm == run.config.norm:
@@ -25,24 +24,24 @@ def gaps(file: GridFile, runs: Iterable[Run]) -> tuple[str, ...]:
 
 
 def _gap(
-    file: GridFile, number: int, item: AtStrengths, epsilon_g: Fraction, count: int
+    file: GridFile, number: int, item: AtStrengths, epsilon_g: Strength, count: int
 ) -> Iterator[str]:
     lost = _lost(item, epsilon_g)
     if not lost:
         return
     here = epsilon_g in item.epsilons
     absent = [epsilon_g] if not here else [e for e in _needed(epsilon_g) if e not in item.epsilons]
-    named = ", ".join(show_strength(e, item.norm) for e in absent[:3]) or "a multiple of 1/255"
+    named = ", ".join(map(str, absent[:3])) or "a multiple of 1/255"
     line = file.line(("evals", number, "epsilons"))
     plural = "s are" if count > 1 else " is"
     yield (
         f"{file.source}:{line or 1}: evals: {item.name} does not measure "
         f"{named + ', ...' * (len(absent) > 3)}: {count} run{plural} trained for "
-        f"{show_strength(epsilon_g, item.norm)}, whose {lost} accuracy will be missing"
+        f"{epsilon_g}, whose {lost} accuracy will be missing"
     )
 
 
-def _lost(item: AtStrengths, epsilon_g: Fraction) -> str:
+def _lost(item: AtStrengths, epsilon_g: Strength) -> str:
     """Which accuracies of a run no table will have; '' if it will have all."""
     if not epsilon_g:
         return ""
@@ -53,9 +52,9 @@ def _lost(item: AtStrengths, epsilon_g: Fraction) -> str:
     return "expected" if uneven and not (needed and {*needed} <= {*item.epsilons}) else ""
 
 
-def _needed(epsilon_g: Fraction) -> list[Fraction]:
+def _needed(epsilon_g: Strength) -> list[Strength]:
     """The grid of expected accuracy; [] for a strength that is on none."""
     try:
-        return unit_grid(epsilon_g)
+        return [Strength(number, epsilon_g.norm) for number in unit_grid(epsilon_g.number)]
     except ValueError:
         return []

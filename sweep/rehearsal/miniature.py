@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from core.config import Optim, RunConfig, Schedule
+from core.config import Optim, RunConfig, Schedule, Strength
 from core.config.datasets import entries
 from core.config.foreign import first_line
 from core.config.registry import backbones
@@ -53,7 +53,7 @@ def shrink(run: Run, datasets: Datasets) -> Run:
         "weights": "random",
         "dataset": datasets.names.get(config.dataset, config.dataset),
         "schedule": _schedule(config.schedule, ramps),
-        "epsilon_g": Fraction(2, 255),
+        "epsilon_g": Strength(Fraction(2, 255), config.norm),
         # Two batches: of one epoch, or of two where it begins clean (`auto` learns of its own
         # convergence after the second one and attacks in a third).
         "epochs": (3 if config.schedule.kind == "auto" else 2) if ramps else 1,

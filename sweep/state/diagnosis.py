@@ -42,7 +42,7 @@ def _of_run(status: Status, store: Store, known: Mapping[RunConfig, RunConfig]) 
         with suppress(DamagedError):
             record = read_json(run.eval_json(asked.id), shapes.Evaluation)
             if record:
-                found += of_evaluation(record, config.norm, config.epsilon_g, classes)
+                found += of_evaluation(record, config.epsilon_g, classes)
     return found
 
 

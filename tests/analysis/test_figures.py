@@ -24,7 +24,7 @@ from analysis.figures.summary import undominated
 from analysis.figures.transfer import transfer
 from analysis.paper import table_cells
 from analysis.published import published
-from core.config import ConfigError, RobustAccuracy
+from core.config import ConfigError, RobustAccuracy, Strength
 
 
 def store(root: Path, runs: list, finished: int | None = None) -> Source:
@@ -50,7 +50,7 @@ def drawn(figure: Figure, panel: int, x: np.ndarray, y: np.ndarray) -> bool:
 def test_transfer_draws_the_measured_curves(tmp_path: Path) -> None:
     results = store(tmp_path, made.grid(("vit",), ("cars",))).results
     assert results is not None
-    figure = transfer(results, 4.0)
+    figure = transfer(results, Strength.parse("4/255"))
     epochs, curves = results.epochs, results.curves
     for setting, eps in (("standard", 0.0), ("fix", 4.0), ("sched", 4.0)):
         one = epochs[(epochs["setting"] == setting) & (epochs["epsilon_g"] == eps)]
@@ -92,7 +92,7 @@ def test_transfer_takes_the_largest_strength_and_refuses_an_unknown_one(tmp_path
     results = store(tmp_path, made.grid(("vit",), ("cars",))).results
     assert results is not None
     with pytest.raises(ConfigError, match="there is: 4/255, 8/255"):
-        transfer(results, 5.0)
+        transfer(results, Strength.parse("5/255"))
     title = transfer(results).legends[0].get_title().get_text()
     assert "8/255" in title
 

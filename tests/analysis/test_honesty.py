@@ -248,7 +248,7 @@ def test_why_tells_the_whole_origin(tmp_path: Path) -> None:
     [
         ("SWIN/Cars/sched", "expected model/dataset/setting/metric"),
         ("SWINN/Cars/sched/adv", "no model 'SWINN', did you mean 'SWIN'"),
-        ("SWIN/Cars/sched/adv@3", "there is 4, 8"),
+        ("SWIN/Cars/sched/adv@3", "there is 4/255, 8/255"),
     ],
 )
 def test_why_names_what_is_unknown(tmp_path: Path, question: str, said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def results(root: Path, *evaluations: EvalConfig, **fields: Any) -> Results:
 
 @pytest.mark.parametrize(
     ("evaluation", "norm", "strength", "name"),
-    [(L2, "l2", "2", "2"), (L2, "l2", "1", "1"), (L2, "l2", "1/2", "1/2"), (L1, "l1", "75", "75")],
+    [(L2, "l2", "2", "2"), (L2, "l2", "1", "1"), (L2, "l2", "1/2", "0.5"), (L1, "l1", "75", "75")],
 )
 def test_a_run_is_judged_at_its_own_strength(
     tmp_path: Path, evaluation: EvalConfig, norm: str, strength: str, name: str
@@ -124,7 +125,7 @@ def test_intervals_hold_the_values(tmp_path: Path) -> None:
 def test_a_strength_that_was_not_measured_is_named_in_its_norm(tmp_path: Path) -> None:
     found = results(tmp_path, L2, norm="l2", epsilon_g="1.5")
     missing = found.values[found.values["metric"] == "adv"]
-    assert set(missing["reason"]) == {"no accuracy measured at 3/2"}
+    assert set(missing["reason"]) == {"no accuracy measured at 1.5"}
 
 
 def test_each_norm_that_judges_has_tables_of_its_own(tmp_path: Path) -> None:
@@ -163,8 +164,32 @@ def test_evaluations_without_a_table_are_named(tmp_path: Path) -> None:
     assert not tables(Source(found.values, found)).remarks
 
 
+def test_a_store_of_an_older_version_spells_strengths_in_another_way(tmp_path: Path) -> None:
+    """It wrote 0.2 of l2 as '51/255' in configs and as '1/5' in rows: one strength all the same."""
+    evaluation = EvalConfig.parse({"norm": "l2", "epsilons": [0, 0.1, 0.2], "steps": 5})
+    runs = [config(norm="l2", epsilon_g=0.2, schedule="fix", seed=seed) for seed in (0, 1)]
+    for run in runs:
+        folder = analysis_store.finish(tmp_path, run, evaluation)
+        if run.seed:
+            for file in (folder.config, folder.metrics, folder.eval_json(evaluation.id)):
+                text = file.read_text()
+                assert "0.2" in text or file == folder.config
+                spelled = "51/255" if file == folder.config else "1/5"
+                file.write_text(re.sub(r"(['\"])0\.2\1", rf"\g<1>{spelled}\g<1>", text))
+    found = Results(tmp_path, index=False)
+    assert {row["val_epsilon"] for run in found.runs for row in run.epochs} == {"0.2"}
+    (table,) = main_tables(found.values)
+    assert table.title == "eps_g = 0.2" and table.complete
+    assert all(cell.asked == cell.measured == 2 for cell in cells(found.values).values())
+    assert set(found.values["norm"]) == set(found.values["eval_norm"]) == {"l2"}
+    drawn = dict(draw(Source(found.values, found)))
+    assert "training-l2_eps0_2" in drawn
+    assert drawn["robustness-l2_eps0_2"].axes[0].get_xlabel() == "attack strength (l2)"
+    assert drawn["robustness-l2_eps0_2"].axes[0].get_xlim()[1] < 1
+
+
 def test_figures_do_not_mix_the_units_of_norms(tmp_path: Path) -> None:
     results(tmp_path, LINF, L2, epsilon_g="8/255")
     found = results(tmp_path, LINF, L2, norm="l2", epsilon_g="2")
     stems = [stem for stem, _ in draw(Source(found.values, found))]
-    assert "training-eps8" in stems and not any("510" in stem for stem in stems)
+    assert "training-eps8" in stems and not any("l2" in stem for stem in stems)

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config import ConfigError, RobustAccuracy, RunConfig, Schedule, nearest
+from core.config import ConfigError, RobustAccuracy, RunConfig, Schedule, Strength, nearest
 from core.config.schedule import sched_hinges
 
 SWIN = {"backbone": "swin", "dataset": "aircraft"}
@@ -172,7 +172,8 @@ class TestIdentity:
 
     def test_plain_strengths_of_l2_and_l1(self) -> None:
         config = parsed(norm="l2", epsilon_g="2", validation={"epsilon": 0.5})
-        assert config.epsilon_g == 2 and config.to_dict()["epsilon_g"] == "2"
+        assert config.epsilon_g == Strength(Fraction(2), "l2")
+        assert config.to_dict()["epsilon_g"] == "2"
         assert config.slug == "swin-aircraft-l2_eps2-fix-s0"
         assert RunConfig.parse(config.to_dict()).id == config.id
         assert parsed(norm="l1", epsilon_g=12).id != parsed(norm="l2", epsilon_g=12).id
@@ -183,7 +184,7 @@ class TestIdentity:
     def test_standard_is_one_run_in_every_norm(self) -> None:
         assert parsed(schedule="standard", norm="l2").id == parsed(schedule="standard").id
         asked = {"schedule": "standard", "validation": {"epsilon": 2}}
-        assert parsed(norm="l2", **asked).validation_epsilon == 2
+        assert parsed(norm="l2", **asked).validation_epsilon == Strength(Fraction(2), "l2")
 
     @given(strengths, st.integers(1, 20))
     def test_standard_is_one_run(self, strength: str, steps: int) -> None:

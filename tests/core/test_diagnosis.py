@@ -14,6 +14,7 @@ import pytest
 from analysis import Results
 from analysis.command import Source, explain, tables
 from analysis.report.facts import diagnosis as in_report
+from core.config import Strength
 from core.store.signatures import of_end, of_evaluation, of_training
 from sweep import cli
 
@@ -202,16 +203,16 @@ def evaluated(clean: int, adversarial: int) -> dict[str, Any]:
 
 
 def test_the_final_evaluation_shows_that_nothing_is_robust() -> None:
-    at = "linf", Fraction(8, 255)
-    (finding,) = of_evaluation(evaluated(400, 19), *at)
+    at = Strength(Fraction(8, 255))
+    (finding,) = of_evaluation(evaluated(400, 19), at)
     assert finding.name == "no robustness" and finding.text.startswith(
         "80.0% clean but 3.8% adversarial accuracy at 8/255 in apgd_ce10-linf-test-0, less than 5%"
     )
-    assert of_evaluation(evaluated(400, 20), *at) == []
-    assert of_evaluation(evaluated(400, 0), "linf", Fraction(0)) == [], "standard fine-tuning"
-    assert of_evaluation(evaluated(400, 0), "l2", Fraction(1)) == [], "another norm"
-    assert of_evaluation(evaluated(400, 0), "linf", Fraction(6, 255)) == [], "not measured"
-    assert of_evaluation(evaluated(110, 0), *at, 10) == [], "22 % of 10 classes is chance"
+    assert of_evaluation(evaluated(400, 20), at) == []
+    assert of_evaluation(evaluated(400, 0), Strength(Fraction(0))) == [], "standard fine-tuning"
+    assert of_evaluation(evaluated(400, 0), Strength(Fraction(1), "l2")) == [], "another norm"
+    assert of_evaluation(evaluated(400, 0), Strength(Fraction(6, 255))) == [], "not measured"
+    assert of_evaluation(evaluated(110, 0), at, 10) == [], "22 % of 10 classes is chance"
 
 
 def collapsed(root: Path) -> list[dict[str, Any]]:

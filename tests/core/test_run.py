@@ -74,7 +74,7 @@ def test_rows_are_counts_of_the_flags(finished: tuple[Store, RunDir], asked: Eva
     assert [row["n"] for row in stored["rows"]] == [n] * len(asked.epsilons)
     counts = [int((arrays["critical"] > level).sum()) for level in range(len(asked.epsilons))]
     assert [row["correct"] for row in stored["rows"]] == counts
-    assert list(records.curve(stored["rows"])) == list(asked.epsilons)
+    assert list(records.curve(stored["rows"])) == [epsilon.number for epsilon in asked.epsilons]
     assert {row["attack"] for row in stored["rows"]} == {f"apgd-ce-{asked.steps}"}
     assert stored["forwards"] >= stored["backwards"] >= n and stored["seconds"] > 0
     assert stored["zero_gradient_images"] == 0

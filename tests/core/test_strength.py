@@ -5,11 +5,15 @@ The ids are in papers, file names and W&B: they change only together with SCHEMA
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from core.config import EvalConfig, RunConfig
+from core.config import EvalConfig, RunConfig, Strength
+from core.config.strength import Norm
 
 
 def parsed(**fields: Any) -> RunConfig:
@@ -77,3 +81,52 @@ def test_evaluation_ids_stay(data: dict[str, Any], golden: str) -> None:
     assert asked.id == golden
     again = EvalConfig.parse(asked.to_dict())
     assert again == asked and again.id == golden
+
+
+@pytest.mark.parametrize(
+    ("value", "norm", "text", "slug"),
+    [
+        ("4/255", "linf", "4/255", "eps4"),
+        (0.2, "linf", "51/255", "eps51"),
+        ("0.01", "linf", "1/100", "eps51_20"),
+        (0, "linf", "0", "eps0"),
+        (0.2, "l2", "0.2", "l2_eps1_5"),
+        ("51/255", "l2", "0.2", "l2_eps1_5"),  # as stores of older versions have it
+        ("1/5", "l2", "0.2", "l2_eps1_5"),
+        (100, "l2", "100", "l2_eps100"),
+        ("75/2", "l1", "37.5", "l1_eps75_2"),
+        ("1/3", "l1", "1/3", "l1_eps1_3"),
+    ],
+)
+def test_the_text_of_a_strength_follows_from_its_norm(
+    value: object, norm: Norm, text: str, slug: str
+) -> None:
+    strength = Strength.parse(value, norm)
+    assert (str(strength), strength.slug) == (text, slug)
+    assert Strength.parse(text, norm) == strength == Strength.of_255ths(strength.in_255ths, norm)
+
+
+@given(st.fractions(0, 1000, max_denominator=1000), st.sampled_from(["l2", "l1"]))
+def test_what_is_shown_or_stored_in_a_frame_reads_back(number: Fraction, norm: Norm) -> None:
+    strength = Strength(number, norm)
+    assert Strength.parse(str(strength), norm) == strength
+    assert Strength.of_255ths(strength.in_255ths, norm) == strength
+
+
+def test_equal_numbers_in_two_norms_are_two_strengths() -> None:
+    of_l2, of_linf = Strength(Fraction(1, 5), "l2"), Strength(Fraction(1, 5))
+    assert len({of_l2, of_linf, Strength.parse("0.2", "l2")}) == 2
+    assert sorted([of_l2, of_linf, Strength(Fraction(1, 10), "l2")])[0].number == Fraction(1, 10)
+
+
+def test_configs_are_written_in_their_norm() -> None:
+    run = parsed(norm="l2", epsilon_g=0.2, validation={"epsilon": "51/255"}).to_dict()
+    assert run["epsilon_g"] == "0.2" and run["validation"]["epsilon"] is None
+    assert parsed(norm="l2", epsilon_g=0.2).validation_epsilon == Strength(Fraction(1, 5), "l2")
+    run = parsed(norm="l2", epsilon_g=0.5, validation={"epsilon": 0.25}).to_dict()
+    assert run["validation"]["epsilon"] == "0.25"
+    asked = EvalConfig.parse({"norm": "l2", "epsilons": [0, 0.2, "1/2", 12]}).to_dict()
+    assert asked["epsilons"] == ["0", "0.2", "0.5", "12"]
+    points = parsed(epochs=9, schedule={"kind": "points", "points": [[0, 0], [5, 0.5], [8, 1]]})
+    shares = [share for _, share in points.to_dict()["schedule"]["points"]]
+    assert shares == ["0", "1/2", "1"], "shares of eps_g, no strengths"

@@ -67,7 +67,7 @@ def assert_holds_the_curves(segment: dict[str, Any], rows: list[Any]) -> None:
     assert [step["_step"] for step in segment["history"]] == list(range(len(rows)))
     for step, row in zip(segment["history"], rows, strict=True):
         logged = {key: value for key, value in step.items() if not key.startswith("_")}
-        assert logged == pytest.approx(curves(row))
+        assert logged == pytest.approx(curves(row, "linf"))
 
 
 @pytest.fixture(scope="module")
@@ -280,11 +280,11 @@ def test_none_writes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_curve_point() -> None:
-    point = curves(ROW)
+    point = curves(ROW, "linf")
     assert point["train/epsilon_255"] == pytest.approx(4)
     assert (point["val/clean"], point["val/adv"], point["train/clean"]) == (0.25, 0.1, 0.75)
     assert (point["train/loss"], point["val/loss"], point["train/lr"]) == (1.5, 1.25, 0.1)
-    unattacked = curves(MetricsRow(**{**ROW, "epsilon": 0.0, "train_clean_correct": -1}))
+    unattacked = curves(MetricsRow(**{**ROW, "epsilon": 0.0, "train_clean_correct": -1}), "linf")
     assert "train/clean" not in unattacked
     assert all(math.isfinite(value) for value in unattacked.values())
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from core.config import EvalConfig, RobustAccuracy, RunConfig, show_strength
+from core.config import EvalConfig, RobustAccuracy, RunConfig
 from core.store.folders import RunDir, Store, read_jsonl
 from core.store.records import delay
 
@@ -104,7 +104,7 @@ def finish(
             {
                 "attack": evaluation.attack,
                 "norm": evaluation.norm,
-                "epsilon": show_strength(strength, evaluation.norm),
+                "epsilon": str(strength),
                 "n": n,
                 "correct": int((critical > i).sum()),
             }
@@ -154,7 +154,7 @@ def start(root: Path, run: RunConfig, epochs: int | None = None) -> RunDir:
 
 def metrics(run: RunConfig, images: int = 256) -> list[dict[str, Any]]:
     top = {"standard": 0.9, "fix": 0.15, "sched": 0.75}.get(run.setting, 0.5)
-    late = 2 * int(run.epsilon_g * 255) if run.setting == "fix" else 0
+    late = 2 * int(run.epsilon_g.in_255ths) if run.setting == "fix" else 0
     rows = []
     for epoch in range(run.epochs):
         grown = max(0.0, 1 - 0.6 ** (epoch + 1 - late)) if epoch >= late else 0.0
@@ -172,7 +172,7 @@ def metrics(run: RunConfig, images: int = 256) -> list[dict[str, Any]]:
                 "val_clean_images": images,
                 "val_adv_correct": clean // 4,
                 "val_adv_images": images // 2,
-                "val_epsilon": show_strength(run.validation_epsilon),
+                "val_epsilon": str(run.validation_epsilon),
                 "seconds": 1.5,
                 "images_per_s": 900.0,
             }

@@ -114,4 +114,4 @@ def test_the_right_ones_are_taken() -> None:
     best, _ = apgd(tiny.net(), **images())
     assert best.shape == (2, 3, 8, 8)
     assert RunConfig.parse({"backbone": "swin", "dataset": "cars", "attack": {"steps": 1}})
-    assert EvalConfig.parse({"epsilons": [0, "1/255", 1]}).epsilons[-1] == 1
+    assert EvalConfig.parse({"epsilons": [0, "1/255", 1]}).epsilons[-1].number == 1

@@ -97,7 +97,7 @@ def test_operations_are_those_that_torch_counts(
         trainer.model.eval()(torch.zeros(1, 3, 64, 64))
     with operations() as counted:
         for epoch in range(run.epochs):
-            trainer._train(epoch, float(trainer.schedule.alpha(epoch) * run.epsilon_g))
+            trainer._train(epoch, float(trainer.schedule.alpha(epoch) * run.epsilon_g.number))
     sizes = {"train": 4, "val": 0, "test": 0}
     expected = passes.passes(run, (), sizes).fit
     assert sum(counted) / sum(forward) == pytest.approx(expected, rel=within)

@@ -34,7 +34,7 @@ def warnings(text: str) -> tuple[str, ...]:
         (
             "grid: {epsilon_g: [1/2], norm: [l2]}",
             "[{norm: l2, epsilons: [0, 1]}]",
-            "g.yaml:4: evals: apgd-ce-10 does not measure 1/2: 1 run is trained for 1/2, whose "
+            "g.yaml:4: evals: apgd-ce-10 does not measure 0.5: 1 run is trained for 0.5, whose "
             "adversarial and expected accuracy will be missing",
         ),
     ],

@@ -109,9 +109,9 @@ function plots(run) {
     const caption = `Validation accuracy (%) per epoch: clean, and dashed at ${run.val_epsilon}`;
     found.append(plot(caption, epochs, series, "epoch"));
   }
-  for (const [attack, n, points] of run.curves) {
+  for (const [attack, n, points, unit] of run.curves) {
     const caption = `Accuracy (%) of ${n} images under ${attack}`;
-    found.append(plot(caption, points.map((p) => p[0]), [["a", points.map((p) => p[1])]], "strength (1/255)"));
+    found.append(plot(caption, points.map((p) => p[0]), [["a", points.map((p) => p[1])]], `strength (${unit})`));
   }
   return found;
 }

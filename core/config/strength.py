@@ -1,0 +1,148 @@
+"""How strong an attack is: a number and the norm it is measured in.
+
+A strength of l-inf is written in 255ths of the range of pixels ('4/255'), one of l2 or l1 as a
+plain number ('0.2'): its text, which files, tables and logs share, follows from the norm.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from functools import lru_cache
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo
+from pydantic_core import core_schema
+
+Norm = Literal["linf", "l2", "l1"]
+LARGEST = 10**6
+"""No l2 or l1 ball in [0, 1]^n with images of any size is larger."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Strength:
+    """An exact strength of pixels in [0, 1]. Ordered by its number; equal only in the same norm.
+
+    As a field of a config it is parsed in the norm of that config (a field before it), and dumped
+    as its text.
+    """
+
+    number: Fraction
+    norm: Norm = "linf"
+
+    @classmethod
+    def parse(cls, value: object, norm: Norm = "linf") -> Strength:
+        """'4/255', '0.03', 0, Fraction(4, 255) or another strength's number, in `norm`.
+
+        In [0, 1] for l-inf; a plain number such as 0.5, 2 or 12 for l2 and l1. Raises ValueError
+        for anything else; a bare '4' in l-inf is most likely 4/255 and is told so.
+        """
+        number = value.number if isinstance(value, Strength) else fraction(value)
+        if norm != "linf" and not 0 <= number <= LARGEST:
+            raise ValueError(f"a strength for {norm} lies in [0, {LARGEST}], got {value}")
+        if norm == "linf" and not 0 <= number <= 1:
+            whole = number.denominator == 1 and 1 < number <= 255
+            hint = f", did you mean {number}/255?" if whole else ""
+            raise ValueError(f"a strength lies in [0, 1], got {value}{hint}")
+        return cls(number, norm)
+
+    @classmethod
+    def of_255ths(cls, value: float, norm: Norm = "linf") -> Strength:
+        """The strength that a column of result frames holds, rounded to a float, in 255ths."""
+        return cls(Fraction(value).limit_denominator(LARGEST) / 255, norm)
+
+    @property
+    def in_255ths(self) -> float:
+        """For a column of result frames, in any norm."""
+        return float(self.number * 255)
+
+    def __str__(self) -> str:
+        """'8/255' (not reduced) or, off that grid, a plain fraction; for l2 and l1 '0.2', and a
+        fraction only if no decimal equals it. `parse` takes it back."""
+        return in_255ths(self.number) if self.norm == "linf" else decimal(self.number)
+
+    def __float__(self) -> float:
+        return float(self.number)
+
+    def __bool__(self) -> bool:
+        """Whether there is an attack at all."""
+        return bool(self.number)
+
+    @property
+    def slug(self) -> str:
+        """Its part of a run id: 'eps4', 'l2_eps1_5'."""
+        if self.norm == "linf":
+            return f"eps{self.number * 255}".replace("/", "_")
+        return f"{self.norm}_eps{self.number}".replace("/", "_")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: object) -> core_schema.CoreSchema:
+        def in_norm_of_config(value: object, info: ValidationInfo) -> Strength:
+            return cls.parse(value, info.data.get("norm", "linf"))
+
+        return core_schema.with_info_plain_validator_function(
+            in_norm_of_config, serialization=core_schema.to_string_ser_schema(when_used="always")
+        )
+
+
+NO_ATTACK = Strength(Fraction(0))
+
+
+def no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {str(value).lower()}")
+    return value
+
+
+def fraction(value: object) -> Fraction:
+    """An exact number, however it is spelled: '4/255', ' 1 / 4', 0.03. Raises ValueError."""
+    no_bool(value)
+    text = str(value).replace(" ", "")
+    try:
+        # Fraction writes an exponent out: 1e-999999999 would fill the memory.
+        return Fraction("" if re.search(r"[eE][+-]?[\d_]{3}", text) else text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a strength such as 4/255, got {value!r}") from None
+
+
+def in_255ths(number: Fraction) -> str:
+    """'8/255' if that is exact, else a plain fraction. Ids hold this form in every norm."""
+    scaled, rest = divmod(number.numerator * 255, number.denominator)
+    return f"{scaled}/255" if number and not rest else str(number)
+
+
+@lru_cache
+def decimal(number: Fraction) -> str:
+    """'0.2', '37.5', '12'; a fraction such as '1/3' if no decimal of up to 50 digits is equal."""
+    with localcontext(prec=50):
+        quotient = Decimal(number.numerator) / number.denominator
+    return f"{quotient:f}" if Fraction(quotient) == number else str(number)
+
+
+def shown(epsilon: float, norm: str) -> str:
+    """A strength of a schedule for people, rounded: '2.67/255', or '0.5' for l2 and l1."""
+    return f"{epsilon * 255:.3g}/255" if norm == "linf" else f"{epsilon:.3g}"
+
+
+def _listed(value: object) -> object:
+    """A list of strengths, or the range '0..16/255' meaning 0, 1/255, ..., 16/255."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*/\s*(\d+)\s*", value)
+        low, high, unit = map(int, match.groups()) if match else (0, 0, 0)
+        if not unit or high - low > 1000:
+            raise ValueError(f"expected a list of strengths or '0..16/255', got {value!r}")
+        return [Fraction(i, unit) for i in range(low, high + 1)]
+    return value
+
+
+Strengths = Annotated[tuple[Strength, ...], BeforeValidator(_listed)]
+
+
+AnyStrength = Annotated[
+    Strength,
+    PlainValidator(lambda value: Strength.parse(value, "l2")),
+    PlainSerializer(str, return_type=str, when_used="always"),
+]
+"""A strength whose norm stands in another part of the config, which puts it in."""
