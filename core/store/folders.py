@@ -222,7 +222,7 @@ def aside(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of one run. Its files are the truth about the run; see the README.
+    """The folder of one run. Its files are the truth about the run; see docs/internals.md.
 
     fence: of the attempt that changes it, see core.store.fence; None for those who only look."""
 
