@@ -21,6 +21,7 @@ from sweep.state import joblog, plan
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import local
 from sweep.submit.local import Crew, Job, Submission
+from sweep.worker import custody
 from sweep.worker.stop import StoppedError, stoppable
 
 COLOURS = {
@@ -218,8 +219,9 @@ def wait(submission: Submission, store: Store, console: Console, *, every: float
 
 
 def _last_word(job: Job) -> str | None:
-    """Why a worker did not go through its list; None where it did."""
-    if _ended(job) and not job.exception():
+    """Why a worker did not go through its list; None if it did."""
+    results = [job.task(number).paths.result_pickle for number in range(job.num_tasks)]
+    if all(custody.outcome(result) == "success" for result in results):
         return None
     said = joblog.last_line(joblog.tail(Path(job.paths.stderr)))
     return f"{said or 'it died'}; see {job.paths.folder}"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shlex
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from submitit.core import utils
 
@@ -65,6 +66,25 @@ def is_own(folder: Path) -> bool:
     """Whether only this user could have written what is in a folder."""
     paths = [folder, *folder.rglob("*")]
     return not any(_problem(path, path.lstat()) for path in paths)
+
+
+class _Plain(pickle.Unpickler):
+    """Reads numbers, texts and containers; looks up no class and no function."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"{module}.{name}: expected plain values")
+
+
+def outcome(result: Path) -> str | None:
+    """How a worker ended, 'success' or 'error', by the file in which submitit leaves its result;
+    None if there is none to be read. Every member of a group can replace that file, and unpickling
+    it would run what they put there: nothing of it is run."""
+    try:
+        with open(result, "rb") as file:
+            ending, _ = _Plain(file).load()
+    except Exception:  # a damaged pickle can raise nearly anything
+        return None
+    return ending if ending in ("success", "error") else None
 
 
 def _problem(path: Path, found: os.stat_result) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from submitit.core.utils import cloudpickle_dump
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.store.claims import Claim
@@ -20,6 +21,7 @@ from sweep.state.plan import State
 from sweep.submit import local, submissions, watcher
 from sweep.submit.frozen_code import PACKAGES
 from sweep.submit.local import Crew, Submission
+from sweep.worker import custody
 from sweep.worker.attempt import is_done
 from sweep.worker.job import RunJob
 
@@ -181,8 +183,39 @@ def test_an_evaluation_that_was_deleted_is_to_be_made_again(store: Store, tmp_pa
     assert not is_done(claim.run, run.evals)
 
 
-def test_workers_that_cannot_begin_say_why(store: Store, tmp_path: Path) -> None:
+class Attack:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (self.path,)
+
+
+def test_how_a_worker_ended_is_read_without_running_what_a_group_could_have_put_there(
+    tmp_path: Path,
+) -> None:
+    file, made = tmp_path / "result.pkl", tmp_path / "made"
+    assert custody.outcome(file) is None
+    for left in (("success", {"done": 3, "failed": 1}), ("error", "Traceback: 'x'")):
+        cloudpickle_dump(left, file)
+        assert custody.outcome(file) == left[0]
+    whole = file.read_bytes()
+    for wrong in (("success", Attack(made)), Attack(made), "success", (), ("done", 1), [[]]):
+        cloudpickle_dump(wrong, file)
+        assert custody.outcome(file) is None
+    assert not made.exists()
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        assert custody.outcome(file) is None
+
+
+def test_workers_that_cannot_begin_say_why(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Otherwise all runs would just stay new."""
+    monkeypatch.setattr("submitit.core.utils.pickle_load", lambda path: pytest.fail(f"{path}"))
     path = tmp_path / "one.yaml"
     path.write_text(GRID.replace("NAME", "one").replace("STEPS", "1"))
     grid, console = definition.load(path), Console(file=io.StringIO(), width=200)
