@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,8 +100,10 @@ def begin(folder: Path, state: str, evals: list[str]) -> None:
     if state == "done":
         (folder / "evals").mkdir()
         for name in evals:
-            (folder / "evals" / f"{name}.json").write_text(json.dumps(EVALUATION))
-            np.savez_compressed(folder / "evals" / f"{name}.npz", **FLAGS)
+            flags = folder / "evals" / f"{name}.npz"
+            np.savez_compressed(flags, **FLAGS)
+            record = EVALUATION | {"flags_crc32": zlib.crc32(flags.read_bytes())}
+            flags.with_suffix(".json").write_text(json.dumps(record))
         (folder / "result.json").write_text(json.dumps({"evals": evals, "seconds": 3.0}))
 
 

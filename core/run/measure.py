@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -69,7 +70,7 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
     seconds = time.perf_counter() - started
     if claim is None:
         return
-    _write_flags(run, asked, split, found)
+    flags = _write_flags(run, asked, split, found)
     run.write_json(
         run.eval_json(asked.id),
         {
@@ -85,6 +86,7 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
             "audit": None,
             **found.extras,
             **({"metrics": found.metrics} if found.metrics else {}),
+            "flags_crc32": flags,
             "seconds": round(seconds, 3),
             "commit": (read_json(run.env) or {}).get("commit"),
         },
@@ -123,7 +125,8 @@ def _points(found: Measured) -> str:
     return ", ".join([*counts, *(f"{name}: {value:.4g}" for name, value in found.metrics.items())])
 
 
-def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: Measured) -> None:
+def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: Measured) -> int:
+    """Write the arrays per image; returns the checksum of the file."""
     arrays: dict[str, Any] = {
         **found.arrays,
         "index": np.arange(len(split), dtype=np.int32),
@@ -139,3 +142,4 @@ def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: Measured) 
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     run.write(run.eval_flags(asked.id), lambda file: file.write(buffer.getvalue()))
+    return zlib.crc32(buffer.getvalue())

@@ -5,13 +5,14 @@ One damaged file concerns one run. A reader of many runs goes on with the others
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from core.store import shapes
 from core.store.claims import holder
-from core.store.folders import DamagedError, RunDir, exists, read_json, read_jsonl
+from core.store.folders import DamagedError, RunDir, exists, present, read_json, read_jsonl
 
 
 def find(run: RunDir, evals: Iterable[str] = ()) -> list[DamagedError]:
@@ -46,6 +47,9 @@ def _evaluation(run: RunDir, name: str) -> None:
     record = read_json(run.eval_json(name), shapes.Evaluation)
     if record is None:
         return
+    content = present(run.eval_flags(name).read_bytes)
+    if content is not None and zlib.crc32(content) == record.get("flags_crc32"):
+        return  # as written: 0.05 ms instead of 3 ms for looking into it
     from core.store.flags import (
         read_flags,  # imports numpy, which a run without evaluations never needs
     )

@@ -166,6 +166,7 @@ class Evaluation(TypedDict):
     n: Many
     split_images: Many
     zero_gradient_images: NotRequired[Count]
+    flags_crc32: NotRequired[Count]
     commit: NotRequired[str | None]
 
 
