@@ -24,8 +24,9 @@ from analysis.rounding import percent
 from analysis.runs import Evaluation, Row, Run, runs_of
 from core.config import Strength
 from core.config.strength import NO_ATTACK, Norm
+from core.errors import DamagedError
 from core.store.flags import read_flags
-from core.store.folders import DamagedError, Store
+from core.store.folders import Store
 from core.store.records import expected_up_to, overall_accuracy
 
 

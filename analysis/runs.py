@@ -15,18 +15,11 @@ from analysis.names import ATTACKS, NORMS, dataset_name, model_name
 from core.config import ConfigError, RunConfig, Strength
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
+from core.errors import DamagedError
 from core.store import damage, shapes
 from core.store.classes import classes_of
 from core.store.flags import read_flags
-from core.store.folders import (
-    DamagedError,
-    RunDir,
-    Store,
-    read_json,
-    read_jsonl,
-    salvage,
-    warn_once,
-)
+from core.store.folders import RunDir, Store, read_json, read_jsonl, salvage, warn_once
 from core.store.records import FEWEST, batchnorm_images, delay, threshold
 
 Row = dict[str, Any]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+from core.errors import ClusterError
 from slurm.command import Answer, ask
-from slurm.command import ClusterError as ClusterError
 from slurm.ids import compress as compress
 from slurm.ids import expand as expand
 

@@ -21,10 +21,6 @@ job that inherits another one's SLURM_MEM_PER_CPU is refused by srun. What a use
 (SBATCH_ACCOUNT, ...) is read with the profile."""
 
 
-class ClusterError(RuntimeError):
-    """Slurm refused, or is not there; its own words on one line."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """What a command printed. Not `ok`: it failed, took too long or is not installed."""

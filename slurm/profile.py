@@ -18,7 +18,8 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, StrictBool, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from core.config.document import ConfigError, Document, Place, dotted, read_text
+from core.config.document import Document, Place, dotted, read_text
+from core.errors import ConfigError
 from slurm.parameters import (
     Amount,
     Count,
@@ -50,10 +51,6 @@ _SLURM_ONLY = {
 }
 _REFERENCE = re.compile(r"(\$[A-Za-z_]\w*|\$\{[A-Za-z_]\w*\})", re.ASCII)
 _PACKAGED = files("slurm") / "profiles"
-
-
-class ProfileError(ValueError):
-    """A profile that cannot be used; one line per fault, each with its place in the file."""
 
 
 class Profile(Model):
@@ -190,7 +187,7 @@ class Profile(Model):
     def environ(self, outer: Mapping[str, str] = os.environ) -> dict[str, str]:
         """`env` with its variables taken from `outer`, for runs started without a batch script.
 
-        Raises ProfileError when one of them is not set.
+        Raises ConfigError when one of them is not set.
         """
         try:
             return {
@@ -198,7 +195,7 @@ class Profile(Model):
                 for name, value in self.env.items()
             }
         except KeyError as error:
-            raise ProfileError(f"profile {self.name}: env: ${error.args[0]} is not set") from error
+            raise ConfigError(f"profile {self.name}: env: ${error.args[0]} is not set") from error
 
 
 def _bash(value: str) -> str:
@@ -217,7 +214,7 @@ def names() -> list[str]:
 def load(name_or_path: str | Path) -> Profile:
     """A packaged profile by its name, or one of your own by its path (it ends in .yaml or .yml).
 
-    Raises ProfileError: no such profile, unreadable, unknown keys, wrong types, contradictions.
+    Raises ConfigError: no such profile, unreadable, unknown keys, wrong types, contradictions.
     """
     name = str(name_or_path)
     file: Path | Traversable = Path(name)
@@ -226,11 +223,8 @@ def load(name_or_path: str | Path) -> Profile:
         source, file = f"slurm/profiles/{name}.yaml", _PACKAGED / f"{name}.yaml"
     elif Path(name).suffix not in (".yaml", ".yml"):
         known = f"{', '.join(names())}, or the path of a .yaml file"
-        raise ProfileError(f"no profile {name!r}{_did_you_mean(name, names())} ({known})")
-    try:
-        return _checked(Document(read_text(file, source), source), Path(name).stem)
-    except ConfigError as error:
-        raise ProfileError(str(error)) from error
+        raise ConfigError(f"no profile {name!r}{_did_you_mean(name, names())} ({known})")
+    return _checked(Document(read_text(file, source), source), Path(name).stem)
 
 
 def _checked(read: Document, name: str) -> Profile:

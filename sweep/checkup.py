@@ -23,12 +23,13 @@ from rich.text import Text
 
 from core.config import ConfigError, registry
 from core.data import inputs
+from core.errors import ClusterError
 from core.sheet import Sheet
 from core.store.folders import Store, SweepDir
 from core.store.tracking import is_online, login_problem
 from slurm import cluster, limits
 from slurm.cluster import Partition
-from slurm.command import ClusterError, ask
+from slurm.command import ask
 from slurm.profile import Profile
 from sweep.grid import Grid
 from sweep.inputs import pretrained

@@ -12,11 +12,11 @@ from rich.text import Text
 from core.config import ConfigError, nearest
 from core.data import inputs
 from core.data.digests import Known
+from core.errors import ClusterError
 from core.store.claims import shared_clock
 from core.store.folders import Store, SweepDir
 from slurm import cluster
 from slurm import profile as profiles
-from slurm.command import ClusterError
 from slurm.profile import Profile
 from sweep import summary
 from sweep.estimate import cost
@@ -36,7 +36,7 @@ FEED_S = 30.0
 def load_profile(
     name: str, *, max_parallel: int | None = None, tracking: str | None = None
 ) -> Profile:
-    """A profile with what the command line overrides. Raises ProfileError."""
+    """A profile with what the command line overrides. Raises ConfigError."""
     loaded = profiles.load(name)
     changed: dict[str, object] = {}
     if tracking:
@@ -95,7 +95,7 @@ def launch(
     feed_s: float | None = None,
 ) -> Plan | None:
     """Submit every run that is neither done nor on its way. Returns the final plan, None where
-    all is in Slurm's hands now and not waited for. Raises ConfigError, ProfileError, ClusterError.
+    all is in Slurm's hands now and not waited for. Raises ConfigError, ClusterError.
 
     feed_s: where a limit of the cluster leaves runs behind, try again every so many seconds.
     """
@@ -116,7 +116,7 @@ def retry(
     console: Console,
 ) -> Plan | None:
     """Submit failed, cancelled and damaged runs again, as their failures ask for; `kind` limits
-    it to one class of failure, or of interruption. Raises ConfigError, ProfileError, ClusterError.
+    it to one class of failure, or of interruption. Raises ConfigError, ClusterError.
     """
     kinds = repair.classes(kind)
 

@@ -14,10 +14,11 @@ from fractions import Fraction
 from typing import Any
 
 from core.config import RunConfig
+from core.errors import DamagedError
 from core.sheet import Sheet
 from core.store import shapes
 from core.store.classes import classes_of
-from core.store.folders import DamagedError, Store, read_jsonl
+from core.store.folders import Store, read_jsonl
 from core.store.records import EXACT, chance, delay, threshold
 from core.store.signatures import VERY_FAR, clean, standard_of, standards, twin
 

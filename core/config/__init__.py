@@ -18,7 +18,7 @@ from core.config.schedule import Schedule as Schedule
 from core.config.schedule import resolve_schedule as resolve_schedule
 from core.config.strength import Strength as Strength
 from core.config.strength import shown as shown
-from core.config.values import ConfigError as ConfigError
 from core.config.values import fields_of as fields_of
 from core.config.values import nearest as nearest
 from core.config.values import problems as problems
+from core.errors import ConfigError as ConfigError

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import yaml
 
 from core.config import credentials
-from core.config.values import ConfigError
+from core.errors import ConfigError
 
 __all__ = ["ConfigError", "Document", "Place", "dotted", "read_text"]
 

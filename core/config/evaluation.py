@@ -17,15 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from core.config.strength import Norm, Strength, Strengths
-from core.config.values import (
-    ConfigError,
-    Count,
-    Number,
-    Part,
-    delta_of,
-    hashed,
-    problems,
-)
+from core.config.values import Count, Number, Part, delta_of, hashed, problems
+from core.errors import ConfigError
 
 FAST = 1 / 6
 """Cost of a fast evaluation against an exact one, without its audit."""

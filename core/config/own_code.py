@@ -23,8 +23,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from core.config.foreign import first_line
-from core.config.values import ConfigError, nearest
+from core.config.values import nearest
+from core.errors import ConfigError, first_line
 
 FROZEN = "frozen.json"
 """Beside the packages of a frozen copy: the state they were copied in."""

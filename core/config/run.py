@@ -16,7 +16,6 @@ from core.config.registry import backbone, canonical_backbone, size_problem
 from core.config.schedule import Schedule, resolve_schedule
 from core.config.strength import AnyStrength, Norm, Strength
 from core.config.values import (
-    ConfigError,
     Count,
     Number,
     Part,
@@ -26,6 +25,7 @@ from core.config.values import (
     problems,
     safe_name,
 )
+from core.errors import ConfigError
 
 
 class Optim(Part):

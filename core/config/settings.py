@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-from core.config.values import ConfigError
+from core.errors import ConfigError
 
 BEAT, STALE = "EPSWEEP_HEARTBEAT_S", "EPSWEEP_STALE_S"
 

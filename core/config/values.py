@@ -25,17 +25,10 @@ from pydantic import (
 )
 
 from core.config.strength import Strength, in_255ths, no_bool
+from core.errors import ConfigError
 
 SCHEMA = 1
 """Version of the identity. Bump it when a default or the meaning of a field changes."""
-
-
-class ConfigError(ValueError):
-    """Input that cannot be run. `lines` holds one finished sentence per problem."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
 
 
 def nearest(name: str, known: Iterable[str], *, shown: int = 8) -> str:

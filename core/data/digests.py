@@ -22,8 +22,9 @@ from core.config.registry import hub_repo
 from core.data import inputs
 from core.data.inputs import Sources
 from core.datasets.own import checked
+from core.errors import DamagedError
 from core.store import shapes
-from core.store.folders import DamagedError, RunDir, Store, exists, read_json, write_json
+from core.store.folders import RunDir, Store, exists, read_json, write_json
 
 SETTLED_NS = 2_000_000_000
 """A file that changed more recently is read again the next time: a second change within one tick
@@ -34,10 +35,6 @@ INDEX = "index.json"
 
 Stat = tuple[int, int, int, int]
 """Size, inode, and ns of the last change of content and of attributes."""
-
-
-class StaleError(RuntimeError):
-    """A run was begun from other inputs than it would go on from."""
 
 
 class Known:

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from core.config import ConfigError, RunConfig
 from core.config.datasets import entries
-from core.config.foreign import first_line
 from core.config.registry import PROCEDURAL, SYNTHETIC
 from core.config.seeds import derive
 from core.data.drawn import CLASSES, draw
@@ -32,6 +31,7 @@ from core.datasets import arrays
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS, checked
 from core.datasets.splits import shuffled
+from core.errors import first_line
 from core.store.folders import Store
 
 log = logging.getLogger("epsweep")

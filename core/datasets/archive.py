@@ -25,8 +25,8 @@ from typing import IO
 
 from core.config import ConfigError
 from core.config.datasets import Archive, Entry
-from core.config.foreign import beginning, first_line
 from core.datasets.read import find_root
+from core.errors import RefusedError, beginning, first_line
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 Progress = Callable[[int, int], object]
@@ -40,10 +40,6 @@ FREE_BYTES = 100_000_000
 MARGIN = 4
 """Times the size and number of images in the registry; beside the images lie annotations, and
 macOS adds one hidden file to each."""
-
-
-class Refused(ConfigError):
-    """An archive that is no release, but an attempt at something else."""
 
 
 @dataclass
@@ -66,7 +62,7 @@ class Budget:
         self.files -= 1
         if self.bytes < 0 or self.files < 0:
             what = "bytes" if self.bytes < 0 else "files"
-            raise Refused(f"{archive}: refused, it holds far more {what} than {self.about}")
+            raise RefusedError(f"{archive}: refused, it holds far more {what} than {self.about}")
 
 
 def is_archive(path: Path) -> bool:
@@ -90,7 +86,7 @@ def unpack(
     draft = folder.with_name(f".{folder.name}-extracting")
     try:
         _extract_all(files, draft, entry, progress)
-    except Refused:
+    except RefusedError:
         shutil.rmtree(draft)
         raise
     if find_root(draft, entry) is None:
@@ -216,7 +212,7 @@ def _zip(archive: Path) -> Iterator[tuple[Member, int]]:
 def _safe(member: str, archive: Path) -> str:
     path = PurePosixPath(member.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise Refused(f"{archive}: refused, its member {member!r} leads out of the folder")
+        raise RefusedError(f"{archive}: refused, its member {member!r} leads out of the folder")
     return str(path)
 
 

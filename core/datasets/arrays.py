@@ -30,17 +30,10 @@ from core.config.datasets import Entry, entries
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS
 from core.datasets.read import Contents, read
+from core.errors import DamagedError
 from core.store import shapes
 from core.store.claims import Claim, now
-from core.store.folders import (
-    DamagedError,
-    RunDir,
-    Store,
-    read_json,
-    remove,
-    write_json,
-    write_text,
-)
+from core.store.folders import RunDir, Store, read_json, remove, write_json, write_text
 
 CHUNK = 512
 """Images between two flushes to disk (77 MB at 224 pixels)."""

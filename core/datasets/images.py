@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from core.config import ConfigError
-from core.config.foreign import beginning, first_line
+from core.errors import beginning, first_line
 
 
 def read_image(file: Path, size: int, *, as_shown: bool = False) -> NDArray[np.uint8]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from core.config import ConfigError
-from core.config.foreign import beginning, first_line
 from core.datasets.listing import Listing, file_in, labelled
 from core.datasets.splits import Item
+from core.errors import beginning, first_line
 
 
 def _column(file: Path, *path: str) -> list[Any]:

@@ -18,8 +18,9 @@ from core.config import Corruptions
 from core.config.seeds import derive
 from core.data.corruptions import CORRUPTIONS, corrupt
 from core.data.splits import Split
+from core.errors import TeamError
 from core.evaluation.measured import Context, Measured
-from core.machine.team import ALONE, Team, TeamError
+from core.machine.team import ALONE, Team
 from core.store.records import ResultRow
 
 KINDS = tuple(CORRUPTIONS)

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from core.attack.apgd import attacking, gradient_of, is_right, loss_of
 from core.attack.trajectory import Trajectory, trajectory
 from core.data.splits import Split
-from core.machine.team import ALONE, Team, TeamError
+from core.errors import TeamError
+from core.machine.team import ALONE, Team
 from core.store.snapshot import Snapshot
 
 Mode = Literal["exact", "fast"]

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.config.foreign import first_line
+from core.errors import TeamError, first_line
 from core.store import shapes
 from core.store.folders import read_json, remove, write_json
 
@@ -36,10 +36,6 @@ WORD_S = 5.0
 """Seconds to wait for the last word of a process whose connection broke."""
 BUCKET = 2**23
 """Numbers summed at once (32 MiB in float32): few messages, and little memory beside the model."""
-
-
-class TeamError(RuntimeError):
-    """Another process of the team is gone, or did not do its part."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from core.config import ConfigError, RunConfig, nearest
-from core.config.foreign import first_line
 from core.config.registry import backbone
 from core.config.seeds import derive
+from core.errors import first_line
 from core.model.trainable import head_names, is_in
 
 

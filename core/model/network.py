@@ -18,10 +18,10 @@ import timm  # isort: skip
 import timm.models  # isort: skip
 
 from core.config import ConfigError, RunConfig
-from core.config.foreign import first_line
 from core.config.registry import backbone
 from core.config.seeds import derive
 from core.data.inputs import local_weights, weights_part
+from core.errors import first_line
 from core.model import lora
 from core.model.convolutions import layout
 from core.model.pretrained import load_backbone

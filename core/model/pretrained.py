@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from core.config import ConfigError
-from core.config.foreign import beginning, first_line
+from core.errors import beginning, first_line
 
 State = dict[str, Tensor]
 AVERAGED = {"state_dict_ema": "state_dict", "model_ema": "model", "average": "model"}

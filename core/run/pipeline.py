@@ -16,6 +16,7 @@ from core.config import ConfigError, EvalConfig, RunConfig, shown
 from core.config.evaluation import AtStrengths
 from core.data import digests, splits
 from core.data.inputs import Sources
+from core.errors import StaleError
 from core.machine import runtime
 from core.machine.team import ALONE, Team
 from core.model import lora, network, trainable
@@ -129,7 +130,7 @@ def _settle_inputs(
     made_from = digests.recorded(run)
     changed = known.changed(sources, made_from)
     if changed and digests.mark(made_from) != options.replaces:
-        raise digests.StaleError(f"{changed}; `sweep retry --failed stale` makes the run anew")
+        raise StaleError(f"{changed}; `sweep retry --failed stale` makes the run anew")
     if changed:
         remark(claim, f"{changed}; its numbers so far are put away in {digests.put_away(run)}")
     if not run.begun:

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import torch
 
+from core.errors import first_line
 from core.store.folders import RunDir, exists
 
 FORMAT = 1
@@ -60,10 +61,8 @@ def load(run: RunDir) -> tuple[dict[str, Any] | None, list[str]]:
         except Exception as error:  # one flipped bit can raise any of a dozen types
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise  # EINVAL is what a damaged offset within the file leads to
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            remarks.append(
-                f"{path.name} is unusable ({reason[0]}); falling back to what came before it"
-            )
+            why = first_line(error)
+            remarks.append(f"{path.name} is unusable ({why}); falling back to what came before it")
     return None, remarks
 
 

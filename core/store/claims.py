@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from core.config.settings import beat_seconds, stale_seconds
+from core.errors import DamagedError, NotOwnedError
 from core.store import fence, shapes
-from core.store.fence import Fence, NotOwnedError, newest_attempt
+from core.store.fence import Fence, newest_attempt
 from core.store.folders import (
-    DamagedError,
     RunDir,
     exists,
     parse_json,

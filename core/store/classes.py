@@ -10,8 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 from core.config.registry import known_classes
+from core.errors import DamagedError
 from core.store import shapes
-from core.store.folders import DamagedError, RunDir, read_json
+from core.store.folders import RunDir, read_json
 from core.store.records import classes_in
 
 

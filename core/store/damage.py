@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.errors import DamagedError
 from core.store import shapes
 from core.store.claims import holder
-from core.store.folders import DamagedError, RunDir, exists, present, read_json, read_jsonl
+from core.store.folders import RunDir, exists, present, read_json, read_jsonl
 
 
 def find(run: RunDir, evals: Iterable[str] = ()) -> list[DamagedError]:

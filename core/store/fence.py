@@ -29,15 +29,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from core.errors import NotOwnedError
 from core.store.folders import copy_atomic, is_gone, present, write_atomic
 
 _DRAFTS = r"\.drafts-(\d+)-"
 _TRIES = 100
 """A process that is not asleep may make a draft while its folder is emptied, and again."""
-
-
-class NotOwnedError(RuntimeError):
-    """Another process took the run over; this one cannot change its folder any more."""
 
 
 @dataclass(frozen=True)

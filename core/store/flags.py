@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.store.folders import DamagedError, present
+from core.errors import DamagedError
+from core.store.folders import present
 
 
 def read_flags(path: Path) -> dict[str, NDArray[Any]] | None:

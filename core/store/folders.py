@@ -23,6 +23,7 @@ import yaml
 
 from core.config import settings
 from core.config.values import at_home
+from core.errors import DamagedError
 from core.store.shapes import AnyObject, misfit
 
 if TYPE_CHECKING:
@@ -35,14 +36,6 @@ _LOOKS = 4
 _PAUSE_S = 0.05
 
 log = logging.getLogger("epsweep")
-
-
-class DamagedError(ValueError):
-    """A file of the store that is not what it should be: cut off, overwritten, of another shape."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: damaged, {reason}")
-        self.path, self.reason = path, reason
 
 
 def is_gone(error: OSError) -> bool:

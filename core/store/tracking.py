@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.config import RunConfig
-from core.config.foreign import first_line
 from core.config.strength import Norm
+from core.errors import first_line
 from core.store.fence import newest_attempt
 from core.store.folders import RunDir, write_text
 from core.store.records import MetricsRow

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from core.config.foreign import first_line
+from core.errors import first_line
 
 Compile = Literal["none", "default", "cuda_graphs"]
 

@@ -17,8 +17,9 @@ import torch
 
 from core.config import RunConfig
 from core.config.values import safe_name
+from core.errors import DamagedError
 from core.store import shapes
-from core.store.folders import DamagedError, Store, read_json, write_json
+from core.store.folders import Store, read_json, write_json
 from core.training.compiling import Compile
 
 _OTHERS = 0.1

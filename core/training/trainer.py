@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from core.config import ConfigError, RunConfig, shown
 from core.config.seeds import derive
 from core.data.splits import Dataset
+from core.errors import DivergedError
 from core.evaluation import queue
 from core.machine.runtime import autocast
 from core.machine.team import ALONE, Team
@@ -31,10 +32,6 @@ from core.training import schedules
 from core.training.augment import draw_table
 from core.training.compiling import Compile
 from core.training.step import Step
-
-
-class DivergedError(RuntimeError):
-    """The training loss became infinite or NaN."""
 
 
 @dataclass

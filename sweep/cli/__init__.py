@@ -15,13 +15,11 @@ from rich.text import Text
 
 from core.config import ConfigError, settings
 from core.config.values import at_home
-from core.store.folders import DamagedError
-from slurm.command import ClusterError
-from slurm.profile import ProfileError
+from core.errors import ClusterError, DamagedError, StoppedError
 from sweep.cli import checking, data, results, running, tuning, weights
 from sweep.cli.options import PREPARE, err
 from sweep.cli.terminal import fit_encoding, literal
-from sweep.worker.stop import StoppedError, own_signals
+from sweep.worker.stop import own_signals
 
 __all__ = ["app", "main"]
 
@@ -72,7 +70,7 @@ def main() -> None:
     try:
         settings.check()
         literal(app)(spread_only(map(from_home, sys.argv[1:])), prog_name="sweep")
-    except (ConfigError, ProfileError) as error:
+    except ConfigError as error:
         for line in str(error).splitlines():
             err.print(Text(line, style="red"), soft_wrap=True)
         sys.exit(2)

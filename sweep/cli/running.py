@@ -13,8 +13,8 @@ from rich.text import Text
 
 from core.config import ConfigError
 from core.data.digests import Known
+from core.errors import ClusterError
 from core.store.folders import Store
-from slurm.command import ClusterError
 from sweep.cli.options import (
     LOOK,
     PREPARE,

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from core.config import RunConfig
+from core.errors import DamagedError
 from core.store import shapes
 from core.store.claims import holder, now
-from core.store.folders import DamagedError, RunDir, read_json, write_json
+from core.store.folders import RunDir, read_json, write_json
 from core.store.records import Goal
 
 REAL = ("completed", "pruned", "diverged")

@@ -18,9 +18,9 @@ from typing import IO, Any
 from rich.text import Text
 
 from core.config import ConfigError
-from core.config.foreign import first_line
 from core.config.registry import Backbone, backbone, backbone_problem, backbones, hub_repo
 from core.data import inputs
+from core.errors import first_line
 from core.sheet import Sheet
 from core.store.folders import Store, write_atomic, write_text
 from slurm.profile import Profile

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from core.config import Optim, RunConfig, Schedule, Strength
 from core.config.datasets import entries
-from core.config.foreign import first_line
 from core.config.registry import backbones
 from core.data import inputs
 from core.datasets import miniature
 from core.datasets.own import image_files
+from core.errors import first_line
 from core.store.folders import Store
 from core.training import schedules
 from sweep.grid import Run

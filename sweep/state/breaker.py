@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from core.store.folders import DamagedError, SweepDir, present, read_json, write_json
+from core.errors import DamagedError
+from core.store.folders import SweepDir, present, read_json, write_json
 
 LIMIT = 3
 """Runs that must fail alike."""

@@ -9,9 +9,10 @@ from typing import Any
 from rich.text import Text
 
 from core.config import RunConfig
+from core.errors import DamagedError
 from core.store import shapes
 from core.store.classes import classes_of
-from core.store.folders import DamagedError, Store, read_json, read_jsonl
+from core.store.folders import Store, read_json, read_jsonl
 from core.store.signatures import (
     Finding,
     of_end,

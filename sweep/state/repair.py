@@ -13,8 +13,9 @@ from typing import Any
 
 from core.config import ConfigError, nearest
 from core.data.digests import mark, recorded
+from core.errors import DamagedError
 from core.store import shapes
-from core.store.folders import DamagedError, RunDir, read_json, write_json
+from core.store.folders import RunDir, read_json, write_json
 from slurm.profile import Profile
 from sweep.state.plan import State, Status
 from sweep.state.triage import FAILURES, PAUSES

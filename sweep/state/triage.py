@@ -12,7 +12,7 @@ import time
 import traceback
 from pathlib import Path
 
-from core.config import ConfigError
+from core.errors import ConfigError, DivergedError, StaleError
 from slurm import cluster, environment
 from slurm.cluster import JobState
 from sweep.state import joblog
@@ -57,8 +57,12 @@ _ENDS = {
     "BOOT_FAIL": ("node", "its node failed to boot"),
     "CANCELLED": ("cancelled", "cancelled (scancel)"),
 }
-_SAID = {"DivergedError": "diverged", "StaleError": "stale", "UncompletedJobError": "timeout"}
-"""Exceptions whose text says it all, by name: importing their classes would import torch."""
+_SAID: dict[type[BaseException], str] = {
+    ConfigError: "data",
+    DivergedError: "diverged",
+    StaleError: "stale",
+}
+"""Exceptions whose text says it all; so does submitit's of a job that may not be queued again."""
 
 
 def own_job() -> str | None:
@@ -91,10 +95,11 @@ def classify(error: BaseException) -> tuple[str, str]:
     """(class, one-line reason) of the exception that ended a run."""
     name = type(error).__name__
     text = " ".join(str(error).split()) or name
-    if isinstance(error, ConfigError):
-        return "data", text
-    if name in _SAID:
-        return _SAID[name], text
+    from submitit.core.utils import UncompletedJobError  # imports numpy
+
+    for told, kind in (_SAID | {UncompletedJobError: "timeout"}).items():
+        if isinstance(error, told):
+            return kind, text
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk", f"no space left to write {error.filename or 'the run folder'}"
     if isinstance(error, FileNotFoundError | PermissionError):

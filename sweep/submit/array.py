@@ -18,9 +18,9 @@ from typing import Any
 import submitit
 
 from core.config import ConfigError
+from core.errors import ClusterError
 from core.store.folders import Store, SweepDir, remove, write_text
 from slurm import cluster, limits
-from slurm.command import ClusterError
 from slurm.profile import Profile
 from sweep.grid import Run
 from sweep.state import joblog, pending, repair

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Protocol
 import submitit
 from submitit.slurm.slurm import SlurmExecutor
 
+from core.errors import AlienError
 from core.store.folders import exists, parse_json, write_atomic
 from slurm import environment
 from sweep.worker import custody
@@ -103,7 +104,7 @@ def main() -> None:
     folder, name = sys.argv[1:]
     try:
         take(Path(folder), name)
-    except custody.AlienError as error:
+    except AlienError as error:
         sys.exit(str(error))
     process_job(folder)
 

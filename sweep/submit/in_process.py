@@ -73,7 +73,7 @@ def job(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) ->
 
 def work(todo: RunJob, profile: Profile, console: Console) -> None:
     """Do it here, where breakpoints stop and tracebacks are seen. Raises StoppedError,
-    ProfileError."""
+    ConfigError."""
     with stoppable(), local.environ(profile.environ()), _shown(console):
         todo.work()
 

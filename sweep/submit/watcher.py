@@ -15,6 +15,7 @@ from rich.text import Text
 
 from core.config import ConfigError
 from core.data.digests import Known
+from core.errors import StoppedError
 from core.sheet import Sheet
 from core.store.folders import Store, exists
 from sweep.state import joblog, plan
@@ -22,7 +23,7 @@ from sweep.state.plan import Plan, State, Status
 from sweep.submit import local
 from sweep.submit.local import Crew, Job, Submission
 from sweep.worker import custody
-from sweep.worker.stop import StoppedError, stoppable
+from sweep.worker.stop import stoppable
 
 COLOURS = {
     State.NEW: "dim",

@@ -58,7 +58,7 @@ def tune(
 ) -> list[Progress]:
     """Put workers on what the searches lack; returns how far these are, on a cluster as soon as it
     has taken the jobs. workers: at the same time, by default one per search on a cluster and the
-    profile's here. Raises ConfigError, ProfileError, ClusterError, StoppedError."""
+    profile's here. Raises ConfigError, ClusterError, StoppedError."""
     wanted = searches(grid, store, only)
     _check(wanted, store, profile)
     sweep = _record(grid, wanted, store)

@@ -22,9 +22,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from core.config.foreign import first_line
 from core.config.seeds import derive
-from core.store.folders import DamagedError
+from core.errors import DamagedError, first_line
 from sweep.grid.search import Search, record
 
 SLOT = "trial"

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from core.config import RunConfig
+from core.errors import NotOwnedError
 from core.store import shapes
 from core.store.claims import Claim, now
-from core.store.fence import NotOwnedError, newest_attempt
+from core.store.fence import newest_attempt
 from core.store.folders import RunDir, Store, SweepDir, read_jsonl
 from slurm import environment
 from sweep.grid import search
@@ -146,8 +147,8 @@ def _train(
     how: Mapping[str, Any],
 ) -> dict[str, Any]:
     """How a trial ends, as `trial.json` has it."""
+    from core.errors import DivergedError
     from core.run import trial  # imports torch
-    from core.training.trainer import DivergedError
 
     try:
         found = trial.train(

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.config import EvalConfig, RunConfig
 from core.data.digests import mark, recorded
+from core.errors import CancelledError, NotOwnedError, StoppedError, TeamError
 from core.store import damage
 from core.store.claims import Claim
-from core.store.fence import NotOwnedError
 from core.store.folders import RunDir, Store, SweepDir, exists, read_json
 from sweep.state import breaker, triage
-from sweep.worker.stop import CancelledError, StoppedError, cancellable, unhidden
+from sweep.worker.stop import cancellable, unhidden
 
 if TYPE_CHECKING:
     from core.machine.team import Team  # imports torch
@@ -129,7 +129,7 @@ def _ending(
             kind, reason = "cancelled", "cancelled on request"
         return Ending("cancelled" if kind == "cancelled" else "interrupted", kind, reason, stop)
     except Exception as error:
-        if team and type(error).__name__ == "TeamError":
+        if team and isinstance(error, TeamError):
             return _of_team(team, error)
         log.error("%s", traceback.format_exc())
         kind, reason = triage.classify(error)
@@ -160,7 +160,6 @@ def assist(
 
     Returns 'done' or 'skipped'. After a failure the process leaves word for the leader and ends.
     """
-    from core.machine.team import TeamError
     from core.run.pipeline import Options, execute
 
     try:

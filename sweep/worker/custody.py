@@ -20,15 +20,12 @@ from typing import Any, NoReturn
 from submitit.core import utils
 
 from core.config import ConfigError
+from core.errors import AlienError
 from core.store.folders import exists, parse_json, write_text
 
 OWNER = "EPSWEEP_OWNER"
 """The user id that a batch script was submitted under, as the file system of the store tells it."""
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
-
-
-class AlienError(RuntimeError):
-    """Somebody else could have written what a job is to run."""
 
 
 @contextmanager

@@ -22,15 +22,15 @@ import submitit
 
 from core.config import EvalConfig, RunConfig
 from core.config.settings import beat_seconds, stale_seconds
+from core.errors import ClusterError, DamagedError, StoppedError
 from core.store import shapes
 from core.store.claims import holder
-from core.store.folders import DamagedError, RunDir, Store, salvage
+from core.store.folders import RunDir, Store, salvage
 from core.store.tracking import Mode
 from slurm import cluster, environment
-from slurm.command import ClusterError
 from sweep.state import breaker, repair, triage
 from sweep.worker import attempt, custody
-from sweep.worker.stop import StoppedError, own_signals, stoppable
+from sweep.worker.stop import own_signals, stoppable
 
 if TYPE_CHECKING:
     from core.machine.team import Team  # imports torch

@@ -9,17 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from core.errors import CancelledError, StoppedError
 from core.store.claims import Claim
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-
-
-class StoppedError(BaseException):
-    """A signal asked this process to stop; no `except Exception` on the way may catch that."""
-
-
-class CancelledError(BaseException):
-    """The run in hand is to be left; the worker goes on with the next one."""
 
 
 _raised: list[BaseException] = []

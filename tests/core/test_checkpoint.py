@@ -15,9 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.errors import StoppedError
 from core.store import checkpoint
 from core.store.folders import RunDir
-from sweep.worker.stop import StoppedError
 
 
 def state(epoch: int = 1) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from core.config import ConfigError, EvalConfig, RobustAccuracy
 from core.data import drawn
 from core.data.corruptions import corrupt
 from core.data.splits import Split
+from core.errors import TeamError
 from core.evaluation import corrupted
 from core.evaluation.corrupted import KINDS, kinds_of, search
-from core.machine.team import Team, TeamError
+from core.machine.team import Team
 from core.run.pipeline import Options, _summary, execute
 from core.store.claims import Claim
 from core.store.folders import RunDir, Store, read_json

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from grid_text import mistakes, parse
 
-from core.config.document import ConfigError, Document
+from core.config.document import Document
+from core.errors import ConfigError
 from slurm import profile
 from sweep.grid.file import GridFile
 
@@ -71,7 +72,7 @@ def test_a_time_limit_is_a_whole_number_of_minutes(tmp_path: Path, value: str) -
     file = tmp_path / "p.yaml"
     file.write_text(f"executor: slurm\nslurm:\n  timeout_min: {value}\n")
     told = r"p\.yaml:3: slurm\.timeout_min: expected a whole number of minutes, got"
-    with pytest.raises(profile.ProfileError, match=told):
+    with pytest.raises(ConfigError, match=told):
         profile.load(file)
 
 

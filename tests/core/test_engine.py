@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from core.errors import ConfigError
 from core.machine import runtime
 from core.training import compiling
 from core.training.augment import draw_table
@@ -293,5 +294,5 @@ def test_a_profile_decides(tmp_path: Path) -> None:
     assert profile.load(path).compile == "cuda_graphs"
     assert profile.load("local").compile == "none"
     path.write_text("executor: local\ncompile: true\n")
-    with pytest.raises(profile.ProfileError, match="compile: expected one of none, default"):
+    with pytest.raises(ConfigError, match="compile: expected one of none, default"):
         profile.load(path)

@@ -18,13 +18,13 @@ from forks import Forks
 from whole_run import CONFIG, FAST, MORE, assert_keeps_its_promise, execute, flags
 
 from core.config import ConfigError
+from core.errors import DivergedError, NotOwnedError, StoppedError
 from core.evaluation import queue
 from core.evaluation.queue import Search
-from core.store.fence import NotOwnedError
 from core.store.folders import RunDir, Store, read_jsonl
-from core.training.trainer import DivergedError, Trainer
+from core.training.trainer import Trainer
 from sweep.worker import attempt
-from sweep.worker.stop import StoppedError, stoppable
+from sweep.worker.stop import stoppable
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ from forks import Forks
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.errors import DamagedError
 from core.store import checkpoint
 from core.store.folders import (
-    DamagedError,
     RunDir,
     Store,
     copy_atomic,

@@ -16,10 +16,11 @@ import torch
 from forks import Forks, die
 
 from core.config import EvalConfig, RunConfig
+from core.errors import TeamError
 from core.evaluation import queue
 from core.evaluation.queue import Search, joined
 from core.machine import team
-from core.machine.team import ALONE, Team, TeamError
+from core.machine.team import ALONE, Team
 from core.model import network
 from core.store.folders import Store, read_json, read_jsonl
 from sweep.worker import attempt

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from core.config import ConfigError, RunConfig
 from core.data.splits import Dataset
+from core.errors import DivergedError, NotOwnedError
 from core.evaluation import queue
 from core.machine.team import Team
-from core.store.fence import Fence, NotOwnedError, shut_out
+from core.store.fence import Fence, shut_out
 from core.store.folders import Store, read_jsonl
 from core.store.records import batchnorm_images
 from core.training import step
-from core.training.trainer import DivergedError, Monitor, Trainer, learning_rate
+from core.training.trainer import Monitor, Trainer, learning_rate
 
 
 def run_of(

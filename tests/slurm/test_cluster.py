@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.errors import ClusterError
 from slurm import cluster, limits
-from slurm.cluster import ClusterError, JobState
+from slurm.cluster import JobState
 from slurm.command import ask
 from slurm.limits import Cap, Limits
 

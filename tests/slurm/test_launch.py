@@ -16,7 +16,7 @@ import pytest
 from slurm_bed import inside, needs_database, needs_slurm
 from slurm_sweep import ROOT, Sweep, wait_for
 
-from slurm.command import ClusterError
+from core.errors import ClusterError
 from slurm.testbed import Bed, install
 from sweep.submit import array, submissions
 

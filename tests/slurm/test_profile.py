@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from submitit.auto.auto import AutoExecutor
 from submitit.slurm.slurm import SlurmExecutor
 
+from core.errors import ConfigError
 from slurm import profile
 from slurm.parameters import Slurm
-from slurm.profile import Profile, ProfileError
+from slurm.profile import Profile
 
 SLURM = "executor: slurm\nslurm: {timeout_min: 60}\n"
 
@@ -26,7 +27,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def faults(folder: Path, text: str) -> list[str]:
-    with pytest.raises(ProfileError) as caught:
+    with pytest.raises(ConfigError) as caught:
         profile.load(write(folder, text))
     return str(caught.value).splitlines()
 
@@ -248,12 +249,12 @@ def test_names_that_only_sound_secret_are_fine(tmp_path: Path) -> None:
 
 
 def test_what_is_no_profile_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="no profile 'alianc', did you mean 'alliance'"):
+    with pytest.raises(ConfigError, match="no profile 'alianc', did you mean 'alliance'"):
         profile.load("alianc")
-    with pytest.raises(ProfileError, match=r"nowhere\.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file"):
         profile.load(tmp_path / "nowhere.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"about: \xe9\n")
-    with pytest.raises(ProfileError, match=r"latin\.yaml: not UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"latin\.yaml: not UTF-8 text"):
         profile.load(tmp_path / "latin.yaml")
 
 
@@ -341,5 +342,5 @@ def test_a_variable_that_is_not_set_stops_the_job() -> None:
     bash = subprocess.run(["bash", "-c", line], env={}, capture_output=True, text=True)
     assert bash.returncode != 0
     assert "went on" not in bash.stdout
-    with pytest.raises(ProfileError, match=r"profile x: env: \$NOT_SET is not set"):
+    with pytest.raises(ConfigError, match=r"profile x: env: \$NOT_SET is not set"):
         mine.environ({})

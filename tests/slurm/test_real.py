@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from slurm_bed import inside, needs_slurm, submit, wait_for
 
+from core.errors import ClusterError
 from slurm import cluster, limits
-from slurm.cluster import ClusterError
 from slurm.environment import Job
 from slurm.testbed import Bed, BedError
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from submitit.core.utils import DelayedSubmission
 
+from core.errors import AlienError
 from core.store.folders import Store, read_jsonl
 from slurm import profile as profiles
 from sweep.submit import array, bundle
@@ -110,7 +111,7 @@ def test_a_checkpointed_task_is_taken_again_in_a_folder_of_a_group(
     assert taken(tmp_path).function == work(2)
     for mode in (0o664, 0o646):
         (tmp_path / "5_2_submitted.pkl").chmod(mode)
-        with pytest.raises(custody.AlienError, match=r"5_2_submitted.pkl: refused, others than"):
+        with pytest.raises(AlienError, match=r"5_2_submitted.pkl: refused, others than"):
             bundle.take(tmp_path, NAME)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from core.attack.apgd import apgd
+from core.errors import ConfigError
 from core.model import network
 from core.store.folders import Store, read_json
 from core.training import memory
@@ -111,5 +112,5 @@ def test_a_profile_says_how_large_its_gpus_are(tmp_path: Path) -> None:
     assert mine.for_backbone("vit").gpu_memory_gb == 80
     assert mine.for_backbone("swin").gpu_memory_gb == 40
     file.write_text(f"{head}gpu_memory_gb: lots\n")
-    with pytest.raises(profiles.ProfileError, match="gpu_memory_gb: expected a number"):
+    with pytest.raises(ConfigError, match="gpu_memory_gb: expected a number"):
         profiles.load(file)

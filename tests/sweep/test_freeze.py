@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from core.errors import AlienError
 from core.store.folders import Store
 from core.store.shapes import AnyObject
 from slurm import profile as profiles
@@ -154,12 +155,12 @@ def test_a_job_refuses_a_manifest_that_others_could_have_written(
     work = RunJob(str(tmp_path), "s", str(path), 0, 1)
     for mode in (0o664, 0o646):
         path.chmod(mode)
-        with pytest.raises(custody.AlienError, match=r"submission-0001.jsonl: refused, others"):
+        with pytest.raises(AlienError, match=r"submission-0001.jsonl: refused, others"):
             work()
     path.chmod(0o600)
     monkeypatch.setenv(custody.OWNER, str(os.geteuid() + 1))
     if os.geteuid():  # what root wrote is taken
-        with pytest.raises(custody.AlienError, match="it belongs to user"):
+        with pytest.raises(AlienError, match="it belongs to user"):
             work()
 
 

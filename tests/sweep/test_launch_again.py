@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from core.config import ConfigError
+from core.errors import ClusterError
 from core.store.claims import Claim
 from core.store.folders import Store, read_jsonl
 from slurm import cluster
 from slurm import profile as profiles
 from slurm.cluster import JobState
-from slurm.command import ClusterError
 from sweep import launcher
 from sweep.grid import Grid, Run, definition
 from sweep.state.plan import State

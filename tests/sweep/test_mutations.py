@@ -16,7 +16,7 @@ import pytest
 from mutation import mutated
 
 from analysis import command
-from core.config.document import ConfigError
+from core.errors import ConfigError
 from core.store.folders import Store
 from slurm import profile
 from sweep import grid as grids
@@ -63,7 +63,7 @@ def try_profile(path: Path) -> Try:
             for one in (found, *map(found.for_backbone, found.overrides)):
                 one.parameters()
                 one.executor_options()
-        except profile.ProfileError as error:
+        except ConfigError as error:
             assert_lines(error, str(path))
 
     return attempt

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sweep.worker.stop import StoppedError, own_signals, stoppable, unhidden
+from core.errors import StoppedError
+from sweep.worker.stop import own_signals, stoppable, unhidden
 
 ROOT = Path(__file__).parents[2]
 IGNORING = "trap '' INT TERM HUP CHLD PIPE USR1 USR2; exec \"$@\""

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from core.config import ConfigError
+from core.errors import DivergedError
 from core.store.claims import Claim
 from core.store.folders import Store
-from core.training.trainer import DivergedError
 from slurm import profile as profiles
 from slurm.cluster import JobState
 from slurm.profile import Profile

@@ -12,8 +12,9 @@ import trials
 from forks import Forks
 from tuned_grid import one_search
 
+from core.errors import DamagedError
 from core.run import trial
-from core.store.folders import DamagedError, Store, read_json, read_jsonl
+from core.store.folders import Store, read_json, read_jsonl
 from sweep.grid import search
 from sweep.grid.search import Progress, Trial
 from sweep.tune.study import Study

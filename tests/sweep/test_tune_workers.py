@@ -14,9 +14,9 @@ from forks import Forks
 from tuned_grid import one_search, parse, searches
 
 from core.config import ConfigError, RunConfig
+from core.errors import DivergedError
 from core.run import trial
 from core.store.folders import Store, read_jsonl
-from core.training.trainer import DivergedError
 from sweep.grid import search
 from sweep.grid.search import Progress, Search
 from sweep.tune import trial_job, winners
