@@ -367,7 +367,7 @@ def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     found = {}
     for row in rows:
         config = _whole(row["config"]) if fields else {}
-        found[row["id"]] = ", ".join(f"{name}={config.get(name)}" for name in fields)
+        found[row["id"]] = ", ".join(f"{n}={config[n]}" for n in fields if n in config)
     return found
 
 
@@ -378,7 +378,15 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     found = [_whole(one) for one in plain]
     names = dict.fromkeys(name for one in found for name in one)
-    return [name for name in names if any(one.get(name) != found[0].get(name) for one in found)]
+    return [name for name in names if _differ(name, [one.get(name) for one in found])]
+
+
+def _differ(name: str, values: Sequence[Any]) -> bool:
+    """Whether a field has several values. A digest of own code that lacks says nothing: then the
+    kind is another one."""
+    if name.startswith("code."):
+        values = [value for value in values if value is not None]
+    return any(value != values[0] for value in values)
 
 
 def _whole(config: Mapping[str, Any]) -> Row:

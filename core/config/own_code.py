@@ -15,7 +15,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -93,6 +94,29 @@ def label(dotted: str, knobs: Pairs = ()) -> str:
 
 
 # The object itself.
+
+
+class Use(NamedTuple):
+    """What a kind of own code is called with and has to have."""
+
+    facts: tuple[str, ...]
+    """What it is told by the run if it has parameters of these names."""
+    has: tuple[str, ...] = ()
+    base: str = ""
+    """What it inherits these from."""
+    needs: tuple[str, ...] = ()
+    """Facts for which it must have a parameter."""
+
+
+USES = {
+    "schedule": Use(
+        ("epochs", "seed"),
+        ("alpha", "observe", "state", "restore", "attacked_epochs", "rehearsed"),
+        "core.training.schedules.EpsilonSchedule",
+    ),
+    "objective": Use((), ("loss_sum", "extra_forwards"), "core.training.objectives.Loss"),
+    "backbone": Use(("classes",), needs=("classes",)),
+}
 
 
 class Place(NamedTuple):
@@ -185,6 +209,42 @@ def check_knobs(
     for name in takes:
         if named[name].default is inspect.Parameter.empty and name not in knobs:
             raise ConfigError(f"{name}: {dotted} needs a value for it")
+
+
+def fitting(dotted: str, used_as: str, knobs: Pairs = ()) -> Any:
+    """The object at an import path, if it has what its use needs and takes these knobs. used_as: a
+    key of USES. Raises ConfigError."""
+    target, use = load(dotted), USES[used_as]
+    check_knobs(target, dotted, (name for name, _ in knobs), use.facts)
+    if missing := {*use.needs} - {p.name for p in _parameters(target)}:
+        raise ConfigError(f"{dotted}: expected a parameter '{min(missing)}', it has none")
+    if lacking := [name for name in use.has if not hasattr(target, name)]:
+        raise ConfigError(f"{dotted}: has no '{lacking[0]}', inherit {use.base}")
+    return target
+
+
+def make(
+    used_as: str, kinds: Mapping[str, Any], kind: str, knobs: Pairs, facts: Mapping[str, Any]
+) -> Any:
+    """An object of a kind: one of ours, from `kinds`, takes what it asks for from `facts`; an own
+    one its knobs, and those facts that its use has. Raises ConfigError."""
+    if not is_own(kind):
+        return call(kinds[kind], {}, facts)
+    target = fitting(kind, used_as, knobs)
+    with blamed(kind):
+        return call(target, dict(knobs), {name: facts[name] for name in USES[used_as].facts})
+
+
+@contextmanager
+def blamed(dotted: str) -> Iterator[None]:
+    """Whatever own code raises becomes a ConfigError of one line that says where."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        where = _where(error, locate(dotted).top)
+        raise ConfigError(f"{dotted}: {type(error).__name__}: {first_line(error)}{where}") from None
 
 
 def call(target: Callable[..., Any], knobs: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:

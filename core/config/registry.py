@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from core.config import own_code
 from core.config.datasets import entries
 
 
@@ -123,8 +124,9 @@ def hub_repo(name: str) -> str | None:
 
 
 def backbone_problem(name: str) -> str | None:
-    """Why `name` is no backbone ('unknown backbone ..., did you mean ...'), None if it is one."""
-    if name in backbones() or name in timm_ids():
+    """Why `name` is no backbone ('unknown backbone ..., did you mean ...'), None if it is one, or
+    the import path of an own one."""
+    if own_code.is_own(name) or name in backbones() or name in timm_ids():
         return None
     architecture, _, tag = name.partition(".")
     known = timm_ids()
@@ -145,7 +147,7 @@ def size_problem(name: str, image_size: int) -> str | None:
     Patches tile the image from one corner: what is left over at the other edges is never looked
     at, without a word from the network.
     """
-    found = _PATCH.search(backbone(name).timm)
+    found = None if own_code.is_own(name) else _PATCH.search(backbone(name).timm)
     patch = int(found[1]) if found else 1
     below = image_size - image_size % patch
     if below == image_size:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from core.config import own_code
+from core.config.own_code import Code, Knobs
 from core.config.registry import backbone, canonical_backbone, size_problem
 from core.config.schedule import Schedule, resolve_schedule
 from core.config.strength import AnyStrength, Norm, Strength
@@ -22,6 +24,7 @@ from core.config.values import (
     delta_of,
     digest,
     named_or_full,
+    nearest,
     problems,
     safe_name,
 )
@@ -49,12 +52,29 @@ class Optim(Part):
     kept; 0 is none."""
 
 
+OBJECTIVES = ("at", "trades")
+
+
+def _objective(kind: str) -> str:
+    if kind not in OBJECTIVES and not own_code.is_own(kind):
+        raise ValueError(f"unknown objective '{kind}'{nearest(kind, OBJECTIVES)}")
+    return kind
+
+
 class Objective(Part):
     """What training minimises: `at`, cross-entropy on attacked images, or `trades`."""
 
-    kind: Literal["at", "trades"] = "at"
+    kind: Annotated[str, AfterValidator(_objective)] = "at"
+    """One of `OBJECTIVES`, or a class of the user's: 'my_pkg.mod:Loss'."""
     beta: Annotated[Number, Field(gt=0)] = 1.0
     """TRADES: weight of the divergence between clean and attacked predictions."""
+    knobs: Knobs = ()
+    """Keyword arguments of an own class: whatever stands beside its `kind`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, data: Any) -> Any:
+        return own_code.with_knobs(data) if isinstance(data, Mapping) else data
 
 
 class Attack(Part):
@@ -144,7 +164,7 @@ class RunConfig(Part):
     """One training run; two equal configs are the same run, wherever they are launched from."""
 
     backbone: Annotated[str, Field(min_length=1), BeforeValidator(canonical_backbone)]
-    """A shorthand of the registry or any timm id."""
+    """A shorthand of the registry, any timm id, or a function of the user's: 'my_pkg.mod:build'."""
     weights: Annotated[str, Field(min_length=1)] = "pretrained"
     """'pretrained' (timm's own), 'random', or a checkpoint: its full path, or in <root>/weights;
     'file.pt#NAME' for one of several weights in it."""
@@ -173,6 +193,8 @@ class RunConfig(Part):
     augment: Augment = Augment()
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0  # a column of tables
+    code: Code = ()
+    """Digests of the own code that the run uses, see `with_code`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -188,8 +210,11 @@ class RunConfig(Part):
         object.__setattr__(self, "optim", _canonical_optim(self.optim, self.protocol))
         lora = _canonical_lora(self.lora, self.protocol, self.backbone)
         object.__setattr__(self, "lora", lora)
-        if self.objective.kind == "at" or self.schedule.kind == "standard":
+        kind = self.objective.kind
+        if kind == "at" or (kind == "trades" and self.schedule.kind == "standard"):
             object.__setattr__(self, "objective", Objective())
+        used = tuple(pair for pair in self.code if pair[0] in self.own_names)
+        object.__setattr__(self, "code", used)
         # Standard fine-tuning never attacks: it is one run whatever eps_g a table asks for.
         if self.schedule.kind == "standard":
             if self.validation.epsilon is None:
@@ -206,6 +231,11 @@ class RunConfig(Part):
             implied = self.validation.model_copy(update={"epsilon": None})
             object.__setattr__(self, "validation", implied)
         images = self.batchnorm_images
+        if own_code.is_own(self.backbone) and self.weights == "pretrained":
+            raise ValueError(
+                f"weights: {self.backbone} has none that are known as 'pretrained'; expected "
+                "random (as the function makes it) or a checkpoint"
+            )
         if self.protocol != "full":  # BatchNorm keeps its statistics
             object.__setattr__(self, "batchnorm_images", None)
         elif images and self.batch % images:
@@ -266,6 +296,24 @@ class RunConfig(Part):
             parts.append("lora")
         parts += [self.setting.replace(";", "_").replace("=", ""), f"s{self.seed}"]
         return "-".join(map(safe_name, parts))
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Import paths of the own code that the run uses."""
+        names = self.backbone, self.schedule.kind, self.objective.kind
+        return tuple(name for name in names if own_code.is_own(name))
+
+    def with_code(self) -> Self:
+        """The same with the digests of its own code as this process finds it. Raises ConfigError
+        if that is not found."""
+        code = tuple(sorted(own_code.digests(self.own_names).items()))
+        return self.model_copy(update={"code": code}) if code != self.code else self
+
+    def check_code(self) -> None:
+        """Raises ConfigError if own code is not as it was when the run was planned."""
+        own_code.check(self.code)
+        if missing := {*self.own_names} - {name for name, _ in self.code}:
+            raise ConfigError(f"code: no digest of {min(missing)}, see RunConfig.with_code")
 
     @property
     def delta(self) -> dict[str, Any]:

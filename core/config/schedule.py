@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 
+from core.config import own_code
+from core.config.own_code import Knobs
 from core.config.strength import Strength
 from core.config.values import Count, Number, Part, nearest
 
@@ -21,6 +23,16 @@ Share = Annotated[
     PlainSerializer(str, return_type=str, when_used="always"),
 ]
 """A part of eps_g in [0, 1], spelled as strengths are."""
+KINDS = ("standard", "two_hinge", "uniform", "auto", "points")
+PRESETS = ("standard", "fix", "sched", "uniform", "auto")
+
+
+def _kind(kind: str) -> str:
+    if kind not in KINDS and not own_code.is_own(kind):
+        raise ValueError(
+            f"unknown schedule '{kind}'{nearest(kind, (*PRESETS, 'two_hinge', 'points'))}"
+        )
+    return kind
 
 
 class Schedule(Part):
@@ -29,7 +41,8 @@ class Schedule(Part):
     T1 and T2 are whole epochs here; fractions and presets are resolved by `resolve_schedule`.
     """
 
-    kind: Literal["standard", "two_hinge", "uniform", "auto", "points"] = "two_hinge"
+    kind: Annotated[str, AfterValidator(_kind)] = "two_hinge"
+    """One of `KINDS`, or a class of the user's: 'my_pkg.mod:Cosine'."""
     T1: Epoch = 0
     T2: Epoch = 0
     points: tuple[tuple[Epoch, Share], ...] = ()
@@ -37,6 +50,8 @@ class Schedule(Part):
     last. Two at one epoch are a jump; those beyond the training are never reached."""
     patience: Count = 5
     tolerance: Annotated[Number, Field(ge=0, lt=1)] = 0.02
+    knobs: Knobs = ()
+    """Keyword arguments of an own class: whatever stands beside its `kind`."""
 
     @property
     def is_fix(self) -> bool:
@@ -45,7 +60,9 @@ class Schedule(Part):
 
     def label(self, epochs: int) -> str:
         """The setting's name in tables: fix, sched, standard, uniform, auto, 'T1=5;T2=25' or
-        'points=0:0;9:1'."""
+        'points=0:0;9:1'; of an own class its name and knobs, 'Cosine;power=2'."""
+        if own_code.is_own(self.kind):
+            return own_code.label(self.kind, self.knobs)
         if self.kind == "points":
             pairs = (f"{epoch}:{float(fraction):g}" for epoch, fraction in self.points)
             return f"points={';'.join(pairs)}"
@@ -56,9 +73,6 @@ class Schedule(Part):
         if sched_hinges(epochs) == (self.T1, self.T2):
             return "sched"
         return f"T1={self.T1};T2={self.T2}"
-
-
-PRESETS = ("standard", "fix", "sched", "uniform", "auto")
 
 
 def sched_hinges(epochs: int) -> tuple[int, int]:
@@ -110,9 +124,9 @@ def resolve_schedule(value: object, epochs: int) -> object:
             raise ValueError(f"'{kind}' takes no further keys; use kind: two_hinge with T1 and T2")
         hinges = sched_hinges(epochs) if kind == "sched" else (0, 0)
         return {"kind": "two_hinge", "T1": hinges[0], "T2": hinges[1]}
-    if kind not in ("standard", "two_hinge", "uniform", "auto", "points"):
-        known = (*PRESETS, "two_hinge", "points")
-        raise ValueError(f"unknown schedule '{kind}'{nearest(str(kind), known)}")
+    if own_code.is_own(kind):
+        return own_code.with_knobs(given)
+    _kind(str(kind))
     if kind != "two_hinge" and (given.get("T1") or given.get("T2")):
         raise ValueError(f"T1 and T2 belong to kind: two_hinge, not to '{kind}'")
     if kind == "points":

@@ -17,7 +17,7 @@ import core.model.vision  # noqa: F401  torchvision must be importable before ti
 import timm  # isort: skip
 import timm.models  # isort: skip
 
-from core.config import ConfigError, RunConfig
+from core.config import ConfigError, RunConfig, own_code
 from core.config.registry import backbone
 from core.config.seeds import derive
 from core.data.inputs import local_weights, weights_part
@@ -54,6 +54,8 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
     Random parts (a new head, or everything for weights: random) come from the run's own stream.
     Raises ConfigError where weights cannot be found or do not fit.
     """
+    if own_code.is_own(config.backbone):
+        return _own(config, classes, store)
     entry = backbone(config.backbone)
     cfg = timm.models.get_pretrained_cfg(entry.timm)
     options: dict[str, Any] = {}
@@ -72,6 +74,34 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
     _check_head(model, config.backbone, classes)
     if not cfg or cfg.input_size[-1] != config.image_size:
         _try_size(model, config, cfg.input_size[-1] if cfg else None)
+    if config.protocol == "lora":
+        lora.adapt(model, config)
+    model.to(memory_format=layout(model))  # type: ignore[call-overload]
+    return model
+
+
+def _own(config: RunConfig, classes: int, store: Store) -> Classifier:
+    """A network that a function of the user's makes, for pixels in [0, 1] as they are."""
+    name, size = config.backbone, config.image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.seed, "init"))
+        net = own_code.make("backbone", {}, name, (), {"classes": classes})
+    if not isinstance(net, nn.Module):
+        raise ConfigError(f"backbone {name}: expected an nn.Module, got {type(net).__name__}")
+    if file := local_weights(config):
+        log.info("%s", load_backbone(net, *weights_part(file, store)))
+    model = Classifier(net, mean=(0.0,) * 3, std=(1.0,) * 3)
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(2, 3, size, size))
+    except Exception as error:  # a network of the user's may raise anything
+        raise ConfigError(
+            f"backbone {name}: cannot take images of {size} pixels ({first_line(error)})"
+        ) from None
+    if getattr(logits, "shape", None) != (2, classes):
+        got = [*logits.shape] if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(f"backbone {name}: expected logits [2, {classes}] of 2 images, got {got}")
+    model.train()
     if config.protocol == "lora":
         lora.adapt(model, config)
     model.to(memory_format=layout(model))  # type: ignore[call-overload]

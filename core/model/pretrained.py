@@ -25,6 +25,7 @@ from torch import Tensor
 
 from core.config import ConfigError
 from core.errors import beginning, first_line
+from core.model.trainable import heads_of
 
 State = dict[str, Tensor]
 AVERAGED = {"state_dict_ema": "state_dict", "model_ema": "model", "average": "model"}
@@ -55,8 +56,7 @@ def load_backbone(net: Any, file: Path, pick: str | None = None) -> str:
     pick: the candidate to take, by its name or some whole parts of it. Raises ConfigError if the
     file is no checkpoint, nothing in it fits, several candidates do, or a tensor is not finite.
     """
-    heads = net.pretrained_cfg["classifier"]
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    heads = heads_of(net)
     own = {k: v for k, v in net.state_dict().items() if not k.startswith(heads)}
     found = list(_candidates(read_checkpoint(file), own, heads, net))
     if not found:

@@ -18,14 +18,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.config import ConfigError, Optim, RunConfig
 
 
+def heads_of(net: nn.Module) -> tuple[str, ...]:
+    """Dotted names of a network's classifier modules (two for distilled models): as timm states
+    them, else its module `head`; empty if it has none."""
+    own = ("head",) if isinstance(getattr(net, "head", None), nn.Module) else ()
+    names = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or own
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Dotted names of the classifier's modules (two for distilled models), as timm states them;
-    empty where the network does not say."""
+    """The same by their names in the model, which wraps its network as `net`."""
     net = getattr(model, "net", model)
-    names = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or ()
-    names = (names,) if isinstance(names, str) else tuple(names)
     prefix = "net." if net is not model else ""
-    return tuple(prefix + name for name in names)
+    return tuple(prefix + name for name in heads_of(net))
 
 
 def prepare(model: nn.Module, config: RunConfig) -> None:
@@ -36,7 +41,7 @@ def prepare(model: nn.Module, config: RunConfig) -> None:
     if not heads and (config.protocol != "full" or parts != (None, None)):
         raise ConfigError(
             f"protocol {config.protocol}, optim.head_*: {config.backbone} does not say which of "
-            "its modules is the head"
+            "its modules is the head; call it 'head'"
         )
     if config.protocol == "full":
         return

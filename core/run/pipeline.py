@@ -72,6 +72,7 @@ def execute(
     DivergedError, NotOwnedError, TeamError, OSError and whatever the model raises; the run folder
     stays resumable.
     """
+    config.check_code()
     run = store.run(config.id).fenced(team.share(claim.run.fence if claim else None))
     if claim:
         for line in damage.repair(run, [item.id for item in evals]):

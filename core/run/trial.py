@@ -62,6 +62,7 @@ def train(
     for a run. Raises DivergedError, ConfigError, NotOwnedError, OSError; the folder stays
     resumable.
     """
+    config.check_code()
     run.write_config(config.to_dict())
     run.write_json(run.env, runtime.describe())
     claim.progress = {"phase": "load data"}

@@ -37,7 +37,7 @@ def state() -> dict[str, Any]:
 
 def tracked(package: Path) -> set[Path]:
     """The files of a package that git knows; empty if it is no checkout, or git fails."""
-    if not (package.parent / ".git").exists():
+    if not any((folder / ".git").exists() for folder in package.parents):
         return set()
     names = (_git(package, "ls-files", "-z") or b"").split(b"\0")
     return {package / os.fsdecode(name) for name in names if name}

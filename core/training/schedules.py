@@ -7,48 +7,57 @@ on epsilon-scheduling). Only `auto` has a state; it is part of the checkpoint.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
-from core.config import RunConfig
+from core.config import ConfigError, RunConfig, own_code
 from core.config.seeds import derive
 from core.store.records import EXACT
 
 
-class EpsilonSchedule(Protocol):
-    """alpha in [0, 1] for an epoch; `observe` is called once after each epoch, in order."""
+class EpsilonSchedule(ABC):
+    """A schedule; as it is here one that is known before training starts. An own one inherits this.
 
-    def alpha(self, epoch: int) -> Fraction: ...
+    Its arguments are knobs (the fields of its config), and what a run tells every schedule that
+    asks for it by name: `epochs` and `seed`.
+    """
 
-    def observe(self, epoch: int, val_clean: float) -> None: ...
+    @abstractmethod
+    def alpha(self, epoch: int) -> Fraction | float:
+        """The fraction of eps_g, in [0, 1], at an epoch that is counted from 0."""
 
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: dict[str, Any]) -> None: ...
-
-
-class _Stateless:
-    """A schedule known before training starts."""
-
-    def observe(self, epoch: int, val_clean: float) -> None:
-        pass
+    def observe(self, epoch: int, val_clean: float) -> None:  # noqa: B027  may stay empty
+        """Called once after each epoch, in order; val_clean: validation accuracy in [0, 1]."""
 
     def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: numbers and text, none of which follows from the arguments."""
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        pass
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Go on from a `state`."""
+
+    def attacked_epochs(self, epochs: int) -> int:
+        """How many of the first `epochs` have an attack, as far as is known beforehand."""
+        return sum(self.alpha(epoch) > 0 for epoch in range(epochs))
+
+    def rehearsed(self) -> tuple[int, dict[str, Any]]:
+        """For a dry run: as few epochs as show every phase, and the fields to change for them."""
+        return (2 if self.alpha(0) == 0 else 1), {}
 
 
-class Standard(_Stateless):
+class Standard(EpsilonSchedule):
     """No attack at any epoch."""
 
     def alpha(self, epoch: int) -> Fraction:
         return Fraction(0)
 
+    def rehearsed(self) -> tuple[int, dict[str, Any]]:
+        return 1, {}
 
-class TwoHinge(_Stateless):
+
+class TwoHinge(EpsilonSchedule):
     """0 before T1, linear from T1 to T2, 1 from T2 on.
 
     T1 = T2 = 0 is a fixed strength, T1 = 0 < T2 a linear warm-up, T1 = T2 > 0 a hard switch.
@@ -64,8 +73,12 @@ class TwoHinge(_Stateless):
             return Fraction(0)
         return Fraction(epoch - self.T1, self.T2 - self.T1)
 
+    def rehearsed(self) -> tuple[int, dict[str, Any]]:
+        epochs, _ = super().rehearsed()
+        return epochs, {"T1": 0, "T2": 2 if epochs > 1 else 0}
 
-class Points(_Stateless):
+
+class Points(EpsilonSchedule):
     """Linear between given (epoch, fraction) points, constant before the first and after the last;
     of two points at one epoch the later one counts from there on."""
 
@@ -80,8 +93,12 @@ class Points(_Stateless):
         (start, low), (end, high) = before[-1], after[0]
         return low + (high - low) * Fraction(epoch - start, end - start)
 
+    def rehearsed(self) -> tuple[int, dict[str, Any]]:
+        epochs, _ = super().rehearsed()
+        return epochs, {"points": ((0, Fraction(epochs == 1)), (1, Fraction(1)))}
 
-class Uniform(_Stateless):
+
+class Uniform(EpsilonSchedule):
     """alpha ~ U[0, 1], one draw per epoch, from the run's own stream (paper, Table 8)."""
 
     def __init__(self, seed: int) -> None:
@@ -91,7 +108,7 @@ class Uniform(_Stateless):
         return Fraction(random.Random(derive(self.seed, "schedule", epoch)).random())
 
 
-class Auto:
+class Auto(EpsilonSchedule):
     """0 until validation accuracy has converged, then linear to 1 at the last epoch (Table 4).
 
     Converged after epoch t: none of the last `patience` epochs beat the best one before them by
@@ -125,18 +142,52 @@ class Auto:
     def restore(self, state: dict[str, Any]) -> None:
         self.best, self.stale, self.start = state["best"], state["stale"], state["start"]
 
+    def attacked_epochs(self, epochs: int) -> int:
+        """At most: it cannot converge before `patience` epochs have followed the first."""
+        return max(0, epochs - self.patience - 1)
+
+    def rehearsed(self) -> tuple[int, dict[str, Any]]:
+        """It learns that it has converged after the second epoch, and attacks in a third."""
+        return 3, {"patience": 1, "tolerance": 0.99}
+
+
+KINDS: dict[str, type[EpsilonSchedule]] = {
+    "standard": Standard,
+    "two_hinge": TwoHinge,
+    "points": Points,
+    "uniform": Uniform,
+    "auto": Auto,
+}
+
 
 def make(config: RunConfig) -> EpsilonSchedule:
-    """The schedule of a run, before its first epoch."""
-    schedule = config.schedule
-    match schedule.kind:
-        case "standard":
-            return Standard()
-        case "two_hinge":
-            return TwoHinge(schedule.T1, schedule.T2)
-        case "points":
-            return Points(schedule.points)
-        case "uniform":
-            return Uniform(config.seed)
-        case "auto":
-            return Auto(config.epochs, schedule.patience, schedule.tolerance)
+    """The schedule of a run, before its first epoch. Raises ConfigError if it is own code that
+    cannot be made."""
+    fields = {name: getattr(config.schedule, name) for name in type(config.schedule).model_fields}
+    facts = fields | {"epochs": config.epochs, "seed": config.seed}
+    made: EpsilonSchedule = own_code.make(
+        "schedule", KINDS, config.schedule.kind, config.schedule.knobs, facts
+    )
+    return made
+
+
+def check(config: RunConfig) -> None:
+    """Raises ConfigError if an own schedule cannot be made, does not answer, or leaves [0, 1] as
+    far as that is known before training."""
+    schedule = make(config)
+    with own_code.blamed(config.schedule.kind):
+        for epoch in range(config.epochs):
+            alpha(schedule, epoch)
+        schedule.attacked_epochs(config.epochs)
+        schedule.rehearsed()
+
+
+def alpha(schedule: EpsilonSchedule, epoch: int) -> Fraction:
+    """alpha at an epoch, exactly. Raises ConfigError if it is no number in [0, 1]."""
+    found = schedule.alpha(epoch)
+    if not 0 <= found <= 1:
+        name = type(schedule).__name__
+        raise ConfigError(
+            f"schedule {name}: expected alpha in [0, 1] at epoch {epoch}, got {found}"
+        )
+    return Fraction(found)

@@ -14,10 +14,10 @@ from core.data.splits import Split, rows
 from core.machine.runtime import autocast
 from core.machine.team import ALONE, Team
 from core.model import convolutions, trainable
+from core.training import objectives
 from core.training.augment import augment
 from core.training.averaging import Average
 from core.training.compiling import Compile, compiled, reason
-from core.training.objectives import loss_sum
 
 
 class Step:
@@ -42,6 +42,7 @@ class Step:
     ) -> None:
         self.config, self.device, self.team, self.remark = config, device, team, remark
         self.model = model
+        self.loss = objectives.make(config.objective)
         self.micro_batch = config.batchnorm_images or micro_batch
         self.sizes: list[int] = []  # distinct micro-batches of the steps since it was emptied
         self.optimizer = torch.optim.AdamW(trainable.groups(model, config), fused=True)
@@ -150,7 +151,7 @@ class Step:
                         trusted=True,  # bytes / 255, and `augment` stays in range
                     )
                     correct += is_right(clean, y).sum()
-                loss = loss_sum(self.config.objective, self.network, x, adv, y) / len(index)
+                loss = self.loss.loss_sum(self.network, x, adv, y) / len(index)
             loss.backward()
             total += loss.detach()
         return total, correct

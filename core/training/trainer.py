@@ -184,7 +184,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> MetricsRow:
         started = time.perf_counter()
-        alpha = self.schedule.alpha(epoch)
+        alpha = schedules.alpha(self.schedule, epoch)
         epsilon = float(alpha * self.config.epsilon_g.number)
         losses, clean_correct = self._train(epoch, epsilon)
         images = self.steps_per_epoch * self.batch

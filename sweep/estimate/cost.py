@@ -99,7 +99,7 @@ class Cost:
         key = (
             *(config.backbone, config.image_size, config.dataset, config.batch, config.epochs),
             *(config.schedule, config.attack.steps, config.validation, config.protocol),
-            config.objective.kind,
+            config.objective,
             *evals,
         )
         if key not in self._known:

@@ -15,14 +15,14 @@ from core.config.registry import backbone
 from core.data import inputs
 from core.datasets.own import image_files
 from core.store.folders import Store
-from core.training import schedules
+from core.training import objectives, schedules
 
 STEP = {"full": 3, "lora": 2, "linear": 1}
 """Passes of a training step by what it trains: no gradients of weights that are frozen."""
-SURVIVAL = {"standard": (0.1, 0.02)}
-"""By setting: the share of validation images that are attacked to the last step, and the share of
-(test image, strength) pairs that are. Guesses near the paper's accuracies, unlike all else here."""
-OTHERS = (0.5, 0.33)
+UNATTACKED, ATTACKED = (0.1, 0.02), (0.5, 0.33)
+"""By whether training ever attacks: the share of validation images that are attacked to the last
+step, and the share of (test image, strength) pairs that are. Guesses near the paper's accuracies,
+unlike all else here."""
 DRAWN = {
     "fake": {"train": 200, "val": 60, "test": 60},
     "glyph": {"train": 1280, "val": 512, "test": 512},
@@ -39,20 +39,12 @@ class Passes(NamedTuple):
     evaluate: float
 
 
-def attacked_epochs(config: RunConfig) -> int:
-    """Epochs with an attack; of `auto`, which finds its start, all but its waiting time."""
-    if config.schedule.kind == "auto":
-        return max(0, config.epochs - config.schedule.patience)
-    schedule = schedules.make(config)
-    return sum(schedule.alpha(epoch) > 0 for epoch in range(config.epochs))
-
-
 def passes(config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, int]) -> Passes:
     """The passes of a run on a dataset with so many images per split."""
-    broken = SURVIVAL.get(config.schedule.kind, OTHERS)
-    step, attacked = STEP[config.protocol], attacked_epochs(config)
+    step, attacked = STEP[config.protocol], schedules.make(config).attacked_epochs(config.epochs)
+    broken = ATTACKED if attacked else UNATTACKED
     # n gradients with respect to the image and n + 1 forwards, n of them those of the gradients.
-    attack = 2 * config.attack.steps + 1 + (step if config.objective.kind == "trades" else 0)
+    attack = 2 * config.attack.steps + 1 + step * objectives.make(config.objective).extra_forwards
     train = sizes["train"] - sizes["train"] % min(config.batch, sizes["train"])
     looked = min(config.validation.images or sizes["val"], sizes["val"])
     validate = sizes["val"] + looked * (2 + broken[0] * 2 * config.validation.steps)

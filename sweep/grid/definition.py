@@ -19,7 +19,8 @@ The grammar, all of it (a field is a dotted RunConfig field such as `optim.lr`):
     tables   the tables this grid feeds, see TABLES
     tune     a search for hyper-parameters that comes before the runs, see sweep.grid.tune_block
 
-A schedule is one value: a preset or a mapping, whose `name` labels it in tables.
+A schedule is one value: a preset or a mapping, whose `name` labels it in tables. So is an objective
+of the user's: `{kind: my_pkg.mod:Loss, gamma: 2}`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from core.config import (
     RunConfig,
     Schedule,
     nearest,
+    own_code,
 )
 from core.config.document import read_text
 from core.config.evaluation import understood
@@ -160,7 +162,8 @@ def _included(
         verdict = judge(choice | seed, set(RunConfig.model_fields))
         report(file, ((at or place, line) for at, line in verdict.problems))
         if not verdict.problems:
-            yield RunConfig.model_construct(**verdict.values), verdict.setting
+            values = verdict.values | {"code": tuple(sorted(verdict.code))}
+            yield RunConfig.model_construct(**values), verdict.setting
 
 
 def _distinct(file: GridFile, runs: Iterable[Run]) -> tuple[tuple[Run, ...], int]:
@@ -183,7 +186,8 @@ def _distinct(file: GridFile, runs: Iterable[Run]) -> tuple[tuple[Run, ...], int
 
 def _check_labels(file: GridFile, runs: Iterable[Run]) -> None:
     """Two schedules under one label in one cell of a table would be averaged as if seeds."""
-    labels = {run.setting for run in runs if run.setting != run.config.setting}
+    own = {run.setting for run in runs if own_code.is_own(run.config.schedule.kind)}
+    labels = own.union(run.setting for run in runs if run.setting != run.config.setting)
     cells: dict[tuple[RunConfig, str], Run] = {}
     for run in (run for run in runs if run.setting in labels):
         cell = run.config.model_copy(update={"schedule": Schedule()}), run.setting

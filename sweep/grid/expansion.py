@@ -8,17 +8,18 @@ a group, each group is validated on its own, and a run is put together from vali
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.config import EvalConfig, RunConfig, resolve_schedule
+from core.config import ConfigError, EvalConfig, RunConfig, own_code, resolve_schedule
+from core.training import objectives, schedules
 from sweep.grid.fields import Axis, Choice, canonical
 from sweep.grid.file import GridFile, Place
 
 COUPLED = (
     {"epochs", "schedule", "epsilon_g", "attack", "norm", "validation", "objective"},
-    {"protocol", "optim", "lora", "backbone", "image_size"},
+    {"protocol", "optim", "lora", "backbone", "image_size", "weights"},
 )
 """Sets of fields that RunConfig checks or rewrites together; any other is judged by itself."""
 STAND_IN = {"backbone": "vit", "dataset": "fake"}
@@ -39,12 +40,18 @@ class Run:
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", self.config.id)
 
+    @property
+    def code(self) -> tuple[tuple[str, str], ...]:
+        """(import path, digest) pairs of the own code that it needs."""
+        return self.config.code
+
 
 @dataclass(frozen=True)
 class Verdict:
     """What RunConfig makes of some fields of a combination.
 
     values: the fields, validated; empty if there are problems. setting: '' without a schedule.
+    code: the digests of own code that the fields name.
     dropped: bit i is set if nothing here speaks against exclude i.
     """
 
@@ -52,6 +59,7 @@ class Verdict:
     setting: str
     problems: tuple[tuple[Place, str], ...]
     dropped: int
+    code: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,13 @@ def product(
     for index in itertools.product(*(range(len(axis)) for axis in axes)):
         values: dict[str, Any] = {}
         setting, found, dropped = constant.setting, constant.problems, constant.dropped
+        code = constant.code
         for group in groups:
             verdict = group.verdicts[tuple([index[axis] for axis in group.axes])]
             values.update(verdict.values)
             setting = setting or verdict.setting
             found += verdict.problems
+            code += verdict.code
             dropped &= verdict.dropped
         used |= dropped
         if dropped:
@@ -86,6 +96,8 @@ def product(
         if found:
             report(file, found)
         else:
+            if code:
+                values["code"] = tuple(sorted(set(code)))
             yield template.model_copy(update=values), setting
     for number, place in enumerate(exclude):
         if not file.faults and not used >> number & 1:
@@ -112,10 +124,34 @@ def judge(choice: Choice, fields: set[str], exclude: Sequence[Choice] = ()) -> V
         # A problem between fields has no key; its line begins with the field to change.
         found = tuple((_place_of(k or line.partition(":")[0], choice), line) for k, line in config)
         return Verdict({}, "", found, dropped)
+    code, wrong = _own_code(config, fields)
+    if wrong:
+        return Verdict({}, "", tuple((_place_of(k, choice), line) for k, line in wrong), dropped)
     schedule = data.get("schedule")
     label = schedule.get("name") if isinstance(schedule, dict) else None
     setting = str(label or config.setting) if "schedule" in fields else ""
-    return Verdict({name: getattr(config, name) for name in fields}, setting, (), dropped)
+    values = {name: getattr(config, name) for name in fields}
+    return Verdict(values, setting, (), dropped, tuple(code.items()))
+
+
+def _own_code(config: RunConfig, fields: set[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Import path -> digest of the own code that these fields name, and, as (field, line), what is
+    wrong with it: imported and made once here, it cannot fail for that in a job."""
+    code: dict[str, str] = {}
+    wrong = []
+    checks: list[tuple[str, str, Callable[[], object]]] = [
+        ("backbone", config.backbone, lambda: own_code.fitting(config.backbone, "backbone")),
+        ("schedule", config.schedule.kind, lambda: schedules.check(config)),
+        ("objective", config.objective.kind, lambda: objectives.make(config.objective)),
+    ]
+    for name, dotted, check in checks:
+        if name in fields and own_code.is_own(dotted):
+            try:
+                code[dotted] = own_code.digest(dotted)
+                check()
+            except ConfigError as error:
+                wrong.append((name, f"{name}: {error}"))
+    return code, wrong
 
 
 def _groups(base: Choice, axes: Sequence[Axis], exclude: Sequence[Choice]) -> list[Group]:

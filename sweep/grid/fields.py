@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from core.config import RunConfig, fields_of, nearest
+from core.config import RunConfig, fields_of, nearest, own_code
 from core.config.registry import backbone_problem, canonical_backbone, dataset_problem
 from sweep.grid.file import GridFile, Place
 
-FIELDS = (*fields_of(RunConfig), "schedule.name")
+_INNER = ("code", "schedule.knobs", "objective.knobs")
+"""What only stored configs have."""
+FIELDS = (*(name for name in fields_of(RunConfig) if name not in _INNER), "schedule.name")
 SECTIONS = {name.rpartition(".")[0] for name in FIELDS} - {"", "schedule"}
 """Fields that only hold others. A schedule does too, but it is one value: a preset has no parts."""
 
@@ -27,7 +29,7 @@ def set_field(file: GridFile, key: str, value: Any, place: Place) -> Choice:
         full = next((name for name in FIELDS if name.rpartition(".")[2] == key), key)
         file.problem(place, f"{key}: unknown field{nearest(full, FIELDS)}")
         return {}
-    if isinstance(value, dict) and key in SECTIONS:
+    if isinstance(value, dict) and key in SECTIONS and not own_code.is_own(value.get("kind")):
         return union(file, value, place, key + ".")
     if problem := _problem_of(key, value):
         file.problem(place, f"{key}: {problem}")

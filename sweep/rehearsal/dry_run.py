@@ -181,11 +181,7 @@ def _misfits(runs: Sequence[Run]) -> list[str]:
         key = (config.schedule, config.epochs)
         if config.schedule.kind == "standard" or key in found:
             continue
-        if config.schedule.kind == "auto":
-            never = config.schedule.patience + 1 >= config.epochs
-        else:
-            schedule = schedules.make(config)
-            never = not any(schedule.alpha(epoch) for epoch in range(config.epochs))
+        never = schedules.make(config).attacked_epochs(config.epochs) == 0
         found[key] = f"schedule {run.setting}: never attacks in {config.epochs} epochs" * never
     return [line for line in found.values() if line]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from core.config import Optim, RunConfig, Schedule, Strength
+from core.config import Optim, RunConfig, Strength
 from core.config.datasets import entries
 from core.config.registry import backbones
 from core.data import inputs
@@ -48,15 +48,14 @@ class Datasets:
 def shrink(run: Run, datasets: Datasets) -> Run:
     """The miniature of a run; runs that differ in seed, strength, rates or length share one."""
     config = run.config
-    ramps = _begins_clean(config)
+    # Two batches: of one epoch, or one in each of several.
+    epochs, shorter = schedules.make(config).rehearsed()
     changes = {
         "weights": "random",
         "dataset": datasets.names.get(config.dataset, config.dataset),
-        "schedule": _schedule(config.schedule, ramps),
+        "schedule": config.schedule.model_copy(update=shorter),
         "epsilon_g": Strength(Fraction(2, 255), config.norm),
-        # Two batches: of one epoch, or of two where it begins clean (`auto` learns of its own
-        # convergence after the second one and attacks in a third).
-        "epochs": (3 if config.schedule.kind == "auto" else 2) if ramps else 1,
+        "epochs": epochs,
         # A backbone that we do not know may normalise over the images of a batch.
         "batch": 1 if config.backbone in backbones() else 2,
         "batchnorm_images": None,
@@ -72,27 +71,12 @@ def shrink(run: Run, datasets: Datasets) -> Run:
     return Run(RunConfig.model_validate(data), run.setting, tuple(evals))
 
 
-def _begins_clean(config: RunConfig) -> bool:
-    kind = config.schedule.kind
-    return kind != "standard" and schedules.make(config).alpha(0) == 0
-
-
 def _optim(optim: Optim) -> Optim:
     """Rates at which nothing diverges; the head keeps its own where it has them."""
     rates = {"lr": 1e-4, "weight_decay": 1e-2, "head_lr": 1e-3, "head_weight_decay": 1e-3}
     return optim.model_copy(
         update={n: v for n, v in rates.items() if getattr(optim, n) is not None}
     )
-
-
-def _schedule(schedule: Schedule, ramps: bool) -> Schedule:
-    """The same kind in the epochs of a miniature: clean, then attacked, where it begins clean."""
-    changes: dict[str, object] = {"patience": 1, "tolerance": 0.99}
-    if schedule.kind == "two_hinge":
-        changes |= {"T1": 0, "T2": 2 if ramps else 0}
-    if schedule.kind == "points":
-        changes["points"] = ((0, Fraction(not ramps)), (1, Fraction(1)))
-    return schedule.model_copy(update=changes)
 
 
 def furnish(runs: Iterable[Run], store: Store, rehearsal: Rehearsal) -> Datasets:

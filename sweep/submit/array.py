@@ -151,7 +151,8 @@ def send(
 
     Raises ClusterError where sbatch refuses; arrays sent before that are recorded.
     """
-    sender = _Sender(sweep, store, frozen_code.snapshot(sweep), _limits(profile))
+    frozen = frozen_code.snapshot(sweep, _own_code(runs))
+    sender = _Sender(sweep, store, frozen, _limits(profile))
     for special, group in _by_profile(runs, store, profile, behind):
         sender.send(special, group)
     return Sent(sender.arrays, len(runs) - len(sender.left), sender.left, sender.cap)
@@ -271,15 +272,19 @@ def scripts(
     for special, group in _by_profile(runs, store, profile, behind):
         tasks = -(-len(group) // special.runs_per_job)
         for chunk in limits.chunks(tasks, known):
-            texts.append(text(len(chunk), sweep, special))
+            texts.append(text(len(chunk), sweep, special, _own_code(runs)))
     return texts
 
 
-def text(tasks: int, sweep: SweepDir, profile: Profile) -> str:
-    """The batch script of one array: submitit's own rendering, as it makes it before sbatch."""
-    return executor(sweep, frozen_code.place(sweep), profile, f"epsweep-{sweep.path.name}").text(
-        tasks
-    )
+def _own_code(runs: Sequence[Run]) -> frozen_code.Code:
+    return {pair for run in runs for pair in run.code}
+
+
+def text(tasks: int, sweep: SweepDir, profile: Profile, code: frozen_code.Code = ()) -> str:
+    """The batch script of one array: submitit's own rendering, as it makes it before sbatch. code:
+    the own code that its tasks need."""
+    frozen = frozen_code.place(sweep, code)
+    return executor(sweep, frozen, profile, f"epsweep-{sweep.path.name}").text(tasks)
 
 
 def verdict(script: str, scratch: Path) -> str:

@@ -1,9 +1,10 @@
 """A frozen copy of the code: what queued jobs run, whatever is edited after the launch.
 
-The four packages are copied as they are on disk (commit and uncommitted changes alike) to
-`code/<hash of their content>` in the sweep's folder; jobs put it first on their path. Private and
-large files that lie among them stay where they are: only modules and what belongs to the package
-is copied.
+The four packages, and the user's own ones that runs name, are copied as they are on disk (commit
+and uncommitted changes alike) to `code/<hash of their content>` in the sweep's folder; jobs put it
+first on their path. What is installed in site-packages stays there, as part of the environment.
+Private and large files that lie among them stay where they are: only modules and what belongs to
+the package is copied.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from core.config import own_code
 from core.config.own_code import FROZEN
 from core.store import source
 from core.store.folders import SweepDir, write_json
 from sweep.worker import custody
 
 PACKAGES = ("core", "sweep", "slurm", "analysis")
+INSTALLED = {"site-packages", "dist-packages"}
 DATA = (".yaml", ".csv", ".md", ".js", ".css", ".j2")
 """What belongs to a package beside modules, if neither git nor an installation tells."""
 
@@ -33,9 +36,15 @@ class File(NamedTuple):
     mode: int
 
 
-def snapshot(sweep: SweepDir) -> Path:
-    """The folder with the frozen packages; made once per content and user."""
-    files = _read()
+Code = Collection[tuple[str, str]]
+"""(import path, digest) pairs of own code, as runs have them."""
+
+
+def snapshot(sweep: SweepDir, code: Code = ()) -> Path:
+    """The folder with the frozen packages; made once per content and user. Raises ConfigError if
+    own code was edited since the runs were planned."""
+    own_code.check(code)
+    files = _read(code)
     target = _place(sweep, files)
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,9 +53,9 @@ def snapshot(sweep: SweepDir) -> Path:
     return target
 
 
-def place(sweep: SweepDir) -> Path:
+def place(sweep: SweepDir, code: Code = ()) -> Path:
     """Where `snapshot` finds or puts them."""
-    return _place(sweep, _read())
+    return _place(sweep, _read(code))
 
 
 def _place(sweep: SweepDir, files: Mapping[str, File]) -> Path:
@@ -59,17 +68,21 @@ def _place(sweep: SweepDir, files: Mapping[str, File]) -> Path:
     return target.with_name(f"{name}-{uuid.uuid4().hex[:8]}")
 
 
-def _read() -> dict[str, File]:
+def _read(code: Code) -> dict[str, File]:
     """path below the copy -> every file of the packages: read once, so that an edit meanwhile
     cannot end up under the hash of what was there before."""
-    found = {}
+    tops = []
     for name in PACKAGES:
         spec = find_spec(name)
         assert spec and spec.submodule_search_locations, name
-        package = Path(spec.submodule_search_locations[0])
-        for path in sorted(_files(package)):
+        tops.append(Path(spec.submodule_search_locations[0]))
+    own = {own_code.locate(dotted).top for dotted, _ in code}
+    tops += sorted(top for top in own if not INSTALLED & {*top.parts})
+    found = {}
+    for top in tops:
+        for path in sorted(_files(top)) if top.is_dir() else [top]:
             mode = path.stat().st_mode & 0o755
-            found[f"{name}/{path.relative_to(package)}"] = File(path.read_bytes(), mode)
+            found[str(path.relative_to(top.parent))] = File(path.read_bytes(), mode)
     return found
 
 

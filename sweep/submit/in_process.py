@@ -36,7 +36,7 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
     if not (isinstance(evals, list) and all(isinstance(item, dict) for item in evals)):
         line = read.line(("evals",))
         raise ConfigError(f"{file}:{line}: evals: expected a list of mappings, got {show(evals)}")
-    config = RunConfig.parse(data, where=str(file))
+    config = RunConfig.parse(data, where=str(file)).with_code()
     asked = [EvalConfig.parse(item, where=f"{file}: evals") for item in evals]
     folder = store.run(config.id)
     console.print(f"{config.id}\n{folder.path}")

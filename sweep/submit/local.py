@@ -72,7 +72,8 @@ def start(
         batches=batches,
         compile=profile.compile,
     )
-    crew = engage(lambda number: work, share.workers, sweep, manifest, profile)
+    code = {pair for run in runs for pair in run.code}
+    crew = engage(lambda number: work, share.workers, sweep, manifest, profile, code)
     promised = pending.of_process(read_jsonl(manifest), crew.jobs[0].job_id)
     return Submission(crew.jobs, crew.start, runs, promised)
 
@@ -105,16 +106,19 @@ def engage(
     sweep: SweepDir,
     manifest: Path,
     profile: Profile,
+    code: frozen_code.Code = (),
 ) -> Crew:
-    """Start workers, each with what `work` gives for its number, and put them on record."""
+    """Start workers, each with what `work` gives for its number, and put them on record. code: the
+    own code that they need."""
     gpus, ranks = visible_gpus(), profile.ranks
     if odd := re.search("%[jtaA]", str(sweep.logs)):
         raise ConfigError(f"{sweep.path}: submitit would take {odd[0]} in the path for a job's id")
     given = profile.environ()
     # As on a cluster: a worker that starts later must not import code edited meanwhile, nor
     # packages of such names where the user stands; those of the user's path come behind.
-    path = (str(frozen_code.snapshot(sweep)), given.get("PYTHONPATH", os.environ.get("PYTHONPATH")))
-    ahead = os.pathsep.join(filter(None, path))
+    frozen = str(frozen_code.snapshot(sweep, code))
+    behind = given.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
+    ahead = os.pathsep.join(filter(None, (frozen, behind)))
     quiet = {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     variables = {**given, "PYTHONPATH": ahead, **quiet}
 

@@ -160,7 +160,11 @@ def _engage(left: Sequence[Search], sweep: SweepDir, store: Store, profile: Prof
             compile=profile.compile,
         )
 
-    return local.engage(work, share.workers, sweep, manifest, profile)
+    return local.engage(work, share.workers, sweep, manifest, profile, _own_code(left))
+
+
+def _own_code(searches: Sequence[Search]) -> frozen_code.Code:
+    return {pair for one in searches for pair in one.config.code}
 
 
 def _send(
@@ -177,7 +181,7 @@ def _send(
     for one in left:
         name = one.config.backbone if one.config.backbone in profile.overrides else ""
         groups.setdefault(name, []).append(one)
-    code = frozen_code.snapshot(sweep)
+    code = frozen_code.snapshot(sweep, _own_code(left))
     for backbone, members in groups.items():
         special = profile.for_backbone(backbone)
         most = min(workers or len(members), sum(one.trials for one in members))

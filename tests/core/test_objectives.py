@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from core.config import ConfigError, Objective, RunConfig
 from core.model import network, trainable
 from core.store.folders import Store
-from core.training.objectives import loss_sum
+from core.training.objectives import make
 from core.training.trainer import Trainer, learning_rate
 
 TRADES = Objective(kind="trades", beta=3.0)
@@ -46,7 +46,7 @@ def test_trades_is_its_formula_image_by_image() -> None:
     x, adv, y = batch()
     model = tiny.net(norm="group").double().train()
     with torch.no_grad():
-        total = float(loss_sum(TRADES, model, x.double(), adv.double(), y))
+        total = float(make(TRADES).loss_sum(model, x.double(), adv.double(), y))
         p, q = model(x.double()).softmax(1), model(adv.double()).softmax(1)
     expected = 0.0
     for clean, attacked, label in zip(p.tolist(), q.tolist(), y.tolist(), strict=True):
@@ -58,7 +58,7 @@ def test_trades_is_its_formula_image_by_image() -> None:
 def test_trades_trains_both_branches_in_training_mode() -> None:
     x, adv, y = batch()
     model = Modes(tiny.net()).train()
-    loss_sum(TRADES, model, x, adv, y).backward()
+    make(TRADES).loss_sum(model, x, adv, y).backward()
     assert [mode for _, mode in model.seen] == [True, True]
     assert {id(x), id(adv)} == {id(image) for image, _ in model.seen}
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
@@ -68,14 +68,14 @@ def test_without_an_attack_both_objectives_are_cross_entropy() -> None:
     x, _, y = batch()
     model = tiny.net(norm="group")
     expected = F.cross_entropy(model(x), y, reduction="sum")
-    assert torch.equal(loss_sum(TRADES, model, x, x, y), expected)
-    assert torch.equal(loss_sum(Objective(), model, x, x, y), expected)
+    assert torch.equal(make(TRADES).loss_sum(model, x, x, y), expected)
+    assert torch.equal(make(Objective()).loss_sum(model, x, x, y), expected)
 
 
 def test_confident_predictions_give_finite_gradients() -> None:
     x, adv, y = batch()
     model = tiny.Scaled(tiny.net(norm="group"), scale=1e4)
-    loss = loss_sum(TRADES, model, x, adv, y)
+    loss = make(TRADES).loss_sum(model, x, adv, y)
     loss.backward()
     assert bool(loss.isfinite())
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)

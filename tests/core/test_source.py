@@ -16,9 +16,9 @@ from core.store import source
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A committed checkout that holds core/store/source.py, as far as the module knows."""
     folder = tmp_path / "checkout"
-    (folder / "core").mkdir(parents=True)
-    (folder / "core" / "source.py").write_text("# as committed\n")
-    monkeypatch.setattr(source, "__file__", str(folder / "core" / "source.py"))
+    (folder / "core" / "store").mkdir(parents=True)
+    (folder / "core" / "store" / "source.py").write_text("# as committed\n")
+    monkeypatch.setattr(source, "__file__", str(folder / "core" / "store" / "source.py"))
     monkeypatch.setenv("HOME", str(tmp_path))
     git(folder, "init", "-q")
     git(folder, "add", ".")
@@ -40,9 +40,9 @@ def instead_of_git(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -
 def test_a_clean_checkout_and_an_edited_one(checkout: Path) -> None:
     clean = source.state()
     assert clean["dirty"] is None and len(clean["commit"]) == 40
-    (checkout / "core" / "source.py").write_bytes(b"# caf\xe9\n")
+    (checkout / "core" / "store" / "source.py").write_bytes(b"# caf\xe9\n")
     edited = source.state()
-    (checkout / "core" / "source.py").write_bytes(b"# caf\xe8\n")
+    (checkout / "core" / "store" / "source.py").write_bytes(b"# caf\xe8\n")
     assert edited["commit"] == clean["commit"]
     assert len({edited["dirty"], source.state()["dirty"], None}) == 3
 
@@ -85,7 +85,7 @@ def test_another_repository_in_the_environment_is_not_asked(
 
 
 def test_what_is_no_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "__file__", str(tmp_path / "core" / "source.py"))
+    monkeypatch.setattr(source, "__file__", str(tmp_path / "core" / "store" / "source.py"))
     assert source.state() == {"commit": None, "dirty": None}
 
 
