@@ -35,6 +35,8 @@ NAMES = {
     "run_id": "str",
 }
 """Columns that name a run in every frame, with their types."""
+HINGES = {"T1": "Int64", "T2": "Int64"}
+"""Of a two-hinge schedule, in epochs."""
 VALUES = Frame(
     "values",
     {
@@ -54,6 +56,9 @@ VALUES = Frame(
         "eval_id": "str",
         "commit": "str",
         "source": "str",
+        "kind": "str",
+        "about": "str",
+        **HINGES,
     },
 )
 CURVES = Frame(
@@ -68,6 +73,8 @@ CURVES = Frame(
         "correct": "int64",
         "n": "int64",
         "accuracy": "float64",
+        "kind": "str",
+        **HINGES,
     },
 )
 EPOCHS = Frame(
@@ -91,6 +98,7 @@ EPOCHS = Frame(
         "val_clean": "float64",
         "val_adv": "float64",
         "threshold": "float64",
+        **HINGES,
     },
 )
 RUNS = Frame(
@@ -110,5 +118,6 @@ RUNS = Frame(
         "host": "str",
         "device": "str",
         "finished": "str",
+        **HINGES,
     },
 )

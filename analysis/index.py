@@ -24,7 +24,7 @@ from analysis.frames import Frame
 from analysis.runs import Row, Run
 from core.store.folders import Store, present, write_atomic
 
-SCHEMA = 8
+SCHEMA = 9
 """Version of the rows. Bump it when the same files give other rows."""
 SETTLED = 2_000_000_000
 """Nanoseconds a file must have been left alone: a second change within one tick of its clock would
@@ -105,7 +105,7 @@ def _mark(run: Run, asked: Any) -> str | None:
     files = list(_files(run.dir.path))
     if any(changed > time.time_ns() - SETTLED for *_, changed in files):
         return None
-    known = [SCHEMA, dict(run.config), run.setting, run.variant, run.asked, str(asked), files]
+    known = [SCHEMA, dict(run.config), run.setting, run.variant, dict(run.asked), str(asked), files]
     if run.known:
         known.append(run.known.signature(run.sources))
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()

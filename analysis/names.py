@@ -34,8 +34,9 @@ SETTINGS = ("standard", "fix", "sched", "auto", "uniform")
 METRICS = ("clean", "adv", "expected")
 CORRUPTED = "corrupted"
 """The one metric of an evaluation under common corruptions."""
+ACCURACY = "accuracy"
+"""Of an own kind of evaluation that declares no other metrics: the share of right images."""
 NORMS = {"linf": "l-inf", "l2": "l2", "l1": "l1"}
-ATTACKS = {"apgd-ce": "APGD", "autoattack": "AutoAttack", "corruptions": "Corruptions"}
 
 
 def model_name(backbone: str) -> str:

@@ -11,7 +11,8 @@ import pandas as pd
 from analysis.cells import BY, Cell, Key, at, cells, strengths
 from analysis.derived import Over, means, paired_tests, tests_table
 from analysis.gates import cell_gates, constant_gates, marked, masking_gates, notes, row_gates
-from analysis.names import CORRUPTED, NORMS, SETTINGS
+from analysis.kinds import KINDS, kind_of
+from analysis.names import ACCURACY, CORRUPTED, METRICS, NORMS, SETTINGS
 from analysis.tables import PLUS_MINUS, Table, pivot
 from core.config import ConfigError, nearest
 
@@ -28,6 +29,13 @@ class Spec:
     rows: Sequence[str] = ("model", "setting")
     columns: Sequence[str] = ("strength", "dataset", "metric")
     settings: Sequence[str] = SETTINGS
+
+
+AT_ONE = Spec("", lambda *_: True, columns=("dataset", "metric"))
+"""Of what a grid measured, one strength at a time."""
+AT_ALL = Spec("", lambda *_: True)
+FINE = 4
+"""Digits of metrics whose range is not known."""
 
 
 def is_main(key: Key) -> bool:
@@ -80,7 +88,7 @@ SPECS = {
     ),
     7: Spec(
         "hinges T1 and T2",
-        lambda key, _: key.setting.startswith("T1="),
+        lambda *_: True,
         rows=("model", "dataset", "setting"),
         columns=("strength", "metric"),
     ),
@@ -141,17 +149,15 @@ def _by_hinges(frame: pd.DataFrame) -> pd.DataFrame:
 
     A source that lists T1=0;T2=0 itself keeps its own number instead of that of `fix`.
     """
-    hinged = frame[frame["hinges"] != ""]
+    hinged = frame[frame["T1"].notna()]
     pair = ["variant", "model", "dataset"]
-    studied = hinged[hinged["setting"].str.startswith("T1=")][pair].drop_duplicates()
+    studied = hinged[hinged["setting"] == hinged["hinges"]][pair].drop_duplicates()
     hinged = hinged.merge(studied, on=pair)
     own = hinged["setting"] == hinged["hinges"]
     cell = [*pair, "epsilon_g", "norm", "hinges"]
     listed = own.groupby([hinged[name] for name in cell]).transform("any")
     hinged = hinged[own | ~listed]
-    order = hinged["hinges"].str.extract(r"T1=(\d+);T2=(\d+)").astype(int)
-    ordered = hinged.assign(setting=hinged["hinges"], T1=order[0], T2=order[1])
-    return ordered.sort_values(["T1", "T2"], kind="stable")
+    return hinged.assign(setting=hinged["hinges"]).sort_values(["T1", "T2"], kind="stable")
 
 
 def numbered(
@@ -212,7 +218,7 @@ def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFr
     counts = Counter(frame["eval_id"])
     if eval_id is not None and eval_id not in counts:
         raise ConfigError(f"unknown evaluation '{eval_id}'{nearest(eval_id, counts)}")
-    # Corruptions are no attack: they stand in a table of their own.
+    # Only attacks judge; other kinds stand in tables of their own.
     counts = Counter(_attacked(frame)["eval_id"]) or counts
     chosen = max(counts, key=counts.__getitem__) if eval_id is None else eval_id
     return frame[frame["eval_id"] == chosen]
@@ -221,24 +227,30 @@ def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFr
 def _attacked(frame: pd.DataFrame) -> pd.DataFrame:
     if "metric" not in frame:  # curves, which only attacks have
         return frame
-    return frame.loc[frame["metric"] != CORRUPTED]
+    return frame.loc[frame["metric"].isin(METRICS)]
 
 
-def _corruptions(frame: pd.DataFrame, sure: Sure | None) -> list[Table]:
-    """One table per evaluation under common corruptions."""
-    corrupted = frame[frame["metric"] == CORRUPTED]
-    spec, title = Spec("", lambda *_: True), "Common corruptions"
-    return [
-        _lay_out(title, cells(rows), rows, spec, sure)
-        for _, rows in corrupted.groupby("eval_id", sort=False)
-    ]
+def _others(frame: pd.DataFrame, sure: Sure | None) -> list[Table]:
+    """One table per evaluation of a kind that is no attack. Of own kinds, nothing says which
+    number is the best."""
+    rest = frame[~frame["metric"].isin(METRICS)]
+    tables = []
+    for _, rows in rest.groupby("eval_id", sort=False):
+        kind = rows["kind"].iloc[0]
+        title = kind_of({"attack": kind}).title or "Further metrics"
+        if kind in KINDS:
+            tables.append(_lay_out(title, cells(rows), rows, AT_ALL, sure))
+        else:
+            columns, notes = AT_ALL.columns, [about(rows)]
+            found = cells(rows)
+            tables.append(pivot(found, title, columns=columns, notes=notes, bold=(), digits=FINE))
+    return tables
 
 
 def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]:
     """What a grid measured: one table per eps_g and norm of the attack that judges, settings below
-    each other, best in bold; then those under common corruptions."""
+    each other, best in bold; then the evaluations that are no attacks."""
     by_norm = _by_norm(frame)
-    spec = Spec("", lambda *_: True, columns=("dataset", "metric"))
     tables = []
     for norm, judged in by_norm.items():
         chosen = one_evaluation(judged)
@@ -249,8 +261,8 @@ def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]
             title = f"eps_g = {strength}" if strength else "Not attacked"
             title += f" ({NORMS[strength.norm]})" * (str(strength) in shared)
             title += f", judged by {norm}" * (len(by_norm) > 1)
-            tables.append(_lay_out(title, cells(rows), rows, spec, sure))
-    return tables + _corruptions(frame, sure)
+            tables.append(_lay_out(title, cells(rows), rows, AT_ONE, sure))
+    return tables + _others(frame, sure)
 
 
 def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -265,13 +277,13 @@ def about(frame: pd.DataFrame) -> str:
     """What the numbers are: unit, attack, split, seeds."""
     attacks = [attack for attack in dict.fromkeys(frame["attack"]) if attack]
     splits = [split for split in dict.fromkeys(frame["split"]) if split]
-    text = "Accuracy in %"
+    accuracies = {*METRICS, CORRUPTED, ACCURACY}
+    text = "Accuracy in %" if set(frame["metric"]) <= accuracies else "As measured"
     if splits:
         text += f" on the {' and '.join(splits)} split"
-    if attacks and set(frame["metric"]) == {CORRUPTED}:
-        severity, _, all_ = attacks[0].partition("-")[2].partition(" ")
-        per_image = "all on every image" if all_ else "one per image"
-        text += f"; eleven types of severity {severity}, {per_image}"
+    abouts = [text for text in dict.fromkeys(frame["about"]) if text]
+    if not set(frame["metric"]) & {*METRICS}:
+        text += "".join(f"; {about}" for about in abouts)
     elif attacks:
         named = [attack if attack.endswith(")") else f"{attack} (l-inf)" for attack in attacks]
         text += f"; adv and expected under {' and '.join(named)}"

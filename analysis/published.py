@@ -23,7 +23,7 @@ from core.config import ConfigError, Strength, nearest
 from core.config.registry import backbone_problem
 from core.config.strength import LARGEST, Norm
 
-HINGES = re.compile(r"T1=\d+;T2=\d+", re.ASCII)
+HINGES = re.compile(r"T1=(\d+);T2=(\d+)", re.ASCII)
 REQUIRED = ("model", "dataset", "epsilon_g", "setting", "metric", "value")
 BACKBONES = ("shorthand", "configuration", "huggingface_id", "reference")
 """Header of Table 5, which lists backbones and holds no accuracy."""
@@ -96,6 +96,8 @@ def _row(line: Mapping[str, str | None], where: str) -> Row:
     seeds = fields.get("seeds", "")
     setting = fields["setting"]
     norm = _norm(fields.get("norm") or "linf", where)
+    hinges = setting if HINGES.fullmatch(setting) else PRESET_HINGES.get(setting, "")
+    pair = HINGES.fullmatch(hinges)
     attack = fields.get("attack") or fields.get("eval_id", "")
     return {
         "model": _model(fields["model"], where),
@@ -110,9 +112,13 @@ def _row(line: Mapping[str, str | None], where: str) -> Row:
         "state": "missing" if value is None else fields.get("state") or "done",
         "reason": "" if value is not None else "not in the source",
         "variant": fields.get("variant", ""),
-        "hinges": setting if HINGES.fullmatch(setting) else PRESET_HINGES.get(setting, ""),
+        "hinges": hinges,
+        "T1": int(pair[1]) if pair else None,
+        "T2": int(pair[2]) if pair else None,
         "attack": attack,
         "eval_norm": norm,
+        "kind": "",
+        "about": "",
         "split": "",
         "run_id": "",
         "constant": False,

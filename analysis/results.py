@@ -19,7 +19,7 @@ import pandas as pd
 
 from analysis.frames import CURVES, EPOCHS, RUNS, VALUES
 from analysis.index import Index
-from analysis.names import CORRUPTED, METRICS
+from analysis.names import ACCURACY, CORRUPTED, METRICS
 from analysis.rounding import percent
 from analysis.runs import Evaluation, Row, Run, runs_of
 from core.config import Strength
@@ -28,6 +28,9 @@ from core.errors import DamagedError
 from core.store.flags import read_flags
 from core.store.folders import Store
 from core.store.records import expected_up_to, overall_accuracy
+
+ATTACKED = METRICS[1:]
+"""Metrics that a run without any attack has not."""
 
 
 class Results:
@@ -98,6 +101,9 @@ class Results:
         if (run_id, eval_id) not in self._flags:
             flags = self._read_flags(run_id, eval_id)
             order = np.argsort(flags["index"])
+            if "critical" not in flags:
+                path = self.store.run(run_id).eval_flags(eval_id)
+                raise DamagedError(path, "has no critical strength per image")
             self._flags[run_id, eval_id] = flags["index"][order], flags["critical"][order]
         return self._flags[run_id, eval_id]
 
@@ -130,11 +136,12 @@ def load(
     root: the store (`./outputs`). runs: rows of a manifest; None takes every run of the store.
     index: see `Results`. Columns: model, dataset (the paper's names), epsilon_g (255ths, in any
     norm), norm (that of eps_g), setting, seed, variant (what else sets runs of one cell apart),
-    metric (clean, adv, expected; corrupted under common corruptions), value (percent, NaN where not
-    measured), n (images), state (done, partial, failed, running, missing, ...), reason, hinges
-    ('T1=12;T2=37'), attack, eval_norm ('' under corruptions), split, split_images,
-    zero_gradient_images, run_id, eval_id, commit, source (file). Standard fine-tuning has rows for
-    every eps_g that the other runs ask for.
+    metric (clean, adv, expected; corrupted under common corruptions; of own kinds what they
+    declare), value (accuracies in percent, NaN if not measured), n (images), state (done, partial,
+    failed, running, missing, ...), reason, hinges ('T1=12;T2=37'), T1, T2 (epochs), attack (as
+    tables call it), kind (as grids call it), eval_norm ('' of kinds without one), about (what the
+    numbers are), split, split_images, zero_gradient_images, run_id, eval_id, commit, source (file).
+    Standard fine-tuning has rows for every eps_g that the other runs ask for.
     Raises ConfigError where the store holds no run.
     """
     return Results(root, runs, index=index).values
@@ -163,34 +170,51 @@ def _value_rows(run: Run, strengths: Sequence[Strength]) -> Iterator[Row]:
 
 
 def _metric_rows(about: Row, evaluation: Evaluation, trained: Strength) -> Iterator[Row]:
-    record, target = evaluation.record or {}, evaluation.target(trained)
+    record, target = evaluation.record, evaluation.target(trained)
+    made = record or {}
     about = {
         **about,
         "eval_id": evaluation.id,
         "eval_norm": evaluation.norm,
         "attack": evaluation.attack + evaluation.note(trained),
-        "n": record.get("n"),
-        "split": record.get("config", {}).get("split", ""),
-        "split_images": record.get("split_images"),
-        "zero_gradient_images": record.get("zero_gradient_images"),
-        "commit": record.get("commit") or "",
+        "n": made.get("n"),
+        "split": made.get("config", {}).get("split", ""),
+        "split_images": made.get("split_images"),
+        "zero_gradient_images": made.get("zero_gradient_images"),
+        "kind": evaluation.config.get("attack", ""),
+        "about": evaluation.kind.about(evaluation.config),
+        "commit": made.get("commit") or "",
         "source": f"runs/{about['run_id']}/evals/{evaluation.id}.json",
     }
-    points = record.get("rows", ())
-    if evaluation.is_corrupted:
-        value = percent(overall_accuracy(points)) if points else float("nan")
-        about |= {"state": evaluation.state, "reason": evaluation.reason}
-        yield {**about, "metric": CORRUPTED, "value": value}
-        return
-    accuracy = {_number(row["epsilon"], target.norm): row["correct"] / row["n"] for row in points}
-    for metric in METRICS if target else ("clean",):
+    for metric in evaluation.kind.metrics:
+        if metric in ATTACKED and not target:
+            continue
         state, reason, value = evaluation.state, evaluation.reason, float("nan")
         if record:
             try:
-                value = percent(_measure(metric, accuracy, target, evaluation.prior))
+                value = _value(metric, record, target, evaluation.prior)
             except ValueError as error:
                 state, reason = "missing", str(error)
         yield {**about, "metric": metric, "value": value, "state": state, "reason": reason}
+
+
+def _value(
+    metric: str, record: Mapping[str, Any], target: Strength, prior: Sequence[float] | None
+) -> float:
+    """Accuracies in percent, other metrics as they are. Raises ValueError if the record has no
+    such number."""
+    rows = record["rows"]
+    match metric:
+        case "clean" | "adv" | "expected":
+            accuracy = {_number(r["epsilon"], target.norm): r["correct"] / r["n"] for r in rows}
+            return percent(_measure(metric, accuracy, target, prior))
+        case _ if metric in (CORRUPTED, ACCURACY) and rows:
+            return percent(overall_accuracy(rows))
+        case _:
+            stored = record.get("metrics", {}).get(metric)
+            if stored is None:
+                raise ValueError(f"its record has no {metric}")
+            return float(stored)
 
 
 @lru_cache
@@ -214,7 +238,7 @@ def _measure(
 
 def _curve_rows(run: Run) -> Iterator[Row]:
     for evaluation in run.evaluations:
-        if evaluation.is_corrupted:  # has no strengths
+        if not evaluation.kind.at_strengths:
             continue
         record = evaluation.record or {}
         for point in record.get("rows", ()):
@@ -223,6 +247,7 @@ def _curve_rows(run: Run) -> Iterator[Row]:
                 "eval_id": evaluation.id,
                 "eval_norm": point["norm"],
                 "attack": evaluation.attack,
+                "kind": evaluation.config["attack"],
                 "split": record.get("config", {}).get("split", ""),
                 "epsilon": float(_number(point["epsilon"], point["norm"]) * 255),
                 "correct": point["correct"],

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Literal
 
-from analysis.names import ATTACKS, NORMS, dataset_name, model_name
+from analysis.kinds import Config, Kind, kind_of
+from analysis.names import NORMS, dataset_name, model_name
 from core.config import ConfigError, RunConfig, Strength
+from core.config.strength import Norm
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
 from core.errors import DamagedError
@@ -33,30 +36,38 @@ class Evaluation:
     record: Mapping[str, Any] | None
     state: str = "done"
     reason: str = ""
+    asked: Config = field(default_factory=dict)
+    """What the grid says of it; {} if only its id is known."""
 
     @property
-    def norm(self) -> str:
-        """Of its attack, which its id names too if nothing is measured yet; '' of corruptions."""
-        if self.is_corrupted:
-            return ""
-        told = self.record["config"].get("norm") if self.record else None
-        asked = [norm for norm in NORMS if f"-{norm}-" in self.id]
-        return str(told or next(iter(asked), ""))
+    def config(self) -> Config:
+        """As it was made, or else as the grid asks for it."""
+        config: Config = self.record["config"] if self.record else self.asked
+        return config
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.config)
+
+    @property
+    def norm(self) -> Norm | Literal[""]:
+        """Of its attack; '' of a kind without one, and if nothing but its id is known."""
+        norm: Norm | Literal[""] = self.config.get("norm", "") if self.kind.at_strengths else ""
+        return norm
 
     def target(self, trained: Strength) -> Strength:
         """The strength at which the accuracy of a run trained against `trained` is its adversarial
         one: that one, or the evaluation's largest if it attacks in another norm."""
-        config = self.record["config"] if self.record else {}
-        norm = config.get("norm", trained.norm)
-        if norm == trained.norm:
+        if not self.norm or self.norm == trained.norm:
             return trained
-        return Strength.parse(config["epsilons"][-1], norm)
+        return Strength.parse(self.config["epsilons"][-1], self.norm)
 
     def note(self, trained: Strength) -> str:
         """What stands behind the name of an attack that is not the usual one, l-inf at eps_g with
         all strengths alike in expected accuracy."""
         target = self.target(trained)
-        if target.norm == trained.norm == "linf" and self.prior is None:
+        usual = target.norm == trained.norm == "linf" and self.prior is None
+        if usual or not self.record or not self.kind.at_strengths:
             return ""
         at = f" at {target}" if target.norm != trained.norm else ""
         weighted = "" if self.prior is None else ", expected by a prior of its own"
@@ -64,37 +75,26 @@ class Evaluation:
 
     @property
     def prior(self) -> Sequence[float] | None:
-        """Weights of the strengths in expected accuracy; None where they are alike."""
-        config = self.record["config"] if self.record else {}
-        weights: Sequence[float] | None = config.get("prior")
+        """Weights of the strengths in expected accuracy; None if they are alike."""
+        weights: Sequence[float] | None = self.config.get("prior")
         return weights
 
     @property
     def attack(self) -> str:
-        """'APGD-10', 'Corruptions-3', or 'Corruptions-3 (all)' where every image got every type; ''
-        where nothing was measured."""
-        if self.record is None:
-            return ""
-        config = self.record["config"]
-        detail = config["severity" if self.is_corrupted else "steps"]
-        every = " (all)" if self.is_corrupted and config["per_image"] == "all" else ""
-        return f"{ATTACKS.get(config['attack'], config['attack'])}-{detail}{every}"
-
-    @property
-    def is_corrupted(self) -> bool:
-        """Whether images were corrupted instead of attacked: one accuracy, over all types."""
-        return self.id.startswith("corruptions")
+        """'APGD-10', 'Corruptions-3'; '' if nothing was measured."""
+        return self.kind.label(self.config) if self.record else ""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the grid and its folder. asked: ids of the evaluations the grid wants."""
+    """One run of the grid and its folder. asked: id -> config ({} if not known) of the evaluations
+    that the grid wants."""
 
     dir: RunDir
     config: Mapping[str, Any]
     setting: str
     variant: str
-    asked: tuple[str, ...]
+    asked: Mapping[str, Config]
     tuned: Mapping[str, Any] | None = None
     """Of a tuned run the winner it has taken: search, params, value, trials, least, ..."""
     known: Known | None = None
@@ -108,10 +108,16 @@ class Run:
     @property
     def hinges(self) -> str:
         """'T1=12;T2=37' of a two-hinge schedule (fix is T1=0;T2=0), '' of any other."""
+        T1, T2 = self.pair
+        return "" if T1 is None else f"T1={T1};T2={T2}"
+
+    @property
+    def pair(self) -> tuple[int, int] | tuple[None, None]:
+        """(T1, T2) of a two-hinge schedule in epochs; None and None of any other."""
         schedule = self.config["schedule"]
         if schedule["kind"] != "two_hinge":
-            return ""
-        return f"T1={schedule['T1']};T2={schedule['T2']}"
+            return None, None
+        return schedule["T1"], schedule["T2"]
 
     @cached_property
     def about(self) -> Row:
@@ -125,6 +131,8 @@ class Run:
             "seed": self.config["seed"],
             "variant": self.variant,
             "run_id": self.dir.id,
+            "T1": self.pair[0],
+            "T2": self.pair[1],
         }
 
     @cached_property
@@ -183,11 +191,12 @@ class Run:
         return tuple(self._evaluation(name) for name in dict.fromkeys([*self.asked, *others]))
 
     def _evaluation(self, eval_id: str) -> Evaluation:
+        asked = self.asked.get(eval_id, {})
         if self.state != "done":
-            return Evaluation(eval_id, None, self.state, self.reason)
+            return Evaluation(eval_id, None, self.state, self.reason, asked)
         record = read_json(self.dir.eval_json(eval_id))
         if record is None:
-            return Evaluation(eval_id, None, "missing", f"evaluation {eval_id} not done")
+            return Evaluation(eval_id, None, "missing", f"evaluation {eval_id} not done", asked)
         whole = record["split_images"]
         counts = _images(record)
         if record["config"].get("images") is None and counts != {whole}:
@@ -199,11 +208,13 @@ class Run:
         tell: the right ones are all images of one class, and no attack has changed that. Without
         flags, that no attack changed the accuracy of guessing tells."""
         record = evaluation.record or {}
-        counts = {row["correct"] for row in record.get("rows", ()) if "type" not in row}
+        if not evaluation.kind.at_strengths:
+            return False
+        counts = {row["correct"] for row in record.get("rows", ())}
         if len(record.get("rows", ())) < 2 or len(counts) != 1 or not (right := min(counts)):
             return False
         flags = read_flags(self.dir.eval_flags(evaluation.id))
-        if flags is None or "label" not in flags:
+        if flags is None or not {"label", "critical"} <= {*flags}:
             return self.classes is not None and abs(right - record["n"] / self.classes) < 1
         mine = flags["label"][flags["critical"] > 0]
         return len({*mine}) == 1 and int((flags["label"] == mine[0]).sum()) == right
@@ -270,7 +281,7 @@ class Run:
 def _images(record: Mapping[str, Any]) -> set[int]:
     """The counts of images behind the numbers of an evaluation: one, where it is whole."""
     counts = [row["n"] for row in record["rows"]]
-    if record["config"].get("per_image", "") == "one" and "type" in record["rows"][0]:
+    if counts and record["config"].get("per_image", "") == "one" and "type" in record["rows"][0]:
         counts = [sum(counts)]
     return {*counts, record["n"]}
 
@@ -283,14 +294,15 @@ def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[
     variants = _variants(rows)
     known = Known(store)
     # A run whose evaluations nothing tells is asked for those of the others.
-    usual: list[str] = next((row["evals"] for row in rows if row["evals"]), [])
+    usual: Iterable[str] = next((row["evals"] for row in rows if row["evals"]), ())
+    configs = _evaluations(store, rows)
     return [
         Run(
             store.run(row["id"]),
             row["config"],
             row["setting"],
             variants[row["id"]],
-            tuple(row["evals"] or usual),
+            {name: configs[name] for name in row["evals"] or usual},
             row.get("tuned"),
             known,
         )
@@ -317,7 +329,7 @@ def _every_run(store: Store) -> list[Row]:
     for path in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
         for row in filter(None, salvage(path, shapes.Manifest)):
             known = found.setdefault(row["id"], row)
-            known["evals"] = list(dict.fromkeys([*known["evals"], *row["evals"]]))
+            known["evals"] = {**_configs(known["evals"]), **_configs(row["evals"])}
     for folder in sorted(store.runs.iterdir()) if store.runs.is_dir() else []:
         if folder.name not in found and RunDir(folder).config.is_file():
             try:
@@ -337,6 +349,30 @@ def _loose_run(run: RunDir) -> Row:
         raise DamagedError(run.config, f"the config of {parsed.id}")
     evals = sorted(path.stem for path in run.path.glob("evals/*.json"))
     return {"id": run.id, "setting": parsed.setting, "config": config, "evals": evals}
+
+
+def _evaluations(store: Store, rows: Iterable[Mapping[str, Any]]) -> dict[str, Config]:
+    """Id -> config of all evaluations that rows of a manifest ask for; {} if none of the rows tells
+    it, nor a record of the evaluation."""
+    found: dict[str, Config] = {}
+    for row in rows:
+        for name, config in _configs(row["evals"]).items():
+            if not found.get(name):
+                found[name] = config or _recorded(store.run(row["id"]), name)
+    return found
+
+
+def _configs(evals: Mapping[str, Config] | Sequence[str]) -> Mapping[str, Config]:
+    """Id -> config; {} for each of the bare ids that older manifests have."""
+    return evals if isinstance(evals, Mapping) else {name: {} for name in evals}
+
+
+def _recorded(run: RunDir, eval_id: str) -> Config:
+    """The config in a record, {} if there is none that can be read."""
+    record: Row | None = None
+    with suppress(DamagedError):
+        record = read_json(run.eval_json(eval_id), shapes.Evaluation)
+    return record["config"] if record else {}
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import matplotlib
@@ -12,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.cells import Cell, Key, at, strengths
+from analysis.cells import Cell, at, strengths
 from analysis.figures.style import DASHES, Look, matrix, mean_line, styled
 from analysis.names import METRICS
-from analysis.paper import table_cells
+from analysis.paper import table_cells, table_frame
 from analysis.results import Results
 
 Drawn = Iterator[tuple[str, Figure]]
@@ -25,7 +24,7 @@ PANEL = (2.3, 1.9)
 def heat_maps(values: pd.DataFrame) -> Drawn:
     """Clean, adversarial and expected accuracy for each (T1, T2), blank until complete: a row per
     eps_g and variant, a figure per (model, dataset)."""
-    found = table_cells(7, values)
+    found, pairs = table_cells(7, values), hinges(table_frame(7, values))
     for model, dataset in dict.fromkeys((key.model, key.dataset) for key in found):
         mine = {k: c for k, c in found.items() if (k.model, k.dataset) == (model, dataset)}
         rows = sorted({(key.variant, key.strength) for key in mine})
@@ -34,7 +33,7 @@ def heat_maps(values: pd.DataFrame) -> Drawn:
             for i, (variant, strength) in enumerate(rows):
                 for j, metric in enumerate(METRICS):
                     here = {
-                        hinges(key): cell
+                        pairs[key.setting]: cell
                         for key, cell in mine.items()
                         if (key.variant, key.strength, key.metric) == (variant, strength, metric)
                     }
@@ -46,10 +45,10 @@ def heat_maps(values: pd.DataFrame) -> Drawn:
         yield f"hinges-{model}-{dataset}", figure
 
 
-def hinges(key: Key) -> tuple[int, int]:
-    """(T1, T2) of a cell called 'T1=5;T2=25'."""
-    T1, T2 = map(int, re.findall(r"=(\d+)", key.setting))
-    return T1, T2
+def hinges(frame: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Setting -> (T1, T2) in epochs, of rows of Table 7."""
+    columns = (frame[name] for name in ("setting", "T1", "T2"))
+    return {setting: (int(T1), int(T2)) for setting, T1, T2 in zip(*columns, strict=True)}
 
 
 def _heat_map(axes: Axes, here: dict[tuple[int, int], Cell]) -> None:
@@ -72,13 +71,8 @@ def _heat_map(axes: Axes, here: dict[tuple[int, int], Cell]) -> None:
 def dynamics(results: Results) -> Drawn:
     """Validation clean accuracy per epoch: a column per T1, a row per eps_g and variant, a shade
     per T2."""
-    run_hinges = {run.dir.id: run.hinges for run in results.runs if run.hinges}
     epochs = results.epochs
-    epochs = epochs[epochs["run_id"].isin(run_hinges)]
-    if epochs.empty:
-        return
-    pairs = epochs["run_id"].map(run_hinges).str.extract(r"T1=(\d+);T2=(\d+)").astype(int)
-    epochs = epochs.assign(T1=pairs[0], T2=pairs[1])
+    epochs = epochs[epochs["T1"].notna()]
     for (model, dataset), mine in epochs.groupby(["model", "dataset"], sort=False):
         if len(mine[["T1", "T2"]].drop_duplicates()) > 2:
             yield f"dynamics-{model}-{dataset}", _dynamics(mine, f"{model}, {dataset}")

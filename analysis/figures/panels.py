@@ -29,7 +29,8 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     Runs of one setting that differ in anything else get names of their own. A study of T1 and T2
     has its own figures and is left out beside the presets.
     """
-    hinged = frame["setting"].str.startswith("T1=")
+    texts = frame[["T1", "T2"]].astype("string")
+    hinged = (frame["setting"] == "T1=" + texts["T1"] + ";T2=" + texts["T2"]).fillna(False)
     if not hinged.all():
         frame = frame[~hinged]
     if not frame["variant"].any():

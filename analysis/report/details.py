@@ -49,7 +49,7 @@ def details(
         "curves": [
             _curve(evaluation.attack, record)
             for evaluation, record in _measured(run)
-            if not evaluation.is_corrupted
+            if evaluation.kind.at_strengths
         ],
         "facts": list(_facts(run, wandb)),
         "config": config,

@@ -2,7 +2,9 @@
 id of its own.
 
 A kind is a class of fields that also says what it needs, what it costs and how a rehearsal shrinks
-it; core.evaluation.kinds knows what measures it. Torch-free, like the config of a run.
+it; core.evaluation.kinds knows what measures it. A user's own kind is a subclass of EvalConfig with
+a method `measure(model, split, context)` besides, named by its import path. Torch-free, like the
+config of a run.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from core.config import own_code
+from core.config.own_code import Code
 from core.config.strength import Norm, Strength, Strengths
-from core.config.values import Count, Number, Part, delta_of, hashed, problems
+from core.config.values import Count, Number, Part, delta_of, hashed, problems, safe_name
 from core.errors import ConfigError
 
 FAST = 1 / 6
@@ -70,9 +74,13 @@ class EvalConfig(Part):
     split: Literal["test", "val"] = "test"
     images: Count | None = None
     """Only the first images of the split; None means all."""
+    code: Code = ()
+    """Digest of the class of an own kind; () for kinds of ours."""
 
     package: ClassVar[tuple[str, str] | None] = None
     """An optional package that it needs, and how that is installed."""
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    """What an own kind gives tables: 'accuracy' over its rows, and names in Measured.metrics."""
     recorded: ClassVar[Mapping[str, Any]] = {}
     """What its id counts in beside its kind and its fields that differ from their defaults."""
 
@@ -86,13 +94,13 @@ class EvalConfig(Part):
 
     @property
     def name(self) -> str:
-        """What its rows call it: 'apgd-ce-10', 'corruptions-3'."""
-        return self.attack
+        """What its rows call it: 'apgd-ce-10', 'corruptions-3'; of an own kind its class."""
+        return own_code.label(self.attack)
 
     @property
     def stem(self) -> str:
         """What its id begins with, before the split."""
-        return self.name.replace("-", "")
+        return safe_name(self.name.replace("-", ""))
 
     @property
     def id(self) -> str:
@@ -135,11 +143,15 @@ class EvalConfig(Part):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `EvalConfig.parse` takes it back."""
-        return self.model_dump(mode="json")
+        data = self.model_dump(mode="json", exclude={"code"})
+        own = {"code": dict(self.code), "metrics": [*self.metrics]} if self.code else {}
+        return data | own
 
 
 class AtStrengths(EvalConfig):
     """Accuracy under an attack at ascending strengths of one norm."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("clean", "adv", "expected")
 
     norm: Norm = "linf"
     steps: Count = 10
@@ -236,6 +248,8 @@ class Corruptions(EvalConfig):
     per_image: Literal["one", "all"] = "one"
     """One type of corruption per image, in consecutive blocks, or all on every image."""
 
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    """What an own kind gives tables: 'accuracy' over its rows, and names in Measured.metrics."""
     recorded: ClassVar[Mapping[str, Any]] = {"epsilons": ["0"]}
 
     @property
@@ -264,15 +278,37 @@ _ELSEWHERE = {
 """What older records say of fields that belong to other kinds than theirs."""
 
 
+def _kind(named: object) -> type[EvalConfig]:
+    """The class of a kind: one of ours by its name, an own one by its import path. Raises
+    ConfigError."""
+    if isinstance(named, str) and named in KINDS:
+        return KINDS[named]
+    if not isinstance(named, str) or not own_code.is_own(named):
+        known = ", ".join(f"'{name}'" for name in KINDS)
+        raise ConfigError(
+            f"input should be {known} or the import path of an own class (MODULE:NAME), "
+            f"got {named!r}"
+        )
+    kind = own_code.load(named)
+    if not isinstance(kind, type) or not issubclass(kind, EvalConfig):
+        raise ConfigError(f"{named}: expected a subclass of core.config.EvalConfig, got {kind!r}")
+    if lacks := sorted({*kind.__abstractmethods__} | {"measure"} - {*dir(kind)}):
+        raise ConfigError(f"{named}: has no method '{lacks[0]}'")
+    return kind
+
+
 def understood(data: object) -> EvalConfig | Problems:
     """The evaluation that a mapping describes, or everything that is wrong with it."""
     if not isinstance(data, Mapping):
         return [("", f"expected a mapping such as {{attack: {USUAL}}}, got {data!r}")]
     named = data.get("attack", USUAL)
-    kind = KINDS.get(named) if isinstance(named, str) else None
-    if kind is None:
-        known = ", ".join(f"'{name}'" for name in KINDS)
-        return [("attack", f"attack: input should be one of {known}, got {named!r}")]
+    try:
+        kind = _kind(named)
+        if own_code.is_own(named):
+            stored = {name: value for name, value in data.items() if name != "metrics"}
+            data = {"code": own_code.digests([named])} | stored
+    except ConfigError as error:
+        return [("attack", f"attack: {error.lines[0]}")]
     foreign = {name for name in data if name in _ELSEWHERE and name not in kind.model_fields}
     found = [
         (name, f"{name}: does not apply to attack '{named}', remove it")

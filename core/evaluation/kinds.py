@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 from torch import nn
 
-from core.config import EvalConfig
+from core.attack.apgd import attacking
+from core.config import ConfigError, EvalConfig, own_code
 from core.data.splits import Split
 from core.evaluation.measured import Context, Measured
 
@@ -17,11 +16,32 @@ MEASURES = {
     "autoattack": "core.evaluation.autoattack:measure",
     "corruptions": "core.evaluation.corrupted:measure",
 }
+COUNTED = ("accuracy", "clean", "adv", "expected")
+"""Metrics that follow from rows."""
 
 
 def measure(asked: EvalConfig, model: nn.Module, split: Split, context: Context) -> Measured:
-    """Make one evaluation of a model in evaluation mode. All processes of a team call this."""
-    module, _, name = MEASURES[asked.attack].partition(":")
-    how: Callable[..., Any] = getattr(import_module(module), name)
-    found: Measured = how(asked, model, split, context)
+    """Make one evaluation. All processes of a team call this. An own kind gets the model ready to
+    be attacked, see core.attack.apgd.attacking. Raises ConfigError if it gives no Measured, or
+    other metrics than its class declares."""
+    if not own_code.is_own(asked.attack):
+        module, _, name = MEASURES[asked.attack].partition(":")
+        found: Measured = getattr(import_module(module), name)(asked, model, split, context)
+        return found
+    with attacking(model) as target:
+        given = asked.measure(target, split, context)  # type: ignore[attr-defined]
+    return _checked(asked, given)
+
+
+def _checked(asked: EvalConfig, found: object) -> Measured:
+    if not isinstance(found, Measured):
+        wanted = "core.evaluation.measured.Measured"
+        raise ConfigError(f"attack {asked.attack}: measure has to return a {wanted}, got {found!r}")
+    counted = {*COUNTED} if found.rows else set()
+    if {*asked.metrics} - counted != {*found.metrics}:
+        given = ", ".join(found.metrics) or "none"
+        raise ConfigError(
+            f"attack {asked.attack}: its class declares the metrics {', '.join(asked.metrics)}, "
+            f"but measure gave {given} and {len(found.rows)} rows"
+        )
     return found

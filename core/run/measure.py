@@ -133,7 +133,7 @@ def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: Measured) 
         "label": split.labels.numpy().astype(np.int32),
     }
     for name, values in arrays.items():
-        if len(values) != len(split) or values.dtype.kind not in "iufb":
+        if not values.ndim or len(values) != len(split) or values.dtype.kind not in "iufb":
             got = f"{values.dtype} {list(values.shape)}"
             raise ConfigError(
                 f"attack {asked.attack}: array '{name}' has one number per image, "

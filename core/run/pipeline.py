@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.config import ConfigError, EvalConfig, RunConfig, shown
+from core.config import ConfigError, EvalConfig, RunConfig, own_code, shown
 from core.config.evaluation import AtStrengths
 from core.data import digests, splits
 from core.data.inputs import Sources
@@ -84,6 +84,7 @@ def execute(
         claim.progress = {"phase": "load data"}
     dataset = _load(config, store, options, team)
     for item in evals:
+        own_code.check(item.code)
         size = getattr(dataset, item.split).images.shape[-1]
         if problem := item.lacking() or item.problem(size, dataset.classes):
             raise ConfigError(problem)

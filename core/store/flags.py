@@ -1,9 +1,11 @@
 """evals/<id>.npz: what an evaluation found, image by image.
 
 index     int [n]     the image's place in its split
-critical  int [n]     index into the strengths of the first one that breaks the image
 label     int [n]
+critical  int [n]     of attacks: index into the strengths of the first one that breaks the image
 right     int [n, types]  under common corruptions: 1 right, 0 wrong, -1 not tried
+
+Other kinds have other arrays of numbers, an entry per image each.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 from core.errors import DamagedError
 from core.store.folders import present
 
+INTEGERS = ("index", "label", "critical", "right")
+
 
 def read_flags(path: Path) -> dict[str, NDArray[Any]] | None:
     """The arrays in `path`, None if there is no such file. Raises DamagedError."""
@@ -33,9 +37,10 @@ def read_flags(path: Path) -> dict[str, NDArray[Any]] | None:
     except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise DamagedError(path, f"not a whole npz file ({error})") from None
     for name, values in flags.items():
-        if values.dtype.kind not in "iu" or len(values) != len(index):
+        what, kinds = ("integers", "iu") if name in INTEGERS else ("numbers", "iufb")
+        if values.dtype.kind not in kinds or not values.ndim or len(values) != len(index):
             shape = f"{values.dtype} {list(values.shape)}"
-            raise DamagedError(path, f"{name}: expected {len(index)} integers, got {shape}")
-    if not whole or "critical" not in flags:
-        raise DamagedError(path, "expected each image once, and its critical strength")
+            raise DamagedError(path, f"{name}: expected {len(index)} {what}, got {shape}")
+    if not whole:
+        raise DamagedError(path, "expected each image once")
     return flags

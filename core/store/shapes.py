@@ -158,16 +158,25 @@ class _Asked(TypedDict):
     prior: NotRequired[list[float] | None]
 
 
-class Evaluation(TypedDict):
-    """evals/<id>.json."""
-
+class _Evaluation(TypedDict):
     config: _Asked
-    rows: Annotated[list[Annotated[_Row, AfterValidator(_possible)]], Field(min_length=1)]
+    rows: list[Annotated[_Row, AfterValidator(_possible)]]
+    metrics: NotRequired[dict[str, float]]
     n: Many
     split_images: Many
     zero_gradient_images: NotRequired[Count]
     flags_crc32: NotRequired[Count]
     commit: NotRequired[str | None]
+
+
+def _measured(record: _Evaluation) -> _Evaluation:
+    if not record["rows"] and not record.get("metrics"):
+        raise ValueError("neither rows nor metrics")
+    return record
+
+
+Evaluation = Annotated[_Evaluation, AfterValidator(_measured)]
+"""evals/<id>.json."""
 
 
 class Repair(TypedDict):

@@ -22,7 +22,7 @@ from analysis.figures.strength import correlation
 from analysis.figures.style import LOOKS, OTHERS, looks, save
 from analysis.figures.summary import undominated
 from analysis.figures.transfer import transfer
-from analysis.paper import table_cells
+from analysis.paper import table_cells, table_frame
 from analysis.published import published
 from core.config import ConfigError, RobustAccuracy, Strength
 
@@ -146,9 +146,11 @@ def test_bars_are_means_over_the_thirty_pairs() -> None:
 
 def test_heat_map_places_every_pair() -> None:
     ((_, figure),) = draw(Source(published()), ["hinges"])
-    found = table_cells(7, published())
+    found, pairs = table_cells(7, published()), hinges(table_frame(7, published()))
     clean = {
-        hinges(k): c.value for k, c in found.items() if (k.epsilon_g, k.metric) == (4, "clean")
+        pairs[k.setting]: c.value
+        for k, c in found.items()
+        if (k.epsilon_g, k.metric) == (4, "clean")
     }
     axes = figure.axes[0]
     T2s = [int(text.get_text()) for text in axes.get_xticklabels()]

@@ -252,9 +252,9 @@ def test_segments_without_an_attempt_are_ordered_by_their_last_change(store: Sto
 
 LOG_IN = """
 from core.config import ConfigError
-from sweep import upload
+from sweep import sync
 try:
-    upload.check_login()
+    sync.check_login()
 except ConfigError as error:
     print(error)
 """

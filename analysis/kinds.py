@@ -1,0 +1,67 @@
+"""What tables make of each kind of evaluation: its name, its metrics, and where it stands.
+
+A kind that is not listed is shown under its own name, by the metrics that its class declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.names import ACCURACY, CORRUPTED, METRICS
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of evaluation, as frames and tables show it."""
+
+    label: Callable[[Config], str]
+    """Name of an evaluation in tables: 'APGD-10'."""
+    metrics: tuple[str, ...] = METRICS
+    title: str = ""
+    """Of the table of its own that it stands in; '' for the attacks that tables are judged by."""
+    about: Callable[[Config], str] = lambda config: ""
+    """What its numbers are, after 'Accuracy in % on the test split; '."""
+
+    @property
+    def at_strengths(self) -> bool:
+        """Whether it measures accuracy at strengths of a norm."""
+        return self.metrics[: len(METRICS)] == METRICS
+
+
+def _corruptions(config: Config) -> str:
+    every = " (all)" if config.get("per_image") == "all" else ""
+    return f"Corruptions-{config.get('severity', '?')}{every}"
+
+
+def _types(config: Config) -> str:
+    per_image = "all on every image" if config.get("per_image") == "all" else "one per image"
+    return f"eleven types of severity {config.get('severity', '?')}, {per_image}"
+
+
+def _by_steps(name: str) -> Callable[[Config], str]:
+    return lambda config: f"{name}-{config.get('steps', '?')}"
+
+
+KINDS: Mapping[str, Kind] = {
+    "apgd-ce": Kind(_by_steps("APGD")),
+    "autoattack": Kind(_by_steps("AutoAttack")),
+    "corruptions": Kind(_corruptions, (CORRUPTED,), "Common corruptions", _types),
+}
+UNKNOWN = Kind(lambda config: "")
+"""Of an evaluation of which nothing but its id is known: it is missing from every metric."""
+
+
+def kind_of(config: Config) -> Kind:
+    """The kind that a record or a manifest names."""
+    name = config.get("attack")
+    if not isinstance(name, str):
+        return UNKNOWN
+    if name in KINDS:
+        return KINDS[name]
+    label = name.rpartition(":")[2]
+    metrics = tuple(config.get("metrics") or (ACCURACY,))
+    return Kind(lambda config: label, metrics, title=label)
