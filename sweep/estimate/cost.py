@@ -43,7 +43,7 @@ class Sum:
     def of(cls, hours: Iterable[float | None]) -> Sum:
         every = [*hours]
         known = [one for one in every if one is not None]
-        return cls(sum(known), len(every) - len(known))
+        return cls(sum(known, 0.0), len(every) - len(known))
 
     def __add__(self, other: Sum) -> Sum:
         return Sum(self.known + other.known, self.unknown + other.unknown)
