@@ -96,7 +96,7 @@ def test_another_norm_from_training_to_result(store: Store) -> None:
     right = [row["correct"] / 6 for row in stored["rows"]]
     assert stored["expected"] == pytest.approx((right[0] + 2 * right[1] + right[2]) / 4)
     (row,) = read_jsonl(folder.metrics)
-    assert (row["epsilon"], row["val_epsilon"]) == (0.5, "1/2")
+    assert (row["epsilon"], row["val_epsilon"]) == (0.5, "0.5")
     summary = pipeline._summary(result, [asked], config, folder)
     assert "test/apgd-ce-2-l1/eps4" in summary
     assert not any(name.endswith("/expected") for name in summary)

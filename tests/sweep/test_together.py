@@ -47,7 +47,7 @@ def test_a_grid_has_the_cells_of_its_tables(name: str) -> None:
         config = run.config
         setting = HINGES.get(run.setting, run.setting) if name == "t1_t2" else run.setting
         where = model_name(config.backbone), dataset_name(config.dataset)
-        cells.add((*where, int(config.epsilon_g * 255), setting))
+        cells.add((*where, int(config.epsilon_g.in_255ths), setting))
     assert cells == set(fields.itertuples(index=False, name=None))
     assert set(map(str, TABLES[name])) <= set(definition.load(name).tables)
 
@@ -60,7 +60,7 @@ def test_every_dataset_has_a_name_of_its_own_in_tables() -> None:
 def test_strength_sweep_is_the_nine_strengths() -> None:
     runs = definition.load("strength_sweep").runs
     fixed = [run.config for run in runs if run.setting == "fix"]
-    assert sorted({int(config.epsilon_g * 255) for config in fixed}) == list(range(1, 10))
+    assert sorted({int(config.epsilon_g.in_255ths) for config in fixed}) == list(range(1, 10))
     assert len(fixed) == 90 and {config.backbone for config in fixed} == {"swin", "vit"}
 
 

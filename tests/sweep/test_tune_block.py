@@ -95,7 +95,7 @@ def test_runs_differ_from_those_without_a_search_only_once_it_is_through(store: 
 def test_sched_takes_the_search_of_fix_and_standard_has_its_own(store: Store) -> None:
     grid = parse()
     found = winners.by_run(grid, store)
-    of = {(r.config.epsilon_g * 255, r.setting, r.config.seed): found[r.id] for r in grid.runs}
+    of = {(r.config.epsilon_g.in_255ths, r.setting, r.config.seed): found[r.id] for r in grid.runs}
     assert len({one.id for one in of.values()}) == 3
     for strength in (2, 4):
         shared = {of[strength, setting, seed].id for setting in ("fix", "sched") for seed in (0, 1)}
