@@ -42,8 +42,8 @@ class Run:
 
     @property
     def code(self) -> tuple[tuple[str, str], ...]:
-        """(import path, digest) pairs of the own code that it needs."""
-        return self.config.code
+        """(import path, digest) pairs of the own code that it and its evaluations need."""
+        return (*self.config.code, *(pair for item in self.evals for pair in item.code))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from core.store.folders import Store, read_json
 from sweep.estimate.passes import passes
 from sweep.grid import definition
 from sweep.rehearsal.miniature import Datasets, shrink
+from sweep.submit import frozen_code
 
 TOY = '''
 """Margins between the best logit and the second best."""
@@ -143,6 +144,12 @@ def test_its_cost_and_its_miniature_are_its_own(toy: EvalConfig, store: Store) -
     assert [item.images for item in small.evals] == [1, 1]
     execute(store, tiny.config(), [small.evals[1]], rehearsal=True)
     assert store.run(tiny.config().id).eval_json(small.evals[1].id).exists()
+
+
+def test_jobs_get_a_copy_of_its_source(toy: EvalConfig, store: Store) -> None:
+    (run, _) = definition.load(Path("toy.yaml")).runs
+    frozen = frozen_code.snapshot(store.sweep("toy"), run.code)
+    assert (frozen / "my_margins.py").read_text() == TOY
 
 
 def test_its_source_is_part_of_what_it_is(toy: EvalConfig, store: Store) -> None:
