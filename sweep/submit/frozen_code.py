@@ -27,6 +27,7 @@ from sweep.worker import custody
 
 PACKAGES = ("core", "sweep", "slurm", "analysis")
 INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of an environment, which jobs have as it is."""
 DATA = (".yaml", ".csv", ".md", ".js", ".css", ".j2")
 """What belongs to a package beside modules, if neither git nor an installation tells."""
 

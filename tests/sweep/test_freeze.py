@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from core.config import ConfigError, own_code
 from core.errors import AlienError
 from core.store.folders import Store
 from core.store.shapes import AnyObject
@@ -176,3 +177,41 @@ def test_a_script_guards_the_code_that_its_job_imports(
     (path,) = (n for n, line in enumerate(lines) if line.startswith(f"export PYTHONPATH={code}$"))
     (command,) = (n for n, line in enumerate(lines) if " sweep.submit.bundle " in line)
     assert guard < path < command
+
+
+def test_own_code_is_copied_beside_ours_but_what_is_installed_stays(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package whole, by git's rules; a module alone; and never what was edited since the plan."""
+    package = tmp_path / "project" / "pkg"
+    installed = tmp_path / "site-packages" / "bought.py"
+    for file in (package / "a.py", package / "b.py", package.parent / "alone.py", installed):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("X = 1\n")
+    (package / "known.bin").touch()
+    subprocess.run(["git", "-C", str(package.parent), "init", "-q"], check=True)
+    subprocess.run(["git", "-C", str(package.parent), "add", "pkg"], check=True)
+    (package / "private.yaml").touch()
+    (package / "new.py").touch()
+    monkeypatch.chdir(package.parent)
+    monkeypatch.syspath_prepend(str(installed.parent))
+    code = [(name, own_code.digest(name)) for name in ("pkg.a:X", "alone:X", "bought:X")]
+    copy = frozen_code.snapshot(store.sweep("s"), code)
+    assert sorted(
+        path.name for path in copy.iterdir() if path.name not in frozen_code.PACKAGES
+    ) == [
+        "alone.py",
+        "frozen.json",
+        "pkg",
+    ]
+    assert sorted(path.name for path in (copy / "pkg").iterdir()) == [
+        "a.py",
+        "b.py",
+        "known.bin",
+        "new.py",
+    ]
+    (package / "b.py").write_text("X = 2\n")
+    assert frozen_code.snapshot(store.sweep("s"), code) != copy, "helpers are frozen as they are"
+    (package / "a.py").write_text("X = 2\n")
+    with pytest.raises(ConfigError, match=r"a.py has changed"):
+        frozen_code.snapshot(store.sweep("s"), code)
