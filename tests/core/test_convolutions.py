@@ -59,7 +59,7 @@ def test_strided_1x1_convolutions_of_few_channels_stay_contiguous(
 
 TRAINS = """
 import torch
-from core import convolutions
+from core.model import convolutions
 from torch import nn
 torch.set_num_threads(1)
 net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 48, 1, stride=2))

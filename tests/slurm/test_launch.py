@@ -308,7 +308,7 @@ def test_feeding_goes_on_until_all_is_submitted(limited: Sweep, mark: None) -> N
     tiny.write_grid(seeds=6, epochs=1)
     tiny.write_profile(HELD)
     code = (
-        "import sys; from sweep import launch; launch.FEED_S = 0.5\n"
+        "import sys; from sweep import launcher; launcher.FEED_S = 0.5\n"
         "from sweep.cli import main; main()"
     )
     command = [sys.executable, "-c", code, "launch", str(tiny.grid_file), "--feed"]

@@ -7,8 +7,10 @@ Accounting is switched off throughout: what happened is read from our own files 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from slurm_sweep import Sweep, numbers, wait_for
 
 from core.store.claims import process_alive
 from core.store.folders import RunDir, Store, read_json, read_jsonl
+from slurm import cluster
 from slurm.testbed import Bed
 from sweep.grid import definition
 from sweep.state import breaker, repair
@@ -99,16 +102,26 @@ def test_a_requeued_job_goes_on_where_it_was(tiny: Sweep, calm: Calm) -> None:
 
 
 def test_the_time_limit_is_a_pause(tiny: Sweep, calm: Calm) -> None:
-    """Slurm signals between 15 and 45 s after the start: it looks every 30 s whether a limit, here
-    of a minute, is 15 + 30 s away or less. Sooner, python may not hear it yet; nobody helps. The
-    training takes longer than that: 0.2 s per epoch where nothing else runs."""
-    tiny.write_grid(epochs=24 * EPOCHS)
-    tiny.write_profile({"timeout_min": 1, "slurm_signal_delay_s": 15}, max_requeues=50)
+    """Slurm looks every 30 s whether a limit is 15 + 30 s away or less, and signals. It is set once
+    python hears the signal; until Slurm wakes it, the process stands still: no speed matters."""
+    profile = {"timeout_min": 1, "slurm_signal_delay_s": 15}
+    tiny.write_profile({**profile, "slurm_additional_parameters": {"hold": True}})
     tiny.launch()
+    job = tiny.job()
+
+    def limit(minutes: int) -> None:
+        tiny.bed.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+
+    limit(60)
+    tiny.bed.run("scontrol", "release", job)
+    tiny.trained(3)
+    tiny.kill(signal.SIGSTOP)
+    limit(math.ceil((time.time() - (cluster.jobs([job])[job].started or 0) + 50) / 60))
+    wait_for(lambda: tiny.holder.info["outcome"])
+    limit(60)
     tiny.done()
-    outcomes = tiny.outcomes()
-    assert outcomes[0] == "interrupted" and outcomes[-1] == "done"
-    assert set(outcomes[:-1]) == {"interrupted"}
+    assert tiny.outcomes() == ["interrupted", "done"]
+    assert read_jsonl(tiny.run.attempts)[0]["kind"] == "requeued"
     calm(tiny)
     alone(tiny)
 

@@ -252,9 +252,9 @@ def test_segments_without_an_attempt_are_ordered_by_their_last_change(store: Sto
 
 LOG_IN = """
 from core.config import ConfigError
-from sweep import sync
+from sweep import upload
 try:
-    sync.check_login()
+    upload.check_login()
 except ConfigError as error:
     print(error)
 """

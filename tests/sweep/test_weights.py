@@ -94,10 +94,10 @@ def config(**fields: Any) -> Any:
 def build_offline(tmp_path: Path, store: Store) -> str:
     """The first convolution of a run's model, built without internet."""
     code = (
-        "import sys, tiny\nfrom pathlib import Path\nfrom core import models\n"
+        "import sys, tiny\nfrom pathlib import Path\nfrom core.model import network\n"
         "from core.store.folders import Store\n"
         f"run = tiny.config(backbone={NAME!r}, weights='pretrained', image_size=32)\n"
-        "model = models.build(run, 10, Store(Path(sys.argv[1])))\n"
+        "model = network.build(run, 10, Store(Path(sys.argv[1])))\n"
         "print(model.net.conv1[0].weight.double().sum().item())"
     )
     paths = os.pathsep.join([str(Path(tiny.__file__).parent), *sys.path])
