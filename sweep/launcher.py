@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.text import Text
@@ -15,7 +16,6 @@ from core.data.digests import Known
 from core.errors import ClusterError
 from core.store.claims import shared_clock
 from core.store.folders import Store, SweepDir
-from slurm import cluster
 from slurm import profile as profiles
 from slurm.profile import Profile
 from sweep import summary
@@ -24,8 +24,10 @@ from sweep.grid import Grid, Run, select
 from sweep.inputs import pretrained
 from sweep.state import breaker, pending, plan, repair
 from sweep.state.plan import LAUNCHABLE, ON_REQUEST, REPAIRABLE, Plan, State, Status
-from sweep.submit import array, in_process, local, submissions, watcher
+from sweep.submit import backends, submissions, watcher
+from sweep.submit.backends import Started
 from sweep.submit.cancellation import end_jobs, withdraw
+from sweep.submit.order import Runs
 from sweep.tune import winners
 from sweep.worker.stop import stoppable
 
@@ -38,15 +40,11 @@ def load_profile(
 ) -> Profile:
     """A profile with what the command line overrides. Raises ConfigError."""
     loaded = profiles.load(name)
-    changed: dict[str, object] = {}
     if tracking:
-        changed["tracking"] = tracking
-    if max_parallel and loaded.executor == "local":
-        changed["workers"] = max_parallel
-    if max_parallel and loaded.executor == "slurm":
-        parallelism = {"slurm_array_parallelism": max_parallel}
-        changed["slurm"] = loaded.slurm.model_copy(update=parallelism)
-    return loaded.model_copy(update=changed)
+        loaded = loaded.model_copy(update={"tracking": tracking})
+    if max_parallel:
+        loaded = backends.of(loaded.executor).limited(loaded, max_parallel)
+    return loaded
 
 
 def look(
@@ -60,13 +58,12 @@ def look(
     """The plan of a grid's runs, or of those that match every filter; the rest as plan.make. Raises
     ConfigError for a filter that names no field or matches no run."""
     states, fields = _split(only)
-    sweep = store.sweep(grid.name)
-    seen = plan.make(select(grid.runs, fields), store, pending.promises(sweep), clock, known)
+    sweep, ask = store.sweep(grid.name), backends.states
+    seen = plan.make(select(grid.runs, fields), store, pending.promises(sweep), clock, known, ask)
     idle = {run.id for run in seen.of(LAUNCHABLE)}
-    seen = plan.beside(seen, pending.elsewhere(store, sweep, idle), store, clock)
+    seen = plan.beside(seen, pending.elsewhere(store, sweep, idle, ask), store, clock)
     if states:
-        kept = [status for status in seen.statuses if status.state in states]
-        seen = Plan(kept, asked=seen.asked)
+        seen = replace(seen, statuses=[s for s in seen.statuses if s.state in states])
     return seen
 
 
@@ -94,10 +91,10 @@ def launch(
     wait: bool = True,
     feed_s: float | None = None,
 ) -> Plan | None:
-    """Submit every run that is neither done nor on its way. Returns the final plan, None where
-    all is in Slurm's hands now and not waited for. Raises ConfigError, ClusterError.
+    """Submit every run that is neither done nor on its way. Returns the final plan, or None if the
+    runs were queued and are not waited for. Raises ConfigError, ClusterError.
 
-    feed_s: where a limit of the cluster leaves runs behind, try again every so many seconds.
+    feed_s: if a limit of the cluster leaves runs behind, try again after that many seconds.
     """
 
     def wanted(status: Status) -> bool:
@@ -140,7 +137,7 @@ def _go(
     feed_s: float | None = None,
 ) -> Plan | None:
     require(grid, [s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
-    sweep = submissions.record_grid(grid, store)
+    sweep, backend = submissions.record_grid(grid, store), backends.of(profile.executor)
     with submissions.turn(sweep):
         # By this machine's clock, were it ahead, healthy jobs would seem hung and be ended.
         seen = look(grid, store, only, clock=shared_clock(sweep.path))
@@ -151,25 +148,20 @@ def _go(
         runs = _repaired(chosen, store, profile, console)
         if not runs:
             console.print(_nothing(seen))
-            queued = profile.executor == "slurm" and not seen.of(LAUNCHABLE | REPAIRABLE)
-            return None if queued else seen
+            return None if backend.queued and not seen.of(LAUNCHABLE | REPAIRABLE) else seen
         withdraw(runs, store)
-        end_jobs([status.run for status in chosen if status.kind == "hung"], sweep, store)
+        end_jobs([status.run for status in chosen if status.kind == "hung"], seen, store)
         breaker.close(sweep)
-        if profile.executor == "slurm":
-            left = _send(runs, seen, grid, store, profile, console)
-        elif profile.executor == "local":
-            submission = local.start(runs, sweep, store, profile)
-        else:
-            todo = in_process.job(runs, sweep, store, profile)
-    if profile.executor == "slurm":
+        started = backend.start(Runs(sweep, store, profile, runs, seen.behind))
+    if backend.queued:
+        _say_queued(started, runs, grid, store, console)
         if feed_s is not None:
-            _feed(left, wanted, grid, store, profile, console, feed_s)
+            _feed(_left(started), wanted, grid, store, profile, console, feed_s)
         return None
-    if profile.executor == "debug":
-        in_process.work(todo, profile, console)
-    elif wait:
-        watcher.wait(submission, store, console)
+    if started.here:
+        started.here(console)
+    elif started.crew and wait:
+        watcher.wait(started.crew, runs, store, console)
     else:
         how = grid.command("status", store, "--watch")
         console.print(Text(f"{len(runs)} runs started; watch them with: {how}"), soft_wrap=True)
@@ -177,14 +169,17 @@ def _go(
     _say_held(sweep, console)
     # Of the same runs, also where `only` has chosen them by the states they were in.
     runs = [status.run for status in seen.statuses]
-    return plan.make(runs, store, pending.promises(sweep))
+    return plan.make(runs, store, pending.promises(sweep), ask=backends.states)
 
 
 def _release(seen: Plan, console: Console) -> None:
-    """Let jobs start that Slurm has held since a node failed to start them."""
-    jobs = {status.job for status in seen.statuses if status.held and status.job}
-    for job in sorted(jobs):
-        cluster.release(job)
+    """Let jobs start that the scheduler has held since a node failed to start them."""
+    jobs = {
+        status.job: replace(seen.promised[status.run.id], job=status.job)
+        for status in seen.statuses
+        if status.held and status.job
+    }
+    backends.release(jobs.values())
     if jobs:
         console.print(f"{len(jobs)} jobs released that Slurm had held: a node did not start them")
 
@@ -208,27 +203,23 @@ def _repaired(
     return runs
 
 
-def _send(
-    runs: Sequence[Run],
-    seen: Plan,
-    grid: Grid,
-    store: Store,
-    profile: Profile,
-    console: Console,
-    *,
-    quiet: bool = False,
-) -> list[Run]:
-    """Submit to Slurm and say so (quiet: not if nothing fits); returns the runs without room."""
-    sent = array.send(runs, store.sweep(grid.name), store, profile, seen.behind)
-    if sent.arrays:
-        tasks, names = sum(sent.arrays.values()), ", ".join(sent.arrays)
-        console.print(f"{sent.runs} runs submitted: {tasks} tasks, arrays {names}")
+def _say_queued(
+    started: Started[Runs], runs: Sequence[Run], grid: Grid, store: Store, console: Console
+) -> None:
+    left = len(_left(started))
+    if started.arrays:
+        tasks, names = sum(started.arrays.values()), ", ".join(started.arrays)
+        console.print(f"{len(runs) - left} runs submitted: {tasks} tasks, arrays {names}")
         how = grid.command("status", store, "--watch")
         console.print(Text(f"watch them with: {how}"), soft_wrap=True)
-    if sent.left and (sent.arrays or not quiet):
+    if left:
         later = "repeat this when some are done (`sweep launch --feed` goes on by itself)"
-        console.print(f"{len(sent.left)} runs do not fit yet ({sent.cap}); {later}")
-    return sent.left
+        console.print(f"{left} runs do not fit yet ({started.cap}); {later}")
+
+
+def _left(started: Started[Runs]) -> list[Run]:
+    """The runs without room."""
+    return [run for order in started.left for run in order.runs]
 
 
 def _feed(
@@ -240,21 +231,24 @@ def _feed(
     console: Console,
     every_s: float,
 ) -> None:
-    """Submit what is left whenever there is room, until nothing is or the breaker trips."""
-    sweep, said = store.sweep(grid.name), ""
+    """Submit what is left whenever there is room, until all is submitted or the breaker trips."""
+    sweep, backend, said = store.sweep(grid.name), backends.of(profile.executor), ""
     with stoppable():
         while left:
             time.sleep(every_s)
             if _say_held(sweep, console):
                 return
-            if not array.room(profile):
+            if not backend.room(profile):
                 continue
             try:
                 with submissions.turn(sweep):
                     seen = look(grid, store)
                     ready = {s.run.id for s in seen.statuses if wanted(s)}
                     runs = [run for run in left if run.id in ready]
-                    left = _send(runs, seen, grid, store, profile, console, quiet=True)
+                    started = backend.start(Runs(sweep, store, profile, runs, seen.behind))
+                left = _left(started)
+                if started.arrays:
+                    _say_queued(started, runs, grid, store, console)
             except (ClusterError, ConfigError) as error:  # Slurm is down, or another launch submits
                 if str(error) != said:
                     said = str(error)

@@ -228,7 +228,7 @@ class _Submission(TypedDict):
 
 def _complete(row: _Submission) -> _Submission:
     lacking = {"name", "array", "tasks", "first", "per", "end"} - set(row)
-    if row["executor"] == "slurm" and lacking:
+    if "processes" not in row and lacking:
         raise ValueError(f"an array without {', '.join(sorted(lacking))}")
     return row
 

@@ -129,11 +129,15 @@ def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:
 
 
 def print_scripts(loaded: Grid, seen: Plan, store: Store, profile: Profile) -> None:
-    from sweep.submit import scripts
+    from sweep.state.plan import LAUNCHABLE
+    from sweep.submit import backends
+    from sweep.submit.order import Runs
 
-    for script in scripts.of(loaded, seen, store, profile):
+    backend, runs = backends.of(profile.executor), seen.of(LAUNCHABLE)
+    order = Runs(store.sweep(loaded.name), store, profile, runs, seen.behind)
+    for script in backend.script(order):
         typer.echo(script)
-        verdict = scripts.verdict(script, profile)
+        verdict = backend.verdict(script, profile)
         if verdict:
             typer.echo(f"# {verdict}")
 

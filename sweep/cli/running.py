@@ -205,7 +205,7 @@ def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
 
     store = Store.at(root)
     loaded = load_grid(grid, store)
-    runs = cancellation.cancel(look(loaded, store, only), store.sweep(loaded.name), store)
+    runs = cancellation.cancel(look(loaded, store, only), store)
     workers = session.stop(loaded, store)
     if workers:
         out.print(f"{workers} workers of its searches asked to stop")

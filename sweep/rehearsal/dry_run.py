@@ -32,7 +32,8 @@ from sweep.grid import Grid, Run
 from sweep.rehearsal import gpu_memory, miniature
 from sweep.state import plan
 from sweep.state.plan import LAUNCHABLE, Plan, State
-from sweep.submit import local, submissions, watcher
+from sweep.submit import backends, submissions, watcher
+from sweep.submit.order import Runs
 from sweep.worker.stop import stoppable
 
 WORKER_GB = 3
@@ -125,22 +126,25 @@ def _run(grid: Grid, rehearsal: Store, here: Profile, console: Console) -> Plan:
     if not grid.runs:
         return Plan([])
     sweep = submissions.record_grid(grid, rehearsal)
-    submission = local.start(grid.runs, sweep, rehearsal, here, batches=miniature.BATCHES)
+    order = Runs(sweep, rehearsal, here, grid.runs, batches=miniature.BATCHES)
+    crew = backends.of(here.executor).start(order).crew
+    assert crew
+    promised = watcher.promises(crew)
     started = time.monotonic()
 
     def look(working: bool) -> Plan:
-        seen = plan.make(submission.runs, rehearsal, submission.pending if working else {})
+        seen = plan.make(grid.runs, rehearsal, promised if working else {})
         _prune(seen, rehearsal)
         return seen
 
     return watcher.attend(
-        submission,
+        crew,
         console,
         look,
         show=lambda seen, _: _bar(seen, started),
         brief=lambda seen: _counts(seen, started),
         left=lambda seen: bool(seen.of({State.PENDING, *LAUNCHABLE})),
-        spare=3 * len(submission.runs),
+        spare=3 * len(grid.runs),
     )
 
 

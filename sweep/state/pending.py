@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from core.store import shapes
 from core.store.claims import process_alive
 from core.store.folders import Store, SweepDir, salvage
-from slurm import cluster, environment
 from slurm.cluster import JobState
 from sweep.state import joblog, triage
 
@@ -45,6 +44,8 @@ class Pending:
     """Whose job it is, where it is another grid's."""
     user: str | None = None
     """Who submitted it; None in old records."""
+    executor: str = "local"
+    """Of the profile it was submitted with: whom to ask about it."""
 
     @property
     def live(self) -> bool:
@@ -60,6 +61,12 @@ class Pending:
         return triage.of_job(self.state, joblog.path(self.logs, self.job))
 
 
+class Ask(Protocol):
+    """Who tells of jobs; see sweep.submit.backends.states."""
+
+    def __call__(self, promised: Mapping[Key, Pending], /) -> dict[Key, Pending]: ...
+
+
 def promises(sweep: SweepDir) -> dict[str, Pending]:
     """The newest promise to each run, by run id. Asks nobody."""
     found: dict[str, Pending] = {}
@@ -69,10 +76,22 @@ def promises(sweep: SweepDir) -> dict[str, Pending]:
         if name not in manifests:
             manifests[name] = salvage(sweep.path / name, shapes.Manifest)
         rows = manifests[name]
-        if row["executor"] == "slurm":
+        if "array" in row:
             found |= _of_array(row, rows, sweep.logs)
         elif alive := [item for item in row.get("processes", ()) if process_alive(item)]:
             found |= of_process(rows, str(alive[0]["pid"]))
+    return found
+
+
+def workers(sweep: SweepDir) -> list[Pending]:
+    """The jobs of all submissions, whatever they are to work on, and the processes that are alive.
+    Asks nobody."""
+    found = []
+    for row in submissions(sweep):
+        if "array" in row:
+            found += [_job(row, job, sweep.logs) for job, _ in tasks(row)]
+        alive = [item for item in row.get("processes", ()) if process_alive(item)]
+        found += [Pending(str(item["pid"]), 0) for item in alive]
     return found
 
 
@@ -81,9 +100,11 @@ def submissions(sweep: SweepDir) -> list[dict[str, Any]]:
     return [row for row in salvage(sweep.submissions, shapes.Submission) if row]
 
 
-def elsewhere(store: Store, sweep: SweepDir, runs: Collection[str]) -> dict[str, list[Pending]]:
-    """The Slurm jobs that are on their way to these runs (by id) for other grids of the store, as
-    Slurm says now: where it does not, as in a copy of the store, they promise nothing."""
+def elsewhere(
+    store: Store, sweep: SweepDir, runs: Collection[str], ask: Ask
+) -> dict[str, list[Pending]]:
+    """The queued jobs that are on their way to these runs (by id) for other grids of the store, as
+    the scheduler says now: if it does not, as in a copy of the store, they promise nothing."""
     found = {
         (run, promise.job): replace(promise, grid=other.path.name)
         for other in store.sweeps()
@@ -114,14 +135,7 @@ def tasks(row: Mapping[str, Any]) -> Iterator[tuple[str, range]]:
 
 def _of_array(row: Mapping[str, Any], rows: Rows, logs: Path) -> dict[str, Pending]:
     return {
-        run["id"]: Pending(
-            job,
-            run["after"],
-            row["name"],
-            logs=logs,
-            evals=frozenset(run["evals"]),
-            user=row.get("user"),
-        )
+        run["id"]: replace(_job(row, job, logs), after=run["after"], evals=frozenset(run["evals"]))
         for job, numbers in tasks(row)
         for number in numbers
         # A manifest that was deleted promises nothing, nor does a damaged row of one.
@@ -129,22 +143,6 @@ def _of_array(row: Mapping[str, Any], rows: Rows, logs: Path) -> dict[str, Pendi
     }
 
 
-def ask(promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
-    """The same promises with what Slurm says: one squeue for all, and at most one sacct.
-
-    A cluster may keep other users' jobs from us: one that it does not show us may well be there.
-    """
-    jobs = {item.job: item for item in promised.values() if item.name}
-    states = cluster.jobs(jobs, {item.name for item in jobs.values()})
-    me = environment.user()
-    foreign = [j for j in jobs if jobs[j].user not in (None, me) and states[j].state == "UNKNOWN"]
-    if foreign and cluster.hides_jobs():
-        for job in foreign:
-            hidden = f"a job of {jobs[job].user}, not visible to you"
-            states[job] = replace(states[job], state=HIDDEN, reason=hidden)
-    return {
-        run: replace(item, job=states[item.job].id or item.job, state=states[item.job])
-        if item.name
-        else item
-        for run, item in promised.items()
-    }
+def _job(row: Mapping[str, Any], job: str, logs: Path) -> Pending:
+    user, executor = row.get("user"), row["executor"]
+    return Pending(job, 0, row["name"], logs=logs, user=user, executor=executor)

@@ -99,7 +99,9 @@ class Plan:
 
     statuses: Sequence[Status]
     asked: bool = False
-    """Whether Slurm was asked for it."""
+    """Whether a scheduler was asked for it."""
+    promised: Mapping[str, Pending] = field(default_factory=dict)
+    """As submissions record them, also to runs that were not looked at."""
     counts: Counter[State] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,23 +128,24 @@ def make(
     promised: Mapping[str, Pending],
     clock: float | None = None,
     known: Known | None = None,
+    ask: pending.Ask = dict,
 ) -> Plan:
     """Look at every run's folder. promised: run id -> what the newest submission promises. clock:
     the file server's time, by default this machine's. known: what datasets and checkpoints hold, by
-    default looked at anew.
+    default looked at anew. ask: who tells of jobs; by default they are as promised.
 
-    Slurm is asked about jobs of runs that nobody works on and that have not ended, then those
+    It is asked about jobs of runs that nobody works on and that have not ended, then those
     folders are looked at again: in this order a run that begins or ends meanwhile is not missed.
     """
     known = known or Known(store)
     statuses = [look(run, store.run(run.id), promised.get(run.id), clock, known) for run in runs]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
-    asked = pending.ask({key: promised[key] for key in waiting})
+    asked = ask({key: promised[key] for key in waiting}) if waiting else {}
     seen = [
         look(s.run, store.run(s.run.id), asked[s.run.id], clock, known) if s.run.id in asked else s
         for s in statuses
     ]
-    return Plan(seen, asked=bool(asked))
+    return Plan(seen, bool(asked), promised)
 
 
 def beside(
@@ -161,7 +164,8 @@ def beside(
             return look(run, store.run(run.id), enough[0], clock)
         return replace(status, behind=frozenset(job.job for job in jobs))
 
-    return Plan([again(status) for status in seen.statuses], asked=seen.asked or bool(others))
+    again_seen = [again(status) for status in seen.statuses]
+    return replace(seen, statuses=again_seen, asked=seen.asked or bool(others))
 
 
 def look(

@@ -1,7 +1,7 @@
-"""Submitting to Slurm: one sbatch array per chunk of runs, through submitit. Returns at once.
+"""The backend Slurm: one sbatch array per chunk of an order, through submitit. Returns at once.
 
-Array task i of a chunk runs rows [first + i k, first + (i + 1) k) of the submission's manifest,
-k = runs_per_job. Jobs import the frozen code and read the frozen configs.
+Array task i of a chunk of runs has rows [first + i k, first + (i + 1) k) of the submission's
+manifest, k = runs_per_job. Jobs import the frozen code and read the frozen configs.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import tempfile
 import uuid
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,91 +20,125 @@ import submitit
 
 from core.config import ConfigError
 from core.errors import ClusterError
-from core.store.folders import Store, SweepDir, remove, write_text
-from slurm import cluster, limits
+from core.store.folders import SweepDir, remove, write_text
+from slurm import cluster, environment, limits
 from slurm.profile import Profile
-from sweep.grid import Run
-from sweep.state import joblog, pending, repair
-from sweep.state.pending import Pending
+from sweep.state import joblog, pending
+from sweep.state.pending import HIDDEN, Pending
 from sweep.submit import bundle, frozen_code, submissions
+from sweep.submit.backends import Backend, Key, Ordered, Started
+from sweep.submit.order import Order, Task
 from sweep.worker import custody
-from sweep.worker.job import RunJob
 
 LIMITS = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specification")
 """How sbatch says that an array is too large, or one job more than the user may submit."""
-Behind = Mapping[str, Collection[str]]
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What one launch handed to Slurm: arrays as {job id of the array: tasks}, and the rest."""
-
-    arrays: dict[str, int]
-    runs: int
-    left: list[Run]
-    cap: str
-    """The limit that left runs behind, '' where none did."""
 
 
 @dataclass
 class _Sender:
     """One submission: the arrays made of it so far."""
 
-    sweep: SweepDir
-    store: Store
     code: Path
     known: limits.Limits
     arrays: dict[str, int] = field(default_factory=dict)
-    left: list[Run] = field(default_factory=list)
     cap: str = ""
 
-    @property
-    def room(self) -> int:
-        return self.known.room - sum(self.arrays.values())
-
-    def send(self, profile: Profile, runs: Sequence[Run]) -> None:
-        """Submit as many as there is room for; those left over go to `left`, and why to `cap`."""
-        fitting = runs[: max(0, self.room) * profile.runs_per_job]
-        if len(fitting) < len(runs):
+    def send(self, order: Ordered) -> Ordered | None:
+        """Submit as many jobs as there is room for; returns the others, and says why in `cap`."""
+        room = max(0, self.known.room - sum(self.arrays.values()))
+        fitting, left = order.split(min(room, order.jobs))
+        if left.jobs:
             cap = self.known.cap
             self.cap = f"{cap.name} = {cap.most}, {cap.queued} queued before"
-        sent = self._arrays(profile, fitting) if fitting else 0
-        self.left += runs[sent:]
+        sent = self._arrays(fitting) if fitting.jobs else 0
+        return order.split(sent)[1] if sent < order.jobs else None
 
-    def _arrays(self, profile: Profile, runs: Sequence[Run]) -> int:
-        """Submit the runs in arrays; returns how many were taken. A limit that nobody told of
+    def _arrays(self, order: Order) -> int:
+        """Submit the jobs in arrays; returns how many were taken. A limit that nobody told of
         before is met by ever smaller arrays."""
-        per, first = profile.runs_per_job, 0
-        size = max(1, self.known.max_array_size) * per
-        manifest = submissions.freeze_runs(runs, self.sweep, self.store)
-        while first < len(runs):
-            rows = range(first, min(first + size, len(runs)))
+        first, size = 0, max(1, self.known.max_array_size)
+        manifest = order.freeze()
+        while first < order.jobs:
+            numbers = range(first, min(first + size, order.jobs))
+            tasks = [order.job(manifest, number, order.jobs) for number in numbers]
+            rows = order.span(numbers)
             try:
-                self._array(profile, manifest, rows)
-                first = rows.stop
+                job = hand_over(tasks, order.sweep, self.code, manifest, order.profile, **rows)
             except ClusterError as error:
                 if not LIMITS.search(str(error)):
                     raise
                 self.cap = str(error)
-                if len(rows) <= per:
+                if len(numbers) == 1:
                     break
-                size = max(1, len(rows) // per // 2) * per
+                size = len(numbers) // 2
+            else:
+                self.arrays[job] = len(numbers)
+                first = numbers.stop
         return first
 
-    def _array(self, profile: Profile, manifest: Path, rows: range) -> None:
-        """One sbatch."""
-        per = profile.runs_per_job
-        tasks = [
-            _job(manifest, first, min(per, rows.stop - first), self.sweep, self.store, profile)
-            for first in range(rows.start, rows.stop, per)
+
+class Slurm(Backend):
+    """Arrays of a Slurm cluster."""
+
+    queued = True
+
+    def start(self, order: Ordered) -> Started[Ordered]:
+        sender = _Sender(frozen_code.snapshot(order.sweep, order.code), _limits(order.profile))
+        left = [rest for part in order.parts() if (rest := sender.send(part)) is not None]
+        return Started(sender.arrays, left, sender.cap)
+
+    def script(self, order: Order) -> list[str]:
+        known = _limits(order.profile)
+        return [
+            text(len(chunk), order.sweep, part.profile, order.code)
+            for part in order.parts()
+            for chunk in limits.chunks(part.jobs, known)
         ]
-        about = {"first": rows.start, "end": rows.stop, "per": per}
-        job = hand_over(tasks, self.sweep, self.code, manifest, profile, **about)
-        self.arrays[job] = len(tasks)
+
+    def verdict(self, script: str, profile: Profile) -> str | None:
+        if not cluster.available():
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            return f"sbatch --test-only: {verdict(script, Path(scratch))}"
+
+    def limited(self, profile: Profile, most: int) -> Profile:
+        slurm = profile.slurm.model_copy(update={"slurm_array_parallelism": most})
+        return profile.model_copy(update={"slurm": slurm})
+
+    def room(self, profile: Profile) -> int:
+        return _limits(profile).room
+
+    def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
+        """One squeue for all, and at most one sacct. A cluster may keep other users' jobs from us:
+        one that it does not show us may well be there."""
+        jobs = {item.job: item for item in promised.values()}
+        found = cluster.jobs(jobs, {item.name for item in jobs.values()})
+        known = (None, environment.user())
+        foreign = [j for j in jobs if jobs[j].user not in known and found[j].state == "UNKNOWN"]
+        if foreign and cluster.hides_jobs():
+            for job in foreign:
+                hidden = f"a job of {jobs[job].user}, not visible to you"
+                found[job] = replace(found[job], state=HIDDEN, reason=hidden)
+        return {
+            key: replace(item, job=found[item.job].id or item.job, state=found[item.job])
+            for key, item in promised.items()
+        }
+
+    def stop(self, promised: Iterable[Pending]) -> None:
+        # A hidden job is another user's: scancel would be refused, and it obeys the requests.
+        known = (item for item in promised if not (item.state and item.state.state == HIDDEN))
+        cluster.cancel(item.job for item in known if item.job[0].isdigit())
+
+    def release(self, jobs: Iterable[str]) -> None:
+        for job in jobs:
+            cluster.release(job)
+
+
+BACKEND = Slurm()
 
 
 def hand_over(
-    tasks: Sequence[bundle.Task],
+    tasks: Sequence[Task],
     sweep: SweepDir,
     code: Path,
     manifest: Path,
@@ -143,86 +178,8 @@ def hand_over(
     return job
 
 
-def send(
-    runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile, behind: Behind
-) -> Sent:
-    """Submit as many of the runs as the cluster's limits allow, in order. behind: by run id, the
-    jobs that have to be over before Slurm starts one for the run.
-
-    Raises ClusterError where sbatch refuses; arrays sent before that are recorded.
-    """
-    frozen = frozen_code.snapshot(sweep, _own_code(runs))
-    sender = _Sender(sweep, store, frozen, _limits(profile))
-    for special, group in _by_profile(runs, store, profile, behind):
-        sender.send(special, group)
-    return Sent(sender.arrays, len(runs) - len(sender.left), sender.left, sender.cap)
-
-
-def room(profile: Profile) -> int:
-    """How many more jobs the cluster takes from us now, as far as it says."""
-    return _limits(profile).room
-
-
-def fits(tasks: int, profile: Profile) -> int:
-    """How many of the tasks of one array the cluster takes from us now."""
-    known = _limits(profile)
-    return min(tasks, known.room, max(1, known.max_array_size))
-
-
 def _limits(profile: Profile) -> limits.Limits:
     return limits.read(profile.slurm.slurm_account, profile.slurm.slurm_qos or "normal")
-
-
-def _by_profile(
-    runs: Sequence[Run], store: Store, profile: Profile, behind: Behind
-) -> list[tuple[Profile, list[Run]]]:
-    """Runs grouped by what they are submitted with: the overrides of their backbone, more memory
-    where a retry asked for it, and whether they have to wait for others' jobs."""
-    groups: dict[tuple[str, float | None, bool], list[Run]] = {}
-    for run in runs:
-        backbone = run.config.backbone if run.config.backbone in profile.overrides else ""
-        key = (backbone, repair.read(store.run(run.id)).mem_gb, run.id in behind)
-        groups.setdefault(key, []).append(run)
-    found = []
-    for (backbone, memory, waits), members in groups.items():
-        special = profile.for_backbone(backbone)
-        changed: dict[str, Any] = {}
-        if memory:
-            changed["mem_gb"] = max(memory, special.slurm.mem_gb or 0)
-        if waits:
-            jobs = {job for run in members for job in behind[run.id]}
-            changed["slurm_additional_parameters"] = _after(special, jobs)
-        slurm = special.slurm.model_copy(update=changed)
-        found.append((special.model_copy(update={"slurm": slurm}), members))
-    return found
-
-
-def _after(profile: Profile, jobs: Collection[str]) -> dict[str, Any]:
-    """The profile's further options, and that no task begins before these jobs are over."""
-    more = profile.slurm.slurm_additional_parameters or {}
-    own = [str(more["dependency"])] if "dependency" in more else []
-    return {**more, "dependency": ",".join([*own, f"afterany:{':'.join(sorted(jobs))}"])}
-
-
-def _job(
-    manifest: Path, first: int, count: int, sweep: SweepDir, store: Store, profile: Profile
-) -> RunJob:
-    together = profile.packing == "parallel"
-    return RunJob(
-        root=str(store.root),
-        sweep=sweep.path.name,
-        manifest=str(manifest),
-        first=first,
-        count=count,
-        tracking=profile.tracking,
-        threads=profile.slurm.cpus_per_task,
-        gpus=profile.gpus_per_run / (count if together else 1),
-        max_lost=profile.max_requeues + 3,
-        together=together,
-        alone=True,
-        staging=profile.staging,
-        compile=profile.compile,
-    )
 
 
 def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> bundle.Executor:
@@ -260,24 +217,6 @@ def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> bundle
     if not profile.slurm.slurm_wckey:
         sender.parameters["wckey"] = None  # submitit's own default may be none of the cluster's
     return sender
-
-
-def scripts(
-    runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile, behind: Behind
-) -> list[str]:
-    """The exact batch script of each array that `send` would submit, but for the unique end of its
-    job's name."""
-    known = _limits(profile)
-    texts = []
-    for special, group in _by_profile(runs, store, profile, behind):
-        tasks = -(-len(group) // special.runs_per_job)
-        for chunk in limits.chunks(tasks, known):
-            texts.append(text(len(chunk), sweep, special, _own_code(runs)))
-    return texts
-
-
-def _own_code(runs: Sequence[Run]) -> frozen_code.Code:
-    return {pair for run in runs for pair in run.code}
 
 
 def text(tasks: int, sweep: SweepDir, profile: Profile, code: frozen_code.Code = ()) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING
 
 import submitit
 from submitit.slurm.slurm import SlurmExecutor
@@ -29,13 +29,8 @@ from core.store.folders import exists, parse_json, write_atomic
 from slurm import environment
 from sweep.worker import custody
 
-
-class Task(Protocol):
-    """A dataclass of paths and numbers, such as RunJob: what a node runs."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    def __call__(self) -> dict[str, int]: ...
+if TYPE_CHECKING:
+    from sweep.submit.order import Task  # and a node has no use for what that imports
 
 
 class Executor(SlurmExecutor):

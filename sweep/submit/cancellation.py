@@ -1,4 +1,4 @@
-"""Cancelling runs: a request in each run's folder, and scancel for jobs that would do nothing else.
+"""Cancelling runs: a request in each run's folder, and an end to jobs that would do nothing else.
 
 A worker notices the request at its next heartbeat, stops that run where it is and goes on with the
 next one; a run that has not started is not started. `sweep retry` withdraws the request.
@@ -7,26 +7,24 @@ next one; a run that has not started is not started. `sweep retry` withdraws the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 from core.store.claims import holder, now
-from core.store.folders import RunDir, Store, SweepDir, remove, write_json
-from slurm import cluster
+from core.store.folders import RunDir, Store, remove, write_json
 from sweep.grid import Run
-from sweep.state import pending
-from sweep.state.pending import Pending
 from sweep.state.plan import Plan, State
+from sweep.submit import backends
 
 CANCELLABLE = frozenset({State.PENDING, State.RUNNING})
 
 
-def cancel(seen: Plan, sweep: SweepDir, store: Store) -> list[Run]:
+def cancel(seen: Plan, store: Store) -> list[Run]:
     """Ask every pending, running or hung run of the plan to stop; returns them. Raises
-    ClusterError where Slurm refuses; the requests stay and are obeyed all the same."""
+    ClusterError if the scheduler refuses; the requests stay and are obeyed all the same."""
     runs = [s.run for s in seen.statuses if s.state in CANCELLABLE or s.kind == "hung"]
     for run in runs:
         write_json(store.run(run.id).cancel, {"time": now()})
-    end_jobs(runs, sweep, store)
+    end_jobs(runs, seen, store)
     return runs
 
 
@@ -36,19 +34,16 @@ def withdraw(runs: Sequence[Run], store: Store) -> None:
         remove(store.run(run.id).cancel)
 
 
-def end_jobs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> None:
-    """End the Slurm jobs that have nothing to do but these runs; a job with others goes on."""
+def end_jobs(runs: Sequence[Run], seen: Plan, store: Store) -> None:
+    """End the queued jobs that have nothing to do but these runs; a job with others goes on."""
     meant = {run.id for run in runs}
     members: dict[str, set[str]] = defaultdict(set)
-    promised = pending.promises(sweep)
-    for run_id, promise in promised.items():
+    for run_id, promise in seen.promised.items():
         if promise.name and (run_id in meant or not _ended(store.run(run_id), promise.after)):
             members[promise.job].add(run_id)
     whole = {job for job, ids in members.items() if ids <= meant}
-    asked = pending.ask(_one_each(promised, whole)).values()
-    # A hidden job is another user's: scancel would be refused, and it obeys the requests.
-    known = (i for i in asked if i.live and not (i.state and i.state.state == pending.HIDDEN))
-    cluster.cancel(item.job for item in known if item.job[0].isdigit())
+    each = {item.job: item for item in seen.promised.values() if item.job in whole}
+    backends.stop([item for item in backends.states(each).values() if item.live])
 
 
 def _ended(run: RunDir, after: int) -> bool:
@@ -56,8 +51,3 @@ def _ended(run: RunDir, after: int) -> bool:
     current = holder(run)
     ended = current and current.info.get("outcome") in ("done", "failed", "cancelled")
     return bool(current and ended and current.attempt > after)
-
-
-def _one_each(promised: Mapping[str, Pending], jobs: Collection[str]) -> dict[str, Pending]:
-    """One promise per job."""
-    return {promise.job: promise for promise in promised.values() if promise.job in jobs}

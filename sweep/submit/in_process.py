@@ -1,9 +1,9 @@
-"""Runs in this process: one from its config file, or those of a launch with executor `debug`."""
+"""The backend in this process (executor `debug`), and one run from its config file."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,14 +15,13 @@ from core.config.document import read_text
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
 from core.store.claims import holder
-from core.store.folders import Store, SweepDir, exists
-from slurm.profile import Profile
-from sweep.grid import Run
+from core.store.folders import Store, exists
 from sweep.grid.fields import show
 from sweep.grid.file import GridFile
-from sweep.submit import local, submissions
+from sweep.submit import local
+from sweep.submit.backends import Backend, Ordered, Started
+from sweep.submit.order import Order, Share
 from sweep.worker import attempt
-from sweep.worker.job import RunJob
 from sweep.worker.stop import stoppable
 
 
@@ -57,25 +56,24 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
     return state
 
 
-def job(runs: Sequence[Run], sweep: SweepDir, store: Store, profile: Profile) -> RunJob:
-    """The runs of a submission as a worker would do them."""
-    return RunJob(
-        root=str(store.root),
-        sweep=sweep.path.name,
-        manifest=str(submissions.freeze_runs(runs, sweep, store)),
-        first=0,
-        count=len(runs),
-        tracking=profile.tracking,
-        gpus=min(1, len(local.visible_gpus())),
-        compile=profile.compile,
-    )
+class InProcess(Backend):
+    """This process, where breakpoints stop and tracebacks are seen."""
+
+    def start(self, order: Ordered) -> Started[Ordered]:
+        share = Share(1, None, min(1, len(local.visible_gpus())))
+        task = order.worker(order.freeze(), 0, share)
+
+        def here(console: Console) -> None:
+            with stoppable(), local.environ(order.profile.environ()), _shown(console):
+                task.work()
+
+        return Started(here=here)
+
+    def script(self, order: Order) -> list[str]:
+        return [f"# profile {order.profile.name}: this process does {order.size} runs"]
 
 
-def work(todo: RunJob, profile: Profile, console: Console) -> None:
-    """Do it here, where breakpoints stop and tracebacks are seen. Raises StoppedError,
-    ConfigError."""
-    with stoppable(), local.environ(profile.environ()), _shown(console):
-        todo.work()
+BACKEND = InProcess()
 
 
 @contextmanager

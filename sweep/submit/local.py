@@ -1,4 +1,4 @@
-"""Submitting to this machine: worker processes of submitit's local executor share the runs."""
+"""The backend of this machine: worker processes of submitit's local executor share an order."""
 
 from __future__ import annotations
 
@@ -8,82 +8,54 @@ import re
 import shlex
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import submitit
 
 from core.config import ConfigError
 from core.store.claims import describe_process
-from core.store.folders import Store, SweepDir, read_jsonl
+from core.store.folders import SweepDir
 from slurm.profile import Profile
-from sweep.grid import Run
-from sweep.state import pending
 from sweep.state.pending import Pending
 from sweep.submit import frozen_code, submissions
-from sweep.worker.job import RunJob
+from sweep.submit.backends import Backend, Crew, Job, Ordered, Started
+from sweep.submit.order import Order, Share, Task
 
 FOREVER_MIN = 60 * 24 * 365
 """Local workers have no time limit; submitit wants one."""
 
-Job = submitit.Job[dict[str, int]]
+
+class Local(Backend):
+    """Worker processes of this machine, which share the order."""
+
+    def start(self, order: Ordered) -> Started[Ordered]:
+        manifest, share = order.freeze(), share_of(order.profile, order.size)
+
+        def work(number: int) -> Task:
+            return order.worker(manifest, number, share)
+
+        known = (order.sweep, manifest, order.profile, order.code)
+        return Started(crew=engage(work, share.workers, *known))
+
+    def script(self, order: Order) -> list[str]:
+        """The command line of submitit's local executor, once per worker."""
+        workers = min(order.profile.workers, max(1, order.size))
+        command = [sys.executable, "-u", "-m", "submitit.core._submit", str(order.sweep.logs)]
+        share = f"{workers} worker processes share {order.size} runs"
+        return [f"# profile {order.profile.name}: {share}\n{shlex.join(command)}"]
+
+    def limited(self, profile: Profile, most: int) -> Profile:
+        return profile.model_copy(update={"workers": most})
+
+    def stop(self, promised: Iterable[Pending]) -> None:
+        for item in promised:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(item.job), signal.SIGTERM)
 
 
-@dataclass(frozen=True)
-class Crew:
-    """Workers of this machine by their numbers; `start` starts the one of a number."""
-
-    jobs: list[Job]
-    start: Callable[[int], Job]
-
-
-@dataclass(frozen=True)
-class Submission(Crew):
-    """Workers at work on `runs`."""
-
-    runs: Sequence[Run]
-    pending: Mapping[str, Pending]
-
-
-def start(
-    runs: Sequence[Run],
-    sweep: SweepDir,
-    store: Store,
-    profile: Profile,
-    *,
-    batches: int | None = None,
-) -> Submission:
-    """Start the workers. batches: what a rehearsal trains on, see RunJob."""
-    manifest = submissions.freeze_runs(runs, sweep, store)
-    share = share_of(profile, len(runs))
-    work = RunJob(
-        root=str(store.root),
-        sweep=sweep.path.name,
-        manifest=str(manifest),
-        first=0,
-        count=len(runs),
-        tracking=profile.tracking,
-        threads=share.threads,
-        gpus=share.gpus,
-        batches=batches,
-        compile=profile.compile,
-    )
-    code = {pair for run in runs for pair in run.code}
-    crew = engage(lambda number: work, share.workers, sweep, manifest, profile, code)
-    promised = pending.of_process(read_jsonl(manifest), crew.jobs[0].job_id)
-    return Submission(crew.jobs, crew.start, runs, promised)
-
-
-class Share(NamedTuple):
-    """How many workers this machine gets, and what each of them has of it."""
-
-    workers: int
-    threads: int
-    gpus: float
+BACKEND = Local()
 
 
 def share_of(profile: Profile, tasks: int) -> Share:
@@ -136,7 +108,7 @@ def engage(
     jobs = [worker(number) for number in range(workers)]
     processes = [describe_process(int(job.job_id)) for job in jobs]
     submissions.record(sweep, manifest, profile, processes=processes)
-    return Crew(jobs, worker)
+    return Crew(jobs, worker, manifest)
 
 
 @contextmanager
@@ -170,29 +142,6 @@ def _background(log: Path) -> Iterator[None]:
                 os.close(own)
             for signum, handler in zip(quiet, before, strict=True):
                 signal.signal(signum, handler)
-
-
-def stop(jobs: Sequence[Job], *, patience: float = 60.0) -> None:
-    """Ask workers to stop until they have; a worker still importing may miss the first times."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        running = [job for job in jobs if not job.done()]
-        if not running:
-            return
-        for job in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(job.job_id), signal.SIGTERM)
-        time.sleep(0.2)
-
-
-def script(runs: Sequence[Run], sweep: SweepDir, profile: Profile) -> str:
-    """What `start` would start: the command line of submitit's local executor, once per worker."""
-    if profile.executor == "debug":
-        return f"# profile {profile.name}: this process does {len(runs)} runs"
-    workers = min(profile.workers, max(1, len(runs)))
-    command = [sys.executable, "-u", "-m", "submitit.core._submit", str(sweep.logs)]
-    share = f"{workers} worker processes share {len(runs)} runs"
-    return f"# profile {profile.name}: {share}\n{shlex.join(command)}"
 
 
 def visible_gpus() -> list[str]:

@@ -17,11 +17,12 @@ from core.config import ConfigError
 from core.data.digests import Known
 from core.errors import StoppedError
 from core.sheet import Sheet
-from core.store.folders import Store, exists
-from sweep.state import joblog, plan
+from core.store.folders import Store, exists, read_jsonl
+from sweep.grid import Run
+from sweep.state import joblog, pending, plan
+from sweep.state.pending import Pending
 from sweep.state.plan import Plan, State, Status
-from sweep.submit import local
-from sweep.submit.local import Crew, Job, Submission
+from sweep.submit.backends import Crew, Job
 from sweep.worker import custody
 from sweep.worker.stop import stoppable
 
@@ -188,35 +189,41 @@ def _cells(status: Status) -> list[Text | str]:
     ]
 
 
-def wait(submission: Submission, store: Store, console: Console, *, every: float = 0.5) -> Plan:
+def wait(
+    crew: Crew, runs: Sequence[Run], store: Store, console: Console, *, every: float = 0.5
+) -> Plan:
     """Show progress until every worker has ended; replace workers that die with work left.
 
     Ctrl-C (or SIGTERM) stops the workers, leaves their runs resumable, and raises StoppedError.
     """
-    clock, known = Clock(), Known(store)
+    clock, known, promised = Clock(), Known(store), promises(crew)
 
     def look(working: bool) -> Plan:
-        promised = submission.pending if working else {}
-        return plan.make(submission.runs, store, promised, known=known)
+        return plan.make(runs, store, promised if working else {}, known=known)
 
     seen = attend(
-        submission,
+        crew,
         console,
         look,
         show=lambda seen, screen: table(seen, clock, screen=screen),
         brief=counts_line,
         left=lambda seen: bool(seen.of({State.PENDING, *plan.LAUNCHABLE})),
-        spare=3 * len(submission.runs),
+        spare=3 * len(runs),
         every=every,
     )
     if not console.is_terminal:
         console.print(table(seen))
     if seen.of(plan.LAUNCHABLE):
-        for word in dict.fromkeys(filter(None, map(_last_word, submission.jobs))):
+        for word in dict.fromkeys(filter(None, map(_last_word, crew.jobs))):
             console.print(
                 Text(f"a worker ended before its runs did: {word}", style="red"), soft_wrap=True
             )
     return seen
+
+
+def promises(crew: Crew) -> dict[str, Pending]:
+    """What the workers promise for the rows of their manifest."""
+    return pending.of_process(read_jsonl(crew.manifest), crew.jobs[0].job_id) if crew.jobs else {}
 
 
 def _last_word(job: Job) -> str | None:
@@ -268,7 +275,7 @@ def attend(
                     return seen
                 time.sleep(every)
         except StoppedError:
-            local.stop(crew.jobs)
+            crew.stop()
             raise
 
 

@@ -4,29 +4,23 @@ Repeating it is safe: trials that are done or under way stay.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from core.config import ConfigError
 from core.data import inputs
-from core.store.claims import process_alive
 from core.store.folders import Store, SweepDir, write_json
-from slurm import cluster
 from slurm.profile import Profile
 from sweep.grid import Grid, search, select
 from sweep.grid.search import Progress, Search
 from sweep.inputs import pretrained
 from sweep.state import breaker, pending
 from sweep.state.pending import Pending
-from sweep.submit import array, frozen_code, local, submissions, watcher
-from sweep.tune import trial_job
+from sweep.submit import backends, submissions, watcher
+from sweep.submit.backends import Crew, Started
+from sweep.tune.order import Trials
 from sweep.tune.table import brief, table
-from sweep.tune.trial_job import TuneJob
 from sweep.tune.winners import by_run
 
 SPARE = 3
@@ -64,17 +58,30 @@ def tune(
     sweep = _record(grid, wanted, store)
     with submissions.turn(sweep):
         left = [seen.search for seen in look(wanted) if not seen.over]
-        busy = at_work(sweep)
+        busy = len(at_work(sweep))
         if busy:
             console.print(f"{busy} workers are at work on it already")
-        if not left or (busy and profile.executor != "slurm"):
+        backend = backends.of(profile.executor)
+        if not left or (busy and not backend.queued):
             return look(wanted)
         breaker.close(sweep)
-        if profile.executor == "slurm":
-            _send(left, sweep, store, profile, workers, busy, console)
-            return look(wanted)
-        crew = _engage(left, sweep, store, profile)
-    return _attend(crew, wanted, grid, console)
+        order = Trials(sweep, store, profile, left, busy, workers)
+        started = backend.start(order)
+    if started.here:
+        started.here(console)
+    if started.crew:
+        return _attend(started.crew, wanted, grid, console)
+    _say_queued(started, order, console)
+    return look(wanted)
+
+
+def _say_queued(started: Started[Trials], order: Trials, console: Console) -> None:
+    lacking = sum(part.jobs for part in started.left)
+    if lacking:
+        console.print(f"{lacking} workers do not fit yet ({started.cap}); tune again later")
+    if started.arrays:
+        tasks, names = sum(started.arrays.values()), ", ".join(started.arrays)
+        console.print(f"{tasks} workers on {len(order.searches)} searches: arrays {names}")
 
 
 def _check(wanted: Sequence[Search], store: Store, profile: Profile) -> None:
@@ -106,125 +113,21 @@ def _record(grid: Grid, wanted: Sequence[Search], store: Store) -> SweepDir:
     return sweep
 
 
-def _freeze(left: Sequence[Search], sweep: SweepDir) -> Path:
-    """The manifest of one submission: a row per search."""
-    return submissions.write_manifest(sweep, map(trial_job.manifest_row, left))
-
-
-def at_work(sweep: SweepDir) -> int:
+def at_work(sweep: SweepDir) -> list[Pending]:
     """Workers of earlier submissions that run or wait to run."""
-    return len(_jobs(sweep)) + len(_processes(sweep))
+    known = backends.states(dict(enumerate(pending.workers(sweep)))).values()
+    return [item for item in known if item.live]
 
 
 def stop(grid: Grid, store: Store) -> int:
     """Ask the workers of a grid's searches to stop, and returns their number; trials under way
-    keep their checkpoints."""
-    sweep = folder(grid, store)
-    jobs, processes = _jobs(sweep), _processes(sweep)
-    cluster.cancel(job for job in jobs if job[0].isdigit())
-    for pid in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    return len(jobs) + len(processes)
+    keep their checkpoints. Raises ClusterError."""
+    working = at_work(folder(grid, store))
+    backends.stop(working)
+    return len(working)
 
 
-def _jobs(sweep: SweepDir) -> list[str]:
-    arrays = [row for row in pending.submissions(sweep) if row["executor"] == "slurm"]
-    promised = {
-        job: Pending(job, 0, row["name"], user=row.get("user"))
-        for row in arrays
-        for job, _ in pending.tasks(row)
-    }
-    return [item.job for item in pending.ask(promised).values() if item.live]
-
-
-def _processes(sweep: SweepDir) -> list[int]:
-    known = [item for row in pending.submissions(sweep) for item in row.get("processes", ())]
-    return [item["pid"] for item in known if process_alive(item)]
-
-
-def _engage(left: Sequence[Search], sweep: SweepDir, store: Store, profile: Profile) -> local.Crew:
-    manifest = _freeze(left, sweep)
-    share = local.share_of(profile, sum(one.trials for one in left))
-
-    def work(number: int) -> TuneJob:
-        return TuneJob(
-            root=str(store.root),
-            sweep=str(sweep.path),
-            manifest=str(manifest),
-            first=0,
-            count=len(left),
-            turn=number * len(left) // share.workers,
-            threads=share.threads,
-            gpus=share.gpus,
-            compile=profile.compile,
-        )
-
-    return local.engage(work, share.workers, sweep, manifest, profile, _own_code(left))
-
-
-def _own_code(searches: Sequence[Search]) -> frozen_code.Code:
-    return {pair for one in searches for pair in one.config.code}
-
-
-def _send(
-    left: Sequence[Search],
-    sweep: SweepDir,
-    store: Store,
-    profile: Profile,
-    workers: int | None,
-    busy: int,
-    console: Console,
-) -> None:
-    """One array per kind of job: backbones may have overrides in the profile."""
-    groups: dict[str, list[Search]] = {}
-    for one in left:
-        name = one.config.backbone if one.config.backbone in profile.overrides else ""
-        groups.setdefault(name, []).append(one)
-    code = frozen_code.snapshot(sweep, _own_code(left))
-    for backbone, members in groups.items():
-        special = profile.for_backbone(backbone)
-        most = min(workers or len(members), sum(one.trials for one in members))
-        lacking, busy = max(0, most - busy), max(0, busy - most)
-        count = array.fits(lacking, special)
-        if count < lacking:
-            console.print(f"{lacking - count} workers do not fit yet; tune again later")
-        if count:
-            manifest = _freeze(members, sweep)
-            tasks = [
-                _task(members, n, count, manifest, sweep, store, special) for n in range(count)
-            ]
-            rows = {"first": 0, "end": count, "per": 1}
-            job = array.hand_over(tasks, sweep, code, manifest, special, **rows)
-            console.print(f"{count} workers on {len(members)} searches: array {job}")
-
-
-def _task(
-    members: Sequence[Search],
-    number: int,
-    workers: int,
-    manifest: Path,
-    sweep: SweepDir,
-    store: Store,
-    profile: Profile,
-) -> TuneJob:
-    return TuneJob(
-        root=str(store.root),
-        sweep=str(sweep.path),
-        manifest=str(manifest),
-        first=0,
-        count=len(members),
-        turn=number * len(members) // workers,
-        threads=profile.slurm.cpus_per_task,
-        gpus=profile.gpus_per_run,
-        staging=profile.staging,
-        compile=profile.compile,
-    )
-
-
-def _attend(
-    crew: local.Crew, wanted: Sequence[Search], grid: Grid, console: Console
-) -> list[Progress]:
+def _attend(crew: Crew, wanted: Sequence[Search], grid: Grid, console: Console) -> list[Progress]:
     """Show how far the searches are until every worker has ended."""
     return watcher.attend(
         crew,

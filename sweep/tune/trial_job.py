@@ -52,13 +52,14 @@ class TuneJob:
 
     def __call__(self) -> dict[str, int]:
         """Returns how many trials ended how, e.g. {'done': 3, 'failed': 1}."""
-        return orderly(self._work)
+        return orderly(self.work)
 
     def checkpoint(self) -> custody.DelayedSubmission:
         """What submitit queues again on a time limit or a preemption."""
         return custody.DelayedSubmission(self)
 
-    def _work(self) -> dict[str, int]:
+    def work(self) -> dict[str, int]:
+        """The same, in a process that is not a job: what it is told to stop by is raised."""
         outcomes = Counter[str]()
         rows = rows_of(Path(self.manifest), self.first, self.count, shapes.Search)
         turn = self.turn % len(rows)

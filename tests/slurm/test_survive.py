@@ -201,7 +201,7 @@ def test_cancel_ends_running_and_pending_jobs(tiny: Sweep) -> None:
     tiny.write_profile({"slurm_array_parallelism": 1})
     tiny.launch()
     tiny.trained(1)
-    runs = cancellation.cancel(tiny.look(), tiny.sweep, tiny.store)
+    runs = cancellation.cancel(tiny.look(), tiny.store)
     assert len(runs) == 2
     tiny.over()
     assert tiny.states() == {"cancelled": 2}

@@ -66,7 +66,7 @@ def test_an_array_of_workers_shares_a_search(tiny: Sweep) -> None:
     assert [seen.over for seen in tune(tiny, 2)] == [False]
     (row,) = submissions(tiny)
     assert row["tasks"] == 2
-    assert session.at_work(session.folder(tiny.grid, tiny.store)) == 2
+    assert len(session.at_work(session.folder(tiny.grid, tiny.store))) == 2
     tune(tiny, 2)
     assert len(submissions(tiny)) == 1, "two workers are there already"
     wait_for(lambda: search.look(wanted(tiny)).over)

@@ -25,7 +25,8 @@ from sweep.grid import definition
 from sweep.state import plan
 from sweep.state.plan import Plan, State
 from sweep.submit import submissions, watcher
-from sweep.submit.array import Sent
+from sweep.submit.array import BACKEND
+from sweep.submit.backends import Started
 
 GRID = """
 name: small
@@ -263,14 +264,15 @@ def test_a_job_that_slurm_holds_is_released(
 ) -> None:
     """After a failed start it would stay pending for ever; any other pending job is left alone."""
     released: list[str] = []
-    monkeypatch.setattr(launcher.cluster, "release", released.append)
+    monkeypatch.setattr(cluster, "release", released.append)
     runs = definition.load(small(1)).runs[:3]
     reasons = ("launch failed requeued held", "Priority", None)
     seen = Plan(
         [
             plan.Status(run, State.PENDING, job=f"7_{i}", reason=reason)
             for i, (run, reason) in enumerate(zip(runs, reasons, strict=True))
-        ]
+        ],
+        promised={run.id: plan.Pending("7", 0, "epsweep-s-0a", executor="slurm") for run in runs},
     )
     console = Console(file=io.StringIO(), width=200)
     launcher._release(seen, console)
@@ -296,7 +298,7 @@ def test_a_launcher_whose_clock_is_ahead_ends_no_healthy_job(
     running = JobState("RUNNING", current=True, id="7", started=time.time() - 60)
     monkeypatch.setattr(cluster, "jobs", lambda ids, names=(): dict.fromkeys(ids, running))
     monkeypatch.setattr(cluster, "cancel", ended.extend)
-    monkeypatch.setattr(launcher.array, "send", lambda *_: Sent({"8": 1}, 1, [], ""))
+    monkeypatch.setattr(BACKEND, "start", lambda _: Started({"8": 1}))
     monkeypatch.setattr(claims.time, "time", lambda: ahead)
     console = Console(file=io.StringIO())
     launcher.launch(one, store, profile, console=console)

@@ -18,10 +18,11 @@ from slurm import cluster
 from slurm import profile as profiles
 from slurm.cluster import JobState
 from sweep import launcher
-from sweep.grid import Grid, Run, definition
+from sweep.grid import Grid, definition
 from sweep.state.plan import State
 from sweep.submit import array, frozen_code, local, submissions
-from sweep.submit.array import Sent
+from sweep.submit.backends import Crew, Started
+from sweep.submit.order import Runs
 from sweep.tune import session
 from sweep.worker.job import RunJob
 
@@ -64,14 +65,14 @@ def test_runs_that_were_chosen_by_their_state_count_by_how_they_end(
     call: Callable[..., tuple[int, str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(runs: list[Run], *_: object) -> local.Submission:
-        for run in runs:
+    def fail(order: Runs) -> Started[Runs]:
+        for run in order.runs:
             claim = Claim.acquire(store.run(run.id))
             assert claim
             claim.release("failed", kind="bug", reason="it broke")
-        return local.Submission([], lambda _: pytest.fail("no worker died"), runs, {})
+        return Started(crew=Crew([], lambda _: pytest.fail("no worker died"), order.sweep.manifest))
 
-    monkeypatch.setattr(local, "start", fail)
+    monkeypatch.setattr(local.BACKEND, "start", fail)
     code, _, _ = call("launch", str(again.path), "--only", "state=new")
     assert code == 1
 
@@ -86,13 +87,13 @@ def test_a_feeder_outlives_a_slurm_that_is_down_and_another_launch(
         None,
     ]
 
-    def send(runs: list[Run], *_: object) -> Sent:
+    def start(order: Runs) -> Started[Runs]:
         if end := ends.pop(0):
             raise end
-        return Sent({"8": len(runs)}, len(runs), [], "")
+        return Started({"8": order.jobs})
 
-    monkeypatch.setattr(array, "room", lambda _: 5)
-    monkeypatch.setattr(array, "send", send)
+    monkeypatch.setattr(array.BACKEND, "room", lambda _: 5)
+    monkeypatch.setattr(array.BACKEND, "start", start)
     submissions.record_grid(again, store)
     console = Console(file=io.StringIO(), width=200)
     where = profiles.load("testbed")
@@ -142,7 +143,7 @@ def test_jobs_inherit_nothing_that_changes_them(
     for name, value in (job | options | place | meant).items():
         monkeypatch.setenv(name, value)
     sweep = submissions.record_grid(again, store)
-    array.send(again.runs, sweep, store, profiles.load("testbed"), {})
+    array.BACKEND.start(Runs(sweep, store, profiles.load("testbed"), again.runs))
     seen = (slurm / "env").read_text().splitlines()
     assert {f"{k}={v}" in seen for k, v in meant.items()} == {True}
     assert {f"{k}={v}" in seen for k, v in (job | options | place).items()} == {False}
@@ -263,7 +264,7 @@ def test_the_jobs_of_another_user_may_be_hidden_and_are_not_queued_twice(
         if hidden:
             told = f"{word}a job of somebody else, not visible to you"
             assert {status.reason for status in seen.statuses} == {told}
-    assert len(session._jobs(sweep)) == (3 if hidden else 0)
+    assert len(session.at_work(sweep)) == (3 if hidden else 0)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +319,7 @@ def test_workers_of_searches_whose_id_was_never_learnt_are_known_by_name(
     submissions.record(sweep, slurm / "m", profiles.load("testbed"), **row)
     text = "#!/bin/sh\necho '7_[0-1]|PENDING|Priority||0|N/A|epsweep-tune-0a|'\n"
     (slurm / "squeue").write_text(text)
-    assert session._jobs(sweep) == ["7_0", "7_1"]
+    assert [item.job for item in session.at_work(sweep)] == ["7_0", "7_1"]
 
 
 def test_no_command_of_a_profile_leads_around_the_frozen_code(

@@ -19,8 +19,8 @@ from sweep.grid import Grid, definition
 from sweep.state import plan
 from sweep.state.plan import State
 from sweep.submit import local, submissions, watcher
+from sweep.submit.backends import Crew
 from sweep.submit.frozen_code import PACKAGES
-from sweep.submit.local import Crew, Submission
 from sweep.worker import custody
 from sweep.worker.attempt import is_done
 from sweep.worker.job import RunJob
@@ -122,7 +122,7 @@ def test_a_worker_takes_the_place_of_the_one_that_died(tmp_path: Path) -> None:
 
     jobs: list[Any] = [Job(tmp_path, well=number != 2) for number in range(4)]
     watcher.attend(
-        Crew(jobs, start),
+        Crew(jobs, start, tmp_path / "m"),
         Console(file=io.StringIO()),
         lambda _: None,
         show=lambda *_: "",
@@ -221,7 +221,7 @@ def test_workers_that_cannot_begin_say_why(
     grid, console = definition.load(path), Console(file=io.StringIO(), width=200)
     sweep, profile = submissions.record_grid(grid, store), profiles.load("local")
     crew = local.engage(lambda _: partial(int, "x"), 1, sweep, tmp_path / "m", profile)
-    watcher.wait(Submission(crew.jobs, crew.start, grid.runs, {}), store, console)
+    watcher.wait(crew, grid.runs, store, console)
     said: str = console.file.getvalue()  # type: ignore[attr-defined]
     assert "1 new" in said
     assert f"invalid literal for int() with base 10: 'x'; see {sweep.logs}" in said

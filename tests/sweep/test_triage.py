@@ -19,7 +19,7 @@ from sweep import launcher
 from sweep.grid import Grid, definition
 from sweep.state import breaker, repair, triage
 from sweep.state.plan import State, Status
-from sweep.submit import array
+from sweep.submit.order import Runs
 from sweep.worker import attempt
 
 GRID = """
@@ -159,8 +159,8 @@ def test_each_retry_out_of_host_memory_asks_for_more(
     # Never less than the profile, which its user may have raised meanwhile.
     (tmp_path / "more.yaml").write_text(PROFILE.replace("16", "100"))
     more = profiles.load(tmp_path / "more.yaml")
-    ((special, _),) = array._by_profile(loaded.runs[:1], store, more, {})
-    assert special.slurm.mem_gb == 100
+    (part,) = Runs(store.sweep("s"), store, more, loaded.runs[:1]).parts()
+    assert part.profile.slurm.mem_gb == 100
     assert tried(ends[2], store, more).mem_gb == 150
 
 

@@ -1,0 +1,152 @@
+"""Where submitted work runs: one interface, one file per backend, found by a profile's executor.
+
+A launch orders (`start`), status asks (`states`), cancel and retry end and free jobs (`stop`,
+`release`). None of them knows a backend by its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import submitit
+from rich.console import Console
+
+from slurm.profile import Profile
+from sweep.state.pending import Pending
+from sweep.submit.order import Order
+
+Key = TypeVar("Key")
+Ordered = TypeVar("Ordered", bound=Order)
+Job = submitit.Job[dict[str, int]]
+HOMES = {
+    "debug": "sweep.submit.in_process",
+    "local": "sweep.submit.local",
+    "slurm": "sweep.submit.array",
+}
+"""By executor, the module whose BACKEND serves it."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Workers of this machine by their numbers; `start` starts the one of a number."""
+
+    jobs: list[Job]
+    start: Callable[[int], Job]
+    manifest: Path
+
+    def stop(self, *, patience: float = 60.0) -> None:
+        """Ask the workers to stop until they have, `patience` seconds at most; one that is still
+        importing may miss the first times."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            running = [job for job in self.jobs if not job.done()]
+            if not running:
+                return
+            for job in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(job.job_id), signal.SIGTERM)
+            time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class Started(Generic[Ordered]):
+    """What became of an order."""
+
+    arrays: Mapping[str, int] = field(default_factory=dict)
+    """Jobs that were queued: id of the array -> tasks."""
+    left: Sequence[Ordered] = ()
+    """What the limits of the cluster leave to a later submission."""
+    cap: str = ""
+    """The limit that did, '' if nothing is left."""
+    crew: Crew | None = None
+    """Workers of this machine, to be watched."""
+    here: Callable[[Console], object] | None = None
+    """What this process has to do itself, after its turn at submitting. Raises StoppedError."""
+
+
+class Backend(ABC):
+    """One way to run jobs. Holds nothing: records and profiles tell it what it works on."""
+
+    queued: bool = False
+    """Whether jobs wait in a queue of others and outlive the launch, which then returns."""
+
+    @abstractmethod
+    def start(self, order: Ordered) -> Started[Ordered]:
+        """Submit as much of the order as the limits allow, in its order, and put it on record.
+        Raises ClusterError if it is refused (what was submitted before that is on record), and
+        ConfigError or ProfileError if the profile or the folder cannot be used."""
+
+    @abstractmethod
+    def script(self, order: Order) -> list[str]:
+        """The exact commands or batch scripts that `start` would hand over; writes nothing. Raises
+        as `start`."""
+
+    def verdict(self, script: str, profile: Profile) -> str | None:
+        """What the scheduler says of such a script, None if there is none to ask. Raises
+        ClusterError if it would be refused."""
+        return None
+
+    def limited(self, profile: Profile, most: int) -> Profile:
+        """The profile with `most` jobs or workers at the same time."""
+        return profile
+
+    def room(self, profile: Profile) -> int:
+        """How many jobs it takes from us now, as far as it says; 0 for none."""
+        return 1
+
+    def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
+        """The same promises with what the scheduler says of their jobs now, and their ids if these
+        were not known. Never raises: no answer is a state too, and keeps a promise alive."""
+        return dict(promised)
+
+    def stop(self, promised: Iterable[Pending]) -> None:
+        """End these jobs, of which `states` has told; one that is over is no fault. Raises
+        ClusterError if the scheduler refuses."""
+        return
+
+    def release(self, jobs: Iterable[str]) -> None:
+        """Let jobs start that the scheduler holds back. Raises ClusterError."""
+        return
+
+
+def of(executor: str) -> Backend:
+    """The backend of a profile's, or a record's, executor."""
+    found: Backend = import_module(HOMES[executor]).BACKEND
+    return found
+
+
+def states(promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
+    """The same promises, in the same order, with what the backend of each says of it."""
+    answers: dict[Key, Pending] = dict(promised)
+    for executor, members in _by_executor(promised).items():
+        answers |= of(executor).states(members)
+    return answers
+
+
+def stop(promised: Collection[Pending]) -> None:
+    """End these jobs, wherever they run. Raises ClusterError."""
+    for executor, members in _by_executor(dict(enumerate(promised))).items():
+        of(executor).stop(members.values())
+
+
+def release(promised: Collection[Pending]) -> None:
+    """Free these jobs, wherever they are held. Raises ClusterError."""
+    for executor, members in _by_executor(dict(enumerate(promised))).items():
+        of(executor).release(sorted({item.job for item in members.values()}))
+
+
+def _by_executor(promised: Mapping[Key, Pending]) -> dict[str, dict[Key, Pending]]:
+    groups: dict[str, dict[Key, Pending]] = defaultdict(dict)
+    for key, item in promised.items():
+        groups[item.executor][key] = item
+    return groups
