@@ -9,88 +9,19 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any
 
-from core.data.digests import Known, recorded
-from core.data.inputs import Sources
-from core.store import damage
-from core.store.claims import Holder, holder
-from core.store.folders import RunDir, Store, exists, read_json
+from core.data.digests import Known
+from core.store.folders import RunDir, Store
 from sweep.grid import Run
-from sweep.state import pending, triage
+from sweep.state import decision, pending
+from sweep.state.decision import HELD as HELD
+from sweep.state.decision import LAUNCHABLE as LAUNCHABLE
+from sweep.state.decision import ON_REQUEST as ON_REQUEST
+from sweep.state.decision import REPAIRABLE as REPAIRABLE
+from sweep.state.decision import State as State
+from sweep.state.decision import Status as Status
 from sweep.state.pending import Pending as Pending
-
-
-class State(StrEnum):
-    """Where a run stands. Only the launchable ones are submitted by `sweep launch`."""
-
-    NEW = "new"
-    PENDING = "pending"  # submitted, not started
-    RUNNING = "running"
-    INTERRUPTED = "interrupted"  # stopped or lost part-way; goes on from its checkpoint
-    UNEVALUATED = "unevaluated"  # trained, but the grid asks for an evaluation it lacks
-    DAMAGED = "damaged"  # one of its files cannot be read; `retry` makes again what is lost
-    STALE = "stale"  # made from images or weights that have changed since
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    DONE = "done"
-
-
-LAUNCHABLE = frozenset({State.NEW, State.INTERRUPTED, State.UNEVALUATED})
-HELD = "launch failed requeued held"
-"""Slurm's reason for a job that waits until somebody releases it; `launch` does."""
-REPAIRABLE = frozenset({State.FAILED, State.CANCELLED, State.DAMAGED})
-ON_REQUEST = frozenset({State.INTERRUPTED, State.STALE})
-"""Retried only where their class is named."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """One run and what is known about it; epoch counts finished epochs."""
-
-    run: Run
-    state: State
-    epoch: int = 0
-    share: float = 0.0
-    phase: str = ""
-    images_per_s: float = 0.0
-    attempts: int = 0
-    left_s: float | None = None
-    """Seconds left in the training or evaluation the run is in, as its process last told."""
-    seconds: float = 0.0
-    """How long processes have held the run so far, in all attempts."""
-    gpu_seconds: float = 0.0
-    reason: str | None = None
-    kind: str | None = None
-    job: str | None = None
-    behind: frozenset[str] = frozenset()
-    """Jobs of other grids that have the run before this grid's evaluations can be made of it."""
-
-    @property
-    def held(self) -> bool:
-        """Whether Slurm keeps the job in the queue for ever: it could not start it on a node."""
-        return self.state is State.PENDING and self.reason == HELD
-
-    def to_dict(self) -> dict[str, Any]:
-        """The shape of `--json`."""
-        return {
-            "id": self.run.id,
-            "state": str(self.state),
-            "setting": self.run.setting,
-            "epoch": self.epoch,
-            "epochs": self.run.config.epochs,
-            "share": self.share,
-            "images_per_s": self.images_per_s,
-            "left_s": self.left_s,
-            "seconds": round(self.seconds, 1),
-            "gpu_hours": round(self.gpu_seconds / 3600, 4),
-            "reason": self.reason,
-            "kind": self.kind,
-            "job": self.job,
-            "attempts": self.attempts,
-            "config": self.run.config.to_dict(),
-        }
 
 
 @dataclass(frozen=True)
@@ -177,113 +108,7 @@ def look(
 ) -> Status:
     """The status of one run, from its folder: result, else claim, else what is on its way to it.
     known: what its images and weights are compared with, None for not at all."""
-    current = holder(folder, clock=clock)
-    if current is None:
-        return _not_begun(run, folder, promise)
-    if current.live:
-        return _seen(run, State.RUNNING, current)
-    wanted = [item.id for item in run.evals]
-    damaged = damage.find(folder, wanted)
-    result = None if damaged else read_json(folder.result)
-    changed = None
-    if known and not damaged:
-        changed = known.changed(Sources.of(run.config), recorded(folder))
-    if result is not None and not changed and folder.holds(result, wanted):
-        return replace(_seen(run, State.DONE, current), epoch=run.config.epochs, share=1.0)
-    if exists(folder.cancel):
-        return _seen(run, State.CANCELLED, current)
-    outcome = current.info.get("outcome")
-    ended = damaged or changed or outcome in ("failed", "cancelled")
-    if promise and (current.attempt <= promise.after or not ended):
-        if promise.live and not _is_hung(current, promise):
-            return _seen(run, State.PENDING, current, job=promise.job, reason=_waits(promise))
-        if not promise.live and current.attempt <= promise.after:
-            told = _not_begun(run, folder, promise)
-            if told.state is State.FAILED:
-                return _seen(run, told.state, current, kind=told.kind, reason=told.reason)
-    if damaged:
-        return _seen(
-            run, State.DAMAGED, current, kind="damaged", reason=damage.described(damaged, folder)
-        )
-    if changed:
-        return _seen(run, State.STALE, current, kind="stale", reason=changed)
-    if outcome == "failed":
-        return _seen(run, State.FAILED, current)
-    if outcome == "cancelled":
-        return _seen(run, State.CANCELLED, current)
-    if result is not None:
-        return _seen(run, State.UNEVALUATED, current)
-    if outcome is None:
-        return _silent(run, current, promise)
-    return _seen(run, State.INTERRUPTED, current)
-
-
-def _not_begun(run: Run, folder: RunDir, promise: Pending | None) -> Status:
-    """A run that no process has begun since the promise, or ever."""
-    if exists(folder.cancel):
-        return Status(run, State.CANCELLED, reason="cancelled before it started")
-    if promise is None:
-        return Status(run, State.NEW)
-    if promise.live:
-        return Status(run, State.PENDING, job=promise.job, reason=_waits(promise))
-    kind, reason = promise.ended() or (None, None)
-    if reason:
-        reason = f"its job ended before the run began: {reason}"
-    if kind not in triage.DEADLY:
-        return Status(run, State.NEW, job=promise.job, reason=reason)
-    # Where it is no bug of the run: the set-up commands of the profile, or python itself.
-    kind = "job" if kind == "bug" else kind
-    return Status(run, State.FAILED, kind=kind, reason=reason, job=promise.job)
-
-
-def _waits(promise: Pending) -> str | None:
-    """Slurm's word for what a job waits for, after the grid whose job it is."""
-    reason = promise.state.reason.replace("_", " ") if promise.state else ""
-    grid = f"for {promise.grid}" if promise.grid else ""
-    return ", ".join(word for word in (grid, reason) if word not in ("None", "")) or None
-
-
-def _is_hung(current: Holder, promise: Pending) -> bool:
-    """Whether the process that owns a run is silent although its job runs on. A job that has
-    started since its last heartbeat is one that was requeued and is on its way to the run."""
-    state = promise.state
-    if not current.hung or current.info.get("job") != promise.job or state is None:
-        return False
-    return state.state == "RUNNING" and (state.started or current.beat) <= current.beat
-
-
-def _silent(run: Run, current: Holder, promise: Pending | None) -> Status:
-    """A run whose process ended, or fell silent, without recording how. Its job may tell."""
-    kind, reason = "lost", "its process ended without a word (killed, or its node was lost)"
-    if promise and promise.job == current.info.get("job") and not promise.live:
-        kind, reason = promise.ended() or (kind, reason)
-    elif current.hung:
-        where = f"process {current.info.get('pid')} on {current.info.get('host')}"
-        kind, reason = "hung", f"{current.silence}: {where} hangs, or is lost"
-    state = State.FAILED if kind in triage.DEADLY else State.INTERRUPTED
-    if kind == "cancelled":
-        state = State.CANCELLED
-    return _seen(run, state, current, kind=kind, reason=reason)
-
-
-def _seen(run: Run, state: State, current: Holder, **known: Any) -> Status:
-    """A status with what the newest claim tells, and what is `known` better."""
-    info = current.info
-    progress = info.get("progress") or {}
-    told = {
-        "epoch": progress.get("epoch", run.config.epochs if "share" in progress else 0),
-        "share": progress.get("share", 0.0),
-        "phase": progress.get("phase", ""),
-        "images_per_s": progress.get("images_per_s", 0.0),
-        "left_s": progress.get("left_s") if state is State.RUNNING else None,
-        "attempts": current.attempt,
-        "seconds": current.seconds,
-        "gpu_seconds": current.gpu_seconds,
-        "reason": None if state is State.DONE else info.get("reason"),
-        "kind": info.get("kind"),
-        "job": info.get("job"),
-    }
-    return Status(run, state, **told | known)
+    return decision.decide(decision.read(run, folder, promise, clock, known))
 
 
 def as_json(plan: Plan, **more: Any) -> str:

@@ -1,0 +1,334 @@
+"""Where a run stands: facts are read once, then the first rule of a table that fits decides.
+
+The order of the rules is their meaning: what a folder holds outweighs what a job promises, and what
+is certain outweighs what is guessed. A later rule may rely on every earlier one having failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from core.data.digests import Known, recorded
+from core.data.inputs import Sources
+from core.store import damage
+from core.store.claims import Holder, holder
+from core.store.folders import RunDir, exists, read_json
+from sweep.grid import Run
+from sweep.state import triage
+from sweep.state.pending import Pending
+
+
+class State(StrEnum):
+    """Where a run stands. Only the launchable ones are submitted by `sweep launch`."""
+
+    NEW = "new"
+    PENDING = "pending"  # submitted, not started
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"  # stopped or lost part-way; goes on from its checkpoint
+    UNEVALUATED = "unevaluated"  # trained, but the grid asks for an evaluation it lacks
+    DAMAGED = "damaged"  # one of its files cannot be read; `retry` makes again what is lost
+    STALE = "stale"  # made from images or weights that have changed since
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DONE = "done"
+
+
+LAUNCHABLE = frozenset({State.NEW, State.INTERRUPTED, State.UNEVALUATED})
+HELD = "launch failed requeued held"
+"""Slurm's reason for a job that waits until somebody releases it; `launch` does."""
+REPAIRABLE = frozenset({State.FAILED, State.CANCELLED, State.DAMAGED})
+ON_REQUEST = frozenset({State.INTERRUPTED, State.STALE})
+"""Retried only where their class is named."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """One run and what is known about it; epoch counts finished epochs."""
+
+    run: Run
+    state: State
+    epoch: int = 0
+    share: float = 0.0
+    phase: str = ""
+    images_per_s: float = 0.0
+    attempts: int = 0
+    left_s: float | None = None
+    """Seconds left in the training or evaluation the run is in, as its process last told."""
+    seconds: float = 0.0
+    """How long processes have held the run so far, in all attempts."""
+    gpu_seconds: float = 0.0
+    reason: str | None = None
+    kind: str | None = None
+    job: str | None = None
+    behind: frozenset[str] = frozenset()
+    """Jobs of other grids that have the run before this grid's evaluations can be made of it."""
+
+    @property
+    def held(self) -> bool:
+        """Whether Slurm keeps the job in the queue for ever: it could not start it on a node."""
+        return self.state is State.PENDING and self.reason == HELD
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape of `--json`."""
+        return {
+            "id": self.run.id,
+            "state": str(self.state),
+            "setting": self.run.setting,
+            "epoch": self.epoch,
+            "epochs": self.run.config.epochs,
+            "share": self.share,
+            "images_per_s": self.images_per_s,
+            "left_s": self.left_s,
+            "seconds": round(self.seconds, 1),
+            "gpu_hours": round(self.gpu_seconds / 3600, 4),
+            "reason": self.reason,
+            "kind": self.kind,
+            "job": self.job,
+            "attempts": self.attempts,
+            "config": self.run.config.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is known of one run at one moment."""
+
+    run: Run
+    holder: Holder | None = None
+    """The newest claim; None if no process ever began the run."""
+    promise: Pending | None = None
+    """Of the newest submission, with the scheduler's answer if it was asked."""
+    cancel: bool = False
+    """Whether it was asked to stop. This and what follows are not read of a run at work."""
+    damaged: str | None = None
+    """Files that cannot be read, in words."""
+    changed: str | None = None
+    """What has changed of its images and weights since, in words."""
+    result: bool = False
+    """Whether it was trained, and the result can be read."""
+    complete: bool = False
+    """Whether the result has every evaluation that the grid asks for."""
+
+    @property
+    def working(self) -> bool:
+        return self.holder is not None and self.holder.live
+
+    @property
+    def outcome(self) -> str | None:
+        """How its last process recorded the end; None if it did not, or never began."""
+        found: str | None = self.holder.info.get("outcome") if self.holder else None
+        return found
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no process has begun it since the promise."""
+        return self.promise is not None and self.attempts <= self.promise.after
+
+    @property
+    def attempts(self) -> int:
+        return self.holder.attempt if self.holder else 0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a job that is on its way, or at work, will come (back) to the run: it has not
+        begun it yet, or has not ended it for good."""
+        if self.promise is None or not self.promise.live or self.hung:
+            return False
+        over = self.damaged or self.changed or self.outcome in ("failed", "cancelled")
+        return self.untouched or not over
+
+    @property
+    def hung(self) -> bool:
+        """Whether the process that owns it is silent although its job runs on. A job that has
+        started since the last heartbeat was requeued and is on its way to the run."""
+        current, promise = self.holder, self.promise
+        if not current or not promise or not current.hung or promise.state is None:
+            return False
+        if current.info.get("job") != promise.job or promise.state.state != "RUNNING":
+            return False
+        return (promise.state.started or current.beat) <= current.beat
+
+    @property
+    def stillborn(self) -> tuple[str, str] | None:
+        """(class, reason) of the end of a job that ended before it began the run."""
+        return self.promise.ended() if self.promise and self.untouched else None
+
+    @property
+    def job_end(self) -> tuple[str, str] | None:
+        """(class, reason) of the end of the job whose process had the run and said nothing."""
+        current, promise = self.holder, self.promise
+        if not current or self.outcome or not promise or promise.job != current.info.get("job"):
+            return None
+        return promise.ended()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """If `when` holds the run is in `state`; `told` is what the claim does not say of it."""
+
+    when: Callable[[Facts], object]
+    state: State
+    told: Callable[[Facts], Mapping[str, Any]] = lambda facts: {}
+
+
+def _ended(found: tuple[str, str] | None) -> dict[str, Any]:
+    kind, reason = found or (None, None)
+    return {"kind": kind, "reason": reason}
+
+
+def _stillborn(facts: Facts) -> dict[str, Any]:
+    kind, reason = facts.stillborn or (None, None)
+    # If it is no bug of the run: the set-up commands of the profile, or python itself.
+    told = {"kind": "job" if kind == "bug" else kind, "reason": _before(reason)}
+    return told if facts.holder or not facts.promise else told | {"job": facts.promise.job}
+
+
+def _before(reason: str | None) -> str | None:
+    return f"its job ended before the run began: {reason}" if reason else None
+
+
+def _new(facts: Facts) -> dict[str, Any]:
+    if not facts.promise:
+        return {}
+    reason = _before((facts.stillborn or (None, None))[1])
+    return {"job": facts.promise.job, "reason": reason}
+
+
+def _pending(facts: Facts) -> dict[str, Any]:
+    assert facts.promise
+    return {"job": facts.promise.job, "reason": _waits(facts.promise)}
+
+
+def _hung(facts: Facts) -> dict[str, Any]:
+    assert facts.holder
+    info = facts.holder.info
+    where = f"process {info.get('pid')} on {info.get('host')}"
+    return {"kind": "hung", "reason": f"{facts.holder.silence}: {where} hangs, or is lost"}
+
+
+def _kind(found: tuple[str, str] | None) -> str:
+    return found[0] if found else ""
+
+
+LOST = {"kind": "lost", "reason": "its process ended without a word (killed, or its node was lost)"}
+RULES: Mapping[str, Rule] = {
+    "a process works on it": Rule(lambda f: f.working, State.RUNNING),
+    "all that the grid asks for is there": Rule(
+        lambda f: f.complete and not f.changed,
+        State.DONE,
+        lambda f: {"epoch": f.run.config.epochs, "share": 1.0, "reason": None},
+    ),
+    "cancelled before any process began it": Rule(
+        lambda f: f.cancel and not f.holder,
+        State.CANCELLED,
+        lambda f: {"reason": "cancelled before it started"},
+    ),
+    "asked to stop": Rule(lambda f: f.cancel, State.CANCELLED),
+    "a job is on its way to it": Rule(lambda f: f.awaited, State.PENDING, _pending),
+    "its job cannot even begin it": Rule(
+        lambda f: _kind(f.stillborn) in triage.DEADLY, State.FAILED, _stillborn
+    ),
+    "no process ever began it": Rule(lambda f: not f.holder, State.NEW, _new),
+    "a file cannot be read": Rule(
+        lambda f: f.damaged, State.DAMAGED, lambda f: {"kind": "damaged", "reason": f.damaged}
+    ),
+    "its images or weights have changed": Rule(
+        lambda f: f.changed, State.STALE, lambda f: {"kind": "stale", "reason": f.changed}
+    ),
+    "it failed": Rule(lambda f: f.outcome == "failed", State.FAILED),
+    "it was cancelled": Rule(lambda f: f.outcome == "cancelled", State.CANCELLED),
+    "trained, but an evaluation is missing": Rule(lambda f: f.result, State.UNEVALUATED),
+    "its job ended in a way that would repeat": Rule(
+        lambda f: _kind(f.job_end) in triage.DEADLY, State.FAILED, lambda f: _ended(f.job_end)
+    ),
+    "its job was cancelled": Rule(
+        lambda f: _kind(f.job_end) == "cancelled", State.CANCELLED, lambda f: _ended(f.job_end)
+    ),
+    "its job ended in another way": Rule(
+        lambda f: f.job_end, State.INTERRUPTED, lambda f: _ended(f.job_end)
+    ),
+    "its process is silent": Rule(lambda f: not f.outcome and _silent(f), State.INTERRUPTED, _hung),
+    "its process is gone": Rule(lambda f: not f.outcome, State.INTERRUPTED, lambda f: LOST),
+    "it was stopped part-way": Rule(lambda f: True, State.INTERRUPTED),
+}
+"""In this order: the first that fits decides."""
+
+
+def _silent(facts: Facts) -> bool:
+    """Whether its process fell silent, rather than being known to have ended with its job."""
+    current, promise = facts.holder, facts.promise
+    assert current
+    ended = promise and promise.job == current.info.get("job") and not promise.live
+    return current.hung and not ended
+
+
+def read(
+    run: Run,
+    folder: RunDir,
+    promise: Pending | None = None,
+    clock: float | None = None,
+    known: Known | None = None,
+) -> Facts:
+    """The facts of a run. clock: the file server's time, by default this machine's. known: what its
+    images and weights are compared with, None for not at all."""
+    current = holder(folder, clock=clock)
+    if current is None:
+        return Facts(run, promise=promise, cancel=exists(folder.cancel))
+    if current.live:
+        return Facts(run, current, promise)
+    wanted = [item.id for item in run.evals]
+    damaged = damage.find(folder, wanted)
+    result = None if damaged else read_json(folder.result)
+    changed = None
+    if known and not damaged:
+        changed = known.changed(Sources.of(run.config), recorded(folder))
+    return Facts(
+        run,
+        current,
+        promise,
+        cancel=exists(folder.cancel),
+        damaged=damage.described(damaged, folder) if damaged else None,
+        changed=changed,
+        result=result is not None,
+        complete=result is not None and folder.holds(result, wanted),
+    )
+
+
+def decide(facts: Facts) -> Status:
+    """The status that follows from the facts."""
+    rule = next(rule for rule in RULES.values() if rule.when(facts))
+    plain = Status(facts.run, rule.state)
+    if facts.holder:
+        plain = _claimed(facts.run, rule.state, facts.holder)
+    return replace(plain, **rule.told(facts))
+
+
+def _claimed(run: Run, state: State, current: Holder) -> Status:
+    """What the newest claim tells."""
+    info = current.info
+    progress = info.get("progress") or {}
+    return Status(
+        run,
+        state,
+        epoch=progress.get("epoch", run.config.epochs if "share" in progress else 0),
+        share=progress.get("share", 0.0),
+        phase=progress.get("phase", ""),
+        images_per_s=progress.get("images_per_s", 0.0),
+        left_s=progress.get("left_s") if state is State.RUNNING else None,
+        attempts=current.attempt,
+        seconds=current.seconds,
+        gpu_seconds=current.gpu_seconds,
+        reason=info.get("reason"),
+        kind=info.get("kind"),
+        job=info.get("job"),
+    )
+
+
+def _waits(promise: Pending) -> str | None:
+    """Slurm's word for what a job waits for, after the grid whose job it is."""
+    reason = promise.state.reason.replace("_", " ") if promise.state else ""
+    grid = f"for {promise.grid}" if promise.grid else ""
+    return ", ".join(word for word in (grid, reason) if word not in ("None", "")) or None
