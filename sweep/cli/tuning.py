@@ -42,17 +42,20 @@ def tune(
 
     loaded, store = definition.load(grid), Store.at(root)
     if status:
-        seen = session.look(session.searches(loaded, store, only or ()))
+        known = session.workers(session.folder(loaded, store))
+        seen = session.look(session.searches(loaded, store, only or ()), known)
+        workers = [item for item in known if item.live]
     else:
         where = launcher.load_profile(profile, max_parallel=max_parallel)
         seen = session.tune(
             loaded, store, where, only=only or (), workers=max_parallel, console=out
         )
+        workers = []
     assert loaded.tune
     if json:
-        typer.echo(dumps(table.as_dict(seen, loaded.tune.least), indent=1))
+        typer.echo(dumps(table.as_dict(seen, loaded.tune.least, workers), indent=1))
     else:
-        out.print(table.table(seen, loaded))
+        out.print(table.table(seen, loaded, workers))
     raise typer.Exit(_outcome(seen))
 
 

@@ -35,7 +35,8 @@ REAL = ("completed", "pruned", "diverged")
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial as its folder tells. state: one of REAL, or failed, running, interrupted, new."""
+    """One trial as its folder tells. state: one of REAL, or failed, running, interrupted, new, and
+    pending where its worker's job is queued to come back to it."""
 
     number: int
     state: str
@@ -44,6 +45,10 @@ class Trial:
     seconds: float = 0.0
     """How long workers have held it."""
     reason: str | None = None
+    kind: str | None = None
+    """Class of a failure or an interruption, as of runs: oom, preempted, hung, ..."""
+    job: str | None = None
+    """That last had it, or is to come back to it."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ is certain outweighs what is guessed. A later rule may rely on every earlier one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -94,9 +94,10 @@ class Status:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is known of one run at one moment."""
+    """All that is known of one run, or of one trial of a search, at one moment."""
 
-    run: Run
+    epochs: int
+    """Of the whole training."""
     holder: Holder | None = None
     """The newest claim; None if no process ever began the run."""
     promise: Pending | None = None
@@ -199,7 +200,7 @@ def _new(facts: Facts) -> dict[str, Any]:
 
 def _pending(facts: Facts) -> dict[str, Any]:
     assert facts.promise
-    return {"job": facts.promise.job, "reason": _waits(facts.promise)}
+    return {"job": facts.promise.job, "reason": waits(facts.promise)}
 
 
 def _hung(facts: Facts) -> dict[str, Any]:
@@ -219,7 +220,7 @@ RULES: Mapping[str, Rule] = {
     "all that the grid asks for is there": Rule(
         lambda f: f.complete and not f.changed,
         State.DONE,
-        lambda f: {"epoch": f.run.config.epochs, "share": 1.0, "reason": None},
+        lambda f: {"epoch": f.epochs, "share": 1.0, "reason": None},
     ),
     "cancelled before any process began it": Rule(
         lambda f: f.cancel and not f.holder,
@@ -276,9 +277,9 @@ def read(
     images and weights are compared with, None for not at all."""
     current = holder(folder, clock=clock)
     if current is None:
-        return Facts(run, promise=promise, cancel=exists(folder.cancel))
+        return Facts(run.config.epochs, promise=promise, cancel=exists(folder.cancel))
     if current.live:
-        return Facts(run, current, promise)
+        return Facts(run.config.epochs, current, promise)
     wanted = [item.id for item in run.evals]
     damaged = damage.find(folder, wanted)
     result = None if damaged else read_json(folder.result)
@@ -286,7 +287,7 @@ def read(
     if known and not damaged:
         changed = known.changed(Sources.of(run.config), recorded(folder))
     return Facts(
-        run,
+        run.config.epochs,
         current,
         promise,
         cancel=exists(folder.cancel),
@@ -297,38 +298,36 @@ def read(
     )
 
 
-def decide(facts: Facts) -> Status:
-    """The status that follows from the facts."""
+def decide(facts: Facts) -> tuple[State, dict[str, Any]]:
+    """The state that follows from the facts, and the other fields of a Status."""
     rule = next(rule for rule in RULES.values() if rule.when(facts))
-    plain = Status(facts.run, rule.state)
-    if facts.holder:
-        plain = _claimed(facts.run, rule.state, facts.holder)
-    return replace(plain, **rule.told(facts))
+    return rule.state, {**_claimed(facts, rule.state), **rule.told(facts)}
 
 
-def _claimed(run: Run, state: State, current: Holder) -> Status:
+def _claimed(facts: Facts, state: State) -> dict[str, Any]:
     """What the newest claim tells."""
+    current = facts.holder
+    if current is None:
+        return {}
     info = current.info
     progress = info.get("progress") or {}
-    return Status(
-        run,
-        state,
-        epoch=progress.get("epoch", run.config.epochs if "share" in progress else 0),
-        share=progress.get("share", 0.0),
-        phase=progress.get("phase", ""),
-        images_per_s=progress.get("images_per_s", 0.0),
-        left_s=progress.get("left_s") if state is State.RUNNING else None,
-        attempts=current.attempt,
-        seconds=current.seconds,
-        gpu_seconds=current.gpu_seconds,
-        reason=info.get("reason"),
-        kind=info.get("kind"),
-        job=info.get("job"),
-    )
+    return {
+        "epoch": progress.get("epoch", facts.epochs if "share" in progress else 0),
+        "share": progress.get("share", 0.0),
+        "phase": progress.get("phase", ""),
+        "images_per_s": progress.get("images_per_s", 0.0),
+        "left_s": progress.get("left_s") if state is State.RUNNING else None,
+        "attempts": current.attempt,
+        "seconds": current.seconds,
+        "gpu_seconds": current.gpu_seconds,
+        "reason": info.get("reason"),
+        "kind": info.get("kind"),
+        "job": info.get("job"),
+    }
 
 
-def _waits(promise: Pending) -> str | None:
-    """Slurm's word for what a job waits for, after the grid whose job it is."""
+def waits(promise: Pending) -> str | None:
+    """The scheduler's word for what a job waits for, after the grid whose job it is."""
     reason = promise.state.reason.replace("_", " ") if promise.state else ""
     grid = f"for {promise.grid}" if promise.grid else ""
     return ", ".join(word for word in (grid, reason) if word not in ("None", "")) or None

@@ -108,7 +108,8 @@ def look(
 ) -> Status:
     """The status of one run, from its folder: result, else claim, else what is on its way to it.
     known: what its images and weights are compared with, None for not at all."""
-    return decision.decide(decision.read(run, folder, promise, clock, known))
+    state, told = decision.decide(decision.read(run, folder, promise, clock, known))
+    return Status(run, state, **told)
 
 
 def as_json(plan: Plan, **more: Any) -> str:

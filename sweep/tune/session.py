@@ -4,18 +4,21 @@ Repeating it is safe: trials that are done or under way stay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
 from core.config import ConfigError
 from core.data import inputs
+from core.store.claims import holder, shared_clock
 from core.store.folders import Store, SweepDir, write_json
 from slurm.profile import Profile
 from sweep.grid import Grid, search, select
-from sweep.grid.search import Progress, Search
+from sweep.grid.search import REAL, Progress, Search, Trial
 from sweep.inputs import pretrained
-from sweep.state import breaker, pending
+from sweep.state import breaker, decision, pending
+from sweep.state.decision import Facts, State
 from sweep.state.pending import Pending
 from sweep.submit import backends, submissions, watcher
 from sweep.submit.backends import Crew, Started
@@ -36,9 +39,38 @@ def searches(grid: Grid, store: Store, only: Sequence[str] = ()) -> list[Search]
     return list({found[run.id].id: found[run.id] for run in select(grid.runs, only)}.values())
 
 
-def look(wanted: Sequence[Search]) -> list[Progress]:
-    """How far searches are; those that are through get their winner recorded."""
-    return [search.conclude(one) for one in wanted]
+def look(
+    wanted: Sequence[Search], workers: Sequence[Pending] = (), clock: float | None = None
+) -> list[Progress]:
+    """How far searches are; those that are through get their winner recorded. workers: what is
+    known of their jobs, which tells why trials do not go on. clock: the file server's time, by
+    default this machine's."""
+    jobs = {item.job: item for item in workers if item.name}
+    found = []
+    for one in wanted:
+        seen = search.conclude(one)
+        trials = [_explained(one, trial, jobs, clock) for trial in seen.trials]
+        found.append(replace(seen, trials=trials))
+    return found
+
+
+def _explained(
+    one: Search, trial: Trial, jobs: Mapping[str, Pending], clock: float | None
+) -> Trial:
+    """A trial that was begun and has not ended, with what its worker's job tells: the table that
+    decides on runs decides on it, too."""
+    current = holder(one.trial_dir(trial.number), clock=clock)
+    if trial.state in REAL or current is None:
+        return trial
+    promise = jobs.get(str(current.info.get("job")))
+    state, told = decision.decide(Facts(one.config.epochs, current, promise))
+    return replace(
+        trial,
+        state="pending" if state is State.PENDING else trial.state,
+        kind=told.get("kind"),
+        reason=told.get("reason"),
+        job=told.get("job"),
+    )
 
 
 def tune(
@@ -55,15 +87,18 @@ def tune(
     profile's here. Raises ConfigError, ClusterError, StoppedError."""
     wanted = searches(grid, store, only)
     _check(wanted, store, profile)
-    sweep = _record(grid, wanted, store)
+    sweep = record(grid, wanted, store)
     with submissions.turn(sweep):
-        left = [seen.search for seen in look(wanted) if not seen.over]
-        busy = len(at_work(sweep))
+        # By this machine's clock, were it ahead, healthy workers would seem hung and be ended.
+        working = at_work(sweep)
+        seen = look(wanted, working, shared_clock(sweep.path))
+        left = [one.search for one in seen if not one.over]
+        busy = len(working) - _end_hung(seen, working, console)
         if busy:
             console.print(f"{busy} workers are at work on it already")
         backend = backends.of(profile.executor)
         if not left or (busy and not backend.queued):
-            return look(wanted)
+            return seen
         breaker.close(sweep)
         order = Trials(sweep, store, profile, left, busy, workers)
         started = backend.start(order)
@@ -101,7 +136,7 @@ def folder(grid: Grid, store: Store) -> SweepDir:
     return SweepDir(store.sweep(grid.name).path / "tune")
 
 
-def _record(grid: Grid, wanted: Sequence[Search], store: Store) -> SweepDir:
+def record(grid: Grid, wanted: Sequence[Search], store: Store) -> SweepDir:
     """Write what is searched. Raises ConfigError where the store cannot be written."""
     sweep = folder(grid, store)
     try:
@@ -113,10 +148,25 @@ def _record(grid: Grid, wanted: Sequence[Search], store: Store) -> SweepDir:
     return sweep
 
 
+def _end_hung(seen: Sequence[Progress], working: Sequence[Pending], console: Console) -> int:
+    """End the jobs of workers that hang in a trial, which another worker then goes on with;
+    returns their number. Raises ClusterError."""
+    hung = {trial.job for one in seen for trial in one.trials if trial.kind == "hung"}
+    ended = [item for item in working if item.name and item.job in hung]
+    if ended:
+        backends.stop(ended)
+        console.print(f"{len(ended)} workers ended that hung in a trial")
+    return len(ended)
+
+
+def workers(sweep: SweepDir) -> list[Pending]:
+    """Every worker that was ever submitted, with what its backend says of it now."""
+    return [*backends.states(dict(enumerate(pending.workers(sweep)))).values()]
+
+
 def at_work(sweep: SweepDir) -> list[Pending]:
     """Workers of earlier submissions that run or wait to run."""
-    known = backends.states(dict(enumerate(pending.workers(sweep)))).values()
-    return [item for item in known if item.live]
+    return [item for item in workers(sweep) if item.live]
 
 
 def stop(grid: Grid, store: Store) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,12 @@ from rich.text import Text
 from core.sheet import Sheet
 from sweep.grid import Grid
 from sweep.grid.search import REAL, Progress, spread
+from sweep.state import decision
+from sweep.state.pending import Pending
 from sweep.tune.winners import named
+
+COLOURS = {"failed": "red", "interrupted": "yellow", "pending": "dim"}
+SILENT = {"pending": "its job comes back to it"}
 
 
 def brief(seen: Sequence[Progress]) -> Text:
@@ -21,8 +27,8 @@ def brief(seen: Sequence[Progress]) -> Text:
     return Text(f"{through} of {len(seen)} searches are through, {trials} of {most} trials")
 
 
-def table(seen: Sequence[Progress], grid: Grid) -> Group:
-    """One line per search; values in percent of the validation split."""
+def table(seen: Sequence[Progress], grid: Grid, workers: Sequence[Pending] = ()) -> Group:
+    """One line per search; values in percent of the validation split. workers: those at work."""
     shown = Sheet(box=None, pad_edge=False, header_style="bold")
     shown.add_column("search", no_wrap=True, overflow="ellipsis")
     for column in ("trials", "best", "second", "spread"):
@@ -34,11 +40,32 @@ def table(seen: Sequence[Progress], grid: Grid) -> Group:
     assert grid.tune
     note = f"{grid.tune.objective} accuracy on the validation split in %; spread: its standard "
     lines = [Text(f"{note}deviation over completed trials", style="dim"), brief(seen)]
-    return Group(shown, *_reasons(seen), *_warnings(seen, grid.tune.least), *lines)
+    told = [*_reasons(seen), *_warnings(seen, grid.tune.least)]
+    return Group(shown, *told, *_workers(workers), *lines)
+
+
+def _workers(workers: Sequence[Pending]) -> list[Text]:
+    """'3 workers: 1 running, 2 pending (Priority)'; nothing if there are none."""
+    counts = Counter(map(standing, workers))
+    words = [
+        f"{count} {state}{f' ({reason})' if reason else ''}"
+        for (state, reason), count in counts.items()
+    ]
+    return [Text(f"{len(workers)} workers: {', '.join(words)}")] if workers else []
+
+
+def standing(worker: Pending) -> tuple[str, str | None]:
+    """(running, pending or unknown, what it waits for) of a worker at work; processes of this
+    machine run."""
+    state = worker.state
+    if state is None:
+        return ("unknown" if worker.name else "running"), None
+    reason = decision.waits(worker) if state.state != "RUNNING" else None
+    return state.state.lower(), reason
 
 
 def _cells(one: Progress) -> list[str | Text]:
-    states = (*REAL, "running", "interrupted", "failed")
+    states = (*REAL, "running", "pending", "interrupted", "failed")
     counts = ", ".join(f"{one.counts[state]} {state}" for state in states if one.counts[state])
     best = one.ranked[0].record["params"] if one.ranked else {}
     values = [f"{100 * value:.2f}" for value in one.values[:2]]
@@ -54,13 +81,25 @@ def _cells(one: Progress) -> list[str | Text]:
 
 
 def _reasons(seen: Sequence[Progress]) -> list[Text]:
-    alike: dict[str, list[str]] = {}
+    """A line for each way in which trials failed, were interrupted, or wait to go on."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for one in seen:
         for trial in one.trials:
-            if trial.state == "failed":
+            if trial.state in COLOURS:
                 where = f"{one.search.name} trial {trial.number}"
-                alike.setdefault(trial.reason or "no reason given", []).append(where)
-    return [Text(f"failed: {named(names)}: {why}", style="red") for why, names in alike.items()]
+                why = trial.reason or (
+                    "its job comes back to it" if trial.state == "pending" else "no reason given"
+                )
+                told = trial.kind in (None, *why.split()[:1]) or trial.state == "failed"
+                why = why if told else f"{trial.kind}: {why}"
+                alike.setdefault((trial.state, why), []).append(where)
+    lines = [
+        Text(f"{state}: {named(names)}: {why}", style=COLOURS[state])
+        for (state, why), names in alike.items()
+    ]
+    if any(state == "failed" for state, _ in alike):
+        lines.append(Text("`sweep tune` tries failed trials again", style="dim"))
+    return lines
 
 
 def _warnings(seen: Sequence[Progress], least: int) -> list[Text]:
@@ -75,9 +114,16 @@ def _warnings(seen: Sequence[Progress], least: int) -> list[Text]:
     ]
 
 
-def as_dict(seen: Sequence[Progress], least: int) -> dict[str, Any]:
+def as_dict(
+    seen: Sequence[Progress], least: int, workers: Sequence[Pending] = ()
+) -> dict[str, Any]:
     """The shape of `tune --json`."""
-    return {"searches": [_as_dict(one, least) for one in seen]}
+    jobs = [
+        {"job": item.job, "state": state, "reason": reason}
+        for item in workers
+        for state, reason in (standing(item),)
+    ]
+    return {"searches": [_as_dict(one, least) for one in seen], "workers": jobs}
 
 
 def _as_dict(one: Progress, least: int) -> dict[str, Any]:
@@ -87,6 +133,7 @@ def _as_dict(one: Progress, least: int) -> dict[str, Any]:
         "over": one.over,
         "trials": one.real,
         "counts": dict(one.counts),
+        "kinds": dict(Counter(trial.kind for trial in one.trials if trial.kind)),
         "minutes": round(one.minutes, 2),
         "best": ranked[0] if ranked else None,
         "second": ranked[1] if len(ranked) > 1 else None,
