@@ -84,7 +84,7 @@ class Backend(ABC):
     def start(self, order: Ordered) -> Started[Ordered]:
         """Submit as much of the order as the limits allow, in its order, and put it on record.
         Raises ClusterError if it is refused (what was submitted before that is on record), and
-        ConfigError or ProfileError if the profile or the folder cannot be used."""
+        ConfigError if the profile or the folder cannot be used."""
 
     @abstractmethod
     def script(self, order: Order) -> list[str]:
