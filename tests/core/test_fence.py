@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -26,6 +27,10 @@ QUICK = {"steps": 1, "images": 2}
 FIELDS = {"epochs": 2, "schedule": "standard", "batch": 20, "validation": QUICK}
 EVALS = [item.model_copy(update={"images": 4, "steps": 1}).to_dict() for item in (FAST, MORE)]
 LOG = "log.txt"
+EVERY_STOP = bool(os.environ.get("EVERY_STOP"))
+"""Stop before each single act; `EVERY_STOP=1 pytest -m slow tests/core/test_fence.py` takes about 8
+minutes. Else a sample of them is taken, see places()."""
+NEVER = 10**6
 
 
 @dataclass
@@ -69,6 +74,19 @@ def stop(
     assert one.exitcode == 0
     told = [(said / name).read_text() for name in ("one", "two")]
     return Ended(*told, claimed, before, files(folder))
+
+
+def places(acts: list[tuple[str, str]]) -> list[int]:
+    """The acts (1 for the first) before which an attempt is stopped: the first of every kind of
+    call, the first and the last of every file."""
+    if EVERY_STOP:
+        return list(range(1, len(acts) + 1))
+    # A draft, `.drafts-0001-ae12c2d3/.result.json.2bd03f14`, counts as the file that it becomes.
+    plain = re.compile(r"^\.+|\.[0-9a-f]{8}|-\d{4}-[0-9a-f]{8}")
+    named = [(call, plain.sub("", name.rpartition("/")[2])) for call, name in acts]
+    first = {key: n for n, act in reversed([*enumerate(named, 1)]) for key in (act[:1], act[1:])}
+    last = {name: n for n, (_, name) in enumerate(named, 1)}
+    return sorted({*first.values(), *last.values()})
 
 
 def _stops(process: Any) -> bool:
@@ -123,9 +141,9 @@ def stop_run(forks: Forks, tmp_path: Path, n: int, thread: str = "MainThread") -
 
 
 FAST_ID, MORE_ID = (FAST.parse(item).id for item in EVALS)
-EVERYDAY = (4, 15, 33, 52, 71)
-"""In the middle of claiming, of a checkpoint's change, of forgetting, of an evaluation, of the end;
-the slow test has all of them."""
+EVERYDAY = (23, 38, 76, 93, 119)
+"""In the middle of claiming, of forgetting, of a checkpoint's change, of an evaluation, of the end;
+the slow test has many more."""
 
 
 @pytest.mark.parametrize("n", EVERYDAY)
@@ -135,16 +153,17 @@ def test_a_run_is_stopped_and_taken_over(forks: Forks, tmp_path: Path, n: int) -
 
 @pytest.mark.slow
 def test_a_run_is_stopped_before_everything_it_does(forks: Forks, tmp_path: Path) -> None:
-    n = 1
-    while stop_run(forks, tmp_path, n):
-        n += 1
-    assert n > max(EVERYDAY), "too few acts: are calls still noticed?"
+    assert not stop_run(forks, tmp_path, NEVER)
+    acts = json.loads((tmp_path / f"{NEVER}" / "said" / "acts").read_text())
+    assert len(acts) > max(EVERYDAY), "too few acts: are calls still noticed?"
+    assert all(stop_run(forks, tmp_path, n) for n in places(acts))
 
 
 @pytest.mark.slow
 def test_a_heartbeat_is_stopped(forks: Forks, tmp_path: Path) -> None:
     """The thread of the heart writes too."""
-    assert all(stop_run(forks, tmp_path, n, "heartbeat") for n in range(1, 13))
+    every = range(1, 13) if EVERY_STOP else (1, 2, 3, 5, 8, 12)
+    assert all(stop_run(forks, tmp_path, n, "heartbeat") for n in every)
 
 
 def one_trial(root: Path) -> Any:
@@ -180,7 +199,7 @@ def test_a_trial_is_stopped_and_taken_over(forks: Forks, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_trial_is_stopped_before_everything_it_does(forks: Forks, tmp_path: Path) -> None:
-    n = 1
-    while stop_trial(forks, tmp_path, n):
-        n += 1
-    assert n > 40, "too few acts: are calls still noticed?"
+    assert not stop_trial(forks, tmp_path, NEVER)
+    acts = json.loads((tmp_path / f"{NEVER}" / "said" / "acts").read_text())
+    assert len(acts) > 40, "too few acts: are calls still noticed?"
+    assert all(stop_trial(forks, tmp_path, n) for n in places(acts))

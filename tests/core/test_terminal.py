@@ -75,7 +75,7 @@ def test_a_root_that_no_record_could_name_is_refused(tmp_path: Path) -> None:
 # Square brackets.
 
 
-@pytest.mark.parametrize("name", ["[bold]x", "[/x]", "[red]", ":smile:", "[a-z]*"])
+@pytest.mark.parametrize("name", ["[/x]", "[bold]x [red] :smile: [a-z]*"])
 def test_brackets_in_paths_are_no_markup(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name.replace("/", "\u2215") if "/" not in name else tmp_path / "[" / "x]"
     folder.mkdir(parents=True)
