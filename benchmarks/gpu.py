@@ -30,9 +30,9 @@ from core.config import EvalConfig, RunConfig
 from core.data.splits import Split
 from core.machine.runtime import autocast, device, judging
 from core.model import convolutions, network
+from core.options import Compile
 from core.store.claims import Claim
 from core.store.folders import Store, read_json
-from core.training.compiling import Compile
 from core.training.step import Step, half
 
 EPSILON, CLASSES = 4 / 255, 100

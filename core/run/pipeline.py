@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from core.config import ConfigError, EvalConfig, RunConfig, own_code, shown
@@ -20,41 +18,18 @@ from core.errors import StaleError
 from core.machine import runtime
 from core.machine.team import ALONE, Team
 from core.model import lora, network, trainable
+from core.options import Options
 from core.run import measure
 from core.run.measure import remark
 from core.store import damage, records
 from core.store.claims import Claim, now
 from core.store.folders import RunDir, Store, read_json
-from core.store.tracking import Mode, Tracker
+from core.store.tracking import Tracker
 from core.training import memory
-from core.training.compiling import Compile
 from core.training.microbatch import Fits
 from core.training.trainer import Monitor, Trainer
 
 log = logging.getLogger("epsweep")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Where and how a run executes. Results follow it up to rounding alone, but for `micro_batch`
-    in networks with BatchNorm (each epoch's row records it) or with dropout (other masks)."""
-
-    tracking: Mode = "auto"
-    group: str | None = None
-    """Name of the sweep, for W&B."""
-    micro_batch: int | None = None
-    """Images per forward; None is as many as fit, see core.training.microbatch."""
-    compile: Compile = "none"
-    """How training calls the model."""
-    eval_batch: int = 256
-    stage: Path | None = None
-    """A folder on the node's own disk to copy the prepared data to."""
-    images: int | None = None
-    """Cut every split to its first images; then the numbers mean nothing."""
-    rehearsal: bool = False
-    """Take miniatures of datasets too, and note what a step needs in memory."""
-    replaces: str = ""
-    """The recorded inputs (digests.mark) in whose place the run is made again from today's."""
 
 
 def execute(

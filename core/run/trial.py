@@ -18,11 +18,11 @@ from core.data import splits
 from core.evaluation import queue
 from core.machine import runtime
 from core.model import network
+from core.options import Compile
 from core.run.measure import remark
 from core.store.claims import Claim
 from core.store.folders import RunDir, Store
 from core.store.records import Goal, MetricsRow, expected_over, reached
-from core.training.compiling import Compile
 from core.training.microbatch import Fits
 from core.training.trainer import Monitor, Trainer
 

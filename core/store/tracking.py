@@ -12,16 +12,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from core.config import RunConfig
 from core.config.strength import Norm
 from core.errors import first_line
+from core.options import Mode
 from core.store.fence import newest_attempt
 from core.store.folders import RunDir, write_text
 from core.store.records import MetricsRow
 
-Mode = Literal["auto", "online", "offline", "none"]
 PROJECT = "epsweep"
 ATTEMPT = "attempt"
 """In a segment's folder: the number of the attempt that it is of."""

@@ -6,14 +6,13 @@ checkpoints, averages and evaluations, which all use the model itself, know noth
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import first_line
-
-Compile = Literal["none", "default", "cuda_graphs"]
+from core.options import Compile
 
 _VARIANTS = 64
 """Programs per model: attack with and without gradient, and training, for each size of batch. The

@@ -18,9 +18,9 @@ import torch
 from core.config import RunConfig
 from core.config.values import safe_name
 from core.errors import DamagedError
+from core.options import Compile
 from core.store import shapes
 from core.store.folders import Store, read_json, write_json
-from core.training.compiling import Compile
 
 _OTHERS = 0.1
 """A GPU of which other processes hold more than this share says nothing about itself."""

@@ -14,10 +14,11 @@ from core.data.splits import Split, rows
 from core.machine.runtime import autocast
 from core.machine.team import ALONE, Team
 from core.model import convolutions, trainable
+from core.options import Compile
 from core.training import objectives
 from core.training.augment import augment
 from core.training.averaging import Average
-from core.training.compiling import Compile, compiled, reason
+from core.training.compiling import compiled, reason
 
 
 class Step:

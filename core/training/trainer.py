@@ -25,12 +25,12 @@ from core.evaluation import queue
 from core.machine.runtime import autocast
 from core.machine.team import ALONE, Team
 from core.model import convolutions, trainable
+from core.options import Compile
 from core.store import checkpoint
 from core.store.folders import RunDir
 from core.store.records import MetricsRow
 from core.training import schedules
 from core.training.augment import draw_table
-from core.training.compiling import Compile
 from core.training.step import Step
 
 

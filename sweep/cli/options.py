@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from core.config import ConfigError
+from core.options import Mode
 from core.store.folders import Store
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def manifest(runs: list[Run]) -> list[dict[str, Any]]:
     return [manifest_row(run) for run in runs]
 
 
-def value_of(tracking: Tracking | None) -> str | None:
+def value_of(tracking: Tracking | None) -> Mode | None:
     return tracking.value if tracking else None
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
 
 from core.config import ConfigError, nearest
 from core.data.digests import mark, recorded
 from core.errors import DamagedError
+from core.options import Options
 from core.store import shapes
 from core.store.folders import RunDir, read_json, write_json
 from slurm.profile import Profile
@@ -39,12 +39,12 @@ class Repair:
     replaces: str = ""
     """The recorded inputs in whose place a stale run is made anew, see core.data.digests.mark."""
 
-    def options(self) -> dict[str, Any]:
-        """Fields of core.run.pipeline.Options."""
-        changed: dict[str, Any] = {"replaces": self.replaces} if self.replaces else {}
-        if self.micro_batch is not None:
-            changed |= {"micro_batch": self.micro_batch, "eval_batch": self.micro_batch}
-        return changed
+    def applied(self, options: Options) -> Options:
+        """What a run is executed with, once repaired."""
+        options = replace(options, replaces=self.replaces)
+        if self.micro_batch is None:
+            return options
+        return replace(options, micro_batch=self.micro_batch, eval_batch=self.micro_batch)
 
 
 FIELDS = frozenset(item.name for item in fields(Repair))

@@ -14,6 +14,7 @@ from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.document import read_text
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
+from core.options import Mode, Options
 from core.store.claims import holder
 from core.store.folders import Store, exists
 from sweep.grid.fields import show
@@ -25,7 +26,7 @@ from sweep.worker import attempt
 from sweep.worker.stop import stoppable
 
 
-def run(file: Path, store: Store, tracking: str, console: Console) -> str:
+def run(file: Path, store: Store, tracking: Mode, console: Console) -> str:
     """Train and evaluate the run that `file` describes (an optional key `evals` lists its
     evaluations). Returns 'done', 'failed' or 'skipped'. Raises ConfigError for a bad file."""
     read = GridFile(read_text(file, str(file)), str(file))
@@ -46,7 +47,7 @@ def run(file: Path, store: Store, tracking: str, console: Console) -> str:
         console.print("done before; nothing to do", style="green")
         return "done"
     with stoppable(), _shown(console):
-        state = attempt.make(config, asked, store, {"tracking": tracking, "group": None})
+        state = attempt.make(config, asked, store, Options(tracking=tracking))
     if state == "skipped" and exists(folder.cancel):
         raise ConfigError(f"{config.id}: was cancelled; `sweep retry`, or remove {folder.cancel}")
     if state == "skipped":

@@ -7,14 +7,15 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from core.config import EvalConfig, RunConfig
 from core.data.digests import mark, recorded
 from core.errors import CancelledError, NotOwnedError, StoppedError, TeamError
+from core.options import Options
 from core.store import damage
 from core.store.claims import Claim
 from core.store.folders import RunDir, Store, SweepDir, exists, read_json
@@ -42,7 +43,7 @@ def make(
     config: RunConfig,
     evals: Sequence[EvalConfig],
     store: Store,
-    options: dict[str, Any],
+    options: Options,
     *,
     gpus: float = 0,
     team: Team | None = None,
@@ -51,7 +52,6 @@ def make(
     took it over, or one of the team is gone) or 'skipped' (it is done, held by another, or asked
     not to run).
 
-    options: the fields of core.run.pipeline.Options (a dict, since importing that imports torch);
     team: the processes that do it together, of which this one leads. A failure is recorded in the
     run folder and does not raise; what told this process to stop does.
     """
@@ -66,11 +66,11 @@ def make(
 
     def work() -> None:
         from core.machine.team import ALONE
-        from core.run.pipeline import Options, execute  # imports torch
+        from core.run.pipeline import execute  # imports torch
 
-        execute(config, evals, store, claim, Options(**options), team or ALONE)
+        execute(config, evals, store, claim, options, team or ALONE)
 
-    sweep = store.sweep(options["group"]) if options["group"] else None
+    sweep = store.sweep(options.group) if options.group else None
     return conduct(claim, work, config.id, sweep, team)
 
 
@@ -153,20 +153,20 @@ def assist(
     config: RunConfig,
     evals: Sequence[EvalConfig],
     store: Store,
-    options: dict[str, Any],
+    options: Options,
     team: Team,
 ) -> str:
     """Do this process's share of a run that the leader of the team has claimed; it writes nothing.
 
     Returns 'done' or 'skipped'. After a failure the process leaves word for the leader and ends.
     """
-    from core.run.pipeline import Options, execute
+    from core.run.pipeline import execute
 
     try:
         if not team.share():
             return "skipped"
         with unhidden():
-            execute(config, evals, store, None, Options(**options), team)
+            execute(config, evals, store, None, options, team)
     except TeamError as error:
         log.warning("%s", error)
         os._exit(0)
@@ -195,9 +195,9 @@ def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
     return result is not None and run.holds(result, wanted)
 
 
-def _is_replaced(run: RunDir, options: Mapping[str, Any]) -> bool:
+def _is_replaced(run: RunDir, options: Options) -> bool:
     """Whether a retry asks for the run anew, in place of what its inputs were."""
-    return bool(options.get("replaces")) and options["replaces"] == mark(recorded(run))
+    return bool(options.replaces) and options.replaces == mark(recorded(run))
 
 
 @contextmanager

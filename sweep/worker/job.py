@@ -23,10 +23,10 @@ import submitit
 from core.config import EvalConfig, RunConfig
 from core.config.settings import beat_seconds, stale_seconds
 from core.errors import ClusterError, DamagedError, StoppedError
+from core.options import Compile, Mode, Options
 from core.store import shapes
 from core.store.claims import holder
 from core.store.folders import RunDir, Store, salvage
-from core.store.tracking import Mode
 from slurm import cluster, environment
 from sweep.state import breaker, repair, triage
 from sweep.worker import attempt, custody
@@ -63,7 +63,7 @@ class RunJob:
     process that Slurm has ended to start the job anew, wait for its heart to stop."""
     staging: bool = False
     """Copy the prepared data to the node's own disk first, where it has one."""
-    compile: str = "none"
+    compile: Compile = "none"
     """How training calls the model, see core.training.compiling."""
     batches: int | None = None
     """A rehearsal: cut every split to so many batches, shared by the epochs."""
@@ -178,18 +178,17 @@ class RunJob:
         options = self._options(config, store)
         return attempt.make(config, evals, store, options, gpus=self.gpus, team=team)
 
-    def _options(self, config: RunConfig, store: Store) -> dict[str, Any]:
-        """Fields of core.run.pipeline.Options."""
+    def _options(self, config: RunConfig, store: Store) -> Options:
         images = max(1, self.batches // config.epochs) * config.batch if self.batches else None
-        return {
-            "tracking": self.tracking,
-            "group": self.sweep,
-            "images": images,
-            "rehearsal": self.batches is not None,
-            "compile": self.compile,
-            "stage": environment.node_tmpdir() if self.staging else None,
-            **repair.read(store.run(config.id)).options(),
-        }
+        asked = Options(
+            tracking=self.tracking,
+            group=self.sweep,
+            images=images,
+            rehearsal=self.batches is not None,
+            compile=self.compile,
+            stage=environment.node_tmpdir() if self.staging else None,
+        )
+        return repair.read(store.run(config.id)).applied(asked)
 
     def _may_begin(self, folder: RunDir, after: int) -> bool:
         """Whether a run may be begun (again) by this submission."""

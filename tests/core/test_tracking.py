@@ -19,12 +19,13 @@ import wandb_file
 
 from core.config import EvalConfig, RunConfig
 from core.evaluation import queue
+from core.options import Mode
 from core.run import pipeline
 from core.store import records, tracking
 from core.store.claims import Claim
 from core.store.folders import RunDir, Store, read_json, read_jsonl
 from core.store.records import MetricsRow
-from core.store.tracking import Mode, Tracker, curves
+from core.store.tracking import Tracker, curves
 
 EVALS = [
     EvalConfig.parse({"steps": 2, "epsilons": "0..8/255", "images": 12}),

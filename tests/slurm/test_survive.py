@@ -19,6 +19,7 @@ import pytest
 from slurm_bed import inside, needs_slurm, submit
 from slurm_sweep import Sweep, numbers, wait_for
 
+from core.options import Options
 from core.store.claims import process_alive
 from core.store.folders import RunDir, Store, read_json, read_jsonl
 from slurm import cluster
@@ -73,7 +74,7 @@ def execute(run: definition.Run, store: Store) -> RunDir:
     import torch
 
     torch.set_num_threads(1)
-    options = {"tracking": "none", "group": None}
+    options = Options(tracking="none", group=None)
     if not store.run(run.id).result.exists():
         assert attempt.make(run.config, run.evals, store, options) == "done"
     return store.run(run.id)

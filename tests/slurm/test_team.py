@@ -13,6 +13,7 @@ import pytest
 from slurm_bed import inside, needs_slurm
 from slurm_sweep import Sweep, numbers, wait_for
 
+from core.options import Options
 from core.store.folders import Store, read_json, read_jsonl
 from slurm.testbed import Bed
 from sweep.state.plan import State
@@ -46,7 +47,7 @@ def close(tiny: Sweep, tmp_path: Path) -> None:
     """The run has the numbers of one process on its own, up to rounding."""
     run = tiny.grid.runs[0]
     store = Store(tmp_path / "alone")
-    options = {"tracking": "none", "group": None}
+    options = Options(tracking="none", group=None)
     assert attempt.make(run.config, run.evals, store, options) == "done"
     ours, theirs = numbers(tiny.run), numbers(store.run(run.id))
     for one, two in zip(ours[:-1], theirs[:-1], strict=True):

@@ -10,6 +10,7 @@ import torch
 
 from core.config import ConfigError
 from core.errors import DivergedError
+from core.options import Options
 from core.store.claims import Claim
 from core.store.folders import Store
 from slurm import profile as profiles
@@ -134,7 +135,7 @@ def test_each_retry_out_of_gpu_memory_halves_the_images_per_forward(
 ) -> None:
     loaded = small(tmp_path)
     ends = [failed(loaded, "oom", attempts) for attempts in range(1, repair.LIMIT + 2)]
-    sizes = [tried(end, store, profile).options()["micro_batch"] for end in ends[:-1]]
+    sizes = [tried(end, store, profile).applied(Options()).micro_batch for end in ends[:-1]]
     assert sizes == [25, 12, 6]
     folder = store.run(loaded.runs[0].id)
     assert repair.plan(ends[-1], folder, profile) == "failed again after 3 retries"
@@ -168,7 +169,7 @@ def test_each_retry_out_of_host_memory_asks_for_more(
 def test_other_failures_are_tried_again_unchanged(
     tmp_path: Path, store: Store, profile: Profile, kind: str
 ) -> None:
-    assert tried(failed(small(tmp_path), kind), store, profile).options() == {}
+    assert tried(failed(small(tmp_path), kind), store, profile).applied(Options()) == Options()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_which_failures_hold_a_sweep_back(
     monkeypatch.setattr("core.run.pipeline.execute", fail)
     loaded = small(tmp_path)
     for run in loaded.runs:
-        options = {"tracking": "none", "group": loaded.name}
+        options = Options(tracking="none", group=loaded.name)
         assert attempt.make(run.config, run.evals, store, options) == "failed"
     kind, _ = triage.classify(error)
     seen = launcher.look(loaded, store).statuses
