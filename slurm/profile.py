@@ -131,6 +131,11 @@ class Profile(Model):
                 yield f"slurm.{name}: {value!r} disagrees with gpus_per_run: {self.gpus_per_run}"
 
     @property
+    def remote(self) -> bool:
+        """Whether runs run on other machines than this one."""
+        return self.executor == "slurm"
+
+    @property
     def _signal_delay_s(self) -> int:
         return self.slurm.slurm_signal_delay_s or _SIGNAL_DELAY_S
 

@@ -255,7 +255,7 @@ def dry_run(
         out.print(several.table(shares))
     accepted = True
     # Of worker processes here, one command line tells as much as one for every grid.
-    for share in shares if where.executor == "slurm" else shares[:1]:
+    for share in shares if where.remote else shares[:1]:
         try:
             print_scripts(share.grid, share.plan, store, where)
         except ClusterError as error:  # a finding among others

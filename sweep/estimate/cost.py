@@ -184,18 +184,18 @@ def device_of(profile: Profile, hardware: str) -> str:
     """The GPU that a profile asks for by name, else this machine's, else the one that `hardware`
     names, else H100; CPU where there is to be none."""
     asked = " ".join(profile.slurm.gpu_requests().values())
-    local = "" if profile.executor == "slurm" else _local_gpu()
+    local = "" if profile.remote else _local_gpu()
     for text in (asked, local, hardware):
         for name in TFLOPS:
             if re.search(rf"\b{name}\b", text, re.IGNORECASE):
                 return name
-    needs_gpu = profile.executor == "slurm" and profile.gpus_per_run > 0
+    needs_gpu = profile.remote and profile.gpus_per_run > 0
     return local or ("H100" if needs_gpu else "CPU")
 
 
 def _at_once(profile: Profile, device: str) -> int | None:
     """Cores or GPUs: those of this machine, on Slurm those of the tasks that an array may run."""
-    if profile.executor == "slurm":
+    if profile.remote:
         tasks = profile.slurm.slurm_array_parallelism
         return tasks * profile.ranks if tasks and device != "CPU" else None
     if device == "CPU":
