@@ -22,7 +22,7 @@ from core.config import own_code
 from core.config.own_code import Code
 from core.config.strength import Norm, Strength, Strengths
 from core.config.values import Count, Number, Part, delta_of, hashed, problems, safe_name
-from core.errors import ConfigError
+from core.errors import ConfigError, first_line
 
 FAST = 1 / 6
 """Cost of a fast evaluation against an exact one, without its audit."""
@@ -320,4 +320,17 @@ def understood(data: object) -> EvalConfig | Problems:
         evaluation = kind.model_validate(own)
     except ValidationError as error:
         return found + problems(error, kind)
-    return found or evaluation
+    return found or _untried(evaluation) or evaluation
+
+
+def _untried(evaluation: EvalConfig) -> Problems:
+    """What breaks in an own class when a plan asks it: told with its place in the grid."""
+    if not evaluation.code:
+        return []
+    try:
+        float(evaluation.passes(1, 0.5))
+        evaluation.shrunk().to_dict()
+    except Exception as error:  # it is the user's code
+        told = f"{type(error).__name__}: {first_line(error)}"
+        return [("attack", f"attack: {evaluation.attack}: passes or shrunk fails: {told}")]
+    return []

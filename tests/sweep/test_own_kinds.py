@@ -169,6 +169,7 @@ def test_its_source_is_part_of_what_it_is(toy: EvalConfig, store: Store) -> None
         ("def measure", "def measured", "my_margins:Margins: has no method 'measure'"),
         ("def passes", "def passed", "my_margins:Margins: has no method 'passes'"),
         ("(EvalConfig)", "", "expected a subclass of core.config.EvalConfig"),
+        ("return 3 * images", "return images / 0", "passes or shrunk fails: ZeroDivisionError: "),
         ("scale: float", "size: float", "scale: unknown key"),
     ],
 )
