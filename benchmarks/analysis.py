@@ -181,9 +181,9 @@ def made_up(size: int) -> pd.DataFrame:
     names = {"model": [f"m{i % 40}" for i in cell], "dataset": [f"d{i // 40}" for i in cell]}
     metric = np.array(["clean", "adv", "expected"])[cell % 3]
     frame = pd.DataFrame({**names, "metric": metric, "seed": number % 10})
-    texts = {name: "" for name, kind in VALUES.types.items() if kind == "str"}
+    neutral = {name: "" if kind == "str" else 0 for name, kind in VALUES.types.items()}
     numbers = {"value": 50.0, "n": IMAGES, "split_images": IMAGES, "epsilon_g": 4.0}
-    defaults = texts | numbers | {"state": "done", "setting": "fix"}
+    defaults = neutral | numbers | {"state": "done", "setting": "fix"}
     for name, value in defaults.items():
         if name not in frame:
             frame[name] = value
