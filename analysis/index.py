@@ -22,7 +22,8 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from analysis.frames import Frame
 from analysis.runs import Row, Run
-from core.store.folders import Store, present, write_atomic
+from core.store.files import present, write_atomic
+from core.store.folders import Store
 
 SCHEMA = 9
 """Version of the rows. Bump it when the same files give other rows."""

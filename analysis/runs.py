@@ -22,7 +22,8 @@ from core.errors import DamagedError
 from core.store import damage, shapes
 from core.store.classes import classes_of
 from core.store.flags import read_flags
-from core.store.folders import RunDir, Store, read_json, read_jsonl, salvage, warn_once
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json, read_jsonl, salvage, warn_once
 from core.store.records import FEWEST, batchnorm_images, delay, threshold
 
 Row = dict[str, Any]

@@ -32,7 +32,8 @@ from core.machine.runtime import autocast, device, judging
 from core.model import convolutions, network
 from core.options import Compile
 from core.store.claims import Claim
-from core.store.folders import Store, read_json
+from core.store.folders import Store
+from core.store.json_files import read_json
 from core.training.step import Step, half
 
 EPSILON, CLASSES = 4 / 255, 100

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from core.store.claims import now
-from core.store.folders import Store, SweepDir, write_jsonl
+from core.store.folders import Store, SweepDir
+from core.store.json_files import write_jsonl
 from sweep.grid import Grid, definition
 from sweep.submit import submissions
 

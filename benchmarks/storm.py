@@ -32,7 +32,8 @@ import yaml
 from troubles import ROOT, Place, Storm, counted
 
 from core.store import source
-from core.store.folders import RunDir, read_jsonl
+from core.store.folders import RunDir
+from core.store.json_files import read_jsonl
 from slurm.testbed import Bed, BedError
 
 BED: dict[str, Any] = {"nodes": 2, "gpus": 4, "cpus": 2, "kill_wait": 2, "slurmd_timeout": 8}

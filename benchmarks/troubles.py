@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.store.claims import Holder, holder
 from core.store.folders import Store
+from core.store.holder import Holder, holder
 from slurm.testbed import Bed
 from sweep import demo, launcher
 from sweep.grid import Grid, Run, definition

@@ -14,7 +14,8 @@ from rich.rule import Rule
 from rich.text import Text
 
 from core.config import ConfigError
-from core.store.folders import Store, write_atomic
+from core.store.files import write_atomic
+from core.store.folders import Store
 from sweep import launcher
 from sweep.grid import Grid, definition
 from sweep.state.plan import Plan, State

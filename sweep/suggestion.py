@@ -18,7 +18,8 @@ from core.errors import DamagedError
 from core.sheet import Sheet
 from core.store import shapes
 from core.store.classes import classes_of
-from core.store.folders import Store, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from core.store.records import EXACT, chance, delay, threshold
 from core.store.signatures import VERY_FAR, clean, standard_of, standards, twin
 

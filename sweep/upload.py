@@ -17,8 +17,9 @@ from pathlib import Path
 from threading import Event
 
 from core.config import ConfigError
-from core.store.claims import holder
-from core.store.folders import RunDir, Store, present
+from core.store.files import present
+from core.store.folders import RunDir, Store
+from core.store.holder import holder
 from core.store.tracking import ATTEMPT, environment, login_problem
 from sweep.grid import Run
 

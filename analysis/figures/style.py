@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 
 from analysis.names import settings_in_order
 from core.config import Strength
-from core.store.folders import write_atomic
+from core.store.files import write_atomic
 
 RC: Any = {
     "font.size": 8,

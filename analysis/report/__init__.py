@@ -32,7 +32,7 @@ from analysis.report import facts, rows
 from analysis.report.details import configs, details
 from analysis.results import Results
 from analysis.tables import Table
-from core.store.folders import write_text
+from core.store.files import write_text
 
 SECTIONS = {
     "findings": "Findings",

@@ -8,7 +8,7 @@ from typing import Any
 from analysis.report.facts import code, diagnosis
 from analysis.runs import Run, flat
 from core.config import Strength
-from core.store.folders import read_end
+from core.store.files import read_end
 
 KEPT = {"done": 400}
 """Characters of the log's end that the page keeps, by state."""

@@ -24,7 +24,9 @@ from core.data.inputs import Sources
 from core.datasets.own import checked
 from core.errors import DamagedError
 from core.store import shapes
-from core.store.folders import RunDir, Store, exists, read_json, write_json
+from core.store.files import exists
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json, write_json
 
 SETTLED_NS = 2_000_000_000
 """A file that changed more recently is read again the next time: a second change within one tick

@@ -33,7 +33,9 @@ from core.datasets.read import Contents, read
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.claims import Claim, now
-from core.store.folders import RunDir, Store, read_json, remove, write_json, write_text
+from core.store.files import remove, write_text
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json, write_json
 
 CHUNK = 512
 """Images between two flushes to disk (77 MB at 224 pixels)."""

@@ -28,7 +28,7 @@ from core.evaluation import robust
 from core.evaluation.measured import Context, Measured
 from core.evaluation.queue import Search, joined
 from core.machine.team import ALONE, Team
-from core.store.folders import Write, write_atomic
+from core.store.files import Write, write_atomic
 
 log = logging.getLogger("epsweep")
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.machine.team import ALONE, Team
-from core.store.folders import Write, write_atomic
+from core.store.files import Write, write_atomic
 from core.store.records import ResultRow
 from core.store.snapshot import Snapshot
 

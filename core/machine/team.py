@@ -26,7 +26,8 @@ from torch import Tensor
 
 from core.errors import TeamError, first_line
 from core.store import shapes
-from core.store.folders import read_json, remove, write_json
+from core.store.files import remove
+from core.store.json_files import read_json, write_json
 
 JOIN_S = 600.0
 """Seconds until all processes have to be there; importing torch from a cold disk takes minutes."""

@@ -23,7 +23,9 @@ from core.evaluation import kinds
 from core.evaluation.measured import Context, Measured
 from core.machine.runtime import judging
 from core.store.claims import Claim
-from core.store.folders import RunDir, exists, read_json
+from core.store.files import exists
+from core.store.folders import RunDir
+from core.store.json_files import read_json
 from core.training.trainer import Trainer
 
 log = logging.getLogger("epsweep")

@@ -23,7 +23,8 @@ from core.run import measure
 from core.run.measure import remark
 from core.store import damage, records
 from core.store.claims import Claim, now
-from core.store.folders import RunDir, Store, read_json
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json
 from core.store.tracking import Tracker
 from core.training import memory
 from core.training.microbatch import Fits

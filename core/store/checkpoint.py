@@ -14,7 +14,8 @@ from typing import IO, Any
 import torch
 
 from core.errors import first_line
-from core.store.folders import RunDir, exists
+from core.store.files import exists
+from core.store.folders import RunDir
 
 FORMAT = 1
 IS_FOLDER = 0x10

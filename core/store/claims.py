@@ -9,17 +9,14 @@ change nothing in the run folder any more, whenever it wakes up; core.store.fenc
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,165 +24,18 @@ from core.config.settings import beat_seconds, stale_seconds
 from core.errors import DamagedError, NotOwnedError
 from core.store import fence, shapes
 from core.store.fence import Fence, newest_attempt
-from core.store.folders import (
-    RunDir,
-    exists,
-    parse_json,
-    present,
-    read_jsonl,
-    remove,
-    salvage,
-    write_atomic,
-)
+from core.store.files import exists, remove, write_atomic
+from core.store.folders import RunDir
+from core.store.holder import Holder, claim_path, holder
+from core.store.json_files import read_jsonl, salvage
+from core.store.processes import describe_process
 
 log = logging.getLogger("epsweep")
-_LOOKS = 8
 
 
 def now() -> str:
     """The time as ISO 8601, UTC, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _machine() -> str:
-    """One name per kernel and process namespace: only there does a pid mean anything."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return "/".join(parts)
-
-
-def _process_start(pid: int) -> str | None:
-    """When the kernel started `pid` (tells a reused pid apart), "alive" if that is not to be seen;
-    None if there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except OSError:  # another user's
-            pass
-        return "alive"
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else fields[19]
-
-
-def describe_process(pid: int) -> dict[str, Any]:
-    """What tells a process from every other one, on any machine, also after its pid is reused."""
-    return {"machine": _machine(), "pid": pid, "pid_start": _process_start(pid)}
-
-
-def process_alive(described: Mapping[str, Any]) -> bool | None:
-    """Whether a described process still runs; None if this machine cannot tell."""
-    if described["machine"] != _machine():
-        return None
-    start = _process_start(described["pid"])
-    if start == "alive" != described["pid_start"]:
-        return None
-    return start is not None and start == described["pid_start"]
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The newest claim on a run, as read from disk."""
-
-    attempt: int
-    info: dict[str, Any]
-    beat: float
-    """When its heart last beat: the file server's time, Unix seconds."""
-    age: float
-    """Seconds since then, by the clock of who looks."""
-    damage: DamagedError | None = None
-    """Of a claim that cannot be read: nobody works by it, a living owner would have replaced it."""
-
-    @property
-    def live(self) -> bool:
-        """Whether its process still works on the run, as far as can be told from here."""
-        silent = self.info.get("outcome") or self.damage or self._silent
-        return not silent and not self._gone
-
-    @property
-    def hung(self) -> bool:
-        """Silent for long, without an outcome, though its process may still exist."""
-        return not self.info.get("outcome") and not self._gone and self._silent
-
-    @property
-    def silence(self) -> str:
-        """Why it counts as hung."""
-        if self.age < 0:
-            return f"its last heartbeat lies {-self.age:.0f} s ahead of the clock"
-        return f"no heartbeat for {self.age:.0f} s"
-
-    @property
-    def _silent(self) -> bool:
-        # A heartbeat far in the future (clocks differ, or a copied file) tells nothing either.
-        return abs(self.age) >= self.patience
-
-    @property
-    def patience(self) -> float:
-        """Seconds without a heartbeat after which it counts as silent."""
-        # As its owner says: a profile sets that for jobs, not for whoever looks from outside.
-        return float(self.info.get("stale_s", stale_seconds()))
-
-    @property
-    def _gone(self) -> bool:
-        return "machine" in self.info and process_alive(self.info) is False
-
-    @property
-    def seconds(self) -> float:
-        """How long this attempt and those before it have held the run."""
-        return float(self.info.get("seconds_before", 0)) + self._held
-
-    @property
-    def gpu_seconds(self) -> float:
-        """The same times the GPUs held; 0 on machines without."""
-        before = float(self.info.get("gpu_seconds_before", 0))
-        return before + self._held * float(self.info.get("gpus", 0))
-
-    @property
-    def _held(self) -> float:
-        held = self.beat - float(self.info.get("since", self.beat))
-        if self.info.get("ended"):
-            # A copied file has the time of the copy; its owner told its own, in whole seconds.
-            ended, started = (
-                datetime.fromisoformat(self.info[key]) for key in ("ended", "started")
-            )
-            held = min(held, (ended - started).total_seconds() + 1)
-        return max(0.0, held)
-
-
-def _path(run: RunDir, attempt: int) -> Path:
-    return run.path / f"claim-{attempt:04d}.json"
-
-
-def _read(path: Path) -> tuple[float, bytes]:
-    return path.stat().st_mtime, path.read_bytes()
-
-
-def holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
-    """The newest claim on a run; None if it was never started."""
-    attempt = newest_attempt(run.path)
-    if not attempt:
-        return None
-    for look in range(_LOOKS):
-        path = _path(run, attempt)
-        found = present(partial(_read, path))
-        if found:
-            modified, text = found
-            age = (time.time() if clock is None else clock) - modified
-            try:
-                # An empty file is a claim whose owner has not yet written its first line.
-                info = parse_json(text, path, shapes.Claim) if text else {}
-            except DamagedError as error:
-                return Holder(attempt, {}, modified, age, error)
-            return Holder(attempt, info, modified, age)
-        # Superseded between the two looks. A node may list a folder as it was a minute ago, but
-        # what it opens by name is there: try that too.
-        attempt = max(attempt + look % 2, newest_attempt(run.path))
-    raise OSError(errno.ESTALE, "the list of its files is out of date; try again", str(run.path))
 
 
 def _beats(run: RunDir, seen: Holder) -> bool:
@@ -235,7 +85,7 @@ class Claim:
             return None
         attempt = 1 + max(former, previous.attempt if previous else 0)
         try:
-            handle = os.open(_path(run, attempt), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            handle = os.open(claim_path(run, attempt), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return None
         os.close(handle)
@@ -266,7 +116,7 @@ class Claim:
         except NotOwnedError:  # it fell asleep on the way
             return None
         for number in range(1, attempt):
-            remove(_path(run, number))
+            remove(claim_path(run, number))
         for draft in run.path.glob(".checkpoint*"):  # of a former version; as large as the model
             remove(draft)
         claim._thread.start()
@@ -322,7 +172,7 @@ class Claim:
     def _write(self) -> None:
         with self._lock:
             info = {**self.info, "progress": self.progress}
-            self.run.write_json(_path(self.run, self.attempt), info)
+            self.run.write_json(claim_path(self.run, self.attempt), info)
 
     def _beat(self) -> None:
         while not self._stop.wait(self.info["beat_s"]):
@@ -346,7 +196,7 @@ class Claim:
             pass  # the look around finds that out too, and acts on it
         except OSError:
             with contextlib.suppress(OSError):  # a full disk
-                os.utime(_path(self.run, self.attempt))
+                os.utime(claim_path(self.run, self.attempt))
             raise
 
     def _look_around(self) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from core.config.registry import known_classes
 from core.errors import DamagedError
 from core.store import shapes
-from core.store.folders import RunDir, read_json
+from core.store.folders import RunDir
+from core.store.json_files import read_json
 from core.store.records import classes_in
 
 

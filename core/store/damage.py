@@ -12,8 +12,10 @@ from typing import Any
 
 from core.errors import DamagedError
 from core.store import shapes
-from core.store.claims import holder
-from core.store.folders import RunDir, exists, present, read_json, read_jsonl
+from core.store.files import exists, present
+from core.store.folders import RunDir
+from core.store.holder import holder
+from core.store.json_files import read_json, read_jsonl
 
 
 def find(run: RunDir, evals: Iterable[str] = ()) -> list[DamagedError]:

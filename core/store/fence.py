@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO
 
 from core.errors import NotOwnedError
-from core.store.folders import copy_atomic, is_gone, present, write_atomic
+from core.store.files import copy_atomic, is_gone, present, write_atomic
 
 _DRAFTS = r"\.drafts-(\d+)-"
 _TRIES = 100

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import DamagedError
-from core.store.folders import present
+from core.store.files import present
 
 INTEGERS = ("index", "label", "critical", "right")
 

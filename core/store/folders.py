@@ -1,216 +1,23 @@
-"""Where things lie on disk: every path of a store and of a run folder, and atomic writes.
-
-A file is written beside its place, flushed to disk, then renamed over it: a reader sees the old
-content or the new one, never half of either, also when the disk fills up or the process dies.
-"""
+"""Where things lie on disk: every path of a store, of a sweep and of a run folder."""
 
 from __future__ import annotations
 
-import errno
-import json
-import logging
-import os
-import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
 from core.config import settings
 from core.config.values import at_home
 from core.errors import DamagedError
+from core.store.files import aside, copy_atomic, exists, present, remove, write_atomic
+from core.store.json_files import json_text, jsonl_text
 from core.store.shapes import AnyObject, misfit
 
 if TYPE_CHECKING:
     from core.store.fence import Fence
-
-_T = TypeVar("_T")
-Write = Callable[[Path, Callable[[IO[bytes]], object]], None]
-"""How a file is written: write_atomic, or RunDir.write."""
-_LOOKS = 4
-_PAUSE_S = 0.05
-
-log = logging.getLogger("epsweep")
-
-
-def is_gone(error: OSError) -> bool:
-    """Whether an error says that there is no such file, or no such folder (any more). NFS has a
-    word of its own (ESTALE) for what another node has removed or replaced."""
-    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-    return missing or error.errno == errno.ESTALE
-
-
-def present(look: Callable[[], _T]) -> _T | None:
-    """What `look` finds, None if the file or its folder is not there. What is stale may only have
-    been replaced: look again, a few times. Raises any other OSError."""
-    for left in reversed(range(_LOOKS)):
-        try:
-            return look()
-        except OSError as error:
-            if not is_gone(error):
-                raise
-            if error.errno != errno.ESTALE:
-                break
-            time.sleep(_PAUSE_S if left else 0)
-    return None
-
-
-def exists(path: Path) -> bool:
-    """Whether there is a file or folder at `path`."""
-    return present(path.stat) is not None
-
-
-def remove(path: Path) -> None:
-    """Delete a file if it is there."""
-    present(path.unlink)
-
-
-def write_atomic(
-    path: Path, write: Callable[[IO[bytes]], object], *, drafts: Path | None = None
-) -> None:
-    """Call `write` on a temporary file, beside `path` or in the folder `drafts`, then rename it to
-    `path`. Raises OSError; `path` keeps its old content then, and nothing is left behind."""
-    if drafts is None:
-        drafts = path.parent
-        drafts.mkdir(parents=True, exist_ok=True)
-    draft = drafts / f".{path.name}.{uuid.uuid4().hex[:8]}"
-    try:
-        with open(draft, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        remove(draft)
-
-
-def copy_atomic(path: Path, target: Path, *, drafts: Path) -> None:
-    """Atomically replace `target` by what is in `path`: a second name for it, or where the disk has
-    no hard links across folders, a copy."""
-    draft = drafts / f".{target.name}.{uuid.uuid4().hex[:8]}"
-    try:
-        try:
-            os.link(path, draft)
-        except OSError:
-            shutil.copyfile(path, draft)
-        os.replace(draft, target)
-    finally:
-        remove(draft)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Atomically replace `path` by `text`, UTF-8."""
-    write_atomic(path, lambda file: file.write(text.encode()))
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Atomically replace `path` by one JSON object."""
-    write_text(path, json_text(value))
-
-
-def json_text(value: Mapping[str, Any]) -> str:
-    """One JSON object as a file has it, readable for people."""
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Atomically replace `path` by one JSON object a line."""
-    write_text(path, jsonl_text(rows))
-
-
-def jsonl_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """JSON objects as a file has them, one a line."""
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-
-
-def read_json(path: Path, shape: object = AnyObject) -> dict[str, Any] | None:
-    """The object in `path`, None if there is no such file. shape: of core.store.shapes.
-
-    Raises DamagedError.
-    """
-    text = present(path.read_bytes)
-    return None if text is None else parse_json(text, path, shape)
-
-
-def read_jsonl(path: Path, shape: object = AnyObject) -> list[dict[str, Any]]:
-    """The rows of `path`, [] if there is no such file, without a last one that was cut off while
-    it was written. Raises DamagedError."""
-    return [parse_json(line, path, shape) for line in _lines(path)]
-
-
-def salvage(path: Path, shape: object = AnyObject) -> list[dict[str, Any] | None]:
-    """The rows of `path`, None in the place of each that is damaged; these are logged once."""
-    rows: list[dict[str, Any] | None] = []
-    for line in _lines(path):
-        try:
-            rows.append(parse_json(line, path, shape))
-        except DamagedError as error:
-            warn_once(f"{error}; this row is left out")
-            rows.append(None)
-    return rows
-
-
-@cache
-def warn_once(text: str) -> None:
-    """Log a line, the first time in this process."""
-    log.warning("%s", text)
-
-
-def _lines(path: Path) -> list[bytes]:
-    *whole, last = (present(path.read_bytes) or b"").split(b"\n")
-    lines = [line for line in whole if line.strip()]
-    return lines if _is_torn(last) else [*lines, last]
-
-
-def _is_torn(last: bytes) -> bool:
-    """Whether what follows the last line break is nothing, or the beginning of an object."""
-    if not last.startswith(b"{"):
-        return not last
-    try:
-        json.loads(last)
-    except ValueError:
-        return True
-    return False
-
-
-def parse_json(text: bytes, path: Path, shape: object = AnyObject) -> dict[str, Any]:
-    """The object that `text` of `path` is. Raises DamagedError."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
-        raise DamagedError(path, f"not whole JSON ({error})") from None
-    problem = misfit(value, shape)
-    if problem:
-        raise DamagedError(path, problem)
-    checked: dict[str, Any] = value
-    return checked
-
-
-def read_end(path: Path, most: int) -> bytes:
-    """The last bytes of a file, at most so many; none if there is no such file."""
-
-    def read() -> bytes:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - most))
-            return file.read()
-
-    return present(read) or b""
-
-
-def set_aside(path: Path) -> None:
-    """Rename a damaged file to `<name>.damaged`, for a person to look at; the newest one stays."""
-    present(partial(os.replace, path, aside(path)))
-
-
-def aside(path: Path) -> Path:
-    """Where a damaged file is kept."""
-    return path.with_name(f"{path.name}.damaged")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from core.store import checkpoint
-from core.store.folders import Write, write_atomic
+from core.store.files import Write, write_atomic
 
 EVERY_S = 300.0
 """Seconds between two snapshots; one holds some six batches of images (1 GB at 256 of 224 x 224)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config.own_code import FROZEN
-from core.store.folders import read_json
+from core.store.json_files import read_json
 
 UNKNOWN = "unknown"
 """Stands for what git was asked and did not answer."""

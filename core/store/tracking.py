@@ -19,7 +19,8 @@ from core.config.strength import Norm
 from core.errors import first_line
 from core.options import Mode
 from core.store.fence import newest_attempt
-from core.store.folders import RunDir, write_text
+from core.store.files import write_text
+from core.store.folders import RunDir
 from core.store.records import MetricsRow
 
 PROJECT = "epsweep"

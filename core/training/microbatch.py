@@ -20,7 +20,8 @@ from core.config.values import safe_name
 from core.errors import DamagedError
 from core.options import Compile
 from core.store import shapes
-from core.store.folders import Store, read_json, write_json
+from core.store.folders import Store
+from core.store.json_files import read_json, write_json
 
 _OTHERS = 0.1
 """A GPU of which other processes hold more than this share says nothing about itself."""

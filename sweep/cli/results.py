@@ -15,7 +15,8 @@ import typer
 from rich.text import Text
 
 from core.config import ConfigError
-from core.store.folders import Store, write_text
+from core.store.files import write_text
+from core.store.folders import Store
 from sweep.cli.options import (
     LOOK,
     GridArgument,

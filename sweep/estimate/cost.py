@@ -15,7 +15,8 @@ from typing import Any
 from core.config import EvalConfig, RunConfig
 from core.errors import DamagedError
 from core.store import shapes
-from core.store.folders import Store, read_json, salvage
+from core.store.folders import Store
+from core.store.json_files import read_json, salvage
 from slurm.profile import Profile
 from sweep.estimate.passes import gflops, passes, sizes_of
 from sweep.grid import Run

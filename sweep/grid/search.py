@@ -25,8 +25,10 @@ from typing import Any
 from core.config import RunConfig
 from core.errors import DamagedError
 from core.store import shapes
-from core.store.claims import holder, now
-from core.store.folders import RunDir, read_json, write_json
+from core.store.claims import now
+from core.store.folders import RunDir
+from core.store.holder import holder
+from core.store.json_files import read_json, write_json
 from core.store.records import Goal
 
 REAL = ("completed", "pruned", "diverged")

@@ -22,7 +22,8 @@ from core.config.registry import Backbone, backbone, backbone_problem, backbones
 from core.data import inputs
 from core.errors import first_line
 from core.sheet import Sheet
-from core.store.folders import Store, write_atomic, write_text
+from core.store.files import write_atomic, write_text
+from core.store.folders import Store
 from slurm.profile import Profile
 
 

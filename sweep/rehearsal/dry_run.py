@@ -24,7 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from core.sheet import Sheet
-from core.store.folders import Store, remove
+from core.store.files import remove
+from core.store.folders import Store
 from core.training import schedules
 from slurm import profile as profiles
 from slurm.profile import Profile

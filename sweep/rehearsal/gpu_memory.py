@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from core.sheet import Sheet
-from core.store.folders import Store, read_json
+from core.store.folders import Store
+from core.store.json_files import read_json
 from slurm.profile import Profile
 from sweep.grid import Run
 

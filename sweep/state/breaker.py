@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from core.errors import DamagedError
-from core.store.folders import SweepDir, present, read_json, write_json
+from core.store.files import present
+from core.store.folders import SweepDir
+from core.store.json_files import read_json, write_json
 
 LIMIT = 3
 """Runs that must fail alike."""

@@ -14,8 +14,10 @@ from typing import Any
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
 from core.store import damage
-from core.store.claims import Holder, holder
-from core.store.folders import RunDir, exists, read_json
+from core.store.files import exists
+from core.store.folders import RunDir
+from core.store.holder import Holder, holder
+from core.store.json_files import read_json
 from sweep.grid import Run
 from sweep.state import triage
 from sweep.state.pending import Pending

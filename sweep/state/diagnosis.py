@@ -12,7 +12,8 @@ from core.config import RunConfig
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.classes import classes_of
-from core.store.folders import Store, read_json, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_json, read_jsonl
 from core.store.signatures import (
     Finding,
     of_end,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from core.store.folders import exists, read_end
+from core.store.files import exists, read_end
 
 START = "epsweep: start"
 """Begins a line that the batch script writes first, each time Slurm starts or restarts the job."""

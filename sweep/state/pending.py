@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from core.store import shapes
-from core.store.claims import process_alive
-from core.store.folders import Store, SweepDir, salvage
+from core.store.folders import Store, SweepDir
+from core.store.json_files import salvage
+from core.store.processes import process_alive
 from slurm.cluster import JobState
 from sweep.state import joblog, triage
 

@@ -15,7 +15,8 @@ from core.data.digests import mark, recorded
 from core.errors import DamagedError
 from core.options import Options
 from core.store import shapes
-from core.store.folders import RunDir, read_json, write_json
+from core.store.folders import RunDir
+from core.store.json_files import read_json, write_json
 from slurm.profile import Profile
 from sweep.state.plan import State, Status
 from sweep.state.triage import FAILURES, PAUSES

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 
 from core.config import ConfigError, nearest
-from core.store.claims import holder
 from core.store.folders import RunDir, Store
+from core.store.holder import holder
 from sweep.state import joblog, pending
 from sweep.state.pending import Pending
 

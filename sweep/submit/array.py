@@ -20,7 +20,8 @@ import submitit
 
 from core.config import ConfigError
 from core.errors import ClusterError
-from core.store.folders import SweepDir, remove, write_text
+from core.store.files import remove, write_text
+from core.store.folders import SweepDir
 from slurm import cluster, environment, limits
 from slurm.profile import Profile
 from sweep.state import joblog, pending

@@ -25,7 +25,8 @@ import submitit
 from submitit.slurm.slurm import SlurmExecutor
 
 from core.errors import AlienError
-from core.store.folders import exists, parse_json, write_atomic
+from core.store.files import exists, write_atomic
+from core.store.json_files import parse_json
 from slurm import environment
 from sweep.worker import custody
 

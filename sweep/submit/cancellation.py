@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from core.store.claims import holder, now
-from core.store.folders import RunDir, Store, remove, write_json
+from core.store.claims import now
+from core.store.files import remove
+from core.store.folders import RunDir, Store
+from core.store.holder import holder
+from core.store.json_files import write_json
 from sweep.grid import Run
 from sweep.state.plan import Plan, State
 from sweep.submit import backends

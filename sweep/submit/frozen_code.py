@@ -22,7 +22,8 @@ from typing import NamedTuple
 from core.config import own_code
 from core.config.own_code import FROZEN
 from core.store import source
-from core.store.folders import SweepDir, write_json
+from core.store.folders import SweepDir
+from core.store.json_files import write_json
 from sweep.worker import custody
 
 PACKAGES = ("core", "sweep", "slurm", "analysis")

@@ -15,8 +15,9 @@ from core.config.document import read_text
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
 from core.options import Mode, Options
-from core.store.claims import holder
-from core.store.folders import Store, exists
+from core.store.files import exists
+from core.store.folders import Store
+from core.store.holder import holder
 from sweep.grid.fields import show
 from sweep.grid.file import GridFile
 from sweep.submit import local

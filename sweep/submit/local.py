@@ -15,8 +15,8 @@ from pathlib import Path
 import submitit
 
 from core.config import ConfigError
-from core.store.claims import describe_process
 from core.store.folders import SweepDir
+from core.store.processes import describe_process
 from slurm.profile import Profile
 from sweep.state.pending import Pending
 from sweep.submit import frozen_code, submissions

@@ -17,7 +17,9 @@ from core.config import ConfigError
 from core.store import shapes
 from core.store.claims import Claim, now
 from core.store.fence import newest_attempt
-from core.store.folders import RunDir, Store, SweepDir, salvage, set_aside, write_jsonl, write_text
+from core.store.files import set_aside, write_text
+from core.store.folders import RunDir, Store, SweepDir
+from core.store.json_files import salvage, write_jsonl
 from slurm import environment
 from slurm.profile import Profile
 from sweep.grid import Grid, Run

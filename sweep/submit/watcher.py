@@ -17,7 +17,9 @@ from core.config import ConfigError
 from core.data.digests import Known
 from core.errors import StoppedError
 from core.sheet import Sheet
-from core.store.folders import Store, exists, read_jsonl
+from core.store.files import exists
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from sweep.grid import Run
 from sweep.state import joblog, pending, plan
 from sweep.state.pending import Pending

@@ -11,8 +11,10 @@ from rich.console import Console
 
 from core.config import ConfigError
 from core.data import inputs
-from core.store.claims import holder, shared_clock
-from core.store.folders import Store, SweepDir, write_json
+from core.store.claims import shared_clock
+from core.store.folders import Store, SweepDir
+from core.store.holder import holder
+from core.store.json_files import write_json
 from slurm.profile import Profile
 from sweep.grid import Grid, search, select
 from sweep.grid.search import REAL, Progress, Search, Trial

@@ -20,7 +20,8 @@ from core.errors import NotOwnedError
 from core.store import shapes
 from core.store.claims import Claim, now
 from core.store.fence import newest_attempt
-from core.store.folders import RunDir, Store, SweepDir, read_jsonl
+from core.store.folders import RunDir, Store, SweepDir
+from core.store.json_files import read_jsonl
 from slurm import environment
 from sweep.grid import search
 from sweep.grid.search import REAL, Search, trial_file, with_params

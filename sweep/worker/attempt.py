@@ -18,7 +18,9 @@ from core.errors import CancelledError, NotOwnedError, StoppedError, TeamError
 from core.options import Options
 from core.store import damage
 from core.store.claims import Claim
-from core.store.folders import RunDir, Store, SweepDir, exists, read_json
+from core.store.files import exists
+from core.store.folders import RunDir, Store, SweepDir
+from core.store.json_files import read_json
 from sweep.state import breaker, triage
 from sweep.worker.stop import cancellable, unhidden
 

@@ -21,7 +21,8 @@ from submitit.core import utils
 
 from core.config import ConfigError
 from core.errors import AlienError
-from core.store.folders import exists, parse_json, write_text
+from core.store.files import exists, write_text
+from core.store.json_files import parse_json
 
 OWNER = "EPSWEEP_OWNER"
 """The user id that a batch script was submitted under, as the file system of the store tells it."""

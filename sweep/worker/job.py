@@ -25,8 +25,9 @@ from core.config.settings import beat_seconds, stale_seconds
 from core.errors import ClusterError, DamagedError, StoppedError
 from core.options import Compile, Mode, Options
 from core.store import shapes
-from core.store.claims import holder
-from core.store.folders import RunDir, Store, salvage
+from core.store.folders import RunDir, Store
+from core.store.holder import holder
+from core.store.json_files import salvage
 from slurm import cluster, environment
 from sweep.state import breaker, repair, triage
 from sweep.worker import attempt, custody

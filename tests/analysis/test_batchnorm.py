@@ -12,7 +12,8 @@ import pytest
 from analysis.command import Source, explain, provenance
 from analysis.command import tables as write
 from analysis.report import write as report
-from core.store.folders import Store, read_json, write_json
+from core.store.folders import Store
+from core.store.json_files import read_json, write_json
 
 SIGN = "\N{SECTION SIGN}"
 NOTE = "BatchNorm over other counts of images than in like runs, or over changing ones: "

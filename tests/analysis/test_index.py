@@ -158,7 +158,7 @@ def test_young_files_are_read_again(
     root, rows = store
     assert len(Results(root, rows).values)
     read: list[Path] = []
-    from core.store.folders import read_json
+    from core.store.json_files import read_json
 
     monkeypatch.setattr("analysis.runs.read_json", lambda p: read.append(p) or read_json(p))
     assert len(Results(root, rows).values)

@@ -19,7 +19,7 @@ from analysis.report.facts import coverage, diagnosis, findings, hours
 from analysis.report.rows import run_rows
 from analysis.tables import Table
 from core.config import Corruptions
-from core.store.folders import write_jsonl
+from core.store.json_files import write_jsonl
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

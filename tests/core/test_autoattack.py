@@ -30,7 +30,9 @@ from core.machine.team import ALONE, Team
 from core.run import measure
 from core.run.pipeline import Options, execute
 from core.store.claims import Claim
-from core.store.folders import Store, Write, read_json, write_atomic
+from core.store.files import Write, write_atomic
+from core.store.folders import Store
+from core.store.json_files import read_json
 from slurm import profile as profiles
 from sweep import launcher
 from sweep.grid import Run

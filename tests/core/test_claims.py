@@ -18,10 +18,13 @@ import killable
 import pytest
 from forks import Forks
 
-from core.store import claims
-from core.store.claims import Claim, describe_process, holder, process_alive
+from core.store import claims, processes
+from core.store.claims import Claim
 from core.store.fence import newest_attempt
-from core.store.folders import RunDir, read_jsonl
+from core.store.folders import RunDir
+from core.store.holder import holder
+from core.store.json_files import read_jsonl
+from core.store.processes import describe_process, process_alive
 
 
 def until(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -191,7 +194,7 @@ def test_an_owner_is_as_silent_as_its_own_setting_allows(
     claim = acquire(run)
     assert claim
     monkeypatch.delenv("EPSWEEP_STALE_S")
-    monkeypatch.setattr(claims, "_machine", lambda: "elsewhere")
+    monkeypatch.setattr(processes, "_machine", lambda: "elsewhere")
     for age, live in ((150, True), (650, False)):
         os.utime(run.path / "claim-0001.json", (time.time() - age,) * 2)
         owner = holder(run)
@@ -251,7 +254,7 @@ def test_an_owner_that_was_taken_over_notices_and_stays_silent(
     beats = {"EPSWEEP_HEARTBEAT_S": "0.02", "EPSWEEP_STALE_S": "0.4"}
     hung = forks.start(killable.claim_and_wait, run.path, beats)
     until((run.path / "ready").exists)
-    monkeypatch.setattr(claims, "_machine", lambda: "elsewhere")
+    monkeypatch.setattr(processes, "_machine", lambda: "elsewhere")
     time.sleep(0.6)
     assert acquire(run) is None, "its heart beats: age alone does not make it stale"
     os.kill(hung.pid, signal.SIGSTOP)
@@ -475,5 +478,5 @@ def test_a_process_that_cannot_be_seen_is_not_dead(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(FileNotFoundError()))
     monkeypatch.setattr(os, "kill", hidden)
-    monkeypatch.setattr(claims, "_machine", lambda: described["machine"])
+    monkeypatch.setattr(processes, "_machine", lambda: described["machine"])
     assert process_alive(described) is None

@@ -24,7 +24,8 @@ from core.evaluation.corrupted import KINDS, kinds_of, search
 from core.machine.team import Team
 from core.run.pipeline import Options, _summary, execute
 from core.store.claims import Claim
-from core.store.folders import RunDir, Store, read_json
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json
 from core.store.records import overall_accuracy
 from sweep.grid import definition
 from sweep.submit.submissions import manifest_row

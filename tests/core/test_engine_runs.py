@@ -16,7 +16,8 @@ from core.machine import runtime
 from core.model import network
 from core.run import pipeline
 from core.store.claims import Claim
-from core.store.folders import Store, read_json
+from core.store.folders import Store
+from core.store.json_files import read_json
 from core.training import microbatch
 from core.training.microbatch import Card, Fits
 

@@ -20,7 +20,8 @@ from forks import Forks
 from tuned_grid import GRID, searches
 from whole_run import FAST, MORE, assert_keeps_its_promise
 
-from core.store.folders import Store, read_json, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_json, read_jsonl
 from sweep.grid.search import trial_file
 
 QUICK = {"steps": 1, "images": 2}

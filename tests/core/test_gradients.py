@@ -20,7 +20,7 @@ from core.attack.apgd import apgd, gradient_of, is_right
 from core.attack.projection import usable
 from core.data.splits import Split
 from core.evaluation import autoattack, queue
-from core.store.folders import write_atomic
+from core.store.files import write_atomic
 
 NAN, INF = math.nan, math.inf
 BALLS = {"linf": (0.05, INF), "l2": (0.3, 2.0), "l1": (1.0, 1.0)}

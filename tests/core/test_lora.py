@@ -22,7 +22,8 @@ from core.model import lora, trainable
 from core.model.network import Classifier, build
 from core.run.pipeline import Options, execute
 from core.store.claims import Claim
-from core.store.folders import Store, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from core.training.trainer import Trainer
 
 TARGETS = {

@@ -22,7 +22,8 @@ from core.model import network
 from core.run import pipeline
 from core.store import checkpoint, records
 from core.store.claims import Claim
-from core.store.folders import RunDir, Store, read_json, read_jsonl
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json, read_jsonl
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from core.config import ConfigError
 from core.errors import DivergedError, NotOwnedError, StoppedError
 from core.evaluation import queue
 from core.evaluation.queue import Search
-from core.store.folders import RunDir, Store, read_jsonl
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_jsonl
 from core.training.trainer import Trainer
 from sweep.worker import attempt
 from sweep.worker.stop import stoppable

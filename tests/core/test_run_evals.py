@@ -19,7 +19,8 @@ from core.machine.team import ALONE
 from core.run import measure, pipeline
 from core.store import checkpoint
 from core.store.claims import Claim
-from core.store.folders import Store, read_json, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_json, read_jsonl
 from core.training.trainer import Trainer
 
 

@@ -20,21 +20,9 @@ from hypothesis import strategies as st
 
 from core.errors import DamagedError
 from core.store import checkpoint
-from core.store.folders import (
-    RunDir,
-    Store,
-    copy_atomic,
-    exists,
-    present,
-    read_json,
-    read_jsonl,
-    remove,
-    salvage,
-    write_atomic,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from core.store.files import copy_atomic, exists, present, remove, write_atomic, write_text
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json, read_jsonl, salvage, write_json, write_jsonl
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:

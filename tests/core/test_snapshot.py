@@ -21,7 +21,8 @@ from core.evaluation.queue import Search, _Queue, search
 from core.run import pipeline
 from core.store import snapshot
 from core.store.claims import Claim
-from core.store.folders import Store, read_json, write_json
+from core.store.folders import Store
+from core.store.json_files import read_json, write_json
 from core.store.snapshot import Snapshot
 
 STRENGTHS = [i / 255 for i in range(0, 9, 2)]

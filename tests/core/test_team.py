@@ -22,7 +22,8 @@ from core.evaluation.queue import Search, joined
 from core.machine import team
 from core.machine.team import ALONE, Team
 from core.model import network
-from core.store.folders import Store, read_json, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_json, read_jsonl
 from sweep.worker import attempt
 
 CONFIG = {"backbone": "mini_convnext", "image_size": 32, "epochs": 3, "schedule": "sched"}

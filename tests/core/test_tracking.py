@@ -23,7 +23,8 @@ from core.options import Mode
 from core.run import pipeline
 from core.store import records, tracking
 from core.store.claims import Claim
-from core.store.folders import RunDir, Store, read_json, read_jsonl
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json, read_jsonl
 from core.store.records import MetricsRow
 from core.store.tracking import Tracker, curves
 

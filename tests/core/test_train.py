@@ -23,7 +23,8 @@ from core.errors import DivergedError, NotOwnedError
 from core.evaluation import queue
 from core.machine.team import Team
 from core.store.fence import Fence, shut_out
-from core.store.folders import Store, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from core.store.records import batchnorm_images
 from core.training import step
 from core.training.trainer import Monitor, Trainer, learning_rate

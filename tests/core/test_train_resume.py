@@ -15,7 +15,7 @@ import torch
 from forks import Forks
 from torch import Tensor
 
-from core.store.folders import read_jsonl
+from core.store.json_files import read_jsonl
 from core.training.trainer import Monitor
 
 EPOCHS = 3

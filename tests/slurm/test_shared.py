@@ -9,7 +9,7 @@ import pytest
 from slurm_bed import inside, needs_slurm
 from slurm_sweep import Sweep, wait_for
 
-from core.store.folders import read_json, read_jsonl
+from core.store.json_files import read_json, read_jsonl
 from slurm.testbed import Bed
 
 pytestmark = [*needs_slurm, pytest.mark.slow]

@@ -20,8 +20,9 @@ from slurm_bed import inside, needs_slurm, submit
 from slurm_sweep import Sweep, numbers, wait_for
 
 from core.options import Options
-from core.store.claims import process_alive
-from core.store.folders import RunDir, Store, read_json, read_jsonl
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json, read_jsonl
+from core.store.processes import process_alive
 from slurm import cluster
 from slurm.testbed import Bed
 from sweep.grid import definition

@@ -14,7 +14,8 @@ from slurm_bed import inside, needs_slurm
 from slurm_sweep import Sweep, numbers, wait_for
 
 from core.options import Options
-from core.store.folders import Store, read_json, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_json, read_jsonl
 from slurm.testbed import Bed
 from sweep.state.plan import State
 from sweep.worker import attempt

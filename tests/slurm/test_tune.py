@@ -14,8 +14,8 @@ from rich.console import Console
 from slurm_bed import inside, needs_slurm
 from slurm_sweep import BASE, Sweep, wait_for
 
-from core.store.claims import holder
-from core.store.folders import read_jsonl
+from core.store.holder import holder
+from core.store.json_files import read_jsonl
 from slurm.testbed import Bed
 from sweep.grid import search
 from sweep.grid.search import Progress, Search

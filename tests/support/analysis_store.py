@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 
 from core.config import EvalConfig, RobustAccuracy, RunConfig
-from core.store.folders import RunDir, Store, read_jsonl
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_jsonl
 from core.store.records import delay
 
 EVALUATION = RobustAccuracy(epsilons=tuple(Fraction(i, 255) for i in range(9)))

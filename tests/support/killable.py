@@ -20,7 +20,8 @@ from core.config import EvalConfig
 from core.run import pipeline
 from core.store import checkpoint
 from core.store.claims import Claim
-from core.store.folders import RunDir, Store, write_atomic
+from core.store.files import write_atomic
+from core.store.folders import RunDir, Store
 from core.training.trainer import Monitor, Trainer
 
 torch.set_num_threads(1)

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from core.store.claims import Holder, holder
-from core.store.folders import RunDir, Store, SweepDir, read_jsonl
+from core.store.folders import RunDir, Store, SweepDir
+from core.store.holder import Holder, holder
+from core.store.json_files import read_jsonl
 from slurm import profile as profiles
 from slurm.profile import Profile
 from slurm.testbed import Bed

@@ -16,8 +16,9 @@ import tiny
 import torch
 
 from core.config import EvalConfig
-from core.store import claims
+from core.options import Options
 from core.store.folders import Store
+from core.store.holder import Holder
 from sweep.grid.search import Search, record
 from sweep.tune import trial_job
 from sweep.worker import attempt
@@ -57,7 +58,7 @@ def stop_before(n: int, folder: Path, thread: str = "MainThread") -> list[tuple[
 
 def call_all_dead() -> None:
     """Take whoever holds a run for dead, as after minutes without a heartbeat."""
-    claims.Holder.live = claims.Holder.hung = property(lambda self: False)  # type: ignore[assignment, method-assign]
+    Holder.live = Holder.hung = property(lambda self: False)  # type: ignore[assignment, method-assign]
 
 
 def run(
@@ -68,7 +69,7 @@ def run(
     config, store = tiny.config(**fields), Store(root)
     asked = [EvalConfig.parse(item) for item in evals]
     acts = _prepare(n, store.run(config.id).path, thread)
-    options = {"tracking": "none", "group": None, "images": 20}
+    options = Options(tracking="none", images=20)
     said.write_text(attempt.make(config, asked, store, options))
     _tell(acts, said)
 

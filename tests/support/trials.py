@@ -16,7 +16,8 @@ from core.config import RunConfig
 from core.run import trial
 from core.store.claims import Claim
 from core.store.fence import newest_attempt
-from core.store.folders import RunDir, Store, read_jsonl, write_json, write_jsonl
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_jsonl, write_json, write_jsonl
 from sweep.grid.search import Search, trial_file
 from sweep.tune import trial_job
 

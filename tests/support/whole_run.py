@@ -12,7 +12,8 @@ from core.config import EvalConfig, RunConfig
 from core.run import pipeline
 from core.store import checkpoint
 from core.store.claims import Claim
-from core.store.folders import RunDir, Store, read_json, read_jsonl
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json, read_jsonl
 
 CONFIG = tiny.config(schedule={"T1": 0, "T2": 2}, epochs=3)
 FAST = EvalConfig.parse({"steps": 2, "epsilons": "0..8/255", "images": 12})

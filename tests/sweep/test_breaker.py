@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from core.config import RunConfig
-from core.store.claims import holder
 from core.store.folders import Store, SweepDir
+from core.store.holder import holder
 from sweep.state import breaker
 from sweep.worker import attempt
 

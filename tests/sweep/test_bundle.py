@@ -10,7 +10,8 @@ import pytest
 from submitit.core.utils import DelayedSubmission
 
 from core.errors import AlienError
-from core.store.folders import Store, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from slurm import profile as profiles
 from sweep.submit import array, bundle
 from sweep.tune.trial_job import TuneJob

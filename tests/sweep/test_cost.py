@@ -13,7 +13,8 @@ import pytest
 from core.config import EvalConfig, RunConfig
 from core.data.corruptions import CORRUPTIONS
 from core.data.drawn import SIZES
-from core.store.folders import Store, write_json, write_jsonl
+from core.store.folders import Store
+from core.store.json_files import write_json, write_jsonl
 from slurm import profile as profiles
 from slurm.profile import Profile
 from sweep import summary

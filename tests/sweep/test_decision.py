@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from core.store.claims import Holder
-from core.store.folders import DamagedError
+from core.errors import DamagedError
+from core.store.holder import Holder
 from slurm.cluster import JobState
 from sweep.state.decision import LOST, RULES, Facts, State, decide
 from sweep.state.pending import Pending

@@ -14,7 +14,8 @@ from torch import nn
 from core.attack.apgd import apgd
 from core.errors import ConfigError
 from core.model import network
-from core.store.folders import Store, read_json
+from core.store.folders import Store
+from core.store.json_files import read_json
 from core.training import memory
 from core.training.trainer import Trainer
 from slurm import profile as profiles

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from core.store import claims
-from core.store.claims import Claim, holder
-from core.store.folders import RunDir, Store, read_jsonl
+from core.store import claims, processes
+from core.store.claims import Claim
+from core.store.folders import RunDir, Store
+from core.store.holder import holder
+from core.store.json_files import read_jsonl
 from slurm import cluster
 from slurm import profile as profiles
 from slurm.cluster import JobState
@@ -292,7 +294,7 @@ def test_a_launcher_whose_clock_is_ahead_ends_no_healthy_job(
     array = {"array": "7", "tasks": 1, "first": 0, "end": 1, "per": 1}
     submissions.record(sweep_dir, manifest, profile, name="epsweep-small-0a", **array)
     with monkeypatch.context() as node:
-        node.setattr(claims, "_machine", lambda: "node")
+        node.setattr(processes, "_machine", lambda: "node")
         claim = Claim.acquire(store.run(one.runs[0].id), job="7")
     ahead, ended = time.time() + 3600, list[str]()
     running = JobState("RUNNING", current=True, id="7", started=time.time() - 60)

@@ -13,7 +13,8 @@ from rich.console import Console
 from core.config import ConfigError
 from core.errors import ClusterError
 from core.store.claims import Claim
-from core.store.folders import Store, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from slurm import cluster
 from slurm import profile as profiles
 from slurm.cluster import JobState

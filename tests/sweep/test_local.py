@@ -13,7 +13,8 @@ from submitit.core.utils import cloudpickle_dump
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.store.claims import Claim
-from core.store.folders import Store, write_json
+from core.store.folders import Store
+from core.store.json_files import write_json
 from slurm import profile as profiles
 from sweep.grid import Grid, definition
 from sweep.state import plan

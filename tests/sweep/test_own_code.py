@@ -12,7 +12,8 @@ import pytest
 
 from core.config import ConfigError, RunConfig, own_code
 from core.config.document import Document
-from core.store.folders import Store, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from sweep.grid import definition
 from sweep.grid.definition import Grid
 

@@ -21,7 +21,8 @@ from core.config import ConfigError, EvalConfig
 from core.config.evaluation import KINDS
 from core.evaluation.kinds import MEASURES
 from core.store.flags import read_flags
-from core.store.folders import Store, read_json
+from core.store.folders import Store
+from core.store.json_files import read_json
 from sweep.estimate.passes import passes
 from sweep.grid import definition
 from sweep.rehearsal.miniature import Datasets, shrink

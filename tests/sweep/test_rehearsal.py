@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from core.store.folders import Store, write_json
+from core.store.folders import Store
+from core.store.json_files import write_json
 from slurm import profile as profiles
 from sweep.grid import definition
 from sweep.rehearsal import dry_run

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from core.config import RunConfig
-from core.store.folders import Store, write_json
+from core.store.folders import Store
+from core.store.json_files import write_json
 
 CONFIG = {"backbone": "mini_convnext", "dataset": "fake", "weights": "random", "image_size": 32}
 

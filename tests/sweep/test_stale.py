@@ -17,7 +17,8 @@ from PIL import Image
 from core.config import RunConfig
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
-from core.store.folders import Store, read_json, write_json
+from core.store.folders import Store
+from core.store.json_files import read_json, write_json
 from sweep.grid import Grid, definition
 from sweep.worker import attempt
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from core.store.folders import Store, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from sweep.submit import submissions
 
 

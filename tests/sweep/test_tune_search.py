@@ -14,7 +14,8 @@ from tuned_grid import one_search
 
 from core.errors import DamagedError
 from core.run import trial
-from core.store.folders import Store, read_json, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_json, read_jsonl
 from sweep.grid import search
 from sweep.grid.search import Progress, Trial
 from sweep.tune.study import Study

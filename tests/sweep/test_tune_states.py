@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from tuned_grid import parse
 
-from core.store import claims
+from core.store import processes
 from core.store.claims import Claim
 from core.store.folders import Store
 from slurm import cluster
@@ -41,7 +41,7 @@ def begin(store: Store, monkeypatch: pytest.MonkeyPatch, number: int, job: str, 
     """A trial of the first search that a job on some node has begun; its heart beat so long ago."""
     run = session.searches(parse(), store)[0].trial_dir(number)
     with monkeypatch.context() as node:
-        node.setattr(claims, "_machine", lambda: "node")
+        node.setattr(processes, "_machine", lambda: "node")
         claim = Claim.acquire(run, job=job)
     assert claim
     (file,) = run.path.glob("claim-*.json")

@@ -14,7 +14,8 @@ import trials
 from tuned_grid import GRID, one_search, parse, searches
 
 from core.config import ConfigError
-from core.store.folders import Store, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from sweep import launcher
 from sweep.grid import definition, search
 from sweep.grid.search import REAL

@@ -16,7 +16,8 @@ from tuned_grid import one_search, parse, searches
 from core.config import ConfigError, RunConfig
 from core.errors import DivergedError
 from core.run import trial
-from core.store.folders import Store, read_jsonl
+from core.store.folders import Store
+from core.store.json_files import read_jsonl
 from sweep.grid import search
 from sweep.grid.search import Progress, Search
 from sweep.tune import trial_job, winners

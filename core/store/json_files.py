@@ -1,0 +1,103 @@
+"""JSON and JSONL files: written atomically, read with a check of their shape.
+
+A last line that was cut off while it was written counts as not written; whatever else is wrong is
+damage, and is said with the file's path.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from core.errors import DamagedError
+from core.store.files import present, write_text
+from core.store.shapes import AnyObject, misfit
+
+log = logging.getLogger("epsweep")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Atomically replace `path` by one JSON object."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """One JSON object as a file has it, readable for people."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Atomically replace `path` by one JSON object a line."""
+    write_text(path, jsonl_text(rows))
+
+
+def jsonl_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """JSON objects as a file has them, one a line."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def read_json(path: Path, shape: object = AnyObject) -> dict[str, Any] | None:
+    """The object in `path`, None if there is no such file. shape: of core.store.shapes.
+
+    Raises DamagedError.
+    """
+    text = present(path.read_bytes)
+    return None if text is None else parse_json(text, path, shape)
+
+
+def read_jsonl(path: Path, shape: object = AnyObject) -> list[dict[str, Any]]:
+    """The rows of `path`, [] if there is no such file, without a last one that was cut off while
+    it was written. Raises DamagedError."""
+    return [parse_json(line, path, shape) for line in _lines(path)]
+
+
+def salvage(path: Path, shape: object = AnyObject) -> list[dict[str, Any] | None]:
+    """The rows of `path`, None in the place of each that is damaged; these are logged once."""
+    rows: list[dict[str, Any] | None] = []
+    for line in _lines(path):
+        try:
+            rows.append(parse_json(line, path, shape))
+        except DamagedError as error:
+            warn_once(f"{error}; this row is left out")
+            rows.append(None)
+    return rows
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Log a line, the first time in this process."""
+    log.warning("%s", text)
+
+
+def _lines(path: Path) -> list[bytes]:
+    *whole, last = (present(path.read_bytes) or b"").split(b"\n")
+    lines = [line for line in whole if line.strip()]
+    return lines if _is_torn(last) else [*lines, last]
+
+
+def _is_torn(last: bytes) -> bool:
+    """Whether what follows the last line break is nothing, or the beginning of an object."""
+    if not last.startswith(b"{"):
+        return not last
+    try:
+        json.loads(last)
+    except ValueError:
+        return True
+    return False
+
+
+def parse_json(text: bytes, path: Path, shape: object = AnyObject) -> dict[str, Any]:
+    """The object that `text` of `path` is. Raises DamagedError."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
+        raise DamagedError(path, f"not whole JSON ({error})") from None
+    problem = misfit(value, shape)
+    if problem:
+        raise DamagedError(path, problem)
+    checked: dict[str, Any] = value
+    return checked
