@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from core.options import Options
 from core.store.folders import RunDir, Store
 from sweep.grid import Grid, definition
 from sweep.worker import attempt
@@ -42,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, P
     path.write_text(GRID)
     loaded, store = definition.load(path), Store(folder / "outputs")
     for run in loaded.runs:
-        options = {"tracking": "none", "group": None}
+        options = Options(tracking="none")
         assert attempt.make(run.config, run.evals, store, options) == "done"
     yield path, store.root
 

@@ -21,6 +21,7 @@ from core.config import ConfigError
 from core.errors import DivergedError, NotOwnedError, StoppedError
 from core.evaluation import queue
 from core.evaluation.queue import Search
+from core.options import Options
 from core.store.folders import RunDir, Store
 from core.store.json_files import read_jsonl
 from core.training.trainer import Trainer
@@ -118,7 +119,7 @@ def test_a_worker_keeps_nothing_of_a_run_that_has_ended(
     config = tiny.config(optim={"lr": lr})
     gc.disable()
     try:
-        made = attempt.make(config, [FAST], store, {"tracking": "none", "group": None})
+        made = attempt.make(config, [FAST], store, Options(tracking="none"))
         alive = [
             type(item) for item in gc.get_objects() if type(item) in (Trainer, torch.optim.AdamW)
         ]

@@ -22,13 +22,14 @@ from core.evaluation.queue import Search, joined
 from core.machine import team
 from core.machine.team import ALONE, Team
 from core.model import network
+from core.options import Options
 from core.store.folders import Store
 from core.store.json_files import read_json, read_jsonl
 from sweep.worker import attempt
 
 CONFIG = {"backbone": "mini_convnext", "image_size": 32, "epochs": 3, "schedule": "sched"}
 EVALS = [EvalConfig.parse({"epsilons": "0..4/255", "steps": 2})]
-OPTIONS = {"tracking": "none", "group": None, "eval_batch": 7}
+OPTIONS = Options(tracking="none", eval_batch=7)
 
 
 def work(root: Path, rank: int, size: int, fields: dict[str, Any]) -> None:

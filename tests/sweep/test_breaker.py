@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.config import RunConfig
+from core.options import Options
 from core.store.folders import Store, SweepDir
 from core.store.holder import holder
 from sweep.state import breaker
@@ -68,7 +69,7 @@ def test_a_failure_that_it_cannot_note_is_a_failure_all_the_same(
     monkeypatch.setattr("core.run.pipeline.execute", broken)
     monkeypatch.setattr(breaker, "note", full)
     config = RunConfig.parse({"backbone": "mini_convnext", "dataset": "fake", "image_size": 32})
-    assert attempt.make(config, [], store, {"group": "x"}) == "failed"
+    assert attempt.make(config, [], store, Options(group="x")) == "failed"
     last = holder(store.run(config.id))
     assert last and last.info["outcome"] == "failed"
 

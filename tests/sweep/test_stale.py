@@ -17,6 +17,7 @@ from PIL import Image
 from core.config import RunConfig
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
+from core.options import Options
 from core.store.folders import Store
 from core.store.json_files import read_json, write_json
 from sweep.grid import Grid, definition
@@ -124,7 +125,7 @@ def test_what_is_half_trained_does_not_go_on_from_other_images(
     grid: Grid, store: Store, call: Call, tmp_path: Path
 ) -> None:
     run = grid.runs[0]
-    options = {"tracking": "none", "group": None}
+    options = Options(tracking="none")
     assert attempt.make(run.config, run.evals, store, options) == "done"
     folder = store.run(run.id)
     folder.result.unlink()
