@@ -19,9 +19,10 @@ import pandas as pd
 
 from analysis.frames import CURVES, EPOCHS, RUNS, VALUES
 from analysis.index import Index
+from analysis.manifest import runs_of
 from analysis.names import ACCURACY, CORRUPTED, METRICS
 from analysis.rounding import percent
-from analysis.runs import Evaluation, Row, Run, runs_of
+from analysis.runs import Evaluation, Row, Run
 from core.config import Strength
 from core.config.strength import NO_ATTACK, Norm
 from core.errors import DamagedError

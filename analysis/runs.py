@@ -5,16 +5,14 @@ Files are read when they are asked for, once; make new objects to see new files.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Literal
 
 from analysis.kinds import Config, Kind, kind_of
 from analysis.names import NORMS, dataset_name, model_name
-from core.config import ConfigError, RunConfig, Strength
+from core.config import Strength
 from core.config.strength import Norm
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
@@ -22,8 +20,8 @@ from core.errors import DamagedError
 from core.store import damage, shapes
 from core.store.classes import classes_of
 from core.store.flags import read_flags
-from core.store.folders import RunDir, Store
-from core.store.json_files import read_json, read_jsonl, salvage, warn_once
+from core.store.folders import RunDir
+from core.store.json_files import read_json, read_jsonl, salvage
 from core.store.records import FEWEST, batchnorm_images, delay, threshold
 
 Row = dict[str, Any]
@@ -285,152 +283,3 @@ def _images(record: Mapping[str, Any]) -> set[int]:
     if counts and record["config"].get("per_image", "") == "one" and "type" in record["rows"][0]:
         counts = [sum(counts)]
     return {*counts, record["n"]}
-
-
-def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[Run]:
-    """The runs of a manifest, or every run of the store. Raises ConfigError for none at all."""
-    rows = [_respelled(row) for row in (manifest if manifest is not None else _every_run(store))]
-    if not rows:
-        raise ConfigError(f"{store.root}: no runs here; `sweep launch` a grid first")
-    variants = _variants(rows)
-    known = Known(store)
-    # A run whose evaluations nothing tells is asked for those of the others.
-    usual: Iterable[str] = next((row["evals"] for row in rows if row["evals"]), ())
-    configs = _evaluations(store, rows)
-    return [
-        Run(
-            store.run(row["id"]),
-            row["config"],
-            row["setting"],
-            variants[row["id"]],
-            {name: configs[name] for name in row["evals"] or usual},
-            row.get("tuned"),
-            known,
-        )
-        for row in rows
-    ]
-
-
-def _respelled(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row of a manifest with the strengths of its run as they are written now: older versions
-    wrote 0.2 of l2 as '51/255', and one value spelled in two ways would be two."""
-    config = row["config"]
-    if config["norm"] == "linf":
-        return row
-    strength = str(Strength.parse(config["epsilon_g"], config["norm"]))
-    validation = {**config["validation"]}
-    if validation.get("epsilon") is not None:
-        validation["epsilon"] = str(Strength.parse(validation["epsilon"], config["norm"]))
-    return {**row, "config": {**config, "epsilon_g": strength, "validation": validation}}
-
-
-def _every_run(store: Store) -> list[Row]:
-    """What the store's sweeps ask for, then the runs that belong to none of them."""
-    found: dict[str, Row] = {}
-    for path in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
-        for row in filter(None, salvage(path, shapes.Manifest)):
-            known = found.setdefault(row["id"], row)
-            known["evals"] = {**_configs(known["evals"]), **_configs(row["evals"])}
-    for folder in sorted(store.runs.iterdir()) if store.runs.is_dir() else []:
-        if folder.name not in found and RunDir(folder).config.is_file():
-            try:
-                found[folder.name] = _loose_run(RunDir(folder))
-            except DamagedError as error:
-                warn_once(f"{error}; this run is left out")
-    return list(found.values())
-
-
-def _loose_run(run: RunDir) -> Row:
-    config = run.read_config()
-    try:
-        parsed = RunConfig.parse(config, where=str(run.config))
-    except ConfigError as error:
-        raise DamagedError(run.config, error.lines[0]) from None
-    if parsed.id != run.id:
-        raise DamagedError(run.config, f"the config of {parsed.id}")
-    evals = sorted(path.stem for path in run.path.glob("evals/*.json"))
-    return {"id": run.id, "setting": parsed.setting, "config": config, "evals": evals}
-
-
-def _evaluations(store: Store, rows: Iterable[Mapping[str, Any]]) -> dict[str, Config]:
-    """Id -> config of all evaluations that rows of a manifest ask for; {} if none of the rows tells
-    it, nor a record of the evaluation."""
-    found: dict[str, Config] = {}
-    for row in rows:
-        for name, config in _configs(row["evals"]).items():
-            if not found.get(name):
-                found[name] = config or _recorded(store.run(row["id"]), name)
-    return found
-
-
-def _configs(evals: Mapping[str, Config] | Sequence[str]) -> Mapping[str, Config]:
-    """Id -> config; {} for each of the bare ids that older manifests have."""
-    return evals if isinstance(evals, Mapping) else {name: {} for name in evals}
-
-
-def _recorded(run: RunDir, eval_id: str) -> Config:
-    """The config in a record, {} if there is none that can be read."""
-    record: Row | None = None
-    with suppress(DamagedError):
-        record = read_json(run.eval_json(eval_id), shapes.Evaluation)
-    return record["config"] if record else {}
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted names and values of a nested config."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Run id -> what sets it apart from other runs of its cell ('optim.lr=0.001'), mostly ''.
-
-    Only seeds may be averaged; runs of one cell that differ in anything else are other columns.
-    """
-    cells = defaultdict(list)
-    for row in rows:
-        config = row["config"]
-        # By the names that tables show: two folders may be called the same.
-        names = model_name(config["backbone"]), dataset_name(config["dataset"])
-        number = Strength.parse(config["epsilon_g"], config["norm"]).number
-        cells[*names, number, row["setting"]].append(row)
-    fields: dict[str, None] = {}
-    for twins in cells.values():
-        if len(twins) > 1:
-            fields |= dict.fromkeys(_differing([row["config"] for row in twins]))
-    found = {}
-    for row in rows:
-        config = _whole(row["config"]) if fields else {}
-        found[row["id"]] = ", ".join(f"{n}={config[n]}" for n in fields if n in config)
-    return found
-
-
-def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Dotted names of the fields, other than the seed, in which the configs are not all equal."""
-    plain = [{key: part for key, part in one.items() if key != "seed"} for one in configs]
-    if all(one == plain[0] for one in plain):
-        return []
-    found = [_whole(one) for one in plain]
-    names = dict.fromkeys(name for one in found for name in one)
-    return [name for name in names if _differ(name, [one.get(name) for one in found])]
-
-
-def _differ(name: str, values: Sequence[Any]) -> bool:
-    """Whether a field has several values. A digest of own code that lacks says nothing: then the
-    kind is another one."""
-    if name.startswith("code."):
-        values = [value for value in values if value is not None]
-    return any(value != values[0] for value in values)
-
-
-def _whole(config: Mapping[str, Any]) -> Row:
-    """A config flat, with the defaults of fields that are younger than what wrote it."""
-    return _defaults() | dict(flat(config))
-
-
-@cache
-def _defaults() -> Row:
-    return dict(flat(RunConfig(backbone="vit", dataset="fake").to_dict()))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.report.facts import code, diagnosis
-from analysis.runs import Run, flat
+from analysis.runs import Run
+from analysis.variants import flat
 from core.config import Strength
 from core.store.files import read_end
 

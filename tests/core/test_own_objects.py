@@ -11,7 +11,7 @@ import torch
 from tiny import config
 
 from core.config import ConfigError, RunConfig, own_code
-from core.config.run import OBJECTIVES
+from core.config.parts import OBJECTIVES
 from core.config.schedule import KINDS
 from core.model import network, trainable
 from core.store import signatures

@@ -12,7 +12,8 @@ from grid_text import BASE, field, parse, settings_of
 from pydantic import BaseModel
 
 from core.config import ConfigError
-from core.config.run import Optim, RunConfig
+from core.config.parts import Optim
+from core.config.run import RunConfig
 from core.training import objectives, schedules
 from sweep.grid import definition, select
 
