@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, assert_never
 
 from torch import nn
 
@@ -20,23 +20,27 @@ def measure(asked: RobustAccuracy, model: nn.Module, split: Split, context: Cont
     """In the mode that is asked for; a fast search is audited."""
     levels = strengths(asked)
     found = search(asked, model, split, context, mode=asked.mode, snapshot=context.snapshot())
-    if asked.mode == "exact":
-        return measured(asked, found)
-    checked = audit.check(
-        found,
-        model,
-        split,
-        levels,
-        steps=asked.steps,
-        norm=asked.norm,
-        batch=context.batch,
-        device=context.device,
-        team=context.team,
-        failed=context.remark,
-        progress=context.progress,
-        snapshot=context.snapshot("exact"),
-    )
-    return measured(asked, found, audit=asdict(checked))
+    match asked.mode:
+        case "exact":
+            return measured(asked, found)
+        case "fast":
+            checked = audit.check(
+                found,
+                model,
+                split,
+                levels,
+                steps=asked.steps,
+                norm=asked.norm,
+                batch=context.batch,
+                device=context.device,
+                team=context.team,
+                failed=context.remark,
+                progress=context.progress,
+                snapshot=context.snapshot("exact"),
+            )
+            return measured(asked, found, audit=asdict(checked))
+        case _:
+            assert_never(asked.mode)
 
 
 def strengths(asked: AtStrengths) -> list[float]:

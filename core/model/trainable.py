@@ -10,7 +10,7 @@ BatchNorm, whose statistics belong to the frozen weights.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, assert_never
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -43,9 +43,15 @@ def prepare(model: nn.Module, config: RunConfig) -> None:
             f"protocol {config.protocol}, optim.head_*: {config.backbone} does not say which of "
             "its modules is the head; call it 'head'"
         )
-    if config.protocol == "full":
-        return
-    adapters = config.protocol == "lora"
+    match config.protocol:
+        case "full":
+            return
+        case "linear":
+            adapters = False
+        case "lora":
+            adapters = True
+        case _:
+            assert_never(config.protocol)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_in(name, heads) or (adapters and ".lora_" in name))
 
@@ -59,15 +65,20 @@ def sentence(model: nn.Module) -> str:
 
 def train_mode(model: nn.Module, config: RunConfig) -> None:
     """Training mode for what the run trains, evaluation mode for the rest."""
-    if config.protocol != "linear":
-        model.train()
-        for module in model.modules() if config.protocol == "lora" else ():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return
-    model.eval()
-    for name in head_names(model):
-        model.get_submodule(name).train()
+    match config.protocol:
+        case "full":
+            model.train()
+        case "lora":
+            model.train()
+            for module in model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        case "linear":
+            model.eval()
+            for name in head_names(model):
+                model.get_submodule(name).train()
+        case _:
+            assert_never(config.protocol)
 
 
 def has_batchnorm(model: nn.Module, config: RunConfig) -> bool:

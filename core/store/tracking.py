@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from core.config import RunConfig
 from core.config.strength import Norm
@@ -72,8 +72,16 @@ def login_problem() -> str | None:
 def is_online(mode: Mode) -> bool:
     """Whether runs are uploaded while they run: `auto` is online with a login, unless the user
     has set WANDB_MODE to something else."""
-    wanted = os.environ.get("WANDB_MODE") or "online"
-    return mode == "online" or (mode == "auto" and wanted == "online" and not login_problem())
+    match mode:
+        case "online":
+            return True
+        case "auto":
+            wanted = os.environ.get("WANDB_MODE") or "online"
+            return wanted == "online" and not login_problem()
+        case "offline" | "none":
+            return False
+        case _:
+            assert_never(mode)
 
 
 class Tracker:
