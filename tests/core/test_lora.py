@@ -231,6 +231,7 @@ def test_the_demos_networks_have_targets(store: Store, name: str) -> None:
     assert lora.adapted(model)
 
 
+@pytest.mark.slow
 def test_peft_imports_without_a_warning(tmp_path: Path) -> None:
     code = "import torch, core.model.vision, peft"
     root = Path(lora.__file__).parents[2]

@@ -136,6 +136,7 @@ def test_a_reader_sees_old_or_new(tmp_path: Path) -> None:
     assert seen == set(contents)
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_old_or_new(forks: Forks, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     for share in (0.0, 0.3, 1.0):

@@ -229,6 +229,7 @@ def test_published_numbers_come_out_as_they_went_in(call: Call, tmp_path: Path) 
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_figures_and_report_lie_in_the_folder_of_the_grid_not_of_its_file(
     call: Call, grid: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_an_empty_store_is_incomplete(call: Call, tmp_path: Path, verb: str) -> 
     assert not (tmp_path / "out" / "reports").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["figures", "report"])
 def test_what_is_missing_is_said(call: Call, tmp_path: Path, verb: str) -> None:
     finish(tmp_path, 2)

@@ -118,6 +118,7 @@ def test_ctrl_c_leaves_resumable_runs_that_end_with_the_same_numbers(
     assert max(attempts) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(
     small: Callable[[int], Path], tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def edit(file: Path) -> None:
     file.write_text(file.read_text() + "\n# another thought\n")
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_an_edit_makes_other_runs(
     here: Path, call: Call, store: Store
 ) -> None:

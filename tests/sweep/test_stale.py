@@ -93,6 +93,7 @@ def other_weights(tmp_path: Path, store: Store) -> str:
     return "the weights mine.pt have changed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [more_images, other_weights])
 def test_a_run_of_other_inputs_is_stale_and_made_anew_on_request(
     grid: Grid, store: Store, call: Call, tmp_path: Path, change: Callable[[Path, Store], str]

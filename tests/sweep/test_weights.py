@@ -107,6 +107,7 @@ def build_offline(tmp_path: Path, store: Store) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_fetched_once_then_used_without_internet(
     served: tuple[str, Files],
     sweep_weights: Callable[..., subprocess.CompletedProcess[str]],
@@ -167,6 +168,7 @@ def test_without_internet_it_is_one_line(
     assert line.startswith("weights of r50: cannot reach the hub (")
 
 
+@pytest.mark.slow
 def test_bad_names(sweep_weights: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = sweep_weights("fetch", "swim", "resnet5O")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 2
@@ -301,6 +303,7 @@ def test_a_half_downloaded_repository_does_not_count(tmp_path: Path) -> None:
     assert inputs.cached_weights("timm/x", tmp_path) == snapshot / "model.safetensors"
 
 
+@pytest.mark.slow
 def test_doctor_compares_the_names_in_local_checkpoints(
     store: Store, tmp_path: Path, call: Callable[..., tuple[int, str, str]]
 ) -> None:
