@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sweep.grid import definition
+from sweep.grid import load_grid
 
 BASE = {"epochs": 50, "batch": 128, "optim.lr": 1e-4, "optim.weight_decay": 1e-2}
 SCHEDULES = ["fix", "sched", "uniform", "auto", {"kind": "two_hinge", "T1": 5, "T2": 25}]
@@ -50,7 +50,7 @@ def floor(product: dict[str, list[Any]]) -> int:
 
 def ours(path: Path) -> int:
     """Distinct ids of the runs of a grid file."""
-    return len({run.id for run in definition.load(path).runs})
+    return len({run.id for run in load_grid(path).runs})
 
 
 def cpu_seconds(work: Callable[[], int], runs: int, passes: int) -> float:

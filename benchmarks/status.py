@@ -26,7 +26,7 @@ import numpy as np
 from core.store.claims import now
 from core.store.folders import Store, SweepDir
 from core.store.json_files import write_jsonl
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, load_grid
 from sweep.submit import submissions
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def make(folder: Path, runs: int) -> tuple[Grid, Store]:
     }
     path = folder / "many.yaml"
     path.write_text(json.dumps(data))  # JSON is YAML
-    loaded, store = definition.load(path), Store(folder / "root")
+    loaded, store = load_grid(path), Store(folder / "root")
     sweep = submissions.record_grid(loaded, store)
     for number, run in enumerate(loaded.runs):
         state = STATES[number % 4]

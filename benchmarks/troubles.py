@@ -15,7 +15,7 @@ from core.store.folders import Store
 from core.store.holder import Holder, holder
 from slurm.testbed import Bed
 from sweep import demo, launcher
-from sweep.grid import Grid, Run, definition
+from sweep.grid import Grid, Run, load_grid
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 240.0
@@ -40,7 +40,7 @@ class Place:
         return Store(self.folder / self.profile)
 
     def grid(self, name: str) -> Grid:
-        return definition.load(self.folder / f"{name}.yaml")
+        return load_grid(self.folder / f"{name}.yaml")
 
     def sweep(self, verb: str, name: str, *options: str) -> str:
         """What `sweep VERB GRID` prints. Raises CalledProcessError."""

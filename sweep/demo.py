@@ -17,7 +17,7 @@ from core.config import ConfigError
 from core.store.files import write_atomic
 from core.store.folders import Store
 from sweep import launcher
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, load_grid
 from sweep.state.plan import Plan, State
 from sweep.submit.submissions import manifest_row
 
@@ -26,7 +26,7 @@ def play(store: Store, console: Console, workers: int | None, tracking: str | No
     """Run what is missing of the demo and show its results. Returns the exit code."""
     started = time.monotonic()
     profile = launcher.load_profile("local", max_parallel=workers, tracking=tracking)
-    source, target = definition.load("demo_source"), definition.load("demo")
+    source, target = load_grid("demo_source"), load_grid("demo")
     for number, grid in enumerate((source, target), start=1):
         console.print(Rule(f"{number} of 2: {grid.about['title']}", align="left"))
         final = launcher.launch(grid, store, profile, console=console)

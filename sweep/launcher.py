@@ -20,7 +20,7 @@ from slurm import profile as profiles
 from slurm.profile import Profile
 from sweep import summary
 from sweep.estimate import cost
-from sweep.grid import Grid, Run, select
+from sweep.grid import Grid, Run, select_runs
 from sweep.inputs import pretrained
 from sweep.state import breaker, pending, plan, repair
 from sweep.state.plan import LAUNCHABLE, ON_REQUEST, REPAIRABLE, Plan, State, Status
@@ -59,7 +59,9 @@ def look(
     ConfigError for a filter that names no field or matches no run."""
     states, fields = _split(only)
     sweep, ask = store.sweep(grid.name), backends.states
-    seen = plan.make(select(grid.runs, fields), store, pending.promises(sweep), clock, known, ask)
+    seen = plan.make(
+        select_runs(grid.runs, fields), store, pending.promises(sweep), clock, known, ask
+    )
     idle = {run.id for run in seen.of(LAUNCHABLE)}
     seen = plan.beside(seen, pending.elsewhere(store, sweep, idle, ask), store, clock)
     if states:

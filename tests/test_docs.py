@@ -81,14 +81,14 @@ def test_every_option_is_documented() -> None:
 
 @pytest.mark.parametrize("page", [README, DOCS / "grid.md"], ids=lambda page: page.name)
 def test_the_example_grids_are_valid(page: Path, tmp_path: Path) -> None:
-    from sweep.grid import definition
+    from sweep.grid import load_grid
 
     (example,) = EXAMPLE.findall(read(page))
     assert yaml.safe_load(example)["name"]
     (tmp_path / "example.yaml").write_text(example)
     # grid.md: 3 backbones x 2 datasets x 3 seeds, each once standard and 2 strengths x 3 schedules
     runs = 2 * 2 * (1 + 2) if page == README else 3 * 2 * 3 * (1 + 2 * 3)
-    assert len(definition.load(tmp_path / "example.yaml").runs) == runs
+    assert len(load_grid(tmp_path / "example.yaml").runs) == runs
 
 
 def test_every_command_is_documented_and_the_other_way_round() -> None:
@@ -114,7 +114,7 @@ def test_a_command_parses(line: str) -> None:
     from typer.main import get_command
 
     from sweep.cli import app, spread_only
-    from sweep.grid import definition
+    from sweep.grid import load_grid
 
     _, *words = spread_only(shlex.split(line))
     command: Any = get_command(app)
@@ -124,18 +124,18 @@ def test_a_command_parses(line: str) -> None:
     names = parsed.get("grids") or [parsed.get("grid")]
     for name in names if isinstance(names[0], str) else names[0] or ():
         if not name.startswith("$") and not name.endswith(".yaml"):
-            assert definition.load(name).runs
+            assert load_grid(name).runs
 
 
 def test_the_way_to_every_table_is_shown() -> None:
     """A shipped grid that feeds each of the paper's tables, but for Table 5, which needs no run."""
-    from sweep.grid import definition
+    from sweep.grid import load_grid
 
     shown = [re.findall(r"--table (\d+)", line) for line in commands()]
     assert {int(number) for found in shown for number in found} == {*range(1, 13)} - {5}
     for line, numbers in zip(commands(), shown, strict=True):
         if numbers:
-            assert set(numbers) <= set(definition.load(line.split()[2]).tables)
+            assert set(numbers) <= set(load_grid(line.split()[2]).tables)
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:

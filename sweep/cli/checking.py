@@ -16,10 +16,10 @@ from sweep.cli.options import (
     Only,
     ProfileOption,
     Root,
-    load_grid,
     look,
     manifest,
     out,
+    tuned_grid,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def doctor(
 
     where = launcher.load_profile(profile)
     store = Store.at(root)
-    loaded = load_grid(grid, store) if grid else None
+    loaded = tuned_grid(grid, store) if grid else None
     checks = checkup.examine(where, store, loaded, node=node)
     if json:
         typer.echo(dumps([asdict(check) for check in checks], indent=1))
@@ -69,7 +69,7 @@ def sync(
     from sweep import upload
 
     store = Store.at(root)
-    loaded = load_grid(grid, store)
+    loaded = tuned_grid(grid, store)
     runs = [status.run for status in look(loaded, store, only).statuses]
     if check:
         raise typer.Exit(_compare(runs, store, check))

@@ -86,12 +86,12 @@ def value_of(tracking: Tracking | None) -> Mode | None:
     return tracking.value if tracking else None
 
 
-def load_grid(grid: str, store: Store) -> Grid:
+def tuned_grid(grid: str, store: Store) -> Grid:
     """The grid with the hyper-parameters it asks to be tuned, as far as the store has them."""
-    from sweep.grid import definition
+    from sweep.grid import load_grid
     from sweep.tune import winners
 
-    return winners.apply(definition.load(grid), store)
+    return winners.apply(load_grid(grid), store)
 
 
 def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:

@@ -24,10 +24,10 @@ from sweep.cli.options import (
     Only,
     Root,
     err,
-    load_grid,
     look,
     manifest,
     out,
+    tuned_grid,
 )
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def report(
     from analysis.report import write
 
     store = Store.at(root)
-    loaded = load_grid(grid, store)
+    loaded = tuned_grid(grid, store)
     rows = manifest([status.run for status in look(loaded, store, only).statuses])
     folder = output or store.root / "reports" / loaded.name
     results = Results(store.root, rows)
@@ -219,7 +219,7 @@ def suggest_schedule(
     from sweep import suggestion
 
     store = Store.at(root)
-    loaded = load_grid(grid, store)
+    loaded = tuned_grid(grid, store)
     runs = [status.run.config for status in look(loaded, store, only).statuses]
     found = suggestion.suggest(runs, store)
     if not found:
@@ -270,6 +270,6 @@ def _source(
     if grid is None:
         return Source.files(files or []), None
     store = Store.at(root)
-    loaded = load_grid(grid, store)
+    loaded = tuned_grid(grid, store)
     runs = [status.run for status in look(loaded, store, only).statuses]
     return Source.store(store.root, manifest(runs)), loaded

@@ -29,7 +29,6 @@ from sweep.cli.options import (
     TrackingOption,
     Workers,
     cost_of,
-    load_grid,
     look,
     out,
     outcome,
@@ -37,6 +36,7 @@ from sweep.cli.options import (
     print_plan,
     print_scripts,
     print_warnings,
+    tuned_grid,
     value_of,
 )
 
@@ -58,7 +58,7 @@ def plan(
     from sweep.tune import winners
 
     store = Store.at(root)
-    loaded = [load_grid(grid, store) for grid in grids]
+    loaded = [tuned_grid(grid, store) for grid in grids]
     where = launcher.load_profile(profile)
     for grid in loaded:
         print_warnings(grid)
@@ -106,7 +106,7 @@ def launch(
     from sweep.state.plan import LAUNCHABLE
 
     store = Store.at(root)
-    loaded = load_grid(grid, store)
+    loaded = tuned_grid(grid, store)
     where = launcher.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
     print_warnings(loaded)
     if dry_run:
@@ -154,7 +154,7 @@ def status(
     store = Store.at(root)
     if page and (every or watch or json):
         raise ConfigError("--page: expected without --all, --watch and --json: they show every run")
-    loaded = load_grid(grid, store)
+    loaded = tuned_grid(grid, store)
     if watch:
         known = Known(store)
         watcher.follow(lambda: launcher.look(loaded, store, only or (), known=known), out)
@@ -204,7 +204,7 @@ def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
     from sweep.tune import session
 
     store = Store.at(root)
-    loaded = load_grid(grid, store)
+    loaded = tuned_grid(grid, store)
     runs = cancellation.cancel(look(loaded, store, only), store)
     workers = session.stop(loaded, store)
     if workers:
@@ -229,7 +229,7 @@ def retry(
     from sweep import launcher
 
     store = Store.at(root)
-    loaded = load_grid(grid, store)
+    loaded = tuned_grid(grid, store)
     where = launcher.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
     final = launcher.retry(loaded, store, where, only=only or (), kind=failed, console=out)
     raise typer.Exit(outcome(final))
@@ -245,7 +245,7 @@ def dry_run(
     from sweep.rehearsal.dry_run import rehearse, report
 
     store = Store.at(root)
-    loaded = [load_grid(grid, store) for grid in grids]
+    loaded = [tuned_grid(grid, store) for grid in grids]
     where = launcher.load_profile(profile)
     shares = several.look(loaded, store, only or (), where)
     seen = several.union(shares)

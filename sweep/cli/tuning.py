@@ -37,10 +37,10 @@ def tune(
     from json import dumps
 
     from sweep import launcher
-    from sweep.grid import definition
+    from sweep.grid import load_grid
     from sweep.tune import session, table
 
-    loaded, store = definition.load(grid), Store.at(root)
+    loaded, store = load_grid(grid), Store.at(root)
     if status:
         known = session.workers(session.folder(loaded, store))
         seen = session.look(session.searches(loaded, store, only or ()), known)

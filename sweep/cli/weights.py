@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from core.store.folders import Store
-from sweep.cli.options import Json, ProfileOption, Root, load_grid, out
+from sweep.cli.options import Json, ProfileOption, Root, out, tuned_grid
 
 verbs = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, fetch, verify.")
 
@@ -52,7 +52,7 @@ def fetch(
     from sweep.inputs import pretrained
 
     store, hub = Store.at(root), pretrained.hub_of(launcher.load_profile(profile))
-    runs = [run.config for path in grid or () for run in load_grid(path, store).runs]
+    runs = [run.config for path in grid or () for run in tuned_grid(path, store).runs]
     wanted = [config.backbone for config in runs if config.weights == "pretrained"]
     wanted = list(dict.fromkeys([*(names or ()), *wanted]))
     if not wanted and not grid:

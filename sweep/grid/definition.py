@@ -50,11 +50,11 @@ from sweep.grid import reach, tune_block
 from sweep.grid.expansion import Run, judge, product, report
 from sweep.grid.fields import FIELDS, Axis, Choice, join, set_field, show, union
 from sweep.grid.file import GridFile, Place
-from sweep.grid.filters import select
+from sweep.grid.filters import select_runs
 from sweep.grid.search import Search
 from sweep.grid.tune_block import Tune
 
-__all__ = ["Grid", "Run", "load", "parse", "select", "shipped"]
+__all__ = ["Grid", "Run", "load_grid", "parse_grid", "select_runs", "shipped_grids"]
 
 KEYS = (
     *("name", "about", "base", "grid", "zip", "include", "exclude", "seeds", "evals", "tables"),
@@ -85,12 +85,12 @@ class Grid:
 
     def command(self, verb: str, store: Store, *options: str) -> str:
         """`sweep VERB` on this grid and store, to be pasted into the shell that is here."""
-        name = self.name if shipped().get(self.name) == self.path else str(self.path)
+        name = self.name if shipped_grids().get(self.name) == self.path else str(self.path)
         root = [] if store == Store.at() else ["--root", str(store.root)]
         return shlex.join(["sweep", verb, name, *root, *options])
 
 
-def shipped() -> dict[str, Path]:
+def shipped_grids() -> dict[str, Path]:
     """Name -> path of the grids that come with the package."""
     here = Path(__file__).parents[1]
     # A wheel carries them inside this package; in a checkout they lie beside it.
@@ -98,18 +98,18 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load(path: str | Path) -> Grid:
+def load_grid(path: str | Path) -> Grid:
     """The grid at `path`, or the shipped grid of that name. Raises ConfigError."""
     if not os.path.isfile(path):
-        known = shipped()
+        known = shipped_grids()
         if str(path) not in known:
             what = "a folder, not a grid file" if os.path.isdir(path) else "no such grid file"
             raise ConfigError(f"{path}: {what}{nearest(Path(path).stem, known)}")
         path = known[str(path)]
-    return parse(read_text(Path(path), str(path)), Path(path))
+    return parse_grid(read_text(Path(path), str(path)), Path(path))
 
 
-def parse(text: str, path: Path) -> Grid:
+def parse_grid(text: str, path: Path) -> Grid:
     """The grid that `text` describes; `path` only names it.
 
     Raises ConfigError with every problem, one line each: `path:LINE: key: what is wrong`.

@@ -17,7 +17,7 @@ from sweep.grid.fields import FIELDS, SECTIONS, canonical
 KEYS = (*(name for name in FIELDS if name not in SECTIONS), "setting", "id")
 
 
-def select(runs: Iterable[Run], filters: Sequence[str]) -> list[Run]:
+def select_runs(runs: Iterable[Run], filters: Sequence[str]) -> list[Run]:
     """The runs that match every filter `key=value,value,...`, in order.
 
     Raises ConfigError where a key is unknown, or no run has a value or all of them together.

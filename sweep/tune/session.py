@@ -16,7 +16,7 @@ from core.store.folders import Store, SweepDir
 from core.store.holder import holder
 from core.store.json_files import write_json
 from slurm.profile import Profile
-from sweep.grid import Grid, search, select
+from sweep.grid import Grid, search, select_runs
 from sweep.grid.search import REAL, Progress, Search, Trial
 from sweep.inputs import pretrained
 from sweep.state import breaker, decision, pending
@@ -38,7 +38,7 @@ def searches(grid: Grid, store: Store, only: Sequence[str] = ()) -> list[Search]
     if grid.tune is None:
         raise ConfigError(f"{grid.path}: has no `tune:` block, nothing to search")
     found = by_run(grid, store)
-    return list({found[run.id].id: found[run.id] for run in select(grid.runs, only)}.values())
+    return list({found[run.id].id: found[run.id] for run in select_runs(grid.runs, only)}.values())
 
 
 def look(

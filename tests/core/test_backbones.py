@@ -26,7 +26,7 @@ from core.data import inputs
 from core.model import lora, pretrained, trainable
 from core.model import network as networks
 from core.store.folders import Store
-from sweep.grid import definition
+from sweep.grid import load_grid
 
 SIX = ("vit", "swin", "cnx", "r50", "clipvit", "clipcnx")
 ROBUST = ("robvit", "robswin", "robcnx", "robr50")
@@ -279,7 +279,7 @@ def robust(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_what_the_demo_has_not_trained_yet_is_made_by_the_demo(store: Store) -> None:
-    runs = [run.config for run in definition.load("demo").runs]
+    runs = [run.config for run in load_grid("demo").runs]
     lines = inputs.missing(runs, store)
     assert len(lines) == 2 and all(line.endswith("; run: sweep demo") for line in lines)
 

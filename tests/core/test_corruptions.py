@@ -27,7 +27,7 @@ from core.store.claims import Claim
 from core.store.folders import RunDir, Store
 from core.store.json_files import read_json
 from core.store.records import overall_accuracy
-from sweep.grid import definition
+from sweep.grid import parse_grid
 from sweep.submit.submissions import manifest_row
 
 SEVERITIES = range(1, 6)
@@ -292,8 +292,8 @@ def test_from_a_grid_file(tmp_path: Path) -> None:
         "evals:\n- {}\n- {attack: corruptions, severity: 2}\n- attack: corruptions\n  severity: 9\n"
     )
     with pytest.raises(ConfigError, match="7: evals: severity: input should be less than or equal"):
-        definition.parse(text, tmp_path / "x.yaml")
-    (run,) = definition.parse(text.replace("9", "4"), tmp_path / "x.yaml").runs
+        parse_grid(text, tmp_path / "x.yaml")
+    (run,) = parse_grid(text.replace("9", "4"), tmp_path / "x.yaml").runs
     assert [item.name for item in run.evals] == ["apgd-ce-10", "corruptions-2", "corruptions-4"]
     row = manifest_row(run)
     assert len(row["evals"]) == 3

@@ -12,7 +12,7 @@ import pytest
 
 from core.options import Options
 from core.store.folders import RunDir, Store
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, load_grid
 from sweep.worker import attempt
 
 Call = Callable[..., tuple[int, str, str]]
@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, P
     folder = tmp_path_factory.mktemp("finished")
     path = folder / "chaos.yaml"
     path.write_text(GRID)
-    loaded, store = definition.load(path), Store(folder / "outputs")
+    loaded, store = load_grid(path), Store(folder / "outputs")
     for run in loaded.runs:
         options = Options(tracking="none")
         assert attempt.make(run.config, run.evals, store, options) == "done"
@@ -53,7 +53,7 @@ def chaos(finished: tuple[Path, Path], store: Store) -> Grid:
     """The grid, its finished runs in a store that may be spoilt."""
     path, root = finished
     shutil.copytree(root, store.root)
-    return definition.load(path)
+    return load_grid(path)
 
 
 def files_of(run: RunDir) -> dict[str, Path]:

@@ -20,7 +20,7 @@ from core.config import ConfigError
 from core.config.values import at_home
 from core.store.folders import Store
 from sweep.cli import app, from_home, terminal
-from sweep.grid.filters import select
+from sweep.grid.filters import select_runs
 
 GRID = "name: g\nbase: {backbone: mini_resnet, weights: random, image_size: 32}\n"
 PRETRAINED = "name: g\nbase: {backbone: swin}\n"
@@ -157,9 +157,9 @@ def test_a_path_with_commas_can_be_named() -> None:
         ("/d/other,/d/co,mma x=1", {paths[0], paths[3]}),
         ("/d/co,mma x=1,/d/other", {paths[0], paths[3]}),
     ]:
-        assert {run.config.dataset for run in select(runs, [f"dataset={text}"])} == wanted
+        assert {run.config.dataset for run in select_runs(runs, [f"dataset={text}"])} == wanted
     with pytest.raises(ConfigError, match="--only dataset=/d/co: no run has this value"):
-        select(runs, ["dataset=/d/co"])
+        select_runs(runs, ["dataset=/d/co"])
 
 
 # Help.

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from core.config import ConfigError
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, parse_grid
 
 BASE = "name: g\nbase: {backbone: swin, dataset: cars}\n"
 
 
 def parse(text: str) -> Grid:
-    return definition.parse(text, Path("g.yaml"))
+    return parse_grid(text, Path("g.yaml"))
 
 
 def mistakes(text: str) -> list[str]:

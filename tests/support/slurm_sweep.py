@@ -24,7 +24,7 @@ from slurm import profile as profiles
 from slurm.profile import Profile
 from slurm.testbed import Bed
 from sweep import launcher
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, load_grid
 from sweep.state.plan import Plan, State, Status
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ class Sweep:
 
     @property
     def grid(self) -> Grid:
-        return definition.load(self.grid_file)
+        return load_grid(self.grid_file)
 
     @property
     def profile(self) -> Profile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.store.folders import Store
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, parse_grid
 from sweep.grid.search import Search
 from sweep.tune import session
 
@@ -24,7 +24,7 @@ evals:
 
 def parse(tune: str | None = "{trials: 6}", text: str = GRID) -> Grid:
     block = "" if tune is None else f"tune: {tune}\n"
-    return definition.parse(text + block, Path("tiny.yaml"))
+    return parse_grid(text + block, Path("tiny.yaml"))
 
 
 def searches(store: Store, tune: str = "{trials: 6}", text: str = GRID) -> list[Search]:

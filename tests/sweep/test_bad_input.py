@@ -14,7 +14,7 @@ from core.config import ConfigError, EvalConfig, RunConfig
 from core.data.splits import Split
 from core.evaluation.queue import search
 from core.model import trainable
-from sweep.grid import definition
+from sweep.grid import parse_grid
 
 BASE = "name: x\nbase: {dataset: cars}\ngrid: {backbone: [swin]}\n"
 
@@ -39,7 +39,7 @@ IN_A_BASE = [
 
 def one_line(text: str, tmp_path: Path) -> str:
     with pytest.raises(ConfigError) as error:
-        definition.parse(text, tmp_path / "x.yaml")
+        parse_grid(text, tmp_path / "x.yaml")
     (line,) = error.value.lines
     return line.removeprefix(f"{tmp_path}/x.yaml:")
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from core.store.folders import Store
-from sweep.grid import definition
+from sweep.grid import load_grid
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -234,7 +234,7 @@ def test_figures_and_report_lie_in_the_folder_of_the_grid_not_of_its_file(
     call: Call, grid: Callable[..., str], tmp_path: Path
 ) -> None:
     file = grid(("name: tiny", "name: other"))
-    (run,) = definition.load(file).runs
+    (run,) = load_grid(file).runs
     analysis_store.finish(tmp_path / "outputs", run.config, run.evals[0])
     for verb in ("figures", "report"):
         code, out, err = call(verb, file)
@@ -249,14 +249,14 @@ def test_a_command_that_is_proposed_works_when_pasted(
     (tmp_path / "my grids").mkdir()
     (tmp_path / "my grids" / "one.yaml").write_text(TINY.replace("DATASET", "fake"))
     monkeypatch.chdir(tmp_path)
-    mine = definition.load("my grids/one.yaml")
+    mine = load_grid("my grids/one.yaml")
     for store in (Store.at(), Store.at("another")):
         words = shlex.split(mine.command("status", store, "--json"))
         code, out, err = call(*words[1:])
         assert (words[0], code, err) == ("sweep", 0, "")
         assert json.loads(out)["name"] == "tiny"
     assert words[3:5] == ["--root", str(tmp_path / "another")]
-    assert definition.load("smoke").command("status", Store.at()) == "sweep status smoke"
+    assert load_grid("smoke").command("status", Store.at()) == "sweep status smoke"
 
 
 def test_tables_need_one_source(call: Call) -> None:

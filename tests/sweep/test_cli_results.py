@@ -14,7 +14,7 @@ from analysis.paper import NUMBERS
 from core.store.folders import Store
 from sweep import cli
 from sweep.cli import results
-from sweep.grid import definition
+from sweep.grid import definition, load_grid
 
 GRID = (
     "name: g\nbase: {epochs: 12, backbone: vit, dataset: cars}\n"
@@ -45,7 +45,7 @@ def call(
 
 
 def finish(tmp_path: Path, count: int) -> None:
-    for run in definition.load(tmp_path / "g.yaml").runs[:count]:
+    for run in load_grid(tmp_path / "g.yaml").runs[:count]:
         made.finish(tmp_path / "out", run.config, run.evals[0])
 
 

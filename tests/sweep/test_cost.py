@@ -19,7 +19,7 @@ from slurm import profile as profiles
 from slurm.profile import Profile
 from sweep import summary
 from sweep.estimate import cost, passes
-from sweep.grid import Grid, Run, definition
+from sweep.grid import Grid, Run, load_grid, parse_grid
 from sweep.grid.search import Search
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import submissions
@@ -136,14 +136,14 @@ def named(gpu: str) -> Profile:
 
 def test_the_paper_took_what_the_shipped_constant_says(store: Store) -> None:
     """15 to 60 minutes on four GPUs are 1 to 4 GPU-hours; the constant puts the mean at 2."""
-    runs = [run for run in definition.load("epsilon_scheduling").runs if run.setting != "standard"]
+    runs = [run for run in load_grid("epsilon_scheduling").runs if run.setting != "standard"]
     total = cost.of(H100, store).total(runs).hours
     assert total is not None and 1.9 < total / len(runs) < 2.1
 
 
 @pytest.mark.parametrize("file", sorted(Path("grids").glob("*.yaml")), ids=lambda f: str(f.stem))
 def test_a_grid_says_what_the_model_says(file: Path, store: Store) -> None:
-    grid = definition.load(file)
+    grid = load_grid(file)
     estimate = cost.of(H100, store).total(grid.runs).hours
     said = grid.about.get("gpu_hours")
     if said is None:
@@ -204,7 +204,7 @@ OLD = {"backbone": "swin", "dataset": "cars", "schedule": {"kind": "fix"}, "gone
 
 @pytest.fixture
 def small() -> Grid:
-    return definition.parse(GRID, Path("small.yaml"))
+    return parse_grid(GRID, Path("small.yaml"))
 
 
 def finish(run: Run, store: Store, *, factor: float, device: str = "NVIDIA H100 80GB HBM3") -> None:
@@ -258,7 +258,7 @@ def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> 
 
 def test_a_trained_run_has_its_evaluation_left(store: Store) -> None:
     """AutoAttack takes several times the training: at the end of that, most is still to come."""
-    model, grid = cost.of(H100, store), definition.load("autoattack")
+    model, grid = cost.of(H100, store), load_grid("autoattack")
     hours = [model.hours(run.config, run.evals) or 0 for run in grid.runs]
     trained = model.hours(grid.runs[0].config, ()) or 0
     assert trained < hours[0] / 4
@@ -300,7 +300,7 @@ def test_runs_that_cost_the_same_are_worked_out_once(store: Store) -> None:
         "schedule": ["fix", "sched"],
     }
     text = json.dumps({"name": "x", "grid": axes, "seeds": [0, 1, 2]})
-    runs = definition.parse(text, Path("x.yaml")).runs
+    runs = parse_grid(text, Path("x.yaml")).runs
     model = cost.of(H100, store)
     assert len(runs) == 1440 and model.total(runs).hours
     assert len(model._known) == 60

@@ -15,39 +15,39 @@ from core.config import ConfigError
 from core.config.parts import Optim
 from core.config.run import RunConfig
 from core.training import objectives, schedules
-from sweep.grid import definition, select
+from sweep.grid import definition, load_grid, select_runs, shipped_grids
 
 
 class TestLoad:
     def test_by_path_and_by_name(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(BASE)
-        assert definition.load(tmp_path / "a.yaml").path == tmp_path / "a.yaml"
-        assert definition.load("smoke").path == definition.shipped()["smoke"]
+        assert load_grid(tmp_path / "a.yaml").path == tmp_path / "a.yaml"
+        assert load_grid("smoke").path == shipped_grids()["smoke"]
 
     def test_byte_order_mark(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(BASE, "utf-8-sig")
-        assert definition.load(tmp_path / "a.yaml").text == BASE
+        assert load_grid(tmp_path / "a.yaml").text == BASE
 
     def test_missing(self) -> None:
         with pytest.raises(ConfigError, match=r"^smok: no such grid file, did you mean 'smoke'\?"):
-            definition.load("smok")
+            load_grid("smok")
         with pytest.raises(
             ConfigError, match=r"/smok.yaml: no such grid file, did you mean 'smoke'"
         ):
-            definition.load("/nowhere/smok.yaml")
+            load_grid("/nowhere/smok.yaml")
 
     def test_unreadable(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="a folder, not a grid file"):
-            definition.load(tmp_path)
+            load_grid(tmp_path)
         (tmp_path / "a.yaml").write_bytes(b"name: \xff")
         with pytest.raises(ConfigError, match=r"a.yaml: not UTF-8 text \(byte 6\)"):
-            definition.load(tmp_path / "a.yaml")
+            load_grid(tmp_path / "a.yaml")
 
     def test_problems_name_the_file(self, tmp_path: Path) -> None:
         path = tmp_path / "a.yaml"
         path.write_text("name: a\nbse: {}\n")
         with pytest.raises(ConfigError, match=re.escape(f"{path}:2: bse: unknown key")):
-            definition.load(path)
+            load_grid(path)
 
     def test_installed_grids_lie_inside_the_package(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,13 +57,13 @@ class TestLoad:
         monkeypatch.setattr(
             definition, "__file__", str(tmp_path / "sweep" / "grid" / "definition.py")
         )
-        assert list(definition.shipped()) == ["mine"]
+        assert list(shipped_grids()) == ["mine"]
 
 
-@pytest.mark.parametrize("name", definition.shipped())
+@pytest.mark.parametrize("name", shipped_grids())
 class TestShipped:
     def test_says_what_it_is(self, name: str) -> None:
-        grid = definition.load(name)
+        grid = load_grid(name)
         header = "".join(
             itertools.takewhile(lambda line: line[0] == "#", grid.text.splitlines(True))
         )
@@ -76,7 +76,7 @@ class TestShipped:
 
 
 def test_epsilon_scheduling_is_tables_1_and_2() -> None:
-    grid = definition.load("epsilon_scheduling")
+    grid = load_grid("epsilon_scheduling")
     cells = {
         (c.backbone, c.dataset, c.epsilon_g, s)
         for c, s in ((r.config, r.setting) for r in grid.runs)
@@ -122,15 +122,15 @@ class TestSelect:
         ],
     )
     def test_count(self, filters: list[str], count: int) -> None:
-        assert len(select(self.GRID.runs, filters)) == count
+        assert len(select_runs(self.GRID.runs, filters)) == count
 
     def test_keeps_order(self) -> None:
-        runs = select(self.GRID.runs, ["dataset=cub,cars"])
+        runs = select_runs(self.GRID.runs, ["dataset=cub,cars"])
         assert runs == list(self.GRID.runs)
 
     def test_by_id(self) -> None:
         run = self.GRID.runs[3]
-        assert select(self.GRID.runs, [f"id={run.id}"]) == [run]
+        assert select_runs(self.GRID.runs, [f"id={run.id}"]) == [run]
 
     @pytest.mark.parametrize(
         ("filters", "lines"),
@@ -154,7 +154,7 @@ class TestSelect:
     )
     def test_mistakes(self, filters: list[str], lines: list[str]) -> None:
         with pytest.raises(ConfigError) as caught:
-            select(self.GRID.runs, filters)
+            select_runs(self.GRID.runs, filters)
         assert len(caught.value.lines) == len(lines)
         for line, part in zip(caught.value.lines, lines, strict=True):
             assert part in line
@@ -163,7 +163,7 @@ class TestSelect:
 def test_the_smoke_grid_has_every_kind_of_training_step() -> None:
     """All values of every choice that a config offers, but LoRA, which needs an optional package;
     and the runs it always had under their ids."""
-    runs = [run.config for run in definition.load("smoke").runs]
+    runs = [run.config for run in load_grid("smoke").runs]
     ids = {run.id.rsplit("-", 1)[1] for run in runs}
     assert {"193122ea787003de", "86064b52ae23f56b", "23b3cc1fa8600784", "32aef09dcbd0b47f"} <= ids
     assert {run.schedule.kind for run in runs} == {*schedules.KINDS} - {"points"}

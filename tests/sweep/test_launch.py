@@ -23,7 +23,7 @@ from slurm import cluster
 from slurm import profile as profiles
 from slurm.cluster import JobState
 from sweep import launcher
-from sweep.grid import definition
+from sweep.grid import load_grid
 from sweep.state import plan
 from sweep.state.plan import Plan, State
 from sweep.submit import submissions, watcher
@@ -64,7 +64,7 @@ def sweep(*arguments: str, root: Path, **options: object) -> "subprocess.Popen[s
 
 
 def look(path: Path, root: Path) -> Plan:
-    return launcher.look(definition.load(path), Store(root))
+    return launcher.look(load_grid(path), Store(root))
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -186,7 +186,7 @@ def test_two_people_cannot_submit_a_sweep_at_the_same_moment(
     small: Callable[[int], Path], tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "root")
-    folder = submissions.record_grid(definition.load(small(2)), store)
+    folder = submissions.record_grid(load_grid(small(2)), store)
     with (
         submissions.turn(folder),
         pytest.raises(ValueError, match="another launch"),
@@ -216,7 +216,7 @@ def test_the_state_of_a_run_follows_its_folder(
     small: Callable[[int], Path], tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "root")
-    run = definition.load(small(2)).runs[0]
+    run = load_grid(small(2)).runs[0]
     folder = store.run(run.id)
     assert plan.look(run, folder).state is State.NEW
     assert plan.look(run, folder, plan.Pending("1", 0)).state is State.PENDING
@@ -268,7 +268,7 @@ def test_a_job_that_slurm_holds_is_released(
     """After a failed start it would stay pending for ever; any other pending job is left alone."""
     released: list[str] = []
     monkeypatch.setattr(cluster, "release", released.append)
-    runs = definition.load(small(1)).runs[:3]
+    runs = load_grid(small(1)).runs[:3]
     reasons = ("launch failed requeued held", "Priority", None)
     seen = Plan(
         [
@@ -288,7 +288,7 @@ def test_a_job_that_slurm_holds_is_released(
 def test_a_launcher_whose_clock_is_ahead_ends_no_healthy_job(
     small: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, grid = Store(tmp_path / "root"), definition.load(small(2))
+    store, grid = Store(tmp_path / "root"), load_grid(small(2))
     one = replace(grid, runs=grid.runs[:1])
     sweep_dir, profile = submissions.record_grid(one, store), profiles.load("testbed")
     manifest = submissions.freeze_runs(one.runs, sweep_dir, store)

@@ -19,7 +19,7 @@ from slurm import cluster
 from slurm import profile as profiles
 from slurm.cluster import JobState
 from sweep import launcher
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, load_grid
 from sweep.state.plan import State
 from sweep.submit import array, frozen_code, local, submissions
 from sweep.submit.backends import Crew, Started
@@ -39,7 +39,7 @@ seeds: [0, 1, 2]
 def again(tmp_path: Path) -> Grid:
     path = tmp_path / "again.yaml"
     path.write_text(GRID)
-    return definition.load(path)
+    return load_grid(path)
 
 
 @pytest.mark.parametrize("verb", ["plan", "launch", "status", "retry", "cancel"])

@@ -16,7 +16,7 @@ from core.store.claims import Claim
 from core.store.folders import Store
 from core.store.json_files import write_json
 from slurm import profile as profiles
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, load_grid
 from sweep.state import plan
 from sweep.state.plan import State
 from sweep.submit import local, submissions, watcher
@@ -143,7 +143,7 @@ def test_a_run_that_another_grid_has_done_meanwhile_gets_the_evaluations_it_lack
     def load(name: str, steps: int) -> Grid:
         path = tmp_path / f"{name}.yaml"
         path.write_text(GRID.replace("NAME", name).replace("STEPS", str(steps)))
-        return definition.load(path)
+        return load_grid(path)
 
     one, other = load("one", 1), load("other", 2)
     assert one.runs[0].id == other.runs[0].id
@@ -168,7 +168,7 @@ def test_an_evaluation_that_was_deleted_is_to_be_made_again(store: Store, tmp_pa
     """Who reads that its file is damaged is told to remove it."""
     path = tmp_path / "one.yaml"
     path.write_text(GRID.replace("NAME", "one").replace("STEPS", "1"))
-    (run,) = definition.load(path).runs
+    (run,) = load_grid(path).runs
     claim = Claim.acquire(store.run(run.id))
     assert claim
     (asked,) = (claim.run.eval_json(item.id) for item in run.evals)
@@ -219,7 +219,7 @@ def test_workers_that_cannot_begin_say_why(
     monkeypatch.setattr("submitit.core.utils.pickle_load", lambda path: pytest.fail(f"{path}"))
     path = tmp_path / "one.yaml"
     path.write_text(GRID.replace("NAME", "one").replace("STEPS", "1"))
-    grid, console = definition.load(path), Console(file=io.StringIO(), width=200)
+    grid, console = load_grid(path), Console(file=io.StringIO(), width=200)
     sweep, profile = submissions.record_grid(grid, store), profiles.load("local")
     crew = local.engage(lambda _: partial(int, "x"), 1, sweep, tmp_path / "m", profile)
     watcher.wait(crew, grid.runs, store, console)

@@ -14,7 +14,7 @@ from core.config import RunConfig
 from core.data import splits
 from core.store.folders import Store
 from core.training import schedules
-from sweep.grid import Run, definition
+from sweep.grid import Run, parse_grid
 from sweep.rehearsal import miniature
 from sweep.rehearsal.miniature import Datasets, Rehearsal
 
@@ -42,7 +42,7 @@ def shrunk(**fields: Any) -> RunConfig:
 
 
 def test_one_miniature_per_backbone_dataset_and_kind_of_schedule() -> None:
-    runs = definition.parse(GRID, Path("big.yaml")).runs
+    runs = parse_grid(GRID, Path("big.yaml")).runs
     small = {r.id: r for r in (miniature.shrink(run, Datasets()) for run in runs)}
     # Seeds, strengths, rates and the places of the hinges fold together.
     assert len(runs) == 2 * 2 * 2 * (1 + 2 * 4)

@@ -14,7 +14,7 @@ from core.config import ConfigError, RunConfig, own_code
 from core.config.document import Document
 from core.store.folders import Store
 from core.store.json_files import read_jsonl
-from sweep.grid import definition
+from sweep.grid import load_grid, parse_grid
 from sweep.grid.definition import Grid
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,7 +49,7 @@ def edit(file: Path) -> None:
 def test_the_example_runs_and_an_edit_makes_other_runs(
     here: Path, call: Call, store: Store
 ) -> None:
-    grid = definition.load("own_code.yaml")
+    grid = load_grid("own_code.yaml")
     assert len(grid.runs) == 4 and all(run.code for run in grid.runs)
     assert call("launch", "own_code.yaml", "--profile", "debug")[0] == 0
     code, shown, _ = call("status", "own_code.yaml")
@@ -69,7 +69,7 @@ def test_the_example_runs_and_an_edit_makes_other_runs(
     before = [run.config for run in grid.runs]
     edit(here / "own_code.py")
     assert "4 new" in call("status", "own_code.yaml")[1]
-    again = definition.load("own_code.yaml")
+    again = load_grid("own_code.yaml")
     assert not {run.id for run in again.runs} & {config.id for config in before}
 
     from core.run.pipeline import Options, execute
@@ -84,7 +84,7 @@ def test_the_example_runs_and_an_edit_makes_other_runs(
 @pytest.mark.slow
 def test_workers_import_the_frozen_copy(here: Path, call: Call, tmp_path: Path) -> None:
     """They have the same numbers as this process, with code that is not here any more."""
-    grid, one, two = definition.load("own_code.yaml"), tmp_path / "one", tmp_path / "two"
+    grid, one, two = load_grid("own_code.yaml"), tmp_path / "one", tmp_path / "two"
     assert call("launch", "own_code.yaml", "--profile", "debug", "--root", str(one))[0] == 0
     command = [sys.executable, "-m", "sweep.cli", "launch", "own_code.yaml", "--profile", "local"]
     subprocess.run([*command, "--root", str(two)], check=True, stdout=subprocess.DEVNULL)
@@ -94,7 +94,7 @@ def test_workers_import_the_frozen_copy(here: Path, call: Call, tmp_path: Path) 
 
 
 def test_a_stored_config_is_read_without_the_code(here: Path) -> None:
-    configs = [run.config for run in definition.load("own_code.yaml").runs]
+    configs = [run.config for run in load_grid("own_code.yaml").runs]
     stored = [config.to_dict() for config in configs]
     (here / "own_code.py").unlink()
     sys.modules.pop("own_code")
@@ -139,6 +139,6 @@ def test_a_mistake_is_one_line_where_it_stands(here: Path, line: str) -> None:
     text = "\n".join(["name: g", "base:", f"  {line}", *rest])
     Document(text, "g.yaml")  # it is YAML as it should be
     with pytest.raises(ConfigError) as caught:
-        definition.parse(text, Path("g.yaml"))
+        parse_grid(text, Path("g.yaml"))
     (said,) = caught.value.lines
     assert said.startswith("g.yaml:3: ") and MISTAKES[line] in said

@@ -24,7 +24,7 @@ from core.store.flags import read_flags
 from core.store.folders import Store
 from core.store.json_files import read_json
 from sweep.estimate.passes import passes
-from sweep.grid import definition
+from sweep.grid import load_grid
 from sweep.rehearsal.miniature import Datasets, shrink
 from sweep.submit import frozen_code
 
@@ -122,7 +122,7 @@ def test_a_kind_of_another_file_from_grid_to_table(toy: EvalConfig, call: Call) 
 
 
 def test_what_it_has_not_measured_is_missing_from_all_its_metrics(toy: EvalConfig) -> None:
-    (run, _) = definition.load(Path("toy.yaml")).runs
+    (run, _) = load_grid(Path("toy.yaml")).runs
     rows = [
         {
             "id": run.config.id,
@@ -138,7 +138,7 @@ def test_what_it_has_not_measured_is_missing_from_all_its_metrics(toy: EvalConfi
 
 
 def test_its_cost_and_its_miniature_are_its_own(toy: EvalConfig, store: Store) -> None:
-    (run, _) = definition.load(Path("toy.yaml")).runs
+    (run, _) = load_grid(Path("toy.yaml")).runs
     sizes = {"train": 100, "val": 10, "test": 10}
     assert passes(run.config, [toy], sizes).evaluate == 3 * 10
     small = shrink(run, Datasets())
@@ -148,7 +148,7 @@ def test_its_cost_and_its_miniature_are_its_own(toy: EvalConfig, store: Store) -
 
 
 def test_jobs_get_a_copy_of_its_source(toy: EvalConfig, store: Store) -> None:
-    (run, _) = definition.load(Path("toy.yaml")).runs
+    (run, _) = load_grid(Path("toy.yaml")).runs
     frozen = frozen_code.snapshot(store.sweep("toy"), run.code)
     assert (frozen / "my_margins.py").read_text() == TOY
 
@@ -177,7 +177,7 @@ def test_its_source_is_part_of_what_it_is(toy: EvalConfig, store: Store) -> None
 def test_mistakes_are_one_line(toy: EvalConfig, old: str, new: str, line: str) -> None:
     Path("my_margins.py").write_text(TOY.replace(old, new))
     with pytest.raises(ConfigError, match=line) as caught:
-        definition.load(Path("toy.yaml"))
+        load_grid(Path("toy.yaml"))
     assert len(caught.value.lines) == 1
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from sweep import cli
-from sweep.grid import definition
+from sweep.grid import load_grid, parse_grid, shipped_grids
 
 HEAD = "name: g\nbase: {backbone: vit, dataset: cars, epochs: 4}\n"
 
 
 def warnings(text: str) -> tuple[str, ...]:
-    return definition.parse(HEAD + text, Path("g.yaml")).warnings
+    return parse_grid(HEAD + text, Path("g.yaml")).warnings
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_is_measured_is_not_spoken_of(text: str) -> None:
 
 
 def test_the_shipped_grids_measure_what_they_train() -> None:
-    assert {name: w for name in definition.shipped() if (w := definition.load(name).warnings)} == {}
+    assert {name: w for name in shipped_grids() if (w := load_grid(name).warnings)} == {}
 
 
 @pytest.mark.parametrize("verb", [["plan"], ["launch", "--dry-run"]])

@@ -14,7 +14,7 @@ from rich.console import Console
 from core.store.folders import Store
 from core.store.json_files import write_json
 from slurm import profile as profiles
-from sweep.grid import definition
+from sweep.grid import parse_grid
 from sweep.rehearsal import dry_run
 from sweep.rehearsal.gpu_memory import Fit, Need
 from sweep.state.plan import Plan, State, Status
@@ -85,7 +85,7 @@ def test_a_dataset_that_cannot_be_read_is_a_failure(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(dry_run.miniature.miniature.WRITERS, "cars", lambda *_: None)
-    grid = definition.parse(TWO, Path("two.yaml"))
+    grid = parse_grid(TWO, Path("two.yaml"))
     with open(tmp_path / "said", "w") as file:
         console = Console(file=file, width=160)
         profile = profiles.load("local")
@@ -116,7 +116,7 @@ def test_a_rehearsal_that_is_stopped_leaves_nothing_behind(
 
 
 def test_the_report_says_what_does_not_fit() -> None:
-    grid = definition.parse(ONE, Path("one.yaml"))
+    grid = parse_grid(ONE, Path("one.yaml"))
     pairs = [(run, run) for run in grid.runs]
     final = Plan([Status(run, State.DONE) for run in grid.runs])
     small = Fit("mini_convnext", Need(1e9, 1e9), 64, 40.0)
@@ -132,9 +132,7 @@ def test_the_report_says_what_does_not_fit() -> None:
 
 
 def test_memory_is_of_the_run_that_needs_most(store: Store) -> None:
-    grid = definition.parse(
-        ONE.replace("schedule: [fix", "batch: [32, 64], schedule: [fix"), Path("x")
-    )
+    grid = parse_grid(ONE.replace("schedule: [fix", "batch: [32, 64], schedule: [fix"), Path("x"))
     for run in grid.runs:
         write_json(store.run(run.id).memory, {"fixed": 1e9, "per_image": 1e6})
     from sweep.rehearsal import gpu_memory

@@ -20,7 +20,7 @@ from core.data.inputs import Sources
 from core.options import Options
 from core.store.folders import Store
 from core.store.json_files import read_json, write_json
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, load_grid
 from sweep.worker import attempt
 
 Call = Callable[..., tuple[int, str, str]]
@@ -62,7 +62,7 @@ def grid(tmp_path: Path, store: Store) -> Grid:
         "  weights: [mine.pt, random]\n"
         "evals: [{epsilons: [0], steps: 1}]\n"
     )
-    return definition.load(path)
+    return load_grid(path)
 
 
 def states(call: Call, grid: Grid) -> list[str]:

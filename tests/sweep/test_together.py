@@ -16,7 +16,7 @@ from analysis.names import dataset_name, model_name
 from core.config.datasets import entries
 from core.store.folders import Store
 from sweep import several
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, load_grid, parse_grid
 from sweep.state.plan import Plan, State, Status
 from sweep.tune import session, winners
 
@@ -41,7 +41,7 @@ def test_a_grid_has_the_cells_of_its_tables(name: str) -> None:
     frame = pd.concat(tables)
     fields = frame[["model", "dataset", "epsilon_g", "setting"]].drop_duplicates()
     cells = set()
-    for run in definition.load(name).runs:
+    for run in load_grid(name).runs:
         if run.setting == "standard":
             continue
         config = run.config
@@ -49,7 +49,7 @@ def test_a_grid_has_the_cells_of_its_tables(name: str) -> None:
         where = model_name(config.backbone), dataset_name(config.dataset)
         cells.add((*where, int(config.epsilon_g.in_255ths), setting))
     assert cells == set(fields.itertuples(index=False, name=None))
-    assert set(map(str, TABLES[name])) <= set(definition.load(name).tables)
+    assert set(map(str, TABLES[name])) <= set(load_grid(name).tables)
 
 
 def test_every_dataset_has_a_name_of_its_own_in_tables() -> None:
@@ -58,14 +58,14 @@ def test_every_dataset_has_a_name_of_its_own_in_tables() -> None:
 
 
 def test_strength_sweep_is_the_nine_strengths() -> None:
-    runs = definition.load("strength_sweep").runs
+    runs = load_grid("strength_sweep").runs
     fixed = [run.config for run in runs if run.setting == "fix"]
     assert sorted({int(config.epsilon_g.in_255ths) for config in fixed}) == list(range(1, 10))
     assert len(fixed) == 90 and {config.backbone for config in fixed} == {"swin", "vit"}
 
 
 def test_fix_lr_varies_only_rates() -> None:
-    runs = [run.config for run in definition.load("fix_lr").runs]
+    runs = [run.config for run in load_grid("fix_lr").runs]
     rates = {(config.optim.lr, config.optim.head_lr or config.optim.lr) for config in runs}
     assert len(rates) == 15
     plain = {
@@ -75,9 +75,9 @@ def test_fix_lr_varies_only_rates() -> None:
 
 
 def test_tuned_is_the_main_grid_after_the_searches_of_the_paper(store: Store) -> None:
-    grid = definition.load("tuned")
+    grid = load_grid("tuned")
     assert [run.id for run in grid.runs] == [
-        run.id for run in definition.load("epsilon_scheduling").runs
+        run.id for run in load_grid("epsilon_scheduling").runs
     ], "it differs in nothing but what is searched"
     found = session.searches(grid, store)
     assert len(found) == 90
@@ -86,7 +86,7 @@ def test_tuned_is_the_main_grid_after_the_searches_of_the_paper(store: Store) ->
 
 
 def test_lora_is_compared_with_full_fine_tuning_cell_by_cell() -> None:
-    runs = definition.load("lora").runs
+    runs = load_grid("lora").runs
     cells: dict[str, set[tuple[object, ...]]] = {"full": set(), "lora": set()}
     for run in runs:
         config = run.config
@@ -98,7 +98,7 @@ def test_lora_is_compared_with_full_fine_tuning_cell_by_cell() -> None:
 
 
 def test_every_threat_model_is_trained_in_and_judged_by_all() -> None:
-    runs = definition.load("threat_models").runs
+    runs = load_grid("threat_models").runs
     attacked = [run.config for run in runs if run.setting != "standard"]
     strengths = {(config.norm, float(config.epsilon_g)) for config in attacked}
     assert strengths == {("linf", 4 / 255), ("l2", 2.0), ("l1", 75.0)}
@@ -125,12 +125,12 @@ SHARED = {
 @pytest.mark.parametrize("name", SHARED)
 def test_runs_are_shared_with_the_main_grid(name: str) -> None:
     """Equal runs have one id, so the grids must agree in every field that they do not study."""
-    main = {run.id for run in definition.load("epsilon_scheduling").runs}
-    assert len(main & {run.id for run in definition.load(name).runs}) == SHARED[name]
+    main = {run.id for run in load_grid("epsilon_scheduling").runs}
+    assert len(main & {run.id for run in load_grid(name).runs}) == SHARED[name]
 
 
 def test_all_of_the_paper_together(store: Store) -> None:
-    loaded = [definition.load(name) for name in ("epsilon_scheduling", *SHARED)]
+    loaded = [load_grid(name) for name in ("epsilon_scheduling", *SHARED)]
     shares = several.look(loaded, store)
     every = several.union(shares)
     asked = sum(len(grid.runs) for grid in loaded)
@@ -150,9 +150,7 @@ def test_all_of_the_paper_together(store: Store) -> None:
 
 def test_a_grid_that_is_not_tuned_yet_shares_nothing(store: Store) -> None:
     """Its runs will have other rates, whatever its file says of them today."""
-    main, tuned = (
-        winners.apply(definition.load(n), store) for n in ("epsilon_scheduling", "tuned")
-    )
+    main, tuned = (winners.apply(load_grid(n), store) for n in ("epsilon_scheduling", "tuned"))
     for order in ((main, tuned), (tuned, main)):
         shares = several.look(order, store)
         assert [share.shared for share in shares] == [0, 0]
@@ -164,7 +162,7 @@ def test_a_grid_that_is_not_tuned_yet_shares_nothing(store: Store) -> None:
 
 def tiny_grid(text: str) -> Grid:
     base = "base: {backbone: mini_resnet, weights: random, dataset: fake, epochs: 2}\n"
-    return definition.parse(f"{base}{text}", Path("x.yaml"))
+    return parse_grid(f"{base}{text}", Path("x.yaml"))
 
 
 def test_a_shared_run_is_done_only_with_the_evaluations_of_both(

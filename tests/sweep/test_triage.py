@@ -17,7 +17,7 @@ from slurm import profile as profiles
 from slurm.cluster import JobState
 from slurm.profile import Profile
 from sweep import launcher
-from sweep.grid import Grid, definition
+from sweep.grid import Grid, load_grid
 from sweep.state import breaker, repair, triage
 from sweep.state.plan import State, Status
 from sweep.submit.order import Runs
@@ -41,7 +41,7 @@ overrides: {mini_convnext: {mem_gb: 16}}
 def small(folder: Path) -> Grid:
     path = folder / "small.yaml"
     path.write_text(GRID)
-    return definition.load(path)
+    return load_grid(path)
 
 
 @pytest.fixture

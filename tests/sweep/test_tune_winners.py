@@ -17,7 +17,7 @@ from core.config import ConfigError
 from core.store.folders import Store
 from core.store.json_files import read_jsonl
 from sweep import launcher
-from sweep.grid import definition, search
+from sweep.grid import load_grid, search
 from sweep.grid.search import REAL
 from sweep.submit import submissions
 from sweep.tune import session, table, winners
@@ -184,7 +184,7 @@ def test_from_search_to_table(tmp_path: Path) -> None:
     launched = sweep("launch", str(path), "--tracking", "none")
     out, _ = launched.communicate(timeout=300)
     assert launched.returncode == 0, out
-    seen = launcher.look(winners.apply(definition.load(path), Store(root)), Store(root))
+    seen = launcher.look(winners.apply(load_grid(path), Store(root)), Store(root))
     assert {status.state for status in seen.statuses} == {"done"}
     rates = {status.run.setting: status.run.config.optim.lr for status in seen.statuses}
     assert rates["fix"] == rates["sched"] != 1e-4

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from core.config import ConfigError
 from core.store.folders import Store
-from sweep.grid import definition
+from sweep.grid import load_grid
 from sweep.state import run_logs
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import watcher
@@ -29,7 +29,7 @@ def seen(tmp_path: Path, failed: int) -> Plan:
     """Of 24 runs the first ones failed, each for a reason of several lines; the last two run."""
     path = tmp_path / "many.yaml"
     path.write_text(GRID)
-    runs = definition.load(path).runs
+    runs = load_grid(path).runs
     states = [State.FAILED] * failed + [State.PENDING] * (22 - failed) + [State.RUNNING] * 2
     why = [f"reason {number} {'and more ' * 20}" for number in range(24)]
     found = zip(runs, states, why, strict=True)
