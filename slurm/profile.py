@@ -1,7 +1,7 @@
 """Profile: where and how runs run, read from YAML and checked before anything is submitted.
 
 Holds nothing that changes the science. `sweep` turns it into submitit's keywords with
-`executor_options()` and `parameters()`.
+`executor_options()` and `slurm_parameters()`.
 """
 
 import os
@@ -10,16 +10,17 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from importlib import metadata
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from pydantic import Field, StrictBool, ValidationError, model_validator
+from pydantic import Field, StrictBool, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from core.config.document import Document, Place, dotted, read_text
-from core.errors import ConfigError
+from core.errors import ConfigError, first_line
 from slurm.parameters import (
     Amount,
     Count,
@@ -50,6 +51,8 @@ _SLURM_ONLY = {
     *("heartbeat_s", "stale_s"),
 }
 _REFERENCE = re.compile(r"(\$[A-Za-z_]\w*|\$\{[A-Za-z_]\w*\})", re.ASCII)
+EXECUTORS = ("local", "debug", "slurm")
+"""Those that come with epsweep; others are plug-ins of submitit."""
 _PACKAGED = files("slurm") / "profiles"
 
 
@@ -58,7 +61,8 @@ class Profile(Model):
 
     name: Text
     about: Text = "no description"
-    executor: Literal["local", "debug", "slurm"]
+    executor: Text  # one of EXECUTORS, or a plug-in of submitit
+    parameters: dict[Variable, Any] = Field(default_factory=dict)  # of a plug-in, which checks them
     workers: Count = Field(default_factory=lambda: len(os.sched_getaffinity(0)))  # local only
     slurm: Slurm = Slurm()
     env: dict[Variable, Integer | Line] = Field(default_factory=dict)
@@ -73,6 +77,18 @@ class Profile(Model):
     heartbeat_s: Amount = 30.0
     stale_s: Amount = 300.0  # a run without a heartbeat for so long is taken for dead
     overrides: dict[Text, Override] = Field(default_factory=dict)
+
+    @field_validator("executor")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name in EXECUTORS:
+            return name
+        found, broken = _plugins()
+        if name in found:
+            return name
+        valid = [*EXECUTORS, *found]
+        near = _did_you_mean(name, valid)
+        raise ValueError(f"expected one of {', '.join(valid)}, got {name!r}{near}{broken}")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -93,12 +109,15 @@ class Profile(Model):
         else:
             yield from self._slurm_faults()
             yield from self._gpu_faults()
-        if self.ranks > 1 and self.executor == "debug":
-            yield f"gpus_per_run: executor 'debug' has one process, got {self.gpus_per_run}"
+        if self.ranks > 1 and self.executor not in ("local", "slurm"):
+            one = f"executor {self.executor!r} has one process per run"
+            yield f"gpus_per_run: {one}, got {self.gpus_per_run}"
         if self.ranks > 1 and self.runs_per_job > 1:
             yield "runs_per_job: a job with several GPUs per run takes one run"
         if self.executor != "local" and "workers" in self.model_fields_set:
             yield f"workers: only for executor 'local', this one is {self.executor!r}"
+        if self.executor in EXECUTORS and "parameters" in self.model_fields_set:
+            yield f"parameters: only for the executor of a plug-in, this one is {self.executor!r}"
 
     def _slurm_faults(self) -> Iterator[str]:
         if self.slurm.timeout_min is None:
@@ -133,11 +152,17 @@ class Profile(Model):
     @property
     def remote(self) -> bool:
         """Whether runs run on other machines than this one."""
-        return self.executor == "slurm"
+        return self.executor not in ("local", "debug")
 
     @property
     def _signal_delay_s(self) -> int:
         return self.slurm.slurm_signal_delay_s or _SIGNAL_DELAY_S
+
+    @property
+    def mem_gb(self) -> float | None:
+        """Host memory that a job asks for; None if the profile leaves that to the cluster."""
+        given = self.slurm.mem_gb or self.parameters.get("mem_gb")
+        return given if isinstance(given, int | float) else None
 
     @property
     def ranks(self) -> int:
@@ -164,7 +189,7 @@ class Profile(Model):
             options["slurm_python"] = "exec " + shlex.quote(sys.executable)
         return options
 
-    def parameters(self) -> dict[str, Any]:
+    def slurm_parameters(self) -> dict[str, Any]:
         """Keywords for `executor.update_parameters(**parameters)`, on Slurm.
 
         Adds what follows from the rest of the profile: the tasks and GPUs of one run, the
@@ -201,6 +226,18 @@ class Profile(Model):
             }
         except KeyError as error:
             raise ConfigError(f"profile {self.name}: env: ${error.args[0]} is not set") from error
+
+
+def _plugins() -> tuple[list[str], str]:
+    """Executors that installed packages add to submitit, and why the others cannot be used."""
+    found, broken = [], ""
+    for entry in metadata.entry_points(group="submitit", name="executor"):
+        try:
+            found.append(str(entry.load().name()))
+        except Exception as error:  # whatever its import raises
+            why = f"{type(error).__name__}: {first_line(error)}"
+            broken += f"; plug-in {entry.value} cannot be imported ({why})"
+    return sorted({*found} - {*EXECUTORS}), broken
 
 
 def _bash(value: str) -> str:
@@ -266,9 +303,7 @@ def _problem(path: Place, details: list[ErrorDetails]) -> str:
         case "extra_forbidden":
             return _unknown(path)
         case "missing":
-            return (
-                f"required ({', '.join(get_args(Profile.model_fields[str(path[0])].annotation))})"
-            )
+            return f"required ({', '.join(EXECUTORS)}, or a plug-in of submitit)"
         case "value_error":
             return str(first["ctx"]["error"])
         case "literal_error" if not kinds:

@@ -221,6 +221,7 @@ class _Submission(TypedDict):
     user: NotRequired[str | None]
     array: NotRequired[str | None]
     tasks: NotRequired[Count]
+    jobs: NotRequired[list[str]]
     first: NotRequired[Count]
     per: NotRequired[Many]
     end: NotRequired[Count]
@@ -230,11 +231,13 @@ def _complete(row: _Submission) -> _Submission:
     lacking = {"name", "array", "tasks", "first", "per", "end"} - set(row)
     if "processes" not in row and lacking:
         raise ValueError(f"an array without {', '.join(sorted(lacking))}")
+    if "jobs" in row and len(row["jobs"]) != row.get("tasks"):
+        raise ValueError(f"{row.get('tasks')} tasks with {len(row['jobs'])} jobs")
     return row
 
 
 Submission = Annotated[_Submission, AfterValidator(_complete)]
-"""A row of submissions.jsonl: of a Slurm array, or of worker processes."""
+"""A row of submissions.jsonl: of a Slurm array, the jobs of a plug-in, or worker processes."""
 
 
 class _Trial(TypedDict):

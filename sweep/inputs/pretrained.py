@@ -39,7 +39,7 @@ def hub_of(profile: Profile) -> Path:
 
 def required_hub(profile: Profile) -> Path | None:
     """The cache in which runs of a profile must find their weights; None where they may download:
-    jobs on Slurm never do, as nodes may lack internet and would all fetch the same file."""
+    jobs elsewhere never do, as nodes may lack internet and would all fetch the same file."""
     environ = os.environ | {name: str(value) for name, value in profile.env.items()}
     return hub_of(profile) if profile.remote or inputs.is_offline(environ) else None
 

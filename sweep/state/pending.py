@@ -128,9 +128,10 @@ def of_process(rows: Rows, pid: str) -> dict[str, Pending]:
 def tasks(row: Mapping[str, Any]) -> Iterator[tuple[str, range]]:
     """(job, rows of the manifest) of each task of an array, as submissions.jsonl holds it."""
     base, count, first, per = row["array"] or row["name"], row["tasks"], row["first"], row["per"]
+    ids = row.get("jobs")  # of a plug-in, which names each as it likes
     for task in range(count):
         # submitit makes a plain job of a single task.
-        job = f"{base}_{task}" if count > 1 else base
+        job = ids[task] if ids else f"{base}_{task}" if count > 1 else base
         yield job, range(first + task * per, min(first + (task + 1) * per, row["end"]))
 
 

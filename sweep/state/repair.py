@@ -94,7 +94,7 @@ def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
         if batch == 1:
             return "out of GPU memory with one image at a time"
         return replace(after, micro_batch=batch // 2)
-    memory = max(before.mem_gb or 0, profile.slurm.mem_gb or 0)
+    memory = max(before.mem_gb or 0, profile.mem_gb or 0)
     if kind == "memory" and memory:
         return replace(after, mem_gb=round(memory * MORE_MEMORY, 3))
     return after

@@ -119,10 +119,12 @@ def of_job(state: JobState, log: Path) -> tuple[str, str] | None:
     known = known or _ENDS.get(state.state)
     if known or state.state != "FAILED":
         return known
-    code, signal = state.exit_code or 0, state.signal or 0
+    said = f": {last}" if (last := joblog.last_line(text)) else ""
+    if state.exit_code is None:  # a plug-in does not tell: not known to repeat
+        return "killed", f"its process ended without a result{said}"
+    code, signal = state.exit_code, state.signal or 0
     signal = signal or max(0, code - 128)  # srun reports a killed task by 128 + its signal
     if signal in (9, 12, 15):  # by hand, or before its handlers were there
         return "killed", f"its process was killed (signal {signal})"
     how = f"signal {signal}" if signal else f"exit code {code}"
-    said = joblog.last_line(text)
-    return "bug", f"its process ended by {how}{': ' if said else ''}{said}"
+    return "bug", f"its process ended by {how}{said}"

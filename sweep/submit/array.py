@@ -210,7 +210,7 @@ def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> bundle
     # Last, and first on the path: nothing that a profile or a site sets leads around the frozen
     # code, and packages that a site gives by PYTHONPATH are found behind it.
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    parameters = profile.parameters()
+    parameters = profile.slurm_parameters()
     ours += [*custody.guard(code), path]
     parameters["slurm_setup"] = [start, *parameters["slurm_setup"], *ours]
     made.update_parameters(slurm_job_name=name, **parameters)

@@ -33,7 +33,7 @@ HOMES = {
     "local": "sweep.submit.local",
     "slurm": "sweep.submit.array",
 }
-"""By executor, the module whose BACKEND serves it."""
+"""By executor, the module whose BACKEND serves it; any other is a plug-in of submitit."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,10 @@ class Backend(ABC):
 
 def of(executor: str) -> Backend:
     """The backend of a profile's, or a record's, executor."""
+    if executor not in HOMES:
+        from sweep.submit.plugin import Plugin  # which imports this module
+
+        return Plugin(executor)
     found: Backend = import_module(HOMES[executor]).BACKEND
     return found
 

@@ -83,16 +83,7 @@ def engage(
     """Start workers, each with what `work` gives for its number, and put them on record. code: the
     own code that they need."""
     gpus, ranks = visible_gpus(), profile.ranks
-    if odd := re.search("%[jtaA]", str(sweep.logs)):
-        raise ConfigError(f"{sweep.path}: submitit would take {odd[0]} in the path for a job's id")
-    given = profile.environ()
-    # As on a cluster: a worker that starts later must not import code edited meanwhile, nor
-    # packages of such names where the user stands; those of the user's path come behind.
-    frozen = str(frozen_code.snapshot(sweep, code))
-    behind = given.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
-    ahead = os.pathsep.join(filter(None, (frozen, behind)))
-    quiet = {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    variables = {**given, "PYTHONPATH": ahead, **quiet}
+    variables = setting(sweep, profile, code)
 
     def worker(number: int) -> Job:
         executor = submitit.LocalExecutor(sweep.logs)
@@ -109,6 +100,19 @@ def engage(
     processes = [describe_process(int(job.job_id)) for job in jobs]
     submissions.record(sweep, manifest, profile, processes=processes)
     return Crew(jobs, worker, manifest)
+
+
+def setting(sweep: SweepDir, profile: Profile, code: frozen_code.Code) -> dict[str, str]:
+    """The environment variables of jobs that inherit ours. As on Slurm: one that starts later must
+    not import code edited meanwhile, nor packages of such names where the user stands; those of the
+    user's path come behind. Raises ConfigError for a folder that submitit cannot log to."""
+    if odd := re.search("%[jtaA]", str(sweep.logs)):
+        raise ConfigError(f"{sweep.path}: submitit would take {odd[0]} in the path for a job's id")
+    given = profile.environ()
+    frozen = str(frozen_code.snapshot(sweep, code))
+    behind = given.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
+    ahead = os.pathsep.join(filter(None, (frozen, behind)))
+    return {**given, "PYTHONPATH": ahead, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @contextmanager

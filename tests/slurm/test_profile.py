@@ -38,7 +38,7 @@ def script(mine: Profile, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "bin" / "srun").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(folder / "bin"), prepend=":")
     executor = submitit.AutoExecutor(folder, **mine.executor_options())
-    executor.update_parameters(**mine.parameters())
+    executor.update_parameters(**mine.slurm_parameters())
     inner: Any = executor._executor
     return str(inner._make_submission_file_text(inner._submitit_command_str, "uid"))
 
@@ -86,7 +86,7 @@ def test_the_names_are_those_of_submitit() -> None:
     [
         ("executer: local\nexecutor: local", ":1: executer: unknown key, did you mean 'executor'?"),
         ("executor: slrum", ":1: executor: expected one of local, debug, slurm, got 'slrum', did"),
-        ("about: x", "executor: required (local, debug, slurm)"),
+        ("about: x", "executor: required (local, debug, slurm, or a plug-in of submitit)"),
         (SLURM + "runs_per_job: many", ":3: runs_per_job: expected a whole number, got 'many'"),
         (SLURM + "runs_per_job: 0", ":3: runs_per_job: got 0: Input should be greater than"),
         (SLURM + "runs_per_job: true", ":3: runs_per_job: expected a whole number, got True"),
@@ -268,7 +268,7 @@ def test_an_override_touches_its_backbone_alone(tmp_path: Path) -> None:
     assert (vit.slurm.mem_gb, vit.runs_per_job, vit.ranks) == (96, 1, 2)
     assert (swin.slurm.mem_gb, swin.runs_per_job, swin.ranks) == (32, 4, 1)
     assert vit.slurm.timeout_min == swin.slurm.timeout_min == 60
-    assert vit.parameters()["tasks_per_node"] == vit.parameters()["gpus_per_node"] == 2
+    assert vit.slurm_parameters()["tasks_per_node"] == vit.slurm_parameters()["gpus_per_node"] == 2
 
 
 def test_an_override_that_contradicts_the_rest_is_a_fault(tmp_path: Path) -> None:
@@ -305,15 +305,15 @@ def test_a_profile_cannot_be_changed() -> None:
 def test_tasks_and_gpus_follow_from_gpus_per_run(
     tmp_path: Path, text: str, expected: dict[str, Any]
 ) -> None:
-    given = profile.load(write(tmp_path, text)).parameters()
+    given = profile.load(write(tmp_path, text)).slurm_parameters()
     assert {name: given.get(name) for name in expected} == expected
 
 
 def test_whether_slurm_may_requeue_is_said_outright(tmp_path: Path) -> None:
     never = profile.load(write(tmp_path, SLURM + "max_requeues: 0"))
-    assert never.parameters()["slurm_additional_parameters"] == {"no-requeue": True}
+    assert never.slurm_parameters()["slurm_additional_parameters"] == {"no-requeue": True}
     often = profile.load(write(tmp_path, SLURM + "max_requeues: 7"))
-    assert often.parameters()["slurm_additional_parameters"] == {"requeue": True}
+    assert often.slurm_parameters()["slurm_additional_parameters"] == {"requeue": True}
     assert often.executor_options()["slurm_max_num_timeout"] == 7
 
 

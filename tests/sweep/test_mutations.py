@@ -61,7 +61,7 @@ def try_profile(path: Path) -> Try:
         try:
             found = profile.load(path)
             for one in (found, *map(found.for_backbone, found.overrides)):
-                one.parameters()
+                one.slurm_parameters()
                 one.executor_options()
         except ConfigError as error:
             assert_lines(error, str(path))

@@ -1,0 +1,163 @@
+"""The backend of every executor that an installed package adds to submitit: a profile names it, and
+gives it `parameters`.
+
+Jobs run the frozen code if the executor hands on the environment (PYTHONPATH). A launch that dies
+between a submission and its record leaves one job that nobody knows; it shares the runs with later
+ones by their claims.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import submitit
+from submitit.core.core import PicklingExecutor
+from submitit.core.plugins import get_executors
+
+from core.config import ConfigError, nearest
+from core.errors import ClusterError
+from core.store.folders import SweepDir
+from slurm import cluster
+from slurm.cluster import JobState
+from slurm.profile import Profile
+from sweep.state.pending import Pending
+from sweep.submit import local, submissions
+from sweep.submit.backends import Backend, Key, Ordered, Started
+from sweep.submit.order import Order
+from sweep.worker import custody
+
+SHARED = ("timeout_min", "mem_gb", "cpus_per_task", "stderr_to_stdout")
+"""What every executor of submitit takes, without what follows from the rest of a profile."""
+_OURS = {"name", "nodes", "tasks_per_node", "gpus_per_node"}
+
+
+@dataclass(frozen=True)
+class Plugin(Backend):
+    """Jobs of an executor that somebody else has written, one at a time."""
+
+    executor: str
+    queued = True
+
+    def start(self, order: Ordered) -> Started[Ordered]:
+        arrays: dict[str, int] = {}
+        ready, left = _apart(order.parts())
+        for part in ready:
+            name = f"epsweep-{part.sweep.path.name}-{uuid.uuid4().hex[:8]}"
+            made, jobs = self._made(part.sweep, part.profile, name), list[str]()
+            variables = local.setting(part.sweep, part.profile, order.code)
+            manifest = part.freeze()
+            for number in range(part.jobs):
+                with local.environ(variables):
+                    jobs.append(self._submitted(made, part.job(manifest, number, part.jobs)))
+                known = {"name": name, "array": jobs[0], "jobs": jobs, "tasks": len(jobs)}
+                rows = part.span(range(len(jobs)))
+                submissions.record(part.sweep, manifest, part.profile, **known, **rows)
+            arrays |= {jobs[0]: len(jobs)} if jobs else {}
+        return Started(arrays, left, "other grids have them first" if left else "")
+
+    def _submitted(self, made: Any, task: Any) -> str:
+        try:
+            return str(made.submit(task).job_id)
+        except Exception as error:  # whatever it raises
+            raise ClusterError(f"executor {self.executor} refused: {_line(error)}") from error
+
+    def _made(self, sweep: SweepDir, profile: Profile, name: str) -> Any:
+        """The executor with everything that the profile says. Raises ConfigError, ClusterError."""
+        kind = self._kind()
+        known = [*SHARED, *sorted(kind._valid_parameters() - {*SHARED, *_OURS})]
+        place = f"profile {profile.name}: parameters"
+        for key in profile.parameters:
+            if key not in known:
+                raise ConfigError(f"{place}: {key}: unknown key{nearest(key, known)}")
+        try:
+            made = submitit.AutoExecutor(sweep.logs, cluster=self.executor)
+        except Exception as error:  # whatever its constructor finds lacking here
+            raise ClusterError(f"executor {self.executor}: {_line(error)}") from error
+        asked = {"mem_gb": profile.slurm.mem_gb, "gpus_per_node": profile.gpus_per_run or None}
+        given = profile.parameters | {key: value for key, value in asked.items() if value}
+        shared = {key: value for key, value in given.items() if key in {*SHARED, *_OURS}}
+        try:
+            # Apart: as one call, submitit would want the executor's name before each of its own.
+            made.update_parameters(name=name, **shared)
+            own = {key: value for key, value in given.items() if key not in shared}
+            made._executor.update_parameters(**own)
+        except Exception as error:  # submitit asserts, executors raise what they like
+            raise ConfigError(f"{place}: {_line(error)}") from error
+        return made._executor
+
+    def _kind(self) -> Any:
+        try:
+            return get_executors()[self.executor]
+        except KeyError:
+            raise ClusterError("it is not installed here") from None
+
+    def script(self, order: Order) -> list[str]:
+        scripts = []
+        for part in order.parts():
+            made = self._made(part.sweep, part.profile, f"epsweep-{part.sweep.path.name}")
+            jobs = f"{part.jobs} jobs of executor {self.executor} for {part.size} runs"
+            scripts.append(f"# profile {part.profile.name}: {jobs}")
+            if isinstance(made, PicklingExecutor):
+                command = made._submitit_command_str
+                scripts[-1] += f"\n{made._make_submission_file_text(command, 'ID') or command}"
+        return scripts
+
+    def limited(self, profile: Profile, most: int) -> Profile:
+        raise ConfigError(
+            f"profile {profile.name}: --max-parallel: executor {self.executor} has no such limit, "
+            "unless it is one of its parameters"
+        )
+
+    def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
+        """submitit asks for all jobs that it knows of at once, so they are made known first."""
+        jobs: dict[str, Any] = {}
+        try:
+            for item in promised.values():
+                jobs[item.job] = self._job(item)
+            told = {id: self._state(job) for id, job in jobs.items()}
+        except Exception as error:  # not installed here, or out of reach
+            silent = JobState(reason=f"no answer from executor {self.executor}: {_line(error)}")
+            told = {item.job: silent for item in promised.values()}
+        return {key: replace(item, state=told[item.job]) for key, item in promised.items()}
+
+    def _state(self, job: Any) -> JobState:
+        """In Slurm's words. A job that the executor does not know (yet) may well be there."""
+        over, said = job.done(), str(job.state).upper()
+        if not over:
+            if said == "UNKNOWN":
+                return JobState(reason=f"unknown to executor {self.executor}")
+            return JobState("RUNNING" if said == "RUNNING" else "PENDING", current=True)
+        ending = custody.outcome(job.paths.result_pickle)
+        if ending == "success":
+            return JobState("COMPLETED", current=True)
+        if ending == "error":
+            return JobState("FAILED", exit_code=1, current=True)
+        return JobState(said if said in cluster.OVER else "FAILED", current=True)
+
+    def _job(self, item: Pending) -> Any:
+        return self._kind().job_class(item.logs, item.job)
+
+    def stop(self, promised: Iterable[Pending]) -> None:
+        for item in promised:
+            try:
+                self._job(item).cancel(check=False)
+            except Exception as error:  # whatever it raises
+                raise ClusterError(
+                    f"executor {self.executor}: job {item.job} cannot be ended: {_line(error)}"
+                ) from error
+
+
+def _apart(parts: Sequence[Ordered]) -> tuple[list[Ordered], list[Ordered]]:
+    """Those that may begin, and those that would have to wait for jobs of other grids, which no
+    executor but Slurm's can be asked to do."""
+    ready, waiting = list[Ordered](), list[Ordered]()
+    for part in parts:
+        (waiting if part.profile.slurm.slurm_additional_parameters else ready).append(part)
+    return ready, waiting
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

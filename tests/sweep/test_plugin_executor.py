@@ -1,0 +1,327 @@
+"""An executor that a package adds to submitit, used through a profile: every verb works on it."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from submitit.core import plugins
+from submitit.core.core import PicklingExecutor
+from submitit.core.utils import JobPaths, cloudpickle_dump
+
+from core.config import ConfigError
+from core.errors import ClusterError
+from core.store.folders import Store
+from core.store.holder import holder
+from core.store.json_files import read_jsonl
+from slurm import profile as profiles
+from sweep import launcher
+from sweep.grid import load_grid
+from sweep.state.pending import Pending
+from sweep.submit import backends
+from sweep.submit.plugin import Plugin
+
+Call = Callable[..., tuple[int, str, str]]
+FARM = '''
+"""A machine room in a nutshell: jobs are processes that begin once the file GATE is there."""
+import os
+import signal
+import sys
+from pathlib import Path
+
+from submitit.core import core, job_environment
+
+GATE = Path(__file__).with_name("gate")
+
+
+class Watcher(core.InfoWatcher):
+    def get_state(self, job_id, mode="standard"):
+        try:
+            state = Path(f"/proc/{job_id}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            state = "Z"
+        return "GONE" if state == "Z" else "RUNNING" if GATE.exists() else "PENDING"
+
+
+class FarmJob(core.Job):
+    watcher = Watcher()
+
+    def cancel(self, check=True):
+        os.killpg(int(self.job_id), signal.SIGTERM)
+
+
+class FarmJobEnvironment(job_environment.JobEnvironment):
+    # A job is one process, so all but its id is as by default, whatever the variable.
+    _env = {"job_id": "FARM_ID"} | dict.fromkeys(
+        ("num_tasks", "num_nodes", "node", "global_rank", "local_rank"), "FARM_NONE"
+    )
+
+    @classmethod
+    def name(cls):
+        return "my_farm"
+
+
+class FarmExecutor(core.PicklingExecutor):
+    job_class = FarmJob
+
+    @classmethod
+    def name(cls):
+        return "my_farm"
+
+    @classmethod
+    def _valid_parameters(cls):
+        return {"queue"}
+
+    def _internal_update_parameters(self, **given):
+        if given.get("queue", "day") not in ("day", "night"):
+            raise ValueError(f"no queue {given['queue']!r}:\\n  expected day or night")
+        super()._internal_update_parameters(**given)
+
+    def _num_tasks(self):
+        return 1
+
+    @property
+    def _submitit_command_str(self):
+        return f"{sys.executable} -m submitit.core._submit {self.folder}"
+
+    def _make_submission_file_text(self, command, uid):
+        wait = f"while [ ! -e {GATE} ]; do sleep 0.05; done"
+        job = f"export FARM_ID=$$ SUBMITIT_EXECUTOR=my_farm; {wait}; exec {command}"
+        logs = f"exec >{self.folder}/$$_0_log.out 2>{self.folder}/$$_0_log.err"
+        return f"exec 3>&1; setsid sh -c 'echo $$ >&3; exec 3>&-; {logs}; {job}' &"
+
+    def _make_submission_command(self, path):
+        return ["sh", str(path)]
+
+    @staticmethod
+    def _get_job_id_from_submission_command(text):
+        return (text.decode() if isinstance(text, bytes) else text).strip()
+'''
+GRID = """
+name: far
+base: {weights: random, image_size: 32, epochs: 1, backbone: mini_convnext, dataset: fake}
+seeds: [0, 1]
+evals: [{epsilons: 0..4/255, steps: 1}]
+"""
+
+
+def _forget() -> None:
+    for known in (plugins._get_plugins, plugins.get_executors, plugins.get_job_environments):
+        known.cache_clear()
+
+
+@pytest.fixture
+def farm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """An installed package with the executor `my_farm`; `gate` lets its jobs begin."""
+    place = tmp_path / "site"
+    about = place / "farm-1.0.dist-info"
+    about.mkdir(parents=True)
+    (place / "farm.py").write_text(FARM)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: farm\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[submitit]\nexecutor = farm:FarmExecutor\njob_environment = farm:FarmJobEnvironment\n"
+    )
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.setenv("PYTHONPATH", str(place))
+    _forget()
+    profile = tmp_path / "farm.yaml"
+    profile.write_text(
+        "executor: my_farm\nparameters: {queue: night, timeout_min: 30}\ngpus_per_run: 0\n"
+    )
+    grid = tmp_path / "far.yaml"
+    grid.write_text(GRID)
+    gate = place / "gate"
+    yield SimpleNamespace(profile=profile, grid=str(grid), gate=gate, package=about)
+    for script in tmp_path.glob("outputs/sweeps/*/logs/*_submission.sh"):
+        with suppress(OSError):  # over
+            job = int(script.name.partition("_")[0])
+            if str(place) in Path(f"/proc/{job}/environ").read_text():
+                os.killpg(job, signal.SIGKILL)
+    _forget()
+    sys.modules.pop("farm", None)
+
+
+def _statuses(call: Call, grid: str) -> list[dict[str, Any]]:
+    code, out, err = call("status", grid, "--json")
+    assert code in (0, 1, 3), err
+    runs: list[dict[str, Any]] = json.loads(out)["runs"]
+    return sorted(runs, key=lambda run: int(run["config"]["seed"]))
+
+
+def _until(true: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < patience
+        time.sleep(0.2)
+
+
+@pytest.mark.slow  # 8 s, and more on a busy machine
+def test_the_verbs_work_on_the_jobs_of_a_plugin(
+    farm: SimpleNamespace, store: Store, call: Call
+) -> None:
+    """Jobs wait until the gate opens, so no step depends on how fast they are."""
+    profile = ("--profile", str(farm.profile))
+    sweep = store.sweep("far")
+
+    def states() -> list[str]:
+        return [run["state"] for run in _statuses(call, farm.grid)]
+
+    def jobs() -> list[str]:
+        return [job for row in read_jsonl(sweep.submissions) for job in row["jobs"]]
+
+    code, out, err = call("launch", farm.grid, *profile, "--dry-run")
+    assert code == 0 and "2 jobs of executor my_farm for 2 runs" in out, err
+    assert "-m submitit.core._submit" in out and not sweep.submissions.exists()
+
+    code, out, err = call("launch", farm.grid, *profile)
+    assert code == 0 and "2 runs submitted: 2 tasks" in out, err
+    assert states() == ["pending", "pending"]
+    call("launch", farm.grid, *profile)
+    assert len(jobs()) == 2, "what is on its way is not submitted again"
+    first, _ = (run.id for run in load_grid(farm.grid).runs)
+    assert f"job {jobs()[0]} has not begun" in call("logs", first)[2]
+
+    code, out, err = call("cancel", farm.grid, "--only", "seed=0")
+    assert code == 0 and "1 runs asked to stop" in out, err
+    _until(lambda: not _alive(jobs()[0]))
+    assert _alive(jobs()[1]) and states() == ["cancelled", "pending"]
+    os.killpg(int(jobs()[1]), signal.SIGKILL)
+    _until(lambda: states() == ["cancelled", "new"])
+    (_, killed) = _statuses(call, farm.grid)
+    assert "its job ended before the run began" in killed["reason"]
+
+    farm.gate.touch()
+    code, out, err = call("retry", farm.grid, *profile)
+    assert code == 0 and "1 runs submitted: 1 tasks" in out, err
+    _until(lambda: not _alive(jobs()[2]))
+    assert states() == ["done", "new"]
+    assert "attempt 1 of" in call("logs", first)[1]
+    claim = holder(store.run(first))
+    assert claim and claim.info["job"] == jobs()[2], "what cancel and hung compare"
+
+
+def _alive(job: str) -> bool:
+    stat = Path(f"/proc/{job}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ("{queu: day}", "parameters: queu: unknown key, did you mean 'queue'?"),
+        ("{nodes: 2}", "parameters: nodes: unknown key (known: timeout_min, mem_gb, cpus_per_task"),
+        ("{queue: dusk}", "parameters: no queue 'dusk': expected day or night"),
+        ("{timeout_min: soon}", 'parameters: Parameter "timeout_min" expected type'),
+        ("{API_TOKEN: x}", "farm.yaml:2: parameters.API_TOKEN: "),
+        ("[queue]", "farm.yaml:2: parameters: expected a mapping, got ['queue']"),
+    ],
+)
+def test_a_wrong_parameter_is_one_line(
+    farm: SimpleNamespace, store: Store, call: Call, parameters: str, said: str
+) -> None:
+    farm.profile.write_text(f"executor: my_farm\nparameters: {parameters}\ngpus_per_run: 0\n")
+    for dry in ((), ("--dry-run",)):
+        code, _, err = call("launch", farm.grid, "--profile", str(farm.profile), *dry)
+        assert code == 2 and said in " ".join(err.split()) and err.count("\n") == 1, err
+    assert not store.sweep("far").submissions.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("executor: my_frm", "expected one of local, debug, slurm, my_farm, got 'my_frm', did you"),
+        ("executor: slrm", "did you mean 'slurm'?"),
+        ("executor: local\nparameters: {}", "parameters: only for the executor of a plug-in"),
+        ("executor: my_farm\ngpus_per_run: 2", "gpus_per_run: executor 'my_farm' has one process"),
+        ("executor: my_farm\nmax_requeues: 2", "max_requeues: only for executor 'slurm'"),
+    ],
+)
+def test_a_profile_that_fits_no_executor_is_refused(
+    farm: SimpleNamespace, text: str, said: str
+) -> None:
+    farm.profile.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        profiles.load(farm.profile)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_plugin_that_cannot_be_imported_is_named(farm: SimpleNamespace) -> None:
+    (farm.package.parent / "farm.py").write_text("import a_library_of_the_site")
+    with pytest.raises(ConfigError, match="got 'my_farm'; plug-in farm:FarmExecutor cannot be im"):
+        profiles.load(farm.profile)
+
+
+def test_no_limit_on_jobs_at_a_time_is_promised(farm: SimpleNamespace) -> None:
+    with pytest.raises(ConfigError, match="--max-parallel: executor my_farm has no such limit"):
+        launcher.load_profile(str(farm.profile), max_parallel=1)
+
+
+class Told:
+    """A job with what an executor says of it."""
+
+    def __init__(self, logs: Path, state: str) -> None:
+        self.state, self.paths = state, JobPaths(logs, "7")
+
+    def done(self) -> bool:
+        open_words = ("UNKNOWN", "PENDING", "RUNNING", "READY")
+        return self.state not in open_words or self.paths.result_pickle.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "result", "state", "ended"),
+    [
+        ("RUNNING", None, "RUNNING", None),
+        ("READY", None, "PENDING", None),
+        ("UNKNOWN", None, "UNKNOWN", None),
+        ("GONE", "success", "COMPLETED", None),
+        ("UNKNOWN", "success", "COMPLETED", None),
+        ("GONE", "error", "FAILED", ("bug", "its process ended by exit code 1: last words")),
+        ("GONE", None, "FAILED", ("killed", "its process ended without a result: last words")),
+        ("TIMEOUT", None, "TIMEOUT", ("timeout", "time limit")),
+    ],
+)
+def test_what_an_executor_says_is_told_in_the_words_of_slurm(
+    tmp_path: Path, said: str, result: str | None, state: str, ended: tuple[str, str] | None
+) -> None:
+    job = Told(tmp_path, said)
+    if result:
+        cloudpickle_dump((result, {}), job.paths.result_pickle)
+    (tmp_path / "7_0_log.err").write_text("last words\n")
+    found = Plugin("x")._state(job)
+    assert found.state == state and Pending("7", 0, state=found, logs=tmp_path).ended() == ended
+    is_over = result is not None or said in ("GONE", "TIMEOUT")
+    assert Pending("7", 0, state=found).live is not is_over
+
+
+def test_no_answer_keeps_a_promise_and_refuses_to_end_the_job(tmp_path: Path) -> None:
+    """The package was removed since, say."""
+    item = Pending("7", 0, "n", logs=tmp_path, executor="removed")
+    (told,) = backends.states({0: item}).values()
+    assert told.live and told.state
+    assert told.state.reason == "no answer from executor removed: it is not installed here"
+    with pytest.raises(ClusterError, match="executor removed: job 7 cannot be ended: it is not in"):
+        backends.stop([item])
+
+
+def test_a_refusal_midway_leaves_on_record_what_was_submitted(
+    farm: SimpleNamespace, store: Store, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, taken = PicklingExecutor.submit, list[object]()
+
+    def one(self: PicklingExecutor, task: Any) -> Any:
+        if taken:
+            raise RuntimeError("quota\nreached")
+        taken.append(task)
+        return submit(self, task)
+
+    monkeypatch.setattr(PicklingExecutor, "submit", one)
+    code, _, err = call("launch", farm.grid, "--profile", str(farm.profile))
+    assert code == 1 and "executor my_farm refused: quota reached" in err
+    assert [run["state"] for run in _statuses(call, farm.grid)] == ["pending", "new"]
