@@ -124,7 +124,10 @@ def test_each_rule_decides_its_case(name: str) -> None:
         ({"holder": claim(), "promise": job(None)}, "a job is on its way"),
         # Of another job than the one that had the run, the end tells nothing about it.
         ({"holder": claim(job="6"), "promise": job("OUT_OF_MEMORY")}, "its process is silent"),
-        ({"holder": claim("interrupted"), "promise": job("FAILED", 1, exit_code=1)}, "its job"),
+        (
+            {"holder": claim("interrupted"), "promise": job("FAILED", 1, exit_code=1)},
+            "its job cannot",
+        ),
         # An end that nobody knows the reason of does not hang.
         ({"holder": claim(), "promise": job("COMPLETED")}, "its process is gone"),
     ],
