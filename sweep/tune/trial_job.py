@@ -85,10 +85,8 @@ class TuneJob:
             fresh = trial.state == "new" and seen.out_of_time
             if trial.state in REAL or fresh or not may_begin(run, after[trial.number], MOST_LOST):
                 continue
-            claim = attempt.claim_for(run, gpus=self.gpus)
-            if claim and search.record(run):  # it has just been done
-                claim.release("done")
-            elif claim:
+            claim = claim_trial(run, gpus=self.gpus)
+            if claim:
                 outcome = self._do(wanted, trial.number, claim)
                 search.conclude(wanted)
                 return outcome
@@ -107,6 +105,17 @@ class TuneJob:
             f"{wanted.name} trial {number}",
             SweepDir(Path(self.sweep)),
         )
+
+
+def claim_trial(run: RunDir, *, gpus: float = 0) -> Claim | None:
+    """The right to work on a trial, None if another process has it or the trial has just ended. Who
+    ended it may have been killed before it could forget the weights."""
+    claim = attempt.claim_for(run, gpus=gpus)
+    if claim and search.record(run):
+        search.forget(claim.run)
+        claim.release("done")
+        return None
+    return claim
 
 
 def conduct(

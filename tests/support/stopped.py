@@ -19,7 +19,7 @@ from core.config import EvalConfig
 from core.options import Options
 from core.store.folders import Store
 from core.store.holder import Holder
-from sweep.grid.search import Search, record
+from sweep.grid.search import Search
 from sweep.tune import trial_job
 from sweep.worker import attempt
 
@@ -79,10 +79,7 @@ def trial(root: Path, search: Mapping[str, Any], said: Path, n: int, thread: str
     wanted = Search.parse(search, root / "tuned")
     folder = wanted.trial_dir(0)
     acts = _prepare(n, folder.path, thread)
-    claim = attempt.claim_for(folder)
-    if claim and record(folder):  # it has just been done
-        claim.release("done")
-        claim = None
+    claim = trial_job.claim_trial(folder)
     how: dict[str, Any] = {}
 
     def work() -> None:
