@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -112,7 +113,8 @@ def claim_trial(run: RunDir, *, gpus: float = 0) -> Claim | None:
     ended it may have been killed before it could forget the weights."""
     claim = attempt.claim_for(run, gpus=gpus)
     if claim and search.record(run):
-        search.forget(claim.run)
+        with suppress(NotOwnedError):  # who has taken it over forgets them
+            search.forget(claim.run)
         claim.release("done")
         return None
     return claim

@@ -19,7 +19,7 @@ from analysis import command
 from core.errors import ConfigError
 from core.store.folders import Store
 from slurm import profile
-from sweep import grid as grids
+from sweep.grid import load_grid, parse_grid, shipped_grids
 
 Call = Callable[..., tuple[int, str, str]]
 Try = Callable[[random.Random], None]
@@ -27,8 +27,8 @@ Try = Callable[[random.Random], None]
 REPO = Path(__file__).parents[2]
 GRIDS = [
     text
-    for text in (path.read_text("utf-8") for path in grids.shipped().values())
-    if len(grids.parse(text, Path("g.yaml")).runs) <= 40
+    for text in (path.read_text("utf-8") for path in shipped_grids().values())
+    if len(parse_grid(text, Path("g.yaml")).runs) <= 40
 ]
 PROFILES = [path.read_text("utf-8") for path in (REPO / "slurm" / "profiles").glob("*.yaml")]
 TABLES = [
@@ -49,7 +49,7 @@ def encoded(text: str) -> bytes:
 def try_grid(chance: random.Random) -> None:
     text = mutated(chance.choice(GRIDS), chance)
     try:
-        for run in grids.parse(text, Path("g.yaml")).runs[:3]:
+        for run in parse_grid(text, Path("g.yaml")).runs[:3]:
             json.dumps([run.id, run.config.to_dict()], allow_nan=False)
     except ConfigError as error:
         assert_lines(error, "g.yaml")
@@ -92,14 +92,14 @@ def run_folders(call: Call, tmp_path: Path, store: Store) -> Try:
     """Spoils one file of a store with two finished runs, and asks for something."""
     path = tmp_path / "g.yaml"
     path.write_text(GRID)
-    for run in grids.load(path).runs:
+    for run in load_grid(path).runs:
         analysis_store.finish(store.root, run.config)
     files = sorted(p for p in store.root.rglob("*") if p.suffix in (".json", ".jsonl", ".yaml"))
     assert len(files) > 6
     verbs = [
         *(("status", str(path)), ("status", str(path), "--json"), ("plan", str(path))),
         *(("tables", str(path), "--partial"), ("status", str(path), "--diagnose")),
-        *(("logs", grids.load(path).runs[0].id), ("launch", str(path), "--dry-run")),
+        *(("logs", load_grid(path).runs[0].id), ("launch", str(path), "--dry-run")),
     ]
 
     def attempt(chance: random.Random) -> None:
