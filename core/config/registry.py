@@ -144,8 +144,8 @@ _PATCH = re.compile(r"patch(\d+)")
 def size_problem(name: str, image_size: int) -> str | None:
     """Why a backbone cannot take square images of this size, None if nothing speaks against it.
 
-    Patches tile the image from one corner: what is left over at the other edges is never looked
-    at, without a word from the network.
+    Patches tile the image from one corner: the network ignores what is left over at the other
+    edges, and does not say so.
     """
     found = None if own_code.is_own(name) else _PATCH.search(backbone(name).timm)
     patch = int(found[1]) if found else 1

@@ -52,7 +52,7 @@ def measure(asked: AutoAttack, model: nn.Module, split: Split, context: Context)
 
 
 def _unheard(done: int) -> None:
-    """The images that APGD is through with are no share of what the ensemble takes."""
+    """APGD's finished images say nothing about how long the ensemble will take."""
 
 
 def require() -> Any:
@@ -123,8 +123,8 @@ def evaluate(
     """Critical strengths under APGD (`first`, called unless the ledger knows its result) and then
     AutoAttack, strength by strength, each on the images that are right so far.
 
-    `progress` is told the images that AutoAttack is through with, as one that is half through its
-    strengths is half an image. Raises ConfigError as `require`.
+    `progress` is told how many images AutoAttack has finished; one with half of its strengths
+    finished counts half. Raises ConfigError as `require`.
     """
     require()
     mine = team.mine(torch.arange(len(split)))

@@ -99,7 +99,7 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
 
 
 def _progress(done: int, images: int, lately: int, seconds: float) -> dict[str, Any]:
-    """lately: how many of those done took so many seconds; by their speed the others are told."""
+    """lately: images done in the last `seconds`; their speed gives the time left."""
     state = {"phase": "evaluate", "share": round(done / images, 4), "images_per_s": 0.0}
     if lately:
         state["images_per_s"] = round(lately / seconds, 1)
@@ -108,8 +108,7 @@ def _progress(done: int, images: int, lately: int, seconds: float) -> dict[str, 
 
 
 def _fitting(work: Callable[[Context], Measured], context: Context) -> Measured:
-    """What `work` finds with this many images at once, or with half as many as often as memory
-    runs out."""
+    """What `work` finds. Each time memory runs out, half as many images are evaluated at once."""
     while True:
         try:
             return work(context)

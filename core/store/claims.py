@@ -70,7 +70,7 @@ class Claim:
 
     @classmethod
     def acquire(cls, run: RunDir, *, job: str | None = None, gpus: float = 0) -> Claim | None:
-        """Claim a run for this process; None where another live process holds it.
+        """Claim a run for this process. None if another live process holds it.
 
         gpus: how many it occupies, a share where runs share one. Side effect: a row in
         attempts.jsonl; the row of a dead predecessor is closed as 'lost'.
@@ -156,7 +156,7 @@ class Claim:
     def _open_row(self) -> None:
         rows = self._rows()
         if rows and rows[-1]["outcome"] is None:
-            reason = "its process ended without a word (killed, or its node was lost)"
+            reason = "its process died without recording a reason (killed, or the node was lost)"
             rows[-1] |= {"outcome": "lost", "kind": "lost", "reason": reason}
         self.run.write_jsonl(self.run.attempts, [*rows, self._row()])
 

@@ -97,7 +97,7 @@ def of_evaluation(
 
 
 def is_masked(zero_gradient_images: int, n: int) -> bool:
-    """Whether so many images without a usable gradient among n make an evaluation doubtful."""
+    """Whether this many of n images without a usable gradient make an evaluation doubtful."""
     return zero_gradient_images > MASKED * n
 
 

@@ -34,8 +34,8 @@ PLAIN = {
 
 
 def fit_encoding() -> None:
-    """Let every text be printed, whatever the terminal's encoding: what it lacks is spelled in
-    plain letters, and bytes of file names that are no text pass as they are."""
+    """Let every text be printed, whatever the terminal's encoding: characters it does not have are
+    spelled in plain letters, and bytes of file names that are not text pass unchanged."""
     codecs.register_error("epsweep.plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

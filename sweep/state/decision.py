@@ -216,7 +216,10 @@ def _kind(found: tuple[str, str] | None) -> str:
     return found[0] if found else ""
 
 
-LOST = {"kind": "lost", "reason": "its process ended without a word (killed, or its node was lost)"}
+LOST = {
+    "kind": "lost",
+    "reason": "its process died without recording a reason (killed, or the node was lost)",
+}
 RULES: Mapping[str, Rule] = {
     "a process works on it": Rule(lambda f: f.working, State.RUNNING),
     "all that the grid asks for is there": Rule(

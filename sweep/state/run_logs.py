@@ -37,10 +37,10 @@ def promised(store: Store) -> dict[str, Pending]:
 
 
 def read(store: Store, run: RunDir, *, follow: bool) -> Iterator[str]:
-    """The run's log so far; with `follow`, whatever is added until no process works on it. Where
-    a process ended without a word, or never began, also what its job said.
+    """The run's log so far; with `follow`, whatever is added until no process works on it. If a
+    process died without recording a reason, or never began, also what its job said.
 
-    Raises ConfigError where there is neither.
+    Raises ConfigError if there is neither.
     """
     promise = promised(store).get(run.id)
     said = joblog.tail(joblog.path(promise.logs, promise.job)) if promise and promise.logs else ""

@@ -38,7 +38,7 @@ PAUSES = {
     "stopped": "told to stop by a signal",
     "killed": "its process was killed",
     "hung": "no heartbeat",
-    "lost": "ended without a word",
+    "lost": "died without recording a reason",
 }
 """Classes of interrupted runs, which `sweep launch` goes on with; timeout and node may be too."""
 DEADLY = frozenset(FAILURES) - {"timeout", "node"}

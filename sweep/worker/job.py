@@ -55,8 +55,8 @@ class RunJob:
     gpus: float = 0
     """GPUs that one run occupies; a share where runs are trained together on one."""
     max_lost: int = 3
-    """Attempts at one run within this submission that may end without a word; more means that the
-    run kills its workers."""
+    """Attempts at one run within this submission that may die without a reason on record; more
+    means that the run kills its workers."""
     together: bool = False
     """Run the rows at the same time, each in a process of its own, instead of one by one."""
     alone: bool = False
@@ -225,7 +225,7 @@ def orderly(work: Callable[[], dict[str, int]]) -> dict[str, int]:
 
 def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
     """Whether what `after` attempts came before may be begun (again): not if it has ended since,
-    and not for ever if its processes die without a word."""
+    and not for ever if its processes die without recording a reason."""
     since = holder(folder)
     if since is None or since.attempt <= after:
         return True

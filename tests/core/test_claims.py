@@ -133,7 +133,7 @@ def test_a_killed_owner_is_replaced_at_once_and_its_row_closed(
     assert claim and claim.attempt == 2
     lost, now = read_jsonl(run.attempts)
     assert (lost["attempt"], lost["outcome"], lost["kind"]) == (1, "lost", "lost")
-    assert "without a word" in lost["reason"] and lost["job"] == "77"
+    assert "without recording a reason" in lost["reason"] and lost["job"] == "77"
     assert (now["attempt"], now["outcome"], now["pid"]) == (2, None, os.getpid())
     claim.release("done")
     assert [row["outcome"] for row in read_jsonl(run.attempts)] == ["lost", "done"]
