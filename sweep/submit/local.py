@@ -22,6 +22,7 @@ from sweep.state.pending import Pending
 from sweep.submit import frozen_code, submissions
 from sweep.submit.backends import Backend, Crew, Job, Ordered, Started
 from sweep.submit.order import Order, Share, Task
+from sweep.worker import custody
 
 FOREVER_MIN = 60 * 24 * 365
 """Local workers have no time limit; submitit wants one."""
@@ -109,10 +110,11 @@ def setting(sweep: SweepDir, profile: Profile, code: frozen_code.Code) -> dict[s
     if odd := re.search("%[jtaA]", str(sweep.logs)):
         raise ConfigError(f"{sweep.path}: submitit would take {odd[0]} in the path for a job's id")
     given = profile.environ()
-    frozen = str(frozen_code.snapshot(sweep, code))
+    frozen = frozen_code.snapshot(sweep, code)
     behind = given.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
-    ahead = os.pathsep.join(filter(None, (frozen, behind)))
-    return {**given, "PYTHONPATH": ahead, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    ahead = os.pathsep.join(filter(None, (str(frozen), behind)))
+    ours = {"PYTHONPATH": ahead, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**given, **ours, custody.OWNER: str(frozen.stat().st_uid)}
 
 
 @contextmanager

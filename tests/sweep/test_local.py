@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from submitit.core.utils import cloudpickle_dump
+from submitit.core.utils import FailedJobError, cloudpickle_dump
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.store.claims import Claim
@@ -226,3 +226,15 @@ def test_workers_that_cannot_begin_say_why(
     said: str = console.file.getvalue()  # type: ignore[attr-defined]
     assert "1 new" in said
     assert f"invalid literal for int() with base 10: 'x'; see {sweep.logs}" in said
+
+
+def test_a_worker_refuses_a_manifest_that_others_may_write(store: Store, tmp_path: Path) -> None:
+    sweep, manifest = store.sweep("s"), tmp_path / "m.jsonl"
+    sweep.logs.mkdir(parents=True)
+    manifest.write_text("{}\n")
+    manifest.chmod(0o666)
+    module = "__import__('sweep.worker.custody', fromlist=['read'])"
+    work: Any = partial(eval, f"{module}.read(__import__('pathlib').Path({str(manifest)!r}))")
+    crew = local.engage(lambda _: work, 1, sweep, manifest, profiles.load("local"))
+    with pytest.raises(FailedJobError, match=r"m\.jsonl: refused, others than its user may write"):
+        crew.jobs[0].result()
