@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,11 @@ def places(acts: list[tuple[str, str]]) -> list[int]:
 
 def _stops(process: Any) -> bool:
     """Wait until a process is stopped (True) or has ended."""
+    stat = Path(f"/proc/{process.pid}/stat")
     while process.is_alive():
-        stat = Path(f"/proc/{process.pid}/stat").read_text()
-        if stat.rpartition(")")[2].split()[0] == "T":
-            return True
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            if stat.read_text().rpartition(")")[2].split()[0] == "T":
+                return True
         time.sleep(0.005)
     process.join()
     return False
