@@ -66,7 +66,7 @@ BY = ["eval_id" if name == "evaluation" else name for name in Key._fields]
 """The frame's columns that make a key."""
 
 
-def cells(frame: pd.DataFrame) -> dict[Key, Cell]:
+def group_cells(frame: pd.DataFrame) -> dict[Key, Cell]:
     """The cells of a frame as `analysis.load` or `published.read` gives it, in its order.
 
     Only seeds are averaged; an unmeasured seed makes its cell incomplete, never smaller.

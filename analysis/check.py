@@ -9,11 +9,11 @@ from itertools import product
 
 import pandas as pd
 
-from analysis.cells import Cell, Key, cells
+from analysis.cells import Cell, Key, group_cells
 from analysis.gates import ROUNDING, cell_gates
 from analysis.names import METRICS
 from analysis.paper import compared, one_evaluation
-from analysis.published import PRESET_HINGES, TABLES, published
+from analysis.published import PRESET_HINGES, TABLES, load_published
 from analysis.rounding import difference
 from analysis.tables import bracketed, cell_name, pairs
 
@@ -21,9 +21,9 @@ PRESETS = {hinges: preset for preset, hinges in PRESET_HINGES.items()}
 DEFAULT_ATTACK = "APGD"
 
 
-def check() -> str:
+def check_published() -> str:
     """The whole report on the published numbers, as Markdown."""
-    frame = published()
+    frame = load_published()
     parts = {
         "Cells with different values in different tables": disagreements(),
         "Numbers that contradict each other within a table": impossible(frame),
@@ -41,7 +41,7 @@ def disagreements() -> list[str]:
     """Cells whose tables differ: 'SWIN/Cars/fix at 4/255 adv: 29.70 (Tables 1, 4, 8), ...'."""
     seen: dict[Key, dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
     for number in TABLES:
-        for key, cell in cells(published(number)).items():
+        for key, cell in group_cells(load_published(number)).items():
             if cell.value is not None:
                 seen[_plain(key)][cell.value].append(number)
     return [
@@ -64,7 +64,7 @@ def _tables(numbers: list[int]) -> str:
 
 def impossible(frame: pd.DataFrame) -> list[str]:
     """Cells outside adv <= expected <= clean, or beyond what a falling curve can average to."""
-    found = cells(frame)
+    found = group_cells(frame)
     texts = [violation.text for violation in cell_gates(found)]
     for key, cell in found.items():
         if key.metric == "expected" and cell.value is not None:
@@ -91,7 +91,7 @@ def missing() -> list[str]:
     """Cells without a number, table by table."""
     found = []
     for number in TABLES:
-        for key, cell in cells(published(number)).items():
+        for key, cell in group_cells(load_published(number)).items():
             if cell.value is None:
                 found.append(f"Table {number}: {cell_name(key)} {key.metric}")
     return found
@@ -99,7 +99,7 @@ def missing() -> list[str]:
 
 def claims(frame: pd.DataFrame) -> list[str]:
     """For each variant, strength and metric, on how many pairs fix or sched is better."""
-    found = compared(cells(one_evaluation(frame)))
+    found = compared(group_cells(one_evaluation(frame)))
     variants = dict.fromkeys(key.variant for key in found)
     strengths = sorted({key.strength for key in found})
     lines = []

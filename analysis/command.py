@@ -10,7 +10,7 @@ from typing import Any, Self
 import pandas as pd
 
 from analysis import batchnorm, tuned
-from analysis.cells import Cell, Key, cells
+from analysis.cells import Cell, Key, group_cells
 from analysis.compare import Agreement, agreement, comparison
 from analysis.derived import paired_tests
 from analysis.formats import FORMATS, unformulated
@@ -27,11 +27,10 @@ from analysis.paper import (
     table_cells,
 )
 from analysis.provenance import sidecar, why
-from analysis.published import TABLES, published, read
+from analysis.published import TABLES, load_published, read
 from analysis.results import Results
 from analysis.tables import Table
-from analysis.tidy import comma_separated, tidy, tidy_tests
-from analysis.tidy import export as write
+from analysis.tidy import comma_separated, export_frame, tidy_cells, tidy_tests
 from core.config import ConfigError, nearest
 
 FORMS = (*FORMATS, "tidy")
@@ -127,7 +126,7 @@ def _as_text(table: Table, form: str, count: int) -> str:
 def export(source: Source, path: str | Path) -> Path:
     """`--format dataframe -o PATH`: the tidy frame, one row per run and number, as .parquet or
     .csv. Raises ConfigError for another suffix."""
-    return write(source.values, path)
+    return export_frame(source.values, path)
 
 
 def provenance(source: Source) -> dict[str, Any]:
@@ -174,14 +173,14 @@ def _comparison(values: pd.DataFrame, number: int) -> Table:
     if number not in TABLES:
         raise ConfigError(f"--compare: no published numbers of Table {number}")
     ours = table_cells(number, values)
-    theirs = table_cells(number, published(number))
+    theirs = table_cells(number, load_published(number))
     return comparison(ours, theirs, f"Table {number}: ours and the published")
 
 
 def _tidy(values: pd.DataFrame, laid_out: Mapping[int, Table], partial: bool) -> str:
     """All that the tables show: those of the paper with every digit they are computed from."""
     frames = [_tidy_number(n, values, partial) for n in laid_out if n in NUMBERS]
-    frame = pd.concat(frames) if frames else tidy(_shown(laid_out.values()))
+    frame = pd.concat(frames) if frames else tidy_cells(_shown(laid_out.values()))
     return comma_separated(frame)
 
 
@@ -194,12 +193,12 @@ def _shown(laid_out: Iterable[Table]) -> dict[Key, Cell]:
 def _tidy_number(number: int, values: pd.DataFrame, partial: bool) -> pd.DataFrame:
     if number == 9:
         return tidy_tests(paired_tests(main_cells(values), partial=partial))
-    return tidy(table_cells(number, values, partial=partial))
+    return tidy_cells(table_cells(number, values, partial=partial))
 
 
 def _violations(source: Source) -> list[str]:
     chosen = one_evaluation(source.values)
-    found = cells(chosen)
+    found = group_cells(chosen)
     texts = [violation.text for violation in (*cell_gates(found), *row_gates(chosen, found))]
     return texts + (run_gates(source.results) if source.results else [])
 
@@ -232,7 +231,7 @@ def _remarks(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
     remarks, total = [], Agreement(0, 0, 0)
     for number in laid_out:
         if number in TABLES:
-            printed = table_cells(number, published(number))
+            printed = table_cells(number, load_published(number))
             equal = agreement(table_cells(number, source.values), printed)
             remarks.append(f"Table {number}: {equal}")
             total += equal

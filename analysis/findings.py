@@ -9,7 +9,7 @@ from statistics import median
 
 import pandas as pd
 
-from analysis.cells import Cell, Key, at, cells
+from analysis.cells import Cell, Key, at, group_cells
 from analysis.paper import compared, one_evaluation
 from analysis.results import Results
 from analysis.rounding import difference, half_up
@@ -45,7 +45,7 @@ class Gaps:
 
 def gaps(frame: pd.DataFrame) -> list[Gaps]:
     """One `Gaps` per variant and eps_g at which both fix and sched are asked for."""
-    found = compared(cells(one_evaluation(frame)))
+    found = compared(group_cells(one_evaluation(frame)))
     both = {
         key._replace(setting="", metric="")
         for key in found

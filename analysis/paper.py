@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.cells import BY, Cell, Key, at, cells, strengths
+from analysis.cells import BY, Cell, Key, at, group_cells, strengths
 from analysis.derived import Over, means, paired_tests, tests_table
 from analysis.gates import cell_gates, constant_gates, marked, masking_gates, notes, row_gates
 from analysis.kinds import KINDS, kind_of
@@ -111,14 +111,14 @@ def table_cells(number: int, frame: pd.DataFrame, *, partial: bool = False) -> d
         known = ", ".join(map(str, NUMBERS))
         hint = ": it lists backbones, see sweep weights list" if number == 5 else ""
         raise ConfigError(f"--table: there is no Table {number} here{hint} (there are {known})")
-    found = cells(table_frame(number, frame))
+    found = group_cells(table_frame(number, frame))
     keep = SPECS[number].keep
     return {key: cell for key, cell in found.items() if keep(key, found)}
 
 
 def main_cells(frame: pd.DataFrame) -> dict[Key, Cell]:
     """The cells of Tables 1 and 2 at every strength: what Tables 9 to 11 are computed from."""
-    found = cells(one_evaluation(frame))
+    found = group_cells(one_evaluation(frame))
     return {key: cell for key, cell in found.items() if _main(key)}
 
 
@@ -194,7 +194,7 @@ def _lay_out(title: str, found: Cells, frame: pd.DataFrame, spec: Spec, sure: Su
         rows=spec.rows,
         columns=spec.columns,
         settings=spec.settings,
-        notes=[about(rows), *([_sure_note(found)] if sure else []), *notes(violations)],
+        notes=[describe_values(rows), *([_sure_note(found)] if sure else []), *notes(violations)],
         bold=sure(found, frame) if sure else None,
         marked=marked(violations),
     )
@@ -239,10 +239,10 @@ def _others(frame: pd.DataFrame, sure: Sure | None) -> list[Table]:
         kind = rows["kind"].iloc[0]
         title = kind_of({"attack": kind}).title or "Further metrics"
         if kind in KINDS:
-            tables.append(_lay_out(title, cells(rows), rows, AT_ALL, sure))
+            tables.append(_lay_out(title, group_cells(rows), rows, AT_ALL, sure))
         else:
-            columns, notes = AT_ALL.columns, [about(rows)]
-            found = cells(rows)
+            columns, notes = AT_ALL.columns, [describe_values(rows)]
+            found = group_cells(rows)
             tables.append(pivot(found, title, columns=columns, notes=notes, bold=(), digits=FINE))
     return tables
 
@@ -261,7 +261,7 @@ def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]
             title = f"eps_g = {strength}" if strength else "Not attacked"
             title += f" ({NORMS[strength.norm]})" * (str(strength) in shared)
             title += f", judged by {norm}" * (len(by_norm) > 1)
-            tables.append(_lay_out(title, cells(rows), rows, AT_ONE, sure))
+            tables.append(_lay_out(title, group_cells(rows), rows, AT_ONE, sure))
     return tables + _others(frame, sure)
 
 
@@ -273,7 +273,7 @@ def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {norm: part for norm, part in parts.items() if len(part)}
 
 
-def about(frame: pd.DataFrame) -> str:
+def describe_values(frame: pd.DataFrame) -> str:
     """What the numbers are: unit, attack, split, seeds."""
     attacks = [attack for attack in dict.fromkeys(frame["attack"]) if attack]
     splits = [split for split in dict.fromkeys(frame["split"]) if split]

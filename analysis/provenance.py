@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import Cell, Key, cells, sources
+from analysis.cells import Cell, Key, group_cells, sources
 from analysis.diagnosis import diagnose, standard_runs
 from analysis.intervals import Flags
 from analysis.results import Results
@@ -35,7 +35,7 @@ def why(question: str, frame: pd.DataFrame, results: Results | None = None) -> s
     results: the store the frame comes from, None for CSV files. Raises ConfigError for a name that
     no cell has.
     """
-    found = cells(frame)
+    found = group_cells(frame)
     flags = Flags(results, frame) if results else None
     rows = sources(frame)
     keys = _asked(question, found)
@@ -140,7 +140,7 @@ def sidecar(
     return {
         "schema": SCHEMA,
         "store": str(results.store.root) if results else None,
-        "cells": [_cell(key, cell, rows[key]) for key, cell in cells(frame).items()],
+        "cells": [_cell(key, cell, rows[key]) for key, cell in group_cells(frame).items()],
         "violations": violations,
         "batchnorm_images": {
             run.dir.id: run.batchnorm_images

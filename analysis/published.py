@@ -34,7 +34,7 @@ PRESET_HINGES = {"fix": "T1=0;T2=0", "sched": "T1=12;T2=37"}
 Row = dict[str, Any]
 
 
-def published(*numbers: int) -> pd.DataFrame:
+def load_published(*numbers: int) -> pd.DataFrame:
     """The shipped numbers of these tables of arXiv 2509.23325, of all of them by default."""
     folder = resources.files("analysis").joinpath("published")
     return _frame([folder.joinpath(f"table{number}.csv") for number in numbers or TABLES])

@@ -34,7 +34,7 @@ def _safe(value: Any) -> Any:
     return unformulated(value) if isinstance(value, str) else value
 
 
-def tidy(found: Mapping[Key, Cell]) -> pd.DataFrame:
+def tidy_cells(found: Mapping[Key, Cell]) -> pd.DataFrame:
     """COLUMNS, std and state; variant and eval_id if they tell cells apart, norm beside l-inf.
 
     epsilon_g in 255ths in any norm, value in percent with all its digits, empty if nothing was
@@ -100,7 +100,7 @@ def tidy_tests(tests: Iterable[Tested]) -> pd.DataFrame:
     return table if table["variant"].any() else table.drop(columns="variant")
 
 
-def export(frame: pd.DataFrame, path: str | Path) -> Path:
+def export_frame(frame: pd.DataFrame, path: str | Path) -> Path:
     """Write any frame (values, curves, epochs, ...) as Parquet or CSV, by the suffix of `path`.
 
     Raises ConfigError for another suffix.

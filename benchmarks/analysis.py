@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import Results
-from analysis.cells import cells
+from analysis.cells import group_cells
 from analysis.frames import VALUES
 from analysis.report import write
 from core.config import RobustAccuracy, RunConfig
@@ -172,7 +172,7 @@ def aggregating(sizes: list[int]) -> None:
     growth = Growth("rows into cells")
     for size in sizes:
         frame = made_up(size)
-        growth.line(size, min(timed(partial(cells, frame)) for _ in range(3)))
+        growth.line(size, min(timed(partial(group_cells, frame)) for _ in range(3)))
 
 
 def made_up(size: int) -> pd.DataFrame:

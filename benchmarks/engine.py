@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from report import RESULTS, Report, Work, seconds
 from torch import Tensor, nn
 
-from core.attack.apgd import apgd, attacking, gradient_of, loss_of
+from core.attack.apgd import attacking, gradient_of, loss_of, run_apgd
 from core.config import Augment, RunConfig
 from core.data.splits import Split
 from core.model import convolutions, network
 from core.store.folders import Store
 from core.training import schedules
-from core.training.augment import augment, draw_table
+from core.training.augment import augment_images, draw_table
 from core.training.step import Step
 
 PARTS = ("attack", "training", "layout", "robustness", "data", "memory")
@@ -79,7 +79,7 @@ def attack_cost(report: Report, repetitions: int, others: bool) -> None:
         y = model(x).argmax(1)
         variants: dict[str, Work] = {
             "bound": lambda: bound(model, x, y),  # noqa: B023  called within this turn
-            "ours": lambda: apgd(model, x, y, epsilon=EPSILON, steps=STEPS),  # noqa: B023
+            "ours": lambda: run_apgd(model, x, y, epsilon=EPSILON, steps=STEPS),  # noqa: B023
             "published": lambda: published.attack(model, x, y, EPSILON, STEPS),  # noqa: B023
         }
         for name in names if others else ():
@@ -119,7 +119,7 @@ def training_cost(report: Report, repetitions: int) -> None:
             step.make(split, index, table, 0.0)  # noqa: B023
 
         def theirs() -> None:
-            images = augment(split.batch(index, CPU)[0], table, config.augment)  # noqa: B023
+            images = augment_images(split.batch(index, CPU)[0], table, config.augment)  # noqa: B023
             published.step(other, adamw, images, y, 1e-12, STEPS)  # noqa: B023
 
         spent = seconds(
@@ -177,7 +177,7 @@ def data_cost(report: Report, repetitions: int) -> None:
     index = torch.randperm(512, generator=torch.Generator().manual_seed(0))[:8]
 
     def batch() -> None:
-        augment(split.batch(index, CPU)[0], table[index], Augment())
+        augment_images(split.batch(index, CPU)[0], table[index], Augment())
 
     spent = seconds(
         {

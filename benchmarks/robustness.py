@@ -16,7 +16,7 @@ import torch
 from report import Report, Work, seconds
 from torch import Tensor, nn
 
-from core.attack.apgd import apgd
+from core.attack.apgd import run_apgd
 from core.data import drawn
 from core.data.splits import Split
 from core.evaluation import audit, queue
@@ -63,7 +63,7 @@ def costs(
         for epsilon in GRID[1:]:
             for rows in torch.arange(len(split)).split(HOW["batch"]):
                 x, y = split.batch(rows, CPU)
-                apgd(net, x, y, epsilon=epsilon, steps=HOW["steps"])
+                run_apgd(net, x, y, epsilon=epsilon, steps=HOW["steps"])
 
     def fast() -> queue.Search:
         return queue.search(net, split, GRID, mode="fast", **HOW)

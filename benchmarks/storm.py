@@ -130,7 +130,7 @@ def calm(place: Place) -> None:
     place.launch("demo")
 
 
-def storm(bed: Bed, place: Place) -> None:
+def run_storm(bed: Bed, place: Place) -> None:
     """Both grids on the bed, the second one under the storm."""
     weather = Storm(bed, place)
     place.launch("demo_source")
@@ -167,7 +167,7 @@ def play(folder: Path, bed: Bed, say: Callable[[str], None], *, small: bool) -> 
     calm(quiet)
     say("the same on the test bed")
     stormy = Place(folder, "slurm", ENV, say)
-    storm(bed, stormy)
+    run_storm(bed, stormy)
     return compare(stormy, quiet)
 
 

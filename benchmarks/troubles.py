@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.store.folders import Store
-from core.store.holder import Holder, holder
+from core.store.holder import Holder, find_holder
 from slurm.testbed import Bed
 from sweep import demo, launcher
 from sweep.grid import Grid, Run, load_grid
@@ -173,7 +173,7 @@ class Storm:
 
         self._wait(somebody, "a run in training")
         run_id = min(found)[-1]
-        current = holder(self.place.store.run(run_id))
+        current = find_holder(self.place.store.run(run_id))
         assert current  # `_at` has seen it
         self.met.add(run_id)
         epoch, job = current.info["progress"]["epoch"], current.info["job"]
@@ -186,7 +186,7 @@ class Storm:
 
     def _at(self, run: Run) -> list[tuple[float, str]]:
         """(share done, id) of a run that is in training."""
-        current = holder(self.place.store.run(run.id))
+        current = find_holder(self.place.store.run(run.id))
         if current is None or not current.live:
             return []
         progress = current.info.get("progress") or {}

@@ -253,7 +253,7 @@ def names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
 
 
-def load(name_or_path: str | Path) -> Profile:
+def read_profile(name_or_path: str | Path) -> Profile:
     """A packaged profile by its name, or one of your own by its path (it ends in .yaml or .yml).
 
     Raises ConfigError: no such profile, unreadable, unknown keys, wrong types, contradictions.

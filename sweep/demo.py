@@ -62,7 +62,7 @@ def show(grid: Grid, store: Store, console: Console) -> None:
     """Tables, adaptation delays, figure and the one-sentence finding, all from the run folders."""
     from analysis import Results
     from analysis.figures.style import save
-    from analysis.figures.transfer import transfer
+    from analysis.figures.transfer import draw_transfer
     from analysis.findings import delay_table, finding
     from analysis.formats import terminal
     from analysis.paper import main_tables
@@ -71,6 +71,6 @@ def show(grid: Grid, store: Store, console: Console) -> None:
     for table in main_tables(results.values):
         console.print(terminal(table))
     console.print(terminal(delay_table(results)))
-    files = save(transfer(results), store.root / "reports" / grid.name / "transfer")
+    files = save(draw_transfer(results), store.root / "reports" / grid.name / "transfer")
     console.print(Panel(finding(results), title="What it shows", title_align="left"))
     console.print(f"figure: {', '.join(str(file) for file in files)}")

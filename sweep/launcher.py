@@ -16,8 +16,7 @@ from core.data.digests import Known
 from core.errors import ClusterError
 from core.store.claims import shared_clock
 from core.store.folders import Store, SweepDir
-from slurm import profile as profiles
-from slurm.profile import Profile
+from slurm.profile import Profile, read_profile
 from sweep import summary
 from sweep.estimate import cost
 from sweep.grid import Grid, Run, select_runs
@@ -39,7 +38,7 @@ def load_profile(
     name: str, *, max_parallel: int | None = None, tracking: str | None = None
 ) -> Profile:
     """A profile with what the command line overrides. Raises ConfigError."""
-    loaded = profiles.load(name)
+    loaded = read_profile(name)
     if tracking:
         loaded = loaded.model_copy(update={"tracking": tracking})
     if max_parallel:

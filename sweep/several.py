@@ -13,8 +13,7 @@ from rich.text import Text
 from core.config import EvalConfig
 from core.sheet import Sheet
 from core.store.folders import Store
-from slurm import profile as profiles
-from slurm.profile import Profile
+from slurm.profile import Profile, read_profile
 from sweep import launcher
 from sweep.estimate import cost
 from sweep.estimate.cost import Cost, Sum
@@ -49,7 +48,7 @@ def look(
     for grid in grids:
         plan = launcher.look(grid, store, only)
         named = str(grid.about.get("hardware"))
-        rate = costs.get(named) or cost.of(profile or profiles.load("local"), store, named)
+        rate = costs.get(named) or cost.of(profile or read_profile("local"), store, named)
         costs[named] = rate
         # What is not tuned yet is shared with nobody: its rates will be others.
         known = seen if winners.are_in(grid) else {}

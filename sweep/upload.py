@@ -19,7 +19,7 @@ from threading import Event
 from core.config import ConfigError
 from core.store.files import present
 from core.store.folders import RunDir, Store
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.tracking import ATTEMPT, environment, login_problem
 from sweep.grid import Run
 
@@ -37,7 +37,7 @@ def segments(runs: Sequence[Run], store: Store) -> list[Path]:
 
 
 def _last(run: RunDir) -> Path | None:
-    owner = holder(run)
+    owner = find_holder(run)
     if owner and owner.live:
         return None
     return max(run.tracking.glob("offline-run-*"), key=_order, default=None)
@@ -57,17 +57,17 @@ def check_login() -> None:
         raise ConfigError(f"W&B: {problem}")
 
 
-def upload(folders: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
+def upload_segments(folders: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
     """Upload segments; yields each with the reason it failed, None where it is up. Once one got no
     answer in time, those that have not begun are left."""
     mute = Event()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        waiting = {pool.submit(_upload, folder, mute): folder for folder in folders}
+        waiting = {pool.submit(_upload_segment, folder, mute): folder for folder in folders}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
 
 
-def _upload(folder: Path, mute: Event) -> str | None:
+def _upload_segment(folder: Path, mute: Event) -> str | None:
     if mute.is_set():
         return "not tried: W&B does not answer"
     process = subprocess.Popen(

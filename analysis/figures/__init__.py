@@ -1,6 +1,6 @@
 """Data frames -> the figures of the paper, in one style, as vector PDF and PNG.
 
-`figures` draws whatever the results can fill: a figure without data is left out, not empty.
+`write_figures` draws whatever the results can fill: a figure without data is left out, not empty.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis.command import Source
 from analysis.figures import hinges, strength, summary, training
 from analysis.figures.style import save
-from analysis.figures.transfer import transfer
+from analysis.figures.transfer import draw_transfer
 from analysis.results import Results
 from core.config import ConfigError, nearest
 
@@ -23,11 +23,11 @@ Drawn = Iterator[tuple[str, Figure]]
 def _transfer(results: Results) -> Drawn:
     for trained in training.trained(results):
         if trained:
-            yield training.stem("transfer", trained), transfer(results, trained)
+            yield training.stem("transfer", trained), draw_transfer(results, trained)
 
 
 FROM_VALUES = {
-    "strength": strength.strength,
+    "strength": strength.draw_strength,
     "bars": summary.bars,
     "pareto": summary.pareto,
     "hinges": hinges.heat_maps,
@@ -37,7 +37,7 @@ FROM_RUNS: dict[str, Callable[[Results], Drawn]] = {
     "transfer": _transfer,
     "adaptation": training.adaptation,
     "robustness": training.robustness,
-    "training": training.training,
+    "training": training.draw_training,
     "delay": strength.delay,
     "dynamics": hinges.dynamics,
 }
@@ -95,7 +95,7 @@ def _of_one_norm(source: Source) -> Source:
     return Source(part.values, part)
 
 
-def figures(source: Source, folder: str | Path, names: Sequence[str] = ()) -> list[Path]:
+def write_figures(source: Source, folder: str | Path, names: Sequence[str] = ()) -> list[Path]:
     """Write the figures as PDF and PNG into `folder`; the files written. Raises ConfigError as
     `draw` does, and where there is nothing to draw at all."""
     files = [

@@ -24,7 +24,7 @@ PANEL = (2.3, 1.9)
 def heat_maps(values: pd.DataFrame) -> Drawn:
     """Clean, adversarial and expected accuracy for each (T1, T2), blank until complete: a row per
     eps_g and variant, a figure per (model, dataset)."""
-    found, pairs = table_cells(7, values), hinges(table_frame(7, values))
+    found, pairs = table_cells(7, values), read_hinges(table_frame(7, values))
     for model, dataset in dict.fromkeys((key.model, key.dataset) for key in found):
         mine = {k: c for k, c in found.items() if (k.model, k.dataset) == (model, dataset)}
         rows = sorted({(key.variant, key.strength) for key in mine})
@@ -45,7 +45,7 @@ def heat_maps(values: pd.DataFrame) -> Drawn:
         yield f"hinges-{model}-{dataset}", figure
 
 
-def hinges(frame: pd.DataFrame) -> dict[str, tuple[int, int]]:
+def read_hinges(frame: pd.DataFrame) -> dict[str, tuple[int, int]]:
     """Setting -> (T1, T2) in epochs, of rows of Table 7."""
     columns = (frame[name] for name in ("setting", "T1", "T2"))
     return {setting: (int(T1), int(T2)) for setting, T1, T2 in zip(*columns, strict=True)}

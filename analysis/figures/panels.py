@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from analysis.cells import Key, at, cells
+from analysis.cells import Key, at, group_cells
 from analysis.figures.style import Looks, key_line, mean_line
 from analysis.names import NORMS, datasets_in_order, models_in_order, settings_in_order
 from analysis.paper import one_evaluation
@@ -41,7 +41,7 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
 def complete(values: pd.DataFrame) -> pd.DataFrame:
     """The complete cells of one evaluation, a row each with its key and value, to compare by
     setting."""
-    found = cells(named(one_evaluation(values)))
+    found = group_cells(named(one_evaluation(values)))
     return pd.DataFrame(
         [{**key._asdict(), "value": cell.value} for key, cell in found.items() if cell.complete],
         columns=[*Key._fields, "value"],

@@ -28,7 +28,7 @@ NEVER: Any = {"colors": "#999999", "linewidths": 0.7, "linestyles": "--", "zorde
 """The line at the end of the training, at which runs stand that never adapt."""
 
 
-def strength(values: pd.DataFrame) -> Drawn:
+def draw_strength(values: pd.DataFrame) -> Drawn:
     """Clean accuracy of complete cells against eps_g: a panel per model, a colour per dataset."""
     asked = values[(values["metric"] == "clean") & values["setting"].isin(["fix", "sched"])]
     if asked["epsilon_g"].nunique() < 2:

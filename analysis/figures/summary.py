@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.cells import Cell, Key, at, cells, strengths
+from analysis.cells import Cell, Key, at, group_cells, strengths
 from analysis.figures.panels import complete, named
 from analysis.figures.style import MARKERS, Looks, above, looks, matrix, styled
 from analysis.names import METRICS, datasets_in_order, models_in_order
@@ -26,7 +26,7 @@ SQUARE = (2.1, 2.1)
 def bars(values: pd.DataFrame) -> Drawn:
     """Mean clean, adversarial and expected accuracy over the pairs where every setting shown is
     complete; a dot per pair."""
-    found = compared(cells(named(one_evaluation(values))))
+    found = compared(group_cells(named(one_evaluation(values))))
     trained = sorted({key.strength for key in found if key.epsilon_g})
     settings = _comparable(found)
     if not trained or len(settings) < 2:

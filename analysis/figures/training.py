@@ -83,7 +83,7 @@ def robustness(results: Results) -> Drawn:
         yield stem("robustness", strength), figure
 
 
-def training(results: Results) -> Drawn:
+def draw_training(results: Results) -> Drawn:
     """Clean accuracy, adversarial accuracy and loss on the validation split per epoch."""
     for strength in trained(results):
         epochs = named(at_strength(results.epochs, strength, results.table))

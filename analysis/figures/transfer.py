@@ -27,7 +27,7 @@ from core.config import ConfigError, Strength
 COLUMNS = 4
 
 
-def transfer(results: Results, strength: Strength | None = None) -> Figure:
+def draw_transfer(results: Results, strength: Strength | None = None) -> Figure:
     """The figure at one strength, by default the largest that was trained for.
 
     Runs without a result show what they have so far. Raises ConfigError where nothing was trained

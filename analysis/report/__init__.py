@@ -26,10 +26,9 @@ from analysis.diagnosis import standard_runs
 from analysis.figures import CAPTIONS, PER_PAIR, drawings
 from analysis.figures.style import styled
 from analysis.findings import delay_rule
-from analysis.paper import about as description
-from analysis.paper import main_tables, one_evaluation
+from analysis.paper import describe_values, main_tables, one_evaluation
 from analysis.report import facts, rows
-from analysis.report.details import configs, details
+from analysis.report.details import configs, describe_run
 from analysis.results import Results
 from analysis.tables import Table
 from core.store.files import write_text
@@ -86,7 +85,7 @@ def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None
         sections=SECTIONS.items(),
         findings=facts.findings(results),
         violations=facts.violations(results),
-        what=description(one_evaluation(results.values)),
+        what=describe_values(one_evaluation(results.values)),
         filters=rows.filters(results),
         cells=rows.cell_rows(results),
         tables=[
@@ -106,7 +105,10 @@ def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None
         environment_names=list(dict.fromkeys(name for one in environments for name in one)),
         shared=shared,
         data=_json(
-            [details(run, differing[run.dir.id], wandb, standard.get(run.dir.id)) for run in runs]
+            [
+                describe_run(run, differing[run.dir.id], wandb, standard.get(run.dir.id))
+                for run in runs
+            ]
         ),
     )
 

@@ -36,7 +36,7 @@ def _lines(fields: Mapping[str, Any]) -> str:
     return "\n".join(f"{name}: {value}" for name, value in fields.items())
 
 
-def details(
+def describe_run(
     run: Run, config: str, wandb: str | None, standard: Run | None = None
 ) -> dict[str, Any]:
     """Plain data for the page's script; accuracies in percent. standard: the standard run of the

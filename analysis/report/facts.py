@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from analysis import batchnorm, tuned
-from analysis.cells import cells
+from analysis.cells import group_cells
 from analysis.check import claims
 from analysis.derived import paired_tests
 from analysis.diagnosis import diagnose
@@ -30,7 +30,7 @@ def findings(results: Results) -> list[str]:
     """Headline sentences, each computed: what the runs show, counts, tests, open problems."""
     table = results.table
     done = int((table["state"] == "done").sum())
-    found = compared(cells(one_evaluation(results.values)))
+    found = compared(group_cells(one_evaluation(results.values)))
     sentences = [finding(results)]
     for tested in paired_tests(found):
         if tested.test and tested.metric != "clean":
@@ -57,7 +57,7 @@ def findings(results: Results) -> list[str]:
 def violations(results: Results) -> list[str]:
     """Every broken sanity gate as a sentence."""
     chosen = one_evaluation(results.values)
-    found = cells(chosen)
+    found = group_cells(chosen)
     gates = (*cell_gates(found), *row_gates(chosen, found))
     return [violation.text for violation in gates] + run_gates(results)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import Cell, Key, cells, strengths
+from analysis.cells import Cell, Key, group_cells, strengths
 from analysis.intervals import Flags
 from analysis.names import (
     METRICS,
@@ -45,7 +45,7 @@ def filters(results: Results) -> list[tuple[str, list[str]]]:
 def cell_rows(results: Results) -> list[Row]:
     """One row per (model, dataset, eps_g, setting), its metrics side by side."""
     values = one_evaluation(results.values)
-    found = cells(values)
+    found = group_cells(values)
     groups: dict[tuple[Any, ...], dict[str, Key]] = {}
     for key in found:
         groups.setdefault(tuple(getattr(key, f) for f in FIELDS), {})[key.metric] = key

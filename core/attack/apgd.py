@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.attack.trajectory import trajectory
+from core.attack.trajectory import choose_trajectory
 from core.config import ConfigError
 
 
@@ -71,7 +71,7 @@ def check_range(x: Tensor) -> None:
         )
 
 
-def apgd(
+def run_apgd(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -93,7 +93,7 @@ def apgd(
         raise ConfigError(f"attack: expected at least 1 step, got {steps}")
     if not trusted:
         check_range(x)
-    kind = trajectory(norm)
+    kind = choose_trajectory(norm)
     if isinstance(epsilon, Tensor):
         strength = epsilon.to(x.device, x.dtype).expand(len(x))
     else:

@@ -255,7 +255,7 @@ class L1(Trajectory):
 TRAJECTORIES: dict[str, type[Trajectory]] = {"linf": Linf, "l2": L2, "l1": L1}
 
 
-def trajectory(norm: str) -> type[Trajectory]:
+def choose_trajectory(norm: str) -> type[Trajectory]:
     """APGD for a norm. Raises ConfigError where there is none."""
     if norm not in TRAJECTORIES:
         raise ConfigError(

@@ -83,13 +83,13 @@ def _check_dataset(dataset: str, size: int, store: Store) -> None:
         checked(dataset_folder(dataset, store))
         return
     from core.datasets import arrays
-    from core.datasets.read import read
+    from core.datasets.read import read_release
 
     prepared = arrays.place(dataset, size, store)
     if prepared.is_dir():
         arrays.describe(prepared, entries()[dataset])
     else:
-        read(dataset, store.data / dataset, entries()[dataset])
+        read_release(dataset, store.data / dataset, entries()[dataset])
 
 
 class Sources(NamedTuple):

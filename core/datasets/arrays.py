@@ -29,7 +29,7 @@ from core.config import ConfigError
 from core.config.datasets import Entry, entries
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS
-from core.datasets.read import Contents, read
+from core.datasets.read import Contents, read_release
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.claims import Claim, now
@@ -57,7 +57,7 @@ def obtain(name: str, size: int, store: Store) -> Path:
     folder = place(name, size, store)
     if not folder.is_dir():
         entry = entries()[name]
-        prepare(name, read(name, store.data / name, entry), size, store)
+        prepare(name, read_release(name, store.data / name, entry), size, store)
     return folder
 
 

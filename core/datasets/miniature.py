@@ -17,7 +17,7 @@ from PIL import Image
 from core.config.datasets import Entry, entries
 from core.datasets import arrays
 from core.datasets.own import SPLITS
-from core.datasets.read import read
+from core.datasets.read import read_release
 from core.store.folders import Store
 
 SYNSETS = (
@@ -70,7 +70,7 @@ def sizes(entry: Entry) -> dict[str, int]:
 def furnish(name: str, store: Store, size: int, folder: Path) -> None:
     """Write a miniature below `folder`, read it as a release and prepare its arrays in a store."""
     entry = write(name, folder)
-    arrays.prepare(name, read(name, folder, entry), size, store, miniature=True)
+    arrays.prepare(name, read_release(name, folder, entry), size, store, miniature=True)
 
 
 def write_folder(folder: Path, *, classes: int, each: int) -> None:

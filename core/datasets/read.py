@@ -65,7 +65,7 @@ def _levels(folder: Path, depth: int) -> Iterator[list[Path]]:
         level = [above / name for above in level for name in class_folders(above)]
 
 
-def read(name: str, folder: Path, entry: Entry) -> Contents:
+def read_release(name: str, folder: Path, entry: Entry) -> Contents:
     """The release in `folder`, or in one below it. Raises ConfigError, one line, where it is not
     there, is another one, or is incomplete."""
     if not folder.is_dir():

@@ -105,7 +105,7 @@ def search(
         for kind in kinds_of(index, len(split), per_image)
     ]
     done = 0
-    make = partial(_corrupted, split, severity)
+    make = partial(_corrupt_image, split, severity)
     with attacking(model) as target, ThreadPoolExecutor() as threads, torch.no_grad():
         for start in range(0, len(tasks), batch):
             part = tasks[start : start + batch]
@@ -120,7 +120,7 @@ def search(
     return _joined(right, team, len(tasks))
 
 
-def _corrupted(split: Split, severity: int, task: tuple[int, str]) -> NDArray[np.uint8]:
+def _corrupt_image(split: Split, severity: int, task: tuple[int, str]) -> NDArray[np.uint8]:
     index, kind = task
     seed = derive(SEED, "corruption", kind, index)
     return corrupt(split.images[index].numpy(), kind, severity, seed)

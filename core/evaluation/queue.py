@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from core.attack.apgd import attacking, gradient_of, is_right, loss_of
-from core.attack.trajectory import Trajectory, trajectory
+from core.attack.trajectory import Trajectory, choose_trajectory
 from core.data.splits import Split
 from core.errors import TeamError
 from core.machine.team import ALONE, Team
@@ -98,7 +98,7 @@ def search(
         if len(strengths) == 1:
             found = _clean_search(target, split, rows, batch, device)
         else:
-            start = trajectory(norm).start
+            start = choose_trajectory(norm).start
             queue = _Queue(target, split, rows, strengths, steps, device, mode, start)
             if snapshot:
                 snapshot.about |= {"norm": norm, "rank": team.rank, "size": team.size}

@@ -26,7 +26,7 @@ from core.store import fence, shapes
 from core.store.fence import Fence, newest_attempt
 from core.store.files import exists, remove, write_atomic
 from core.store.folders import RunDir
-from core.store.holder import Holder, claim_path, holder
+from core.store.holder import Holder, claim_path, find_holder
 from core.store.json_files import read_jsonl, salvage
 from core.store.processes import describe_process
 
@@ -46,7 +46,7 @@ def _beats(run: RunDir, seen: Holder) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(min(1.0, seconds / 20))
-        again = holder(run)
+        again = find_holder(run)
         if again is None or (again.attempt, again.beat) != (seen.attempt, seen.beat):
             return again is not None and not again.info.get("outcome")
     return False
@@ -80,7 +80,7 @@ class Claim:
         clock = shared_clock(run.path)
         # Claims may have been deleted by hand, while their owners sleep.
         former = fence.newest_drafts(run.path)
-        previous = holder(run, clock=clock)
+        previous = find_holder(run, clock=clock)
         if previous and (previous.live or (previous.hung and _beats(run, previous))):
             return None
         attempt = 1 + max(former, previous.attempt if previous else 0)

@@ -14,7 +14,7 @@ from core.errors import DamagedError
 from core.store import shapes
 from core.store.files import exists, present
 from core.store.folders import RunDir
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.json_files import read_json, read_jsonl
 
 
@@ -40,7 +40,7 @@ def find(run: RunDir, evals: Iterable[str] = ()) -> list[DamagedError]:
         tried(_every_epoch, run.metrics, len(rows), result.get("epochs", len(rows)))
     tried(read_jsonl, run.attempts, shapes.Attempt)
     tried(read_json, run.repair, shapes.Repair)
-    current = holder(run)
+    current = find_holder(run)
     if current and current.damage:
         found.append(current.damage)
     return found

@@ -103,7 +103,7 @@ def _read(path: Path) -> tuple[float, bytes]:
     return path.stat().st_mtime, path.read_bytes()
 
 
-def holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
+def find_holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
     """The newest claim on a run; None if it was never started."""
     attempt = newest_attempt(run.path)
     if not attempt:

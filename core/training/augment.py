@@ -24,7 +24,7 @@ def draw_table(seed: int, epoch: int, images: int) -> Tensor:
     return torch.rand(images, _COLUMNS, generator=generator)
 
 
-def augment(x: Tensor, u: Tensor, kind: Augment) -> Tensor:
+def augment_images(x: Tensor, u: Tensor, kind: Augment) -> Tensor:
     """Augment images x [B, 3, H, W] in [0, 1] with their rows u [B, 7] of the table."""
     if kind.flip:
         x = torch.where((u[:, 0] < 0.5).view(-1, 1, 1, 1), x.flip(-1), x)

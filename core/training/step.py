@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from core.attack.apgd import apgd, is_right
+from core.attack.apgd import is_right, run_apgd
 from core.config import RunConfig
 from core.data.splits import Split, rows
 from core.machine.runtime import autocast
@@ -16,7 +16,7 @@ from core.machine.team import ALONE, Team
 from core.model import convolutions, trainable
 from core.options import Compile
 from core.training import objectives
-from core.training.augment import augment
+from core.training.augment import augment_images
 from core.training.averaging import Average
 from core.training.compiling import compiled, reason
 
@@ -137,19 +137,19 @@ class Step:
         correct = torch.zeros((), dtype=torch.long, device=self.device)
         for part in self._parts(index):
             x, y = split.batch(part, self.device)
-            x = augment(x, rows(table, part, self.device), self.config.augment)
+            x = augment_images(x, rows(table, part, self.device), self.config.augment)
             x = x.contiguous(memory_format=self.layout)
             adv = x
             with autocast(self.config.precision, self.device):
                 if epsilon:
-                    adv, clean = apgd(
+                    adv, clean = run_apgd(
                         self.network,
                         x,
                         y,
                         epsilon=epsilon,
                         steps=self.config.attack.steps,
                         norm=self.config.norm,
-                        trusted=True,  # bytes / 255, and `augment` stays in range
+                        trusted=True,  # bytes / 255, and `augment_images` stays in range
                     )
                     correct += is_right(clean, y).sum()
                 loss = self.loss.loss_sum(self.network, x, adv, y) / len(index)

@@ -25,7 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.verb == "install":
-            print("installed:", " ".join(install.install(dbd=options.dbd)) or "all there already")
+            print(
+                "installed:",
+                " ".join(install.install_missing(dbd=options.dbd)) or "all there already",
+            )
         elif options.verb == "start":
             given = {f.name: getattr(options, f.name) for f in fields(Knobs)}
             _start(Bed(options.root, **given))

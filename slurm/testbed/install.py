@@ -25,7 +25,7 @@ def missing(*, dbd: bool = False) -> list[str]:
     return [p for binary, p in needed.items() if shutil.which(binary, path=search_path()) is None]
 
 
-def install(*, dbd: bool = False) -> list[str]:
+def install_missing(*, dbd: bool = False) -> list[str]:
     """Installs what is missing with apt-get, as root or through sudo; returns the packages.
 
     Raises CalledProcessError when apt-get fails.

@@ -77,7 +77,7 @@ def sync(
     if folders:
         upload.check_login()
     failed = 0
-    for number, (folder, problem) in enumerate(upload.upload(folders), start=1):
+    for number, (folder, problem) in enumerate(upload.upload_segments(folders), start=1):
         failed += problem is not None
         line = f"{number}/{len(folders)} {folder.parent.parent.name}: {problem or 'uploaded'}"
         out.print(Text(line, style="red" if problem else ""), soft_wrap=True)

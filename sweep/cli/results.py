@@ -108,12 +108,12 @@ def tables(
     """The paper's tables, from runs or published values (exit code 3 while cells are missing)."""
     from json import dumps
 
-    from analysis import check as published
     from analysis import command
+    from analysis.check import check_published
     from analysis.formats import terminal
 
     if check:
-        typer.echo(published.check())
+        typer.echo(check_published())
         return
     source, loaded = _source(grid, root, only, files)
     if why:
@@ -165,14 +165,14 @@ def figures(
     output: Folder = None,
 ) -> None:
     """The paper's figures as PDF and PNG, as far as there are runs for them."""
-    from analysis.figures import figures as draw
+    from analysis.figures import write_figures
 
     source, loaded = _source(grid, root, only, files)
     if source.results:
         _require_something(source.results, "draw")
     name = loaded.name if loaded else "published"
     folder = output or Store.at(root).root / "reports" / name
-    for path in draw(source, folder, names or []):
+    for path in write_figures(source, folder, names or []):
         out.print(str(path), soft_wrap=True)
     _warn(source)
 

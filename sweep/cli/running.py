@@ -284,6 +284,6 @@ def run(
 @verbs.command(rich_help_panel=RUN)
 def demo(root: Root = None, max_parallel: Workers = None, tracking: TrackingOption = None) -> None:
     """The paper in miniature on this machine: pretrain, fine-tune under three schedules, show."""
-    from sweep import demo as miniature_paper
+    from sweep.demo import play
 
-    raise typer.Exit(miniature_paper.play(Store.at(root), out, max_parallel, value_of(tracking)))
+    raise typer.Exit(play(Store.at(root), out, max_parallel, value_of(tracking)))

@@ -55,7 +55,7 @@ def tune(
     if json:
         typer.echo(dumps(table.as_dict(seen, loaded.tune.least, workers), indent=1))
     else:
-        out.print(table.table(seen, loaded, workers))
+        out.print(table.tabulate(seen, loaded, workers))
     raise typer.Exit(_outcome(seen))
 
 

@@ -18,7 +18,7 @@ from core.store import shapes
 from core.store.folders import Store
 from core.store.json_files import read_json, salvage
 from slurm.profile import Profile
-from sweep.estimate.passes import gflops, passes, sizes_of
+from sweep.estimate.passes import count_passes, gflops, sizes_of
 from sweep.grid import Run
 from sweep.grid.search import Search
 
@@ -107,7 +107,7 @@ class Cost:
             sizes, each = self.sizes(config.dataset), gflops(config)
             self._known[key] = None
             if sizes and each:
-                self._known[key] = sum(passes(config, evals, sizes)) * each / 1e6
+                self._known[key] = sum(count_passes(config, evals, sizes)) * each / 1e6
         return self._known[key]
 
     def hours(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
@@ -164,7 +164,7 @@ def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
     for config, seconds in _finished(store, device):
         sizes, each = shipped.sizes(config.dataset), gflops(config)
         if sizes and each:
-            seen[_kind(config)].append((passes(config, (), sizes).fit * each / 1e3, seconds))
+            seen[_kind(config)].append((count_passes(config, (), sizes).fit * each / 1e3, seconds))
     if not seen:
         return shipped
     every = [pair for pairs in seen.values() for pair in pairs]

@@ -39,7 +39,9 @@ class Passes(NamedTuple):
     evaluate: float
 
 
-def passes(config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, int]) -> Passes:
+def count_passes(
+    config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, int]
+) -> Passes:
     """The passes of a run on a dataset with so many images per split."""
     step, attacked = STEP[config.protocol], schedules.make(config).attacked_epochs(config.epochs)
     broken = ATTACKED if attacked else UNATTACKED

@@ -27,7 +27,7 @@ from core.errors import DamagedError
 from core.store import shapes
 from core.store.claims import now
 from core.store.folders import RunDir
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.json_files import read_json, write_json
 from core.store.records import Goal
 
@@ -199,7 +199,7 @@ def look(search: Search) -> Progress:
 
 def _trial(search: Search, number: int) -> Trial:
     run = search.trial_dir(number)
-    current = holder(run)
+    current = find_holder(run)
     if current is None:
         return Trial(number, "new")
     ended = record(run)

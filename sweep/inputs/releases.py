@@ -19,7 +19,7 @@ from core.config.values import at_home
 from core.datasets import archive, arrays
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS, survey
-from core.datasets.read import find_root, read
+from core.datasets.read import find_root, read_release
 from core.sheet import Sheet
 from core.store.folders import Store
 
@@ -107,7 +107,7 @@ def prepare(name: str, source: Path | None, size: int, store: Store, console: Co
     elif source and not (folder.is_dir() and find_root(folder, entry)):
         with _bar(console, "extract") as progress:
             archive.unpack(source, folder, entry, progress=progress)
-    contents = read(name, folder, entry)
+    contents = read_release(name, folder, entry)
     with _bar(console, "decode") as progress:
         return arrays.prepare(name, contents, size, store, progress=progress)
 

@@ -27,8 +27,7 @@ from core.sheet import Sheet
 from core.store.files import remove
 from core.store.folders import Store
 from core.training import schedules
-from slurm import profile as profiles
-from slurm.profile import Profile
+from slurm.profile import Profile, read_profile
 from sweep.grid import Grid, Run
 from sweep.rehearsal import gpu_memory, miniature
 from sweep.state import plan
@@ -70,7 +69,7 @@ def rehearse(
     """Run every distinct miniature of these runs. grid: under whose name; profile: whose GPUs their
     memory is compared with."""
     started = time.monotonic()
-    here = profiles.load("local")
+    here = read_profile("local")
     workers = _workers(here.workers)
     # A terminal that closes ends it too: nobody would remove the folder, which may be memory.
     with stoppable(signal.SIGHUP), _scratch(workers) as folder:

@@ -16,7 +16,7 @@ from core.data.inputs import Sources
 from core.store import damage
 from core.store.files import exists
 from core.store.folders import RunDir
-from core.store.holder import Holder, holder
+from core.store.holder import Holder, find_holder
 from core.store.json_files import read_json
 from sweep.grid import Run
 from sweep.state import triage
@@ -280,7 +280,7 @@ def read(
 ) -> Facts:
     """The facts of a run. clock: the file server's time, by default this machine's. known: what its
     images and weights are compared with, None for not at all."""
-    current = holder(folder, clock=clock)
+    current = find_holder(folder, clock=clock)
     if current is None:
         return Facts(run.config.epochs, promise=promise, cancel=exists(folder.cancel))
     if current.live:

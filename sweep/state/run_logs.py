@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from core.config import ConfigError, nearest
 from core.store.folders import RunDir, Store
-from core.store.holder import holder
+from core.store.holder import find_holder
 from sweep.state import joblog, pending
 from sweep.state.pending import Pending
 
@@ -49,7 +49,7 @@ def read(store: Store, run: RunDir, *, follow: bool) -> Iterator[str]:
         raise ConfigError(f"{run.id}: has no log yet{waiting}")
     if run.log.is_file():
         yield from _growing(run, follow=follow)
-    current = holder(run)
+    current = find_holder(run)
     silent = current is None or not (current.live or current.info.get("outcome"))
     if promise and said and silent:
         yield f"-- job {promise.job} --\n{said}"
@@ -59,7 +59,7 @@ def _growing(run: RunDir, *, follow: bool) -> Iterator[str]:
     with open(run.log, encoding="utf-8", errors="replace") as file:
         yield file.read()
         while follow:
-            current = holder(run)
+            current = find_holder(run)
             piece = file.read()
             if piece:
                 yield piece

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from core.store.claims import now
 from core.store.files import remove
 from core.store.folders import RunDir, Store
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.json_files import write_json
 from sweep.grid import Run
 from sweep.state.plan import Plan, State
@@ -51,6 +51,6 @@ def end_jobs(runs: Sequence[Run], seen: Plan, store: Store) -> None:
 
 def _ended(run: RunDir, after: int) -> bool:
     """Whether a run has ended, for good or bad, since a submission that found `after` attempts."""
-    current = holder(run)
+    current = find_holder(run)
     ended = current and current.info.get("outcome") in ("done", "failed", "cancelled")
     return bool(current and ended and current.attempt > after)

@@ -17,7 +17,7 @@ from core.data.inputs import Sources
 from core.options import Mode, Options
 from core.store.files import exists
 from core.store.folders import Store
-from core.store.holder import holder
+from core.store.holder import find_holder
 from sweep.grid.fields import show
 from sweep.grid.file import GridFile
 from sweep.submit import local
@@ -52,7 +52,7 @@ def run(file: Path, store: Store, tracking: Mode, console: Console) -> str:
     if state == "skipped" and exists(folder.cancel):
         raise ConfigError(f"{config.id}: was cancelled; `sweep retry`, or remove {folder.cancel}")
     if state == "skipped":
-        owner = holder(folder)
+        owner = find_holder(folder)
         where = f"{owner.info.get('host')}, process {owner.info.get('pid')}" if owner else "?"
         raise ConfigError(f"{config.id}: already running ({where})")
     return state

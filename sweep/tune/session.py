@@ -13,7 +13,7 @@ from core.config import ConfigError
 from core.data import inputs
 from core.store.claims import shared_clock
 from core.store.folders import Store, SweepDir
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.json_files import write_json
 from slurm.profile import Profile
 from sweep.grid import Grid, search, select_runs
@@ -25,7 +25,7 @@ from sweep.state.pending import Pending
 from sweep.submit import backends, submissions, watcher
 from sweep.submit.backends import Crew, Started
 from sweep.tune.order import Trials
-from sweep.tune.table import brief, table
+from sweep.tune.table import brief, tabulate
 from sweep.tune.winners import by_run
 
 SPARE = 3
@@ -61,7 +61,7 @@ def _explained(
 ) -> Trial:
     """A trial that was begun and has not ended, with what its worker's job tells: the table that
     decides on runs decides on it, too."""
-    current = holder(one.trial_dir(trial.number), clock=clock)
+    current = find_holder(one.trial_dir(trial.number), clock=clock)
     if trial.state in REAL or current is None:
         return trial
     promise = jobs.get(str(current.info.get("job")))
@@ -185,7 +185,7 @@ def _attend(crew: Crew, wanted: Sequence[Search], grid: Grid, console: Console) 
         crew,
         console,
         lambda working: look(wanted),
-        show=lambda seen, _: table(seen, grid),
+        show=lambda seen, _: tabulate(seen, grid),
         brief=brief,
         left=lambda seen: any(not one.over and one.waiting for one in seen),
         spare=SPARE * len(wanted),

@@ -27,7 +27,7 @@ def brief(seen: Sequence[Progress]) -> Text:
     return Text(f"{through} of {len(seen)} searches are through, {trials} of {most} trials")
 
 
-def table(seen: Sequence[Progress], grid: Grid, workers: Sequence[Pending] = ()) -> Group:
+def tabulate(seen: Sequence[Progress], grid: Grid, workers: Sequence[Pending] = ()) -> Group:
     """One line per search; values in percent of the validation split. workers: those at work."""
     shown = Sheet(box=None, pad_edge=False, header_style="bold")
     shown.add_column("search", no_wrap=True, overflow="ellipsis")

@@ -26,7 +26,7 @@ from core.errors import ClusterError, DamagedError, StoppedError
 from core.options import Compile, Mode, Options
 from core.store import shapes
 from core.store.folders import RunDir, Store
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.json_files import salvage
 from slurm import cluster, environment
 from sweep.state import breaker, repair, triage
@@ -226,7 +226,7 @@ def orderly(work: Callable[[], dict[str, int]]) -> dict[str, int]:
 def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
     """Whether what `after` attempts came before may be begun (again): not if it has ended since,
     and not for ever if its processes die without recording a reason."""
-    since = holder(folder)
+    since = find_holder(folder)
     if since is None or since.attempt <= after:
         return True
     # Not "done": another grid may have asked for other evaluations.
@@ -242,7 +242,7 @@ def await_former(folder: RunDir) -> None:
     it has ended the former process by then, or lost its node."""
     job = triage.own_job()
     patience = time.monotonic() + 2 * stale_seconds()
-    while (former := holder(folder)) and former.live and former.info.get("job") == job:
+    while (former := find_holder(folder)) and former.live and former.info.get("job") == job:
         if job is None or time.monotonic() > patience:
             return
         time.sleep(min(1.0, beat_seconds()))

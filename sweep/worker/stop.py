@@ -89,12 +89,12 @@ def stoppable(*more: signal.Signals) -> Iterator[None]:
         for number in (*stopping, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
 
-    def stop(signum: int, frame: FrameType | None) -> None:
+    def raise_stop(signum: int, frame: FrameType | None) -> None:
         deaf()
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         raise _noted(StoppedError(signal.Signals(signum).name))
 
-    before = {number: signal.signal(number, stop) for number in stopping}
+    before = {number: signal.signal(number, raise_stop) for number in stopping}
     requeue = signal.getsignal(signal.SIGUSR2)
     if callable(requeue):
 
@@ -105,7 +105,7 @@ def stoppable(*more: signal.Signals) -> Iterator[None]:
             except subprocess.SubprocessError:  # Slurm is down, or does not allow it
                 raise _noted(StoppedError("SIGUSR2")) from None
             for number in stopping:  # not this process's business: it is one of several ranks
-                signal.signal(number, stop)
+                signal.signal(number, raise_stop)
 
         before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, leave)
     try:

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from analysis import Results
-from analysis.cells import cells
+from analysis.cells import group_cells
 from analysis.command import Source, tables
 from analysis.mirror import LOGGED, differences
-from analysis.tidy import export
+from analysis.tidy import export_frame
 from core.config import ConfigError, EvalConfig
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def test_every_frame_survives_export(tmp_path: Path, suffix: str) -> None:
     results = Results(tmp_path, made.fill(tmp_path, made.grid(("vit",), ("cars",))))
     for name in ("values", "curves", "epochs", "table"):
         frame = getattr(results, name)
-        path = export(frame, tmp_path / "out" / f"{name}{suffix}")
+        path = export_frame(frame, tmp_path / "out" / f"{name}{suffix}")
         back = pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path)
         assert list(back.columns) == list(frame.columns) and len(back) == len(frame)
         if "value" in frame:
@@ -45,7 +45,10 @@ def test_tidy_is_all_that_the_tables_show(tmp_path: Path) -> None:
     rows = made.manifest(tmp_path, runs, (made.EVALUATION, judge))
     source = Source.store(tmp_path, rows)
     (tmp_path / "tidy.csv").write_text(tables(source, "tidy").text)
-    back, before = cells(Source.files([tmp_path / "tidy.csv"]).values), cells(source.values)
+    back, before = (
+        group_cells(Source.files([tmp_path / "tidy.csv"]).values),
+        group_cells(source.values),
+    )
     assert {key: cell.value for key, cell in back.items()} == {
         key: pytest.approx(cell.value) for key, cell in before.items()
     }
@@ -55,7 +58,7 @@ def test_tidy_is_all_that_the_tables_show(tmp_path: Path) -> None:
 
 def test_unknown_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean '\.parquet'"):
-        export(pd.DataFrame(), tmp_path / "a.parqet")
+        export_frame(pd.DataFrame(), tmp_path / "a.parqet")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 
 from analysis import Results
 from analysis.command import Source
-from analysis.figures import NAMES, draw, figures
-from analysis.figures.hinges import hinges
+from analysis.figures import NAMES, draw, write_figures
+from analysis.figures.hinges import read_hinges
 from analysis.figures.strength import correlation
 from analysis.figures.style import LOOKS, OTHERS, looks, save
 from analysis.figures.summary import undominated
-from analysis.figures.transfer import transfer
+from analysis.figures.transfer import draw_transfer
 from analysis.paper import table_cells, table_frame
-from analysis.published import published
+from analysis.published import load_published
 from core.config import ConfigError, RobustAccuracy, Strength
 
 
@@ -50,7 +50,7 @@ def drawn(figure: Figure, panel: int, x: np.ndarray, y: np.ndarray) -> bool:
 def test_transfer_draws_the_measured_curves(tmp_path: Path) -> None:
     results = store(tmp_path, made.grid(("vit",), ("cars",))).results
     assert results is not None
-    figure = transfer(results, Strength.parse("4/255"))
+    figure = draw_transfer(results, Strength.parse("4/255"))
     epochs, curves = results.epochs, results.curves
     for setting, eps in (("standard", 0.0), ("fix", 4.0), ("sched", 4.0)):
         one = epochs[(epochs["setting"] == setting) & (epochs["epsilon_g"] == eps)]
@@ -77,14 +77,14 @@ def test_the_axis_names_the_split_that_was_judged(tmp_path: Path, split: str) ->
     made.finish(tmp_path, run, judged)
     results = Source.store(tmp_path, made.manifest(tmp_path, [run], [judged])).results
     assert results is not None
-    label = transfer(results).axes[1].get_ylabel()
+    label = draw_transfer(results).axes[1].get_ylabel()
     assert label.splitlines() == [f"{split} accuracy (%)", f"APGD-10, n = {made.N}"]
 
 
 def test_onset_is_marked_where_adaptation_begins(tmp_path: Path) -> None:
     results = store(tmp_path, made.grid(("vit",), ("cars",), ("4/255",), ("fix",))).results
     assert results is not None
-    points = [x[0] for x, _ in lines(transfer(results), 0) if len(x) == 1]
+    points = [x[0] for x, _ in lines(draw_transfer(results), 0) if len(x) == 1]
     assert points == [results.runs[0].delay]
 
 
@@ -92,8 +92,8 @@ def test_transfer_takes_the_largest_strength_and_refuses_an_unknown_one(tmp_path
     results = store(tmp_path, made.grid(("vit",), ("cars",))).results
     assert results is not None
     with pytest.raises(ConfigError, match="there is: 4/255, 8/255"):
-        transfer(results, Strength.parse("5/255"))
-    title = transfer(results).legends[0].get_title().get_text()
+        draw_transfer(results, Strength.parse("5/255"))
+    title = draw_transfer(results).legends[0].get_title().get_text()
     assert "8/255" in title
 
 
@@ -102,7 +102,7 @@ def test_seeds_are_thin_lines_behind_their_mean(tmp_path: Path) -> None:
     results = store(tmp_path, runs).results
     assert results is not None
     mean = results.curves.groupby("epsilon")["accuracy"].mean()
-    figure = transfer(results)
+    figure = draw_transfer(results)
     assert drawn(figure, 1, mean.index.to_numpy(float), mean.to_numpy(float))
     assert sum(len(x) == len(mean) for x, _ in lines(figure, 1)) == 4
 
@@ -113,7 +113,7 @@ def test_any_subset_of_runs_can_be_drawn(tmp_path: Path, finished: int | None) -
     source = store(tmp_path / "store", runs, finished)
     if finished == 0:
         with pytest.raises(ConfigError, match="nothing to draw"):
-            figures(source, tmp_path / "out", ["training"])
+            write_figures(source, tmp_path / "out", ["training"])
         return
     found = dict(draw(source, ["transfer", "training", "robustness"]))
     assert {stem.split("-")[0] for stem in found} == {"transfer", "training", "robustness"}
@@ -131,22 +131,22 @@ def test_a_full_grid_fills_every_figure(tmp_path: Path) -> None:
 
 
 def test_published_numbers_fill_what_needs_no_runs() -> None:
-    stems = [stem for stem, _ in draw(Source(published()))]
+    stems = [stem for stem, _ in draw(Source(load_published()))]
     assert stems == ["strength", "bars", "pareto", "hinges-SWIN-Cars"]
 
 
 def test_bars_are_means_over_the_thirty_pairs() -> None:
-    ((_, figure),) = draw(Source(published()), ["bars"])
+    ((_, figure),) = draw(Source(load_published()), ["bars"])
     assert "mean of 30 pairs" in figure.axes[0].get_title()
     heights = sorted(patch.get_height() for patch in figure.axes[0].patches)
-    values = published(1)
+    values = load_published(1)
     expected = sorted(values.groupby(["setting", "metric"])["value"].mean())
     assert heights == pytest.approx(expected)
 
 
 def test_heat_map_places_every_pair() -> None:
-    ((_, figure),) = draw(Source(published()), ["hinges"])
-    found, pairs = table_cells(7, published()), hinges(table_frame(7, published()))
+    ((_, figure),) = draw(Source(load_published()), ["hinges"])
+    found, pairs = table_cells(7, load_published()), read_hinges(table_frame(7, load_published()))
     clean = {
         pairs[k.setting]: c.value
         for k, c in found.items()
@@ -180,8 +180,8 @@ def test_correlation_needs_three_points_and_spread() -> None:
 
 def test_files_are_the_same_bytes_again(tmp_path: Path) -> None:
     source = store(tmp_path / "store", made.grid(("vit",), ("cars",), ("4/255",)))
-    first = figures(source, tmp_path / "a", ["transfer"])
-    second = figures(source, tmp_path / "b", ["transfer"])
+    first = write_figures(source, tmp_path / "a", ["transfer"])
+    second = write_figures(source, tmp_path / "b", ["transfer"])
     assert [path.suffix for path in first] == [".pdf", ".png"]
     for one, other in zip(first, second, strict=True):
         assert one.name == other.name and one.read_bytes() == other.read_bytes()
@@ -189,7 +189,7 @@ def test_files_are_the_same_bytes_again(tmp_path: Path) -> None:
 
 def test_a_figure_without_room_is_one_error_and_leaves_no_file(tmp_path: Path) -> None:
     """Here a limit on the size of files stands for the full disk."""
-    ((_, figure),) = draw(Source(published()), ["bars"])
+    ((_, figure),) = draw(Source(load_published()), ["bars"])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
@@ -231,17 +231,17 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    for stem, figure in draw(Source(published()), ["bars"]):
+    for stem, figure in draw(Source(load_published()), ["bars"]):
         save(figure, tmp_path / stem)
     assert dict(matplotlib.rcParams) == before
 
 
 def test_unknown_and_empty_figures_are_refused(tmp_path: Path) -> None:
-    source = Source(published())
+    source = Source(load_published())
     with pytest.raises(ConfigError, match="did you mean 'pareto'"):
-        figures(source, tmp_path, ["parreto"])
+        write_figures(source, tmp_path, ["parreto"])
     with pytest.raises(ConfigError, match="--figure training: these results hold nothing"):
-        figures(source, tmp_path, ["training"])
+        write_figures(source, tmp_path, ["training"])
 
 
 DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
@@ -266,7 +266,7 @@ def test_variants_are_lines_of_their_own(tmp_path: Path) -> None:
     runs = [made.config(schedule="fix", optim={"lr": lr}) for lr in (1e-3, 1e-4)]
     results = store(tmp_path, runs).results
     assert isinstance(results, Results)
-    texts = [text.get_text() for text in transfer(results).legends[0].get_texts()]
+    texts = [text.get_text() for text in draw_transfer(results).legends[0].get_texts()]
     assert "fix [optim.lr=0.001]" in texts and "fix [optim.lr=0.0001]" in texts
 
 

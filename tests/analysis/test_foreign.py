@@ -13,7 +13,7 @@ import pytest
 from analysis.command import Source, tables
 from analysis.formats import comma_separated, escape, latex, markdown, unformulated
 from analysis.tables import Entry, Table
-from analysis.tidy import export
+from analysis.tidy import export_frame
 
 EVIL = "=cmd|' /C calc'!A0"
 
@@ -46,7 +46,7 @@ def test_numbers_stay_numbers(text: str) -> None:
 
 def test_exports_hold_no_formula(tmp_path: Path) -> None:
     frame = pd.DataFrame({"reason": [EVIL, None, "fine"], "value": [-1.5, 2.0, float("nan")]})
-    text = export(frame, tmp_path / "a.csv").read_text()
+    text = export_frame(frame, tmp_path / "a.csv").read_text()
     assert text == f'reason,value\n"\'{EVIL}",-1.5\n,2.0\nfine,\n'.replace("\"'=", "'=").replace(
         'A0"', "A0"
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis import Results
-from analysis.cells import Key, cells
+from analysis.cells import Key, group_cells
 from analysis.check import claims
 from analysis.command import Source, explain, provenance, tables
 from analysis.findings import finding
@@ -84,7 +84,7 @@ def test_equal_means_are_not_called_better(tmp_path: Path) -> None:
         critical = np.repeat([0, 9], [300 - right, right]).astype(np.int16)
         made.finish(tmp_path, run, critical=critical)
     results = Results(tmp_path, made.manifest(tmp_path, runs))
-    means = {cell.value for cell in cells(results.values).values()}
+    means = {cell.value for cell in group_cells(results.values).values()}
     assert max(means) - min(means) < 1e-9 and len(means) > 1  # or this test proves nothing
     assert all(line.endswith("equal in 2") for line in claims(results.values))
     assert "expected robustness is higher with sched on 0 of 2" in finding(results)
@@ -109,7 +109,7 @@ def test_scores_are_those_of_the_value_on_a_finer_grid_too(tmp_path: Path) -> No
     made.finish(tmp_path, run, finer, critical=np.repeat([0, 1, 3, 9, 17], 20).astype(np.int16))
     results = Results(tmp_path, made.manifest(tmp_path, [run], (finer,)))
     flags = Flags(results, results.values)
-    for key, cell in cells(results.values).items():
+    for key, cell in group_cells(results.values).items():
         assert 100 * flags.scores(key)[1].mean() == pytest.approx(cell.value)
 
 
@@ -118,7 +118,7 @@ def test_intervals_hold_the_value_and_shrink_with_n(tmp_path: Path) -> None:
     for n in (100, 1000):
         run = made.config(epsilon_g="4/255", schedule="fix")
         results = one(tmp_path / str(n), fix=made.flags(run, n))
-        flags, found = Flags(results, results.values), cells(results.values)
+        flags, found = Flags(results, results.values), group_cells(results.values)
         for metric in ("clean", "adv", "expected"):
             interval = flags.interval(key(metric, "fix"))
             assert interval.low <= (found[key(metric, "fix")].value or 0) <= interval.high
@@ -189,7 +189,7 @@ def test_missing_flags_are_named(tmp_path: Path) -> None:
 
 def test_honest_results_break_no_gate(tmp_path: Path) -> None:
     results = Results(tmp_path, made.fill(tmp_path, made.grid()))
-    found = cells(results.values)
+    found = group_cells(results.values)
     assert not [*cell_gates(found), *row_gates(results.values, found), *run_gates(results)]
 
 

@@ -12,7 +12,7 @@ import pytest
 from analysis_store import config
 
 from analysis import Results
-from analysis.cells import cells
+from analysis.cells import group_cells
 from analysis.command import Source, tables
 from analysis.figures import draw
 from analysis.intervals import Flags
@@ -77,7 +77,7 @@ def test_expected_accuracy_by_the_prior_of_its_evaluation(
     right = [row["correct"] / row["n"] for row in record["rows"]]
     expected = values[values["metric"] == "expected"]["value"].item()
     assert expected == pytest.approx(100 * (4 * right[0] + 2 * right[2] + right[3]) / 7)
-    (key,) = (k for k in cells(values) if k.metric == "expected")
+    (key,) = (k for k in group_cells(values) if k.metric == "expected")
     assert Flags(found, values).scores(key)[1].mean() * 100 == pytest.approx(expected)
     (table,) = main_tables(found.values)
     assert "expected by a prior of its own" in table.notes[0] and table.complete
@@ -108,7 +108,7 @@ def test_the_same_strength_in_two_norms_is_two_cells(tmp_path: Path) -> None:
     for norm in ("l2", "l1"):
         evaluation = EvalConfig.parse({"norm": norm, "epsilons": ["0", "6", "12"], "steps": 5})
         results(tmp_path, evaluation, norm=norm, epsilon_g="12")
-    found = cells(Results(tmp_path, index=False).values)
+    found = group_cells(Results(tmp_path, index=False).values)
     assert {key.variant for key in found if key.setting == "fix"} == {"norm=l1", "norm=l2"}
     assert all(cell.asked == 1 for key, cell in found.items() if key.setting == "fix")
 
@@ -117,7 +117,7 @@ def test_intervals_hold_the_values(tmp_path: Path) -> None:
     found = results(tmp_path, L2, norm="l2", epsilon_g="2")
     frame = one_evaluation(found.values)
     flags = Flags(found, frame)
-    for key, cell in cells(frame).items():
+    for key, cell in group_cells(frame).items():
         interval = flags.interval(key)
         assert cell.value is not None and interval.low <= cell.value <= interval.high
 
@@ -180,7 +180,7 @@ def test_a_store_of_an_older_version_spells_strengths_in_another_way(tmp_path: P
     assert {row["val_epsilon"] for run in found.runs for row in run.epochs} == {"0.2"}
     (table,) = main_tables(found.values)
     assert table.title == "eps_g = 0.2" and table.complete
-    assert all(cell.asked == cell.measured == 2 for cell in cells(found.values).values())
+    assert all(cell.asked == cell.measured == 2 for cell in group_cells(found.values).values())
     assert set(found.values["norm"]) == set(found.values["eval_norm"]) == {"l2"}
     drawn = dict(draw(Source(found.values, found)))
     assert "training-l2_eps0_2" in drawn

@@ -15,10 +15,10 @@ import pytest
 from scipy import stats
 
 from analysis.cells import Cell, Key
-from analysis.check import check, claims, disagreements, impossible, missing
+from analysis.check import check_published, claims, disagreements, impossible, missing
 from analysis.command import Source, tables
 from analysis.paper import NUMBERS, numbered, table_cells
-from analysis.published import TABLES, backbones, published, read
+from analysis.published import TABLES, backbones, load_published, read
 from analysis.tables import Table
 from core.config import ConfigError
 
@@ -42,7 +42,7 @@ def shown(table: Table) -> dict[tuple[str, ...], list[str]]:
 @pytest.mark.parametrize("number", TABLES)
 def test_every_printed_number_comes_out_as_printed(number: int) -> None:
     printed = sorted(f"{float(line['value']):.2f}" for line in lines(number) if line["value"])
-    table = numbered(number, published(number))
+    table = numbered(number, load_published(number))
     assert table is not None
     out = [entry.text for _, row in table.rows for entry in row if entry.text != "missing"]
     assert sorted(out) == printed
@@ -73,7 +73,7 @@ def test_one_command_compares_every_table() -> None:
 
 
 def test_main_table_has_the_papers_rows_and_columns() -> None:
-    table = numbered(1, published())
+    table = numbered(1, load_published())
     assert table is not None and table.complete
     models = ("ViT", "SWIN", "CNX", "R50", "ClipViT", "ClipCNX")
     assert [labels for labels, _ in table.rows] == [
@@ -85,23 +85,23 @@ def test_main_table_has_the_papers_rows_and_columns() -> None:
 
 
 def test_settings_stand_in_the_papers_order() -> None:
-    four, eight = numbered(4, published()), numbered(8, published())
+    four, eight = numbered(4, load_published()), numbered(8, load_published())
     assert four is not None and eight is not None
     assert [labels[1] for labels, _ in four.rows[:3]] == ["fix", "sched", "auto"]
     assert [labels[1] for labels, _ in eight.rows[:3]] == ["fix", "uniform", "sched"]
 
 
 def test_table_six_keeps_attacks_apart() -> None:
-    table = numbered(6, published())
+    table = numbered(6, load_published())
     assert table is not None
     rows = shown(table)
     assert rows["4/255", "SWIN", "APGD", "fix"][3:] == ["60.20", "31.90", "45.89"]
     assert rows["4/255", "SWIN", "AutoAttack", "sched"][:2] == ["73.80", "31.40"]
-    assert numbered(6, published(1)) is None
+    assert numbered(6, load_published(1)) is None
 
 
 def test_table_seven_lists_its_own_fix_and_orders_hinges_as_numbers() -> None:
-    table = numbered(7, published())
+    table = numbered(7, load_published())
     assert table is not None
     labels = [labels[2] for labels, _ in table.rows]
     assert labels[:4] == ["T1=0;T2=0", "T1=0;T2=12", "T1=0;T2=30", "T1=0;T2=50"]
@@ -115,7 +115,7 @@ def test_means_are_exact_and_half_up() -> None:
         for line in lines(number):
             key = (line["model"], line["setting"], line["epsilon_g"], line["metric"])
             values.setdefault(key, []).append(Decimal(line["value"]))
-    table = numbered(10, published())
+    table = numbered(10, load_published())
     assert table is not None
     cent = Decimal("0.01")
     for labels, row in table.rows:
@@ -126,7 +126,7 @@ def test_means_are_exact_and_half_up() -> None:
 
 
 def test_means_over_models_average_six() -> None:
-    table = numbered(11, published())
+    table = numbered(11, load_published())
     assert table is not None
     column = [float(d["value"]) for d in lines(2) if _is(d, "Dogs", "fix", "adv")]
     assert len(column) == 6
@@ -193,10 +193,10 @@ def test_checker_finds_exactly_what_is_known() -> None:
     assert len(found) == 5 and all(line.startswith("SWIN/Cars/fix") for line in found)
     assert "adv: 29.70 (Tables 1, 4, 8), 31.90 (Tables 6, 7)" in found[0]
     assert len(missing()) == sum(not line["value"] for n in TABLES for line in lines(n))
-    contradictions = impossible(published())
+    contradictions = impossible(load_published())
     assert len(contradictions) == 3
     assert "CNX/Aircraft/fix at 8/255: adv (1.50) above expected (1.48)" in contradictions
-    text = check()
+    text = check_published()
     assert "fix better in 9 of 30" in text  # adv at 4/255
     assert text.count("##") == 4
 
@@ -212,7 +212,7 @@ def test_checker_sees_a_made_up_contradiction(tmp_path: Path) -> None:
 
 
 def test_claims_count_pairs() -> None:
-    counted = claims(published())
+    counted = claims(load_published())
     assert len(counted) == 6 and all("of 30" in line for line in counted)
 
 
@@ -304,6 +304,6 @@ def test_a_table_without_results_is_refused() -> None:
 
 
 def test_cells_of_a_table_are_keyed_by_the_paper(tmp_path: Path) -> None:
-    found = table_cells(12, published())
+    found = table_cells(12, load_published())
     key = Key("", "", "CNX", "ImageNette", 8.0, "sched", "expected")
     assert isinstance(found[key], Cell) and found[key].value == 89.03

@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from analysis import Results, load
-from analysis.cells import cells
+from analysis.cells import group_cells
 from analysis.command import Source
 from analysis.command import tables as write
 from analysis.findings import delay_table, finding, gaps
 from analysis.formats import escape, latex, markdown, terminal
 from analysis.paper import main_tables
-from analysis.published import published
+from analysis.published import load_published
 from analysis.rounding import half_up
 from analysis.tables import Entry, Table
-from analysis.tidy import tidy
+from analysis.tidy import tidy_cells
 from core.config import ConfigError
 
 
@@ -115,7 +115,7 @@ def test_missing_cells_are_shown_noted_and_never_averaged_away(tmp_path: Path) -
     assert "1 of 2 seeds, failed (out of memory): ViT/Cars/fix at 4/255" in notes
     assert "ViT/Aircraft/sched" in notes
     assert not any(e.bold for e in entries.values()), "no pair is complete"
-    values = tidy(cells(frame))
+    values = tidy_cells(group_cells(frame))
     assert set(values["seeds"]) == {1, 2} and set(values["state"]) == {
         "done",
         "failed (1 of 2 seeds)",
@@ -218,7 +218,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
     (tmp_path / "runs" / runs[0].id / "result.json").unlink()
     results = Results(tmp_path, made.manifest(tmp_path, runs))
     ours = [*main_tables(results.values), delay_table(results)]
-    papers = write(Source(published())).tables
+    papers = write(Source(load_published())).tables
     body = "\n".join(map(latex, [*ours, *papers]))
     head = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
     (tmp_path / "t.tex").write_text(f"{head}{body}\\end{{document}}\n")

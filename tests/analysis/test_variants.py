@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis import Results
-from analysis.cells import cells
+from analysis.cells import group_cells
 from analysis.check import claims
 from analysis.command import Source, tables
 from analysis.derived import paired_tests
@@ -92,7 +92,7 @@ def test_folders_of_one_name_are_two_datasets(tmp_path: Path) -> None:
     runs = [made.config(dataset=f"/data/{name}/images", schedule="fix") for name in ("a", "b")]
     for run in runs:
         made.finish(tmp_path, run)
-    found = cells(Results(tmp_path, made.manifest(tmp_path, runs)).values)
+    found = group_cells(Results(tmp_path, made.manifest(tmp_path, runs)).values)
     assert {key.variant for key in found} == {"dataset=/data/a/images", "dataset=/data/b/images"}
     assert all(cell.asked == 1 for cell in found.values())
 

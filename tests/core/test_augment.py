@@ -12,7 +12,7 @@ from torch import Tensor
 
 import core.model.vision  # noqa: F401  before torchvision
 from core.config import Augment
-from core.training.augment import augment, draw_table
+from core.training.augment import augment_images, draw_table
 
 NONE = {"flip": False, "jitter": 0.0, "rotate": 0.0, "shift": 0}
 kinds = st.builds(
@@ -62,15 +62,15 @@ def test_an_image_does_not_depend_on_its_batch(
 ) -> None:
     x, table = images(8, seed), draw_table(seed, 3, 8)
     rows = torch.tensor(data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=8)))
-    whole = augment(x, table, kind)
-    assert torch.equal(augment(x[rows], table[rows], kind), whole[rows])
+    whole = augment_images(x, table, kind)
+    assert torch.equal(augment_images(x[rows], table[rows], kind), whole[rows])
 
 
 @given(kind=kinds, seed=st.integers(0, 2**31))
 def test_stays_in_range_and_leaves_its_input(kind: Augment, seed: int) -> None:
     x = images(4, seed)
     before = x.clone()
-    changed = augment(x, draw_table(seed, 0, 4), kind)
+    changed = augment_images(x, draw_table(seed, 0, 4), kind)
     assert changed.shape == x.shape and changed.dtype == x.dtype
     assert float(changed.min()) >= 0 and float(changed.max()) <= 1
     assert torch.equal(x, before)
@@ -80,24 +80,24 @@ def test_stays_in_range_and_leaves_its_input(kind: Augment, seed: int) -> None:
 def test_turning_a_white_image_stays_in_range(rotate: float) -> None:
     """Weights of four neighbours may add up to a little more than 1."""
     x = torch.ones(64, 3, 17, 17)
-    changed = augment(x, draw_table(0, 0, 64), Augment(**NONE | {"rotate": rotate}))
+    changed = augment_images(x, draw_table(0, 0, 64), Augment(**NONE | {"rotate": rotate}))
     assert float(changed.max()) <= 1
 
 
 def test_all_off_is_the_identity() -> None:
     x = images(5)
-    assert torch.equal(augment(x, draw_table(0, 0, 5), Augment(**NONE)), x)
+    assert torch.equal(augment_images(x, draw_table(0, 0, 5), Augment(**NONE)), x)
 
 
 def test_each_kind_changes_something() -> None:
     x, table = images(5), draw_table(0, 0, 5)
     for change in ({"flip": True}, {"jitter": 0.25}, {"rotate": 2.0}, {"shift": 2}):
-        assert not torch.equal(augment(x, table, Augment(**NONE | change)), x), change
+        assert not torch.equal(augment_images(x, table, Augment(**NONE | change)), x), change
 
 
 def test_flips_below_one_half() -> None:
     x, table = images(400, size=4), draw_table(0, 0, 400)
-    changed = augment(x, table, Augment(**NONE | {"flip": True}))
+    changed = augment_images(x, table, Augment(**NONE | {"flip": True}))
     flipped = (changed == x.flip(-1)).flatten(1).all(1)
     kept = (changed == x).flatten(1).all(1)
     assert torch.equal(flipped, table[:, 0] < 0.5) and torch.equal(kept, ~flipped)
@@ -112,7 +112,7 @@ def test_flips_below_one_half() -> None:
 def test_shifts_wrap_round(shift: int, down: float, right: float) -> None:
     x, table = images(2, size=10), numbers(2, down=down, right=right)
     table = table.clamp(max=1 - 2**-24)  # rounding to float32 may reach 1, the table never does
-    changed = augment(x, table, Augment(**NONE | {"shift": shift}))
+    changed = augment_images(x, table, Augment(**NONE | {"shift": shift}))
     steps = [math.floor(float(u) * (2 * shift + 1)) - shift for u in table[0, 5:]]
     assert all(-shift <= step <= shift for step in steps)
     assert torch.equal(changed, x.roll((steps[0], steps[1]), dims=(2, 3)))
@@ -121,7 +121,7 @@ def test_shifts_wrap_round(shift: int, down: float, right: float) -> None:
 def test_every_shift_occurs() -> None:
     x = torch.zeros(500, 3, 9, 9)
     x[:, :, 4, 4] = 1
-    changed = augment(x, draw_table(0, 0, 500), Augment(**NONE | {"shift": 2}))
+    changed = augment_images(x, draw_table(0, 0, 500), Augment(**NONE | {"shift": 2}))
     places = {tuple(place.tolist()) for place in (changed[:, 0] == 1).nonzero()[:, 1:]}
     assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
 
@@ -129,7 +129,7 @@ def test_every_shift_occurs() -> None:
 @pytest.mark.parametrize("rotate", [2.0, 90.0, 180.0])
 def test_an_angle_of_zero_is_the_identity(rotate: float) -> None:
     x = images(3)
-    changed = augment(x, numbers(3, angle=0.5), Augment(**NONE | {"rotate": rotate}))
+    changed = augment_images(x, numbers(3, angle=0.5), Augment(**NONE | {"rotate": rotate}))
     assert torch.allclose(changed, x, atol=1e-5)
 
 
@@ -137,8 +137,8 @@ def test_right_angles_turn_the_picture() -> None:
     x = images(2)
     for angle, turns in ((1.0, 1), (0.0, -1)):
         table = numbers(2, angle=angle)
-        quarter = augment(x, table, Augment(**NONE | {"rotate": 90.0}))
-        half = augment(x, table, Augment(**NONE | {"rotate": 180.0}))
+        quarter = augment_images(x, table, Augment(**NONE | {"rotate": 90.0}))
+        half = augment_images(x, table, Augment(**NONE | {"rotate": 180.0}))
         assert torch.allclose(quarter, x.rot90(turns, dims=(2, 3)), atol=1e-5)
         assert torch.allclose(half, x.rot90(2, dims=(2, 3)), atol=1e-5)
 
@@ -147,7 +147,7 @@ def test_turns_no_further_than_asked() -> None:
     """A dot 8 pixels from the centre moves by at most 8 sin(20 degrees), in both directions."""
     x = torch.zeros(300, 3, 21, 21)
     x[:, :, 9:12, 17:20] = 1
-    changed = augment(x, draw_table(0, 0, 300), Augment(**NONE | {"rotate": 20.0}))[:, 0]
+    changed = augment_images(x, draw_table(0, 0, 300), Augment(**NONE | {"rotate": 20.0}))[:, 0]
     rows = torch.arange(21.0).view(1, -1, 1)
     heights = (changed * rows).sum((1, 2)) / changed.sum((1, 2)) - 10
     limit = 8 * math.sin(math.radians(20))
@@ -173,12 +173,12 @@ def test_jitter_equals_torchvisions(
     expected = functional.adjust_contrast(expected, contrast)
     expected = functional.adjust_saturation(expected, saturation)
     table = numbers(2, **dict(zip(("brightness", "contrast", "saturation"), draws, strict=True)))
-    changed = augment(x, table, Augment(**NONE | {"jitter": jitter}))
+    changed = augment_images(x, table, Augment(**NONE | {"jitter": jitter}))
     # The two write the weight of red as .299 and .2989.
     assert torch.allclose(changed, expected, atol=1e-3)
 
 
 def test_no_jitter_in_the_middle_of_the_range() -> None:
     x = images(3)
-    changed = augment(x, numbers(3), Augment(**NONE | {"jitter": 0.25}))
+    changed = augment_images(x, numbers(3), Augment(**NONE | {"jitter": 0.25}))
     assert torch.allclose(changed, x, atol=1e-6)

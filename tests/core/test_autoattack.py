@@ -33,7 +33,7 @@ from core.store.claims import Claim
 from core.store.files import Write, write_atomic
 from core.store.folders import Store
 from core.store.json_files import read_json
-from slurm import profile as profiles
+from slurm.profile import read_profile
 from sweep import launcher
 from sweep.grid import Run
 
@@ -190,7 +190,7 @@ def test_a_launch_asks_for_the_package_first(store: Store, monkeypatch: pytest.M
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "pyautoattack" else find(name)
     )
-    local = profiles.load("local")
+    local = read_profile("local")
     asked, usual = AutoAttack(), RobustAccuracy()
     launcher.check([Run(tiny.config(), "fix", (usual,))], store, local)
     with pytest.raises(ConfigError, match=r"pip install 'epsweep\[autoattack\]'"):

@@ -22,7 +22,7 @@ from core.store import claims, processes
 from core.store.claims import Claim
 from core.store.fence import newest_attempt
 from core.store.folders import RunDir
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.json_files import read_jsonl
 from core.store.processes import describe_process, process_alive
 
@@ -109,16 +109,16 @@ def test_a_live_owner_is_not_disturbed(run: RunDir, acquire: Callable[..., Claim
     claim = acquire(run, job="12_3")
     assert claim and claim.attempt == 1 and claim.held()
     assert acquire(run) is None
-    owner = holder(run)
+    owner = find_holder(run)
     assert owner and owner.live and owner.attempt == 1 and owner.age < 60
     assert owner.info["pid"] == os.getpid() and owner.info["job"] == "12_3"
     assert claim.held()
 
 
 def test_a_run_never_started_has_no_holder(run: RunDir) -> None:
-    assert holder(run) is None and newest_attempt(run.path) == 0
+    assert find_holder(run) is None and newest_attempt(run.path) == 0
     run.path.mkdir(parents=True)
-    assert holder(run) is None
+    assert find_holder(run) is None
 
 
 def test_a_killed_owner_is_replaced_at_once_and_its_row_closed(
@@ -127,7 +127,7 @@ def test_a_killed_owner_is_replaced_at_once_and_its_row_closed(
     assert forks.run(killable.claim_and_die, run.path) == -9
     (row,) = read_jsonl(run.attempts)
     assert row["outcome"] is None and row["job"] == "77"
-    owner = holder(run)
+    owner = find_holder(run)
     assert owner and not owner.live
     claim = acquire(run)
     assert claim and claim.attempt == 2
@@ -171,7 +171,7 @@ def test_an_owner_elsewhere_counts_as_gone_when_its_heart_stops(
 ) -> None:
     """120 seconds, by default."""
     foreign(run, age=age)
-    owner = holder(run)
+    owner = find_holder(run)
     assert owner and owner.live is not free and owner.age == pytest.approx(age, abs=15)
     assert (acquire(run) is not None) is free
 
@@ -197,7 +197,7 @@ def test_an_owner_is_as_silent_as_its_own_setting_allows(
     monkeypatch.setattr(processes, "_machine", lambda: "elsewhere")
     for age, live in ((150, True), (650, False)):
         os.utime(run.path / "claim-0001.json", (time.time() - age,) * 2)
-        owner = holder(run)
+        owner = find_holder(run)
         assert owner and (owner.live, owner.hung) == (live, not live)
 
 
@@ -235,8 +235,8 @@ def test_a_late_taker_loses_to_a_higher_attempt(
 ) -> None:
     """It saw attempt 1 die, fell asleep, and wakes when attempt 2 has come and gone."""
     foreign(run, age=500)
-    seen = holder(run)
-    monkeypatch.setattr(claims, "holder", lambda *_, **__: seen)
+    seen = find_holder(run)
+    monkeypatch.setattr(claims, "find_holder", lambda *_, **__: seen)
     foreign(run, age=0, attempt=3)
     (run.path / "claim-0001.json").unlink()
     assert acquire(run) is None
@@ -287,7 +287,7 @@ def test_the_heart_beats_and_tells_progress(
     assert claim
 
     def told() -> Any:
-        owner = holder(run)
+        owner = find_holder(run)
         assert owner
         return owner.info["progress"]
 
@@ -332,7 +332,7 @@ def test_every_ending_leaves_its_row(run: RunDir, acquire: Callable[..., Claim |
     assert told == [(1, "failed", "oom", "out of memory at epoch 3"), (2, "done", None, None)]
     assert one["job"] == "5" and one["started"] <= one["ended"] <= two["started"] <= two["ended"]
     assert one["host"] and one["pid"] == os.getpid()
-    owner = holder(run)
+    owner = find_holder(run)
     assert owner and not owner.live and owner.info["outcome"] == "done"
 
 
@@ -359,7 +359,7 @@ def test_a_copied_store_has_taken_no_longer(
     path = run.path / "claim-0001.json"
     copied = time.time() + 86400
     os.utime(path, (copied, copied))
-    owner = holder(run)
+    owner = find_holder(run)
     assert owner and owner.seconds < 5 and owner.gpu_seconds < 10
 
 
@@ -420,11 +420,11 @@ def test_a_list_of_files_may_be_old(run: RunDir, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "listdir", listdir)
-        owner = holder(run)
+        owner = find_holder(run)
         assert owner and owner.attempt == 2 and len(looks) < 10
         (run.path / "claim-0002.json").unlink()
         with pytest.raises(OSError, match="out of date"):
-            holder(run)
+            find_holder(run)
         assert len(looks) < 30
 
 
@@ -433,7 +433,7 @@ def test_a_claim_from_the_future_holds_nothing_for_ever(
     run: RunDir, acquire: Callable[..., Claim | None], quick: None, ahead: float
 ) -> None:
     foreign(run, age=-ahead, stale_s=0.5)
-    owner = holder(run)
+    owner = find_holder(run)
     assert owner and owner.hung and f"{owner.silence}".endswith("s ahead of the clock")
     claim = acquire(run)
     assert claim and claim.attempt == 2

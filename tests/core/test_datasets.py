@@ -17,7 +17,7 @@ from core.config import ConfigError
 from core.config.datasets import Entry, entries
 from core.datasets import miniature
 from core.datasets.images import read_image
-from core.datasets.read import READERS, Contents, read
+from core.datasets.read import READERS, Contents, read_release
 
 NAMES = tuple(entries())
 CLASSES, EACH = 4, 8
@@ -53,7 +53,7 @@ def test_every_dataset_has_a_reader_and_a_miniature() -> None:
 def test_labels_are_those_of_the_images(name: str, tmp_path: Path) -> None:
     """The reader joins files and labels as the release means it: the pixels know the class."""
     entry = release(name, tmp_path)
-    contents = read(name, tmp_path, entry)
+    contents = read_release(name, tmp_path, entry)
     found = items(contents)
     assert len({path for path, _ in found}) == len(found), "an image is in two splits"
     assert all(label_of(contents.root / path) == label for path, label in found)
@@ -77,7 +77,7 @@ def test_official_parts_are_not_mixed(tmp_path: Path) -> None:
         "pets": lambda path: "test" if int(path[:-4].rpartition("_")[2]) >= 1000 else "train",
     }
     for name, part in parts.items():
-        contents = read(name, tmp_path / name, release(name, tmp_path / name))
+        contents = read_release(name, tmp_path / name, release(name, tmp_path / name))
         for split, rows in contents.splits.items():
             official = "train" if split == "val" and name != "aircraft" else split
             assert {part(path) for path, _ in rows} == {official}, (name, split)
@@ -86,14 +86,14 @@ def test_official_parts_are_not_mixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("around", ["", "downloads"])
 def test_the_root_is_found_below_the_folder(name: str, tmp_path: Path, around: str) -> None:
     entry = release(name, tmp_path / around)
-    assert len(items(read(name, tmp_path, entry))) == sum(entry.splits.values())
+    assert len(items(read_release(name, tmp_path, entry))) == sum(entry.splits.values())
 
 
 def test_two_releases_side_by_side_are_refused(name: str, tmp_path: Path) -> None:
     """Neither is taken for the order of the alphabet; a hidden copy is not looked at."""
     entry = release(name, tmp_path / "a")
     release(name, tmp_path / ".trash")
-    assert items(read(name, tmp_path, entry))
+    assert items(read_release(name, tmp_path, entry))
     release(name, tmp_path / "b")
     message = one_line(name, tmp_path, entry)
     assert (
@@ -102,8 +102,8 @@ def test_two_releases_side_by_side_are_refused(name: str, tmp_path: Path) -> Non
 
 
 def test_reading_twice_and_elsewhere_gives_the_same(name: str, tmp_path: Path) -> None:
-    one = read(name, tmp_path / "one", release(name, tmp_path / "one"))
-    two = read(name, tmp_path / "two", release(name, tmp_path / "two"))
+    one = read_release(name, tmp_path / "one", release(name, tmp_path / "one"))
+    two = read_release(name, tmp_path / "two", release(name, tmp_path / "two"))
     assert one.splits == two.splits and one.classes == two.classes
 
 
@@ -112,7 +112,7 @@ def test_reading_twice_and_elsewhere_gives_the_same(name: str, tmp_path: Path) -
 
 def test_cars_as_mirrors_pack_them(tmp_path: Path) -> None:
     entry = release("cars", tmp_path)
-    plain = read("cars", tmp_path, entry)
+    plain = read_release("cars", tmp_path, entry)
     for part in ("train", "test"):
         folder = tmp_path / f"cars_{part}"
         folder.rename(tmp_path / "moved")
@@ -120,33 +120,33 @@ def test_cars_as_mirrors_pack_them(tmp_path: Path) -> None:
         (tmp_path / "moved").rename(folder / folder.name)
     labels = "cars_test_annos_withlabels.mat"
     (tmp_path / labels).rename(tmp_path / "devkit" / labels)
-    nested = read("cars", tmp_path, entry)
+    nested = read_release("cars", tmp_path, entry)
     assert [row[1] for row in nested.splits["test"]] == [row[1] for row in plain.splits["test"]]
     assert all(label_of(tmp_path / path) == label for path, label in items(nested))
 
 
 def test_dogs_with_a_lists_folder(tmp_path: Path) -> None:
     entry = release("dogs", tmp_path)
-    plain = read("dogs", tmp_path, entry)
+    plain = read_release("dogs", tmp_path, entry)
     (tmp_path / "lists").mkdir()
     for part in ("train", "test"):
         (tmp_path / f"{part}_list.mat").rename(tmp_path / "lists" / f"{part}_list.mat")
-    assert read("dogs", tmp_path, entry).splits == plain.splits
+    assert read_release("dogs", tmp_path, entry).splits == plain.splits
 
 
 def test_stray_files_are_left_out(tmp_path: Path) -> None:
     for name in ("caltech256", "caltech101", "ucmerced", "imagenette"):
         entry = release(name, tmp_path / name)
-        contents = read(name, tmp_path / name, entry)
+        contents = read_release(name, tmp_path / name, entry)
         folder = (contents.root / contents.splits["train"][0][0]).parent
         suffix = contents.splits["train"][0][0].rpartition(".")[2]
         (folder / "Thumbs.db").write_text("x")
         (folder / f"._image.{suffix}").write_text("resource fork")
         (folder.parent / ".DS_Store").write_text("x")
-        assert read(name, tmp_path / name, entry).splits == contents.splits
+        assert read_release(name, tmp_path / name, entry).splits == contents.splits
         shutil.copy(contents.root / contents.splits["train"][0][0], folder / f"zzz.{suffix}")
         with pytest.raises(ConfigError, match=rf"expected .*{CLASSES * EACH}.* images"):
-            read(name, tmp_path / name, entry)
+            read_release(name, tmp_path / name, entry)
 
 
 # What can be wrong with a folder: one line each, with the place.
@@ -154,7 +154,7 @@ def test_stray_files_are_left_out(tmp_path: Path) -> None:
 
 def one_line(name: str, folder: Path, entry: Entry) -> str:
     with pytest.raises(ConfigError) as error:
-        read(name, folder, entry)
+        read_release(name, folder, entry)
     assert len(error.value.lines) == 1 and "\n" not in str(error.value)
     return str(error.value)
 
@@ -176,7 +176,7 @@ def test_wrong_counts(name: str, tmp_path: Path) -> None:
 
 def test_a_missing_image(name: str, tmp_path: Path) -> None:
     entry = release(name, tmp_path)
-    contents = read(name, tmp_path, entry)
+    contents = read_release(name, tmp_path, entry)
     gone = contents.splits["train"][0][0]
     (contents.root / gone).unlink()
     message = one_line(name, tmp_path, entry)
@@ -191,7 +191,7 @@ def test_a_partial_extraction_without_images(tmp_path: Path) -> None:
     folders = {"aircraft": "images", "cub": "images", "pets": "images", "cars": "cars_test"}
     for name, folder in folders.items():
         entry = release(name, tmp_path / name)
-        shutil.rmtree(read(name, tmp_path / name, entry).root / folder)
+        shutil.rmtree(read_release(name, tmp_path / name, entry).root / folder)
         assert "(a partial extraction?)" in one_line(name, tmp_path / name, entry)
 
 
@@ -300,7 +300,7 @@ def test_a_class_without_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_grayscale_and_cmyk_files(name: str, tmp_path: Path, mode: str) -> None:
     entry = release(name, tmp_path)
-    contents = read(name, tmp_path, entry)
+    contents = read_release(name, tmp_path, entry)
     path, label = contents.splits["train"][0]
     file = contents.root / path
     with Image.open(file) as image:

@@ -15,13 +15,13 @@ from release_files import SIZE, Stopped, one_line
 from core.config.datasets import Entry, entries
 from core.data import splits
 from core.datasets import arrays, miniature
-from core.datasets.read import Contents, read
+from core.datasets.read import Contents, read_release
 from core.store.folders import Store
 
 
 def contents_of(name: str, folder: Path) -> tuple[Contents, Entry]:
     known = miniature.write(name, folder)
-    return read(name, folder, known), known
+    return read_release(name, folder, known), known
 
 
 def test_files_tsv_says_what_every_image_is(tmp_path: Path, store: Store) -> None:

@@ -22,7 +22,7 @@ from core.config.datasets import Entry, entries
 from core.data import inputs, splits
 from core.datasets import arrays, miniature
 from core.datasets.own import SPLITS
-from core.datasets.read import read
+from core.datasets.read import read_release
 from core.store.folders import Store
 
 
@@ -51,7 +51,7 @@ def test_a_damaged_image_is_named_and_the_rest_is_kept(
 ) -> None:
     monkeypatch.setattr(arrays, "CHUNK", 4)
     known = small("cub", tmp_path / "cub")
-    contents = read("cub", tmp_path / "cub", known)
+    contents = read_release("cub", tmp_path / "cub", known)
     file = contents.root / contents.splits["val"][0][0]
     good = file.read_bytes()
     file.write_bytes({"truncated": good[:-200], "html": b"<html>404</html>", "empty": b""}[spoil])

@@ -11,7 +11,7 @@ from grid_text import mistakes, parse
 
 from core.config.document import Document
 from core.errors import ConfigError
-from slurm import profile
+from slurm.profile import read_profile
 from sweep.grid.file import GridFile
 
 TEXT = (
@@ -73,7 +73,7 @@ def test_a_time_limit_is_a_whole_number_of_minutes(tmp_path: Path, value: str) -
     file.write_text(f"executor: slurm\nslurm:\n  timeout_min: {value}\n")
     told = r"p\.yaml:3: slurm\.timeout_min: expected a whole number of minutes, got"
     with pytest.raises(ConfigError, match=told):
-        profile.load(file)
+        read_profile(file)
 
 
 def test_words_of_a_profile_stay_as_they_are_written(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_words_of_a_profile_stay_as_they_are_written(tmp_path: Path) -> None:
         "executor: slurm\nstale_s: 3e2\nenv: {A: 010, B: on, C: 12:30, D: 1_000, NO: 2024-01-31}\n"
         "slurm: {timeout_min: 60, slurm_account: 010, slurm_partition: on}\n"
     )
-    read = profile.load(file)
+    read = read_profile(file)
     assert read.env == {"A": "010", "B": "on", "C": "12:30", "D": "1_000", "NO": "2024-01-31"}
     assert (read.stale_s, read.slurm.slurm_account, read.slurm.slurm_partition) == (
         300,

@@ -18,7 +18,7 @@ from core.machine import runtime
 from core.training import compiling
 from core.training.augment import draw_table
 from core.training.step import Step
-from slurm import profile
+from slurm.profile import read_profile
 
 WAITS = {
     "aten._local_scalar_dense.default": "a number of the device was read",
@@ -291,8 +291,8 @@ def test_no_compiler_on_the_node_is_one_remark(
 def test_a_profile_decides(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("executor: local\ncompile: cuda_graphs\n")
-    assert profile.load(path).compile == "cuda_graphs"
-    assert profile.load("local").compile == "none"
+    assert read_profile(path).compile == "cuda_graphs"
+    assert read_profile("local").compile == "none"
     path.write_text("executor: local\ncompile: true\n")
     with pytest.raises(ConfigError, match="compile: expected one of none, default"):
-        profile.load(path)
+        read_profile(path)

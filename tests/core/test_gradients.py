@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from core.attack.apgd import apgd, gradient_of, is_right
+from core.attack.apgd import gradient_of, is_right, run_apgd
 from core.attack.projection import usable
 from core.data.splits import Split
 from core.evaluation import autoattack, queue
@@ -119,16 +119,16 @@ def test_the_training_attack_stays_among_the_numbers(
     (model, split), (healthy, _) = landscape(seed, value, share), landscape(seed)
     x, y = split.batch(torch.arange(IMAGES), tiny.CPU)
     how: Any = {"epsilon": BALLS[norm][0], "steps": 4, "norm": norm}
-    best, _ = apgd(model, x, y, **how)
+    best, _ = run_apgd(model, x, y, **how)
     assert_inside(torch.cat([best, *model.seen]), x, norm)
-    assert torch.equal(best[::2], apgd(healthy, x, y, **how)[0][::2])
+    assert torch.equal(best[::2], run_apgd(healthy, x, y, **how)[0][::2])
 
 
 @pytest.mark.parametrize("value", [1e25, -3e38])
 def test_a_gradient_whose_square_overflows_still_moves_the_image(value: float) -> None:
     model, split = landscape(3, value, share=1.0)
     x, y = split.batch(torch.arange(IMAGES), tiny.CPU)
-    apgd(model, x, y, epsilon=0.3, steps=1, norm="l2")
+    run_apgd(model, x, y, epsilon=0.3, steps=1, norm="l2")
     moved = (model.seen[1] - x).flatten(1).norm(dim=1)
     assert moved.tolist() == pytest.approx([0.3] * IMAGES, rel=1e-3)
 
@@ -167,7 +167,7 @@ def test_the_training_attack_goes_on_after_a_loss_that_is_no_number(norm: str) -
     steps; the point it returns has a loss."""
     x, y = torch.full((2, 3, 4, 4), 0.46), torch.zeros(2, dtype=torch.long)
     strength = {"linf": 0.1, "l2": 0.7}[norm]
-    best, _ = apgd(Abyss(), x, y, epsilon=strength, steps=12, norm=norm)
+    best, _ = run_apgd(Abyss(), x, y, epsilon=strength, steps=12, norm=norm)
     loss = F.cross_entropy(Abyss()(best), y, reduction="none")
     assert bool(loss.isfinite().all())
     assert bool((loss > F.cross_entropy(Abyss()(x), y)).all())

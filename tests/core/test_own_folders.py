@@ -17,7 +17,7 @@ from core.config import ConfigError
 from core.data import inputs, splits
 from core.datasets import miniature, own
 from core.datasets.images import read_image
-from core.datasets.read import read
+from core.datasets.read import read_release
 from core.store.folders import Store
 
 SIZE = 16
@@ -292,21 +292,21 @@ def test_verify_takes_a_folder_that_has_the_name_of_a_release(
 @pytest.mark.parametrize("name", ["caltech101", "ucmerced", "imagenette"])
 def test_hidden_folders_in_releases_are_no_classes(name: str, tmp_path: Path) -> None:
     entry = miniature.write(name, tmp_path)
-    whole = read(name, tmp_path, entry)
+    whole = read_release(name, tmp_path, entry)
     classes = (whole.root / whole.splits["train"][0][0]).parent.parent
     for hidden in ("@eaDir", "__MACOSX", ".ipynb_checkpoints"):
         shutil.copytree(next(p for p in classes.iterdir() if p.is_dir()), classes / hidden)
-    assert read(name, tmp_path, entry).splits == whole.splits
+    assert read_release(name, tmp_path, entry).splits == whole.splits
 
 
 def test_a_listed_image_that_is_a_broken_link_is_missing(tmp_path: Path) -> None:
     entry = miniature.write("pets", tmp_path)
-    contents = read("pets", tmp_path, entry)
+    contents = read_release("pets", tmp_path, entry)
     path = contents.splits["train"][0][0]
     (contents.root / path).unlink()
     (contents.root / path).symlink_to(tmp_path / "gone")
     with pytest.raises(ConfigError, match=f"listed images are missing, the first is {path}"):
-        read("pets", tmp_path, entry)
+        read_release("pets", tmp_path, entry)
 
 
 # Pixels.

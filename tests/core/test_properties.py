@@ -16,7 +16,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from core.attack.apgd import apgd
+from core.attack.apgd import run_apgd
 from core.data.splits import Split
 from core.evaluation import audit, autoattack
 from core.evaluation.autoattack import Ledger
@@ -143,7 +143,7 @@ def test_it_stays_in_the_ball_and_in_range(
 @pytest.mark.parametrize("norm", ORDER)
 def test_strength_0_gives_the_image_back(norm: str, trained: tiny.Trained) -> None:
     x, y = trained.batch(0, 6)
-    best, _ = apgd(trained.net, x, y, epsilon=0.0, steps=STEPS, norm=norm)
+    best, _ = run_apgd(trained.net, x, y, epsilon=0.0, steps=STEPS, norm=norm)
     assert torch.equal(best, x)
 
 
@@ -200,7 +200,7 @@ def test_training_costs_one_forward_more_than_gradients(
 ) -> None:
     model = Watched(trained.net)
     x, y = trained.batch(0, 5)
-    apgd(model, x, y, epsilon=STRENGTHS[norm][1], steps=steps, norm=norm)
+    run_apgd(model, x, y, epsilon=STRENGTHS[norm][1], steps=steps, norm=norm)
     assert [len(part) for part in model.seen] == [5] * (steps + 1)
     assert model.asked == 5 * steps
 

@@ -88,10 +88,10 @@ def test_attacks_only_while_the_strength_is_positive(
 
     def counted(*arguments: Any, **options: Any) -> Any:
         calls.append(options["epsilon"])
-        return apgd(*arguments, **options)
+        return run_apgd(*arguments, **options)
 
-    apgd = step.apgd
-    monkeypatch.setattr(step, "apgd", counted)
+    run_apgd = step.run_apgd
+    monkeypatch.setattr(step, "run_apgd", counted)
     model = Counting(tiny.net())
     # No image is under attack in validation, so that every input gradient is one of training.
     validation = {"steps": 1, "images": 1}

@@ -13,9 +13,8 @@ from submitit.auto.auto import AutoExecutor
 from submitit.slurm.slurm import SlurmExecutor
 
 from core.errors import ConfigError
-from slurm import profile
 from slurm.parameters import Slurm
-from slurm.profile import Profile
+from slurm.profile import Profile, names, read_profile
 
 SLURM = "executor: slurm\nslurm: {timeout_min: 60}\n"
 
@@ -28,7 +27,7 @@ def write(folder: Path, text: str) -> Path:
 
 def faults(folder: Path, text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        profile.load(write(folder, text))
+        read_profile(write(folder, text))
     return str(caught.value).splitlines()
 
 
@@ -44,9 +43,9 @@ def script(mine: Profile, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_all_that_are_shipped_load_and_say_what_they_are() -> None:
-    assert profile.names() == ["alliance", "debug", "gpu", "local", "testbed"]
-    for name in profile.names():
-        mine = profile.load(name)
+    assert names() == ["alliance", "debug", "gpu", "local", "testbed"]
+    for name in names():
+        mine = read_profile(name)
         assert mine.name == name
         assert mine.about != "no description"
 
@@ -55,7 +54,7 @@ def test_all_that_are_shipped_load_and_say_what_they_are() -> None:
 def test_submitit_accepts_every_parameter_shipped(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = profile.load(name)
+    mine = read_profile(name)
     text = script(mine, tmp_path, monkeypatch)
     assert f"#SBATCH --time={mine.slurm.timeout_min}\n" in text
     assert "#SBATCH --requeue\n" in text
@@ -65,7 +64,7 @@ def test_submitit_accepts_every_parameter_shipped(
 def test_a_typed_gpu_and_the_environment_reach_the_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = script(profile.load("alliance"), tmp_path, monkeypatch)
+    text = script(read_profile("alliance"), tmp_path, monkeypatch)
     assert "#SBATCH --gpus-per-node=h100:1\n" in text
     assert "export HF_HUB_OFFLINE=1\n" in text
     assert text.index("export HF_HOME") < text.index("module load") < text.index("srun ")
@@ -237,7 +236,7 @@ def test_commands_hand_no_secret_on(tmp_path: Path, command: str, secret: bool) 
         f"executor: slurm\nslurm:\n  timeout_min: 60\n  slurm_setup:\n    - |-\n      {command}\n"
     )
     if not secret:
-        assert profile.load(write(tmp_path, text)).slurm.slurm_setup == (command,)
+        assert read_profile(write(tmp_path, text)).slurm.slurm_setup == (command,)
         return
     (line,) = faults(tmp_path, text)
     assert "looks like a secret" in line and "s3cret" not in line and HEX not in line
@@ -245,17 +244,17 @@ def test_commands_hand_no_secret_on(tmp_path: Path, command: str, secret: bool) 
 
 def test_names_that_only_sound_secret_are_fine(tmp_path: Path) -> None:
     text = SLURM + "env: {TOKENIZERS_PARALLELISM: 'false', HF_TOKEN_PATH: /x, NCCL_IB_PKEY_X: 1}"
-    assert len(profile.load(write(tmp_path, text)).env) == 3
+    assert len(read_profile(write(tmp_path, text)).env) == 3
 
 
 def test_what_is_no_profile_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no profile 'alianc', did you mean 'alliance'"):
-        profile.load("alianc")
+        read_profile("alianc")
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file"):
-        profile.load(tmp_path / "nowhere.yaml")
+        read_profile(tmp_path / "nowhere.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"about: \xe9\n")
     with pytest.raises(ConfigError, match=r"latin\.yaml: not UTF-8 text"):
-        profile.load(tmp_path / "latin.yaml")
+        read_profile(tmp_path / "latin.yaml")
 
 
 def test_an_override_touches_its_backbone_alone(tmp_path: Path) -> None:
@@ -263,7 +262,7 @@ def test_an_override_touches_its_backbone_alone(tmp_path: Path) -> None:
         "executor: slurm\nslurm: {timeout_min: 60, mem_gb: 32}\nruns_per_job: 4\n"
         "overrides:\n  vit: {mem_gb: 96, runs_per_job: 1, gpus_per_run: 2}\n"
     )
-    mine = profile.load(write(tmp_path, text))
+    mine = read_profile(write(tmp_path, text))
     vit, swin = mine.for_backbone("vit"), mine.for_backbone("swin")
     assert (vit.slurm.mem_gb, vit.runs_per_job, vit.ranks) == (96, 1, 2)
     assert (swin.slurm.mem_gb, swin.runs_per_job, swin.ranks) == (32, 4, 1)
@@ -281,7 +280,7 @@ def test_an_override_that_contradicts_the_rest_is_a_fault(tmp_path: Path) -> Non
 
 
 def test_a_profile_cannot_be_changed() -> None:
-    mine = profile.load("local")
+    mine = read_profile("local")
     with pytest.raises(ValidationError):
         mine.workers = 7  # type: ignore[misc]
 
@@ -305,14 +304,14 @@ def test_a_profile_cannot_be_changed() -> None:
 def test_tasks_and_gpus_follow_from_gpus_per_run(
     tmp_path: Path, text: str, expected: dict[str, Any]
 ) -> None:
-    given = profile.load(write(tmp_path, text)).slurm_parameters()
+    given = read_profile(write(tmp_path, text)).slurm_parameters()
     assert {name: given.get(name) for name in expected} == expected
 
 
 def test_whether_slurm_may_requeue_is_said_outright(tmp_path: Path) -> None:
-    never = profile.load(write(tmp_path, SLURM + "max_requeues: 0"))
+    never = read_profile(write(tmp_path, SLURM + "max_requeues: 0"))
     assert never.slurm_parameters()["slurm_additional_parameters"] == {"no-requeue": True}
-    often = profile.load(write(tmp_path, SLURM + "max_requeues: 7"))
+    often = read_profile(write(tmp_path, SLURM + "max_requeues: 7"))
     assert often.slurm_parameters()["slurm_additional_parameters"] == {"requeue": True}
     assert often.executor_options()["slurm_max_num_timeout"] == 7
 
@@ -321,7 +320,7 @@ def test_without_srun_python_replaces_the_batch_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "executor: slurm\nslurm: {timeout_min: 60, slurm_use_srun: false}\n"
-    made = script(profile.load(write(tmp_path, text)), tmp_path, monkeypatch)
+    made = script(read_profile(write(tmp_path, text)), tmp_path, monkeypatch)
     assert "#SBATCH --signal=B:USR2@90\n" in made
     assert "\nexec " in made
 

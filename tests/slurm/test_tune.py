@@ -14,7 +14,7 @@ from rich.console import Console
 from slurm_bed import inside, needs_slurm
 from slurm_sweep import BASE, Sweep, wait_for
 
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.json_files import read_jsonl
 from slurm.testbed import Bed
 from sweep.grid import search
@@ -89,7 +89,7 @@ def begun(tiny: Sweep, epochs: int = 2) -> int | None:
     """A trial under way, after some epochs."""
     for number in range(4):
         run = wanted(tiny).trial_dir(number)
-        current = holder(run)
+        current = find_holder(run)
         if current and current.live and len(read_jsonl(run.metrics)) >= epochs:
             return number
     return None
@@ -102,7 +102,7 @@ def test_a_lost_worker_does_not_lose_its_trial(tiny: Sweep, how: str) -> None:
     number = begun(tiny)
     assert number is not None
     run = wanted(tiny).trial_dir(number)
-    current = holder(run)
+    current = find_holder(run)
     assert current
     before = read_jsonl(run.metrics)[:2]
     if how == "killed":

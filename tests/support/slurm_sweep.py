@@ -18,10 +18,9 @@ import yaml
 from rich.console import Console
 
 from core.store.folders import RunDir, Store, SweepDir
-from core.store.holder import Holder, holder
+from core.store.holder import Holder, find_holder
 from core.store.json_files import read_jsonl
-from slurm import profile as profiles
-from slurm.profile import Profile
+from slurm.profile import Profile, read_profile
 from slurm.testbed import Bed
 from sweep import launcher
 from sweep.grid import Grid, load_grid
@@ -88,7 +87,7 @@ class Sweep:
 
     @property
     def profile(self) -> Profile:
-        return profiles.load(self.profile_file)
+        return read_profile(self.profile_file)
 
     def write_grid(
         self, *, seeds: int = 1, include: list[Any] | None = None, steps: int = 1, **base: Any
@@ -160,7 +159,7 @@ class Sweep:
 
     @property
     def holder(self) -> Holder:
-        found = holder(self.run)
+        found = find_holder(self.run)
         assert found
         return found
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from core.attack.apgd import apgd
+from core.attack.apgd import run_apgd
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.data.splits import Split
 from core.evaluation.queue import search
@@ -90,7 +90,7 @@ def test_an_attack(changes: dict[str, Any], told: str) -> None:
     given = images(**changes)
     given["y"] = given["y"][: len(given["x"])]
     with pytest.raises(ConfigError, match=told) as error:
-        apgd(tiny.net(), **given)
+        run_apgd(tiny.net(), **given)
     assert len(error.value.lines) == 1
 
 
@@ -111,7 +111,7 @@ def test_images_that_are_not_pixels() -> None:
 
 def test_the_right_ones_are_taken() -> None:
     """The tests above refuse for their reason alone."""
-    best, _ = apgd(tiny.net(), **images())
+    best, _ = run_apgd(tiny.net(), **images())
     assert best.shape == (2, 3, 8, 8)
     assert RunConfig.parse({"backbone": "swin", "dataset": "cars", "attack": {"steps": 1}})
     assert EvalConfig.parse({"epsilons": [0, "1/255", 1]}).epsilons[-1].number == 1

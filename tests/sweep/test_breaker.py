@@ -9,7 +9,7 @@ import pytest
 from core.config import RunConfig
 from core.options import Options
 from core.store.folders import Store, SweepDir
-from core.store.holder import holder
+from core.store.holder import find_holder
 from sweep.state import breaker
 from sweep.worker import attempt
 
@@ -70,7 +70,7 @@ def test_a_failure_that_it_cannot_note_is_a_failure_all_the_same(
     monkeypatch.setattr(breaker, "note", full)
     config = RunConfig.parse({"backbone": "mini_convnext", "dataset": "fake", "image_size": 32})
     assert attempt.make(config, [], store, Options(group="x")) == "failed"
-    last = holder(store.run(config.id))
+    last = find_holder(store.run(config.id))
     assert last and last.info["outcome"] == "failed"
 
 

@@ -12,7 +12,7 @@ from submitit.core.utils import DelayedSubmission
 from core.errors import AlienError
 from core.store.folders import Store
 from core.store.json_files import read_jsonl
-from slurm import profile as profiles
+from slurm.profile import read_profile
 from sweep.submit import array, bundle
 from sweep.tune.trial_job import TuneJob
 from sweep.worker import custody
@@ -131,9 +131,7 @@ def test_tasks_find_theirs_although_the_launcher_was_stopped_as_sbatch_took_them
     sweep = store.sweep("x")
     sweep.logs.mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
-        array.hand_over(
-            [work(0)] * count, sweep, tmp_path, tmp_path / "m", profiles.load("testbed")
-        )
+        array.hand_over([work(0)] * count, sweep, tmp_path, tmp_path / "m", read_profile("testbed"))
     (row,) = read_jsonl(sweep.submissions)
     if count == 1:
         monkeypatch.delenv("SLURM_ARRAY_JOB_ID")

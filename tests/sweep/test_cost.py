@@ -15,8 +15,7 @@ from core.data.corruptions import CORRUPTIONS
 from core.data.drawn import SIZES
 from core.store.folders import Store
 from core.store.json_files import write_json, write_jsonl
-from slurm import profile as profiles
-from slurm.profile import Profile
+from slurm.profile import Profile, read_profile
 from sweep import summary
 from sweep.estimate import cost, passes
 from sweep.grid import Grid, Run, load_grid, parse_grid
@@ -38,7 +37,7 @@ def fit(**fields: Any) -> float:
     run = config(validation={"steps": 1, "images": 1}, **fields)
     broken = (passes.UNATTACKED if fields.get("schedule") == "standard" else passes.ATTACKED)[0]
     validation = run.epochs * (4 + 2 + broken * 2)
-    return (passes.passes(run, (), SPLITS).fit - validation) / 8
+    return (passes.count_passes(run, (), SPLITS).fit - validation) / 8
 
 
 def test_passes_of_a_training_step() -> None:
@@ -54,7 +53,7 @@ def test_passes_of_a_training_step() -> None:
 
 def test_an_evaluation_grows_with_what_it_asks_for() -> None:
     def evaluate(**fields: Any) -> float:
-        return passes.passes(config(), [EvalConfig.parse(fields)], SPLITS).evaluate
+        return passes.count_passes(config(), [EvalConfig.parse(fields)], SPLITS).evaluate
 
     plain = evaluate()
     assert evaluate(split="val") == pytest.approx(plain * 4 / 6)
@@ -100,7 +99,7 @@ def test_operations_are_those_that_torch_counts(
         for epoch in range(run.epochs):
             trainer._train(epoch, float(trainer.schedule.alpha(epoch) * run.epsilon_g.number))
     sizes = {"train": 4, "val": 0, "test": 0}
-    expected = passes.passes(run, (), sizes).fit
+    expected = passes.count_passes(run, (), sizes).fit
     assert sum(counted) / sum(forward) == pytest.approx(expected, rel=within)
 
 
@@ -126,7 +125,7 @@ def operations() -> Iterator[list[int]]:
         yield found
 
 
-H100 = profiles.load("gpu")
+H100 = read_profile("gpu")
 
 
 def named(gpu: str) -> Profile:
@@ -177,9 +176,9 @@ def test_a_search_costs_what_its_budget_says(store: Store) -> None:
 
 
 def test_the_gpu_is_the_profiles_else_the_grids(monkeypatch: pytest.MonkeyPatch) -> None:
-    local = profiles.load("local")
+    local = read_profile("local")
     assert cost.device_of(named("a100"), "H100") == "A100"
-    assert cost.device_of(profiles.load("alliance"), "") == "H100"
+    assert cost.device_of(read_profile("alliance"), "") == "H100"
     assert cost.device_of(H100, "") == "H100"
     assert cost.device_of(H100, "1 x V100") == "V100"
     monkeypatch.setattr(cost, "_local_gpu", lambda: "")

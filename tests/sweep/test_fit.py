@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core.attack.apgd import apgd
+from core.attack.apgd import run_apgd
 from core.errors import ConfigError
 from core.model import network
 from core.store.folders import Store
 from core.store.json_files import read_json
 from core.training import memory
 from core.training.trainer import Trainer
-from slurm import profile as profiles
+from slurm.profile import read_profile
 from sweep.rehearsal import gpu_memory
 from sweep.rehearsal.gpu_memory import Fit, Need
 
@@ -41,7 +41,7 @@ def test_counts_what_the_backward_needs_once() -> None:
 def test_attacks_and_evaluations_do_not_count() -> None:
     net = nn.Sequential(nn.Flatten(), chain())
     meter = memory.Meter(net)
-    apgd(net, torch.rand(3, 3, 2, 2), torch.tensor([0, 1, 2]), epsilon=0.1, steps=2)
+    run_apgd(net, torch.rand(3, 3, 2, 2), torch.tensor([0, 1, 2]), epsilon=0.1, steps=2)
     with torch.no_grad():
         net(torch.rand(3, 3, 2, 2))
     assert meter.take() == 0
@@ -105,13 +105,13 @@ def test_verdicts() -> None:
 
 
 def test_a_profile_says_how_large_its_gpus_are(tmp_path: Path) -> None:
-    assert profiles.load("alliance").gpu_memory_gb == 80
+    assert read_profile("alliance").gpu_memory_gb == 80
     file = tmp_path / "mine.yaml"
     head = "executor: slurm\nslurm: {timeout_min: 60}\n"
     file.write_text(f"{head}gpu_memory_gb: 40\noverrides:\n  vit: {{gpu_memory_gb: 80}}\n")
-    mine = profiles.load(file)
+    mine = read_profile(file)
     assert mine.for_backbone("vit").gpu_memory_gb == 80
     assert mine.for_backbone("swin").gpu_memory_gb == 40
     file.write_text(f"{head}gpu_memory_gb: lots\n")
     with pytest.raises(ConfigError, match="gpu_memory_gb: expected a number"):
-        profiles.load(file)
+        read_profile(file)

@@ -17,11 +17,11 @@ from rich.console import Console
 from core.store import claims, processes
 from core.store.claims import Claim
 from core.store.folders import RunDir, Store
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.json_files import read_jsonl
 from slurm import cluster
-from slurm import profile as profiles
 from slurm.cluster import JobState
+from slurm.profile import read_profile
 from sweep import launcher
 from sweep.grid import load_grid
 from sweep.state import plan
@@ -126,7 +126,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(
     arguments = ("launch", str(path), "--tracking", "none", "--max-parallel", "1")
     process = sweep(*arguments, "--only", "seed=0", root=root)
     until(lambda: any(1 < len(read_jsonl(p)) < 20 for p in root.glob("runs/*/metrics.jsonl")))
-    found = (holder(RunDir(path)) for path in root.glob("runs/*"))
+    found = (find_holder(RunDir(path)) for path in root.glob("runs/*"))
     (current,) = (item for item in found if item and item.live and item.info)
     os.kill(current.info["pid"], signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
@@ -290,7 +290,7 @@ def test_a_launcher_whose_clock_is_ahead_ends_no_healthy_job(
 ) -> None:
     store, grid = Store(tmp_path / "root"), load_grid(small(2))
     one = replace(grid, runs=grid.runs[:1])
-    sweep_dir, profile = submissions.record_grid(one, store), profiles.load("testbed")
+    sweep_dir, profile = submissions.record_grid(one, store), read_profile("testbed")
     manifest = submissions.freeze_runs(one.runs, sweep_dir, store)
     array = {"array": "7", "tasks": 1, "first": 0, "end": 1, "per": 1}
     submissions.record(sweep_dir, manifest, profile, name="epsweep-small-0a", **array)

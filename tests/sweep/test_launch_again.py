@@ -16,8 +16,8 @@ from core.store.claims import Claim
 from core.store.folders import Store
 from core.store.json_files import read_jsonl
 from slurm import cluster
-from slurm import profile as profiles
 from slurm.cluster import JobState
+from slurm.profile import read_profile
 from sweep import launcher
 from sweep.grid import Grid, load_grid
 from sweep.state.plan import State
@@ -97,7 +97,7 @@ def test_a_feeder_outlives_a_slurm_that_is_down_and_another_launch(
     monkeypatch.setattr(array.BACKEND, "start", start)
     submissions.record_grid(again, store)
     console = Console(file=io.StringIO(), width=200)
-    where = profiles.load("testbed")
+    where = read_profile("testbed")
     launcher._feed(list(again.runs), lambda _: True, again, store, where, console, 0.0)
     said: str = console.file.getvalue()  # type: ignore[attr-defined]
     assert "3 runs submitted" in said
@@ -144,7 +144,7 @@ def test_jobs_inherit_nothing_that_changes_them(
     for name, value in (job | options | place | meant).items():
         monkeypatch.setenv(name, value)
     sweep = submissions.record_grid(again, store)
-    array.BACKEND.start(Runs(sweep, store, profiles.load("testbed"), again.runs))
+    array.BACKEND.start(Runs(sweep, store, read_profile("testbed"), again.runs))
     seen = (slurm / "env").read_text().splitlines()
     assert {f"{k}={v}" in seen for k, v in meant.items()} == {True}
     assert {f"{k}={v}" in seen for k, v in (job | options | place).items()} == {False}
@@ -154,7 +154,7 @@ def test_jobs_inherit_nothing_that_changes_them(
     assert "#SBATCH --partition=main\n" in script, "a profile's own word wins"
     assert "--wckey" not in script
     monkeypatch.setenv("SBATCH_WCKEY", "ours")
-    assert "#SBATCH --wckey=ours\n" in array.text(1, sweep, profiles.load("testbed"))
+    assert "#SBATCH --wckey=ours\n" in array.text(1, sweep, read_profile("testbed"))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_jobs_go_to_the_cluster_that_is_asked_about_them(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=told):
-        array.text(1, store.sweep("s"), profiles.load("testbed"))
+        array.text(1, store.sweep("s"), read_profile("testbed"))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_an_array_has_its_own_id_whatever_a_site_prints(
     (slurm / "squeue").write_text(f'#!/bin/sh\nfor name in "$@"; do :; done\n{listed}\n')
     sweep = store.sweep("s")
     jobs, rows = [WORK] * tasks, {"first": 0, "end": tasks, "per": 1}
-    testbed = profiles.load("testbed")
+    testbed = read_profile("testbed")
     assert array.hand_over(jobs, sweep, slurm, slurm / "m", testbed, **rows) == "5"
     (row,) = read_jsonl(sweep.submissions)
     assert row["array"] == "5"
@@ -257,7 +257,7 @@ def test_the_jobs_of_another_user_may_be_hidden_and_are_not_queued_twice(
     sweep = submissions.record_grid(again, store)
     manifest, about = submissions.freeze_runs(again.runs, sweep, store), {"array": "5", "tasks": 3}
     about |= {"first": 0, "end": 3, "per": 1, "user": user}
-    submissions.record(sweep, manifest, profiles.load("testbed"), name="epsweep-again-0a", **about)
+    submissions.record(sweep, manifest, read_profile("testbed"), name="epsweep-again-0a", **about)
     hidden = user is not None and private != "none"
     for grid, word in ((again, ""), (replace(again, name="other"), "for again, ")):
         seen = launcher.look(grid, store)
@@ -281,7 +281,7 @@ def test_only_a_job_that_slurm_knows_keeps_a_run_for_another_grid(
     again: Grid, store: Store, monkeypatch: pytest.MonkeyPatch, answer: JobState, state: State
 ) -> None:
     sweep = submissions.record_grid(again, store)
-    manifest, profile = submissions.freeze_runs(again.runs, sweep, store), profiles.load("testbed")
+    manifest, profile = submissions.freeze_runs(again.runs, sweep, store), read_profile("testbed")
     about = {"array": "5", "tasks": 3, "first": 0, "end": 3, "per": 1}
     submissions.record(sweep, manifest, profile, name="epsweep-again-0a", **about)
     monkeypatch.setattr(cluster, "jobs", lambda ids, names=(): dict.fromkeys(ids, answer))
@@ -304,7 +304,7 @@ def test_an_array_that_sbatch_gave_up_on_is_forgotten_only_if_slurm_has_none(
         line = f'echo "{job}|PENDING|Priority||0|N/A|$name|"'
         text = f'#!/bin/sh\nfor name in "$@"; do :; done\n{line}\n'
         (slurm / "squeue").write_text(text)
-    sweep, where = store.sweep("my_question"), profiles.load("testbed")
+    sweep, where = store.sweep("my_question"), read_profile("testbed")
     sweep.logs.mkdir(parents=True)
     rows = {"first": 0, "end": tasks, "per": 1}
     with pytest.raises(ClusterError, match="Socket timed out"):
@@ -317,7 +317,7 @@ def test_workers_of_searches_whose_id_was_never_learnt_are_known_by_name(
 ) -> None:
     sweep = store.sweep("again")
     row = {"name": "epsweep-tune-0a", "array": None, "tasks": 2, "first": 0, "end": 2, "per": 1}
-    submissions.record(sweep, slurm / "m", profiles.load("testbed"), **row)
+    submissions.record(sweep, slurm / "m", read_profile("testbed"), **row)
     text = "#!/bin/sh\necho '7_[0-1]|PENDING|Priority||0|N/A|epsweep-tune-0a|'\n"
     (slurm / "squeue").write_text(text)
     assert [item.job for item in session.at_work(sweep)] == ["7_0", "7_1"]
@@ -332,7 +332,7 @@ def test_no_command_of_a_profile_leads_around_the_frozen_code(
         "slurm: {timeout_min: 9, slurm_setup: ['export PYTHONPATH=/edited/2']}\n"
     )
     frozen_code.snapshot(store.sweep(again.name))
-    script = array.text(1, store.sweep(again.name), profiles.load(path))
+    script = array.text(1, store.sweep(again.name), read_profile(path))
     commands = "\n".join(line for line in script.splitlines() if not line.startswith("srun"))
     shown = subprocess.run(
         ["bash", "-c", f"{commands}\necho $PYTHONPATH"], capture_output=True, text=True, check=True

@@ -15,7 +15,7 @@ from core.config import ConfigError, EvalConfig, RunConfig
 from core.store.claims import Claim
 from core.store.folders import Store
 from core.store.json_files import write_json
-from slurm import profile as profiles
+from slurm.profile import read_profile
 from sweep.grid import Grid, load_grid
 from sweep.state import plan
 from sweep.state.plan import State
@@ -63,7 +63,7 @@ def test_each_worker_sees_its_own_gpu(
     monkeypatch.setattr("submitit.local.local.start_controller", controller)
     sweep = store.sweep("s")
     sweep.logs.mkdir(parents=True)
-    crew = local.engage(lambda _: dict, 2, sweep, tmp_path / "m", profiles.load("local"))
+    crew = local.engage(lambda _: dict, 2, sweep, tmp_path / "m", read_profile("local"))
     crew.start(1)
     assert seen == ["GPU-a", "3", "3"]
 
@@ -84,7 +84,7 @@ def test_packages_where_the_user_stands_are_not_those_of_workers(
     names = "core.store.claims", "sweep.worker.job", "submitit", "given"
     seen = f"[__import__(name).__file__ for name in {names}]"
     work: Any = partial(eval, seen)
-    crew = local.engage(lambda _: work, 1, sweep, tmp_path / "m", profiles.load("local"))
+    crew = local.engage(lambda _: work, 1, sweep, tmp_path / "m", read_profile("local"))
     core, ours, theirs, given = crew.jobs[0].result()
     code = str(next((sweep.path / "code").iterdir()))
     assert core.startswith(code) and ours.startswith(code)
@@ -99,7 +99,7 @@ def test_a_folder_that_submitit_would_take_for_a_pattern_is_refused(
     sweep = Store(tmp_path / odd).sweep("s")
     sweep.logs.mkdir(parents=True)
     with pytest.raises(ConfigError, match="for a job's id"):
-        local.engage(lambda _: dict, 1, sweep, tmp_path / "m", profiles.load("local"))
+        local.engage(lambda _: dict, 1, sweep, tmp_path / "m", read_profile("local"))
     assert not [*sweep.logs.iterdir()]
 
 
@@ -220,7 +220,7 @@ def test_workers_that_cannot_begin_say_why(
     path = tmp_path / "one.yaml"
     path.write_text(GRID.replace("NAME", "one").replace("STEPS", "1"))
     grid, console = load_grid(path), Console(file=io.StringIO(), width=200)
-    sweep, profile = submissions.record_grid(grid, store), profiles.load("local")
+    sweep, profile = submissions.record_grid(grid, store), read_profile("local")
     crew = local.engage(lambda _: partial(int, "x"), 1, sweep, tmp_path / "m", profile)
     watcher.wait(crew, grid.runs, store, console)
     said: str = console.file.getvalue()  # type: ignore[attr-defined]
@@ -235,6 +235,6 @@ def test_a_worker_refuses_a_manifest_that_others_may_write(store: Store, tmp_pat
     manifest.chmod(0o666)
     module = "__import__('sweep.worker.custody', fromlist=['read'])"
     work: Any = partial(eval, f"{module}.read(__import__('pathlib').Path({str(manifest)!r}))")
-    crew = local.engage(lambda _: work, 1, sweep, manifest, profiles.load("local"))
+    crew = local.engage(lambda _: work, 1, sweep, manifest, read_profile("local"))
     with pytest.raises(FailedJobError, match=r"m\.jsonl: refused, others than its user may write"):
         crew.jobs[0].result()

@@ -18,7 +18,7 @@ from mutation import mutated
 from analysis import command
 from core.errors import ConfigError
 from core.store.folders import Store
-from slurm import profile
+from slurm.profile import read_profile
 from sweep.grid import load_grid, parse_grid, shipped_grids
 
 Call = Callable[..., tuple[int, str, str]]
@@ -59,7 +59,7 @@ def try_profile(path: Path) -> Try:
     def attempt(chance: random.Random) -> None:
         path.write_bytes(encoded(mutated(chance.choice(PROFILES), chance)))
         try:
-            found = profile.load(path)
+            found = read_profile(path)
             for one in (found, *map(found.for_backbone, found.overrides)):
                 one.slurm_parameters()
                 one.executor_options()

@@ -23,7 +23,7 @@ from core.evaluation.kinds import MEASURES
 from core.store.flags import read_flags
 from core.store.folders import Store
 from core.store.json_files import read_json
-from sweep.estimate.passes import passes
+from sweep.estimate.passes import count_passes
 from sweep.grid import load_grid
 from sweep.rehearsal.miniature import Datasets, shrink
 from sweep.submit import frozen_code
@@ -140,7 +140,7 @@ def test_what_it_has_not_measured_is_missing_from_all_its_metrics(toy: EvalConfi
 def test_its_cost_and_its_miniature_are_its_own(toy: EvalConfig, store: Store) -> None:
     (run, _) = load_grid(Path("toy.yaml")).runs
     sizes = {"train": 100, "val": 10, "test": 10}
-    assert passes(run.config, [toy], sizes).evaluate == 3 * 10
+    assert count_passes(run.config, [toy], sizes).evaluate == 3 * 10
     small = shrink(run, Datasets())
     assert [item.images for item in small.evals] == [1, 1]
     execute(store, tiny.config(), [small.evals[1]], rehearsal=True)

@@ -19,9 +19,9 @@ from submitit.core.utils import JobPaths, cloudpickle_dump
 from core.config import ConfigError
 from core.errors import ClusterError
 from core.store.folders import Store
-from core.store.holder import holder
+from core.store.holder import find_holder
 from core.store.json_files import read_jsonl
-from slurm import profile as profiles
+from slurm.profile import read_profile
 from sweep import launcher
 from sweep.grid import load_grid
 from sweep.state.pending import Pending
@@ -203,7 +203,7 @@ def test_the_verbs_work_on_the_jobs_of_a_plugin(
     _until(lambda: not _alive(jobs()[2]))
     assert states() == ["done", "new"]
     assert "attempt 1 of" in call("logs", first)[1]
-    claim = holder(store.run(first))
+    claim = find_holder(store.run(first))
     assert claim and claim.info["job"] == jobs()[2], "what cancel and hung compare"
 
 
@@ -248,14 +248,14 @@ def test_a_profile_that_fits_no_executor_is_refused(
 ) -> None:
     farm.profile.write_text(text)
     with pytest.raises(ConfigError) as error:
-        profiles.load(farm.profile)
+        read_profile(farm.profile)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(farm: SimpleNamespace) -> None:
     (farm.package.parent / "farm.py").write_text("import a_library_of_the_site")
     with pytest.raises(ConfigError, match="got 'my_farm'; plug-in farm:FarmExecutor cannot be im"):
-        profiles.load(farm.profile)
+        read_profile(farm.profile)
 
 
 def test_no_limit_on_jobs_at_a_time_is_promised(farm: SimpleNamespace) -> None:

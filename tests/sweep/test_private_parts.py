@@ -16,7 +16,7 @@ from submitit.core import core, plugins, submission, utils
 from submitit.local import local
 from submitit.slurm.slurm import SlurmExecutor
 
-from slurm import profile as profiles
+from slurm.profile import read_profile
 
 SIGNATURES: list[tuple[Callable[..., Any], list[str]]] = [
     (SlurmExecutor.__init__, ["self", "folder", "max_num_timeout", "max_pickle_size_gb", "python"]),
@@ -44,7 +44,7 @@ def test_a_part_takes_what_we_give_it(part: Callable[..., Any], expected: list[s
 
 
 def test_an_executor_of_slurm_is_made_and_told_as_we_do(tmp_path: Path) -> None:
-    made = submitit.AutoExecutor(tmp_path, **profiles.load("testbed").executor_options())
+    made = submitit.AutoExecutor(tmp_path, **read_profile("testbed").executor_options())
     assert type(made._executor) is SlurmExecutor, "we put our own in its place"
     plain = made._executor
     assert {"folder", "max_num_timeout", "python", "parameters"} <= {*vars(plain)}

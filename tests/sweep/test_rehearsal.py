@@ -13,7 +13,7 @@ from rich.console import Console
 
 from core.store.folders import Store
 from core.store.json_files import write_json
-from slurm import profile as profiles
+from slurm.profile import read_profile
 from sweep.grid import parse_grid
 from sweep.rehearsal import dry_run
 from sweep.rehearsal.gpu_memory import Fit, Need
@@ -88,7 +88,7 @@ def test_a_dataset_that_cannot_be_read_is_a_failure(
     grid = parse_grid(TWO, Path("two.yaml"))
     with open(tmp_path / "said", "w") as file:
         console = Console(file=file, width=160)
-        profile = profiles.load("local")
+        profile = read_profile("local")
         found = dry_run.rehearse(grid, grid.runs, store, profile, console)
         console.print(dry_run.report(found, profile))
     assert not found.passed and list(found.broken) == ["cars"]
@@ -122,7 +122,7 @@ def test_the_report_says_what_does_not_fit() -> None:
     small = Fit("mini_convnext", Need(1e9, 1e9), 64, 40.0)
     found = dry_run.Outcome(pairs, final, {}, [], [small], 61.0)
     console = Console(width=160, file=io.StringIO(), record=True)
-    console.print(dry_run.report(found, profiles.load("local")))
+    console.print(dry_run.report(found, read_profile("local")))
     text = console.export_text()
     assert "4 passed of 4 in 1:01" in text
     assert "more than 40 GB; micro-batches of 32 would fit" in text
@@ -138,7 +138,7 @@ def test_memory_is_of_the_run_that_needs_most(store: Store) -> None:
     from sweep.rehearsal import gpu_memory
 
     (found,) = gpu_memory.measured(
-        [(run, run) for run in grid.runs], store, profiles.load("alliance")
+        [(run, run) for run in grid.runs], store, read_profile("alliance")
     )
     assert (found.images, found.memory_gb, found.verdict) == (64, 80, "")
 

@@ -14,18 +14,18 @@ from rich.console import Console, RenderableType
 
 from core.config import ConfigError
 from core.store.folders import Store
-from slurm import profile
+from slurm.profile import Profile, Slurm, read_profile
 from sweep import several, summary
 from sweep.estimate import cost
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import watcher
 from sweep.tune import winners
 
-CPU = profile.load("local")
-H100 = profile.Profile(
+CPU = read_profile("local")
+H100 = Profile(
     name="h",
     executor="slurm",
-    slurm=profile.Slurm(timeout_min=60, slurm_gpus_per_node="h100:1", slurm_array_parallelism=8),
+    slurm=Slurm(timeout_min=60, slurm_gpus_per_node="h100:1", slurm_array_parallelism=8),
 )
 GRID = "name: g\nbase: {dataset: cars}\ngrid: {backbone: [%s]}\nseeds: [%s]\n"
 

@@ -162,13 +162,13 @@ def test_a_run_in_segments_is_uploaded_once_and_in_order(service: Service, store
     (run,) = runs(1)
     segment(run.config, store, 2)
     (first,) = upload.segments([run], store)
-    assert list(upload.upload([first])) == [(first, None)]
+    assert list(upload.upload_segments([first])) == [(first, None)]
     assert steps(service, run) == [(0, 0), (1, 1)]
     assert upload.segments([run], store) == []
     segment(run.config, store, 3)
     segment(run.config, store, 5)
     (newest,) = upload.segments([run], store)
-    assert list(upload.upload([newest])) == [(newest, None)]
+    assert list(upload.upload_segments([newest])) == [(newest, None)]
     assert steps(service, run) == [(epoch, epoch) for epoch in range(5)]
     assert upload.segments([run], store) == []
 
@@ -179,13 +179,13 @@ def test_what_failed_is_one_line_and_stays_to_be_uploaded(service: Service, stor
         segment(run.config, store, 2)
     service.refuses = many[1].id
     folders = upload.segments(many, store)
-    told = dict(upload.upload(folders))
+    told = dict(upload.upload_segments(folders))
     assert [told[folder] is None for folder in folders] == [True, False, True]
     reason = told[folders[1]]
     assert reason and "\n" not in reason
     assert upload.segments(many, store) == [folders[1]], "only what is up is marked"
     service.refuses = None
-    assert list(upload.upload(upload.segments(many, store))) == [(folders[1], None)]
+    assert list(upload.upload_segments(upload.segments(many, store))) == [(folders[1], None)]
     assert steps(service, many[1]) == [(0, 0), (1, 1)]
 
 
@@ -197,7 +197,7 @@ def test_no_network_ends_at_once_for_all(store: Store, monkeypatch: pytest.Monke
     many = runs(3)
     for run in many:
         segment(run.config, store, 1)
-    reasons = [reason for _, reason in upload.upload(upload.segments(many, store))]
+    reasons = [reason for _, reason in upload.upload_segments(upload.segments(many, store))]
     assert reasons[0] == "W&B did not answer in 4 s"
     assert set(reasons[1:]) == {"not tried: W&B does not answer"}
     assert len(upload.segments(many, store)) == 3

@@ -13,9 +13,8 @@ from core.errors import DivergedError
 from core.options import Options
 from core.store.claims import Claim
 from core.store.folders import Store
-from slurm import profile as profiles
 from slurm.cluster import JobState
-from slurm.profile import Profile
+from slurm.profile import Profile, read_profile
 from sweep import launcher
 from sweep.grid import Grid, load_grid
 from sweep.state import breaker, repair, triage
@@ -48,7 +47,7 @@ def small(folder: Path) -> Grid:
 def profile(tmp_path: Path) -> Profile:
     path = tmp_path / "mine.yaml"
     path.write_text(PROFILE)
-    return profiles.load(path)
+    return read_profile(path)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ def test_each_retry_out_of_host_memory_asks_for_more(
     assert [tried(end, store, profile).mem_gb for end in ends[:2]] == [24, 36]
     # Never less than the profile, which its user may have raised meanwhile.
     (tmp_path / "more.yaml").write_text(PROFILE.replace("16", "100"))
-    more = profiles.load(tmp_path / "more.yaml")
+    more = read_profile(tmp_path / "more.yaml")
     (part,) = Runs(store.sweep("s"), store, more, loaded.runs[:1]).parts()
     assert part.profile.slurm.mem_gb == 100
     assert tried(ends[2], store, more).mem_gb == 150

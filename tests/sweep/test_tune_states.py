@@ -15,8 +15,8 @@ from core.store import processes
 from core.store.claims import Claim
 from core.store.folders import Store
 from slurm import cluster
-from slurm import profile as profiles
 from slurm.cluster import JobState
+from slurm.profile import read_profile
 from sweep.submit import submissions
 from sweep.submit.array import BACKEND
 from sweep.submit.backends import Started
@@ -55,7 +55,7 @@ def begin(store: Store, monkeypatch: pytest.MonkeyPatch, number: int, job: str, 
 @pytest.fixture
 def answers(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, JobState]:
     """An array of four workers on the grid's searches, 7_0 to 7_3, and what Slurm says of them."""
-    grid, profile = parse(), profiles.load("testbed")
+    grid, profile = parse(), read_profile("testbed")
     sweep = session.record(grid, session.searches(grid, store), store)
     order = Trials(sweep, store, profile, session.searches(grid, store))
     about: dict[str, Any] = {"name": "epsweep-tune-0a", "array": "7", "tasks": 4}
@@ -89,7 +89,7 @@ def test_a_trial_says_why_it_does_not_go_on(
         ("new", None, None),
     ]
     working = [item for item in known if item.live]
-    console.print(table.table(seen, grid, working))
+    console.print(table.tabulate(seen, grid, working))
     name, text = seen[0].search.name, said(console)
     assert "1 running, 1 pending, 2 interrupted" in text
     assert f"interrupted: {name} trial 0: preempted" in text
@@ -120,7 +120,7 @@ def test_tuning_again_ends_a_worker_that_hangs_and_sends_another(
 
     monkeypatch.setattr(cluster, "cancel", ended.extend)
     monkeypatch.setattr(BACKEND, "start", start)
-    session.tune(parse(), store, profiles.load("testbed"), console=console)
+    session.tune(parse(), store, read_profile("testbed"), console=console)
     assert ended == ["7_0"], "a healthy one is left alone"
     (order,) = orders
     assert order.jobs == 1, "three searches: of three workers two are still at it"
@@ -138,6 +138,6 @@ def test_a_failed_trial_is_tried_again_by_a_later_submission(
     known = session.workers(session.folder(parse(), store))
     seen = session.look(session.searches(parse(), store), known)
     assert seen[0].trials[0].kind == "oom"
-    console.print(table.table(seen, parse()))
+    console.print(table.tabulate(seen, parse()))
     assert "trial 0: out of memory (GPU)" in said(console)
     assert "`sweep tune` tries failed trials again" in said(console)
