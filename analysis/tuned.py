@@ -6,7 +6,7 @@ many trials its grid calls enough: `trials` and `least`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from analysis.results import Results
@@ -58,9 +58,19 @@ def origin(run: Run) -> str | None:
     """Where the hyper-parameters of a run come from; None where its config alone says them."""
     if run.tuned is None:
         return None
-    values = ", ".join(f"{name} {value:g}" for name, value in run.tuned["params"].items())
+    values = named_values(run.tuned["params"])
+    if not run.tuned["trials"]:
+        return f"{values}: a random draw, nothing was searched ({run.tuned['search']})"
     few = f" (of at least {run.tuned['least']} expected)" if is_weak(run) else ""
     return f"{values}: best of {run.tuned['trials']}{few} trials of {run.tuned['search']}"
+
+
+def named_values(params: Mapping[str, float | str]) -> str:
+    """'optim.lr 0.0012, optim.rate constant'."""
+    return ", ".join(
+        f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}"
+        for name, value in params.items()
+    )
 
 
 def flagged(table: Table, results: Results) -> Table:

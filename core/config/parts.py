@@ -15,9 +15,11 @@ from core.config.own_code import Knobs
 from core.config.strength import AnyStrength
 from core.config.values import Count, Number, Part, nearest
 
+Beta = Annotated[Number, Field(ge=0, lt=1)]
+
 
 class Optim(Part):
-    """AdamW with a cosine learning rate after a linear warm-up."""
+    """AdamW, and its learning rate after a linear warm-up."""
 
     lr: Annotated[Number, Field(gt=0)] = 1e-4
     weight_decay: Annotated[Number, Field(ge=0)] = 1e-2
@@ -28,6 +30,10 @@ class Optim(Part):
     """What never decays: `vectors`, weights of at most one dimension (biases, norms, layer scales);
     `library`, those and what timm lists for the network (position embeddings, tables of relative
     position biases, class tokens), which decay otherwise."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decays per step of AdamW's averages of the gradient and of its square."""
+    rate: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up: falls to 0 along a cosine, or stays."""
     warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.05
     """Fraction of all optimiser steps spent warming up."""
     clip: Annotated[Number, Field(ge=0)] = 0.0

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -48,6 +48,7 @@ class Backbone(BaseModel):
     group_norm: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    guide_norm: Literal["imagenet"] | None = None
     checkpoint: Checkpoint | None = None
     note: str = ""
 

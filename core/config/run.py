@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from core.config import own_code
 from core.config.own_code import Code
 from core.config.parts import Attack, Augment, Lora, Objective, Optim, Validation
-from core.config.registry import backbone, canonical_backbone, size_problem
+from core.config.registry import backbone, backbones, canonical_backbone, size_problem
 from core.config.schedule import Schedule, resolve_schedule
 from core.config.strength import Norm, Strength
 from core.config.values import Count, Part, delta_of, digest, named_or_full, problems, safe_name
@@ -76,6 +76,9 @@ class RunConfig(Part):
     dataset: Annotated[str, Field(min_length=1), AfterValidator(named_or_full)]
     """A known name or the full path of a folder with train/, val/ and test/."""
     image_size: Annotated[Count, Field(ge=8)] = 224
+    normalisation: Literal["weights", "guide"] = "weights"
+    """Input statistics inside the model: those that the weights were made with, or those that the
+    guide (arXiv 2508.14079) takes for its backbones; twelve of the forty differ."""
     norm: Norm = "linf"
     """Threat model of training and of the validation's attack."""
     epsilon_g: Strength = Strength(Fraction(4, 255))
@@ -115,6 +118,7 @@ class RunConfig(Part):
         object.__setattr__(self, "optim", _canonical_optim(self.optim, self.protocol))
         lora = _canonical_lora(self.lora, self.protocol, self.backbone)
         object.__setattr__(self, "lora", lora)
+        object.__setattr__(self, "normalisation", self._canonical_normalisation())
         kind = self.objective.kind
         if kind == "at" or (kind == "trades" and self.schedule.kind == "standard"):
             object.__setattr__(self, "objective", Objective())
@@ -151,6 +155,15 @@ class RunConfig(Part):
         if misfit:
             raise ValueError(f"image_size: {misfit}")
         return self
+
+    def _canonical_normalisation(self) -> Literal["weights", "guide"]:
+        """'guide' only where that changes something. Raises ValueError where it is not known."""
+        if self.normalisation == "guide" and self.backbone not in backbones():
+            raise ValueError(
+                "normalisation: 'guide' is known for the backbones of `sweep weights list` alone, "
+                f"not for {self.backbone}; expected weights"
+            )
+        return self.normalisation if backbone(self.backbone).guide_norm else "weights"
 
     def _validated_in_its_norm(self) -> None:
         if self.validation.epsilon is None:
@@ -219,6 +232,11 @@ class RunConfig(Part):
         own_code.check(self.code)
         if missing := {*self.own_names} - {name for name, _ in self.code}:
             raise ConfigError(f"code: no digest of {min(missing)}, see RunConfig.with_code")
+
+    def with_optim(self, values: Mapping[str, Any]) -> Self:
+        """The same with other values of fields of the optimiser."""
+        optim = Optim.model_validate({**self.optim.model_dump(), **values})
+        return self.model_copy(update={"optim": _canonical_optim(optim, self.protocol)})
 
     @property
     def delta(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ import core.model.vision  # noqa: F401  torchvision must be importable before ti
 
 import timm  # isort: skip
 import timm.models  # isort: skip
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # isort: skip
 
 from core.config import ConfigError, RunConfig, own_code
 from core.config.registry import backbone
@@ -69,8 +70,7 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
         net = _create(entry.timm, config.weights == "pretrained" and not file, classes, options)
     if file:
         log.info("%s", load_backbone(net, *weights_part(file, store)))
-    mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
-    model = Classifier(net, entry.mean or mean, entry.std or std)
+    model = Classifier(net, *_statistics(config, net))
     _check_head(model, config.backbone, classes)
     if not cfg or cfg.input_size[-1] != config.image_size:
         _try_size(model, config, cfg.input_size[-1] if cfg else None)
@@ -78,6 +78,19 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
         lora.adapt(model, config)
     model.to(memory_format=layout(model))  # type: ignore[call-overload]
     return model
+
+
+def _statistics(config: RunConfig, net: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the input, per channel."""
+    entry = backbone(config.backbone)
+    match config.normalisation:
+        case "weights":
+            cfg = net.pretrained_cfg
+            return entry.mean or cfg["mean"], entry.std or cfg["std"]
+        case "guide":  # a config says so only for backbones whose own are others
+            return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        case _:
+            assert_never(config.normalisation)
 
 
 def _own(config: RunConfig, classes: int, store: Store) -> Classifier:

@@ -262,7 +262,7 @@ Trial = Annotated[_Trial, AfterValidator(_judged)]
 class Winner(TypedDict):
     """The winner of a search."""
 
-    params: NotRequired[dict[str, float] | None]
+    params: NotRequired[dict[str, float | str] | None]
     value: NotRequired[float | None]
     trials: Count
 

@@ -46,7 +46,9 @@ class Step:
         self.loss = objectives.make(config.objective)
         self.micro_batch = config.batchnorm_images or micro_batch
         self.sizes: list[int] = []  # distinct micro-batches of the steps since it was emptied
-        self.optimizer = torch.optim.AdamW(trainable.groups(model, config), fused=True)
+        self.optimizer = torch.optim.AdamW(
+            trainable.groups(model, config), betas=config.optim.betas, fused=True
+        )
         decay = config.optim.ema
         self.average = Average(model, decay) if decay else None
         self.layout = convolutions.layout(model)

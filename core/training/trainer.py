@@ -47,11 +47,13 @@ class Monitor:
 
 
 def learning_rate(config: RunConfig, step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over the first `optim.warmup` of all steps, then cosine to 0. peak: the
-    learning rate in between."""
+    """Linear warm-up over the first `optim.warmup` of all steps to `peak`, then as `optim.rate`
+    says."""
     warm = round(config.optim.warmup * steps)
     if step < warm:
         return peak * (step + 1) / warm
+    if config.optim.rate == "constant":
+        return peak
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 

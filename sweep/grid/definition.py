@@ -7,7 +7,8 @@ The grammar, all of it (a field is a dotted RunConfig field such as `optim.lr`):
     name     the sweep's name and folder: lower-case letters, digits, '_' and '-'
     about    free: question, runs, gpu_hours, hardware, expect
     base     fields that hold for every run, dotted or nested
-    grid     field -> list of values; all combinations, the last field turns fastest
+    grid     field -> list of values; all combinations, the last field turns fastest. Any other
+             name -> list of mappings: an axis each value of which sets several fields at once
     zip      field -> list of values, all of one length; they advance together, as one axis that
              comes before or after those of grid, as in the file
     seeds    list of seeds; the very last axis
@@ -124,7 +125,7 @@ def parse_grid(text: str, path: Path) -> Grid:
     _check_labels(file, runs)
     tune = tune_block.read(file)
     if tune:
-        tune_block.check(file, tune, (run.config for run in runs))
+        tune_block.check(file, tune)
     if not runs and not file.faults:
         file.problem(("exclude",), "exclude: drops every combination, no run is left")
     file.check()
@@ -261,11 +262,27 @@ def _zip(file: GridFile) -> Axis:
 
 
 def _axis(file: GridFile, key: str, values: object, place: Place) -> Axis:
-    if key not in FIELDS:
+    bundled = key not in FIELDS and _is_bundle(values)
+    if key not in FIELDS and not bundled:
         set_field(file, key, None, place)  # one problem for the key, not one for every value
         return []
     choices = _list(file, key, values, place)
-    return [set_field(file, key, value, (*place, i)) for i, value in enumerate(choices)]
+    how = _bundle if bundled else set_field
+    return [how(file, key, value, (*place, i)) for i, value in enumerate(choices)]
+
+
+def _is_bundle(values: object) -> bool:
+    """Whether these are mappings of fields, not values of a field whose name is misspelt."""
+    given = values if isinstance(values, list) else ()
+    return any(field in FIELDS for value in given if isinstance(value, dict) for field in value)
+
+
+def _bundle(file: GridFile, key: str, value: object, place: Place) -> Choice:
+    """What one value of an axis sets whose name is no field."""
+    if isinstance(value, dict):
+        return union(file, value, place)
+    file.problem(place, f"{key}: expected a mapping of fields, got {show(value)}")
+    return {}
 
 
 def _choices(file: GridFile, key: str) -> dict[Place, Choice]:

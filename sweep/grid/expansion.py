@@ -19,7 +19,7 @@ from sweep.grid.file import GridFile, Place
 
 COUPLED = (
     {"epochs", "schedule", "epsilon_g", "attack", "norm", "validation", "objective"},
-    {"protocol", "optim", "lora", "backbone", "image_size", "weights"},
+    {"protocol", "optim", "lora", "backbone", "image_size", "weights", "normalisation"},
 )
 """Sets of fields that RunConfig checks or rewrites together; any other is judged by itself."""
 STAND_IN = {"backbone": "vit", "dataset": "fake"}

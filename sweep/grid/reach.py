@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from core.config import Strength
+from core.config import AutoAttack, Strength
 from core.config.evaluation import AtStrengths
 from core.store.records import unit_grid
 from sweep.grid.expansion import Run
@@ -47,6 +47,8 @@ def _lost(item: AtStrengths, epsilon_g: Strength) -> str:
         return ""
     if epsilon_g not in item.epsilons:
         return "adversarial and expected"
+    if isinstance(item, AutoAttack):  # takes too long for a whole curve
+        return ""
     needed = _needed(epsilon_g)
     uneven = item.norm == "linf" and item.prior is None
     return "expected" if uneven and not (needed and {*needed} <= {*item.epsilons}) else ""

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import random
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import RunConfig
+from core.config.seeds import derive
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.claims import now
@@ -30,7 +33,10 @@ from core.store.folders import RunDir
 from core.store.holder import find_holder
 from core.store.json_files import read_json, write_json
 from core.store.records import Goal
+from sweep.grid.tune_block import Range
 
+DIGITS = 3
+"""Of a proposed value: no accuracy depends on more."""
 REAL = ("completed", "pruned", "diverged")
 """How a trial ends that counts: trained to its end, stopped early, or an infinite loss."""
 
@@ -55,11 +61,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """What is tried, and the budget. config: the run whose hyper-parameters are searched; ranges:
-    field -> lowest and highest value."""
+    """What is tried, and the budget. config: the run whose hyper-parameters are searched."""
 
     config: RunConfig
-    ranges: Mapping[str, tuple[float, float]]
+    ranges: Mapping[str, Range]
     goal: Goal
     grace: int
     reduction: int
@@ -94,7 +99,7 @@ class Search:
         """From the plain data of a manifest."""
         return cls(
             RunConfig.parse(data["config"]),
-            {name: (low, high) for name, (low, high) in data["ranges"].items()},
+            {name: tuple(ends) for name, ends in data["ranges"].items()},
             data["objective"],
             data["grace"],
             data["reduction"],
@@ -110,13 +115,20 @@ class Search:
 
     @property
     def epochs(self) -> float:
-        """Of a trial on average, where one in `reduction` goes on at each of its rungs."""
+        """Of a trial on average, where one in `reduction` goes on at each of its rungs, and at
+        least the best one."""
         total, rung, share = float(min(self.grace, self.config.epochs)), self.grace, 1.0
         while rung < self.config.epochs:
-            share /= self.reduction
+            share = max(share / self.reduction, 1 / max(self.trials, 1))
             total += share * (min(rung * self.reduction, self.config.epochs) - rung)
             rung *= self.reduction
         return total
+
+    @property
+    def draw(self) -> dict[str, Any]:
+        """Values of the fields, drawn at random: those of a search without trials."""
+        chance = random.Random(derive(self.config.seed, "draw", self.id))
+        return {name: _drawn(ends, chance) for name, ends in self.ranges.items()}
 
     @property
     def path(self) -> Path:
@@ -139,6 +151,18 @@ class Search:
         with suppress(DamagedError):  # the trials tell it again
             return read_json(self.winner_file, shapes.Winner)
         return None
+
+
+def _drawn(ends: Range, chance: random.Random) -> float | str:
+    if isinstance(ends[0], str):
+        return chance.choice(ends)
+    low, high = map(float, ends)
+    return rounded(math.exp(chance.uniform(math.log(low), math.log(high))), low, high)
+
+
+def rounded(value: float, low: float, high: float) -> float:
+    """A proposed value with the digits that matter."""
+    return min(high, max(low, float(f"{value:.{DIGITS}g}")))
 
 
 @dataclass(frozen=True)
@@ -229,13 +253,9 @@ def forget(run: RunDir) -> None:
         run.remove(path)
 
 
-def with_params(config: RunConfig, params: Mapping[str, float]) -> RunConfig:
-    """`config` with other values of dotted fields."""
-    data = config.to_dict()
-    for name, value in params.items():
-        section, _, field_name = name.rpartition(".")
-        data[section][field_name] = value
-    return RunConfig.parse(data)
+def with_params(config: RunConfig, params: Mapping[str, Any]) -> RunConfig:
+    """`config` with other values of fields of its optimiser."""
+    return config.with_optim({name.removeprefix("optim."): value for name, value in params.items()})
 
 
 def conclude(search: Search) -> Progress:

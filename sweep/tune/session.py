@@ -37,6 +37,9 @@ def searches(grid: Grid, store: Store, only: Sequence[str] = ()) -> list[Search]
     grid without `tune:`, or a filter that fits none of its runs."""
     if grid.tune is None:
         raise ConfigError(f"{grid.path}: has no `tune:` block, nothing to search")
+    if not grid.tune.trials:
+        what = "tune.trials is 0: nothing to search, every run takes one random draw"
+        raise ConfigError(f"{grid.path}: {what}")
     found = by_run(grid, store)
     return list({found[run.id].id: found[run.id] for run in select_runs(grid.runs, only)}.values())
 

@@ -24,14 +24,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core.config.seeds import derive
 from core.errors import DamagedError, first_line
-from sweep.grid.search import Search, record
+from sweep.grid.search import Search, record, rounded
+from sweep.grid.tune_block import Range
 
 SLOT = "trial"
 """Where Optuna keeps which of our trials one of its own is; it counts those too that failed."""
 STOPPED = "stopped"
 """After how many epochs a trial was given up."""
-DIGITS = 3
-"""Of a proposed value: no accuracy depends on more."""
 
 
 class _Journal(JournalFileBackend):
@@ -115,10 +114,12 @@ class Study:
         fresh.set_user_attr(SLOT, self.number)
         return False, fresh
 
-    def _suggest(self, name: str, ends: tuple[float, float]) -> float:
-        low, high = ends
-        value = self._trial.suggest_float(name, low, high, log=True)
-        return min(high, max(low, float(f"{value:.{DIGITS}g}")))
+    def _suggest(self, name: str, ends: Range) -> float | str:
+        if isinstance(ends[0], str):
+            chosen: str = self._trial.suggest_categorical(name, ends)
+            return chosen
+        low, high = map(float, ends)
+        return rounded(self._trial.suggest_float(name, low, high, log=True), low, high)
 
     def promising(self, values: Sequence[float]) -> bool:
         """Whether to go on, told the value after every epoch so far: successive halving."""

@@ -76,8 +76,12 @@ def _cells(one: Progress) -> list[str | Text]:
         *[*values, "-", "-"][:2],
         "-" if std is None else f"{100 * std:.2f}",
         counts + (", out of time" if one.out_of_time else ""),
-        ", ".join(f"{name.removeprefix('optim.')} {value:g}" for name, value in best.items()),
+        ", ".join(f"{name.removeprefix('optim.')} {_shown(value)}" for name, value in best.items()),
     ]
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _reasons(seen: Sequence[Progress]) -> list[Text]:

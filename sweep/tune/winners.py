@@ -31,6 +31,8 @@ def apply(grid: Grid, store: Store) -> Grid:
     if grid.tune is None:
         return grid
     found = by_run(grid, store)
+    if not grid.tune.trials:
+        return replace(grid, runs=tuple(_drawn(run, found[run.id], grid.tune) for run in grid.runs))
     searches = tuple({search.id: search for search in found.values()}.values())
     winners = {search.id: search.winner() for search in searches}
     runs = grid.runs
@@ -43,6 +45,12 @@ def _tuned(run: Run, winner: Mapping[str, Any] | None, tune: Tune) -> Run:
     assert winner
     config = with_params(run.config, winner["params"])
     return Run(config, run.setting, run.evals, {**winner, "least": tune.least})
+
+
+def _drawn(run: Run, search: Search, tune: Tune) -> Run:
+    """A run with the first values that come: nothing was compared with them."""
+    first = {"search": search.id, "objective": search.goal, "params": search.draw, "trials": 0}
+    return _tuned(run, first, tune)
 
 
 def by_run(grid: Grid, store: Store) -> dict[str, Search]:
@@ -73,7 +81,7 @@ def _searched(config: RunConfig, tune: Tune) -> RunConfig:
 def _search(alike: RunConfig, seed: int, tune: Tune, store: Store) -> Search:
     return Search(
         alike.model_copy(update={"seed": seed}),
-        tune.ranges,
+        tune.ranges_of(alike.protocol),
         tune.objective,
         tune.grace,
         tune.reduction,
@@ -122,6 +130,9 @@ def lines(grid: Grid) -> list[Text]:
         return []
     if not are_in(grid):
         return [Text(f"not tuned yet: {_lacking(grid)}", style="yellow")]
+    if not grid.tune.trials:
+        text = "not searched: every run has the first draw from its ranges (tune.trials: 0)"
+        return [Text(text, style="yellow")]
     winners = [search.winner() or {} for search in grid.searches]
     trials = sum(winner["trials"] for winner in winners)
     found = [Text(f"tuned: winners of {len(winners)} searches with {trials} trials in all")]

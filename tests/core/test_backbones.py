@@ -18,6 +18,7 @@ import core.model.vision  # noqa: F401
 
 import timm  # isort: skip
 import timm.models  # isort: skip
+from timm.data import constants  # isort: skip
 
 from core.attack import apgd
 from core.config import ConfigError, RunConfig, registry
@@ -53,6 +54,28 @@ def test_the_forty_of_the_guide_are_there() -> None:
         "efficientnet-b0",
         "mobilevit-small",
     }
+
+
+def test_statistics_of_the_guide_are_its_codes() -> None:
+    """CLIP's for ids with "laion", ImageNet's for all others; the registry marks the twelve whose
+    weights were made with others."""
+    differing = set()
+    for name, entry in backbones().items():
+        if name.startswith("mini_"):
+            continue
+        cfg = timm.models.get_pretrained_cfg(entry.timm)
+        own = entry.mean or cfg.mean, entry.std or cfg.std
+        clip = "laion" in (entry.guide or entry.timm)
+        guide = (
+            (constants.OPENAI_CLIP_MEAN, constants.OPENAI_CLIP_STD)
+            if clip
+            else (constants.IMAGENET_DEFAULT_MEAN, constants.IMAGENET_DEFAULT_STD)
+        )
+        if own != guide:
+            assert entry.guide_norm == "imagenet" and not clip, name
+            differing.add(name)
+    assert differing == {n for n, entry in backbones().items() if entry.guide_norm}
+    assert len(differing) == 12
 
 
 LATER = [pytest.param(n, marks=pytest.mark.slow) for n in backbones() if n not in (*SIX, *ROBUST)]

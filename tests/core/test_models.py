@@ -87,6 +87,22 @@ def test_a_registry_entry_may_bring_its_own_normalisation(store: Store) -> None:
     assert model.double().mean.dtype == torch.float64, "they follow the model"
 
 
+def test_the_guides_normalisation_is_a_field(store: Store) -> None:
+    """Only where it changes something: the same run otherwise."""
+    asked = {"dataset": "fake", "weights": "random"}
+    same = RunConfig.parse({"backbone": "swin", "normalisation": "guide", **asked})
+    assert same == RunConfig.parse({"backbone": "swin", **asked})
+    other = RunConfig.parse(
+        {"backbone": "mobilevit_s.cvnets_in1k", "normalisation": "guide", "image_size": 64, **asked}
+    )
+    assert other.delta["normalisation"] == "guide"
+    assert build(other, 5, store).mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    plain = other.model_copy(update={"normalisation": "weights"})
+    assert build(plain, 5, store).mean.flatten().tolist() == [0, 0, 0]
+    with pytest.raises(ConfigError, match="normalisation: 'guide' is known for the backbones of"):
+        RunConfig.parse({"backbone": "test_vit", "normalisation": "guide", **asked})
+
+
 def test_group_norm_replaces_batch_norm(store: Store) -> None:
     kinds = {type(module) for module in build(config("mini_resnet"), 5, store).modules()}
     plain = {type(module) for module in build(config("test_resnet"), 5, store).modules()}

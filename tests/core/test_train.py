@@ -246,6 +246,18 @@ def test_learning_rate_at_known_steps() -> None:
     assert rates[9] == pytest.approx(0.4 * (1 + math.cos(math.pi * 7 / 8)))
 
 
+def test_a_constant_learning_rate_only_warms_up() -> None:
+    config = tiny.config(optim={"lr": 0.8, "warmup": 0.2, "rate": "constant"})
+    rates = [learning_rate(config, step, 10, config.optim.lr) for step in range(10)]
+    assert rates == pytest.approx([0.4, *[0.8] * 9])
+
+
+def test_the_optimiser_has_the_betas_of_the_config(store: Store) -> None:
+    default = run_of(store, tiny.config()).step.optimizer.param_groups[0]["betas"]
+    own = run_of(store, tiny.config(optim={"betas": [0.9, 0.95]})).step.optimizer
+    assert default == (0.9, 0.999) and own.param_groups[0]["betas"] == (0.9, 0.95)
+
+
 def test_the_optimiser_uses_these_rates(store: Store) -> None:
     config = tiny.config(epochs=3, optim={"lr": 1e-3, "warmup": 0.25})
     work = run_of(store, config)

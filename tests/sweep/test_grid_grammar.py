@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import RobustAccuracy, RunConfig
-from sweep.grid import expansion
+from sweep.grid import expansion, select_runs
 
 
 class TestGrammar:
@@ -165,6 +165,18 @@ tables: [1, main]
         assert settings_of(grid) == ["tuned", "tuned"]
         assert field(grid, "schedule.T2") == [3, 9]
 
+    def test_a_value_may_set_several_fields(self) -> None:
+        grid = parse(
+            "name: g\nbase: {backbone: vit, dataset: cub}\ngrid:\n"
+            "  way: [{protocol: full, epochs: 50}, {protocol: full, epochs: 5},\n"
+            "        {protocol: linear, optim: {head_lr: 1e-3}}]\n  seed: [0, 1]\n"
+        )
+        assert field(grid, "epochs") == [50, 50, 5, 5, 50, 50]
+        assert field(grid, "protocol") == ["full"] * 4 + ["linear"] * 2
+        assert field(grid, "optim.lr")[-1] == 1e-3 and field(grid, "seed") == [0, 1] * 3
+        only = select_runs(grid.runs, ["protocol=full", "epochs=5"])
+        assert len(only) == 2
+
     def test_evals(self) -> None:
         grid = parse(BASE + "evals: [{steps: 3}, {epsilons: 0..4/255, split: val}]\n")
         assert [item.steps for item in grid.runs[0].evals] == [3, 10]
@@ -254,6 +266,7 @@ def test_runs_are_those_of_a_plain_expansion(
         ("objective.kind: trades", "schedule: [standard, fix]"),
         ("validation.epsilon: 8/255", "epsilon_g: [4/255, 8/255]"),
         ("protocol: lora, lora.targets: [attn.proj, attn.qkv]", "backbone: [swin, r50]"),
+        ("normalisation: guide", "backbone: [vit, swin]"),
         ("lora.rank: 4", "protocol: [full, lora]"),
     ],
 )

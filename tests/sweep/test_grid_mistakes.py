@@ -31,6 +31,17 @@ class TestMistakes:
             ("grid:\n  epoch: [3]", ["4: epoch: unknown field, did you mean 'epochs'?"]),
             ("grid:\n  optim.lrr: [3]", ["4: optim.lrr: unknown field, did you mean 'optim.lr'?"]),
             ("grid:\n  lr: [3]", ["4: lr: unknown field, did you mean 'optim.lr'?"]),
+            (
+                "grid:\n  objectiv: [{kind: trades}]",
+                ["4: objectiv: unknown field, did you mean 'objective'?"],
+            ),
+            (
+                "grid:\n  way:\n  - {epochs: 5, bach: 3}\n  - 7",
+                [
+                    "5: bach: unknown field, did you mean 'batch'?",
+                    "6: way: expected a mapping of fields, got 7",
+                ],
+            ),
             ("grid:\n  epochs: []", ["4: epochs: the list is empty"]),
             ("grid:\n  epochs: 5", ["4: epochs: expected a list, got 5"]),
             ("grid:\n  epochs:\n  - 5\n  - x", ["6: epochs: input should be a valid integer"]),

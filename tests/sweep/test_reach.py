@@ -51,6 +51,7 @@ def test_what_will_be_missing_is_said(axes: str, evals: str, told: str) -> None:
         "grid: {epsilon_g: [1/2], norm: [l2]}\nevals: [{epsilons: 0..8/255}]\n",
         "grid: {epsilon_g: [4/255]}\nevals: [{attack: corruptions}]\n",
         "grid: {epsilon_g: [4/255]}\nevals: [{epsilons: [0, 4/255], prior: [1, 1]}]\n",
+        "grid: {epsilon_g: [4/255]}\nevals: [{attack: autoattack, epsilons: [0, 4/255]}]\n",
     ],
 )
 def test_what_is_measured_is_not_spoken_of(text: str) -> None:

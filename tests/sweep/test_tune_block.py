@@ -15,7 +15,10 @@ from sweep.tune import winners
 BAD = [
     ("12", "tiny.yaml:10: tune: expected a mapping, got 12"),
     ("{trails: 5}", "tiny.yaml:10: tune.trails: unknown key, did you mean 'trials'?"),
-    ("{trials: 0}", "tiny.yaml:10: tune.trials: input should be greater than or equal to 1, got 0"),
+    (
+        "{trials: -1}",
+        "tiny.yaml:10: tune.trials: input should be greater than or equal to 0, got -1",
+    ),
     ("{trials: 2.5}", "tune.trials: input should be a valid integer, got 2.5"),
     ("{minutes: -1}", "tune.minutes: input should be greater than 0, got -1"),
     ("{objective: test}", "tune.objective: input should be 'clean', 'adversarial' or 'expected'"),
@@ -27,6 +30,11 @@ BAD = [
     ("{space: {optim.lr: 0.1}}", "tune.space: optim.lr: expected [lowest, highest], got 0.1"),
     ("{space: {optim.lr: [1e-1, 1e-5]}}", "optim.lr: expected 0 < lowest < highest, got [0.1, "),
     ("{space: {optim.lr: [0, 1]}}", "optim.lr: expected 0 < lowest < highest, got [0, 1]"),
+    ("{space: {optim.lr: [a, b]}}", "tune.space: optim.lr: expected [lowest, highest], got ["),
+    (
+        "{space: {optim.rate: [cosine, linear]}}",
+        "optim.rate: expected two or more of cosine, constant, got ['cosine', 'linear']",
+    ),
     ("{epochs: 5, schedule: each}", "tune.epochs: shorter trials need schedule: fix"),
 ]
 
@@ -41,7 +49,7 @@ def test_a_bad_block_is_one_line_with_its_place(block: str, expected: str) -> No
 
 def test_a_problem_stands_at_its_own_line() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse("\n  trials: 0\n  space:\n    optim.weight_decay: [1, 0.5]\n    optim.lr: [1, 2]")
+        parse("\n  trials: -1\n  space:\n    optim.weight_decay: [1, 0.5]\n    optim.lr: [1, 2]")
     places = [line.split(": ")[0] for line in caught.value.lines]
     assert places == ["tiny.yaml:11", "tiny.yaml:13"]
 
@@ -52,6 +60,11 @@ def test_a_problem_stands_at_its_own_line() -> None:
         ("attack.steps: 1", "attack.steps: 1, optim.lr: 1e-3", "tiny.yaml:2: optim.lr"),
         ("attack.steps: 1", "optim: {lr: 1e-3, warmup: 0.1}", "tiny.yaml:2: optim.lr"),
         ("seeds:", "  optim.weight_decay: [0, 0.1]\nseeds:", "tiny.yaml:7: optim.weight_decay"),
+        (
+            "seeds:",
+            "  way: [{precision: bf16, optim: {lr: 1}}]\nseeds:",
+            "tiny.yaml:7: optim.lr",
+        ),
         ("seeds:", "include: [{optim.lr: 1}]\nseeds:", "tiny.yaml:7: optim.lr"),
     ],
 )
@@ -66,9 +79,10 @@ def test_a_field_is_searched_or_set_and_never_both(old: str, new: str, place: st
 
 def test_a_frozen_backbone_has_no_second_pair_of_values() -> None:
     text = GRID.replace("attack.steps: 1", "attack.steps: 1, protocol: linear")
-    assert parse("{}", text)
-    with pytest.raises(ConfigError, match="protocol linear trains the head alone"):
-        parse("{separate_head: true}", text)
+    space = "{optim.lr: [1e-4, 1e-2], optim.head_lr: [1e-3, 1], optim.rate: [cosine, constant]}"
+    tune = parse(f"{{space: {space}}}", text).tune
+    assert tune and tune.ranges_of("full") == tune.ranges and len(tune.ranges) == 3
+    assert tune.ranges_of("linear") == {"optim.rate": ("cosine", "constant"), "optim.lr": (1e-3, 1)}
 
 
 def test_the_head_gets_the_ranges_of_the_rest() -> None:
@@ -81,6 +95,24 @@ def test_the_head_gets_the_ranges_of_the_rest() -> None:
 
 
 # Who shares a search
+
+
+def test_without_trials_every_run_takes_its_first_draw(store: Store) -> None:
+    space = "space: {optim.lr: [1e-6, 1e-1], optim.rate: [cosine, constant]}"
+    grid = parse(f"{{trials: 0, {space}}}", GRID.replace("[0, 1]", "[0, 1, 2]"))
+    drawn = winners.apply(grid, store)
+    winners.require(drawn)
+    assert not drawn.searches and winners.apply(grid, store) == drawn
+    by_search: dict[str, set[tuple[float, str]]] = {}
+    for run in drawn.runs:
+        optim, told = run.config.optim, run.tuned or {}
+        assert told["trials"] == 0 and told["params"]["optim.lr"] == optim.lr
+        assert 1e-6 <= optim.lr <= 1e-1 and optim.lr == float(f"{optim.lr:.3g}")
+        by_search.setdefault(told["search"], set()).add((optim.lr, optim.rate))
+    assert len(by_search) == 3 and len(set.union(*by_search.values())) == 3
+    assert "not searched: every run has the first draw" in str(winners.lines(drawn)[0])
+    with pytest.raises(ConfigError, match=r"tune.trials is 0: nothing to search"):
+        searches(store, f"{{trials: 0, {space}}}")
 
 
 def test_runs_differ_from_those_without_a_search_only_once_it_is_through(store: Store) -> None:
