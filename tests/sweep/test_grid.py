@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from core.config import ConfigError
 from core.config.parts import Optim
+from core.config.registry import backbones
 from core.config.run import RunConfig
 from core.training import objectives, schedules
 from sweep.grid import definition, load_grid, select_runs, shipped_grids
@@ -60,6 +61,10 @@ class TestLoad:
         assert list(shipped_grids()) == ["mine"]
 
 
+ARES = {"robvit", "robswin", "robcnx", "robr50"}
+"""Robust backbones of the paper that are not the guide's."""
+
+
 @pytest.mark.parametrize("name", shipped_grids())
 class TestShipped:
     def test_says_what_it_is(self, name: str) -> None:
@@ -87,6 +92,32 @@ def test_epsilon_scheduling_is_tables_1_and_2() -> None:
     assert len(set(field(grid, "dataset"))) == 5
     scheds = [run.config.schedule for run in grid.runs if run.setting == "sched"]
     assert {(item.T1, item.T2) for item in scheds} == {(12, 37)}
+
+
+def test_the_guide_is_1440_configurations_under_five_measurements() -> None:
+    """Both its grids differ in how hyper-parameters are found, and in nothing else."""
+    grid, tuned = load_grid("guide"), load_grid("guide_tuned")
+    assert [run.id for run in grid.runs] == [run.id for run in tuned.runs]
+    assert grid.tune and grid.tune.trials == 0
+    assert tuned.tune and tuned.tune.trials >= 10 and tuned.tune.objective == "adversarial"
+    assert grid.tune.space == tuned.tune.space
+    ways = {(c.protocol, c.epochs) for c in (run.config for run in grid.runs)}
+    assert ways == {("full", 50), ("full", 5), ("linear", 50)}
+    losses = {(c.objective.kind, c.objective.beta) for c in (run.config for run in grid.runs)}
+    assert losses == {("at", 1.0), ("trades", 1.0)}
+    known = backbones()
+    guide = {n for n, entry in known.items() if not n.startswith("mini_") and n not in ARES}
+    assert {*field(grid, "backbone")} == guide and len(guide) == 40
+    assert len({*field(grid, "dataset")}) == 6 and len(grid.runs) == 40 * 6 * 2 * 3
+    assert (
+        sum(config.normalisation == "guide" for config in (r.config for r in grid.runs)) == 12 * 36
+    )
+    (evals,) = {run.evals for run in grid.runs}
+    assert [(item.attack, getattr(item, "norm", "")) for item in evals] == [
+        *[("autoattack", norm) for norm in ("linf", "l2", "l1")],
+        ("corruptions", ""),
+    ]
+    assert [str(item.epsilons[-1]) for item in evals[:3]] == ["4/255", "2", "75"]
 
 
 class TestSelect:
