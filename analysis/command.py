@@ -16,6 +16,7 @@ from analysis.derived import paired_tests
 from analysis.formats import FORMATS, unformulated
 from analysis.gates import cell_gates, row_gates, run_gates
 from analysis.intervals import Flags
+from analysis.margins.tables import margin_tables
 from analysis.paper import (
     DERIVED,
     NUMBERS,
@@ -36,6 +37,10 @@ from core.config import ConfigError, nearest
 FORMS = (*FORMATS, "tidy")
 MAIN = 0
 """Among numbers of tables: what a grid measured, in the order of its strengths."""
+MARGIN = -1
+"""Among numbers of tables: those of margin consistency."""
+NAMED = {"main": MAIN, "margin": MARGIN}
+"""Tables that the paper has no number for."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ def tables(
     """
     if form not in FORMS:
         raise ConfigError(f"--format: unknown format '{form}'{nearest(form, FORMS)}")
+    if MARGIN in numbers and (compare or (form == "tidy" and len(numbers) > 1)):
+        raise ConfigError("--table margin: does not go with --compare, nor with others as tidy")
     if significant and source.results is None:
         raise ConfigError("--significant: needs the images of runs, CSV files have none")
     values = source.values
@@ -103,7 +110,7 @@ def tables(
         for flagged in (tuned.flagged, batchnorm.flagged):
             laid_out = {number: flagged(one, source.results) for number, one in laid_out.items()}
     text = (
-        _tidy(values, laid_out, partial)
+        _tidy(source, laid_out, partial)
         if form == "tidy"
         else "\n".join(_as_text(table, form, len(laid_out)) for table in laid_out.values())
     )
@@ -142,15 +149,15 @@ def explain(source: Source, question: str) -> str:
 def _laid_out(
     source: Source, numbers: Sequence[int], partial: bool, significant: bool
 ) -> dict[int, Table]:
-    """Number -> table; what a grid measured counts downwards from -1, having no number."""
+    """Number -> table; those that have no number count downwards from -1."""
     bold = _sure(source.results) if significant and source.results else None
     if not numbers and not source.published:
         numbers = (MAIN,)
     found: dict[int, Table] = {}
     for number in numbers or NUMBERS:
-        if number == MAIN:
-            main = main_tables(source.values, sure=bold)
-            found |= {-i: table for i, table in enumerate(main, start=1)}
+        if number in NAMED.values():
+            made = main_tables(source.values, sure=bold) if number == MAIN else _margins(source)
+            found |= {-i: table for i, table in enumerate(made, start=1 + len(found))}
             continue
         table = numbered(number, source.values, partial=partial, sure=bold)
         if table is not None:
@@ -158,6 +165,17 @@ def _laid_out(
         elif numbers:
             raise ConfigError(f"--table {number}: there are no results for this table")
     return found
+
+
+def _margins(source: Source) -> list[Table]:
+    """Raises ConfigError if no evaluation measures margins."""
+    made = margin_tables(source.results.margins) if source.results else []
+    if not made:
+        raise ConfigError(
+            "--table margin: no evaluation here measures margins; under evals: "
+            "{attack: fmn, margins: true}"
+        )
+    return made
 
 
 def _sure(results: Results) -> Sure:
@@ -177,11 +195,14 @@ def _comparison(values: pd.DataFrame, number: int) -> Table:
     return comparison(ours, theirs, f"Table {number}: ours and the published")
 
 
-def _tidy(values: pd.DataFrame, laid_out: Mapping[int, Table], partial: bool) -> str:
+def _tidy(source: Source, laid_out: Mapping[int, Table], partial: bool) -> str:
     """All that the tables show: those of the paper with every digit they are computed from."""
-    frames = [_tidy_number(n, values, partial) for n in laid_out if n in NUMBERS]
-    frame = pd.concat(frames) if frames else tidy_cells(_shown(laid_out.values()))
-    return comma_separated(frame)
+    frames = [_tidy_number(n, source.values, partial) for n in laid_out if n in NUMBERS]
+    if frames:
+        return comma_separated(pd.concat(frames))
+    if found := _shown(laid_out.values()):
+        return comma_separated(tidy_cells(found))
+    return comma_separated(source.results.margins if source.results else source.values)
 
 
 def _shown(laid_out: Iterable[Table]) -> dict[Key, Cell]:
@@ -209,6 +230,8 @@ def _left_out(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
     if any(number in NUMBERS for number in laid_out):
         return []
     shown = {key.evaluation for key in _shown(laid_out.values())}
+    if not shown:
+        return []
     others = source.values[~source.values["eval_id"].isin(shown)]
     names = {
         row["eval_id"]: f"{row['attack']} on {row['split']}" if row["attack"] else row["eval_id"]

@@ -121,3 +121,24 @@ RUNS = Frame(
         **HINGES,
     },
 )
+MARGINS = Frame(
+    "margins",
+    {
+        **NAMES,
+        "eval_id": "str",
+        "eval_norm": "str",
+        "attack": "str",
+        "split": "str",
+        "n": "Int64",
+        "failed": "Int64",
+        "score": "str",
+        "metric": "str",
+        "strength": "str",
+        "value": "float64",
+        "low": "float64",
+        "high": "float64",
+        "state": "str",
+        "reason": "str",
+        **HINGES,
+    },
+)

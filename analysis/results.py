@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import CURVES, EPOCHS, RUNS, VALUES
+from analysis.frames import CURVES, EPOCHS, MARGINS, RUNS, VALUES
 from analysis.index import Index
 from analysis.manifest import runs_of
+from analysis.margins.rows import margin_rows
 from analysis.names import ACCURACY, CORRUPTED, METRICS
 from analysis.rounding import percent
 from analysis.runs import Evaluation, Row, Run
@@ -80,6 +81,12 @@ class Results:
         """metrics.jsonl of every run, with val_clean, val_adv and the threshold of adaptation in
         percent."""
         return self._index.read(EPOCHS, _epoch_rows)
+
+    @cached_property
+    def margins(self) -> pd.DataFrame:
+        """Margin consistency of every evaluation with margins: a row per (run, evaluation, score,
+        metric, strength); see `analysis.margins.rows.margin_rows`."""
+        return self._index.read(MARGINS, margin_rows)
 
     @cached_property
     def table(self) -> pd.DataFrame:

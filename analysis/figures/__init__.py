@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.command import Source
-from analysis.figures import hinges, strength, summary, training
+from analysis.figures import hinges, margins, strength, summary, training
 from analysis.figures.style import save
 from analysis.figures.transfer import draw_transfer
 from analysis.results import Results
@@ -40,9 +40,12 @@ FROM_RUNS: dict[str, Callable[[Results], Drawn]] = {
     "training": training.draw_training,
     "delay": strength.delay,
     "dynamics": hinges.dynamics,
+    "margins": margins.hexbins,
+    "roc": margins.curves,
+    "estimates": margins.estimated,
 }
 NAMES = (*FROM_RUNS, *FROM_VALUES)
-PER_PAIR = ("transfer", "adaptation", "robustness", "training")
+PER_PAIR = ("transfer", "adaptation", "robustness", "training", "margins", "roc")
 """Figures with a panel for each (model, dataset)."""
 CAPTIONS = {
     "transfer": "Above, validation accuracy per epoch and where adaptation begins; below, accuracy "
@@ -54,6 +57,12 @@ CAPTIONS = {
     "delay": "Median adaptation delay against strength, and final accuracy against the delay with "
     "its rank correlation; hollow marks at the dashed line: runs that never adapt, ranked last",
     "dynamics": "Validation accuracy per epoch for each pair of hinges T1, T2",
+    "margins": "Distance to the nearest other decision against the logit margin, its 5th to 95th "
+    "percentile, and Kendall's tau",
+    "roc": "Brittle images, which an attack of that strength can change, told by a small logit "
+    "margin",
+    "estimates": "Robust accuracy from the distances of few images and the logit margins of all, a "
+    "dot per run, strength and draw",
     "hinges": "Final accuracy for each pair of hinges T1, T2",
 }
 """Figures of the report and what they show."""

@@ -26,6 +26,7 @@ from analysis.diagnosis import standard_runs
 from analysis.figures import CAPTIONS, PER_PAIR, drawings
 from analysis.figures.style import styled
 from analysis.findings import delay_rule
+from analysis.margins.tables import margin_tables
 from analysis.paper import describe_values, main_tables, one_evaluation
 from analysis.report import facts, rows
 from analysis.report.details import configs, describe_run
@@ -90,7 +91,7 @@ def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None
         cells=rows.cell_rows(results),
         tables=[
             batchnorm.flagged(tuned.flagged(table, results), results)
-            for table in main_tables(results.values)
+            for table in (*main_tables(results.values), *margin_tables(results.margins))
         ],
         levels=levels,
         figures=figures,

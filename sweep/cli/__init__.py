@@ -112,7 +112,7 @@ def spread_only(arguments: Iterable[str]) -> list[str]:
 
 MANY: dict[str, Callable[[str, str], bool]] = {
     "--only": lambda _, word: "=" in word,
-    "--table": lambda _, word: word.isdigit(),
+    "--table": lambda _, word: word.isdigit() or word in ("main", "margin"),
     "--figure": lambda _, word: word in results.FIGURES,
     # A grid or files: no word behind --from can be a grid. Elsewhere it takes one folder.
     "--from": lambda verb, _: verb in ("tables", "figures"),

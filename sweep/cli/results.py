@@ -51,7 +51,7 @@ class Format(StrEnum):
 
 FIGURES = (
     *("transfer", "adaptation", "robustness", "training", "delay", "dynamics"),
-    *("strength", "bars", "pareto", "hinges"),
+    *("margins", "roc", "estimates", "strength", "bars", "pareto", "hinges"),
 )
 """Those of `analysis.figures`, which takes a second to import."""
 
@@ -71,13 +71,12 @@ def tables(
     only: Only = None,
     files: From = None,
     table: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
             "--table",
-            min=1,
             metavar="NUMBER...",
-            help="Of the paper's: 1 to 4, 6 to 12 [default: those the grid feeds]. Table 5 lists "
-            "backbones: sweep weights list.",
+            help="Of the paper's: 1 to 4, 6 to 12, or margin [default: those the grid feeds]. "
+            "Table 5 lists backbones: sweep weights list.",
         ),
     ] = None,
     format: Annotated[
@@ -125,12 +124,11 @@ def tables(
         out.print(str(command.export(source, output)), soft_wrap=True)
         _warn(source)
         return
-    names = loaded.tables if loaded else ()
-    fed = [command.MAIN if name == "main" else int(name) for name in names]
+    fed = _numbers(loaded.tables if loaded else ())
     made = command.tables(
         source,
         (format or Format.markdown).value,
-        numbers=table or (() if compare else fed),
+        numbers=_numbers(table or ()) or (() if compare else fed),
         partial=partial,
         significant=significant,
         compare=compare,
@@ -147,6 +145,17 @@ def tables(
     for remark in made.remarks:
         err.print(Text(remark, style="yellow"), soft_wrap=True)
     raise typer.Exit(0 if made.complete else 3)
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
+    """Tables as `analysis.command` counts them. Raises ConfigError."""
+    from analysis.command import NAMED
+
+    for name in names:
+        if name not in NAMED and not (name.isdecimal() and int(name)):
+            known = " or ".join(NAMED)
+            raise ConfigError(f"--table: expected the number of a table, {known}, got '{name}'")
+    return [NAMED[name] if name in NAMED else int(name) for name in names]
 
 
 Folder = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to.")]

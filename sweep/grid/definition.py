@@ -61,7 +61,7 @@ KEYS = (
     *("name", "about", "base", "grid", "zip", "include", "exclude", "seeds", "evals", "tables"),
     "tune",
 )
-TABLES = ("1", "2", "3", "4", "6", "7", "8", "9", "10", "11", "12", "main")
+TABLES = ("1", "2", "3", "4", "6", "7", "8", "9", "10", "11", "12", "main", "margin")
 """The paper's tables of accuracies, and what a grid measured, as it is without the key tables."""
 MOST_COMBINATIONS = 1_000_000
 

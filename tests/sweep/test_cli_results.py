@@ -10,6 +10,7 @@ import analysis_store as made
 import pytest
 
 from analysis import figures
+from analysis.command import NAMED
 from analysis.paper import NUMBERS
 from core.store.folders import Store
 from sweep import cli
@@ -98,6 +99,7 @@ def test_lists_take_several_values(call: Call, tmp_path: Path) -> None:
         ("data prepare --from folder cars", "data prepare --from folder cars"),
         ("tables --from a --from b c", "tables --from a --from b --from c"),
         ("status --only state=failed g", "status --only state=failed g"),
+        ("tables --table margin 1 g", "tables --table margin --table 1 g"),
     ],
 )
 def test_what_belongs_to_a_list(words: str, spread: str) -> None:
@@ -105,6 +107,8 @@ def test_what_belongs_to_a_list(words: str, spread: str) -> None:
 
 
 def test_a_table_that_is_not_there_is_said(call: Call) -> None:
+    code, _, err = call("tables", "--table", "margins")
+    assert code == 2 and "expected the number of a table, main or margin, got 'margins'" in err
     code, _, err = call("tables", "--from", str(Path(made.__file__).parent), "--table", "5")
     assert code == 2 and "no CSV files" in err
     published = Path(figures.__file__).parents[1] / "published"
@@ -136,7 +140,7 @@ def test_the_grids_own_table_beside_the_papers(call: Call, tmp_path: Path) -> No
 
 def test_names_that_are_listed_twice_agree() -> None:
     assert {*results.FIGURES} == {*figures.NAMES}
-    assert (*map(str, NUMBERS), "main") == definition.TABLES
+    assert (*map(str, NUMBERS), *NAMED) == definition.TABLES
 
 
 def test_a_store_without_the_runs_of_a_grid_is_left_alone(tmp_path: Path, call: Call) -> None:

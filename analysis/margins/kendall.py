@@ -1,0 +1,101 @@
+"""Kendall's tau-b and its bootstrap interval, fast enough for ten thousand images.
+
+A resample is a count per image. Its concordant pairs follow from weighted inversions, which are
+counted bit by bit of the ranks for many resamples at once: n log n steps each, none of them in
+Python, and exact (scipy's kendalltau on the resampled images gives the same number).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.statistics import CONFIDENCE, RESAMPLES
+
+Values = NDArray[np.floating[Any]]
+BLOCK = 64
+"""Resamples at once: at n = 10,000 five arrays of 5 MB."""
+
+
+@dataclass(frozen=True)
+class Tau:
+    """Kendall's tau-b with its percentile 95 % interval over images; nan if either side is
+    constant, in the whole or in a resample."""
+
+    value: float
+    low: float
+    high: float
+
+
+def rank_correlation(x: Values, y: Values, resamples: int = RESAMPLES) -> Tau:
+    """Of two values per image, shape [n]; inf is a value like any other, the largest.
+
+    Deterministic: which images are resampled depends on n alone.
+    """
+    pairs = _Pairs(x, y)
+    n = len(x)
+    generator = np.random.default_rng(n)
+    taus = []
+    for start in range(0, resamples, BLOCK):
+        size = min(BLOCK, resamples - start)
+        taus.append(pairs.taus(generator.multinomial(n, np.full(n, 1 / n), size=size).T))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.concatenate(taus), [tail, 1 - tail])
+    return Tau(float(pairs.taus(np.ones((n, 1), int))[0]), float(low), float(high))
+
+
+class _Pairs:
+    """The order of n pairs of values: which are tied, and how to count inversions."""
+
+    def __init__(self, x: Values, y: Values) -> None:
+        ranks, others = (np.unique(values, return_inverse=True)[1] for values in (x, y))
+        self.order = np.lexsort((others, ranks))
+        ranks, self.y = ranks[self.order], others[self.order]
+        self.ties_x = _starts(ranks)
+        self.ties_both = _starts(ranks * len(y) + self.y)
+        self.by_y = np.argsort(self.y, kind="stable")
+        self.ties_y = _starts(self.y[self.by_y])
+
+    def taus(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """tau-b of each resample; counts: how often each image is in it, [n, resamples]."""
+        weights = counts[self.order].astype(float)
+        every = _within(weights, np.array([0]))
+        tied_x, tied_y = _within(weights, self.ties_x), _within(weights[self.by_y], self.ties_y)
+        both = _within(weights, self.ties_both)
+        difference = every - tied_x - tied_y + both - 2 * self._discordant(weights)
+        with np.errstate(invalid="ignore"):  # 0 / 0: all values alike
+            tau: NDArray[np.float64] = difference / np.sqrt((every - tied_x) * (every - tied_y))
+        return tau
+
+    def _discordant(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pairs in ascending x whose y descends. They agree in the upper bits of y down to one that
+        is 1 and then 0: counted for each bit among the images that share the bits above it."""
+        total = np.zeros(weights.shape[1])
+        for bit in range(int(self.y.max()).bit_length()):
+            above = self.y >> (bit + 1)
+            at = np.argsort(above, kind="stable")
+            ones = (self.y[at] >> bit & 1).astype(bool)
+            starts = _starts(above[at])
+            ordered = weights[at]
+            before = np.cumsum(np.where(ones[:, None], ordered, 0), axis=0)
+            zeros = np.where(ones[:, None], 0, ordered)
+            # `before` counts from the very first image: what lies before the group is taken off.
+            outside = np.vstack([np.zeros_like(total), before[starts[1:] - 1]])
+            total += np.einsum("nb,nb->b", zeros, before)
+            total -= np.einsum("gb,gb->b", np.add.reduceat(zeros, starts), outside)
+        return total
+
+
+def _starts(ordered: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Where each run of equal values begins."""
+    return np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+
+
+def _within(weights: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Pairs within the groups that begin at `starts`, of each resample."""
+    sizes = np.add.reduceat(weights, starts)
+    pairs: NDArray[np.float64] = (sizes * (sizes - 1)).sum(0) / 2
+    return pairs

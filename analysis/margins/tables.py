@@ -1,0 +1,176 @@
+"""The tables of margin consistency: tau, detection by strength, and errors of estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.margins.detection import DRAWS, RAREST, TPRS, known
+from analysis.margins.rows import SCORES
+from analysis.names import NORMS, paper_order
+from analysis.rounding import half_up
+from analysis.tables import ABSENT, PLUS_MINUS, Entry, Table, some
+from core.config import Strength
+
+ROW = ["model", "dataset", "epsilon_g", "norm", "setting", "variant", "eval_id", "eval_norm"]
+"""What makes a row of a table; seeds of one row are averaged."""
+DETECTION = {
+    "auroc": "AUROC of detecting brittle images",
+    "aupr": "AUPR of detecting brittle images",
+    "fpr95": "False positive rate at 95 % of the brittle images found",
+}
+RULES = {
+    "fixed": "threshold at a true positive rate of 95 %",
+    "best": f"threshold at the best of {len(TPRS)} true positive rates",
+}
+EVERYWHERE = ("logit", "pseudo, features", "pseudo, logits")
+"""Margins in the tables by strength; that of features, which ranks nearly as the logits do, has its
+tau alone."""
+Row = tuple[Any, ...]
+
+
+def margin_tables(frame: pd.DataFrame) -> list[Table]:
+    """frame: of margins, as `Results.margins` has it; [] if it is empty."""
+    if frame.empty:
+        return []
+    return [
+        _consistency(frame),
+        *(_by_strength(frame, metric, title, _plain) for metric, title in DETECTION.items()),
+        *(
+            _by_strength(frame, metric, f"Error of estimated robust accuracy, {rule}", _error)
+            for metric, rule in RULES.items()
+        ),
+    ]
+
+
+def _consistency(frame: pd.DataFrame) -> Table:
+    """A row per run, a column per margin."""
+    taus = frame[frame["metric"] == "tau"]
+    scores = [name for name in SCORES if name in set(taus["score"])] or ["logit"]
+    medians = frame[frame["metric"] == "median"].groupby(ROW)["value"].mean().to_dict()
+    rows = []
+    for row, group in _grouped(taus, ROW):
+        by_score = dict(list(group.groupby("score")))
+        entries = [_tau(by_score.get(score, group), bare=score != "logit") for score in scores]
+        median = medians.get(row, float("nan")) * (255 if row[-1] == "linf" else 1)
+        shown = ABSENT if np.isnan(median) else "inf" if np.isinf(median) else str(half_up(median))
+        rows.append((_labels(row, frame), (*entries, Entry(shown))))
+    unit = "1/255" if set(frame["eval_norm"]) == {"linf"} else "1/255 in l-inf"
+    notes = [
+        "tau: Kendall's tau-b between the distance to the nearest other decision and a margin; in "
+        "brackets its 95 % interval (percentile bootstrap over images)",
+        f"median: of the distances, in {unit}",
+    ]
+    header = (*(("tau", score) for score in scores), ("distance", "median"))
+    return _finished("Margin consistency", frame, rows, header, notes)
+
+
+def _tau(group: pd.DataFrame, *, bare: bool) -> Entry:
+    """bare: without the interval, which several seeds have not, either."""
+    if not (group["state"] == "done").all():
+        return Entry(str(group["state"][group["state"] != "done"].iloc[0]))
+    if group["value"].isna().any():
+        return Entry("undefined")
+    if bare or len(group) > 1:
+        return _plain(group)
+    value, low, high = (half_up(group[name].iloc[0], 3) for name in ("value", "low", "high"))
+    return Entry(f"{value} [{low}, {high}]")
+
+
+def _plain(group: pd.DataFrame) -> Entry:
+    """The mean over seeds, with its spread."""
+    text = str(half_up(group["value"].mean(), 3))
+    spread = group["value"].std()
+    return Entry(text if np.isnan(spread) else f"{text} {PLUS_MINUS} {half_up(spread, 3)}")
+
+
+def _error(group: pd.DataFrame) -> Entry:
+    """Mean over draws and seeds, and the worst draw of all."""
+    mean, worst = half_up(group["value"].mean(), 1), half_up(group["high"].max(), 1)
+    return Entry(f"{mean} ({worst})")
+
+
+def _by_strength(
+    frame: pd.DataFrame, metric: str, title: str, shown: Callable[[pd.DataFrame], Entry]
+) -> Table:
+    """A column per strength, without those at which nothing could be told apart."""
+    mine = frame[(frame["metric"] == metric) & frame["score"].isin(EVERYWHERE)]
+    scores = [name for name in EVERYWHERE if name in set(mine["score"])] or ["logit"]
+    found = {key: shown(group) for key, group in _grouped(mine, [*ROW, "score", "strength"])}
+    tried = list(dict.fromkeys(frame.loc[frame["metric"] == "brittle", "strength"]))
+    columns = [text for text in tried if any(key[-1] == text for key in found)]
+    rows = []
+    for row, group in _grouped(frame[frame["metric"] == "tau"], ROW):
+        state = next((text for text in group["state"] if text != "done"), ABSENT)
+        for score in scores:
+            entries = (found.get((*row, score, text), Entry(state)) for text in columns)
+            labels = (*_labels(row, frame), *[score] * (len(scores) > 1))
+            rows.append((labels, tuple(entries)))
+    skipped = ", ".join(text for text in tried if text not in columns)
+    notes = [
+        f"{ABSENT} skipped: less than {100 * RAREST:g} % of the images are brittle, or robust"
+        + (f"; so it is at {skipped} for all" if skipped else "")
+    ]
+    if metric in RULES:
+        counts = sorted({int(n) for n in frame["n"].dropna()})
+        sizes = ", ".join(f"{known(n)} of {n}" for n in counts)
+        notes.append(
+            f"in points against the robust accuracy from all distances: mean over {DRAWS} draws of "
+            f"{sizes} images (the worst draw)"
+        )
+    title += "" if len(scores) > 1 else ", by the logit margin"
+    return _finished(title, frame, rows, tuple((text,) for text in columns), notes)
+
+
+def _grouped(frame: pd.DataFrame, by: Sequence[str]) -> list[tuple[Row, pd.DataFrame]]:
+    """(row of a table, further keys...) -> its seeds, in the paper's order."""
+    groups = dict(list(frame.groupby(list(by), sort=False)))
+    fields = ["strength" if name == "epsilon_g" else name for name in by]
+    return [(key, groups[key]) for key in paper_order(groups, fields)]
+
+
+def _labels(row: Row, frame: pd.DataFrame) -> tuple[str, ...]:
+    model, dataset, epsilon_g, norm, setting, variant, eval_id, eval_norm = row
+    trained = str(Strength.of_255ths(epsilon_g, norm)) if epsilon_g else "0"
+    more = [variant] if _varies(frame, "variant") else []
+    if _varies(frame, "eval_id"):
+        about = frame[frame["eval_id"] == eval_id].iloc[0]
+        more.append(f"{about['attack']} ({NORMS[eval_norm]}, {about['split']})")
+    return (model, dataset, trained, setting, *more)
+
+
+def _varies(frame: pd.DataFrame, name: str) -> bool:
+    return bool(frame[name].nunique() > 1)
+
+
+def _finished(
+    title: str,
+    frame: pd.DataFrame,
+    rows: Sequence[tuple[tuple[str, ...], tuple[Entry, ...]]],
+    header: tuple[tuple[str, ...], ...],
+    notes: Iterable[str],
+) -> Table:
+    kinds = (("variant", "Variant"), ("eval_id", "Attack"))
+    stub = ["Model", "Dataset", "eps_g", "Setting"]
+    stub += [text for name, text in kinds if _varies(frame, name)]
+    if rows and len(rows[0][0]) > len(stub):
+        stub.append("Margin")
+    complete = bool((frame["state"] == "done").all())
+    return Table(title, tuple(stub), header, tuple(rows), (*notes, *_problems(frame)), complete)
+
+
+def _problems(frame: pd.DataFrame) -> list[str]:
+    """Distances that were not found, and evaluations that are not there."""
+    taus = frame[frame["metric"] == "tau"].drop_duplicates(["run_id", "eval_id"])
+    notes = []
+    failed = taus[taus["failed"].fillna(0) > 0]
+    if len(failed):
+        counts = zip(failed["run_id"], failed["failed"], failed["n"], strict=True)
+        named = some([f"{count} of {n} in {run}" for run, count, n in counts])
+        notes.append(f"no other decision found, ranked last and counted: {named}")
+    for (state, reason), rows in taus[taus["state"] != "done"].groupby(["state", "reason"]):
+        notes.append(f"{state} ({reason}): {some(list(rows['run_id']))}")
+    return notes
