@@ -33,6 +33,7 @@ from slurm.command import ask
 from slurm.profile import Profile
 from sweep.grid import Grid
 from sweep.inputs import pretrained
+from sweep.inputs.networks import misfits
 from sweep.state import joblog
 from sweep.submit import array, frozen_code
 
@@ -129,6 +130,8 @@ def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
         yield Check("inputs", "warn", remark)
     if not problems:
         yield Check("inputs", "ok", f"data and weights of {len(grid.runs)} runs are here")
+        for problem in misfits([run.config for run in grid.runs], store):
+            yield Check("networks", "fail", problem)
         yield from _fit(grid, store)
 
 

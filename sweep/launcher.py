@@ -21,6 +21,7 @@ from sweep import summary
 from sweep.estimate import cost
 from sweep.grid import Grid, Run, select_runs
 from sweep.inputs import pretrained
+from sweep.inputs.networks import misfits
 from sweep.state import breaker, pending, plan, repair
 from sweep.state.plan import LAUNCHABLE, ON_REQUEST, REPAIRABLE, Plan, State, Status
 from sweep.submit import backends, submissions, watcher
@@ -271,8 +272,9 @@ def require(grid: Grid, runs: Sequence[Run], store: Store, profile: Profile) -> 
 
 
 def check(runs: Sequence[Run], store: Store, profile: Profile) -> None:
-    """Raises ConfigError, before anything is written, where a run lacks data or weights."""
-    problems = _missing(runs, store, profile)
+    """Raises ConfigError, before anything is written, if a run lacks data or weights or
+    its network cannot be built."""
+    problems = _missing(runs, store, profile) or misfits([run.config for run in runs], store)
     if problems:
         raise ConfigError(*problems)
 

@@ -93,6 +93,20 @@ def _statistics(config: RunConfig, net: Any) -> tuple[tuple[float, ...], tuple[f
             assert_never(config.normalisation)
 
 
+def rehearse(config: RunConfig, store: Store, classes: int = 2) -> None:
+    """Build the run's network once with random weights. Raises ConfigError if that fails.
+
+    On torch's meta device, which knows shapes and holds no numbers: half a second for most. What
+    that device cannot do is no fault of a network, so a failure counts if it repeats on the CPU.
+    """
+    plain = config.model_copy(update={"weights": "random"})
+    try:
+        with torch.device("meta"):
+            build(plain, classes, store)
+    except Exception:
+        build(plain, classes, store)
+
+
 def _own(config: RunConfig, classes: int, store: Store) -> Classifier:
     """A network that a function of the user's makes, for pixels in [0, 1] as they are."""
     name, size = config.backbone, config.image_size

@@ -19,6 +19,7 @@ from slurm.profile import Profile
 from sweep.grid import Grid, search, select_runs
 from sweep.grid.search import REAL, Progress, Search, Trial
 from sweep.inputs import pretrained
+from sweep.inputs.networks import misfits
 from sweep.state import breaker, decision, pending
 from sweep.state.decision import Facts, State
 from sweep.state.pending import Pending
@@ -130,8 +131,8 @@ def _check(wanted: Sequence[Search], store: Store, profile: Profile) -> None:
             f"profile {profile.name}: a trial trains in one process, expected gpus_per_run: 1, "
             f"got {profile.gpus_per_run}"
         )
-    configs = (one.config for one in wanted)
-    problems = inputs.missing(configs, store, hub=pretrained.required_hub(profile))
+    configs, hub = [one.config for one in wanted], pretrained.required_hub(profile)
+    problems = inputs.missing(configs, store, hub=hub) or misfits(configs, store)
     if problems:
         raise ConfigError(*problems)
 

@@ -1,0 +1,65 @@
+"""Networks that cannot be built as a grid asks for them are refused before a launch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+
+from core.model import network
+from core.store.folders import Store
+from sweep import checkup
+from sweep.inputs.networks import misfits
+
+Call = Callable[..., tuple[int, str, str]]
+TEXT = (
+    "name: sizes\nbase: {weights: random, dataset: fake, epsilon_g: 4/255, schedule: fix}\n"
+    "grid: {image_size: [16], backbone: [convnext_atto, test_vit]}\n"
+)
+
+
+def test_a_size_that_a_backbone_cannot_take_is_refused_by_launch_and_doctor(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, root = tmp_path / "sizes.yaml", tmp_path / "outputs"
+    path.write_text(TEXT)
+    code, _, err = call("launch", str(path), "--root", str(root))
+    assert code == 2 and not root.exists()
+    (line,) = [line for line in err.splitlines() if "image_size" in line]
+    assert "image_size 16: convnext_atto cannot take such images (" in line
+    assert line.endswith("; it can take 224")
+    monkeypatch.setattr(checkup, "_torch_here", lambda: checkup.Check("torch here", "ok", ""))
+    code, out, _ = call("doctor", str(path), "--root", str(root), "--json")
+    (found,) = [check for check in json.loads(out) if check["name"] == "networks"]
+    assert code == 1 and found["verdict"] == "fail" and "convnext_atto" in found["detail"]
+
+
+def test_lora_needs_modules_of_that_name(store: Store) -> None:
+    pytest.importorskip("peft")
+    config = tiny.config(protocol="lora", lora={"targets": ["attn.qvk"]})
+    (line,) = misfits([config], store)
+    assert "attn.qvk" in line
+    assert not misfits([tiny.config(protocol="lora", lora={"targets": ["attn.qkv"]})], store)
+
+
+def test_what_is_known_to_fit_is_not_built(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(network, "rehearse")
+    assert not misfits([tiny.config(backbone="vit", image_size=224)], store)
+
+
+def test_a_network_that_only_the_cpu_can_build_is_no_misfit(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, devices = network.build, list[str]()
+
+    def picky(*arguments: object) -> object:
+        devices.append(network.torch.empty(0).device.type)
+        if devices[-1] == "meta":
+            raise NotImplementedError("aten::item")
+        return build(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(network, "build", picky)
+    assert not misfits([tiny.config()], store) and devices == ["meta", "cpu"]
