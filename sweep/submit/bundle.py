@@ -80,10 +80,9 @@ def take(folder: Path, name: str) -> None:
     here = submitit.JobEnvironment()
     mine, number = here.paths.submitted_pickle, here.job_id.partition("_")[2]
     if environment.current().restarts and exists(mine):
-        custody.read(mine)
         return
     path = file(folder, name)
-    lines = custody.read(path)
+    lines = custody.read(path).splitlines()
     head, own = (parse_json(lines[n], path) for n in (0, 1 + int(number or 0)))
     module, _, kind = head["job"].rpartition(".")
     job = getattr(import_module(module), kind)
@@ -94,15 +93,14 @@ def take(folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    """What a job runs: this task, through submitit."""
-    from submitit.core.submission import process_job  # imports numpy, which a launch does without
-
-    folder, name = sys.argv[1:]
+    """`FOLDER NAME`, as a job of an array; `FOLDER`, as a worker whose task lies there already."""
+    folder, *names = sys.argv[1:]
     try:
-        take(Path(folder), name)
+        for name in names:
+            take(Path(folder), name)
+        custody.do_task(folder)
     except AlienError as error:
         sys.exit(str(error))
-    process_job(folder)
 
 
 if __name__ == "__main__":

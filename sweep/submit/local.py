@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import submitit
 
@@ -28,6 +29,25 @@ FOREVER_MIN = 60 * 24 * 365
 """Local workers have no time limit; submitit wants one."""
 
 
+class Executor(submitit.LocalExecutor):
+    """submitit's local executor, whose workers read no task that others could have written."""
+
+    def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
+        tasks: list[Any] = [
+            custody.DelayedSubmission(item.function) for item in delayed_submissions
+        ]
+        return super()._internal_process_submissions(tasks)
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return command(self.folder)
+
+
+def command(logs: Path) -> str:
+    """What a worker runs."""
+    return shlex.join([sys.executable, "-u", "-m", "sweep.submit.bundle", str(logs)])
+
+
 class Local(Backend):
     """Worker processes of this machine, which share the order."""
 
@@ -41,11 +61,10 @@ class Local(Backend):
         return Started(crew=engage(work, share.workers, *known))
 
     def script(self, order: Order) -> list[str]:
-        """The command line of submitit's local executor, once per worker."""
+        """The command line of one worker."""
         workers = min(order.profile.workers, max(1, order.size))
-        command = [sys.executable, "-u", "-m", "submitit.core._submit", str(order.sweep.logs)]
         share = f"{workers} worker processes share {order.size} runs"
-        return [f"# profile {order.profile.name}: {share}\n{shlex.join(command)}"]
+        return [f"# profile {order.profile.name}: {share}\n{command(order.sweep.logs)}"]
 
     def limited(self, profile: Profile, most: int) -> Profile:
         return profile.model_copy(update={"workers": most})
@@ -87,7 +106,7 @@ def engage(
     variables = setting(sweep, profile, code)
 
     def worker(number: int) -> Job:
-        executor = submitit.LocalExecutor(sweep.logs)
+        executor = Executor(sweep.logs)
         first = number * ranks % len(gpus) if gpus else 0
         mine = gpus[first : first + ranks]
         executor.update_parameters(

@@ -46,18 +46,19 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
-def read(path: Path) -> list[bytes]:
-    """The lines of a file. Raises AlienError in a job if somebody else could have written them."""
+def read(path: Path) -> bytes:
+    """What is in a file. Raises AlienError in a job if somebody else could have written it."""
     with open(path, "rb") as file:
         problem = _problem(path, os.fstat(file.fileno()))
         if OWNER in os.environ and problem:
             raise AlienError(problem)
-        return file.read().splitlines()
+        return file.read()
 
 
 def rows(path: Path, shape: object) -> list[dict[str, Any]]:
     """The rows that `write` wrote, [] if the file is gone. Raises AlienError, DamagedError."""
-    return [parse_json(line, path, shape) for line in (read(path) if exists(path) else ())]
+    lines = read(path).splitlines() if exists(path) else []
+    return [parse_json(line, path, shape) for line in lines]
 
 
 def is_own(folder: Path) -> bool:
@@ -112,8 +113,23 @@ def guard(code: Path) -> list[str]:
 
 
 class DelayedSubmission(utils.DelayedSubmission):  # submitit knows it by this name
-    """A task as submitit keeps it while its job is queued again: nobody else can change it."""
+    """A task as submitit keeps it for its job: nobody else can change it."""
 
     def dump(self, filepath: str | Path) -> None:
         with own():
             super().dump(filepath)
+
+    @classmethod
+    def load(cls, filepath: str | Path) -> DelayedSubmission:
+        """Raises AlienError, before anything is unpickled, if somebody else could have written it:
+        of the file that was looked at, not of one that is put in its place meanwhile."""
+        task: DelayedSubmission = pickle.loads(read(Path(filepath)))
+        return task
+
+
+def do_task(folder: str) -> None:
+    """What every job of ours runs: its task, through submitit. Raises AlienError."""
+    from submitit.core import submission  # imports numpy, which a launch does without
+
+    utils.DelayedSubmission = DelayedSubmission  # type: ignore[misc]
+    submission.process_job(folder)

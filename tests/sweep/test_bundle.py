@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from submitit.core.utils import DelayedSubmission
+from submitit.core import utils
 
 from core.errors import AlienError
 from core.store.folders import Store
@@ -43,8 +43,8 @@ def write(folder: Path, jobs: Sequence[RunJob] | Sequence[TuneJob]) -> None:
     made.write(jobs)
 
 
-def taken(folder: Path) -> DelayedSubmission:
-    return DelayedSubmission.load(folder / "5_2_submitted.pkl")
+def taken(folder: Path) -> custody.DelayedSubmission:
+    return custody.DelayedSubmission.load(folder / "5_2_submitted.pkl")
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,42 @@ def test_a_checkpointed_task_is_taken_again_in_a_folder_of_a_group(
     for mode in (0o664, 0o646):
         (tmp_path / "5_2_submitted.pkl").chmod(mode)
         with pytest.raises(AlienError, match=r"5_2_submitted.pkl: refused, others than"):
-            bundle.take(tmp_path, NAME)
+            taken(tmp_path)
+
+
+class Attack:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.mkdir, (self.path,)
+
+
+def test_a_worker_runs_no_task_that_others_could_have_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a group member puts in place of a task after the launcher wrote it is not unpickled."""
+    made = tmp_path / "made"
+    for name, value in {
+        "SUBMITIT_EXECUTOR": "local",
+        "SUBMITIT_LOCAL_JOB_ID": "7",
+        "SUBMITIT_LOCAL_GLOBALID": "0",
+        "SUBMITIT_FOLDER": "",
+        custody.OWNER: str(os.geteuid()),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(utils, "DelayedSubmission", utils.DelayedSubmission)
+    monkeypatch.setattr("sys.argv", ["bundle", str(tmp_path)])
+    mine = tmp_path / "7_submitted.pkl"
+    utils.cloudpickle_dump(Attack(made), mine)
+    mine.chmod(0o666)
+    with pytest.raises(SystemExit, match=r"7_submitted\.pkl: refused, others than its user may"):
+        bundle.main()
+    assert not made.exists()
+    mine.chmod(0o600)
+    with pytest.raises(AttributeError):  # the directory is no task
+        bundle.main()
+    assert made.exists(), "this file would have done it"
 
 
 # After Ctrl-C, subprocess.run gives a child 0.25 s, kills it and leaves its end for later.
@@ -136,5 +171,5 @@ def test_tasks_find_theirs_although_the_launcher_was_stopped_as_sbatch_took_them
     if count == 1:
         monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
     bundle.take(sweep.logs, row["name"])
-    mine = DelayedSubmission.load(next(sweep.logs.glob("*_submitted.pkl")))
+    mine = custody.DelayedSubmission.load(next(sweep.logs.glob("*_submitted.pkl")))
     assert mine.function == work(0)

@@ -22,7 +22,9 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str]]] = [
     (SlurmExecutor.__init__, ["self", "folder", "max_num_timeout", "max_pickle_size_gb", "python"]),
     (SlurmExecutor._make_submission_file_text, ["self", "command", "uid"]),
     (submission.process_job, ["folder"]),
+    (local.LocalExecutor._internal_process_submissions, ["self", "delayed_submissions"]),
     (utils.DelayedSubmission.dump, ["self", "filepath"]),
+    (utils.DelayedSubmission.load, ["filepath"]),
     (utils.DelayedSubmission.set_timeout, ["self", "timeout_min", "max_num_timeout"]),
     (plugins.get_executors, []),
     (core.Executor._valid_parameters, []),
@@ -58,6 +60,11 @@ def test_an_executor_of_slurm_is_made_and_told_as_we_do(tmp_path: Path) -> None:
     assert SlurmExecutor.job_class.watcher, "never asked: its answer may lag"
 
 
+def test_a_job_reads_its_task_through_a_name_that_we_replace() -> None:
+    assert submission.utils is utils
+    assert "utils.DelayedSubmission.load(" in inspect.getsource(submission.process_job)
+
+
 def test_the_files_of_a_job_have_the_names_by_which_we_find_them(tmp_path: Path) -> None:
     paths = utils.JobPaths(tmp_path, "7_1", 0)
     names = (paths.submitted_pickle, paths.result_pickle, paths.stderr, paths.stdout)
@@ -87,7 +94,7 @@ def test_a_local_worker_is_started_and_named_as_we_expect(
     assert executor.submit(len, "").job_id == str(2**30), "the id is the process"
     (options,) = given
     assert options["cuda_devices"] == "GPU-a"
-    assert "-m submitit.core._submit" in options["command"], "what a dry run prints"
+    assert options["command"] == executor._submitit_command_str, "we say what a worker runs"
     assert local.LocalJobEnvironment._env["job_id"] == "SUBMITIT_LOCAL_JOB_ID"
 
 
