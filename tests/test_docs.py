@@ -34,7 +34,7 @@ def first_sentence(path: Path) -> str:
 
 def tree() -> str:
     """One line per folder of code."""
-    packages = [ROOT / name for name in ("core", "sweep", "slurm", "analysis")]
+    packages = [ROOT / name for name in ("epsweep", "core", "sweep", "slurm", "analysis")]
     rooms = sorted({path.parent for package in packages for path in package.rglob("__init__.py")})
     lines = ["```text"]
     for room in rooms:

@@ -11,14 +11,16 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("analysis", "core", "slurm", "sweep")
+PACKAGES = ("analysis", "core", "epsweep", "slurm", "sweep")
 USER = """
+import epsweep
 from analysis import load
 from core.config import RunConfig
 
 run = RunConfig.parse({"backbone": "swin", "dataset": "cars"})
 reveal_type(run.epsilon_g)
 load(5)
+epsweep.flags(5)
 """
 
 
@@ -30,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
 
 def test_a_wheel_holds_the_packages_and_no_test_bed(wheel: ZipFile) -> None:
     names = wheel.namelist()
-    assert {"epsweep.py", "sweep/grids/smoke.yaml", "slurm/cluster.py"} <= set(names)
+    assert {"epsweep/command.py", "sweep/grids/smoke.yaml", "slurm/cluster.py"} <= set(names)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert not [name for name in names if name.startswith(("slurm/testbed", "tests/"))]
 
@@ -53,4 +55,5 @@ def test_mypy_of_a_user_sees_our_types(wheel: ZipFile, tmp_path: Path) -> None:
         check=False,
     ).stdout
     assert 'Revealed type is "core.config.strength.Strength"' in told, told
+    assert 'Argument 1 to "flags" has incompatible type "int"' in told, told
     assert 'Argument 1 to "load" has incompatible type "int"' in told, told

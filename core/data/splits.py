@@ -68,6 +68,25 @@ class Split:
         return images.float().div_(255), rows(self.labels, index, device)
 
 
+@dataclass(frozen=True)
+class FloatSplit(Split):
+    """The same with images in [0, 1], of any float type. Raises ConfigError for others."""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if not self.images.is_floating_point() or len(shape) != 4:
+            kind = str(self.images.dtype).removeprefix("torch.")
+            raise ConfigError(f"images: expected floats [N, C, H, W], got {kind} {list(shape)}")
+        if len(self.labels) != len(self.images):
+            raise ConfigError(f"labels: expected {len(self.images)}, got {len(self.labels)}")
+
+    def first(self, n: int | None) -> FloatSplit:
+        return self if n is None else FloatSplit(self.images[:n], self.labels[:n])
+
+    def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        return rows(self.images, index, device).float(), rows(self.labels, index, device)
+
+
 def rows(source: Tensor, index: Tensor, device: torch.device) -> Tensor:
     """Rows `index` of a tensor in host memory, on `device`. Through pinned memory where that is a
     GPU: the host goes on at once, and work is queued ahead of the device."""

@@ -62,6 +62,21 @@ def adapted(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
 
 
+def merge(model: nn.Module) -> None:
+    """Add the adapters to the weights that they adapt, in place: a plain network is left. Raises
+    ConfigError for a module that cannot be merged (a grouped convolution)."""
+    for name in adapted(model):
+        layer: Any = model.get_submodule(name)
+        try:
+            layer.merge(safe_merge=True)
+        except Exception as error:  # peft raises several kinds
+            raise ConfigError(
+                f"lora: the adapter of {name} cannot be merged ({first_line(error)})"
+            ) from None
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, layer.get_base_layer())
+
+
 def sentence(model: nn.Module, config: RunConfig) -> str:
     """Which and how many modules are adapted, for the log."""
     names = adapted(model)

@@ -68,7 +68,7 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
     )
     work = partial(kinds.measure, asked, trainer.evaluated, split)
     with judging():
-        found = _fitting(work, context)
+        found = fitting(work, context)
     seconds = time.perf_counter() - started
     if claim is None:
         return
@@ -107,7 +107,7 @@ def _progress(done: int, images: int, lately: int, seconds: float) -> dict[str, 
     return state
 
 
-def _fitting(work: Callable[[Context], Measured], context: Context) -> Measured:
+def fitting(work: Callable[[Context], Measured], context: Context) -> Measured:
     """What `work` finds. Each time memory runs out, half as many images are evaluated at once."""
     while True:
         try:

@@ -242,6 +242,21 @@ def suggest_schedule(
     raise typer.Exit(3 if any(one.problem for one in found) else 0)
 
 
+@verbs.command(rich_help_panel=LOOK)
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")],
+    to: Annotated[Path, typer.Option("--to", help="A new folder.")],
+    root: Root = None,
+) -> None:
+    """Write a run's trained network for other programs: safetensors, timm's config, and a card."""
+    from core.run import trained
+    from sweep.state import run_logs
+
+    store = Store.at(root)
+    card = trained.export(run_logs.find(store, run), store, to)
+    out.print(Text(f"{card['run']}\n{to}\nload it with: {card['load']}"), soft_wrap=True)
+
+
 def _require_something(results: Results, verb: str) -> None:
     """Leave with exit code 3 where no run has anything yet; say what is missing where some have."""
     if not any(run.epochs or run.result for run in results.runs):

@@ -1,7 +1,7 @@
 """The command `sweep`, whatever packages the user's path has: core, analysis and the like are names
 of many projects, and PYTHONPATH comes before what is installed.
 
-A module of its own, since a `sweep` of the user's would be found in place of ours.
+Outside of them, since a `sweep` of the user's would be found in place of ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 PACKAGES = ("core", "sweep", "slurm", "analysis")
-HERE = str(Path(__file__).resolve().parent)
+HERE = str(Path(__file__).resolve().parents[1])
 
 
 class Ours:
@@ -29,9 +29,15 @@ class Ours:
         return PathFinder.find_spec(name, [HERE]) if name in PACKAGES else None
 
 
+def prefer_ours() -> None:
+    """From now on `core`, `sweep`, `slurm` and `analysis` are ours in this process."""
+    if Ours not in sys.meta_path:
+        sys.meta_path.insert(0, Ours)
+
+
 def main() -> None:
     """Entry point of the console script."""
-    sys.meta_path.insert(0, Ours)
+    prefer_ours()
     with without_traceback():
         from sweep.cli import main as run
     run()

@@ -1,0 +1,119 @@
+"""Adversarial examples of any classifier, for whoever has a model and images at hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from core.attack.apgd import attacking, check_range, gradient_of, is_right, loss_of
+from core.attack.trajectory import choose_trajectory
+from core.config import ConfigError, Strength, nearest
+from core.machine.runtime import judging
+
+NORMS = ("linf", "l2", "l1")
+
+
+def attack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float | str | Strength | Tensor,
+    norm: str = "linf",
+    steps: int = 10,
+) -> Tensor:
+    """Adversarial examples by APGD on the cross-entropy (Croce and Hein 2020, Algorithm 1).
+
+    model: maps images [B, C, H, W] in [0, 1] to logits [B, classes]; normalisation belongs into it.
+    It is attacked in evaluation mode and comes back as it was. x: floats in [0, 1], y: true labels
+    [B], int64, all on the model's device. epsilon: the radius of the ball, '4/255' or a number, or
+    a tensor with one for each image [B]; in [0, 1] for norm 'linf', any number from 0 for 'l2' and
+    'l1'. steps: gradients; it costs one forward more.
+
+    Returns images of the shape of x, in the ball and in [0, 1]: of all points on the trajectory one
+    that is misclassified, if any is, and among these the one of largest loss. So whether
+    `model(adversarial).argmax(1) == y` is what `evaluate` counts at one strength. The same input
+    gives the same images. Raises ConfigError for input of another shape, type, range or device.
+    """
+    if steps < 1:
+        raise ConfigError(f"steps: expected at least 1, got {steps}")
+    if norm not in NORMS:
+        raise ConfigError(f"norm: unknown norm '{norm}'{nearest(norm, NORMS)}")
+    check_batch(x, y)
+    radius = _radius(epsilon, norm, x)
+    if not len(x):
+        return x.clone()
+    with attacking(model) as target, judging():
+        check_model(target, x, y)
+        loss, gradient, logits = gradient_of(target, x, y)
+        best, highest, broken = x.clone(), loss.clone(), ~is_right(logits, y)
+
+        def keep(point: Tensor, loss: Tensor, logits: Tensor) -> None:
+            wrong = ~is_right(logits, y)
+            better = (wrong & ~broken) | ((wrong == broken) & (loss > highest))
+            best[better], highest[better] = point[better], loss[better]
+            broken.logical_or_(wrong)
+
+        path = choose_trajectory(norm).start(x, gradient, loss, radius, steps)
+        for _ in range(steps - 1):
+            path.advance()
+            loss, gradient, logits = gradient_of(target, path.point, y)
+            keep(path.point, loss, logits)
+            path.observe(loss, gradient)
+        path.advance()
+        keep(path.point, *loss_of(target, path.point, y))
+    return best
+
+
+def check_batch(x: Tensor, y: Tensor) -> None:
+    """Raises ConfigError unless these are images [B, C, H, W] in [0, 1] with a label [B] each."""
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+        raise ConfigError(f"x: expected a float tensor [B, C, H, W], got {_kind(x)}")
+    if not isinstance(y, Tensor) or y.shape != (len(x),) or y.dtype != torch.long:
+        raise ConfigError(f"y: expected an int64 tensor [{len(x)}], got {_kind(y)}")
+    if y.device != x.device:
+        raise ConfigError(f"y: expected on {x.device}, as x, got it on {y.device}")
+    check_range(x)
+
+
+def check_model(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    """The classes of a model in evaluation mode. Raises ConfigError unless it gives logits
+    [B, classes] of such images, at least one, with a class for every label."""
+    where = next((parameter.device for parameter in model.parameters()), x.device)
+    if where != x.device:
+        raise ConfigError(f"x: expected on {where}, as the model, got it on {x.device}")
+    with torch.no_grad():
+        logits = model(x[:1])
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+        raise ConfigError(f"model: expected logits [1, classes] of one image, got {_kind(logits)}")
+    low, high = map(int, y.aminmax())
+    if low < 0 or high >= logits.shape[1]:
+        raise ConfigError(
+            f"y: expected labels from 0 to {logits.shape[1] - 1}, got {low if low < 0 else high}"
+        )
+    return int(logits.shape[1])
+
+
+def _radius(epsilon: float | str | Strength | Tensor, norm: str, x: Tensor) -> Tensor:
+    """One strength for each image [B]."""
+    if isinstance(epsilon, Tensor):
+        radius = epsilon.detach().to(x.device, x.dtype)
+        if radius.shape not in ((), (len(x),)):
+            raise ConfigError(f"epsilon: expected one number, or [{len(x)}], got {_kind(epsilon)}")
+        for number in radius.unique().tolist():
+            _parse(number, norm)
+        return radius.expand(len(x))
+    return torch.full((len(x),), float(_parse(epsilon, norm)), dtype=x.dtype, device=x.device)
+
+
+def _parse(epsilon: object, norm: str) -> Strength:
+    try:
+        return Strength.parse(epsilon, norm)  # type: ignore[arg-type]  # checked by the caller
+    except ValueError as error:
+        raise ConfigError(f"epsilon: {error}") from None
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return type(value).__name__

@@ -1,0 +1,135 @@
+"""The evaluations of a grid on any classifier and any images, outside of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from core.attack.apgd import attacking, check_range
+from core.attack.examples import check_model
+from core.config import ConfigError, EvalConfig
+from core.config.evaluation import Corruptions
+from core.data.splits import FloatSplit, Split
+from core.evaluation import kinds
+from core.evaluation.measured import Context
+from core.machine.runtime import judging
+from core.run.measure import fitting
+from core.store.records import ResultRow
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """What an evaluation found."""
+
+    n: int
+    """Images."""
+    rows: list[ResultRow]
+    """Right images per strength, or per type of corruption: attack, norm, epsilon, n, correct."""
+    expected: float | None
+    """Mean accuracy over the strengths, in [0, 1]; None for fewer than two of them."""
+    arrays: dict[str, NDArray[Any]]
+    """Per image, in the order of the data: `critical`, the index of the first strength that breaks
+    it (0: wrong without attack; the number of strengths: none does), or `right` [n, types]."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What an own kind of evaluation declares."""
+    zero_gradient_images: int = 0
+    """Right images whose gradient vanishes or is not finite: their robustness is not to be
+    trusted."""
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """'4/255' (or the type of corruption) -> accuracy in [0, 1]."""
+        return {row.get("type", row["epsilon"]): row["correct"] / row["n"] for row in self.rows}
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    *,
+    batch: int = 128,
+    **evaluation: Any,
+) -> Accuracies:
+    """Measure a model as a run is measured: same code, same numbers.
+
+    model: maps images [B, C, H, W] in [0, 1] to logits [B, classes], on the device where it is
+    evaluated, in float32 and in evaluation mode; it comes back as it was. data: a pair (images
+    [N, C, H, W], labels [N]) of tensors or arrays, or an iterable of such batches (a DataLoader),
+    all held in memory: images as uint8 or as floats in [0, 1], labels integers from 0. batch:
+    images at a time, halved whenever memory runs out. The other arguments are those of an
+    evaluation in a grid (docs/evaluations.md): attack='apgd-ce', norm='linf', steps=10,
+    epsilons='0..16/255' or ['0', '4/255'], mode='exact', images (only the first ones), ...
+
+    Raises ConfigError for data, a model or an argument that does not fit, and whatever the model
+    raises.
+    """
+    if batch < 1:
+        raise ConfigError(f"batch: expected at least 1, got {batch}")
+    if "split" in evaluation:
+        raise ConfigError("split: does not apply, the data is given")
+    plain = {key: [*item] if isinstance(item, tuple) else item for key, item in evaluation.items()}
+    asked = EvalConfig.parse(plain, where="evaluate")
+    split = _split(data).first(asked.images)
+    if isinstance(asked, Corruptions) and isinstance(split, FloatSplit):
+        raise ConfigError("attack corruptions: expected images as uint8, got floats")
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    with attacking(model) as target:
+        x, _ = split.batch(torch.arange(1), device)
+        classes = check_model(target, x, split.labels.to(device))
+    if problem := asked.lacking() or asked.problem(split.images.shape[-1], classes):
+        raise ConfigError(problem)
+    with TemporaryDirectory() as folder, judging():
+        context = Context(batch=batch, device=device, part=Path(folder) / "search.part")
+        found = fitting(partial(kinds.measure, asked, model, split), context)
+    return Accuracies(
+        len(split),
+        [*found.rows],
+        found.expected,
+        dict(found.arrays),
+        dict(found.metrics),
+        int(found.extras.get("zero_gradient_images", 0)),
+    )
+
+
+def _split(data: Any) -> Split:
+    """Images and labels in memory. Raises ConfigError."""
+    if isinstance(data, Split):
+        return data
+    if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
+        images, labels = map(_tensor, data)
+    elif isinstance(data, Iterable) and not isinstance(data, str | dict):
+        batches = [(_tensor(item[0]), _tensor(item[1])) for item in data]
+        if not batches:
+            raise ConfigError("data: expected at least one batch of images and labels, got none")
+        images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    else:
+        kind = type(data).__name__
+        raise ConfigError(f"data: expected (images, labels) or an iterable of them, got {kind}")
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool or labels.ndim != 1:
+        kind = str(labels.dtype).removeprefix("torch.")
+        raise ConfigError(f"labels: expected integers [N], got {kind} {list(labels.shape)}")
+    if not len(images):
+        raise ConfigError("data: expected at least one image, got none")
+    labels = labels.long()
+    if images.is_floating_point():
+        check_range(images)
+        return FloatSplit(images, labels)
+    return Split(images, labels)
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    try:
+        return torch.from_numpy(np.array(value))
+    except TypeError as error:
+        raise ConfigError(f"data: expected tensors or arrays of numbers ({error})") from None

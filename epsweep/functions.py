@@ -1,0 +1,222 @@
+"""Runs, results and launches by name: what the package's functions do, over core, sweep and
+analysis. `run` is a run's id, or the beginning of one; `root` the store, by default $EPSWEEP_ROOT
+or ./outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from core.config import ConfigError, RunConfig
+from core.store.flags import read_flags
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json
+from sweep.state import run_logs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import Tensor
+
+    from core.model.network import Classifier
+    from sweep.grid import Grid
+
+Root = str | Path | None
+AnyGrid = str | Path | Mapping[str, Any]
+
+
+def load(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
+    """The results of a store as one tidy frame, a row per (run, evaluation, eps_g, metric).
+
+    grid: only its runs, with rows for those that are missing. Columns are listed in
+    docs/python.md; accuracies are in percent, NaN if not measured, and state and reason say why.
+    Raises ConfigError if the store holds no run.
+    """
+    from analysis import load as load_frame
+
+    return load_frame(Store.at(root).root, _rows(grid, root))
+
+
+def curves(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
+    """Accuracy in percent at every strength of every attack evaluation: columns of the run, then
+    epsilon (255ths, in any norm), correct, n and accuracy. Raises as `load`."""
+    from analysis import Results
+
+    return Results(Store.at(root).root, _rows(grid, root)).curves
+
+
+def epochs(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
+    """A row per run and epoch: epsilon in [0, 1], learning rate, losses, val_clean and val_adv in
+    percent, seconds, images/s. Raises as `load`."""
+    from analysis import Results
+
+    return Results(Store.at(root).root, _rows(grid, root)).epochs
+
+
+def flags(run: str, evaluation: str | None = None, root: Root = None) -> pd.DataFrame:
+    """What an evaluation found of every image, a row each in the order of the split.
+
+    evaluation: its id, or the beginning of one; not needed if the run has one only. Columns: index
+    (place in the split), label, and what the kind of evaluation records: of attacks critical (the
+    index of the first strength that breaks the image) and epsilon (that strength as text, '' if
+    none does); under corruptions one column per type: 1 right, 0 wrong, -1 not tried.
+    Raises ConfigError for a name that fits none or several, DamagedError.
+    """
+    import pandas as pd
+
+    from core.data.corruptions import CORRUPTIONS
+
+    folder = _folder(run, root)
+    name = _chosen(evaluation, sorted(folder.evals_on_disk()), folder)
+    found, record = read_flags(folder.eval_flags(name)), read_json(folder.eval_json(name))
+    if found is None or record is None:
+        raise ConfigError(f"{folder.id}: evaluation {name} is gone")
+    columns: dict[str, Any] = {key: found.pop(key) for key in ("index", "label")}
+    for key, values in found.items():
+        if values.ndim == 1:
+            columns[key] = values
+        else:
+            parts = values.reshape(len(values), -1).T
+            names = [*CORRUPTIONS] if key == "right" else [f"{key}_{i}" for i in range(len(parts))]
+            columns |= zip(names, parts, strict=True)
+    if "critical" in found and "epsilons" in record["config"]:
+        strengths = [*map(str, record["config"]["epsilons"]), ""]
+        columns["epsilon"] = [strengths[level] for level in found["critical"]]
+    return pd.DataFrame(columns).sort_values("index", ignore_index=True)
+
+
+def load_model(run: str, root: Root = None, *, device: torch.device | str = "cpu") -> Classifier:
+    """The trained network of a run, in evaluation mode on `device`.
+
+    It maps pixels [B, 3, H, W] in [0, 1] to logits [B, classes]; normalisation is inside. The size
+    of images is the run's `image_size`. Of a run that kept a moving average of its weights, it is
+    the average. The checkpoint is read without running code from it (weights_only).
+    Raises ConfigError if no run, or several, have such an id, or its training has not ended, and
+    DamagedError.
+    """
+    from core.run.trained import load_trained
+
+    return load_trained(_folder(run, root), Store.at(root), device)
+
+
+def load_images(
+    run: str, split: str = "test", count: int | None = None, root: Root = None
+) -> tuple[Tensor, Tensor]:
+    """Images of a run's dataset as it saw them: float32 [N, 3, H, W] in [0, 1], and labels [N].
+
+    split: 'train' (without augmentation), 'val' or 'test'; count: only the first ones, which are a
+    fair sample. Raises ConfigError if there is no such split, or the dataset is not here.
+    """
+    import torch
+
+    from core.data import splits
+    from core.datasets.own import SPLITS
+
+    if split not in SPLITS:
+        raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    folder = _folder(run, root)
+    config = RunConfig.parse(folder.read_config(), where=str(folder.config))
+    part = getattr(splits.load(config, Store.at(root)), split).first(count)
+    images, labels = part.batch(torch.arange(len(part)), torch.device("cpu"))
+    return images, labels
+
+
+def export(run: str, to: str | Path, root: Root = None) -> dict[str, Any]:
+    """Write the trained network of a run to a new folder, for programs without epsweep; returns
+    the content of its card.json. As `sweep export`; raises as `load_model`."""
+    from core.run import trained
+
+    return trained.export(_folder(run, root), Store.at(root), Path(to))
+
+
+def launch(
+    grid: AnyGrid,
+    profile: str = "local",
+    root: Root = None,
+    *,
+    only: Sequence[str] = (),
+    wait: bool = True,
+    tracking: str | None = None,
+    quiet: bool = False,
+) -> dict[str, str]:
+    """Run everything that a grid still lacks, as `sweep launch`; returns run id -> state.
+
+    grid: a file, the name of a shipped grid, or the content of a grid file as a mapping. profile: a
+    shipped one ('debug' works in this process, 'local' in workers on this machine) or a file. only:
+    filters such as 'backbone=swin'. wait: until the runs have ended, where they run on this
+    machine; on a cluster it returns once they are queued. tracking: 'none', 'offline', 'online' or
+    'auto' for W&B; by default the profile's.
+
+    A script that other processes import (multiprocessing, spawn) has to call it under
+    `if __name__ == "__main__":`. Raises ConfigError and ClusterError, and StoppedError on Ctrl-C,
+    once the workers have put their runs in order.
+    """
+    from rich.console import Console
+
+    from sweep import launcher
+    from sweep.tune import winners
+
+    store, given = Store.at(root), _grid(grid)
+    loaded = winners.apply(given, store)
+    where = launcher.load_profile(profile, tracking=tracking)
+    console = Console(quiet=quiet, markup=False, emoji=False)
+    launcher.launch(loaded, store, where, only=only, wait=wait, console=console)
+    return _states(loaded, store, only)
+
+
+def status(grid: AnyGrid, root: Root = None, *, only: Sequence[str] = ()) -> dict[str, str]:
+    """Where the runs of a grid stand: run id -> 'new', 'pending', 'running', 'done', 'failed', ...;
+    touches nothing. Raises ConfigError."""
+    from sweep.tune import winners
+
+    store = Store.at(root)
+    return _states(winners.apply(_grid(grid), store), store, only)
+
+
+def _states(grid: Grid, store: Store, only: Sequence[str]) -> dict[str, str]:
+    from sweep import launcher
+
+    seen = launcher.look(grid, store, only)
+    return {status.run.id: str(status.state) for status in seen.statuses}
+
+
+def _grid(grid: AnyGrid) -> Grid:
+    from sweep.grid import load_grid, parse_grid
+
+    if not isinstance(grid, Mapping):
+        return load_grid(grid)
+    try:
+        text = yaml.safe_dump(dict(grid), sort_keys=False)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"grid: expected plain values ({error})") from None
+    return parse_grid(text, Path(f"{grid.get('name')}.yaml"))
+
+
+def _rows(grid: AnyGrid | None, root: Root) -> list[dict[str, Any]] | None:
+    """The rows of a grid's manifest; None for every run of the store."""
+    if grid is None:
+        return None
+    from sweep.submit.submissions import manifest_row
+    from sweep.tune import winners
+
+    return [manifest_row(run) for run in winners.apply(_grid(grid), Store.at(root)).runs]
+
+
+def _folder(run: str, root: Root) -> RunDir:
+    return run_logs.find(Store.at(root), run)
+
+
+def _chosen(name: str | None, there: Sequence[str], run: RunDir) -> str:
+    """The one evaluation that is meant."""
+    found = [item for item in there if item.startswith(name or "")]
+    if name in there or len(found) == 1:
+        return name if name in there else found[0]  # type: ignore[return-value]
+    listed = ", ".join(there) or "none"
+    raise ConfigError(
+        f"evaluation: {f'{name!r} matches' if name else 'expected one of'} "
+        f"{len(found)} of {run.id}: {listed}"
+    )
