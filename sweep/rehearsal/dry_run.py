@@ -75,11 +75,8 @@ def rehearse(
     with stoppable(signal.SIGHUP), _scratch(workers) as folder:
         rehearsal = miniature.Rehearsal(folder)
         datasets = miniature.furnish(runs, store, rehearsal)
-        pairs = [
-            (run, miniature.shrink(run, datasets))
-            for run in runs
-            if run.config.dataset not in datasets.broken
-        ]
+        sound = [run for run in runs if run.config.dataset not in datasets.broken]
+        pairs = miniature.share([(run, miniature.shrink(run, datasets)) for run in sound])
         small = list({pair[1].id: pair[1] for pair in pairs}.values())
         console.print(f"{len(small)} distinct miniatures of {len(runs)} runs, {workers} at a time:")
         env = {"EPSWEEP_DATA": str(rehearsal.data)}

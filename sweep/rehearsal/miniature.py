@@ -1,20 +1,21 @@
 """Miniatures for `sweep dry-run`: runs shrunk to seconds, and datasets of a few generated images.
 
 A shrunk run keeps its backbone, dataset, image size, objective, protocol, kind of schedule, norm
-and precision, and loses its length: random weights, two batches, attacks of one step.
+and precision, and loses its length: random weights, two batches, attacks of one step. Runs that
+would do the same share one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 from core.config import Optim, RunConfig, Strength
 from core.config.datasets import entries
-from core.config.registry import backbones
+from core.config.registry import backbone, backbones
 from core.data import inputs
 from core.datasets import miniature
 from core.datasets.own import image_files
@@ -74,9 +75,38 @@ def shrink(run: Run, datasets: Datasets) -> Run:
 def _optim(optim: Optim) -> Optim:
     """Rates at which nothing diverges; the head keeps its own where it has them."""
     rates = {"lr": 1e-4, "weight_decay": 1e-2, "head_lr": 1e-3, "head_weight_decay": 1e-3}
-    return optim.model_copy(
-        update={n: v for n, v in rates.items() if getattr(optim, n) is not None}
-    )
+    changes = {n: v for n, v in rates.items() if getattr(optim, n) is not None}
+    return optim.model_copy(update=changes | {"rate": Optim().rate})
+
+
+def share(pairs: Sequence[tuple[Run, Run]]) -> list[tuple[Run, Run]]:
+    """Runs and their miniatures, one for all that do the same: every backbone, every dataset, and
+    every kind of run (loss, protocol, evaluations, ...) of every architecture has at least one.
+
+    Prepared miniatures of datasets are alike, and without pretrained weights so are all backbones
+    of an architecture.
+    """
+    kinds: dict[object, Run] = {}
+    met = set[tuple[str, str]]()
+    found = []
+    for run, small in pairs:
+        config = small.config
+        names = {("backbone", config.backbone), ("dataset", config.dataset)}
+        kind = _kind(config), small.evals
+        if kind not in kinds or not names <= met:
+            kinds.setdefault(kind, small)
+            met |= names
+            found.append((run, small))
+        else:
+            found.append((run, kinds[kind]))
+    return found
+
+
+def _kind(config: RunConfig) -> RunConfig:
+    """A miniature without the names of its dataset and of its pretrained weights."""
+    entry = backbone(config.backbone)
+    architecture = f"{entry.timm.partition('.')[0]} {entry.group_norm or ''}"
+    return config.model_copy(update={"dataset": "", "backbone": architecture})
 
 
 def furnish(runs: Iterable[Run], store: Store, rehearsal: Rehearsal) -> Datasets:

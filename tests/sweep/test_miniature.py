@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from core.config import RunConfig
+from core.config.registry import backbone
 from core.data import splits
 from core.store.folders import Store
 from core.training import schedules
-from sweep.grid import Run, parse_grid
+from sweep.grid import Run, load_grid, parse_grid
 from sweep.rehearsal import miniature
 from sweep.rehearsal.miniature import Datasets, Rehearsal
 
@@ -89,6 +90,24 @@ def test_two_batches_with_and_without_attack(schedule: Any, backbone: str) -> No
     begins_clean = schedules.make(run(schedule=schedule).config).alpha(0) == 0
     assert (strengths[0] == 0) == begins_clean == (len(strengths) == 2)
     assert config.batch == (1 if backbone == "mini_convnext" else 2)
+
+
+def test_runs_that_do_the_same_share_a_miniature() -> None:
+    """All of the guide's 1,440: every backbone and dataset is there, and every loss and protocol
+    with every architecture."""
+    runs = load_grid("guide").runs
+    pairs = miniature.share([(run, miniature.shrink(run, Datasets())) for run in runs])
+    assert [run for run, _ in pairs] == list(runs)
+    small = {small.id: small.config for _, small in pairs}.values()
+    assert len(small) < 120
+    assert {c.image_size for c in small} == {224}
+    assert {c.backbone for c in small} == {run.config.backbone for run in runs}
+    assert {c.dataset for c in small} == {run.config.dataset for run in runs}
+    for run, shared in pairs:
+        one, other = run.config, shared.config
+        assert (one.protocol, one.objective) == (other.protocol, other.objective)
+        names = (backbone(c.backbone).timm.partition(".")[0] for c in (one, other))
+        assert len({*names}) == 1 and one.normalisation == other.normalisation
 
 
 def test_auto_attacks_in_the_end() -> None:
