@@ -49,6 +49,7 @@ def _by_steps(name: str) -> Callable[[Config], str]:
 KINDS: Mapping[str, Kind] = {
     "apgd-ce": Kind(_by_steps("APGD")),
     "autoattack": Kind(_by_steps("AutoAttack")),
+    "fmn": Kind(_by_steps("FMN")),
     "corruptions": Kind(_corruptions, (CORRUPTED,), "Common corruptions", _types),
 }
 UNKNOWN = Kind(lambda config: "")

@@ -61,6 +61,24 @@ def gradient_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor,
     return loss.detach(), gradient, logits.detach()
 
 
+def rivalry_of(
+    model: nn.Module, x: Tensor, own: Tensor, rival: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How far the logit of class `rival` [B] is above that of class `own` [B], its gradient with
+    respect to x [B, C, H, W], and logits in float32, all detached. A negative `own` is the class
+    that the model predicts, a negative `rival` the strongest class but `own`."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        logits = model(x).float()
+        seen = logits.detach()
+        own = torch.where(own < 0, seen.argmax(1), own)[:, None]
+        others = seen.scatter(1, own, -torch.inf).argmax(1)
+        rival = torch.where(rival < 0, others, rival)[:, None]
+        lead = (logits.gather(1, rival) - logits.gather(1, own))[:, 0]
+        (gradient,) = torch.autograd.grad(lead.sum(), x)
+    return lead.detach(), gradient, seen
+
+
 def check_range(x: Tensor) -> None:
     """Raises ConfigError where images [B, C, H, W] leave [0, 1]: their ball would be cut off."""
     low, high = map(float, x.aminmax()) if x.numel() else (0.0, 0.0)

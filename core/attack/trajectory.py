@@ -7,9 +7,9 @@ Starts at the clean image, needs no random numbers, and never calls the model: s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from core.attack.projection import (
     project_l1,
     project_l2,
 )
+from core.attack.rows import Rows
 from core.config import ConfigError, nearest
 
 RHO = 0.75
@@ -59,11 +60,13 @@ def _replace(images: Tensor, rows: Tensor, by: Tensor) -> None:
 
 
 @dataclass(eq=False)
-class Trajectory:
+class Trajectory(Rows):
     """APGD's state, one row per image; tensors are images [B, C, H, W] or numbers [B].
 
     What differs between norms is in the subclasses: how to step and how to stay in the ball.
     """
+
+    shared: ClassVar[frozenset[str]] = frozenset({"window"})
 
     window: Tensor  # [steps], see `windows`
     point: Tensor
@@ -152,19 +155,6 @@ class Trajectory:
         self.gradient = gradient
         _replace(self.point, halve, self.best)
         _replace(self.gradient, halve, self.best_gradient)
-
-    def put(self, rows: Tensor, other: Self) -> None:
-        """Replace the given rows [K] by those of `other`."""
-        for name in self._per_image():
-            getattr(self, name)[rows] = getattr(other, name)
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all but the given rows [K]."""
-        for name in self._per_image():
-            setattr(self, name, getattr(self, name)[rows])
-
-    def _per_image(self) -> list[str]:
-        return [field.name for field in fields(self) if field.name != "window"]
 
 
 @dataclass(eq=False)

@@ -31,6 +31,11 @@ AUDITED = 300
 AUTOATTACK = 9_700
 """Passes of AutoAttack standard on an image that withstands it: APGD-CE 100 steps, targeted APGD
 and FAB 100 steps for each of 9 classes, 5,000 queries of Square."""
+DEEPFOOL = 15
+"""Looks at an image before and after the steps of FMN: at its nine strongest rivals, some two or
+three steps of DeepFool, three halvings of the way."""
+FEWEST_MARGINS = 50
+"""Images over which margins are compared with distances, at least."""
 CORRUPTIONS = 11
 """Types of them."""
 LEAST_CLASSES = 4
@@ -239,6 +244,41 @@ class AutoAttack(AtStrengths):
         return ensemble_problem(self.norm, size, classes)
 
 
+class MinimalNorm(AtStrengths):
+    """By the smallest perturbation that FMN finds, started by DeepFool: one attack per image for
+    all strengths, and expected accuracy as an exact integral over distances."""
+
+    attack: Literal["fmn"] = "fmn"
+    steps: Count = 100
+    margins: bool = False
+    """Measure margins, too: distances of all images from their own predictions, those of wrong ones
+    included, beside logit and feature margins."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.margins and self.images is not None and self.images < FEWEST_MARGINS:
+            raise ValueError(
+                f"images: margins are compared over at least {FEWEST_MARGINS} images, "
+                f"got {self.images}"
+            )
+        return self
+
+    def passes(self, images: int, survival: float) -> float:
+        return images * 2 * (DEEPFOOL + self.steps)
+
+    def shrunk(self) -> MinimalNorm:
+        """Clean and one strength, one step, one image or as few as margins take."""
+        few = {"images": FEWEST_MARGINS} if self.margins else {}
+        return self.model_copy(update=self._one_strength | few)
+
+    def problem(self, size: int, classes: int | None = None) -> str | None:
+        least = 3 if self.margins else 2
+        if classes is None or classes >= least:
+            return None
+        asked = "attack fmn, margins: true:" if self.margins else "attack fmn:"
+        return f"{asked} needs a task with at least {least} classes, got {classes}"
+
+
 class Corruptions(EvalConfig):
     """Accuracy under eleven common corruptions instead of an attack."""
 
@@ -264,6 +304,7 @@ USUAL = "apgd-ce"
 KINDS: Mapping[str, type[EvalConfig]] = {
     "apgd-ce": RobustAccuracy,
     "autoattack": AutoAttack,
+    "fmn": MinimalNorm,
     "corruptions": Corruptions,
 }
 _ELSEWHERE = {
@@ -272,6 +313,7 @@ _ELSEWHERE = {
     "epsilons": ["0"],
     "prior": None,
     "mode": "exact",
+    "margins": False,
     "severity": 3,
     "per_image": "one",
 }

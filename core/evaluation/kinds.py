@@ -14,6 +14,7 @@ from core.evaluation.measured import Context, Measured
 MEASURES = {
     "apgd-ce": "core.evaluation.robust:measure",
     "autoattack": "core.evaluation.autoattack:measure",
+    "fmn": "core.evaluation.minimal:measure",
     "corruptions": "core.evaluation.corrupted:measure",
 }
 COUNTED = ("accuracy", "clean", "adv", "expected")

@@ -30,6 +30,7 @@ from core.attack.apgd import attacking, gradient_of, is_right, loss_of
 from core.attack.trajectory import Trajectory, choose_trajectory
 from core.data.splits import Split
 from core.errors import TeamError
+from core.evaluation.slots import Queue, Slots
 from core.machine.team import ALONE, Team
 from core.store.snapshot import Snapshot
 
@@ -54,7 +55,7 @@ class Search:
 
 
 @dataclass
-class _Slots:
+class _Slots(Slots):
     """The images under attack: where each came from, which strength it is at, its clean state."""
 
     index: Tensor  # [B] which of the rows
@@ -64,14 +65,7 @@ class _Slots:
     clean_loss: Tensor  # [B]
     clean_gradient: Tensor  # [B, C, H, W]
     blind: Tensor  # [B] whether it had no usable gradient while it was right
-
-    def put(self, rows: Tensor, other: _Slots) -> None:
-        for name in vars(self):
-            getattr(self, name)[rows] = getattr(other, name)
-
-    def keep(self, rows: Tensor) -> None:
-        for name, value in vars(self).items():
-            setattr(self, name, value[rows])
+    path: Trajectory
 
 
 def search(
@@ -102,7 +96,8 @@ def search(
             queue = _Queue(target, split, rows, strengths, steps, device, mode, start)
             if snapshot:
                 snapshot.about |= {"norm": norm, "rank": team.rank, "size": team.size}
-            found = queue.run(batch, lambda done: progress(done * team.size), snapshot)
+            queue.run(batch, lambda done: progress(done * team.size), snapshot)
+            found = queue.found
     return found if team.size == 1 else joined(team.gather((rows.numpy(), found)), len(split))
 
 
@@ -132,8 +127,8 @@ def _clean_search(
     return found
 
 
-class _Queue:
-    """A full batch of images on their way, refilled from the split as images finish."""
+class _Queue(Queue[_Slots]):
+    """Every image at its own strength."""
 
     def __init__(
         self,
@@ -146,82 +141,40 @@ class _Queue:
         mode: Mode,
         start: Callable[[Tensor, Tensor, Tensor, Tensor, int], Trajectory],
     ) -> None:
-        self.start = start
-        self.model, self.split, self.rows = model, split, rows
-        self.steps, self.device = steps, device
+        super().__init__(split, rows, device)
+        self.model, self.steps, self.start = model, steps, start
         self.follow = _climb if mode == "exact" else _descend
         self.strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
-        self.waiting = 0  # index of the next one of `rows`
         self.found = Search(np.zeros(len(rows), np.int16))
 
-    def run(
-        self, batch: int, progress: Callable[[int], None], snapshot: Snapshot | None = None
-    ) -> Search:
-        slots = self._take(min(batch, len(self.rows)))
-        path = self._enter(slots)
-        finished = 0
-        if snapshot:
-            snapshot.about |= {
-                "images": len(self.rows),
-                "strengths": self.strengths.tolist(),
-                "steps": self.steps,
-                "batch": batch,
-                "path": self.follow.__name__,
-                "fields": [*vars(slots), *vars(path)],
-            }
-            finished = self._restore(snapshot.load(self.device), slots, path)
-        while len(slots.index):
-            if snapshot and snapshot.due():
-                snapshot.save(self._state(slots, path, finished))
-            done = self._step(slots, path)
-            finished += len(done)
-            progress(finished)
-            if len(done):
-                self._refill(slots, path, done)
-        return self.found
-
-    def _state(self, slots: _Slots, path: Trajectory, finished: int) -> dict[str, Any]:
-        """All that the rest of the search depends on."""
-        # No tensor: reading moves those to the GPU.
-        found = vars(self.found) | {"critical": self.found.critical.tolist()}
+    def about(self) -> dict[str, Any]:
         return {
-            "waiting": self.waiting,
-            "finished": finished,
-            "found": found,
-            "slots": vars(slots),
-            "path": vars(path),
+            "strengths": self.strengths.tolist(),
+            "steps": self.steps,
+            "path": self.follow.__name__,
         }
 
-    def _restore(self, state: dict[str, Any] | None, slots: _Slots, path: Trajectory) -> int:
-        """Take over a state, if there is one; returns the number of finished images."""
-        if state is None:
-            return 0
-        self.waiting = state["waiting"]
-        critical = np.array(state["found"]["critical"], np.int16)
-        self.found = Search(**state["found"] | {"critical": critical})
-        vars(slots).update(state["slots"])
-        vars(path).update(state["path"])
-        finished: int = state["finished"]
-        return finished
+    def known(self) -> dict[str, Any]:
+        return vars(self.found) | {"critical": self.found.critical.tolist()}
 
-    def _take(self, count: int) -> _Slots:
-        """The next `count` images, at level 0."""
-        index = torch.arange(self.waiting, self.waiting + count)
-        self.waiting += count
-        x, y = self.split.batch(self.rows[index], self.device)
-        level, loss = torch.zeros_like(y), torch.zeros(count, device=self.device)
-        blind = torch.zeros_like(y, dtype=torch.bool)
-        return _Slots(index.to(self.device), level, y, x, loss, torch.zeros_like(x), blind)
+    def recall(self, known: dict[str, Any]) -> None:
+        self.found = Search(**known | {"critical": np.array(known["critical"], np.int16)})
 
-    def _enter(self, slots: _Slots) -> Trajectory:
-        """Trajectories of slots that begin at their present level. At level 0 the ball is a point,
-        so that `advance` leaves them at the clean image for their first look."""
-        strength = self.strengths[slots.level]
-        gradient, loss = slots.clean_gradient.clone(), slots.clean_loss.clone()
-        return self.start(slots.clean, gradient, loss, strength, self.steps)
+    def enter(self, index: Tensor, x: Tensor, y: Tensor) -> _Slots:
+        """At level 0 the ball is a point, so that `advance` leaves images at the clean one for
+        their first look."""
+        level, loss = torch.zeros_like(y), torch.zeros(len(y), device=self.device)
+        blind, gradient = torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(x)
+        path = self._path(x, gradient, loss, level)
+        return _Slots(index, level, y, x, loss, gradient, blind, path)
 
-    def _step(self, slots: _Slots, path: Trajectory) -> Tensor:
-        """One forward and one gradient for every slot; returns the rows that are finished."""
+    def _path(self, x: Tensor, gradient: Tensor, loss: Tensor, level: Tensor) -> Trajectory:
+        """From clean images, of which loss and gradient are known, at their levels."""
+        return self.start(x, gradient.clone(), loss.clone(), self.strengths[level], self.steps)
+
+    def step(self, slots: _Slots) -> Tensor:
+        """One forward and one gradient for every slot."""
+        path = slots.path
         path.advance()
         loss, gradient, logits = gradient_of(self.model, path.point, slots.labels)
         self.found.forwards += len(loss)
@@ -237,31 +190,17 @@ class _Queue:
         path.observe(loss, gradient)
         passed = right & (first | (path.step >= self.steps))
         slots.level, ended = self.follow(slots.level, passed, ~right, len(self.strengths) - 1)
-        self._restart(slots, path, ((passed | ~right) & ~ended).nonzero().flatten())
+        self._restart(slots, ((passed | ~right) & ~ended).nonzero().flatten())
         done = ended.nonzero().flatten()
         self.found.zero_gradient_images += int(slots.blind[done].sum())
         self.found.critical[slots.index[done].cpu().numpy()] = slots.level[done].cpu().numpy()
         return done
 
-    def _restart(self, slots: _Slots, path: Trajectory, rows: Tensor) -> None:
+    def _restart(self, slots: _Slots, rows: Tensor) -> None:
         """Start the given rows at their new level, from the clean image."""
         if len(rows):
-            moved = _Slots(**{name: value[rows] for name, value in vars(slots).items()})
-            path.put(rows, self._enter(moved))
-
-    def _refill(self, slots: _Slots, path: Trajectory, done: Tensor) -> None:
-        """New images take the places of finished ones; places left over are dropped."""
-        count = min(len(done), len(self.rows) - self.waiting)
-        if count:
-            fresh = self._take(count)
-            slots.put(done[:count], fresh)
-            path.put(done[:count], self._enter(fresh))
-        if count < len(done):
-            keep = torch.ones(len(slots.index), dtype=torch.bool, device=self.device)
-            keep[done[count:]] = False
-            rows = keep.nonzero().flatten()
-            slots.keep(rows)
-            path.keep(rows)
+            known = slots.clean[rows], slots.clean_gradient[rows], slots.clean_loss[rows]
+            slots.path.put(rows, self._path(*known, slots.level[rows]))
 
 
 def _climb(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,7 @@ class ResultRow(TypedDict):
     n: int
     correct: int
     type: NotRequired[str]  # of corruption; such rows have strength 0
+    expected: NotRequired[float]  # over eps ~ U[0, epsilon], exactly; where distances tell it
 
 
 def overall_accuracy(rows: Sequence[Mapping[str, Any]]) -> float:

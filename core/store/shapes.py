@@ -138,6 +138,7 @@ class _Row(TypedDict):
     n: Many
     correct: Count
     type: NotRequired[str]
+    expected: NotRequired[float]
 
 
 def _possible(row: _Row) -> _Row:

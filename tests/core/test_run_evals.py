@@ -163,7 +163,7 @@ def test_autoattack_goes_on_in_the_run_folder(
 
     monkeypatch.setattr(autoattack, "require", lambda: None)
     monkeypatch.setattr(autoattack, "_attack", attack)
-    monkeypatch.setattr(queue._Queue, "_step", right_at_first_sight)
+    monkeypatch.setattr(queue._Queue, "step", right_at_first_sight)
     searches = count_searches(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         execute(store, CONFIG, [asked], eval_batch=8)
@@ -176,7 +176,7 @@ def test_autoattack_goes_on_in_the_run_folder(
     assert sorted(path.suffix for path in (folder.path / "evals").iterdir()) == [".json", ".npz"]
 
 
-def right_at_first_sight(queue: Any, slots: Any, path: Any) -> torch.Tensor:
+def right_at_first_sight(queue: Any, slots: Any) -> torch.Tensor:
     """A search in which every image is right at every strength."""
     queue.found.critical[slots.index.numpy()] = len(queue.strengths)
     return torch.arange(len(slots.index))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import io
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -140,7 +139,7 @@ def test_a_run_goes_on_in_the_middle_of_its_evaluation(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, asked = tiny.config(), EvalConfig.parse({"epsilons": "0..4/255", "steps": 3})
-    stepped, steps = _Queue._step, 0
+    stepped, steps = _Queue.step, 0
 
     def step(self: _Queue, *arguments: Any) -> Any:
         nonlocal steps
@@ -149,7 +148,7 @@ def test_a_run_goes_on_in_the_middle_of_its_evaluation(
             raise Stop
         return stepped(self, *arguments)
 
-    monkeypatch.setattr(_Queue, "_step", step)
+    monkeypatch.setattr(_Queue, "step", step)
 
     def execute() -> dict[str, Any]:
         claim = Claim.acquire(store.run(config.id))
@@ -209,9 +208,12 @@ def test_what_a_gpu_reads_is_whole(trained: Trained, tmp_path: Path) -> None:
     interrupted(trained, 12, snapshot=Snapshot(tmp_path / "s"))
     known = Snapshot(tmp_path / "s")
     known.about = torch.load(known.file, weights_only=True)["about"]
-    device, slots, path = torch.device("meta"), SimpleNamespace(), SimpleNamespace()
-    split = trained.test.first(60)
+    device, split = torch.device("meta"), trained.test.first(60)
     queue = _Queue(trained.net, split, torch.arange(60), STRENGTHS, 4, device, "exact", Linf.start)
-    assert queue._restore(known.load(device), slots, path) > 0  # type: ignore[arg-type]
-    assert slots.clean.is_meta and path.point.is_meta
+    x, y = split.batch(torch.arange(16), tiny.CPU)
+    slots = _Queue(trained.net, split, y, STRENGTHS, 4, tiny.CPU, "exact", Linf.start).enter(
+        y, x, y
+    )
+    assert queue.resume(known.load(device), slots) > 0
+    assert slots.clean.is_meta and slots.path.point.is_meta
     assert queue.found.critical.dtype == np.int16 and queue.found.critical.any()

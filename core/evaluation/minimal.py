@@ -1,0 +1,271 @@
+"""Distances to the decision boundary by FMN: one attack per image, accuracy at every strength.
+
+An image is right at eps exactly if it is right as it is and the smallest perturbation found that
+changes its prediction is longer than eps. Expected accuracy over eps ~ U[0, e] is then an exact
+integral, (1 / e) * mean(min(distance, e)) over right images, whatever strengths are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from core.attack.apgd import attacking, rivalry_of
+from core.attack.minimal import APPROACHES, END, Approach
+from core.config.evaluation import MinimalNorm
+from core.config.strength import Norm
+from core.data.splits import Split
+from core.errors import TeamError
+from core.evaluation.measured import Context, Measured
+from core.evaluation.robust import strengths
+from core.evaluation.slots import Queue, Slots
+from core.machine.team import ALONE, Team
+from core.model.linear_head import feature_margins, gaps, linear_head
+from core.store.records import ResultRow, curve, expected_over
+from core.store.snapshot import Snapshot
+
+ARRAYS = {"distance": "float32", "predicted": "int32", "correct": "bool", "target": "int32"}
+MARGINS = {"logit_margin": "float32", "feature_margin": "float32"}
+
+
+@dataclass
+class Distances:
+    """What a search found, by image [n], and what it cost, in images.
+
+    distance: the smallest perturbation found that changes the prediction, inf if none was found; 0
+    of wrong images that were not attacked. predicted: the class of the clean image. correct:
+    whether that is its label. target: the class of the perturbed image, -1 if none was found.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    forwards: int = 0
+    backwards: int = 0
+    zero_gradient_images: int = 0
+    """Right images without a usable gradient, as in core.evaluation.queue."""
+
+    @classmethod
+    def of(cls, images: int, names: Mapping[str, str]) -> Distances:
+        return cls({name: np.zeros(images, kind) for name, kind in names.items()})
+
+    @property
+    def to_wrong(self) -> NDArray[np.float32]:
+        """Distance to the nearest wrong image that was found: 0 of wrong ones."""
+        return np.where(self.arrays["correct"], self.arrays["distance"], np.float32(0))
+
+
+def measure(asked: MinimalNorm, model: nn.Module, split: Split, context: Context) -> Measured:
+    """A row per strength, each with the expected accuracy up to it, and the arrays of `Distances`
+    with the critical level of every image; logit and feature margins if they are asked for."""
+    found = search(
+        model,
+        split,
+        steps=asked.steps,
+        norm=asked.norm,
+        margins=asked.margins,
+        batch=context.batch,
+        device=context.device,
+        team=context.team,
+        progress=context.progress,
+        snapshot=context.snapshot(),
+    )
+    if asked.margins and "feature_margin" not in found.arrays:
+        context.remark(
+            f"{asked.id}: no feature margins, the network's head is not one linear layer"
+        )
+    return measured(asked, found)
+
+
+def measured(asked: MinimalNorm, found: Distances) -> Measured:
+    """What is written of a search."""
+    distance, levels = found.to_wrong, strengths(asked)
+    rows = [
+        ResultRow(
+            attack=asked.name,
+            norm=asked.norm,
+            epsilon=str(epsilon),
+            n=len(distance),
+            correct=int((distance > level).sum()),
+            expected=expected_accuracy(distance, level),
+        )
+        for epsilon, level in zip(asked.epsilons, levels, strict=True)
+    ]
+    several, accuracy = len(rows) > 1, curve(rows)
+    expected = rows[-1]["expected"] if several else None
+    if asked.prior is not None:
+        expected = expected_over(accuracy, asked.prior)
+    return Measured(
+        rows,
+        {**found.arrays, "critical": critical(distance, levels)},
+        expected=expected,
+        forwards=found.forwards,
+        backwards=found.backwards,
+        extras={
+            "zero_gradient_images": found.zero_gradient_images,
+            "trapezoid": expected_over(accuracy) if several else None,
+            "unbroken": int(np.isinf(found.arrays["distance"]).sum()),
+        },
+    )
+
+
+def critical(distance: NDArray[np.float32], levels: Sequence[float]) -> NDArray[np.int16]:
+    """[n]: index of the first strength that breaks an image, len(levels) if none does."""
+    found: NDArray[np.int16] = (
+        (distance[:, None] > np.array(levels, np.float32)).sum(1).astype(np.int16)
+    )
+    return found
+
+
+def expected_accuracy(distance: NDArray[np.float32], epsilon: float) -> float:
+    """Over eps ~ U[0, epsilon], exactly; distance: 0 of wrong images, [n]. At 0 the accuracy."""
+    if not epsilon:
+        return float((distance > 0).mean())
+    return float(np.minimum(distance, epsilon).mean(dtype=np.float64) / epsilon)
+
+
+@dataclass(eq=False)
+class _Slots(Slots):
+    index: Tensor
+    labels: Tensor
+    blind: Tensor  # whether it had no usable gradient while it was right
+    path: Approach
+
+
+def search(
+    model: nn.Module,
+    split: Split,
+    *,
+    steps: int,
+    batch: int,
+    device: torch.device,
+    norm: Norm = "linf",
+    margins: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+    team: Team = ALONE,
+    snapshot: Snapshot | None = None,
+) -> Distances:
+    """Distances of every image of `split`. margins: attack the predictions of wrong images, too,
+    and measure margins.
+
+    Arguments and errors as those of core.evaluation.queue.search.
+    """
+    rows = team.mine(torch.arange(len(split)))
+    with attacking(model) as target:
+        queue = _Queue(target, split, rows, steps, device, norm, margins)
+        if snapshot:
+            snapshot.about |= {"rank": team.rank, "size": team.size}
+        queue.run(batch, lambda done: progress(done * team.size), snapshot)
+    if team.size == 1:
+        return queue.found
+    return _joined(team.gather((rows.numpy(), queue.found)), len(split))
+
+
+def _joined(parts: Sequence[tuple[NDArray[Any], Distances]], images: int) -> Distances:
+    """One search from those of a team. Raises TeamError unless every image is in exactly one."""
+    seen = np.concatenate([rows for rows, _ in parts])
+    if not np.array_equal(np.sort(seen), np.arange(images)):
+        raise TeamError(f"{len(np.unique(seen))} of {images} images were evaluated, not each once")
+    order = np.argsort(seen)
+    names = parts[0][1].arrays
+    return Distances(
+        {name: np.concatenate([part.arrays[name] for _, part in parts])[order] for name in names},
+        sum(part.forwards for _, part in parts),
+        sum(part.backwards for _, part in parts),
+        sum(part.zero_gradient_images for _, part in parts),
+    )
+
+
+class _Queue(Queue[_Slots]):
+    """Every image at its own step of the approach."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        rows: Tensor,
+        steps: int,
+        device: torch.device,
+        norm: Norm,
+        margins: bool,
+    ) -> None:
+        super().__init__(split, rows, device)
+        self.model, self.steps, self.norm, self.margins = model, steps, norm, margins
+        x, _ = split.batch(torch.arange(1), device)
+        with torch.no_grad():
+            self.classes = model(x).shape[1]
+        head = linear_head(model, x) if margins else None
+        self.gaps = gaps(head, norm) if head else None
+        absent = () if head else ("feature_margin",)
+        names = ARRAYS | (MARGINS if margins else {})
+        kinds = {name: kind for name, kind in names.items() if name not in absent}
+        self.found = Distances.of(len(rows), kinds)
+
+    def about(self) -> dict[str, Any]:
+        names = ("steps", "norm", "margins")
+        return {"attack": "fmn", **{name: getattr(self, name) for name in names}}
+
+    def known(self) -> dict[str, Any]:
+        arrays = {name: values.tolist() for name, values in self.found.arrays.items()}
+        return vars(self.found) | {"arrays": arrays}
+
+    def recall(self, known: dict[str, Any]) -> None:
+        kinds = {name: values.dtype for name, values in self.found.arrays.items()}
+        arrays = {name: np.array(known["arrays"][name], kind) for name, kind in kinds.items()}
+        self.found = Distances(**known | {"arrays": arrays})
+
+    def enter(self, index: Tensor, x: Tensor, y: Tensor) -> _Slots:
+        path = APPROACHES[self.norm].start(x, self.classes)
+        return _Slots(index, y, torch.zeros_like(y, dtype=torch.bool), path)
+
+    def step(self, slots: _Slots) -> Tensor:
+        """One forward and one gradient for every slot."""
+        path = slots.path
+        fresh = (path.own < 0).nonzero().flatten()
+        lead, gradient, logits = rivalry_of(self.model, path.point, path.own, path.rival)
+        self.found.forwards += len(lead)
+        self.found.backwards += len(lead)
+        broken = path.observe(lead, gradient, logits, self.steps)
+        right = ~broken & (path.own == slots.labels)
+        if len(fresh):
+            flat = gradient[fresh].flatten(1).abs().amax(1) == 0
+            slots.blind[fresh] = right[fresh] & flat
+            self._meet(slots, fresh, right[fresh], logits[fresh])
+        slots.blind |= right & ~gradient.flatten(1).sum(1).isfinite()
+        done = (path.stage == END).nonzero().flatten()
+        if len(done):
+            self._settle(slots, done)
+        return done
+
+    def _meet(self, slots: _Slots, rows: Tensor, right: Tensor, logits: Tensor) -> None:
+        """What the first look at clean images tells; wrong ones end here unless margins are asked
+        for."""
+        found = {"predicted": slots.path.own[rows], "correct": right}
+        if self.margins:
+            largest = logits.topk(2, dim=1).values
+            found["logit_margin"] = largest[:, 0] - largest[:, 1]
+        else:
+            wrong = rows[~right]
+            slots.path.stage[wrong] = END
+            slots.path.distance[wrong], slots.path.target[wrong] = 0, slots.path.own[wrong]
+        if self.gaps is not None:
+            found["feature_margin"] = feature_margins(logits, self.gaps)
+        self._write(slots, rows, found)
+
+    def _settle(self, slots: _Slots, rows: Tensor) -> None:
+        """Distances of finished images, of the perturbations as they are: those that guide the
+        search are rounded as float32 sums are."""
+        path = slots.path
+        exact = path.length(path.best[rows].double() - path.clean[rows].double()).float()
+        distance = torch.where(path.distance[rows].isfinite(), exact, torch.inf)
+        self._write(slots, rows, {"distance": distance, "target": path.target[rows]})
+        self.found.zero_gradient_images += int(slots.blind[rows].sum())
+
+    def _write(self, slots: _Slots, rows: Tensor, found: dict[str, Tensor]) -> None:
+        places = slots.index[rows].cpu().numpy()
+        for name, values in found.items():
+            self.found.arrays[name][places] = values.cpu().numpy()
