@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types contracts format slow slurm-test wheel clean
+.PHONY: demo test check lint types contracts format slow slurm-test docs wheel clean
 
 demo: $(READY)
 	$(BIN)/sweep demo
@@ -35,6 +35,10 @@ slurm-test: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation as a site, in build/site. Warnings (dead links, pages that no list has) are errors.
+docs: $(READY)
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -q -w dist .

@@ -51,11 +51,6 @@ class Cell:
     """Seeds whose run gives every image the same label."""
 
     @property
-    def is_constant(self) -> bool:
-        """No run behind it tells images apart."""
-        return 0 < self.measured == self.constant
-
-    @property
     def complete(self) -> bool:
         """Every part asked for is measured on all its images, all seeds on equally many."""
         same = self.unit != "seeds" or len(self.n) <= 1

@@ -129,15 +129,16 @@ def winners(cells: Mapping[Key, Cell], digits: int = DIGITS) -> set[Key]:
     """The best among keys that differ in the setting only, where all of them are complete.
 
     Equal as printed means equally good. Standard fine-tuning does not compete: it never saw an
-    attack. Nor do constant predictions, which no attack can change.
+    attack. Nor do constant predictions (of one seed are enough), which no attack can change, and
+    0 is never the best.
     """
     best = set()
     for keys in rivals(cells):
         values = {key: cells[key].value for key in keys if cells[key].complete}
         shown = {key: half_up(value, digits) for key, value in values.items() if value is not None}
         if len(keys) > 1 and len(shown) == len(keys):
-            able = {key: value for key, value in shown.items() if not cells[key].is_constant}
-            best |= {key for key, value in able.items() if value == max(able.values())}
+            able = {key: value for key, value in shown.items() if not cells[key].constant}
+            best |= {key for key, value in able.items() if 0 < value == max(able.values())}
     return best
 
 

@@ -140,6 +140,8 @@ class Hours(NamedTuple):
         if self.known:
             rest = lasting(Sum(self.known, self.unknown), self.unit, " runs")
             parts.append(f"{rest} left, {self.basis}")
+        elif self.unknown:
+            parts.append("no estimate of what is left until one such run has finished here")
         said = [", ".join(parts)] if parts else []
         if self.planned and self.actual:
             off = f"{self.actual / self.planned - 1:+.0%}"

@@ -6,6 +6,8 @@
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from core.config import fields_of
 ROOT = Path(__file__).resolve().parents[1]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 TREE = DOCS / "internals.md"
-PAGES = [README, *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [README, *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 BEGIN, END = "<!-- tree -->\n", "<!-- end of tree -->\n"
 EXAMPLE = re.compile(r"```yaml\n(name: .*?)```", re.S)
 
@@ -79,16 +81,50 @@ def test_every_option_is_documented() -> None:
     assert {*names, *PRESETS} <= words, {*names, *PRESETS} - words
 
 
-@pytest.mark.parametrize("page", [README, DOCS / "grid.md"], ids=lambda page: page.name)
-def test_the_example_grids_are_valid(page: Path, tmp_path: Path) -> None:
+# grid.md: 3 backbones x 2 datasets x 3 seeds, each once standard and 2 strengths x 3 schedules
+@pytest.mark.parametrize(
+    ("page", "runs"),
+    [(README, 2 * 2 * 3), (DOCS / "start.md", 2 * 3), (DOCS / "grid.md", 3 * 2 * 3 * (1 + 2 * 3))],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_example_grids_are_valid(page: Path, runs: int, tmp_path: Path) -> None:
     from sweep.grid import load_grid
 
     (example,) = EXAMPLE.findall(read(page))
     assert yaml.safe_load(example)["name"]
     (tmp_path / "example.yaml").write_text(example)
-    # grid.md: 3 backbones x 2 datasets x 3 seeds, each once standard and 2 strengths x 3 schedules
-    runs = 2 * 2 * (1 + 2) if page == README else 3 * 2 * 3 * (1 + 2 * 3)
     assert len(load_grid(tmp_path / "example.yaml").runs) == runs
+
+
+def test_every_state_and_class_of_failure_has_its_advice() -> None:
+    from sweep.state.decision import State
+    from sweep.state.triage import FAILURES, PAUSES
+
+    rows = re.findall(r"^\| `(\w+)` \|", read(DOCS / "troubleshooting.md"), re.M)
+    assert set(rows) == {*State, *FAILURES, *PAUSES}
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Every page is in its table of contents, and every anchor is there."""
+    built = tmp_path / "site"
+    command = ["-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", ".", str(built)]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {page.stem for page in DOCS.glob("*.md")} <= {p.stem for p in built.glob("docs/*.html")}
+
+
+def test_the_example_of_own_images_is_that_of_the_first_page(tmp_path: Path) -> None:
+    """docs/start.md shows the grid that the example writes, but for the folder."""
+    from sweep.grid import load_grid
+
+    script = ROOT / "examples" / "own_images.py"
+    subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True)
+    (example,) = EXAMPLE.findall(read(DOCS / "start.md"))
+    written = yaml.safe_load((tmp_path / "shapes.yaml").read_text())
+    assert written.pop("grid")["dataset"] == [str(tmp_path / "shapes")]
+    assert written == {k: v for k, v in yaml.safe_load(example).items() if k != "grid"}
+    assert len(load_grid(tmp_path / "shapes.yaml").runs) == 6
+    assert len([*tmp_path.glob("shapes/*/*/*.png")]) == 240
 
 
 def test_every_command_is_documented_and_the_other_way_round() -> None:
@@ -140,7 +176,7 @@ def test_the_way_to_every_table_is_shown() -> None:
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:
     makefile = read(ROOT / "Makefile")
-    for target in ("demo", "test", "slurm-test", "check", "format", "contracts"):
+    for target in ("demo", "test", "slurm-test", "check", "format", "contracts", "docs"):
         assert re.search(rf"^{target}:", makefile, re.M)
     assert "make demo" in read(README) and "make test" in read(README)
 

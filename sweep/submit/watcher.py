@@ -175,7 +175,7 @@ def _bar(share: float, width: int = 12) -> Text:
     """Readable without colours too, in a file or a pipe."""
     full = int(share * width)
     bar = "\u2588" * full + "\u2591" * (width - full)
-    return Text(bar, no_wrap=True, overflow="ellipsis")
+    return Text(bar, no_wrap=True, overflow="crop")
 
 
 def _cells(status: Status) -> list[Text | str]:
@@ -246,16 +246,16 @@ def attend(
     look: Callable[[bool], _Seen],
     *,
     show: Callable[[_Seen, Console | None], RenderableType],
-    brief: Callable[[_Seen], RenderableType],
+    brief: Callable[[_Seen], Text],
     left: Callable[[_Seen], bool],
     spare: int,
     every: float = 0.5,
 ) -> _Seen:
     """Look (told whether anyone works) and show it until every worker has ended; returns the last
     look. show: told the screen it has to fit into, None for the last look. brief: for a file or a
-    pipe. left: whether there is work for a worker that takes the place of one that died, `spare`
-    times at most. Raises StoppedError, once the workers have stopped."""
-    spoken = 0.0
+    pipe, printed when it changes. left: whether there is work for a worker that takes the place of
+    one that died, `spare` times at most. Raises StoppedError, once the workers have stopped."""
+    spoken, said = 0.0, ""
     with stoppable(), _display(console) as live:
         try:
             while True:
@@ -263,9 +263,9 @@ def attend(
                 seen = look(bool(running))
                 if live:
                     live.update(show(seen, console if running else None))
-                elif time.monotonic() - spoken > 15:
-                    console.print(brief(seen))
-                    spoken = time.monotonic()
+                elif time.monotonic() - spoken > 15 and (line := brief(seen)).plain != said:
+                    console.print(line)
+                    spoken, said = time.monotonic(), line.plain
                 jobs = enumerate(crew.jobs)
                 crashed = [n for n, job in jobs if job not in running and not _ended(job)]
                 if crashed and left(seen) and spare > 0:
