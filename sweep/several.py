@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,15 +120,14 @@ def _sums(shares: Sequence[Share]) -> list[str]:
     return rest + [spelled(hours, unit) for unit, hours in sums.items() if hours or not unknown]
 
 
-def as_json(shares: Sequence[Share]) -> str:
-    """The shape of `plan --json` for the union, and counts per grid."""
-    grids: dict[str, Any] = {
+def as_dict(shares: Sequence[Share]) -> dict[str, Any]:
+    """Of each grid its counts and its estimate, for programs."""
+    return {
         share.grid.name: {
-            "counts": share.plan.to_dict()["counts"],
+            "counts": share.plan.counted,
             "shared": share.shared,
             **share.estimate.as_dict(),
             "unit": share.cost.unit,
         }
         for share in shares
     }
-    return json.dumps({"grids": grids, **union(shares).to_dict()}, indent=1)

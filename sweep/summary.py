@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from rich.console import Group
@@ -11,8 +12,8 @@ from rich.text import Text
 
 from core.sheet import Sheet
 from core.store.folders import Store
-from sweep.estimate.cost import Cost, Sum
-from sweep.grid import Grid, Run
+from sweep.estimate.cost import Cost, Sum, Work
+from sweep.grid import Grid
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import watcher
 from sweep.tune import winners
@@ -28,16 +29,21 @@ def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
     told = grid.shared and len(seen.statuses) == len(grid.runs)  # of a part nobody has counted it
     shared = f" ({grid.shared} combinations share another's run)" if told else ""
     lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watcher.counts_line(seen)))
-    told_hours = hours(seen, cost)
+    works = works_of(seen, cost)
+    told_hours = _hours(seen, works, cost)
     lines += [Text(line) for line in told_hours.lines]
-    each = [cost.hours(status.run.config, status.run.evals) for status in seen.statuses]
-    known = [one for one in each if one]
+    known = [one for each in works if (one := each.hours)]
     if known:
         factor, unit = scaled(max(known), cost.unit)
         span = f"{short(min(known) * factor)} to {short(max(known) * factor)} {unit}"
         lines.append(Text(f"a run takes {span}{_at_once(told_hours, max(known), cost)}"))
     lines += winners.lines(grid) + searches(grid, cost)
-    return Group(*lines, cells(seen, cost))
+    return Group(*lines, cells(seen, works, cost.unit))
+
+
+def works_of(seen: Plan, cost: Cost) -> list[Work]:
+    """Of every run of a plan, in its order."""
+    return [cost.work(status.run.config, status.run.evals) for status in seen.statuses]
 
 
 def place(store: Store, *grids: Grid) -> Text:
@@ -70,26 +76,26 @@ def searches(grid: Grid, cost: Cost) -> list[Text]:
     return [Text(text, style="yellow")] if left else []
 
 
-def cells(seen: Plan, cost: Cost) -> Sheet:
+def cells(seen: Plan, works: Sequence[Work], unit: str) -> Sheet:
     """Done/all runs by backbone and dataset, how many of the others are under way or failed, and
-    the estimate for all of a backbone."""
-    datasets = list(dict.fromkeys(_dataset(status.run) for status in seen.statuses))
+    the estimate for all of a backbone, in hours of `unit`."""
+    datasets: dict[str, None] = {}
+    counts: dict[str, dict[str, Counter[State]]] = defaultdict(lambda: defaultdict(Counter))
+    hours: dict[str, list[float | None]] = defaultdict(list)
+    for status, work in zip(seen.statuses, works, strict=True):
+        backbone, dataset = status.run.config.backbone, _name(status.run.config.dataset)
+        datasets[dataset] = None
+        counts[backbone][dataset][status.state] += 1
+        hours[backbone].append(work.hours)
+    totals = {name: Sum.of(each) for name, each in hours.items()}
     table = Sheet(box=None, pad_edge=False, header_style="bold")
     table.add_column("done/runs")
     for name in datasets:
         table.add_column(name, justify="right")
-    backbones = dict.fromkeys(status.run.config.backbone for status in seen.statuses)
-    totals = {
-        name: cost.total(s.run for s in seen.statuses if s.run.config.backbone == name)
-        for name in backbones
-    }
     largest = max((total.known for total in totals.values()), default=0.0)
-    factor, unit = scaled(largest, cost.unit)
+    factor, unit = scaled(largest, unit)
     if largest:
         table.add_column(unit, justify="right", style="dim")
-    counts: dict[str, dict[str, Counter[State]]] = defaultdict(lambda: defaultdict(Counter))
-    for status in seen.statuses:
-        counts[status.run.config.backbone][_dataset(status.run)][status.state] += 1
     for backbone, row in counts.items():
         shown = [_cell(row[name]) if name in row else "" for name in datasets]
         total = totals[backbone]
@@ -110,8 +116,9 @@ def _cell(states: Counter[State]) -> Text:
     return text
 
 
-def _dataset(run: Run) -> str:
-    return run.config.dataset.rstrip("/").rpartition("/")[2]
+@cache
+def _name(dataset: str) -> str:
+    return dataset.rstrip("/").rpartition("/")[2]
 
 
 class Hours(NamedTuple):
@@ -178,14 +185,18 @@ def lasting(total: Sum, unit: str, what: str = "") -> str:
 def hours(seen: Plan, cost: Cost) -> Hours:
     """GPU-hours (hours of runs where no run had a GPU) so far, and what is left: by the speed of
     the runs of this plan, of the same backbone where there are some, else by the estimate."""
+    return _hours(seen, works_of(seen, cost), cost)
+
+
+def _hours(seen: Plan, works: Sequence[Work], cost: Cost) -> Hours:
     used: dict[str, float] = defaultdict(float)
     made: dict[str, float] = defaultdict(float)
     on_gpus = any(status.gpu_seconds for status in seen.statuses)
     seconds = {s.run.id: s.gpu_seconds if on_gpus else s.seconds for s in seen.statuses}
-    for status in seen.statuses:
-        work = cost.petaflops(status.run.config, status.run.evals)
-        used[status.run.config.backbone] += seconds[status.run.id] if work else 0
-        made[status.run.config.backbone] += (work or 0) * _share(status, cost)
+    for status, work in zip(seen.statuses, works, strict=True):
+        if work.petaflops:
+            used[status.run.config.backbone] += seconds[status.run.id]
+            made[status.run.config.backbone] += work.petaflops * _share(status, work)
     spent = sum(seconds.values()) / 3600
     shipped = cost.shipped
     planned = {
@@ -196,7 +207,7 @@ def hours(seen: Plan, cost: Cost) -> Hours:
     finished = [name for name, about in planned.items() if about]
     observed = "by the speed of its runs so far" if sum(made.values()) else cost.basis
     unit = "hours" if spent and not on_gpus else "GPU-hours" if spent else cost.unit
-    known, unknown = _left(seen, cost, used, made)
+    known, unknown = _left(seen, works, used, made)
     return Hours(
         spent,
         None if unknown else known,
@@ -211,33 +222,30 @@ def hours(seen: Plan, cost: Cost) -> Hours:
 
 
 def _left(
-    seen: Plan, cost: Cost, used: Mapping[str, float], made: Mapping[str, float]
+    seen: Plan, works: Sequence[Work], used: Mapping[str, float], made: Mapping[str, float]
 ) -> tuple[float, int]:
     """Hours of the runs that are not done and have an estimate, and how many have none. used, made:
     seconds and PFLOP by backbone."""
     total, unknown, every = 0.0, 0, sum(made.values())
-    for status in seen.statuses:
+    for status, work in zip(seen.statuses, works, strict=True):
         if status.state is State.DONE:
             continue
-        name, config, evals = status.run.config.backbone, status.run.config, status.run.evals
-        work, hours = cost.petaflops(config, evals), cost.hours(config, evals)
-        if work and every:
+        name, hours = status.run.config.backbone, work.hours
+        if work.petaflops and every:
             pace = used[name] / made[name] if made[name] else sum(used.values()) / every
-            hours = work * pace / 3600
+            hours = work.petaflops * pace / 3600
         if hours is None:
             unknown += 1
         else:
-            total += hours * (1 - _share(status, cost))
+            total += hours * (1 - _share(status, work))
     return total, unknown
 
 
-def _share(status: Status, cost: Cost) -> float:
+def _share(status: Status, work: Work) -> float:
     """Share of a run's operations that is done: AutoAttack takes several times its training."""
-    config, evals = status.run.config, status.run.evals
-    whole, fit = cost.petaflops(config, evals), cost.petaflops(config, ())
-    if status.state is State.DONE or not whole or fit is None:
+    if status.state is State.DONE or not work.petaflops or work.training is None:
         return watcher.done_share(status)
-    trained = fit / whole
+    trained = work.training / work.petaflops
     if status.phase == "evaluate":
         return trained + (1 - trained) * status.share
     return trained * status.share

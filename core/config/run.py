@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
@@ -18,7 +19,7 @@ from core.config.parts import Attack, Augment, Lora, Objective, Optim, Validatio
 from core.config.registry import backbone, backbones, canonical_backbone, size_problem
 from core.config.schedule import Schedule, resolve_schedule
 from core.config.strength import Norm, Strength
-from core.config.values import Count, Part, delta_of, digest, named_or_full, problems, safe_name
+from core.config.values import Count, Part, delta_of, hashed, named_or_full, problems, safe_name
 from core.errors import ConfigError
 
 UNATTACKED = Strength(Fraction(4, 255))
@@ -63,6 +64,20 @@ def _canonical_lora(lora: Lora, protocol: str, name: str) -> Lora:
         )
     targets = tuple(sorted(set(lora.targets)))
     return lora.model_copy(update={"targets": () if targets == tuple(sorted(known)) else targets})
+
+
+@cache
+def _slug(
+    backbone: str, dataset: str, strength: Strength | None, protocol: str, setting: str
+) -> str:
+    """What the ids of runs have in common that differ in the seed, or in what a slug leaves out."""
+    parts = [backbone, dataset.rstrip("/").rsplit("/", 1)[-1]]
+    if strength is not None:
+        parts.append(strength.slug)
+    if protocol == "lora":
+        parts.append("lora")
+    parts.append(setting.replace(";", "_").replace("=", ""))
+    return "-".join(map(safe_name, parts))
 
 
 class RunConfig(Part):
@@ -202,18 +217,18 @@ class RunConfig(Part):
     @property
     def id(self) -> str:
         """`<slug>-<16 hex>`: a readable name, and a hash of schema version and delta."""
-        return f"{self.slug}-{digest(self)}"
+        return self.id_of(self.delta)
+
+    def id_of(self, delta: Mapping[str, Any]) -> str:
+        """Its id, if its delta is known already."""
+        return f"{self.slug}-{hashed(delta)}"
 
     @property
     def slug(self) -> str:
         """Lower-case letters, digits, '_' and '.', so that an id is always one safe file name."""
-        parts = [self.backbone, self.dataset.rstrip("/").rsplit("/", 1)[-1]]
-        if self.schedule.kind != "standard":
-            parts.append(self.epsilon_g.slug)
-        if self.protocol == "lora":
-            parts.append("lora")
-        parts += [self.setting.replace(";", "_").replace("=", ""), f"s{self.seed}"]
-        return "-".join(map(safe_name, parts))
+        strength = None if self.schedule.kind == "standard" else self.epsilon_g
+        shared = _slug(self.backbone, self.dataset, strength, self.protocol, self.setting)
+        return f"{shared}-s{self.seed}"
 
     @property
     def own_names(self) -> tuple[str, ...]:

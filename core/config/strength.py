@@ -58,6 +58,10 @@ class Strength:
         """For a column of result frames, in any norm."""
         return float(self.number * 255)
 
+    def __hash__(self) -> int:
+        # A Fraction's own hash, which equals that of an equal float, takes five times as long.
+        return hash((self.number.numerator, self.number.denominator, self.norm))
+
     def __str__(self) -> str:
         """'8/255' (not reduced) or, off that grid, a plain fraction; for l2 and l1 '0.2', and a
         fraction only if no decimal equals it. `parse` takes it back."""

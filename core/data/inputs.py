@@ -175,7 +175,9 @@ def missing(
     adapted = any(config.protocol == "lora" for config in configs)
     if adapted and importlib.util.find_spec("peft") is None:
         problems.append("protocol lora needs the package peft: pip install 'epsweep[lora]'")
-    asked = dict.fromkeys((config.dataset, config.image_size, item) for config, item in evals)
+    # Runs of a grid share their evaluations: one hash for each of 100,000 runs would take long.
+    each = {(c.dataset, c.image_size, id(item)): (c, item) for c, item in evals}.values()
+    asked = dict.fromkeys((config.dataset, config.image_size, item) for config, item in each)
     kinds = dict.fromkeys(item for *_, item in asked)
     problems += dict.fromkeys(line for item in kinds if (line := item.lacking()))
     problems += dict.fromkeys(line for key in asked for line in _unfit(*key, store))

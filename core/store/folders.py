@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -246,6 +248,10 @@ class Store:
 
     def run(self, run_id: str) -> RunDir:
         return RunDir(self.runs / run_id)
+
+    def run_ids(self) -> set[str]:
+        """Ids of the runs that have a folder."""
+        return set(present(partial(os.listdir, self.runs)) or ())
 
     def sweep(self, name: str) -> SweepDir:
         return SweepDir(self.root / "sweeps" / name)

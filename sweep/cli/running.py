@@ -69,15 +69,15 @@ def plan(
             more = {"shared": loaded[0].shared, **winners.as_dict(loaded[0])}
             runs = [status.run for status in seen.statuses]
             estimate = cost.as_dict(runs, loaded[0].searches)
-            typer.echo(as_json(seen, name=loaded[0].name, estimate=estimate, **more))
+            sys.stdout.writelines(as_json(seen, name=loaded[0].name, estimate=estimate, **more))
             return
         print_plan(loaded[0], seen, cost)
     else:
         shares = several.look(loaded, store, only or (), where)
-        if json:
-            typer.echo(several.as_json(shares))
-            return
         seen = several.union(shares)
+        if json:
+            sys.stdout.writelines(as_json(seen, grids=several.as_dict(shares)))
+            return
         out.print(several.table(shares))
     print_lacks(seen, store, where)
 
@@ -167,7 +167,7 @@ def status(
         more = winners.as_dict(loaded)
         if diagnose:
             more["diagnosis"] = diagnosis.as_dict(found)
-        typer.echo(as_json(seen, name=loaded.name, hours=hours, **more))
+        sys.stdout.writelines(as_json(seen, name=loaded.name, hours=hours, **more))
     else:
         # Where the runs are at work, and so how many at a time, nothing here tells.
         out.print(summary.of(loaded, seen, replace(cost, at_once=None)))

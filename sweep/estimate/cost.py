@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.config import EvalConfig, RunConfig
 from core.errors import DamagedError
@@ -58,6 +58,17 @@ class Sum:
         return {"hours": self.hours, "known": self.known, "unknown": self.unknown}
 
 
+class Work(NamedTuple):
+    """What a run takes, each None if nothing tells."""
+
+    petaflops: float | None
+    """10^15 operations; None if its backbone or dataset is not known."""
+    training: float | None
+    """Those of them that are not its evaluations."""
+    hours: float | None
+    """Of one device."""
+
+
 @dataclass
 class Cost:
     """Estimates hours of runs on one device."""
@@ -72,7 +83,7 @@ class Cost:
     at_once: int | None = None
     """Devices that the profile lets work at the same time, if that is known."""
     _sizes: dict[str, Mapping[str, int] | None] = field(default_factory=dict)
-    _known: dict[Any, float | None] = field(default_factory=dict)
+    _known: dict[Any, tuple[Sequence[EvalConfig], Work]] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -95,28 +106,31 @@ class Cost:
         """The estimate as it was before anything ran."""
         return Cost(self.device, self.store, _shipped(self.device))
 
-    def petaflops(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
-        """10^15 operations of a run, None where its backbone or dataset is not known."""
+    def work(self, config: RunConfig, evals: Sequence[EvalConfig]) -> Work:
+        """Of a run with these evaluations."""
         key = (
             *(config.backbone, config.image_size, config.dataset, config.batch, config.epochs),
             *(config.schedule, config.attack.steps, config.validation, config.protocol),
-            config.objective,
-            *evals,
+            *(config.objective, config.precision),
+            # All runs of a grid have the same ones, whose hashes would take longer than all else.
+            *map(id, evals),
         )
         if key not in self._known:
-            sizes, each = self.sizes(config.dataset), gflops(config)
-            self._known[key] = None
-            if sizes and each:
-                self._known[key] = sum(count_passes(config, evals, sizes)) * each / 1e6
-        return self._known[key]
+            self._known[key] = evals, self._work(config, evals)  # an id is good while they live
+        return self._known[key][1]
+
+    def _work(self, config: RunConfig, evals: Sequence[EvalConfig]) -> Work:
+        sizes, each = self.sizes(config.dataset), gflops(config)
+        if not sizes or not each:
+            return Work(None, None, None)
+        found, own = count_passes(config, evals, sizes), self.own.get(_kind(config))
+        training, whole = found.fit * each / 1e6, sum(found) * each / 1e6
+        told = own or each >= SMALL_GFLOPS
+        return Work(whole, training, whole * 1e3 / (own or self.tflops) / 3600 if told else None)
 
     def hours(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
         """Of one device; None where nothing tells."""
-        own = self.own.get(_kind(config))
-        work = self.petaflops(config, evals)
-        if work is None or (own is None and (gflops(config) or 0) < SMALL_GFLOPS):
-            return None
-        return work * 1e3 / (own or self.tflops) / 3600
+        return self.work(config, evals).hours
 
     def total(self, runs: Iterable[Run]) -> Sum:
         """Hours of several runs."""

@@ -46,9 +46,10 @@ from core.config import (
 )
 from core.config.document import read_text
 from core.config.evaluation import understood
+from core.config.values import digest
 from core.store.folders import Store
 from sweep.grid import reach, tune_block
-from sweep.grid.expansion import Run, judge, product, report
+from sweep.grid.expansion import Found, Run, judge, product, report
 from sweep.grid.fields import FIELDS, Axis, Choice, join, set_field, show, union
 from sweep.grid.file import GridFile, Place
 from sweep.grid.filters import select_runs
@@ -121,7 +122,9 @@ def parse_grid(text: str, path: Path) -> Grid:
             file.problem((key,), f"{key}: unknown key{nearest(key, KEYS, shown=len(KEYS))}")
     name, about = _name(file), _mapping(file, "about")
     evals, tables = _evals(file), _tables(file)
-    runs, shared = _distinct(file, (Run(*found, evals) for found in _expand(file)))
+    runs, shared = _distinct(
+        file, (Run(found.config, found.setting, evals, id=found.id) for found in _expand(file))
+    )
     _check_labels(file, runs)
     tune = tune_block.read(file)
     if tune:
@@ -129,11 +132,12 @@ def parse_grid(text: str, path: Path) -> Grid:
     if not runs and not file.faults:
         file.problem(("exclude",), "exclude: drops every combination, no run is left")
     file.check()
-    return Grid(name, about, runs, shared, tables, text, path, tune, reach.gaps(file, runs))
+    warnings = reach.gaps(file, evals, (run.config for run in runs))
+    return Grid(name, about, runs, shared, tables, text, path, tune, warnings)
 
 
-def _expand(file: GridFile) -> Iterator[tuple[RunConfig, str]]:
-    """Config and setting of all the file asks for, in order, the same one perhaps repeatedly."""
+def _expand(file: GridFile) -> Iterator[Found]:
+    """All that the file asks for, in order, the same run perhaps repeatedly."""
     base = union(file, _mapping(file, "base"), ("base",))
     seeds = [
         set_field(file, "seed", s, ("seeds", i)) for i, s in enumerate(_section(file, "seeds"))
@@ -156,7 +160,7 @@ def _expand(file: GridFile) -> Iterator[tuple[RunConfig, str]]:
 
 def _included(
     file: GridFile, base: Choice, extra: Choice, seeds: Axis, place: Place
-) -> Iterator[tuple[RunConfig, str]]:
+) -> Iterator[Found]:
     choice = {k: v for k, v in base.items() if not any(f"{k}.".startswith(f"{e}.") for e in extra)}
     join(file, choice, extra)
     for seed in [{}] if "seed" in extra or not seeds else seeds:
@@ -164,7 +168,8 @@ def _included(
         report(file, ((at or place, line) for at, line in verdict.problems))
         if not verdict.problems:
             values = verdict.values | {"code": tuple(sorted(verdict.code))}
-            yield RunConfig.model_construct(**values), verdict.setting
+            config = RunConfig.model_construct(**values)
+            yield Found(config, verdict.setting, config.id)
 
 
 def _distinct(file: GridFile, runs: Iterable[Run]) -> tuple[tuple[Run, ...], int]:
@@ -187,10 +192,24 @@ def _distinct(file: GridFile, runs: Iterable[Run]) -> tuple[tuple[Run, ...], int
 
 def _check_labels(file: GridFile, runs: Iterable[Run]) -> None:
     """Two schedules under one label in one cell of a table would be averaged as if seeds."""
-    own = {run.setting for run in runs if own_code.is_own(run.config.schedule.kind)}
-    labels = own.union(run.setting for run in runs if run.setting != run.config.setting)
+    # Runs of one cell are of one length: of 100,000 runs few are compared, if any.
+    named: dict[tuple[str, int], dict[int, Schedule]] = {}
+    for run in runs:
+        schedule = run.config.schedule
+        named.setdefault((run.setting, run.config.epochs), {})[id(schedule)] = schedule
+    given = {
+        label
+        for (label, epochs), found in named.items()
+        for schedule in found.values()
+        if own_code.is_own(schedule.kind) or label != schedule.label(epochs)
+    }
+    labels = {
+        (label, epochs)
+        for (label, epochs), found in named.items()
+        if label in given and len({*map(digest, found.values())}) > 1
+    }
     cells: dict[tuple[RunConfig, str], Run] = {}
-    for run in (run for run in runs if run.setting in labels):
+    for run in (run for run in runs if (run.setting, run.config.epochs) in labels):
         cell = run.config.model_copy(update={"schedule": Schedule()}), run.setting
         other = cells.setdefault(cell, run)
         if other is not run:

@@ -1,8 +1,9 @@
 """The combinations of a grid as runs: what `sweep.grid` read goes in, one `Run` each comes out.
 
 RunConfig judges every value once, not once per combination: fields that depend on each other form
-a group, each group is validated on its own, and a run is put together from validated parts. So
-100,000 runs cost about as much as their hashes, and a bad value is one problem at its own line.
+a group, each group is validated on its own, and a run and its delta are put together from validated
+parts. So 100,000 runs cost about as much as their hashes, and a bad value is one problem at its own
+line.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig, own_code, resolve_schedule
 from core.training import objectives, schedules
@@ -35,10 +36,12 @@ class Run:
     evals: tuple[EvalConfig, ...]
     tuned: Mapping[str, Any] | None = field(default=None, compare=False)
     """Of a tuned run the winner it has taken, as `sweep.grid.search` records it."""
-    id: str = field(init=False)
+    id: str = ""
+    """Of its config, where it is not known yet."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", self.config.id)
+        if not self.id:
+            object.__setattr__(self, "id", self.config.id)
 
     @property
     def code(self) -> tuple[tuple[str, str], ...]:
@@ -46,12 +49,20 @@ class Run:
         return (*self.config.code, *(pair for item in self.evals for pair in item.code))
 
 
+class Found(NamedTuple):
+    """A combination: its config, its setting's name, and the id of the run."""
+
+    config: RunConfig
+    setting: str
+    id: str
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What RunConfig makes of some fields of a combination.
 
     values: the fields, validated; empty if there are problems. setting: '' without a schedule.
-    code: the digests of own code that the fields name.
+    code: the digests of own code that the fields name. delta: which of them are no defaults.
     dropped: bit i is set if nothing here speaks against exclude i.
     """
 
@@ -60,6 +71,7 @@ class Verdict:
     problems: tuple[tuple[Place, str], ...]
     dropped: int
     code: tuple[tuple[str, str], ...] = ()
+    delta: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,20 +84,21 @@ class Group:
 
 def product(
     file: GridFile, base: Choice, axes: Sequence[Axis], exclude: Mapping[Place, Choice]
-) -> Iterator[tuple[RunConfig, str]]:
-    """Config and setting of every combination of the axes that no exclude drops, the last axis
-    fastest. Problems of values, and excludes that drop nothing, go to `file`."""
+) -> Iterator[Found]:
+    """Every combination of the axes that no exclude drops, the last axis fastest. Problems of
+    values, and excludes that drop nothing, go to `file`."""
     *groups, rest = _groups(base, axes, list(exclude.values()))
     constant = rest.verdicts[()]
     template = RunConfig.model_validate(STAND_IN).model_copy(update=constant.values)
     used = 0
     for index in itertools.product(*(range(len(axis)) for axis in axes)):
-        values: dict[str, Any] = {}
+        values, delta = dict[str, Any](), {**constant.delta}
         setting, found, dropped = constant.setting, constant.problems, constant.dropped
         code = constant.code
         for group in groups:
             verdict = group.verdicts[tuple([index[axis] for axis in group.axes])]
             values.update(verdict.values)
+            delta.update(verdict.delta)
             setting = setting or verdict.setting
             found += verdict.problems
             code += verdict.code
@@ -97,8 +110,9 @@ def product(
             report(file, found)
         else:
             if code:
-                values["code"] = tuple(sorted(set(code)))
-            yield template.model_copy(update=values), setting
+                values["code"] = delta["code"] = tuple(sorted(set(code)))
+            config = template.model_copy(update=values)
+            yield Found(config, setting, config.id_of(delta))
     for number, place in enumerate(exclude):
         if not file.faults and not used >> number & 1:
             file.problem(place, "exclude: matches no combination")
@@ -131,7 +145,8 @@ def judge(choice: Choice, fields: set[str], exclude: Sequence[Choice] = ()) -> V
     label = schedule.get("name") if isinstance(schedule, dict) else None
     setting = str(label or config.setting) if "schedule" in fields else ""
     values = {name: getattr(config, name) for name in fields}
-    return Verdict(values, setting, (), dropped, tuple(code.items()))
+    delta = {name: value for name, value in config.delta.items() if name in fields}
+    return Verdict(values, setting, (), dropped, tuple(code.items()), delta)
 
 
 def _own_code(config: RunConfig, fields: set[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
-from core.config import AutoAttack, Strength
+from core.config import AutoAttack, EvalConfig, RunConfig, Strength
 from core.config.evaluation import AtStrengths
 from core.store.records import unit_grid
-from sweep.grid.expansion import Run
 from sweep.grid.file import GridFile
 
 
-def gaps(file: GridFile, runs: Iterable[Run]) -> tuple[str, ...]:
+def gaps(
+    file: GridFile, evals: Sequence[EvalConfig], configs: Iterable[RunConfig]
+) -> tuple[str, ...]:
     """One warning, with its place in the file, per evaluation and eps_g whose cells would stay
     empty in the tables however well the runs went."""
-    counts: dict[tuple[int, AtStrengths, Strength], int] = {}
-    for run in runs:
-        for number, item in enumerate(run.evals):
-            if isinstance(item, AtStrengths) and item.norm == run.config.norm:
-                key = number, item, run.config.epsilon_g
-                counts[key] = counts.get(key, 0) + 1
-    return tuple(line for key, count in counts.items() for line in _gap(file, *key, count))
+    return tuple(
+        line
+        for epsilon_g, count in Counter(config.epsilon_g for config in configs).items()
+        for number, item in enumerate(evals)
+        if isinstance(item, AtStrengths) and item.norm == epsilon_g.norm
+        for line in _gap(file, number, item, epsilon_g, count)
+    )
 
 
 def _gap(

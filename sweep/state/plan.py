@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,10 +47,10 @@ class Plan:
         """By run id, the jobs of other grids that some runs have to wait for."""
         return {status.run.id: status.behind for status in self.statuses if status.behind}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The shape of `plan --json` and `status --json`."""
-        counts = {str(state): self.counts[state] for state in State if self.counts[state]}
-        return {"counts": counts, "runs": [status.to_dict() for status in self.statuses]}
+    @property
+    def counted(self) -> dict[str, int]:
+        """The runs in each state, for programs."""
+        return {str(state): self.counts[state] for state in State if self.counts[state]}
 
 
 def make(
@@ -68,8 +68,13 @@ def make(
     It is asked about jobs of runs that nobody works on and that have not ended, then those
     folders are looked at again: in this order a run that begins or ends meanwhile is not missed.
     """
-    known = known or Known(store)
-    statuses = [look(run, store.run(run.id), promised.get(run.id), clock, known) for run in runs]
+    known, begun = known or Known(store), store.run_ids()
+    statuses = [
+        look(run, store.run(run.id), promised.get(run.id), clock, known)
+        if run.id in begun or run.id in promised
+        else Status(run, State.NEW)  # of 100,000 runs most have no folder to look into
+        for run in runs
+    ]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
     asked = ask({key: promised[key] for key in waiting}) if waiting else {}
     seen = [
@@ -85,6 +90,9 @@ def beside(
     """The same plan where jobs of other grids are on their way to its launchable runs. One that
     makes all that is asked for leaves nothing to launch; behind any other the run has to wait."""
 
+    if not others:
+        return seen
+
     def again(status: Status) -> Status:
         run, jobs = status.run, others.get(status.run.id, ())
         if status.state not in LAUNCHABLE or status.kind == "hung" or not jobs:
@@ -96,7 +104,7 @@ def beside(
         return replace(status, behind=frozenset(job.job for job in jobs))
 
     again_seen = [again(status) for status in seen.statuses]
-    return replace(seen, statuses=again_seen, asked=seen.asked or bool(others))
+    return replace(seen, statuses=again_seen, asked=True)
 
 
 def look(
@@ -112,6 +120,12 @@ def look(
     return Status(run, state, **told)
 
 
-def as_json(plan: Plan, **more: Any) -> str:
-    """One JSON object, indented by one so that a person can read it too."""
-    return json.dumps({**more, **plan.to_dict()}, indent=1)
+def as_json(plan: Plan, **more: Any) -> Iterator[str]:
+    """The text of `plan --json` and `status --json` in pieces: one JSON object, with a line for
+    each run. As a whole it would take 1.7 GB of memory for 100,000 runs."""
+    yield json.dumps({**more, "counts": plan.counted}, indent=1).removesuffix("\n}")
+    before = ',\n "runs": [\n  '
+    for status in plan.statuses:
+        yield before + json.dumps(status.to_dict())
+        before = ",\n  "
+    yield "\n ]\n}\n" if plan.statuses else ',\n "runs": []\n}\n'

@@ -235,7 +235,7 @@ class TestMistakes:
         assert line == "g.yaml:3: grid: 1030301 combinations, at most 1000000 are run"
 
     def test_one_id_for_two_configs_names_both(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(RunConfig, "id", "swin-0000")
+        monkeypatch.setattr(RunConfig, "id_of", lambda *_: "swin-0000")
         (line,) = mistakes(BASE + "grid: {seed: [1, 2]}")
         assert "swin-0000: two different runs have this id" in line
         assert "'seed': 1" in line

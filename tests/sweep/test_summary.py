@@ -78,7 +78,12 @@ def test_one_backbone_without_an_estimate_hides_no_other(store: Store) -> None:
     told = summary.hours(seen, model)
     assert (told.left, told.known, told.unknown) == (None, known, 2)
     assert "and 2 runs of unknown length left" in told.lines[0]
-    rows = {line.split()[0]: line for line in shown(summary.cells(seen, model)).splitlines()}
+    rows = {
+        line.split()[0]: line
+        for line in shown(
+            summary.cells(seen, summary.works_of(seen, model), model.unit)
+        ).splitlines()
+    }
     assert "about" in rows["swin"] and "unknown" in rows["resnet18"]
 
 
@@ -112,7 +117,9 @@ def test_a_run_without_an_estimate_hides_no_other_of_its_grid_or_backbone(
     about = model.as_dict([status.run for status in seen.statuses])
     assert (about["hours"], about["known"], about["unknown"]) == (None, known.hours, 2)
     assert (about["searches"], about["searches_unknown"]) == (0.0, 0)
-    assert f"about {summary.short(known.hours)}, 2 unknown" in shown(summary.cells(seen, model))
+    assert f"about {summary.short(known.hours)}, 2 unknown" in shown(
+        summary.cells(seen, summary.works_of(seen, model), model.unit)
+    )
     told = shown(several.table(several.look([parse(text)], store, (), H100)), 160)
     assert f"2 unknown, {summary.spelled(known.hours, 'GPU-hours')}" in told
     path = tmp_path / "g.yaml"
