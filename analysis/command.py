@@ -13,7 +13,7 @@ from analysis import batchnorm, tuned
 from analysis.cells import Cell, Key, group_cells
 from analysis.compare import Agreement, agreement, comparison
 from analysis.derived import paired_tests
-from analysis.formats import FORMATS, unformulated
+from analysis.formats import FORMATS, as_text
 from analysis.gates import cell_gates, row_gates, run_gates
 from analysis.intervals import Flags
 from analysis.margins.tables import margin_tables
@@ -110,9 +110,7 @@ def tables(
         for flagged in (tuned.flagged, batchnorm.flagged):
             laid_out = {number: flagged(one, source.results) for number, one in laid_out.items()}
     text = (
-        _tidy(source, laid_out, partial)
-        if form == "tidy"
-        else "\n".join(_as_text(table, form, len(laid_out)) for table in laid_out.values())
+        _tidy(source, laid_out, partial) if form == "tidy" else as_text([*laid_out.values()], form)
     )
     return Output(
         text,
@@ -120,14 +118,6 @@ def tables(
         tuple(_remarks(source, laid_out)),
         tuple(laid_out.values()),
     )
-
-
-def _as_text(table: Table, form: str, count: int) -> str:
-    """One of `count` tables. CSV has no place for a title, but several need to be told apart."""
-    if form != "csv" or count == 1:
-        return FORMATS[form](table)
-    title = unformulated(table.title).replace('"', '""')
-    return f'"{title}"\n{FORMATS[form](table)}'
 
 
 def export(source: Source, path: str | Path) -> Path:

@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -175,3 +175,16 @@ FORMATS: dict[str, Callable[[Table], str]] = {
     "csv": comma_separated,
     "latex": latex,
 }
+
+
+def as_text(tables: Sequence[Table], form: str) -> str:
+    """Tables one below the other. CSV has no place for a title, but several need to be told
+    apart."""
+    return "\n".join(_titled(table, form, len(tables)) for table in tables)
+
+
+def _titled(table: Table, form: str, count: int) -> str:
+    if form != "csv" or count == 1:
+        return FORMATS[form](table)
+    title = unformulated(table.title).replace('"', '""')
+    return f'"{title}"\n{FORMATS[form](table)}'

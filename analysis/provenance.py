@@ -148,11 +148,14 @@ def sidecar(
             if run.batchnorm_images
         },
         "tuned": {run.dir.id: run.tuned for run in (results.runs if results else ()) if run.tuned},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("epsweep", "pandas", "numpy", "scipy")},
-        },
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what computes tables."""
+    packages = {name: version(name) for name in ("epsweep", "pandas", "numpy", "scipy")}
+    return {"python": platform.python_version(), **packages}
 
 
 def _cell(key: Key, cell: Cell, rows: list[Row]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from core.config import ConfigError, settings
 from core.config.values import at_home
 from core.errors import ClusterError, DamagedError, StoppedError
-from sweep.cli import checking, data, results, running, tuning, weights
+from sweep.cli import checking, data, guide, results, running, tuning, weights
 from sweep.cli.options import PREPARE, err
 from sweep.cli.terminal import fit_encoding, literal
 from sweep.worker.stop import own_signals
@@ -112,7 +112,7 @@ def spread_only(arguments: Iterable[str]) -> list[str]:
 
 MANY: dict[str, Callable[[str, str], bool]] = {
     "--only": lambda _, word: "=" in word,
-    "--table": lambda _, word: word.isdigit() or word in ("main", "margin"),
+    "--table": lambda _, word: word.isdigit() or word in ("main", "margin", *guide.TABLES),
     "--figure": lambda _, word: word in results.FIGURES,
     # A grid or files: no word behind --from can be a grid. Elsewhere it takes one folder.
     "--from": lambda verb, _: verb in ("tables", "figures"),

@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.text import Text
 
-from core.config import ConfigError
+from core.config import ConfigError, nearest
 from core.store.files import write_text
 from core.store.folders import Store
+from sweep.cli import guide
 from sweep.cli.options import (
     LOOK,
     GridArgument,
@@ -32,7 +33,7 @@ from sweep.cli.options import (
 
 if TYPE_CHECKING:
     from analysis import Results
-    from analysis.command import Source
+    from analysis.command import Output, Source
     from sweep.grid import Grid
 
 
@@ -74,9 +75,10 @@ def tables(
         list[str] | None,
         typer.Option(
             "--table",
-            metavar="NUMBER...",
+            metavar="TABLE...",
             help="Of the paper's: 1 to 4, 6 to 12, or margin [default: those the grid feeds]. "
-            "Table 5 lists backbones: sweep weights list.",
+            "Table 5 lists backbones: sweep weights list. Of the Guide's: "
+            f"{', '.join(guide.TABLES)}.",
         ),
     ] = None,
     format: Annotated[
@@ -98,7 +100,8 @@ def tables(
         typer.Option("--why", help='Where a cell comes from: "SWIN/Cars/sched/expected".'),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Where the published tables contradict each other.")
+        bool,
+        typer.Option("--check", help="Where published numbers contradict each other or the text."),
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write there, provenance beside it.")
@@ -109,8 +112,15 @@ def tables(
 
     from analysis import command
     from analysis.check import check_published
-    from analysis.formats import terminal
 
+    asked = table or []
+    if not why and guide.is_meant(grid, asked, files):
+        if partial or significant:
+            raise ConfigError("--partial, --significant: do not apply to the Guide's tables")
+        measured = guide.source(grid, root, only, files, published=check)
+        form = format.value if format else None
+        made = guide.tables(measured, asked, form, output, compare=compare, check=check)
+        _print(made, format, None if form == "dataframe" else output)
     if check:
         typer.echo(check_published())
         return
@@ -128,15 +138,23 @@ def tables(
     made = command.tables(
         source,
         (format or Format.markdown).value,
-        numbers=_numbers(table or ()) or (() if compare else fed),
+        numbers=_numbers(asked) or (() if compare else fed),
         partial=partial,
         significant=significant,
         compare=compare,
     )
     if output:
-        write_text(output, made.text + "\n")
         sidecar = output.with_name(f"{output.name}.provenance.json")
         write_text(sidecar, dumps(command.provenance(source), indent=1) + "\n")
+    _print(made, format, output)
+
+
+def _print(made: Output, format: Format | None, output: Path | None) -> NoReturn:
+    """Tables to a file or the terminal, what is to be said of them, and the exit code."""
+    from analysis.formats import terminal
+
+    if output:
+        write_text(output, made.text + "\n")
     elif format is None and sys.stdout.isatty():
         for laid_out in made.tables:
             out.print(terminal(laid_out))
@@ -153,8 +171,9 @@ def _numbers(names: Iterable[str]) -> list[int]:
 
     for name in names:
         if name not in NAMED and not (name.isdecimal() and int(name)):
-            known = " or ".join(NAMED)
-            raise ConfigError(f"--table: expected the number of a table, {known}, got '{name}'")
+            known, others = " or ".join(NAMED), nearest(name, guide.TABLES, shown=20)
+            what = f"--table: expected the number of a table, {known}, got '{name}'"
+            raise ConfigError(f"{what}; of the Guide's{others}")
     return [NAMED[name] if name in NAMED else int(name) for name in names]
 
 

@@ -62,8 +62,9 @@ KEYS = (
     *("name", "about", "base", "grid", "zip", "include", "exclude", "seeds", "evals", "tables"),
     "tune",
 )
-TABLES = ("1", "2", "3", "4", "6", "7", "8", "9", "10", "11", "12", "main", "margin")
-"""The paper's tables of accuracies, and what a grid measured, as it is without the key tables."""
+TABLES = ("1", "2", "3", "4", "6", "7", "8", "9", "10", "11", "12", "main", "margin", "guide")
+"""The paper's tables of accuracies; what a grid measured, as it is without the key tables; its
+margins; and the analyses of the sister benchmark (arXiv 2508.14079)."""
 MOST_COMBINATIONS = 1_000_000
 
 

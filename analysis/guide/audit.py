@@ -1,0 +1,196 @@
+"""What in the Guide's measurements cannot be, or is not what its name says, with the numbers.
+
+Every line is computed from the frame; `analysis.guide.claims` has what was concluded from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.guide import claims
+from analysis.guide.measurements import (
+    CELL,
+    CONFIGURATION,
+    DATASETS,
+    FAMILIES,
+    METRICS,
+    facts,
+    params,
+    records,
+    size_of,
+)
+from analysis.guide.ranking import competing, rank
+from analysis.tables import some
+from core.config.registry import backbones, known_classes
+
+IMAGES = {**dict.fromkeys(DATASETS.values(), 1000), "uc-merced-land-use-dataset": 420}
+"""Images of each test set, as the paper cuts them."""
+LEFT = 0.75
+"""What is left of a test set that four GPUs share if one result is missing."""
+WHOLE = 1e-6
+"""How far a count of images may be from a whole number."""
+LOW = 0.05
+CHANCE = 1.5
+"""Times chance, below which a model counts as guessing."""
+LETTERS = {"base": "b", "small": "s", "tiny": "t"}
+"""Size in a backbone's id -> in its short name."""
+
+Lines = Iterator[str]
+
+
+def report(frame: pd.DataFrame) -> str:
+    """The whole audit, of measurements and claims, as Markdown."""
+    done = frame[frame["state"] == "done"]
+    parts = {title: [*found(done)] for title, found in {**SECTIONS, **claims.SECTIONS}.items()}
+    return "\n\n".join(
+        f"## {title} ({len(lines)})\n\n" + "\n".join(f"- {line}" for line in lines or ["none"])
+        for title, lines in parts.items()
+    )
+
+
+def partial_tests(frame: pd.DataFrame) -> Lines:
+    """Accuracies that no count of the whole test set gives."""
+    known = frame[frame["dataset"].isin(IMAGES)]
+    images = known["dataset"].map(IMAGES).to_numpy(float)
+    values = known[list(METRICS)].to_numpy()
+    odd = _impossible(values, images)
+    part = odd & ~_impossible(values, images * LEFT)
+    if not odd.any():
+        return
+    yield (
+        f"{part.sum()} of {odd.size} accuracies are no multiple of 1/1000 (1/420 on UC Merced) but "
+        "one of 1/750 (1/315): a quarter of the images is missing "
+        f"({_counted(dict(zip(METRICS, part.sum(axis=0), strict=True)))}); since every third "
+        "multiple of 1/750 is one of 1/1000, there are more than can be told"
+    )
+    if (odd & ~part).any():
+        yield f"{(odd & ~part).sum()} accuracies are multiples of neither"
+    rows = odd.any(axis=1)
+    by_protocol = known[rows].groupby("protocol", sort=False).size().to_dict()
+    yield (
+        f"{rows.sum()} of {len(known)} rows have such an accuracy ({_counted(by_protocol)}), "
+        f"{odd.all(axis=1).sum()} in all five: the others sum and rank over mixed test sets"
+    )
+
+
+def robust_above_clean(frame: pd.DataFrame) -> Lines:
+    """AutoAttack breaks only images that were right: no accuracy can be above the clean one."""
+    for metric in METRICS[1:4]:
+        gap = frame[metric] - frame["clean"]
+        if (gap > 0).any():
+            (worst,) = records(frame.loc[[gap.idxmax()]])
+            yield (
+                f"{metric} is above clean in {(gap > 0).sum()} rows, at most by "
+                f"{100 * gap.max():.2f} points ({', '.join(worst[name] for name in CELL)}: "
+                f"{worst[metric]:.4f} against {worst['clean']:.4f})"
+            )
+    above = frame[frame["common"] > frame["clean"]]
+    if len(above):
+        yield (
+            f"common is above clean in {len(above)} rows, which can be; "
+            f"{_guessing(above).sum()} of them are at chance"
+        )
+
+
+def low_cells(frame: pd.DataFrame) -> Lines:
+    """Models that learnt nothing, and what rankings make of them."""
+    for protocol, rows in frame.groupby("protocol", sort=False):
+        zeros = {metric: int((rows[metric] == 0).sum()) for metric in METRICS}
+        yield (
+            f"{protocol}: clean accuracy below {100 * LOW:.0f} % in "
+            f"{(rows['clean'] < LOW).sum()} of {len(rows)} rows, below {CHANCE:g} times chance in "
+            f"{_guessing(rows).sum()}; zeros: {_counted(zeros)}"
+        )
+    same = frame[list(METRICS[1:4])].eq(frame["clean"], axis=0).all(axis=1)
+    if same.any():
+        yield (
+            f"{same.sum()} rows have one accuracy clean and under all three attacks, at most "
+            f"{100 * frame.loc[same, 'clean'].max():.1f} %: the same answer for every image"
+        )
+    clean = competing(frame).groupby(CONFIGURATION)["clean"].mean().rename("clean")
+    table = rank(frame).join(clean, on=CONFIGURATION).dropna(subset="rank")
+    for protocol, rows in table.groupby("protocol", sort=False):
+        for top in records(rows[rows["clean"] < 2 * LOW].head(1)):
+            beaten = rows[(rows["rank"] > top["rank"]) & (rows["clean"] > 0.5)]
+            yield (
+                f"{protocol}: {top['backbone']} with {top['loss']} has rank {top['rank']} of "
+                f"{len(rows)} at a mean clean accuracy of {100 * top['clean']:.1f} %, before "
+                f"{len(beaten)} configurations above 50 %: attacks that leave nothing give the "
+                "points of the last place, and guessing is hard to attack"
+            )
+
+
+def products(frame: pd.DataFrame) -> Lines:
+    """`geom` is called a geometric mean."""
+    able = competing(frame)
+    yield "geom is the product of the five accuracies, not their geometric mean, its fifth root"
+    roots = able.assign(root=able["geom"] ** (1 / len(METRICS)))
+    scores = roots.groupby(CONFIGURATION, sort=False)[["geom", "root"]].sum()
+    for protocol, rows in scores.groupby("protocol", sort=False):
+        places = rows.rank(method="min", ascending=False)
+        yield (
+            f"{protocol}: the sum of products is 0 for {(rows['geom'] == 0).sum()} of {len(rows)} "
+            f"configurations; by geometric means {(places['geom'] != places['root']).sum()} ranks "
+            "would be others"
+        )
+
+
+def names(frame: pd.DataFrame) -> Lines:
+    """Names and classes of backbones, against their ids and our registry."""
+    known = frame.drop_duplicates("backbone")
+    for name, rows in known.groupby("name", sort=False):
+        if len(rows) > 1:
+            yield f"{name} names {len(rows)} backbones: {', '.join(rows['backbone'])}"
+    for backbone in known["backbone"]:
+        yield from _misnamed(str(backbone))
+    odd = sorted({name for name in known["name"] if "ink" in name})
+    if odd:
+        yield f"ImageNet-22k is spelled ink22k in {some(odd)}, in22k elsewhere"
+
+
+def _misnamed(backbone: str) -> Lines:
+    said, true = facts(backbone), params(backbone)
+    size = re.search(r"_(base|small|tiny)", backbone)
+    letter = re.match(r"[a-z0-9]+_([bst])\b", said.name)
+    if size and letter and LETTERS[size[1]] != letter[1]:
+        yield f"{backbone} is called {said.name}"
+    if true is not None and size_of(true) != said.size:
+        yield (
+            f"{backbone} is classed as {said.size}; its {true / 1e6:.1f} M parameters make it "
+            f"{size_of(true)}"
+        )
+    entry = backbones().get(backbone)
+    if entry and FAMILIES.get(entry.family, said.type) != said.type:
+        yield f"{backbone} is typed {said.type}; it is {FAMILIES[entry.family]}"
+
+
+def _impossible(values: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Which accuracies no count of right images gives, shape [rows, metrics]."""
+    counts = values * images[:, None]
+    return np.asarray(np.abs(counts - np.round(counts)) > WHOLE)
+
+
+def _guessing(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are not clearly above chance; none on datasets of unknown classes."""
+    ours = {theirs: name for name, theirs in DATASETS.items()}
+    classes = {name: known_classes(ours.get(name, name)) for name in frame["dataset"].unique()}
+    chance = {name: 1 / count for name, count in classes.items() if count}
+    return frame["clean"] < CHANCE * frame["dataset"].map(chance)
+
+
+def _counted(counts: Mapping[Any, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+SECTIONS: Mapping[str, Callable[[pd.DataFrame], Lines]] = {
+    "Accuracies of a part of the test set": partial_tests,
+    "Attacked accuracy above the clean one": robust_above_clean,
+    "Models that learnt nothing": low_cells,
+    "The product called geometric mean": products,
+    "Names and classes": names,
+}

@@ -1,0 +1,130 @@
+"""What was concluded from the Guide's measurements and does not follow from them, with the numbers.
+
+That a test, a label or an order is the published one is known of the paper; the rest is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pandas as pd
+
+from analysis.guide import correlations, effects
+from analysis.guide.measurements import CELL, LOSSES, METRICS, params, records, size_of
+from analysis.guide.ranking import MEDALS, rank
+
+SURE = 0.05
+FAR = 0.2
+"""Clean accuracy, as a fraction, by which a longer training or more weights cannot well lose."""
+APART = 0.5
+
+Lines = Iterator[str]
+
+
+def resized(frame: pd.DataFrame) -> Lines:
+    """Medals that would go to others if classes were those of the parameters."""
+    table = rank(frame).dropna(subset="rank")
+    true = [
+        row["size"] if (known := params(row["backbone"])) is None else size_of(known)
+        for row in records(table)
+    ]
+    for protocol, rows in table.assign(true=true).groupby("protocol", sort=False):
+        for size in dict.fromkeys(table["size"]):
+            said, meant = (
+                rows[rows[column] == size].nsmallest(len(MEDALS), "rank")
+                for column in ("size", "true")
+            )
+            if [*said.index] != [*meant.index]:
+                now, then = (
+                    ", ".join(f"{r['backbone']} ({r['loss']})" for r in records(part))
+                    for part in (said, meant)
+                )
+                yield f"{protocol}, {size}: the medals of {now} would go to {then}"
+
+
+def variances(frame: pd.DataFrame) -> Lines:
+    """The text names Welch's analysis of variance; the one computed takes equal variances."""
+    for row in records(effects.test_factors(frame)):
+        if (row["p"] < effects.ALPHA) != (row["welch_p"] < effects.ALPHA):
+            yield (
+                f"{row['protocol']}, {row['factor']}: p = {row['p']:.3f} as computed, "
+                f"{row['welch_p']:.3f} by Welch's test"
+            )
+
+
+def interactions(frame: pd.DataFrame) -> Lines:
+    """One-way tests over the cells of two factors tell whether cells differ, nothing more."""
+    both = effects.test_interactions(frame)
+    published = both[both["cells_p"] < effects.ALPHA]
+    without = published[published["interaction_p"] >= effects.ALPHA]
+    for row in records(without):
+        yield (
+            f"{row['protocol']}, {row['factors']}: p = {row['cells_p']:.2g} over {row['cells']} "
+            f"cells, {row['interaction_p']:.2g} of the interaction"
+        )
+
+
+def odds(frame: pd.DataFrame) -> Lines:
+    """[[T, C], [C, T]] counts every backbone twice and squares the odds."""
+    for row in records(effects.count_wins(frame)):
+        known = (
+            f"{row['protocol']}, {row['size']}: TRADES wins {row['trades']} of {row['backbones']} "
+            f"backbones; odds of {row['odds']:.3g} become {row['published_odds']:.3g}"
+        )
+        p = f"p = {row['published_p']:.2g}, by a sign test {row['sign_p']:.2g}"
+        lost = row["published_p"] < SURE <= row["sign_p"]
+        yield f"{known}; {p}" + ": no longer significant at 5 %" * lost
+
+
+def top(frame: pd.DataFrame) -> Lines:
+    """The top k of the loss switch are the worst k: ranks were sorted descending."""
+    for row in records(effects.share_of_top(frame)):
+        if row["protocol"] == correlations.longest(frame) and row["of_best"] != row["published"]:
+            yield (
+                f"{row['protocol']}, k = {row['k']}: classic AT has {100 * row['of_best']:.0f} % "
+                f"of the best robust configurations, {100 * row['published']:.0f} % of the worst"
+            )
+
+
+def swapped(frame: pd.DataFrame) -> Lines:
+    """The heat map's tick labels of clean and common are swapped."""
+    matrix = correlations.heat_map(frame)
+    longest = correlations.longest(frame)
+    shown = {row["metric"]: row for row in records(matrix[matrix["protocol"] == longest])}
+    for metric in METRICS[1:4] if shown else ():
+        clean, common = (shown[name][metric] for name in ("clean", "common"))
+        yield f"{metric} correlates with clean by {clean:.3f}, with common by {common:.3f}"
+
+
+def searches(frame: pd.DataFrame) -> Lines:
+    """Results that a search for hyper-parameters would hardly have chosen."""
+    longest = correlations.longest(frame)
+    rest = [name for name in CELL if name != "protocol"]
+    clean = frame.pivot(index=rest, columns="protocol", values="clean")
+    for other in clean.columns.drop(longest) if longest else ():
+        gap = (clean[longest] - clean[other]).dropna()
+        yield (
+            f"{longest} has less clean accuracy than {other} on {(gap < 0).sum()} of {len(gap)} "
+            f"cells, by more than {100 * FAR:.0f} points on {(gap < -FAR).sum()}"
+        )
+    rest = [name for name in CELL if name != "loss"]
+    pairs = frame[frame["loss"].isin(LOSSES)].pivot(index=rest, columns="loss", values="clean")
+    if len(pairs.columns) == len(LOSSES):
+        gap = (pairs[LOSSES[0]] - pairs[LOSSES[1]]).abs().dropna()
+        for protocol, rows in gap.groupby("protocol"):
+            yield (
+                f"{protocol}: the two losses are over {100 * APART:.0f} points of clean accuracy "
+                f"apart on {(rows > APART).sum()} of {len(rows)} backbones and datasets, each "
+                "trained once, with one seed"
+            )
+
+
+SECTIONS: Mapping[str, Callable[[pd.DataFrame], Lines]] = {
+    "Medals by the size of parameters": resized,
+    "Welch's test in the text, equal variances in the numbers": variances,
+    "Interactions that are none": interactions,
+    "Odds that are squared, backbones that are counted twice": odds,
+    "The top of the loss switch": top,
+    "Labels of the heat map, clean and common, which are swapped": swapped,
+    "Signs of searches that found little": searches,
+}

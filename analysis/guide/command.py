@@ -1,0 +1,119 @@
+"""What `sweep tables` does for the Guide: measurements in, its analyses out, in any format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from analysis.command import FORMS, Output, Source
+from analysis.command import provenance as run_provenance
+from analysis.formats import as_text
+from analysis.guide.audit import report
+from analysis.guide.compare import COMPARED
+from analysis.guide.measurements import Cell, cell_of, of_runs, published, read
+from analysis.guide.tables import ANALYSES, USUAL, lay_out, missing
+from analysis.provenance import versions
+from analysis.results import Results
+from analysis.tidy import comma_separated, export_frame
+from core.config import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurements and where they come from."""
+
+    frame: pd.DataFrame
+    results: Results | None = None
+    """None for CSV files."""
+    paths: tuple[str, ...] = ()
+    """Of those files."""
+
+    @classmethod
+    def store(cls, root: str | Path, manifest: Sequence[Mapping[str, Any]] | None = None) -> Self:
+        """The runs of a manifest, or all of a store. Raises ConfigError if there are none."""
+        results = Results(root, manifest)
+        return cls(of_runs(results), results)
+
+    @classmethod
+    def files(
+        cls, paths: Sequence[str | Path], manifest: Sequence[Mapping[str, Any]] | None = None
+    ) -> Self:
+        """CSV files in the columns of the published one, or folders of them. manifest: the cells
+        that there should be, those of a grid. Raises ConfigError."""
+        files = [
+            file
+            for path in map(Path, paths)
+            for file in (sorted(path.glob("*.csv")) if path.is_dir() else [path])
+        ]
+        if not files:
+            raise ConfigError(f"--from: no CSV files in {', '.join(map(str, paths))}")
+        asked = None if manifest is None else cells_of(manifest)
+        return cls(read(files, asked), None, tuple(map(str, files)))
+
+    @classmethod
+    def shipped(cls) -> Self:
+        """The published measurements."""
+        return cls(published())
+
+
+def cells_of(manifest: Iterable[Mapping[str, Any]]) -> list[Cell]:
+    """The cells that the runs of a manifest are about."""
+    return [cell_of(row["config"], row["setting"]) for row in manifest]
+
+
+def tables(
+    source: Measured,
+    form: str = "markdown",
+    *,
+    names: Sequence[str] = (),
+    compare: bool = False,
+) -> Output:
+    """The analyses `names`, by default all but the measurements themselves.
+
+    form: markdown, csv, latex or tidy, which takes one analysis and keeps every digit. compare:
+    ours beside the published numbers of the same cells. Raises ConfigError for unknown names.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"--format: unknown format '{form}'{nearest(form, FORMS)}")
+    known = COMPARED if compare else ANALYSES
+    for name in names:
+        if name not in known:
+            what = "no published counterpart of" if name in ANALYSES else "unknown table"
+            raise ConfigError(f"--table: {what} '{name}'{nearest(name, known, shown=len(known))}")
+    chosen = names or tuple(COMPARED if compare else USUAL)
+    remarks = tuple(missing(source.frame))
+    complete = _complete(source)
+    if form == "tidy":
+        if len(chosen) != 1:
+            raise ConfigError(f"--format tidy: expected one --table of {', '.join(known)}")
+        tidy = comma_separated(known[chosen[0]].frame(source.frame))
+        return Output(tidy, complete, remarks)
+    found = [table for name in chosen for table in lay_out(known[name], source.frame)]
+    return Output(as_text(found, form), complete, remarks, tuple(found))
+
+
+def check(source: Measured) -> Output:
+    """What in the published analysis does not follow from these measurements, as Markdown."""
+    return Output(report(source.frame), _complete(source), tuple(missing(source.frame)))
+
+
+def export(source: Measured, path: Path) -> Output:
+    """The measurements as .parquet or .csv, by the suffix of `path`. Raises ConfigError for another
+    suffix."""
+    written = export_frame(source.frame, path)
+    return Output(str(written), _complete(source), tuple(missing(source.frame)))
+
+
+def provenance(source: Measured) -> dict[str, Any]:
+    """What the sidecar file beside the tables holds: plain data, for `json.dumps`."""
+    if source.results:
+        return run_provenance(Source(source.results.values, source.results))
+    return {"files": list(source.paths), "cells": len(source.frame), "versions": versions()}
+
+
+def _complete(source: Measured) -> bool:
+    return bool((source.frame["state"] == "done").all())
