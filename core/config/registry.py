@@ -41,6 +41,7 @@ class Backbone(BaseModel):
     family: str = ""
     pretraining: str = ""
     reference: str = ""
+    licence: str = ""
     guide: str | None = None
     params: int | None = None
     gflops: float | None = None

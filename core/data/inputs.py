@@ -60,16 +60,20 @@ def weights_file(name: str, store: Store) -> Path:
 
 def weights_part(name: str, store: Store) -> tuple[Path, str | None]:
     """The checkpoint a config names, and which of the weights in it: 'file.pt#NAME'; None if it
-    names none. A file whose own name has a '#' wins. Raises ConfigError if there is no such file.
+    names none. A file whose own name has a '#' wins; a checkpoint of the registry may also lie
+    there converted to .safetensors. Raises ConfigError if there is no such file.
     """
     ends = [len(name), *(at for at in reversed(range(len(name))) if name[at] == "#")]
     for end in ends:
         path = store.weights / at_home(name[:end])
         if path.is_file():
             return path, name[end + 1 :] if end < len(name) else None
+    owner = [n for n, b in backbones().items() if b.checkpoint and b.checkpoint.file == name]
+    converted = (store.weights / name).with_suffix(".safetensors")
+    if owner and converted.is_file():
+        return converted, None
     have = [path for path in store.weights.rglob("*") if path.suffix in CHECKPOINTS]
     listed = ", ".join(sorted(str(p.relative_to(store.weights)) for p in have)[:6]) or "none"
-    owner = [n for n, b in backbones().items() if b.checkpoint and b.checkpoint.file == name]
     made = "demo" if name.startswith("demo/") else f"weights fetch {owner[0]}" if owner else None
     hint = f"; run: sweep {made}" if made else ""
     if not made and (os.path.isfile(name) or os.path.isfile(name.partition("#")[0])):

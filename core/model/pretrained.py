@@ -31,6 +31,9 @@ State = dict[str, Tensor]
 AVERAGED = {"state_dict_ema": "state_dict", "model_ema": "model", "average": "model"}
 """Averaged weights -> the plain ones they win over: timm.models.load_state_dict does so by default
 (use_ema), and a run evaluates its own average."""
+CONSTANTS = ("normalize", "normalizer")
+"""Modules that robust models keep the mean and standard deviation of the input in; ours has its own
+from the registry."""
 COUNTER = "num_batches_tracked"
 """Of BatchNorm; PyTorch before 0.4.1 and converted checkpoints lack it. No number depends on it."""
 PARTIAL = 0.25
@@ -115,7 +118,7 @@ def _candidates(content: Any, own: State, heads: tuple[str, ...], net: Any) -> I
     """Places that fit; all that could be tried where a file has none that fits."""
     names = {name for name in own if not name.endswith(COUNTER)}
     tried = []
-    for path, tensors in _states(content, ()):
+    for path, tensors in tensors_in(content, ()):
         counts = _prefixes(tensors, names)
         likely = [prefix for prefix, count in counts.items() if count >= PARTIAL * len(names)]
         for prefix in likely or dict.fromkeys(("", _shared(tensors))):
@@ -130,13 +133,14 @@ def _fitted(name: str, state: State, own: State, heads: tuple[str, ...], net: An
     attempts = []
     for convert in (dict, lambda plain: _converted(plain, net)):
         given = {k: v for k, v in convert(state).items() if not k.startswith(heads)}
+        given = {k: v for k, v in given.items() if k.partition(".")[0] not in CONSTANTS}
         attempts.append(Candidate(name, given, _misfits(own, given)))
         if attempts[-1].fits:
             return attempts[-1]
     return attempts[0]
 
 
-def _states(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], State]]:
+def tensors_in(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], State]]:
     """Every dict of a checkpoint with its tensors, at any depth."""
     if not isinstance(content, dict):
         return
@@ -145,7 +149,7 @@ def _states(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
     if tensors:
         yield path, tensors
     for key, value in named.items():
-        yield from _states(value, (*path, key))
+        yield from tensors_in(value, (*path, key))
 
 
 def _prefixes(tensors: State, names: set[str]) -> Counter[str]:

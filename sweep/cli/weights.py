@@ -1,7 +1,8 @@
-"""Verbs on pretrained weights: `sweep weights list|fetch|verify`."""
+"""Verbs on pretrained weights: `sweep weights list|fetch|convert|verify`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from rich.text import Text
 from core.store.folders import Store
 from sweep.cli.options import Json, ProfileOption, Root, out, tuned_grid
 
-verbs = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, fetch, verify.")
+verbs = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, fetch, convert, verify.")
 
 Names = Annotated[
     list[str] | None,
@@ -62,6 +63,25 @@ def fetch(
         return
     for name in pretrained.entries(wanted):
         out.print(Text(f"{name}: {pretrained.fetch(name, store, hub)}"), soft_wrap=True)
+
+
+@verbs.command()
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A released .pt or .pth file.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="FILE.safetensors", help="What to write [default: beside it]."
+        ),
+    ] = None,
+) -> None:
+    """Write a released checkpoint as safetensors. Nothing that was pickled in it runs."""
+    from sweep.inputs import conversion
+
+    written, told = conversion.convert(file, to)
+    line = f"{written}: {told['tensors']} tensors, {told['numbers']:,} numbers"
+    others = f"; left out: {told['left_out']}" if told["left_out"] else ""
+    out.print(Text(line + others), soft_wrap=True)
 
 
 @verbs.command()

@@ -12,6 +12,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,8 +58,9 @@ def place(name: str, store: Store, hub: Path) -> Path | None:
     """The file with the weights of a backbone, None where it is not here."""
     checkpoint = backbone(name).checkpoint
     if checkpoint:
-        path = store.weights / checkpoint.file
-        return path if path.is_file() else None
+        with suppress(ConfigError):
+            return inputs.weights_file(checkpoint.file, store)
+        return None
     repo = hub_repo(name)
     return inputs.cached_weights(repo, hub) if repo else None
 
@@ -79,13 +81,15 @@ def table(names: Iterable[str], store: Store, hub: Path) -> Sheet:
     for column in ("name", "pretraining", "reference"):
         shown.add_column(column)
     shown.add_column("params", justify="right")
-    for column in ("source", "here"):
+    for column in ("licence", "source", "here"):
         shown.add_column(column)
     for name, entry in entries(names).items():
         source = entry.checkpoint.file if entry.checkpoint else hub_repo(name) or "-"
         here = Text("yes", style="green") if place(name, store, hub) else Text("no")
         millions = f"{entry.params / 1e6:.1f} M" if entry.params else ""
-        shown.add_row(name, entry.pretraining, entry.reference, millions, source, here)
+        shown.add_row(
+            name, entry.pretraining, entry.reference, millions, entry.licence or "?", source, here
+        )
     return shown
 
 
@@ -99,7 +103,8 @@ def fetch(name: str, store: Store, hub: Path) -> Path:
         return _fetch_url(checkpoint.url, store.weights / checkpoint.file)
     if checkpoint:
         wanted = store.weights / checkpoint.file
-        raise ConfigError(f"weights of {name}: cannot be downloaded; put the file at {wanted}")
+        how = f"sweep weights convert FILE --to {wanted.with_suffix('.safetensors')}"
+        raise ConfigError(f"weights of {name}: cannot be downloaded; convert the release: {how}")
     if repo is None:
         raise ConfigError(f"weights of {name}: timm names no repository for them")
     return _fetch_hub(name, repo, hub)

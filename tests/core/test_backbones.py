@@ -95,6 +95,8 @@ def test_entry_is_what_timm_builds(name: str) -> None:
     with FlopCounterMode(display=False) as counter:
         net.eval()(torch.zeros(1, 3, 224, 224, device="meta"))
     assert entry.gflops == pytest.approx(counter.get_total_flops() / 1e9, rel=0.02)
+    own = entry.checkpoint or name.startswith("mini_")
+    assert entry.licence == ("" if own else net.pretrained_cfg["license"])
     assert entry.lora
     for target in entry.lora:
         found = [m for key, m in net.named_modules() if key.endswith(f".{target}")]
