@@ -30,7 +30,7 @@ DATASETS = {
     "pets": "Pets",
     "ucmerced": "UCMerced",
 }
-SETTINGS = ("standard", "fix", "sched", "auto", "uniform")
+SETTINGS = ("none", "standard", "fix", "sched", "auto", "uniform")
 METRICS = ("clean", "adv", "expected")
 CORRUPTED = "corrupted"
 """The one metric of an evaluation under common corruptions."""

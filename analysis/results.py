@@ -161,9 +161,18 @@ def _asked_strengths(runs: Sequence[Run]) -> dict[tuple[str, str], list[Strength
     for run in runs:
         if run.epsilon_g:
             asked[run.config["backbone"], run.config["dataset"]].add(run.epsilon_g)
-    everywhere = set().union(*asked.values())
+    everywhere = set().union(*asked.values()) or _judged_at(runs)
     cells = {(run.config["backbone"], run.config["dataset"]) for run in runs}
     return {cell: sorted(asked.get(cell) or everywhere or {NO_ATTACK}) for cell in cells}
+
+
+def _judged_at(runs: Sequence[Run]) -> set[Strength]:
+    """Where nothing is trained at all: the largest strength at which networks are judged."""
+    if any(run.config["schedule"]["kind"] != "none" for run in runs):
+        return set()
+    found = (config for run in runs for config in run.asked.values() if config.get("epsilons"))
+    largest = {Strength.parse(one["epsilons"][-1], one.get("norm", "linf")) for one in found}
+    return {max(largest)} if len({strength.norm for strength in largest}) == 1 else set()
 
 
 def _value_rows(run: Run, strengths: Sequence[Strength]) -> Iterator[Row]:

@@ -261,7 +261,7 @@ class Run:
     @property
     def delay(self) -> int | None:
         """Adaptation delay in epochs (the length of the training where never), by the threshold for
-        the classes of its task; None before the training is through."""
+        the classes of its task; None before the end of the training, and of a run without one."""
         return self._delay(self.classes)
 
     @property
@@ -271,6 +271,8 @@ class Run:
 
     def _delay(self, classes: int | None) -> int | None:
         total = int(self.config["epochs"])
+        if not total:
+            return None
         if len(self.epochs) >= total:
             return delay(self.epochs, total, classes)
         recorded: int | None = (self.result or {}).get("delay")

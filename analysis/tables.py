@@ -153,10 +153,11 @@ def pairs(found: Iterable[Key]) -> list[tuple[Key, Key]]:
 
 
 def rivals(cells: Iterable[Key]) -> list[list[Key]]:
-    """Keys that compete with each other: equal but for the setting, `standard` left out."""
+    """Keys that compete with each other: equal but for the setting. `standard` is left out, and
+    `none`, a network as its file has it."""
     groups = defaultdict(list)
     for key in cells:
-        if key.setting != "standard":
+        if key.setting not in ("none", "standard"):
             groups[key._replace(setting="")].append(key)
     return list(groups.values())
 

@@ -172,7 +172,7 @@ def diagnosis(run: Run, standard: Run | None = None) -> str:
     who looks at one run. standard: the standard run of its cell, where there is one."""
     rows, total = run.epochs, int(run.config["epochs"])
     if not rows:
-        return run.reason or "no epoch yet"
+        return run.reason or ("no epoch yet" if total else "judged as its file has it")
     last = rows[-1]
     clean = 100 * last["val_clean_correct"] / last["val_clean_images"]
     best = max(100 * row["val_clean_correct"] / row["val_clean_images"] for row in rows)

@@ -11,7 +11,15 @@ from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from core.config import own_code
 from core.config.own_code import Code
@@ -30,10 +38,31 @@ def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
     epochs = data.get("epochs", 50)
     if "schedule" not in data:
         return data
-    if type(epochs) is not int or epochs < 1:
+    given = data["schedule"]
+    kind = given.get("kind") if isinstance(given, Mapping) else getattr(given, "kind", given)
+    if kind == "none":
+        epochs, data = 0, {**data, "epochs": 0}
+    elif type(epochs) is not int or epochs < 1:
         # Of the two only `epochs` is to blame; it is rejected next.
         return {key: value for key, value in data.items() if key != "schedule"}
-    return {**data, "schedule": resolve_schedule(data["schedule"], epochs)}
+    return {**data, "schedule": resolve_schedule(given, epochs)}
+
+
+def untrained(config: RunConfig) -> RunConfig:
+    """One of the runs that train nothing (`schedule: none`) without what only training uses, so
+    that a network is judged once, whatever grid asks for it. Raises ValueError if it has no head.
+    """
+    if config.weights == "random":
+        raise ValueError(
+            "weights: schedule none judges a network with the head that its file has, expected a "
+            "checkpoint or pretrained, got random"
+        )
+    kept = {"backbone", "weights", "dataset", "image_size", "normalisation"}
+    fields = RunConfig.model_fields.items()
+    plain = {name: field.default for name, field in fields if name not in kept}
+    nothing = {"schedule": Schedule(kind="none"), "epochs": 0, "epsilon_g": Strength(Fraction(0))}
+    code = tuple(pair for pair in config.code if pair[0] == config.backbone)
+    return config.model_copy(update=plain | nothing | {"code": code})
 
 
 def _canonical_optim(optim: Optim, protocol: str) -> Optim:
@@ -99,7 +128,8 @@ class RunConfig(Part):
     epsilon_g: Strength = Strength(Fraction(4, 255))
     """Target strength eps_g, of pixels in [0, 1]."""
     schedule: Schedule = Schedule()
-    epochs: Count = 50
+    epochs: Annotated[int, Field(strict=True, ge=0)] = 50
+    """0 of a network that is only judged, with `schedule: none`."""
     batch: Count = 128
     """Effective batch: images per optimiser step."""
     batchnorm_images: Count | None = None
@@ -124,9 +154,22 @@ class RunConfig(Part):
     def _resolve(cls, data: Any) -> Any:
         return _with_schedule(data)
 
+    @field_validator("epochs")
+    @classmethod
+    def _at_least_one(cls, epochs: int, info: ValidationInfo) -> int:
+        schedule = info.data.get("schedule")
+        if not epochs and (schedule is None or schedule.trains):
+            raise ValueError(
+                "expected at least 1, got 0; to judge a network as its file has it, use schedule: "
+                "none"
+            )
+        return epochs
+
     @model_validator(mode="after")
     def _canonical(self) -> Self:
         # What a run does not use must not make it another run.
+        if not self.schedule.trains:
+            vars(self).update(vars(untrained(self)))
         if self.schedule.kind != "auto":
             plain = {"patience": 5, "tolerance": 0.02}
             object.__setattr__(self, "schedule", self.schedule.model_copy(update=plain))
@@ -135,12 +178,12 @@ class RunConfig(Part):
         object.__setattr__(self, "lora", lora)
         object.__setattr__(self, "normalisation", self._canonical_normalisation())
         kind = self.objective.kind
-        if kind == "at" or (kind == "trades" and self.schedule.kind == "standard"):
+        if kind == "at" or (kind == "trades" and not self.schedule.attacks):
             object.__setattr__(self, "objective", Objective())
         used = tuple(pair for pair in self.code if pair[0] in self.own_names)
         object.__setattr__(self, "code", used)
         # Standard fine-tuning never attacks: it is one run whatever eps_g a table asks for.
-        if self.schedule.kind == "standard":
+        if not self.schedule.attacks:
             if self.validation.epsilon is None:
                 object.__setattr__(self, "norm", "linf")
             object.__setattr__(self, "epsilon_g", Strength(Fraction(0), self.norm))
@@ -226,7 +269,7 @@ class RunConfig(Part):
     @property
     def slug(self) -> str:
         """Lower-case letters, digits, '_' and '.', so that an id is always one safe file name."""
-        strength = None if self.schedule.kind == "standard" else self.epsilon_g
+        strength = self.epsilon_g if self.schedule.attacks else None
         shared = _slug(self.backbone, self.dataset, strength, self.protocol, self.setting)
         return f"{shared}-s{self.seed}"
 

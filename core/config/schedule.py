@@ -23,8 +23,8 @@ Share = Annotated[
     PlainSerializer(str, return_type=str, when_used="always"),
 ]
 """A part of eps_g in [0, 1], spelled as strengths are."""
-KINDS = ("standard", "two_hinge", "uniform", "auto", "points")
-PRESETS = ("standard", "fix", "sched", "uniform", "auto")
+KINDS = ("none", "standard", "two_hinge", "uniform", "auto", "points")
+PRESETS = ("none", "standard", "fix", "sched", "uniform", "auto")
 
 
 def _kind(kind: str) -> str:
@@ -54,12 +54,22 @@ class Schedule(Part):
     """Keyword arguments of an own class: whatever stands beside its `kind`."""
 
     @property
+    def trains(self) -> bool:
+        """False for `none`: the network is judged as its file has it, head and all."""
+        return self.kind != "none"
+
+    @property
+    def attacks(self) -> bool:
+        """Whether training may attack at all."""
+        return self.kind not in ("none", "standard")
+
+    @property
     def is_fix(self) -> bool:
         """Full strength from the first epoch on."""
         return self.kind == "two_hinge" and self.T1 == 0 and self.T2 == 0
 
     def label(self, epochs: int) -> str:
-        """The setting's name in tables: fix, sched, standard, uniform, auto, 'T1=5;T2=25' or
+        """The setting's name in tables: none, fix, sched, standard, uniform, auto, 'T1=5;T2=25' or
         'points=0:0;9:1'; of an own class its name and knobs, 'Cosine;power=2'."""
         if own_code.is_own(self.kind):
             return own_code.label(self.kind, self.knobs)

@@ -25,7 +25,7 @@ from core.data.inputs import local_weights, weights_part
 from core.errors import first_line
 from core.model import lora
 from core.model.convolutions import layout
-from core.model.pretrained import load_backbone
+from core.model.pretrained import load_weights
 from core.model.trainable import head_names
 from core.store.folders import Store
 
@@ -67,9 +67,12 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init"))
         file = local_weights(config)
-        net = _create(entry.timm, config.weights == "pretrained" and not file, classes, options)
+        pretrained = config.weights == "pretrained" and not file
+        if config.schedule.trains or not pretrained:  # else with the classes of the weights
+            options["num_classes"] = classes
+        net = _create(entry.timm, pretrained, options)
     if file:
-        log.info("%s", load_backbone(net, *weights_part(file, store)))
+        _load(net, file, config, store)
     model = Classifier(net, *_statistics(config, net))
     _check_head(model, config.backbone, classes)
     if not cfg or cfg.input_size[-1] != config.image_size:
@@ -116,7 +119,7 @@ def _own(config: RunConfig, classes: int, store: Store) -> Classifier:
     if not isinstance(net, nn.Module):
         raise ConfigError(f"backbone {name}: expected an nn.Module, got {type(net).__name__}")
     if file := local_weights(config):
-        log.info("%s", load_backbone(net, *weights_part(file, store)))
+        _load(net, file, config, store)
     model = Classifier(net, mean=(0.0,) * 3, std=(1.0,) * 3)
     try:
         with torch.no_grad():
@@ -133,6 +136,12 @@ def _own(config: RunConfig, classes: int, store: Store) -> Classifier:
         lora.adapt(model, config)
     model.to(memory_format=layout(model))  # type: ignore[call-overload]
     return model
+
+
+def _load(net: nn.Module, file: str, config: RunConfig, store: Store) -> None:
+    """All but the head, which is new; of a network that is judged untrained the head, too."""
+    path, pick = weights_part(file, store)
+    log.info("%s", load_weights(net, path, pick, head=not config.schedule.trains))
 
 
 def _check_head(model: Classifier, name: str, classes: int) -> None:
@@ -167,9 +176,9 @@ def _group_norm(channels: int, *, groups: int, **_: object) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
-def _create(name: str, pretrained: bool, classes: int, options: dict[str, Any]) -> Any:
+def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=classes, **options)
+        return timm.create_model(name, pretrained=pretrained, **options)
     except (OSError, RuntimeError) as error:
         fetch = f"; run: sweep weights fetch {name}" if isinstance(error, OSError) else ""
         raise ConfigError(

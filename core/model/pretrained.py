@@ -53,13 +53,14 @@ class Candidate:
         return not any(self.misfits.values())
 
 
-def load_backbone(net: Any, file: Path, pick: str | None = None) -> str:
+def load_weights(net: Any, file: Path, pick: str | None = None, *, head: bool = False) -> str:
     """Load all but the head from `file`; returns a sentence for the log: from where, how much.
 
-    pick: the candidate to take, by its name or some whole parts of it. Raises ConfigError if the
-    file is no checkpoint, nothing in it fits, several candidates do, or a tensor is not finite.
+    pick: the candidate to take, by its name or some whole parts of it. head: load that, too. Raises
+    ConfigError if the file is no checkpoint, nothing in it fits, several candidates do, or a tensor
+    is not finite.
     """
-    heads = heads_of(net)
+    heads = () if head else heads_of(net)
     own = {k: v for k, v in net.state_dict().items() if not k.startswith(heads)}
     found = list(_candidates(read_checkpoint(file), own, heads, net))
     if not found:
@@ -78,8 +79,9 @@ def load_backbone(net: Any, file: Path, pick: str | None = None) -> str:
     net.load_state_dict(chosen.state, strict=False)
     others = [candidate for candidate in fitting if candidate is not chosen]
     also = f"; it also has: {_names(others)} (to choose: {file.name}#NAME)" if others else ""
+    part = "network, with its head," if head else "backbone"
     return (
-        f"weights: {len(chosen.state)} of {len(own)} tensors of the backbone from {file}, "
+        f"weights: {len(chosen.state)} of {len(own)} tensors of the {part} from {file}, "
         f"{_names([chosen])}{also}"
     )
 

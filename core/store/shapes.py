@@ -65,7 +65,7 @@ class Result(TypedDict):
 
     evals: list[str]
     delay: NotRequired[Count]
-    epochs: NotRequired[Many]
+    epochs: NotRequired[Count]
     seconds: NotRequired[float]
     batchnorm_images: NotRequired[list[Many]]
     finished: NotRequired[str]

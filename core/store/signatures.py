@@ -61,7 +61,7 @@ def of_training(
     """
     classes = classes or classes_in(rows)
     checks = [_diverging(rows)]
-    if len(rows) >= epochs and rows[-1]["epsilon"] > 0:
+    if rows and len(rows) >= epochs and rows[-1]["epsilon"] > 0:
         checks += [_suboptimal(rows, epochs, standard, classes), _unstable(rows, classes)]
         checks.append(_trained_for_nothing(rows[-1], classes))
     return [finding for finding in checks if finding]

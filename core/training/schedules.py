@@ -57,6 +57,13 @@ class Standard(EpsilonSchedule):
         return 1, {}
 
 
+class Untrained(Standard):
+    """No epoch at all. A dry run trains one: it needs no head from a file then."""
+
+    def rehearsed(self) -> tuple[int, dict[str, Any]]:
+        return 1, {"kind": "standard"}
+
+
 class TwoHinge(EpsilonSchedule):
     """0 before T1, linear from T1 to T2, 1 from T2 on.
 
@@ -152,6 +159,7 @@ class Auto(EpsilonSchedule):
 
 
 KINDS: dict[str, type[EpsilonSchedule]] = {
+    "none": Untrained,
     "standard": Standard,
     "two_hinge": TwoHinge,
     "points": Points,

@@ -120,7 +120,7 @@ class Trainer:
         Raises DivergedError, NotOwnedError, OSError (a full disk; resumable).
         """
         self._resume()
-        self._begun = time.perf_counter(), len(self.rows) / self.config.epochs
+        self._begun = time.perf_counter(), len(self.rows) / max(1, self.config.epochs)
         for epoch in range(len(self.rows), self.config.epochs):
             self.rows.append(self._epoch(epoch))
             self._save()

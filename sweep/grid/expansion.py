@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig, own_code, resolve_schedule
+from core.config.run import untrained
 from core.training import objectives, schedules
 from sweep.grid.fields import Axis, Choice, canonical
 from sweep.grid.file import GridFile, Place
@@ -112,7 +113,14 @@ def product(
             if code:
                 values["code"] = delta["code"] = tuple(sorted(set(code)))
             config = template.model_copy(update=values)
-            yield Found(config, setting, config.id_of(delta))
+            if config.schedule.trains:
+                yield Found(config, setting, config.id_of(delta))
+                continue
+            try:  # it knows fields that were judged apart
+                config = untrained(config)
+                yield Found(config, setting, config.id)
+            except ValueError as error:
+                file.problem(("grid",), str(error))
     for number, place in enumerate(exclude):
         if not file.faults and not used >> number & 1:
             file.problem(place, "exclude: matches no combination")

@@ -180,7 +180,7 @@ def _misfits(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         config = run.config
         key = (config.schedule, config.epochs)
-        if config.schedule.kind == "standard" or key in found:
+        if not config.schedule.attacks or key in found:
             continue
         never = schedules.make(config).attacked_epochs(config.epochs) == 0
         found[key] = f"schedule {run.setting}: never attacks in {config.epochs} epochs" * never

@@ -66,7 +66,7 @@ def shrink(run: Run, datasets: Datasets) -> Run:
         "seed": 0,
     }
     data = {name: getattr(config, name) for name in type(config).model_fields} | changes
-    if config.schedule.kind == "standard":
+    if not config.schedule.attacks:
         del data["epsilon_g"]
     evals = dict.fromkeys(item.shrunk() for item in run.evals)
     return Run(RunConfig.model_validate(data), run.setting, tuple(evals))

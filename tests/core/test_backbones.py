@@ -249,7 +249,7 @@ def test_a_checkpoint_in_every_form(form: str, tmp_path: Path) -> None:
     source, net = network("test_resnet", 0, num_classes=9), network("test_resnet", 1, num_classes=4)
     fresh_head = net.fc.weight.clone()
     torch.save(FORMS[form](source.state_dict()), tmp_path / "x.pth")
-    pretrained.load_backbone(net, tmp_path / "x.pth")
+    pretrained.load_weights(net, tmp_path / "x.pth")
     assert torch.equal(net.fc.weight, fresh_head), "the head is the run's own"
     for key, value in source.state_dict().items():
         if not key.startswith("fc"):
@@ -274,7 +274,7 @@ def test_names_of_an_older_release_are_converted(tmp_path: Path) -> None:
     old = old_swin(source.state_dict())
     assert old.keys() != source.state_dict().keys()
     torch.save({"model": old}, tmp_path / "x.pth")
-    pretrained.load_backbone(net, tmp_path / "x.pth")
+    pretrained.load_weights(net, tmp_path / "x.pth")
     for key, value in source.state_dict().items():
         if not key.startswith("head.fc"):
             assert torch.equal(net.state_dict()[key], value), key
@@ -283,7 +283,7 @@ def test_names_of_an_older_release_are_converted(tmp_path: Path) -> None:
 def test_another_architecture_is_one_line(tmp_path: Path) -> None:
     torch.save(network("test_vit", 0).state_dict(), tmp_path / "x.pth")
     with pytest.raises(ConfigError) as error:
-        pretrained.load_backbone(network("test_resnet", 0), tmp_path / "x.pth")
+        pretrained.load_weights(network("test_resnet", 0), tmp_path / "x.pth")
     (line,) = error.value.lines
     assert line.startswith(
         f"{tmp_path}/x.pth: does not fit ResNet: 0 of 90 names match; conv1.0.weight, "

@@ -51,7 +51,7 @@ class Loaded:
         torch.save(content, file)
         self.seed, self.said = None, ""
         try:
-            self.said = pretrained.load_backbone(net, file, pick)
+            self.said = pretrained.load_weights(net, file, pick)
             self.seed = int(net.state_dict()["bn1.weight"][0])
         except ConfigError as error:
             (self.said,) = error.lines
@@ -199,7 +199,7 @@ def test_objects_are_named_with_what_to_do(
     file = tmp_path / "x.pt"
     torch.save(content(), file, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ConfigError) as error:
-        pretrained.load_backbone(network(), file)
+        pretrained.load_weights(network(), file)
     (line,) = error.value.lines
     assert line.startswith(f"{file}: not a readable checkpoint (it holds the Python object ")
     assert named in line and "torch.save(model.state_dict(), 'weights.pt')" in line
