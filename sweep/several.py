@@ -105,9 +105,13 @@ def table(shares: Sequence[Share]) -> Group:
         place(shares[0].cost.store, *(share.grid for share in shares)),
         shown,
         *(Text(f"estimate: {basis}") for basis in bases),
-        *(line for share in shares for line in searches(share.grid, share.cost)),
+        *(line for share in shares for line in _searches(share)),
         Text.assemble(f"{saved}: ", watcher.counts_line(every)),
     )
+
+
+def _searches(share: Share) -> list[Text]:
+    return searches(share.grid, share.cost.searching(share.grid.searches), share.cost.unit)
 
 
 def _sums(shares: Sequence[Share]) -> list[str]:

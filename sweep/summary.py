@@ -12,7 +12,7 @@ from rich.text import Text
 
 from core.sheet import Sheet
 from core.store.folders import Store
-from sweep.estimate.cost import Cost, Sum, Work
+from sweep.estimate.cost import Cost, Sum, Work, by_phase
 from sweep.grid import Grid
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import watcher
@@ -37,7 +37,10 @@ def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
         factor, unit = scaled(max(known), cost.unit)
         span = f"{short(min(known) * factor)} to {short(max(known) * factor)} {unit}"
         lines.append(Text(f"a run takes {span}{_at_once(told_hours, max(known), cost)}"))
-    lines += winners.lines(grid) + searches(grid, cost)
+    before = cost.searching(grid.searches)
+    if phases := _phases(by_phase(works, before), cost.unit):
+        lines.append(phases)
+    lines += winners.lines(grid) + searches(grid, before, cost.unit)
     return Group(*lines, cells(seen, works, cost.unit))
 
 
@@ -67,11 +70,18 @@ def _at_once(told: Hours, longest: float, cost: Cost) -> str:
     return f"; what is left takes {spelled(wall, 'hours')} on {cost.at_once} {devices}{plural}"
 
 
-def searches(grid: Grid, cost: Cost) -> list[Text]:
-    """What has to come before the runs of a grid that is not tuned yet."""
+def _phases(phases: Mapping[str, Sum], unit: str) -> Text | None:
+    """'by phase: training 766, search 0, autoattack 2,019 GPU-hours'; None if nothing tells."""
+    factor, unit = scaled(max(total.known for total in phases.values()), unit)
+    told = (f"{name} {short(total.known * factor)}" for name, total in phases.items())
+    known = any(total.known for total in phases.values())
+    return Text(f"by phase: {', '.join(told)} {unit}") if known else None
+
+
+def searches(grid: Grid, hours: Sum, unit: str) -> list[Text]:
+    """What has to come before the runs of a grid that is not tuned yet, and its hours."""
     left = sum(one.winner() is None for one in grid.searches)
-    hours = cost.searching(grid.searches)
-    about = f" of {lasting(hours, cost.unit)}" if hours.known else ""
+    about = f" of {lasting(hours, unit)}" if hours.known else ""
     text = f"{grid.name}: {left} searches{about} come first, then its runs have rates of their own"
     return [Text(text, style="yellow")] if left else []
 

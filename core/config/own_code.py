@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -216,7 +217,7 @@ def fitting(dotted: str, used_as: str, knobs: Pairs = ()) -> Any:
     key of USES. Raises ConfigError."""
     target, use = load(dotted), USES[used_as]
     check_knobs(target, dotted, (name for name, _ in knobs), use.facts)
-    if missing := {*use.needs} - {p.name for p in _parameters(target)}:
+    if missing := {*use.needs} - _names_of(target):
         raise ConfigError(f"{dotted}: expected a parameter '{min(missing)}', it has none")
     if lacking := [name for name in use.has if not hasattr(target, name)]:
         raise ConfigError(f"{dotted}: has no '{lacking[0]}', inherit {use.base}")
@@ -229,7 +230,8 @@ def make(
     """An object of a kind: one of ours, from `kinds`, takes what it asks for from `facts`; an own
     one its knobs, and those facts that its use has. Raises ConfigError."""
     if not is_own(kind):
-        return call(kinds[kind], {}, facts)
+        asked = _asked_by(kinds[kind])
+        return kinds[kind](**{name: fact for name, fact in facts.items() if name in asked})
     target = fitting(kind, used_as, knobs)
     with blamed(kind):
         return call(target, dict(knobs), {name: facts[name] for name in USES[used_as].facts})
@@ -249,8 +251,17 @@ def blamed(dotted: str) -> Iterator[None]:
 
 def call(target: Callable[..., Any], knobs: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
     """`target` called with its knobs, and with those facts that are names of its parameters."""
-    asked = {p.name for p in _parameters(target)}
+    asked = _names_of(target)
     return target(**{name: facts[name] for name in facts if name in asked}, **knobs)
+
+
+@cache  # a plan makes the same few of ours for each of its runs
+def _asked_by(kind: type) -> frozenset[str]:
+    return frozenset(_names_of(kind))
+
+
+def _names_of(target: Callable[..., Any]) -> set[str]:
+    return {p.name for p in _parameters(target)}
 
 
 def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:

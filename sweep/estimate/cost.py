@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.config import EvalConfig, RunConfig
+from core.config import EvalConfig, RunConfig, own_code
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.folders import Store
@@ -67,6 +67,20 @@ class Work(NamedTuple):
     """Those of them that are not its evaluations."""
     hours: float | None
     """Of one device."""
+    phases: Mapping[str, float] = {}
+    """Phase -> its part of these hours: training, and each kind of evaluation by its attack."""
+
+
+def by_phase(works: Iterable[Work], before: Sum) -> dict[str, Sum]:
+    """Hours of runs phase by phase, with those of the searches before them."""
+    total: dict[str, float] = defaultdict(float)
+    unknown = 0
+    for work in works:
+        unknown += work.hours is None
+        for name, hours in work.phases.items():
+            total[name] += hours
+    found = {name: Sum(hours, unknown) for name, hours in total.items()}
+    return {"training": found.pop("training", Sum(0, unknown)), "search": before, **found}
 
 
 @dataclass
@@ -124,9 +138,14 @@ class Cost:
         if not sizes or not each:
             return Work(None, None, None)
         found, own = count_passes(config, evals, sizes), self.own.get(_kind(config))
-        training, whole = found.fit * each / 1e6, sum(found) * each / 1e6
-        told = own or each >= SMALL_GFLOPS
-        return Work(whole, training, whole * 1e3 / (own or self.tflops) / 3600 if told else None)
+        training, whole = found.fit * each / 1e6, (found.fit + found.evaluate) * each / 1e6
+        if not own and each < SMALL_GFLOPS:
+            return Work(whole, training, None)
+        hour = (own or self.tflops) * 3.6e6 / each  # forwards of an image
+        phases = defaultdict(float, training=found.fit / hour)
+        for item, passes in zip(evals, found.evaluations, strict=True):
+            phases[own_code.label(item.attack)] += passes / hour
+        return Work(whole, training, sum(phases.values()), phases)
 
     def hours(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
         """Of one device; None where nothing tells."""
@@ -148,14 +167,18 @@ class Cost:
         return min(trials, one.minutes / 60 if one.minutes else trials)
 
     def as_dict(self, runs: Sequence[Run], searches: Iterable[Search] = ()) -> dict[str, Any]:
-        """The shape of `estimate` in `sweep plan --json`: hours of all runs, of each by its id, and
-        of the searches before them. A sum is null unless each of its parts is known; beside it
-        are the sum of the known ones and how many are unknown."""
-        hours = {run.id: self.hours(run.config, run.evals) for run in runs}
+        """The shape of `estimate` in `sweep plan --json`: hours of all runs, of each by its id, of
+        the searches before them, and phase by phase. A sum is null unless each of its parts is
+        known; beside it are the sum of the known ones and how many are unknown."""
+        works = {run.id: self.work(run.config, run.evals) for run in runs}
+        hours = {name: work.hours for name, work in works.items()}
         about = {"device": self.device, "unit": self.unit, "basis": self.basis}
-        before = self.searching(searches).as_dict()
+        searching = self.searching(searches)
+        phases = {k: total.as_dict() for k, total in by_phase(works.values(), searching).items()}
+        before = searching.as_dict()
         others = {"searches": before.pop("hours")} | {f"searches_{k}": v for k, v in before.items()}
-        return {**about, **Sum.of(hours.values()).as_dict(), **others, "runs": hours}
+        every = Sum.of(hours.values()).as_dict()
+        return {**about, **every, **others, "phases": phases, "runs": hours}
 
     def sizes(self, dataset: str) -> Mapping[str, int] | None:
         """Images per split."""

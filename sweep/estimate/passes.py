@@ -36,7 +36,12 @@ class Passes(NamedTuple):
 
     fit: float
     """Training, and validation after every epoch."""
-    evaluate: float
+    evaluations: tuple[float, ...]
+    """One by one."""
+
+    @property
+    def evaluate(self) -> float:
+        return sum(self.evaluations)
 
 
 def count_passes(
@@ -52,7 +57,7 @@ def count_passes(
     validate = sizes["val"] + looked * (2 + broken[0] * 2 * config.validation.steps)
     fit = train * (config.epochs * step + attacked * attack) + config.epochs * validate
     counts = [min(item.images or sizes[item.split], sizes[item.split]) for item in evals]
-    tried = sum(item.passes(n, broken[1]) for item, n in zip(evals, counts, strict=True))
+    tried = tuple(item.passes(n, broken[1]) for item, n in zip(evals, counts, strict=True))
     return Passes(fit, tried)
 
 

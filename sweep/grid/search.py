@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import random
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from core.config import RunConfig
-from core.config.seeds import derive
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.claims import now
@@ -125,12 +122,6 @@ class Search:
         return total
 
     @property
-    def draw(self) -> dict[str, Any]:
-        """Values of the fields, drawn at random: those of a search without trials."""
-        chance = random.Random(derive(self.config.seed, "draw", self.id))
-        return {name: _drawn(ends, chance) for name, ends in self.ranges.items()}
-
-    @property
     def path(self) -> Path:
         return self.folder / self.id
 
@@ -151,13 +142,6 @@ class Search:
         with suppress(DamagedError):  # the trials tell it again
             return read_json(self.winner_file, shapes.Winner)
         return None
-
-
-def _drawn(ends: Range, chance: random.Random) -> float | str:
-    if isinstance(ends[0], str):
-        return chance.choice(ends)
-    low, high = map(float, ends)
-    return rounded(math.exp(chance.uniform(math.log(low), math.log(high))), low, high)
 
 
 def rounded(value: float, low: float, high: float) -> float:

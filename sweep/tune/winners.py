@@ -9,6 +9,8 @@ and `launch` refuses it.
 
 from __future__ import annotations
 
+import math
+import random
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,10 +19,11 @@ from typing import Any
 from rich.text import Text
 
 from core.config import ConfigError, Optim, RunConfig, Schedule
+from core.config.seeds import derive
 from core.store.folders import Store
 from sweep.grid import Grid, Run
-from sweep.grid.search import Search, look, with_params
-from sweep.grid.tune_block import Tune
+from sweep.grid.search import Search, look, rounded, with_params
+from sweep.grid.tune_block import Range, Tune
 
 NAMED = 3
 """Searches named in one line before 'and k more'."""
@@ -30,9 +33,10 @@ def apply(grid: Grid, store: Store) -> Grid:
     """The grid with its searches and, if all of them are through, their winners in its runs."""
     if grid.tune is None:
         return grid
-    found = by_run(grid, store)
     if not grid.tune.trials:
-        return replace(grid, runs=tuple(_drawn(run, found[run.id], grid.tune) for run in grid.runs))
+        seed = min(run.config.seed for run in grid.runs)
+        return replace(grid, runs=tuple(_drawn(run, grid.tune, seed) for run in grid.runs))
+    found = by_run(grid, store)
     searches = tuple({search.id: search for search in found.values()}.values())
     winners = {search.id: search.winner() for search in searches}
     runs = grid.runs
@@ -47,10 +51,21 @@ def _tuned(run: Run, winner: Mapping[str, Any] | None, tune: Tune) -> Run:
     return Run(config, run.setting, run.evals, {**winner, "least": tune.least})
 
 
-def _drawn(run: Run, search: Search, tune: Tune) -> Run:
-    """A run with the first values that come: nothing was compared with them."""
-    first = {"search": search.id, "objective": search.goal, "params": search.draw, "trials": 0}
-    return _tuned(run, first, tune)
+def _drawn(run: Run, tune: Tune, seed: int) -> Run:
+    """A run with the first values that come, which it shares with those whose search it would."""
+    alike = _searched(run.config, tune, seed).id
+    chance = random.Random(derive(seed, "draw", alike))
+    ranges = tune.ranges_of(run.config.protocol)
+    params = {name: _draw(ends, chance) for name, ends in ranges.items()}
+    return _tuned(run, {"search": alike, "params": params, "trials": 0}, tune)
+
+
+def _draw(ends: Range, chance: random.Random) -> float | str:
+    """One of the values, or a number between the ends on a logarithmic scale."""
+    if isinstance(ends[0], str):
+        return chance.choice(ends)
+    low, high = map(float, ends)
+    return rounded(math.exp(chance.uniform(math.log(low), math.log(high))), low, high)
 
 
 def by_run(grid: Grid, store: Store) -> dict[str, Search]:
@@ -65,12 +80,12 @@ def by_run(grid: Grid, store: Store) -> dict[str, Search]:
     return {run_id: searches[alike] for run_id, alike in searched.items()}
 
 
-def _searched(config: RunConfig, tune: Tune) -> RunConfig:
-    """What runs that share a search have in common, as one run: with seed 0, plain
+def _searched(config: RunConfig, tune: Tune, seed: int = 0) -> RunConfig:
+    """What runs that share a search have in common, as one run: with one seed, plain
     hyper-parameters, and `fix` in place of every schedule that attacks."""
     plain = {name.rpartition(".")[2]: None for name in tune.ranges}
     defaults = {name: Optim.model_fields[name].default for name in plain}
-    changes: dict[str, Any] = {"seed": 0, "optim": config.optim.model_copy(update=defaults)}
+    changes: dict[str, Any] = {"seed": seed, "optim": config.optim.model_copy(update=defaults)}
     if tune.schedule == "fix" and config.schedule.kind != "standard":
         changes["schedule"] = Schedule()
     if tune.epochs:

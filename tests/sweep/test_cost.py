@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from core.config import EvalConfig, RunConfig
 from core.data.corruptions import CORRUPTIONS
@@ -156,6 +159,27 @@ def test_a_grid_says_what_the_model_says(file: Path, store: Store) -> None:
     if tuned.searches:
         hours = cost.of(H100, store).searching(tuned.searches).known
         assert hours and f"about {hours:.0f} for the searches" in file.read_text()
+
+
+def test_hours_by_phase(store: Store) -> None:
+    """Their sum is that of the runs, and most of the guide's go into its three ensembles."""
+    grid, model = load_grid("guide"), cost.of(H100, store)
+    found = model.as_dict(grid.runs)["phases"]
+    assert list(found) == ["training", "search", "autoattack", "corruptions"]
+    total = model.total(grid.runs)
+    assert sum(hours["known"] for hours in found.values()) == pytest.approx(total.known)
+    assert found["search"] == {"hours": 0, "known": 0, "unknown": 0}, "every run takes a draw"
+    assert found["training"]["unknown"] == found["autoattack"]["unknown"] == total.unknown == 36
+    assert found["autoattack"]["known"] > 2 * found["training"]["known"] > 1000
+    tuned = winners.apply(load_grid("guide_tuned"), store)
+    before = model.searching(tuned.searches)
+    seen = Plan([Status(run, State.NEW) for run in tuned.runs[:6]])
+    told = io.StringIO()
+    Console(file=told, width=200).print(
+        summary.of(replace(tuned, runs=tuned.runs[:6]), seen, model)
+    )
+    (line,) = [line for line in told.getvalue().splitlines() if "by phase" in line]
+    assert f"search {before.known:,.0f}, autoattack" in line and "training " in line
 
 
 def test_a_search_costs_what_its_budget_says(store: Store) -> None:
