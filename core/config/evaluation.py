@@ -349,6 +349,8 @@ def understood(data: object) -> EvalConfig | Problems:
         if own_code.is_own(named):
             stored = {name: value for name, value in data.items() if name != "metrics"}
             data = {"code": own_code.digests([named])} | stored
+        elif data.get("code"):
+            return [("code", "code: only own kinds have one, and it is computed; remove it")]
     except ConfigError as error:
         return [("attack", f"attack: {error.lines[0]}")]
     foreign = {name for name in data if name in _ELSEWHERE and name not in kind.model_fields}

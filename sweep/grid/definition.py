@@ -65,6 +65,8 @@ KEYS = (
 TABLES = ("1", "2", "3", "4", "6", "7", "8", "9", "10", "11", "12", "main", "margin", "guide")
 """The paper's tables of accuracies; what a grid measured, as it is without the key tables; its
 margins; and the analyses of the sister benchmark (arXiv 2508.14079)."""
+_COMPUTED = {"code", "metrics"}
+"""What a stored evaluation of an own kind says beside its fields."""
 MOST_COMBINATIONS = 1_000_000
 
 
@@ -234,6 +236,10 @@ def _name(file: GridFile) -> str:
 def _evals(file: GridFile) -> tuple[EvalConfig, ...]:
     found: dict[str, EvalConfig] = {}
     for number, given in enumerate(_section(file, "evals")):
+        if computed := _COMPUTED.intersection(given if isinstance(given, dict) else ()):
+            line = f"{min(computed)}: is computed from the source of an own kind, remove it"
+            file.problem(("evals", number, min(computed)), f"evals: {line}")
+            continue
         evaluation = understood(given)
         if isinstance(evaluation, EvalConfig):
             if evaluation.id in found:

@@ -121,6 +121,19 @@ def test_a_kind_of_another_file_from_grid_to_table(toy: EvalConfig, call: Call) 
     assert call("report", "toy.yaml")[0] == 0
 
 
+@pytest.mark.parametrize("kind", ["apgd-ce", "my_margins:Margins"])
+def test_a_digest_is_computed_and_never_written(toy: EvalConfig, call: Call, kind: str) -> None:
+    """It would make another evaluation of the same measurement."""
+    mine = f'{{attack: "{kind}", code: {{"my_margins:Margins": 0123456789abcdef}}}}'
+    path = Path("coded.yaml")
+    path.write_text(GRID.partition("evals:")[0] + f"evals: [{mine}]\n")
+    code, _, err = call("plan", str(path))
+    assert code == 2 and "coded.yaml:5: evals: code: is computed from the source" in err
+    if kind == "apgd-ce":
+        with pytest.raises(ConfigError, match="code: only own kinds have one"):
+            EvalConfig.parse({"attack": kind, "code": dict(toy.code)})
+
+
 def test_what_it_has_not_measured_is_missing_from_all_its_metrics(toy: EvalConfig) -> None:
     (run, _) = load_grid(Path("toy.yaml")).runs
     rows = [
