@@ -12,12 +12,14 @@ import sys
 
 from analysis import Results, load
 from analysis.statistics import median_delay
+from core.errors import counted
 
 
 def main(root: str) -> None:
     frame = load(root)
     done = frame[frame["state"] == "done"]
-    print(f"{len(done)} of {len(frame)} numbers are there, from {done['run_id'].nunique()} runs\n")
+    origin = counted(done["run_id"].nunique(), "run")
+    print(f"{len(done)} of {len(frame)} numbers are there, from {origin}\n")
 
     # What does the schedule gain? Pairs with a missing side stay out, as NaN.
     cell = ["model", "dataset", "norm", "epsilon_g", "metric"]

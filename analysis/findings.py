@@ -17,6 +17,7 @@ from analysis.runs import Run
 from analysis.statistics import median_delay
 from analysis.tables import ABSENT, Entry, Table, bracketed
 from core.config import Strength
+from core.errors import counted
 from core.store.records import DELAY_THRESHOLD
 
 SUBOPTIMAL = 20.0
@@ -87,9 +88,10 @@ def finding(results: Results) -> str:
     low, high = (half_up(f(worst.clean), 1) for f in (min, max))
     head = "Suboptimal transfer shows" if worst.suboptimal else "No suboptimal transfer here"
     missing = worst.pairs - len(worst.clean)
-    said = f" ({missing} pairs not complete)" if missing else ""
+    said = f" ({counted(missing, 'pair')} not complete)" if missing else ""
     others = _others(results, worst)
-    apart = f" Robust backbones and ImageNette, {others} pairs, are not counted." if others else ""
+    left_out = f"Robust backbones and ImageNette ({counted(others, 'pair')}) are not counted."
+    apart = f" {left_out}" if others else ""
     return (
         f"{head}: at eps_g = {worst.strength}{bracketed(worst.variant)}, fix ends "
         f"at least {SUBOPTIMAL:.0f} points of clean accuracy below sched on {worst.suboptimal} of "
@@ -127,7 +129,7 @@ def _delays(results: Results, gap: Gaps) -> str:
     for setting in ("fix", "sched"):
         runs = _runs(results, gap, setting)
         runs = runs[runs["delay"].notna()]
-        never = f"in {_never(runs)} of {len(runs)} runs"
+        never = f"in {_never(runs)} of {counted(len(runs), 'run')}"
         middle = median_delay(runs["delay"], runs["epochs"])
         if middle == float("inf"):
             said.append(f"{setting} never adapts {never}")

@@ -22,6 +22,7 @@ from analysis.names import CORRUPTED, METRICS, MODELS, dataset_name, model_name
 from core.config import ConfigError, Strength, nearest
 from core.config.registry import backbone_problem
 from core.config.strength import LARGEST, Norm
+from core.errors import counted
 
 HINGES = re.compile(r"T1=(\d+);T2=(\d+)", re.ASCII)
 REQUIRED = ("model", "dataset", "epsilon_g", "setting", "metric", "value")
@@ -124,7 +125,7 @@ def _row(line: Mapping[str, str | None], where: str) -> Row:
         "constant": False,
         "eval_id": attack,
         "commit": "",
-        "source": where + (f" ({seeds} seeds)" if seeds else ""),
+        "source": where + (f" ({counted(int(seeds), 'seed')})" if seeds else ""),
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from analysis.results import Results
 from analysis.runs import Run
 from analysis.tables import DOUBLE_DAGGER, NAMED, Entry, Table
+from core.errors import counted
 
 
 def weak(results: Results) -> dict[tuple[str, ...], Run]:
@@ -62,7 +63,8 @@ def origin(run: Run) -> str | None:
     if not run.tuned["trials"]:
         return f"{values}: a random draw, nothing was searched ({run.tuned['search']})"
     few = f" (of at least {run.tuned['least']} expected)" if is_weak(run) else ""
-    return f"{values}: best of {run.tuned['trials']}{few} trials of {run.tuned['search']}"
+    trials = counted(run.tuned["trials"], "trial")
+    return f"{values}: best of {trials}{few} of {run.tuned['search']}"
 
 
 def named_values(params: Mapping[str, float | str]) -> str:

@@ -103,3 +103,12 @@ def beginning(file: Path) -> str:
         return "a Git LFS pointer, not the file itself; run: git lfs pull"
     text = start.decode("ascii", "replace").splitlines()[0]
     return f"begins with {text!r}" if text.isprintable() and "\ufffd" not in text else "binary data"
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 run', '2 runs', '0 searches', '3 retries'."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}{'es' if noun.endswith(('s', 'x', 'rch')) else 's'}"

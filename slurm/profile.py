@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 
 from core.config.document import Document, Place, dotted, read_text
 from core.errors import ConfigError, first_line
+from core.options import Compile, Mode
 from slurm.parameters import (
     Amount,
     Count,
@@ -66,9 +67,9 @@ class Profile(Model):
     workers: Count = Field(default_factory=lambda: len(os.sched_getaffinity(0)))  # local only
     slurm: Slurm = Slurm()
     env: dict[Variable, Integer | Line] = Field(default_factory=dict)
-    tracking: Literal["none", "offline", "online", "auto"] = "auto"
+    tracking: Mode = "auto"
     staging: StrictBool = False  # copy the data to $SLURM_TMPDIR first
-    compile: Literal["none", "default", "cuda_graphs"] = "none"  # torch.compile in training
+    compile: Compile = "none"  # torch.compile in training
     gpus_per_run: CountOrNone = 1
     gpu_memory_gb: Amount | None = None  # of one GPU; `sweep dry-run` compares its estimate with it
     runs_per_job: Count = 1
@@ -116,6 +117,8 @@ class Profile(Model):
             yield "runs_per_job: a job with several GPUs per run takes one run"
         if self.executor != "local" and "workers" in self.model_fields_set:
             yield f"workers: only for executor 'local', this one is {self.executor!r}"
+        if self.executor not in EXECUTORS and "timeout_min" not in self.parameters:
+            yield "parameters.timeout_min: required (submitit would ask for 5 minutes)"
         if self.executor in EXECUTORS and "parameters" in self.model_fields_set:
             yield f"parameters: only for the executor of a plug-in, this one is {self.executor!r}"
 

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from core.config import ConfigError, registry
 from core.data import inputs
-from core.errors import ClusterError
+from core.errors import ClusterError, counted
 from core.sheet import Sheet
 from core.store.folders import Store, SweepDir
 from core.store.tracking import is_online, login_problem
@@ -32,10 +32,10 @@ from slurm.cluster import Partition
 from slurm.command import ask
 from slurm.profile import Profile
 from sweep.grid import Grid
-from sweep.inputs import pretrained
-from sweep.inputs.networks import misfits
+from sweep.inputs import needs
 from sweep.state import joblog
 from sweep.submit import array, frozen_code
+from sweep.submit.plugin import Plugin
 
 LOW_DISK_GB = 20
 """A run of a base-size backbone keeps about 1 GB while it trains."""
@@ -68,6 +68,8 @@ def examine(profile: Profile, store: Store, grid: Grid | None, *, node: bool) ->
         checks += _slurm(profile, store)
         if node:
             checks.append(_node(profile, store))
+    elif profile.remote:
+        checks.append(_executor(profile))
     else:
         checks.append(_torch_here())
     return checks
@@ -121,16 +123,15 @@ def _tracking(profile: Profile) -> Iterator[Check]:
 
 
 def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
-    hub = pretrained.required_hub(profile)
     evals = ((run.config, item) for run in grid.runs for item in run.evals)
-    problems = inputs.missing((run.config for run in grid.runs), store, hub=hub, evals=evals)
+    problems = needs.missing((run.config for run in grid.runs), store, profile, evals)
     for problem in problems:
         yield Check("inputs", "fail", problem)
     for remark in inputs.left_out((run.config for run in grid.runs), store):
         yield Check("inputs", "warn", remark)
     if not problems:
-        yield Check("inputs", "ok", f"data and weights of {len(grid.runs)} runs are here")
-        for problem in misfits([run.config for run in grid.runs], store):
+        yield Check("inputs", "ok", f"data and weights are here, {counted(len(grid.runs), 'run')}")
+        for problem in needs.misfits([run.config for run in grid.runs], store):
             yield Check("networks", "fail", problem)
         yield from _fit(grid, store)
 
@@ -152,7 +153,8 @@ def _fit(grid: Grid, store: Store) -> Iterator[Check]:
             wrong += 1
             yield Check("weights", "fail", error.lines[0])
     if not wrong:
-        yield Check("weights", "ok", f"{len(pairs)} local checkpoints fit their backbones")
+        checkpoints = counted(len(pairs), "local checkpoint")
+        yield Check("weights", "ok", f"{checkpoints} compared: the tensors are their backbones'")
 
 
 def _slurm(profile: Profile, store: Store) -> Iterator[Check]:
@@ -160,12 +162,13 @@ def _slurm(profile: Profile, store: Store) -> Iterator[Check]:
         yield Check("Slurm", "fail", "sbatch, squeue, scontrol or scancel is not on the PATH")
         return
     known = limits.read(profile.slurm.slurm_account, profile.slurm.slurm_qos or "normal")
-    room = f"{known.room} more jobs may be submitted ({known.cap.name} = {known.cap.most})"
+    jobs = counted(known.room, "more job")
+    room = f"{jobs} may be submitted ({known.cap.name} = {known.cap.most})"
     yield Check(
         "Slurm",
         "ok" if known.known and known.room else "warn",
         f"{room if known.known else 'its limits and the queue cannot be read now'}, "
-        f"{known.max_array_size} tasks per array",
+        f"{counted(known.max_array_size, 'task')} per array",
     )
     yield from _partition(profile)
     yield _test_only(profile, store, "sbatch --test-only")
@@ -194,7 +197,17 @@ def _one_partition(wanted: str, known: Mapping[str, Partition], minutes: int) ->
         return Check("partition", "fail", detail)
     if not found.up:
         return Check("partition", "warn", f"{wanted} is down")
-    return Check("partition", "ok", f"{wanted}, {found.nodes} nodes")
+    return Check("partition", "ok", f"{wanted}, {counted(found.nodes, 'node')}")
+
+
+def _executor(profile: Profile) -> Check:
+    """Whether a plug-in of submitit can be used here and takes the profile's parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            Plugin(profile.executor).made(SweepDir(Path(folder)), profile, "epsweep-doctor")
+        except (ClusterError, ConfigError) as error:
+            return Check("executor", "fail", str(error))
+    return Check("executor", "ok", f"{profile.executor} takes the parameters")
 
 
 def _test_only(profile: Profile, store: Store, name: str) -> Check:

@@ -11,17 +11,15 @@ from rich.console import Console
 from rich.text import Text
 
 from core.config import ConfigError, nearest
-from core.data import inputs
 from core.data.digests import Known
-from core.errors import ClusterError
+from core.errors import ClusterError, counted
 from core.store.claims import shared_clock
 from core.store.folders import Store, SweepDir
 from slurm.profile import Profile, read_profile
 from sweep import summary
 from sweep.estimate import cost
 from sweep.grid import Grid, Run, select_runs
-from sweep.inputs import pretrained
-from sweep.inputs.networks import misfits
+from sweep.inputs import needs
 from sweep.state import breaker, pending, plan, repair
 from sweep.state.plan import LAUNCHABLE, ON_REQUEST, REPAIRABLE, Plan, State, Status
 from sweep.submit import backends, submissions, watcher
@@ -166,7 +164,8 @@ def _go(
         watcher.wait(started.crew, runs, store, console)
     else:
         how = grid.command("status", store, "--watch")
-        console.print(Text(f"{len(runs)} runs started; watch them with: {how}"), soft_wrap=True)
+        started_runs = counted(len(runs), "run")
+        console.print(Text(f"{started_runs} started; watch with: {how}"), soft_wrap=True)
         return None
     _say_held(sweep, console)
     # Of the same runs, also where `only` has chosen them by the states they were in.
@@ -183,7 +182,8 @@ def _release(seen: Plan, console: Console) -> None:
     }
     backends.release(jobs.values())
     if jobs:
-        console.print(f"{len(jobs)} jobs released that Slurm had held: a node did not start them")
+        held = counted(len(jobs), "job")
+        console.print(f"{held} released that Slurm had held after a node failed to start one")
 
 
 def _repaired(
@@ -201,7 +201,7 @@ def _repaired(
             repair.keep(found, folder)
             runs.append(status.run)
     for reason, count in refused.items():
-        console.print(Text(f"{count} failed runs left alone: {reason}", style="yellow"))
+        console.print(Text(f"{counted(count, 'failed run')} left alone: {reason}", style="yellow"))
     return runs
 
 
@@ -211,12 +211,13 @@ def _say_queued(
     left = len(_left(started))
     if started.arrays:
         tasks, names = sum(started.arrays.values()), ", ".join(started.arrays)
-        console.print(f"{len(runs) - left} runs submitted: {tasks} tasks, arrays {names}")
+        sent = counted(len(runs) - left, "run")
+        console.print(f"{sent} submitted: {counted(tasks, 'task')}, arrays {names}")
         how = grid.command("status", store, "--watch")
         console.print(Text(f"watch them with: {how}"), soft_wrap=True)
     if left:
         later = "repeat this when some are done (`sweep launch --feed` goes on by itself)"
-        console.print(f"{left} runs do not fit yet ({started.cap}); {later}")
+        console.print(f"no room yet for {counted(left, 'run')} ({started.cap}); {later}")
 
 
 def _left(started: Started[Runs]) -> list[Run]:
@@ -268,35 +269,25 @@ def require(grid: Grid, runs: Sequence[Run], store: Store, profile: Profile) -> 
     """Raises ConfigError, before anything is written, if runs of a grid cannot be launched: it is
     not tuned yet, or they lack data or weights."""
     winners.require(grid)
-    check(runs, store, profile)
-
-
-def check(runs: Sequence[Run], store: Store, profile: Profile) -> None:
-    """Raises ConfigError, before anything is written, if a run lacks data or weights or
-    its network cannot be built."""
-    problems = _missing(runs, store, profile) or misfits([run.config for run in runs], store)
-    if problems:
-        raise ConfigError(*problems)
+    needs.require([run.config for run in runs], store, profile, _evals(runs))
 
 
 def lacks(seen: Plan, store: Store, profile: Profile) -> list[str]:
     """What the runs that are not done would lack, one line each."""
     left = [status.run for status in seen.statuses if status.state is not State.DONE]
-    return _missing(left, store, profile)
+    return needs.missing((run.config for run in left), store, profile, _evals(left))
 
 
-def _missing(runs: Sequence[Run], store: Store, profile: Profile) -> list[str]:
-    hub = pretrained.required_hub(profile)
-    evals = ((run.config, item) for run in runs for item in run.evals)
-    return inputs.missing((run.config for run in runs), store, hub=hub, evals=evals)
+def _evals(runs: Sequence[Run]) -> needs.Evals:
+    return ((run.config, item) for run in runs for item in run.evals)
 
 
 def _say_stale(left: Sequence[Status], console: Console) -> None:
     """Runs whose inputs have changed stay as they are until they are asked for by name."""
     reasons = Counter(status.reason for status in left if status.state is State.STALE)
     for reason, count in reasons.items():
-        how = "`sweep retry --failed stale` makes them anew"
-        console.print(Text(f"{count} runs left alone, {reason}; {how}", "yellow"), soft_wrap=True)
+        text = f"{counted(count, 'run')} left alone, {reason}; redo: `sweep retry --failed stale`"
+        console.print(Text(text, "yellow"), soft_wrap=True)
 
 
 def _nothing(seen: Plan) -> Text:

@@ -165,10 +165,10 @@ def overall(found: Sequence[Suggestion]) -> str:
     if len(hinges) < 2:
         return ""
     T1, T2 = (_mean([pair[i] for pair in hinges]) for i in (0, 1))
-    counted = f"{len(hinges)} of {len(found)}" if len(hinges) < len(found) else str(len(hinges))
+    cells = f"{len(hinges)} of {len(found)}" if len(hinges) < len(found) else str(len(hinges))
     never = sum(bool(one.never) for one in found)
     all_epochs = f" (fix never adapted in {never} of them: all epochs counted)" if never else ""
-    return f"mean of {counted} cells{all_epochs}: T1 = {T1}, T2 = {T2}"
+    return f"mean of {cells} cells{all_epochs}: T1 = {T1}, T2 = {T2}"
 
 
 def table(found: Sequence[Suggestion]) -> Sheet:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rich.console import Group
 from rich.text import Text
 
+from core.errors import counted
 from core.sheet import Sheet
 from core.store.folders import Store
 from sweep.estimate.cost import Cost, Sum, Work, by_phase
@@ -27,8 +28,9 @@ def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
     question = str(grid.about.get("question", ""))
     lines = [Text.assemble((grid.name, "bold"), "  ", question), place(cost.store, grid)]
     told = grid.shared and len(seen.statuses) == len(grid.runs)  # of a part nobody has counted it
-    shared = f" ({grid.shared} combinations share another's run)" if told else ""
-    lines.append(Text.assemble(f"{len(seen.statuses)} runs{shared}: ", watcher.counts_line(seen)))
+    shared = f" for {len(grid.runs) + grid.shared} combinations" if told else ""
+    runs = counted(len(seen.statuses), "run")
+    lines.append(Text.assemble(f"{runs}{shared}: ", watcher.counts_line(seen)))
     works = works_of(seen, cost)
     told_hours = _hours(seen, works, cost)
     lines += [Text(line) for line in told_hours.lines]
@@ -82,7 +84,7 @@ def searches(grid: Grid, hours: Sum, unit: str) -> list[Text]:
     """What has to come before the runs of a grid that is not tuned yet, and its hours."""
     left = sum(one.winner() is None for one in grid.searches)
     about = f" of {lasting(hours, unit)}" if hours.known else ""
-    text = f"{grid.name}: {left} searches{about} come first, then its runs have rates of their own"
+    text = f"{grid.name}: first {counted(left, 'search')}{about}, then runs with the rates found"
     return [Text(text, style="yellow")] if left else []
 
 
@@ -164,7 +166,7 @@ class Hours(NamedTuple):
             off = f"{self.actual / self.planned - 1:+.0%}"
             planned, actual = (spelled(n, self.unit) for n in (self.planned, self.actual))
             numbers = f"{planned} planned, {actual} spent"
-            said.append(f"{self.finished} finished runs: {numbers} ({off})")
+            said.append(f"{counted(self.finished, 'finished run')}: {numbers} ({off})")
         return said
 
 

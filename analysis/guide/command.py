@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import pandas as pd
 
+from analysis import command
 from analysis.command import FORMS, Output, Source
-from analysis.command import provenance as run_provenance
 from analysis.formats import as_text
 from analysis.guide.audit import report
 from analysis.guide.compare import COMPARED
@@ -111,7 +111,7 @@ def export(source: Measured, path: Path) -> Output:
 def provenance(source: Measured) -> dict[str, Any]:
     """What the sidecar file beside the tables holds: plain data, for `json.dumps`."""
     if source.results:
-        return run_provenance(Source(source.results.values, source.results))
+        return command.provenance(Source(source.results.values, source.results))
     return {"files": list(source.paths), "cells": len(source.frame), "versions": versions()}
 
 

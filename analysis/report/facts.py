@@ -22,6 +22,7 @@ from analysis.rounding import half_up
 from analysis.runs import Run
 from analysis.tables import bracketed
 from core.config import Strength
+from core.errors import counted
 
 SURE = 0.05
 
@@ -48,8 +49,8 @@ def findings(results: Results) -> list[str]:
             sentences.append(f"{text[0].upper()}{text[1:]}.")
     broken = len(violations(results))
     sentences.append(
-        f"{done} of {len(table)} runs are done; "
-        + ("no sanity gate is broken." if not broken else f"{broken} sanity gates are broken.")
+        f"{done} of {counted(len(table), 'run')} done; "
+        + (f"{counted(broken, 'broken sanity gate')}." if broken else "no sanity gate is broken.")
     )
     return sentences
 
@@ -176,7 +177,10 @@ def diagnosis(run: Run, standard: Run | None = None) -> str:
     last = rows[-1]
     clean = 100 * last["val_clean_correct"] / last["val_clean_images"]
     best = max(100 * row["val_clean_correct"] / row["val_clean_images"] for row in rows)
-    parts = [f"{len(rows)} of {total} epochs", f"validation accuracy {clean:.1f} % at the end"]
+    parts = [
+        f"{len(rows)} of {counted(total, 'epoch')}",
+        f"validation accuracy {clean:.1f} % at the end",
+    ]
     if best > clean + 5:
         parts.append(f"{best:.1f} % at its best")
     if run.delay is not None:

@@ -12,6 +12,7 @@ from core.datasets import folders, lists, matlab
 from core.datasets.listing import Listing, absent
 from core.datasets.own import class_folders
 from core.datasets.splits import Item, divide
+from core.errors import counted
 
 READERS: dict[str, Callable[[Path], Listing]] = {
     "aircraft": lists.aircraft,
@@ -102,5 +103,5 @@ def _check(root: Path, listing: Listing, entry: Entry) -> None:
 
 def _counts(parts: dict[str, int]) -> str:
     return ", ".join(
-        f"{count} images" if p == "all" else f"{count} {p} images" for p, count in parts.items()
+        counted(count, "image" if p == "all" else f"{p} image") for p, count in parts.items()
     )

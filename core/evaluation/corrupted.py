@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 import torch
@@ -56,10 +56,14 @@ class Corrupted:
 def kinds_of(index: int, images: int, per_image: Literal["one", "all"]) -> tuple[str, ...]:
     """The types tried on image number `index` of so many: all, or one by consecutive blocks of
     floor(images / 11), the images left over with the last type (as in the guide)."""
-    if per_image == "all":
-        return KINDS
-    block = max(images // len(KINDS), 1)
-    return (KINDS[min(index // block, len(KINDS) - 1)],)
+    match per_image:
+        case "all":
+            return KINDS
+        case "one":
+            block = max(images // len(KINDS), 1)
+            return (KINDS[min(index // block, len(KINDS) - 1)],)
+        case _:
+            assert_never(per_image)
 
 
 def measure(asked: Corruptions, model: nn.Module, split: Split, context: Context) -> Measured:

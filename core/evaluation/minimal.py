@@ -26,7 +26,7 @@ from core.evaluation.measured import Context, Measured
 from core.evaluation.robust import strengths
 from core.evaluation.slots import Queue, Slots
 from core.machine.team import ALONE, Team
-from core.model.linear_head import feature_margins, gaps, linear_head
+from core.model.linear_head import feature_margins, find_linear_head, gaps
 from core.store.records import ResultRow, curve, expected_over
 from core.store.snapshot import Snapshot
 
@@ -198,7 +198,7 @@ class _Queue(Queue[_Slots]):
         x, _ = split.batch(torch.arange(1), device)
         with torch.no_grad():
             self.classes = model(x).shape[1]
-        head = linear_head(model, x) if margins else None
+        head = find_linear_head(model, x) if margins else None
         self.gaps = gaps(head, norm) if head else None
         absent = () if head else ("feature_margin",)
         names = ARRAYS | (MARGINS if margins else {})

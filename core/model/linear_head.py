@@ -14,7 +14,7 @@ DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
 """Norm of a perturbation -> order of the dual one."""
 
 
-def linear_head(model: nn.Module, x: Tensor) -> nn.Linear | None:
+def find_linear_head(model: nn.Module, x: Tensor) -> nn.Linear | None:
     """The layer whose outputs for the images x [B, C, H, W] are the model's logits; None if there
     is no such linear layer (two heads that are averaged, logits that are scaled afterwards)."""
     modules = dict(model.named_modules())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import DamagedError
+from core.errors import DamagedError, counted
 from core.store import shapes
 from core.store.files import exists, present
 from core.store.folders import RunDir
@@ -65,7 +65,7 @@ def _evaluation(run: RunDir, name: str) -> None:
 
 def _every_epoch(path: Path, rows: int, epochs: int) -> None:
     if rows != epochs:
-        raise DamagedError(path, f"{rows} of {epochs} epochs")
+        raise DamagedError(path, f"{rows} of {counted(epochs, 'epoch')}")
 
 
 def described(found: Sequence[DamagedError], run: RunDir) -> str:

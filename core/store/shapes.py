@@ -233,7 +233,7 @@ def _complete(row: _Submission) -> _Submission:
     if "processes" not in row and lacking:
         raise ValueError(f"an array without {', '.join(sorted(lacking))}")
     if "jobs" in row and len(row["jobs"]) != row.get("tasks"):
-        raise ValueError(f"{row.get('tasks')} tasks with {len(row['jobs'])} jobs")
+        raise ValueError(f"tasks: {row.get('tasks')}, jobs: {len(row['jobs'])}")
     return row
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from core.config import ConfigError, RunConfig, shown
 from core.config.seeds import derive
 from core.data.splits import Dataset
-from core.errors import DivergedError
+from core.errors import DivergedError, counted
 from core.evaluation import queue
 from core.machine.runtime import autocast
 from core.machine.team import ALONE, Team
@@ -92,7 +92,7 @@ class Trainer:
         if fixed and self.batch % (fixed * team.size):
             raise ConfigError(
                 f"batchnorm_images {fixed}: does not divide a step of {self.batch} images among "
-                f"{team.size} process{'es' if team.size > 1 else ''}"
+                f"{counted(team.size, 'process')}"
             )
         self.step = Step(
             config,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from core.errors import counted
 from core.store.folders import Store
 from sweep.cli.options import (
     LOOK,
@@ -96,5 +97,5 @@ def _compare(runs: list[Run], store: Store, project: str) -> int:
     found = differences(results, wandb_history(project))
     for line in found:
         out.print(Text(line, style="red"), soft_wrap=True)
-    out.print(f"{len(found)} differences" if found else "W&B and the run folders agree")
+    out.print(f"{counted(len(found), 'difference')}" if found else "W&B and the run folders agree")
     return int(bool(found))

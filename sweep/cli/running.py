@@ -13,7 +13,7 @@ from rich.text import Text
 
 from core.config import ConfigError
 from core.data.digests import Known
-from core.errors import ClusterError
+from core.errors import ClusterError, counted
 from core.store.folders import Store
 from sweep.cli.options import (
     LOOK,
@@ -208,9 +208,10 @@ def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
     runs = cancellation.cancel(look(loaded, store, only), store)
     workers = session.stop(loaded, store)
     if workers:
-        out.print(f"{workers} workers of its searches asked to stop")
+        out.print(f"{counted(workers, 'worker')} of its searches asked to stop")
     if runs or not workers:
-        out.print(f"{len(runs)} runs asked to stop" if runs else "nothing is pending or running")
+        stopped = f"{counted(len(runs), 'run')} asked to stop"
+        out.print(stopped if runs else "nothing is pending or running")
 
 
 @verbs.command(rich_help_panel=REPAIR)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.config import EvalConfig, RunConfig, own_code
-from core.errors import DamagedError
+from core.errors import DamagedError, counted
 from core.store import shapes
 from core.store.folders import Store
 from core.store.json_files import read_json, salvage
@@ -109,7 +109,8 @@ class Cost:
         name = "CPU core" if self.device == "CPU" else self.device
         if self.runs:
             kinds = ", ".join(self.own)
-            return f"at {self.tflops:.3g} TFLOP/s per {name}, as in {self.runs} runs here ({kinds})"
+            runs = f"{counted(self.runs, 'run')} here ({kinds})"
+            return f"at {self.tflops:.3g} TFLOP/s per {name}, as in {runs}"
         if self.device not in TFLOPS:
             return f"as if {name} were an H100 at {self.tflops:g} TFLOP/s; {SHIPPED}"
         where = "" if self.device == "CPU" else f"; {SHIPPED}"

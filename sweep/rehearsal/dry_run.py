@@ -23,6 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from core.errors import counted
 from core.sheet import Sheet
 from core.store.files import remove
 from core.store.folders import Store
@@ -78,7 +79,8 @@ def rehearse(
         sound = [run for run in runs if run.config.dataset not in datasets.broken]
         pairs = miniature.share([(run, miniature.shrink(run, datasets)) for run in sound])
         small = list({pair[1].id: pair[1] for pair in pairs}.values())
-        console.print(f"{len(small)} distinct miniatures of {len(runs)} runs, {workers} at a time:")
+        distinct = counted(len(small), "distinct miniature")
+        console.print(f"{distinct} of {counted(len(runs), 'run')}, {workers} at a time:")
         env = {"EPSWEEP_DATA": str(rehearsal.data)}
         here = here.model_copy(update={"tracking": "none", "workers": workers, "env": env})
         final = _run(replace(grid, runs=tuple(small)), rehearsal, here, console)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from core.errors import DamagedError
+from core.errors import DamagedError, counted
 from core.store.files import present
 from core.store.folders import SweepDir
 from core.store.json_files import read_json, write_json
@@ -34,8 +34,8 @@ class Tripped:
 
     def __str__(self) -> str:
         return (
-            f"{self.runs} runs failed alike ({self.reason}); the others are held back: mend the "
-            "cause, then `sweep launch` or `sweep retry`"
+            f"{counted(self.runs, 'run')} failed alike ({self.reason}); the others are held back: "
+            "mend the cause, then `sweep launch` or `sweep retry`"
         )
 
 

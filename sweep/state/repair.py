@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 from core.config import ConfigError, nearest
 from core.data.digests import mark, recorded
-from core.errors import DamagedError
+from core.errors import DamagedError, counted
 from core.options import Options
 from core.store import shapes
 from core.store.folders import RunDir
@@ -85,7 +85,7 @@ def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
     kind = status.kind or "bug"
     tried = before.retries.get(kind, 0)
     if tried >= LIMIT:
-        return f"failed again after {tried} retries"
+        return f"failed again after {counted(tried, 'retry')}"
     retries = {**before.retries, kind: tried + 1}
     after = replace(before, retries=retries, answers=failure)
     profile = profile.for_backbone(status.run.config.backbone)

@@ -14,6 +14,7 @@ from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.document import read_text
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
+from core.errors import counted
 from core.options import Mode, Options
 from core.store.files import exists
 from core.store.folders import Store
@@ -72,7 +73,7 @@ class InProcess(Backend):
         return Started(here=here)
 
     def script(self, order: Order) -> list[str]:
-        return [f"# profile {order.profile.name}: this process does {order.size} runs"]
+        return [f"# profile {order.profile.name}: this process does {counted(order.size, 'run')}"]
 
 
 BACKEND = InProcess()

@@ -16,6 +16,7 @@ from typing import Any
 import submitit
 
 from core.config import ConfigError
+from core.errors import counted
 from core.store.folders import SweepDir
 from core.store.processes import describe_process
 from slurm.profile import Profile
@@ -63,7 +64,7 @@ class Local(Backend):
     def script(self, order: Order) -> list[str]:
         """The command line of one worker."""
         workers = min(order.profile.workers, max(1, order.size))
-        share = f"{workers} worker processes share {order.size} runs"
+        share = f"{counted(workers, 'worker process')} for {counted(order.size, 'run')}"
         return [f"# profile {order.profile.name}: {share}\n{command(order.sweep.logs)}"]
 
     def limited(self, profile: Profile, most: int) -> Profile:

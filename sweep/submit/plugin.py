@@ -18,7 +18,7 @@ from submitit.core.core import PicklingExecutor
 from submitit.core.plugins import get_executors
 
 from core.config import ConfigError, nearest
-from core.errors import ClusterError
+from core.errors import ClusterError, counted
 from core.store.folders import SweepDir
 from slurm import cluster
 from slurm.cluster import JobState
@@ -46,7 +46,7 @@ class Plugin(Backend):
         ready, left = _apart(order.parts())
         for part in ready:
             name = f"epsweep-{part.sweep.path.name}-{uuid.uuid4().hex[:8]}"
-            made, jobs = self._made(part.sweep, part.profile, name), list[str]()
+            made, jobs = self.made(part.sweep, part.profile, name), list[str]()
             variables = local.setting(part.sweep, part.profile, order.code)
             manifest = part.freeze()
             for number in range(part.jobs):
@@ -64,7 +64,7 @@ class Plugin(Backend):
         except Exception as error:  # whatever it raises
             raise ClusterError(f"executor {self.executor} refused: {_line(error)}") from error
 
-    def _made(self, sweep: SweepDir, profile: Profile, name: str) -> Any:
+    def made(self, sweep: SweepDir, profile: Profile, name: str) -> Any:
         """The executor with everything that the profile says. Raises ConfigError, ClusterError."""
         kind = self._kind()
         known = [*SHARED, *sorted(kind._valid_parameters() - {*SHARED, *_OURS})]
@@ -97,9 +97,10 @@ class Plugin(Backend):
     def script(self, order: Order) -> list[str]:
         scripts = []
         for part in order.parts():
-            made = self._made(part.sweep, part.profile, f"epsweep-{part.sweep.path.name}")
-            jobs = f"{part.jobs} jobs of executor {self.executor} for {part.size} runs"
-            scripts.append(f"# profile {part.profile.name}: {jobs}")
+            made = self.made(part.sweep, part.profile, f"epsweep-{part.sweep.path.name}")
+            jobs, runs = counted(part.jobs, "job"), counted(part.size, "run")
+            what = f"{jobs} of executor {self.executor} for {runs}"
+            scripts.append(f"# profile {part.profile.name}: {what}")
             if isinstance(made, PicklingExecutor):
                 command = made._submitit_command_str
                 scripts[-1] += f"\n{made._make_submission_file_text(command, 'ID') or command}"

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from core.config import ConfigError
 from core.data.digests import Known
-from core.errors import StoppedError
+from core.errors import StoppedError, counted
 from core.sheet import Sheet
 from core.store.files import exists
 from core.store.folders import Store
@@ -115,7 +115,9 @@ def table(
     if page:
         pages = max(1, -(-len(shown) // most))
         if page > pages:
-            raise ConfigError(f"--page {page}: expected 1 to {pages}, pages of {most} runs")
+            raise ConfigError(
+                f"--page {page}: expected 1 to {pages}, pages of {counted(most, 'run')}"
+            )
         shown = shown[(page - 1) * most : page * most]
     elif len(shown) > rows:
         under_way = (State.RUNNING, State.FAILED, State.DAMAGED, State.INTERRUPTED)
@@ -167,7 +169,7 @@ def reasons(seen: Plan, most: int = ROWS) -> list[Text]:
         for (state, why), names in list(alike.items())[:most]
     ]
     if len(alike) > most:
-        lines.append(Text(f"... and {len(alike) - most} other reasons", style="dim"))
+        lines.append(Text(f"... and {counted(len(alike) - most, 'other reason')}", style="dim"))
     return lines
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from core.config import ConfigError
-from core.data import inputs
+from core.errors import counted
 from core.store.claims import shared_clock
 from core.store.folders import Store, SweepDir
 from core.store.holder import find_holder
@@ -18,8 +18,7 @@ from core.store.json_files import write_json
 from slurm.profile import Profile
 from sweep.grid import Grid, search, select_runs
 from sweep.grid.search import REAL, Progress, Search, Trial
-from sweep.inputs import pretrained
-from sweep.inputs.networks import misfits
+from sweep.inputs import needs
 from sweep.state import breaker, decision, pending
 from sweep.state.decision import Facts, State
 from sweep.state.pending import Pending
@@ -101,7 +100,7 @@ def tune(
         left = [one.search for one in seen if not one.over]
         busy = len(working) - _end_hung(seen, working, console)
         if busy:
-            console.print(f"{busy} workers are at work on it already")
+            console.print(f"{counted(busy, 'worker')} at work on it already")
         backend = backends.of(profile.executor)
         if not left or (busy and not backend.queued):
             return seen
@@ -119,10 +118,12 @@ def tune(
 def _say_queued(started: Started[Trials], order: Trials, console: Console) -> None:
     lacking = sum(part.jobs for part in started.left)
     if lacking:
-        console.print(f"{lacking} workers do not fit yet ({started.cap}); tune again later")
+        without = counted(lacking, "worker")
+        console.print(f"no room yet for {without} ({started.cap}); tune again later")
     if started.arrays:
         tasks, names = sum(started.arrays.values()), ", ".join(started.arrays)
-        console.print(f"{tasks} workers on {len(order.searches)} searches: arrays {names}")
+        searches = counted(len(order.searches), "search")
+        console.print(f"{counted(tasks, 'worker')} on {searches}: arrays {names}")
 
 
 def _check(wanted: Sequence[Search], store: Store, profile: Profile) -> None:
@@ -131,10 +132,7 @@ def _check(wanted: Sequence[Search], store: Store, profile: Profile) -> None:
             f"profile {profile.name}: a trial trains in one process, expected gpus_per_run: 1, "
             f"got {profile.gpus_per_run}"
         )
-    configs, hub = [one.config for one in wanted], pretrained.required_hub(profile)
-    problems = inputs.missing(configs, store, hub=hub) or misfits(configs, store)
-    if problems:
-        raise ConfigError(*problems)
+    needs.require([one.config for one in wanted], store, profile)
 
 
 def folder(grid: Grid, store: Store) -> SweepDir:
@@ -161,7 +159,7 @@ def _end_hung(seen: Sequence[Progress], working: Sequence[Pending], console: Con
     ended = [item for item in working if item.name and item.job in hung]
     if ended:
         backends.stop(ended)
-        console.print(f"{len(ended)} workers ended that hung in a trial")
+        console.print(f"{counted(len(ended), 'worker')} ended, hung in a trial")
     return len(ended)
 
 

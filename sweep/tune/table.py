@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from core.errors import counted
 from core.sheet import Sheet
 from sweep.grid import Grid
 from sweep.grid.search import REAL, Progress, spread
@@ -21,10 +22,11 @@ SILENT = {"pending": "its job comes back to it"}
 
 
 def brief(seen: Sequence[Progress]) -> Text:
-    """'2 of 6 searches are through, 61 of 120 trials'."""
+    """'2 of 6 searches through, 61 of 120 trials'."""
     through = sum(one.over for one in seen)
     trials, most = sum(one.real for one in seen), sum(one.search.trials for one in seen)
-    return Text(f"{through} of {len(seen)} searches are through, {trials} of {most} trials")
+    searches = counted(len(seen), "search")
+    return Text(f"{through} of {searches} through, {trials} of {counted(most, 'trial')}")
 
 
 def tabulate(seen: Sequence[Progress], grid: Grid, workers: Sequence[Pending] = ()) -> Group:
@@ -51,7 +53,7 @@ def _workers(workers: Sequence[Pending]) -> list[Text]:
         f"{count} {state}{f' ({reason})' if reason else ''}"
         for (state, reason), count in counts.items()
     ]
-    return [Text(f"{len(workers)} workers: {', '.join(words)}")] if workers else []
+    return [Text(f"{counted(len(workers), 'worker')}: {', '.join(words)}")] if workers else []
 
 
 def standing(worker: Pending) -> tuple[str, str | None]:
@@ -110,7 +112,7 @@ def _warnings(seen: Sequence[Progress], least: int) -> list[Text]:
     few = [one for one in seen if one.over and one.real < least]
     return [
         Text(
-            f"{one.search.name}: {one.real} trials, expected at least {least}; "
+            f"{one.search.name}: {counted(one.real, 'trial')}, expected at least {least}; "
             "its results are flagged",
             style="yellow",
         )

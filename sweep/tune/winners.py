@@ -20,6 +20,7 @@ from rich.text import Text
 
 from core.config import ConfigError, Optim, RunConfig, Schedule
 from core.config.seeds import derive
+from core.errors import counted
 from core.store.folders import Store
 from sweep.grid import Grid, Run
 from sweep.grid.search import Search, look, rounded, with_params
@@ -126,9 +127,12 @@ def _lacking(grid: Grid) -> str:
     if not open_ones:
         barren = [s.name for s in grid.searches if not (s.winner() or {}).get("params")]
         return f"no trial was completed in the search for {named(barren)}; give it a wider space"
-    each = [f"{one.name}: {look(one).real} of {one.trials} trials" for one in open_ones[:NAMED]]
+    each = [
+        f"{one.name}: {look(one).real} of {counted(one.trials, 'trial')}"
+        for one in open_ones[:NAMED]
+    ]
     more = f", and {len(open_ones) - NAMED} more" if len(open_ones) > NAMED else ""
-    count = f"{len(open_ones)} of {len(grid.searches)} searches are not through"
+    count = f"{len(open_ones)} of {counted(len(grid.searches), 'search')} not through"
     return f"{count}; run: {how} ({', '.join(each)}{more})"
 
 
@@ -150,10 +154,11 @@ def lines(grid: Grid) -> list[Text]:
         return [Text(text, style="yellow")]
     winners = [search.winner() or {} for search in grid.searches]
     trials = sum(winner["trials"] for winner in winners)
-    found = [Text(f"tuned: winners of {len(winners)} searches with {trials} trials in all")]
+    of = counted(len(winners), "search")
+    found = [Text(f"tuned: winners of {of} with {counted(trials, 'trial')} in all")]
     few = [f"{s.name} ({w['trials']})" for s, w in weak(grid)]
     if few:
-        text = f"searched with fewer than {grid.tune.least} trials: {named(few)}"
+        text = f"searched with fewer than {counted(grid.tune.least, 'trial')}: {named(few)}"
         found.append(Text(text, style="yellow"))
     return found
 

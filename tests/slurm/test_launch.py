@@ -85,7 +85,7 @@ def test_a_launch_writes_as_many_files_for_five_runs_as_for_two(tiny: Sweep) -> 
 def test_a_run_alone_in_its_array(tiny: Sweep) -> None:
     tiny.write_profile(HELD)
     command = ("launch", str(tiny.grid_file), "--profile", str(tiny.profile_file))
-    for found in ("1 runs submitted", "nothing to submit"):
+    for found in ("1 run submitted", "nothing to submit"):
         process = tiny.command(*command)
         said, _ = process.communicate(timeout=120)
         assert found in said
@@ -259,7 +259,7 @@ def test_several_runs_per_job_one_of_which_fails(tiny: Sweep, packing: str) -> N
     tiny.write_grid(seeds=2, include=[{"schedule": "fix", "seed": 7, "optim.lr": 1e30}])
     tiny.write_profile({"mem_gb": 3}, runs_per_job=3, packing=packing)
     said = tiny.launch()
-    assert "3 runs submitted: 1 tasks" in said
+    assert "3 runs submitted: 1 task, arrays" in said
     wait_for(lambda: sum(tiny.states().get(s, 0) for s in ("done", "failed")) == 3)
     failed = [s for s in tiny.look().statuses if s.kind]
     assert [(s.kind, s.run.config.seed) for s in failed] == [("diverged", 7)]
@@ -288,16 +288,16 @@ def test_what_fits_is_submitted_and_the_rest_follows(
     tiny.write_profile(HELD)
     said = tiny.launch()
     assert "4 runs submitted: 4 tasks" in said
-    assert "3 runs do not fit yet (MaxSubmitJobs" in said
+    assert "no room yet for 3 runs (MaxSubmitJobs" in said
     assert tiny.states() == {"pending": 4, "new": 3}
     said = tiny.launch()
-    assert "3 runs do not fit yet (MaxSubmitJobs" in said
+    assert "no room yet for 3 runs (MaxSubmitJobs" in said
     tiny.bed.run("scancel", *queued(tiny.bed)[:2])
     wait_for(lambda: len(queued(tiny.bed)) == 2)
     monkeypatch.setattr(array.limits, "read", lambda *_: array.limits.Limits())
     said = tiny.launch()
     assert "2 runs submitted" in said, "limits that cannot be read are met all the same"
-    assert "3 runs do not fit yet (sbatch refused: AssocMaxSubmitJobLimit" in said
+    assert "no room yet for 3 runs (sbatch refused: AssocMaxSubmitJobLimit" in said
     assert len(queued(tiny.bed)) == 4
 
 

@@ -49,7 +49,7 @@ def test_runs_on_their_way_for_another_grid_are_not_queued_again(
     waiting = second.look().statuses[:2]
     assert [s.reason for s in waiting] == ["for tiny, JobHeldUser"] * 2
     assert [s.job for s in waiting] == [s.job for s in first.look().statuses]
-    assert "1 runs submitted: 1 tasks" in second.launch()
+    assert "1 run submitted: 1 task, arrays" in second.launch()
     release(bed, first)
     second.done()
     first.done()

@@ -218,7 +218,7 @@ def test_a_killed_process_is_no_failed_run(tiny: Sweep, calm: Calm) -> None:
     tiny.over()
     status = tiny.only()
     assert (status.state, status.kind) == (State.INTERRUPTED, "killed"), status.reason
-    assert "1 runs submitted" in tiny.launch()
+    assert "1 run submitted" in tiny.launch()
     tiny.done()
     assert tiny.outcomes() == ["lost", "done"]
     calm(tiny)
@@ -271,7 +271,7 @@ def hang(tiny: Sweep) -> int:
 def test_a_run_that_hangs_is_started_elsewhere(tiny: Sweep, calm: Calm) -> None:
     hang(tiny)
     former = tiny.job()
-    assert "1 runs submitted" in tiny.launch()
+    assert "1 run submitted" in tiny.launch()
     tiny.done()
     # scancel wakes a stopped process, which may just manage to say goodbye.
     assert tiny.outcomes() in (["lost", "done"], ["cancelled", "done"])
@@ -302,7 +302,7 @@ def test_a_job_that_dies_before_its_run_begins_is_told(tiny: Sweep) -> None:
     assert "exit code 7: no such module: cuda" in (status.reason or "")
     assert "nothing to submit" in tiny.launch()
     tiny.write_profile({"slurm_additional_parameters": {"hold": True}})
-    assert "1 runs submitted" in tiny.retry(kind="job")
+    assert "1 run submitted" in tiny.retry(kind="job")
     assert tiny.only().state is State.PENDING
 
 
@@ -317,7 +317,7 @@ def test_host_memory(tiny: Sweep, calm: Calm) -> None:
     retries = 0
     while tiny.only().state is not State.DONE:
         assert tiny.only().kind == "memory"
-        assert "1 runs submitted" in tiny.retry(kind="oom")
+        assert "1 run submitted" in tiny.retry(kind="oom")
         retries += 1
         tiny.over()
         memory = round(0.2 * 1.5**retries, 3)

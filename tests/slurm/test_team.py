@@ -80,7 +80,7 @@ def test_no_half_of_a_team_goes_on_alone(tiny: Sweep, tmp_path: Path) -> None:
     os.kill(other, signal.SIGKILL)
     tiny.over()
     assert (tiny.only().state, tiny.only().kind) == (State.INTERRUPTED, "lost")
-    assert "1 runs submitted" in tiny.launch()
+    assert "1 run submitted" in tiny.launch()
     tiny.trained(6)
     tiny.kill(signal.SIGKILL)
     tiny.over()

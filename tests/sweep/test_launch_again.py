@@ -185,7 +185,7 @@ def test_jobs_go_to_the_cluster_that_is_asked_about_them(
         (
             "base: {weights: random, image_size: 32, backbone: mini_convnext, dataset: fake}\n"
             "tune: {trials: 6}\n",
-            "searches are not through",
+            "of 1 search not through",
         ),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_dry_launch_refuses_what_a_launch_refuses(
     arguments = ("launch", str(path), "--profile", profile)
     refused, shown, told = call(*arguments, "--dry-run")
     assert (refused, told) == (2, call(*arguments)[2]) and why in told
-    assert "1 runs: 1 new" in shown and "submitit" not in shown
+    assert "1 run: 1 new" in shown and "submitit" not in shown
 
 
 @pytest.mark.parametrize("odd", ["100%", "back\\slash", "p%j"])

@@ -104,6 +104,7 @@ class FarmExecutor(core.PicklingExecutor):
     def _get_job_id_from_submission_command(text):
         return (text.decode() if isinstance(text, bytes) else text).strip()
 '''
+MINE = "executor: my_farm\nparameters: {timeout_min: 9}\n"
 GRID = """
 name: far
 base: {weights: random, image_size: 32, epochs: 1, backbone: mini_convnext, dataset: fake}
@@ -189,7 +190,7 @@ def test_the_verbs_work_on_the_jobs_of_a_plugin(
     assert f"job {jobs()[0]} has not begun" in call("logs", first)[2]
 
     code, out, err = call("cancel", farm.grid, "--only", "seed=0")
-    assert code == 0 and "1 runs asked to stop" in out, err
+    assert code == 0 and "1 run asked to stop" in out, err
     _until(lambda: not _alive(jobs()[0]))
     assert _alive(jobs()[1]) and states() == ["cancelled", "pending"]
     os.killpg(int(jobs()[1]), signal.SIGKILL)
@@ -199,12 +200,34 @@ def test_the_verbs_work_on_the_jobs_of_a_plugin(
 
     farm.gate.touch()
     code, out, err = call("retry", farm.grid, *profile)
-    assert code == 0 and "1 runs submitted: 1 tasks" in out, err
+    assert code == 0 and "1 run submitted: 1 task, arrays" in out, err
     _until(lambda: not _alive(jobs()[2]))
     assert states() == ["done", "new"]
     assert "attempt 1 of" in call("logs", first)[1]
     claim = find_holder(store.run(first))
     assert claim and claim.info["job"] == jobs()[2], "what cancel and hung compare"
+
+
+@pytest.mark.slow  # 10 s, and more on a busy machine
+def test_searches_with_own_code_are_tuned_on_a_plugin(
+    farm: SimpleNamespace, store: Store, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The worker imports the copy of the user's loss that was frozen, as a job of a launch does."""
+    example = Path(__file__).parents[2] / "examples" / "own_code.py"
+    monkeypatch.chdir(tmp_path)
+    Path("my_loss.py").write_text(example.read_text())
+    text = GRID.replace("base: {", "base: {objective: {kind: 'my_loss:Smooth'}, schedule: fix, ")
+    Path(farm.grid).write_text(text + "tune: {trials: 2}\n")
+    code, out, err = call("tune", farm.grid, "--profile", str(farm.profile))
+    assert code == 3 and "1 worker on 1 search: arrays" in out, err
+    assert "1 worker: 1 pending" in call("tune", farm.grid, "--status")[1]
+    Path("my_loss.py").write_text("raise SystemExit('edited after the launch')")
+    farm.gate.touch()
+    (row,) = read_jsonl(store.sweep("far").path / "tune" / "submissions.jsonl")
+    _until(lambda: not _alive(row["jobs"][0]))
+    Path("my_loss.py").write_text(example.read_text())
+    code, out, _ = call("tune", farm.grid, "--status")
+    assert code == 0 and "1 of 1 search through, 2 of 2 trials" in out
 
 
 def _alive(job: str) -> bool:
@@ -215,9 +238,13 @@ def _alive(job: str) -> bool:
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ("{queu: day}", "parameters: queu: unknown key, did you mean 'queue'?"),
-        ("{nodes: 2}", "parameters: nodes: unknown key (known: timeout_min, mem_gb, cpus_per_task"),
-        ("{queue: dusk}", "parameters: no queue 'dusk': expected day or night"),
+        ("{queue: day}", "parameters.timeout_min: required (submitit would ask for 5 minutes)"),
+        ("{queu: day, timeout_min: 9}", "parameters: queu: unknown key, did you mean 'queue'?"),
+        (
+            "{nodes: 2, timeout_min: 9}",
+            "parameters: nodes: unknown key (known: timeout_min, mem_gb",
+        ),
+        ("{queue: dusk, timeout_min: 9}", "parameters: no queue 'dusk': expected day or night"),
         ("{timeout_min: soon}", 'parameters: Parameter "timeout_min" expected type'),
         ("{API_TOKEN: x}", "farm.yaml:2: parameters.API_TOKEN: "),
         ("[queue]", "farm.yaml:2: parameters: expected a mapping, got ['queue']"),
@@ -239,8 +266,8 @@ def test_a_wrong_parameter_is_one_line(
         ("executor: my_frm", "expected one of local, debug, slurm, my_farm, got 'my_frm', did you"),
         ("executor: slrm", "did you mean 'slurm'?"),
         ("executor: local\nparameters: {}", "parameters: only for the executor of a plug-in"),
-        ("executor: my_farm\ngpus_per_run: 2", "gpus_per_run: executor 'my_farm' has one process"),
-        ("executor: my_farm\nmax_requeues: 2", "max_requeues: only for executor 'slurm'"),
+        (f"{MINE}gpus_per_run: 2", "gpus_per_run: executor 'my_farm' has one process"),
+        (f"{MINE}max_requeues: 2", "max_requeues: only for executor 'slurm'"),
     ],
 )
 def test_a_profile_that_fits_no_executor_is_refused(
@@ -250,6 +277,18 @@ def test_a_profile_that_fits_no_executor_is_refused(
     with pytest.raises(ConfigError) as error:
         read_profile(farm.profile)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_doctor_asks_the_executor(farm: SimpleNamespace, call: Call) -> None:
+    """What a launch would be refused for."""
+    for queue, verdict, said in (
+        ("day", "ok", "my_farm takes the parameters"),
+        ("dusk", "fail", "parameters: no queue 'dusk': expected day or night"),
+    ):
+        farm.profile.write_text(MINE.replace("{", f"{{queue: {queue}, "))
+        _, out, _ = call("doctor", "--profile", str(farm.profile), "--json")
+        (found,) = [check for check in json.loads(out) if check["name"] == "executor"]
+        assert found["verdict"] == verdict and said in found["detail"]
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(farm: SimpleNamespace) -> None:

@@ -12,7 +12,7 @@ import tiny
 from core.model import network
 from core.store.folders import Store
 from sweep import checkup
-from sweep.inputs.networks import misfits
+from sweep.inputs.needs import misfits
 
 Call = Callable[..., tuple[int, str, str]]
 TEXT = (
@@ -26,7 +26,8 @@ def test_a_size_that_a_backbone_cannot_take_is_refused_by_launch_and_doctor(
 ) -> None:
     path, root = tmp_path / "sizes.yaml", tmp_path / "outputs"
     path.write_text(TEXT)
-    code, _, err = call("launch", str(path), "--root", str(root))
+    arguments = ("launch", str(path), "--root", str(root), "--profile", "testbed")
+    code, _, err = call(*arguments)
     assert code == 2 and not root.exists()
     (line,) = [line for line in err.splitlines() if "image_size" in line]
     assert "image_size 16: convnext_atto cannot take such images (" in line

@@ -1,0 +1,60 @@
+"""What runs need before a launch: data, weights, packages, and a network that can be built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from core.config import ConfigError, EvalConfig, RunConfig
+from core.config.registry import backbones
+from core.data import inputs
+from core.store.folders import Store
+from slurm.profile import Profile
+from sweep.inputs import pretrained
+
+USUAL = 224
+"""Pixels at which every shorthand is known to be built, with LoRA on its own modules, too."""
+Evals = Iterable[tuple[RunConfig, EvalConfig]]
+
+
+def require(
+    configs: Sequence[RunConfig], store: Store, profile: Profile, evals: Evals = ()
+) -> None:
+    """Raises ConfigError if runs lack something here, or, before they wait for other machines, if a
+    network cannot be built; on this one they themselves say so in seconds."""
+    problems = missing(configs, store, profile, evals)
+    if profile.remote:
+        problems = problems or misfits(configs, store)
+    if problems:
+        raise ConfigError(*problems)
+
+
+def missing(
+    configs: Iterable[RunConfig], store: Store, profile: Profile, evals: Evals = ()
+) -> list[str]:
+    """One line per dataset, checkpoint or package that is not here, and per evaluation that cannot
+    be made of a run."""
+    return inputs.missing(configs, store, hub=pretrained.required_hub(profile), evals=evals)
+
+
+def misfits(configs: Iterable[RunConfig], store: Store) -> list[str]:
+    """One line per network that cannot be built as a run asks for it: for its image size (the line
+    names the one it was made for), its LoRA modules, its head. Imports torch if there is a network
+    to try."""
+    kinds = {(c.backbone, c.image_size, c.protocol, c.lora): c for c in configs if not _known(c)}
+    problems = []
+    for config in kinds.values():
+        from core.model import network  # imports torch
+
+        try:
+            network.rehearse(config, store)
+        except ConfigError as error:
+            problems.append(error.lines[0])
+    return problems
+
+
+def _known(config: RunConfig) -> bool:
+    return (
+        config.backbone in backbones()
+        and config.image_size == USUAL
+        and not (config.protocol == "lora" and config.lora.targets)
+    )
