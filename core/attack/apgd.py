@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.attack.trajectory import choose_trajectory
+from core.attack.trajectory import Trajectory, choose_trajectory
 from core.config import ConfigError
 
 
@@ -89,6 +90,15 @@ def check_range(x: Tensor) -> None:
         )
 
 
+class Attacked(NamedTuple):
+    """Images after an attack [B, C, H, W], which of them were right at every point that was looked
+    at [B], the clean one too, and the logits before it [B, classes]."""
+
+    images: Tensor
+    held: Tensor
+    clean_logits: Tensor
+
+
 def run_apgd(
     model: nn.Module,
     x: Tensor,
@@ -98,14 +108,18 @@ def run_apgd(
     steps: int,
     norm: str = "linf",
     trusted: bool = False,
-) -> tuple[Tensor, Tensor]:
+    stop_after: int | None = None,
+) -> Attacked:
     """Adversarial examples for training: the point of highest loss on each trajectory.
 
     x: [B, C, H, W] in [0, 1]; y: [B]; epsilon: one strength or one per image [B], in [0, 1] for
-    l-inf. Returns (x_best, clean logits). Costs steps + 1 forwards and steps input gradients; the
-    clean logits are the first forward's. The result lies in the ball and in [0, 1].
+    l-inf. Costs steps + 1 forwards and steps input gradients, the first of which gives the clean
+    logits. The result lies in the ball and in [0, 1].
     trusted: the images are known to be in [0, 1]; to look makes the host wait for a GPU.
-    Raises ConfigError where the images leave [0, 1], there is no step, or no such norm.
+    stop_after: the attack on an image ends that many steps after the first point that is classified
+    wrongly, and its result is the point reached then (Zhang et al. 2020); images that are through
+    cost nothing more.
+    Raises ConfigError if the images leave [0, 1], there is no step, or no such norm.
     """
     if steps < 1:
         raise ConfigError(f"attack: expected at least 1 step, got {steps}")
@@ -119,10 +133,40 @@ def run_apgd(
     with attacking(model) as target:
         loss, gradient, clean_logits = gradient_of(target, x, y)
         path = kind.start(x, gradient, loss, strength, steps)
+        held = is_right(clean_logits, y)
+        if stop_after is not None:
+            return Attacked(*_until_wrong(target, path, y, held, steps, stop_after), clean_logits)
         for _ in range(steps - 1):
             path.advance()
-            loss, gradient, _ = gradient_of(target, path.point, y)
+            loss, gradient, logits = gradient_of(target, path.point, y)
             path.observe(loss, gradient)
+            held &= is_right(logits, y)
         path.advance()
-        path.improve(loss_of(target, path.point, y)[0])
-    return path.best, clean_logits
+        loss, logits = loss_of(target, path.point, y)
+        path.improve(loss)
+    return Attacked(path.best, held & is_right(logits, y), clean_logits)
+
+
+def _until_wrong(
+    model: nn.Module, path: Trajectory, y: Tensor, held: Tensor, steps: int, stop_after: int
+) -> tuple[Tensor, Tensor]:
+    """The points at which each attack ends, and which images [B] no point broke."""
+    points, left = path.point.clone(), torch.where(held, steps, stop_after)
+    rows = torch.arange(len(y), device=y.device)
+    for step in range(steps):
+        going = (left[rows] > 0).nonzero()[:, 0]
+        if not len(going):
+            break
+        path.keep(going)
+        rows = rows[going]
+        path.advance()
+        points[rows] = path.point
+        left[rows] -= 1
+        if step < steps - 1:
+            loss, gradient, logits = gradient_of(model, path.point, y[rows])
+            path.observe(loss, gradient)
+            # A row that goes back to its best point had its last one looked at all the same.
+            broken = held[rows] & ~is_right(logits, y[rows])
+            held[rows[broken]] = False
+            left[rows[broken]] = stop_after
+    return points, held

@@ -112,7 +112,10 @@ class Use(NamedTuple):
 USES = {
     "schedule": Use(
         ("epochs", "seed"),
-        ("alpha", "observe", "state", "restore", "attacked_epochs", "rehearsed"),
+        (
+            *("alpha", "strengths", "stop_after", "observe", "state", "restore"),
+            *("attacked_epochs", "rehearsed"),
+        ),
         "core.training.schedules.EpsilonSchedule",
     ),
     "objective": Use((), ("loss_sum", "extra_forwards"), "core.training.objectives.Loss"),

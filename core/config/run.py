@@ -25,7 +25,7 @@ from core.config import own_code
 from core.config.own_code import Code
 from core.config.parts import Attack, Augment, Lora, Objective, Optim, Validation
 from core.config.registry import backbone, backbones, canonical_backbone, size_problem
-from core.config.schedule import Schedule, resolve_schedule
+from core.config.schedule import Schedule, resolve_schedule, unused
 from core.config.strength import Norm, Strength
 from core.config.values import Count, Part, delta_of, hashed, named_or_full, problems, safe_name
 from core.errors import ConfigError
@@ -170,9 +170,8 @@ class RunConfig(Part):
         # What a run does not use must not make it another run.
         if not self.schedule.trains:
             vars(self).update(vars(untrained(self)))
-        if self.schedule.kind != "auto":
-            plain = {"patience": 5, "tolerance": 0.02}
-            object.__setattr__(self, "schedule", self.schedule.model_copy(update=plain))
+        plain = unused(self.schedule.kind)
+        object.__setattr__(self, "schedule", self.schedule.model_copy(update=plain))
         object.__setattr__(self, "optim", _canonical_optim(self.optim, self.protocol))
         lora = _canonical_lora(self.lora, self.protocol, self.backbone)
         object.__setattr__(self, "lora", lora)

@@ -23,8 +23,24 @@ Share = Annotated[
     PlainSerializer(str, return_type=str, when_used="always"),
 ]
 """A part of eps_g in [0, 1], spelled as strengths are."""
-KINDS = ("none", "standard", "two_hinge", "uniform", "auto", "points")
-PRESETS = ("none", "standard", "fix", "sched", "uniform", "auto")
+KNOBS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "standard": (),
+    "two_hinge": ("T1", "T2"),
+    "points": ("points",),
+    "uniform": (),
+    "auto": ("patience", "tolerance"),
+    "target": ("hold", "gain"),
+    "curriculum": ("hold",),
+    "instance": ("levels",),
+    "friendly": (),
+}
+"""Kind -> the fields that belong to it."""
+KINDS = tuple(KNOBS)
+PRESETS = (
+    *("none", "standard", "fix", "sched", "uniform", "auto"),
+    *("target", "curriculum", "instance", "friendly"),
+)
 
 
 def _kind(kind: str) -> str:
@@ -50,6 +66,13 @@ class Schedule(Part):
     last. Two at one epoch are a jump; those beyond the training are never reached."""
     patience: Count = 5
     tolerance: Annotated[Number, Field(ge=0, lt=1)] = 0.02
+    hold: Annotated[Number, Field(ge=0, lt=1)] = 0.5
+    """Of `target` and `curriculum`: the training accuracy under attack that lets the strength grow,
+    as a share of the clean accuracy before the ramp."""
+    gain: Annotated[Number, Field(ge=0, le=4)] = 1.0
+    """Of `target`: powers of two by which it changes the pace of the ramp; 0 is `sched`."""
+    levels: Annotated[Count, Field(ge=1, le=255)] = 8
+    """Of `instance`: steps from 0 to eps_g."""
     knobs: Knobs = ()
     """Keyword arguments of an own class: whatever stands beside its `kind`."""
 
@@ -76,6 +99,11 @@ class Schedule(Part):
         if self.kind == "points":
             pairs = (f"{epoch}:{float(fraction):g}" for epoch, fraction in self.points)
             return f"points={';'.join(pairs)}"
+        if self.kind in ("target", "curriculum", "instance"):
+            usual = Schedule(kind=self.kind)
+            knobs = [(name, getattr(self, name)) for name in KNOBS[self.kind]]
+            changed = [(name, value) for name, value in knobs if value != getattr(usual, name)]
+            return ";".join([self.kind, *(f"{name}={value:g}" for name, value in changed)])
         if self.kind != "two_hinge":
             return self.kind
         if self.is_fix:
@@ -83,6 +111,12 @@ class Schedule(Part):
         if sched_hinges(epochs) == (self.T1, self.T2):
             return "sched"
         return f"T1={self.T1};T2={self.T2}"
+
+
+def unused(kind: str) -> dict[str, object]:
+    """The fields that do not belong to a kind, with their defaults."""
+    fields = {name for names in KNOBS.values() for name in names} - {*KNOBS.get(kind, ())}
+    return {name: Schedule.model_fields[name].default for name in sorted(fields)}
 
 
 def sched_hinges(epochs: int) -> tuple[int, int]:
@@ -137,12 +171,16 @@ def resolve_schedule(value: object, epochs: int) -> object:
     if own_code.is_own(kind):
         return own_code.with_knobs(given)
     _kind(str(kind))
-    if kind != "two_hinge" and (given.get("T1") or given.get("T2")):
-        raise ValueError(f"T1 and T2 belong to kind: two_hinge, not to '{kind}'")
+    for name, usual in unused(kind).items():
+        if given.get(name, usual) != usual and (given[name] or usual):
+            owners = [owner for owner, fields in KNOBS.items() if name in fields]
+            names = KNOBS[owners[0]] if len(owners) == 1 else (name,)
+            verb = "belong" if len(names) > 1 or name.endswith("s") else "belongs"
+            raise ValueError(
+                f"{' and '.join(names)} {verb} to kind: {' or '.join(owners)}, not to '{kind}'"
+            )
     if kind == "points":
         given["points"] = _points(given.get("points"), epochs)
-    elif given.get("points"):
-        raise ValueError(f"points belong to kind: points, not to '{kind}'")
     if kind == "two_hinge":
         T1, T2 = (_hinge(given.get(name, 0), epochs, name) for name in ("T1", "T2"))
         given |= {"T1": T1, "T2": T2}

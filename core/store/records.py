@@ -31,10 +31,12 @@ class MetricsRow(TypedDict):
 
     epoch: int  # from 0
     classes: NotRequired[int]  # of the task; rows of older versions lack it
-    epsilon: float  # strength of the training attack, pixels in [0, 1]
+    epsilon: float  # strength of the training attack, pixels in [0, 1]; a mean if images differ
+    epsilon_quartiles: NotRequired[list[float]]  # of those, if every image has its own
     lr: float  # at the end of the epoch
     train_loss: float  # mean over the epoch's images, on the attacked ones
     train_clean_correct: int  # before the attack, in evaluation mode; -1 where eps = 0
+    train_adv_correct: NotRequired[int]  # right at every point the attack looked at; else the same
     train_images: int
     val_loss: float  # clean
     val_clean_correct: int

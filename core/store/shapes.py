@@ -117,7 +117,9 @@ class Metrics(TypedDict):
     epsilon: float
     lr: float
     train_loss: float
+    epsilon_quartiles: NotRequired[list[float]]
     train_clean_correct: int
+    train_adv_correct: NotRequired[int]
     train_images: Many
     val_loss: float
     val_clean_correct: Count

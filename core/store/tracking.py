@@ -189,4 +189,6 @@ def curves(row: MetricsRow, norm: Norm) -> dict[str, float]:
     }
     if row["train_clean_correct"] >= 0:
         logged["train/clean"] = row["train_clean_correct"] / row["train_images"]
+    if row.get("train_adv_correct", -1) >= 0:
+        logged["train/adv"] = row["train_adv_correct"] / row["train_images"]
     return logged

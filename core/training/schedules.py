@@ -1,13 +1,13 @@
 """Epsilon schedules: which fraction alpha(t) of eps_g the training attack uses at epoch t.
 
 epsilon(t) = alpha(t) * eps_g, with t counted from 0 and constant within an epoch (paper, section
-on epsilon-scheduling). Only `auto` has a state; it is part of the checkpoint.
+on epsilon-scheduling). Those of the paper are here, those that watch the training more closely in
+core.training.adaptive; a state, if there is one, is part of the checkpoint.
 """
 
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -15,36 +15,10 @@ from typing import Any
 from core.config import ConfigError, RunConfig, own_code
 from core.config.seeds import derive
 from core.store.records import EXACT
+from core.training.adaptive import Curriculum, Friendly, Instance, Target
+from core.training.epsilon_schedule import EpsilonSchedule, Seen, hinged
 
-
-class EpsilonSchedule(ABC):
-    """A schedule; as it is here one that is known before training starts. An own one inherits this.
-
-    Its arguments are knobs (the fields of its config), and what a run tells every schedule that
-    asks for it by name: `epochs` and `seed`.
-    """
-
-    @abstractmethod
-    def alpha(self, epoch: int) -> Fraction | float:
-        """The fraction of eps_g, in [0, 1], at an epoch that is counted from 0."""
-
-    def observe(self, epoch: int, val_clean: float) -> None:  # noqa: B027  may stay empty
-        """Called once after each epoch, in order; val_clean: validation accuracy in [0, 1]."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: numbers and text, none of which follows from the arguments."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Go on from a `state`."""
-
-    def attacked_epochs(self, epochs: int) -> int:
-        """How many of the first `epochs` have an attack, as far as is known beforehand."""
-        return sum(self.alpha(epoch) > 0 for epoch in range(epochs))
-
-    def rehearsed(self) -> tuple[int, dict[str, Any]]:
-        """For a dry run: as few epochs as show every phase, and the fields to change for them."""
-        return (2 if self.alpha(0) == 0 else 1), {}
+__all__ = ["EpsilonSchedule", "Seen"]  # for own schedules
 
 
 class Standard(EpsilonSchedule):
@@ -65,7 +39,7 @@ class Untrained(Standard):
 
 
 class TwoHinge(EpsilonSchedule):
-    """0 before T1, linear from T1 to T2, 1 from T2 on.
+    """The paper's: 0 before T1, linear from T1 to T2, 1 from T2 on.
 
     T1 = T2 = 0 is a fixed strength, T1 = 0 < T2 a linear warm-up, T1 = T2 > 0 a hard switch.
     """
@@ -74,11 +48,7 @@ class TwoHinge(EpsilonSchedule):
         self.T1, self.T2 = T1, T2
 
     def alpha(self, epoch: int) -> Fraction:
-        if epoch >= self.T2:
-            return Fraction(1)
-        if epoch < self.T1:
-            return Fraction(0)
-        return Fraction(epoch - self.T1, self.T2 - self.T1)
+        return hinged(epoch, self.T1, self.T2)
 
     def rehearsed(self) -> tuple[int, dict[str, Any]]:
         epochs, _ = super().rehearsed()
@@ -123,7 +93,7 @@ class Auto(EpsilonSchedule):
     """
 
     def __init__(self, epochs: int, patience: int, tolerance: float) -> None:
-        self.last, self.patience, self.tolerance = epochs - 1, patience, tolerance
+        self.last, self.epochs_to_wait, self.tolerance = epochs - 1, patience, tolerance
         self.best = float("-inf")
         self.stale = 0
         self.start: int | None = None
@@ -133,15 +103,15 @@ class Auto(EpsilonSchedule):
             return Fraction(0)
         return Fraction(epoch - self.start, self.last - self.start)
 
-    def observe(self, epoch: int, val_clean: float) -> None:
+    def observe(self, seen: Seen) -> None:
         if self.start is not None:
             return
-        if round(val_clean - self.best, EXACT) > self.tolerance:
-            self.best, self.stale = val_clean, 0
+        if round(seen.val_clean - self.best, EXACT) > self.tolerance:
+            self.best, self.stale = seen.val_clean, 0
         else:
             self.stale += 1
-        if self.stale >= self.patience:
-            self.start = epoch
+        if self.stale >= self.epochs_to_wait:
+            self.start = seen.epoch
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "stale": self.stale, "start": self.start}
@@ -151,7 +121,7 @@ class Auto(EpsilonSchedule):
 
     def attacked_epochs(self, epochs: int) -> int:
         """At most: it cannot converge before `patience` epochs have followed the first."""
-        return max(0, epochs - self.patience - 1)
+        return max(0, epochs - self.epochs_to_wait - 1)
 
     def rehearsed(self) -> tuple[int, dict[str, Any]]:
         """It learns that it has converged after the second epoch, and attacks in a third."""
@@ -165,6 +135,10 @@ KINDS: dict[str, type[EpsilonSchedule]] = {
     "points": Points,
     "uniform": Uniform,
     "auto": Auto,
+    "target": Target,
+    "curriculum": Curriculum,
+    "instance": Instance,
+    "friendly": Friendly,
 }
 
 

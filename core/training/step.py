@@ -19,6 +19,42 @@ from core.training import objectives
 from core.training.augment import augment_images
 from core.training.averaging import Average
 from core.training.compiling import compiled, reason
+from core.training.epsilon_schedule import BROKEN, HELD
+
+
+class Threat:
+    """The attack of an epoch on the training images, and what became of each of them.
+
+    epsilon: the largest strength, 0 for no attack. strengths [n]: one for each image, or None if
+    all have that one. stop_after: as in `run_apgd`. A step that is made again notes the same again.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        device: torch.device,
+        *,
+        epsilon: float,
+        strengths: Tensor | None = None,
+        stop_after: int | None = None,
+    ) -> None:
+        self.epsilon, self.stop_after = epsilon, stop_after
+        self.strengths = None if strengths is None else strengths.to(device)
+        self.clean = torch.zeros(images, dtype=torch.int32, device=device)
+        """1 for images that were right before the attack."""
+        self.fates = torch.zeros(images, dtype=torch.int32, device=device)
+        """BROKEN or HELD; 0 for those that were not attacked."""
+
+    def of(self, index: Tensor) -> float | Tensor:
+        """The strength of the images `index` [B]."""
+        if self.strengths is None:
+            return self.epsilon
+        return self.strengths[index.to(self.strengths.device)]
+
+    def note(self, index: Tensor, clean: Tensor, held: Tensor) -> None:
+        index = index.to(self.fates.device)
+        self.clean[index] = clean.int()
+        self.fates[index] = torch.where(held, HELD, BROKEN).int()
 
 
 class Step:
@@ -63,15 +99,12 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = share(group["peak"])
 
-    def make(
-        self, split: Split, index: Tensor, table: Tensor, epsilon: float
-    ) -> tuple[Tensor, Tensor]:
+    def make(self, split: Split, index: Tensor, table: Tensor, threat: Threat) -> Tensor:
         """One step on the images `index` [B] of a split, augmented by the rows of `table`.
 
-        Returns this process's parts of the mean loss and of the number of images that were right
-        before the attack.
+        Returns this process's part of the mean loss; `threat` notes what became of its images.
         """
-        loss, correct = self._fitting(split, index, table, epsilon)
+        loss = self._fitting(split, index, table, threat)
         if self.micro_batch not in self.sizes:
             self.sizes.append(self.micro_batch)
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
@@ -84,11 +117,9 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.model)
-        return loss, correct
+        return loss
 
-    def _fitting(
-        self, split: Split, index: Tensor, table: Tensor, epsilon: float
-    ) -> tuple[Tensor, Tensor]:
+    def _fitting(self, split: Split, index: Tensor, table: Tensor, threat: Threat) -> Tensor:
         """`_accumulate`, with half the micro-batch as often as memory runs out, and without the
         compiler where that fails. It begins again from where it began: random streams, buffers
         (BatchNorm statistics) and gradients."""
@@ -97,7 +128,7 @@ class Step:
         streams = torch.get_rng_state(), [torch.cuda.get_rng_state(on) for on in devices]
         while True:
             try:
-                return self._accumulate(split, index, table, epsilon)
+                return self._accumulate(split, index, table, threat)
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1 or self.config.batchnorm_images:
                     raise
@@ -131,33 +162,33 @@ class Step:
         self.network = self.model
         self.remark(f"compiling failed, going on without: {failure}")
 
-    def _accumulate(
-        self, split: Split, index: Tensor, table: Tensor, epsilon: float
-    ) -> tuple[Tensor, Tensor]:
+    def _accumulate(self, split: Split, index: Tensor, table: Tensor, threat: Threat) -> Tensor:
         """Gradients of this process's part of the batch; returns as `make`."""
         total = torch.zeros((), device=self.device)
-        correct = torch.zeros((), dtype=torch.long, device=self.device)
         for part in self._parts(index):
             x, y = split.batch(part, self.device)
             x = augment_images(x, rows(table, part, self.device), self.config.augment)
             x = x.contiguous(memory_format=self.layout)
             adv = x
             with autocast(self.config.precision, self.device):
-                if epsilon:
-                    adv, clean = run_apgd(
-                        self.network,
+                if threat.epsilon:
+                    attacked = run_apgd(
+                        # With fewer images at every step nothing compiled fits.
+                        self.network if threat.stop_after is None else self.model,
                         x,
                         y,
-                        epsilon=epsilon,
+                        epsilon=threat.of(part),
                         steps=self.config.attack.steps,
                         norm=self.config.norm,
                         trusted=True,  # bytes / 255, and `augment_images` stays in range
+                        stop_after=threat.stop_after,
                     )
-                    correct += is_right(clean, y).sum()
+                    adv = attacked.images
+                    threat.note(part, is_right(attacked.clean_logits, y), attacked.held)
                 loss = self.loss.loss_sum(self.network, x, adv, y) / len(index)
             loss.backward()
             total += loss.detach()
-        return total, correct
+        return total
 
 
 def half(batch: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,7 +31,8 @@ from core.store.folders import RunDir
 from core.store.records import MetricsRow
 from core.training import schedules
 from core.training.augment import draw_table
-from core.training.step import Step
+from core.training.epsilon_schedule import HELD, Seen
+from core.training.step import Step, Threat
 
 
 @dataclass
@@ -145,7 +146,7 @@ class Trainer:
         # 2. model weights and buffers (BatchNorm statistics are buffers)
         #    and their moving average, which is `model` itself once finished
         # 3. optimiser moments and step counts, onto the model's device; absent once finished
-        # 4. the schedule's state (only `auto` has one)
+        # 4. the schedule's state, if it has one
         # 5. the rows of finished epochs; their number is the next epoch, and the global step
         #    follows from it, and with it the learning rate
         # 6. metrics.jsonl, rewritten from those rows: rows after the checkpoint are dropped
@@ -186,19 +187,17 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> MetricsRow:
         started = time.perf_counter()
-        alpha = schedules.alpha(self.schedule, epoch)
-        epsilon = float(alpha * self.config.epsilon_g.number)
-        losses, clean_correct = self._train(epoch, epsilon)
+        threat = self._threat(epoch)
+        losses = self._train(epoch, threat)
         images = self.steps_per_epoch * self.batch
         speed = images / (time.perf_counter() - started)
         self._report("validate", epoch, speed)
         row: Any = {
             "epoch": epoch,
             "classes": self.data.classes,
-            "epsilon": epsilon,
+            **_told(threat),
             "lr": self.step.optimizer.param_groups[0]["lr"],
             "train_loss": float(losses.mean()),
-            "train_clean_correct": clean_correct,
             "train_images": images,
             "micro_batch": self.step.micro_batch,
             "batchnorm_images": self.step.sizes if self._has_batchnorm else [],
@@ -210,20 +209,31 @@ class Trainer:
             raise DivergedError(
                 f"the validation loss became {row['val_loss']} after epoch {epoch} "
                 f"(learning rate {self.config.optim.lr:g}, "
-                f"eps {shown(epsilon, self.config.norm)})"
+                f"eps {shown(threat.epsilon, self.config.norm)})"
             )
-        self.schedule.observe(epoch, row["val_clean_correct"] / row["val_clean_images"])
+        self.schedule.observe(_seen(row, threat))
         finished: MetricsRow = row
         return finished
 
-    def _train(self, epoch: int, epsilon: float) -> tuple[Tensor, int]:
-        """One pass over the training split. Returns the loss of every step, and the number of
-        images that were right before the attack (-1 where there was none)."""
+    def _threat(self, epoch: int) -> Threat:
+        """The attack of an epoch, as the schedule has it."""
+        images, strength = len(self.data.train), float(self.config.epsilon_g.number)
+        alpha = schedules.alpha(self.schedule, epoch)
+        shares = self.schedule.strengths(epoch, images) if alpha else None
+        return Threat(
+            images,
+            self.device,
+            epsilon=float(alpha * self.config.epsilon_g.number),
+            strengths=None if shares is None else torch.tensor([*map(float, shares)]) * strength,
+            stop_after=self.schedule.stop_after(epoch),
+        )
+
+    def _train(self, epoch: int, threat: Threat) -> Tensor:
+        """One pass over the training split. Returns the loss of every step."""
         config, split = self.config, self.data.train
         order = torch.randperm(len(split), generator=_generator(config.seed, "order", epoch))
         table = draw_table(config.seed, epoch, len(split))
         losses = torch.zeros(self.steps_per_epoch, device=self.device)
-        correct = torch.zeros((), dtype=torch.long, device=self.device)
         trainable.train_mode(self.model, config)
         self.step.sizes = []
         steps = config.epochs * self.steps_per_epoch
@@ -238,19 +248,18 @@ class Trainer:
                 index = order[step * self.batch : (step + 1) * self.batch]
                 done = epoch * self.steps_per_epoch + step
                 self.step.set_rate(partial(learning_rate, config, done, steps))
-                losses[step], right = self.step.make(split, index, table, epsilon)
-                correct += right
+                losses[step] = self.step.make(split, index, table, threat)
                 speed = (step + 1) * self.batch / (time.perf_counter() - started)
                 self._report("train", epoch, speed, step)
-        self.team.total([losses, correct])
+        self.team.total([losses, threat.clean, threat.fates])
         bad = (~losses.isfinite()).nonzero().flatten()
         if len(bad):
             raise DivergedError(
                 f"the training loss became {float(losses[bad[0]])} at epoch {epoch}, step "
                 f"{int(bad[0])} (learning rate {config.optim.lr:g}, "
-                f"eps {shown(epsilon, config.norm)})"
+                f"eps {shown(threat.epsilon, config.norm)})"
             )
-        return losses, int(correct) if epsilon else -1
+        return losses
 
     def _validate(self) -> dict[str, Any]:
         """Clean loss and accuracy on all validation images, adversarial on the first ones."""
@@ -292,6 +301,36 @@ class Trainer:
             seconds = (time.perf_counter() - begun) * (1 - share) / (share - before)
             state["left_s"] = round(seconds, 1)
         self.monitor.progress(state)
+
+
+def _told(threat: Threat) -> dict[str, Any]:
+    """What the row of an epoch says of its attack."""
+    if not threat.epsilon:
+        return {"epsilon": 0.0, "train_clean_correct": -1, "train_adv_correct": -1}
+    told: dict[str, Any] = {
+        "epsilon": threat.epsilon,
+        "train_clean_correct": int(threat.clean.sum()),
+        "train_adv_correct": int((threat.fates == HELD).sum()),
+    }
+    if threat.strengths is not None:
+        used = threat.strengths[threat.fates > 0]
+        told["epsilon"] = float(used.mean())
+        told["epsilon_quartiles"] = used.quantile(torch.tensor([0.25, 0.5, 0.75]).to(used)).tolist()
+    return told
+
+
+def _seen(row: Mapping[str, Any], threat: Threat) -> Seen:
+    """An epoch as its schedule sees it."""
+    attacked, images = bool(threat.epsilon), row["train_images"]
+    return Seen(
+        epoch=row["epoch"],
+        classes=row["classes"],
+        val_clean=row["val_clean_correct"] / row["val_clean_images"],
+        val_adv=row["val_adv_correct"] / row["val_adv_images"],
+        train_clean=row["train_clean_correct"] / images if attacked else None,
+        train_adv=row["train_adv_correct"] / images if attacked else None,
+        fates=() if threat.strengths is None else threat.fates.tolist(),
+    )
 
 
 def _generator(seed: int, purpose: str, epoch: int) -> torch.Generator:

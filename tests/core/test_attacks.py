@@ -108,7 +108,7 @@ def test_stays_in_the_ball_and_in_range_and_never_lowers_the_loss(
 ) -> None:
     x, y, epsilon, steps, seed = problem
     model, untouched = tiny.net(seed=seed), x.clone()
-    best, clean = run_apgd(model, x, y, epsilon=epsilon, steps=steps)
+    best, _, clean = run_apgd(model, x, y, epsilon=epsilon, steps=steps)
     moved = (best.double() - x.double()).abs().flatten(1).amax(1)
     assert bool((moved <= epsilon.double() + 6e-8).all()), "left the ball by more than rounding"
     assert float(best.min()) >= 0 and float(best.max()) <= 1
@@ -121,8 +121,8 @@ def test_stays_in_the_ball_and_in_range_and_never_lowers_the_loss(
 
 def test_one_strength_is_the_same_as_one_per_image() -> None:
     x, y = tiny.noise(6).batch(torch.arange(6), tiny.CPU)
-    one, _ = run_apgd(tiny.net(), x, y, epsilon=0.03, steps=5)
-    each, _ = run_apgd(tiny.net(), x, y, epsilon=torch.full((6,), 0.03), steps=5)
+    one, *_ = run_apgd(tiny.net(), x, y, epsilon=0.03, steps=5)
+    each, *_ = run_apgd(tiny.net(), x, y, epsilon=torch.full((6,), 0.03), steps=5)
     assert torch.equal(one, each)
     assert not torch.equal(one, x)
 
@@ -130,9 +130,9 @@ def test_one_strength_is_the_same_as_one_per_image() -> None:
 def test_images_do_not_influence_each_other(trained: tiny.Trained) -> None:
     x, y = trained.batch(0, 12)
     epsilon = torch.linspace(0, 4 / 255, 12)
-    together, _ = run_apgd(trained.net, x, y, epsilon=epsilon, steps=7)
+    together, *_ = run_apgd(trained.net, x, y, epsilon=epsilon, steps=7)
     for i in range(0, 12, 3):
-        alone, _ = run_apgd(trained.net, x[i : i + 1], y[i : i + 1], epsilon=epsilon[i], steps=7)
+        alone, *_ = run_apgd(trained.net, x[i : i + 1], y[i : i + 1], epsilon=epsilon[i], steps=7)
         assert torch.allclose(
             losses(trained.net, alone, y[i : i + 1]),
             losses(trained.net, together[i : i + 1], y[i : i + 1]),
@@ -216,8 +216,8 @@ def test_attacks_the_unwrapped_model() -> None:
     x, y = tiny.noise(4).batch(torch.arange(4), tiny.CPU)
     wrapper = Wrapper(half_frozen())
     before = flags(wrapper)
-    wrapped, _ = run_apgd(wrapper, x, y, epsilon=0.05, steps=3)
-    direct, _ = run_apgd(half_frozen(), x, y, epsilon=0.05, steps=3)
+    wrapped, *_ = run_apgd(wrapper, x, y, epsilon=0.05, steps=3)
+    direct, *_ = run_apgd(half_frozen(), x, y, epsilon=0.05, steps=3)
     assert torch.equal(wrapped, direct)
     assert flags(wrapper) == before
     with attacking(wrapper) as target:
@@ -240,8 +240,8 @@ def test_the_loss_is_float32_whatever_the_logits(of: Callable[..., tuple[Tensor,
 def test_works_under_bf16_autocast(trained: tiny.Trained) -> None:
     x, y = trained.batch(0, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        best, clean = run_apgd(trained.net, x, y, epsilon=2 / 255, steps=7)
-    full, _ = run_apgd(trained.net, x, y, epsilon=2 / 255, steps=7)
+        best, _, clean = run_apgd(trained.net, x, y, epsilon=2 / 255, steps=7)
+    full, *_ = run_apgd(trained.net, x, y, epsilon=2 / 255, steps=7)
     assert clean.dtype == torch.bfloat16, "autocast had no effect: this test shows nothing"
     assert best.dtype == torch.float32
     found, reference = losses(trained.net, best, y).mean(), losses(trained.net, full, y).mean()
@@ -262,7 +262,7 @@ def test_finds_the_worst_corner_of_a_linear_model(
     weight[0, 0] = 0  # pixels without influence stay where they are
     x = torch.rand(3, 3, 4, 4, generator=generator)
     y = torch.full((3,), label)
-    best, _ = run_apgd(Linear(weight), x, y, epsilon=epsilon, steps=steps)
+    best, *_ = run_apgd(Linear(weight), x, y, epsilon=epsilon, steps=steps)
     uphill = weight.sign() * (1 if label == 0 else -1)
     corner = (x + epsilon * uphill).clamp(0, 1)
     assert torch.allclose(best, corner, atol=1e-6)
@@ -275,7 +275,7 @@ def test_equals_the_plain_version(trained: tiny.Trained, steps: int) -> None:
     model = tiny.Scaled(trained.net.inner).double()
     try:
         epsilon = torch.linspace(0.2, 6, 48).double() / 255
-        best, _ = run_apgd(model, x.double(), y, epsilon=epsilon, steps=steps)
+        best, *_ = run_apgd(model, x.double(), y, epsilon=epsilon, steps=steps)
         second = plain.attack(model, x.double(), y, epsilon.tolist(), steps)
         assert torch.allclose(losses(model, best, y), second.loss, rtol=1e-4, atol=1e-6)
         wrong = model(best).argmax(1) != y
@@ -294,7 +294,7 @@ def test_equals_the_plain_version_on_hilly_landscapes(
     model = tiny.Wavy(seed)
     x = torch.rand(6, 3, 4, 4, generator=generator).double()
     y = torch.randint(4, (6,), generator=generator)
-    best, _ = run_apgd(model, x, y, epsilon=epsilon, steps=steps)
+    best, *_ = run_apgd(model, x, y, epsilon=epsilon, steps=steps)
     second = plain.attack(model, x, y, [epsilon] * 6, steps)
     assert torch.allclose(best, second.best, atol=1e-6)
     assert torch.allclose(losses(model, best, y), second.loss, rtol=1e-4, atol=1e-6)

@@ -163,7 +163,7 @@ def test_a_real_step_at_real_size(name: str, store: Store) -> None:
     y = torch.tensor([5])
     with torch.no_grad():
         clean = F.cross_entropy(model.eval()(x), y)
-    adversarial, _ = apgd.run_apgd(model, x, y, epsilon=4 / 255, steps=1)
+    adversarial, *_ = apgd.run_apgd(model, x, y, epsilon=4 / 255, steps=1)
     assert 0 < (adversarial - x).abs().max() <= 4 / 255 + 1e-6
     assert adversarial.min() >= 0 and adversarial.max() <= 1
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -194,7 +194,7 @@ def test_a_real_lora_step_at_real_size(name: str, store: Store) -> None:
             nn.init.ones_(module.weight)  # residual branches of random weights begin at 0
     x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([5])
-    adversarial, _ = apgd.run_apgd(model, x, y, epsilon=4 / 255, steps=1)
+    adversarial, *_ = apgd.run_apgd(model, x, y, epsilon=4 / 255, steps=1)
     assert 0 < (adversarial - x).abs().max() <= 4 / 255 + 1e-6
     groups = trainable.groups(model, run)
     optimizer = torch.optim.AdamW(groups, lr=1e-3)

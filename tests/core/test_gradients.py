@@ -119,7 +119,7 @@ def test_the_training_attack_stays_among_the_numbers(
     (model, split), (healthy, _) = landscape(seed, value, share), landscape(seed)
     x, y = split.batch(torch.arange(IMAGES), tiny.CPU)
     how: Any = {"epsilon": BALLS[norm][0], "steps": 4, "norm": norm}
-    best, _ = run_apgd(model, x, y, **how)
+    best, *_ = run_apgd(model, x, y, **how)
     assert_inside(torch.cat([best, *model.seen]), x, norm)
     assert torch.equal(best[::2], run_apgd(healthy, x, y, **how)[0][::2])
 
@@ -167,7 +167,7 @@ def test_the_training_attack_goes_on_after_a_loss_that_is_no_number(norm: str) -
     steps; the point it returns has a loss."""
     x, y = torch.full((2, 3, 4, 4), 0.46), torch.zeros(2, dtype=torch.long)
     strength = {"linf": 0.1, "l2": 0.7}[norm]
-    best, _ = run_apgd(Abyss(), x, y, epsilon=strength, steps=12, norm=norm)
+    best, *_ = run_apgd(Abyss(), x, y, epsilon=strength, steps=12, norm=norm)
     loss = F.cross_entropy(Abyss()(best), y, reduction="none")
     assert bool(loss.isfinite().all())
     assert bool((loss > F.cross_entropy(Abyss()(x), y)).all())

@@ -143,7 +143,7 @@ def test_it_stays_in_the_ball_and_in_range(
 @pytest.mark.parametrize("norm", ORDER)
 def test_strength_0_gives_the_image_back(norm: str, trained: tiny.Trained) -> None:
     x, y = trained.batch(0, 6)
-    best, _ = run_apgd(trained.net, x, y, epsilon=0.0, steps=STEPS, norm=norm)
+    best, *_ = run_apgd(trained.net, x, y, epsilon=0.0, steps=STEPS, norm=norm)
     assert torch.equal(best, x)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from seen import seen
 
 from core.config import ConfigError, RunConfig
 from core.training import schedules
@@ -146,7 +147,7 @@ def follow(schedule: Auto, accuracies: list[float]) -> list[Fraction]:
     found = []
     for epoch, accuracy in enumerate(accuracies):
         found.append(schedule.alpha(epoch))
-        schedule.observe(epoch, accuracy)
+        schedule.observe(seen(epoch, accuracy))
     return found
 
 
@@ -169,8 +170,8 @@ def test_auto_waits_again_when_accuracy_rises_late() -> None:
 def test_a_lead_of_just_the_tolerance_is_none() -> None:
     for count in range(99):
         schedule = Auto(30, patience=1, tolerance=0.02)
-        schedule.observe(0, count / 100)
-        schedule.observe(1, (count + 2) / 100)
+        schedule.observe(seen(0, count / 100))
+        schedule.observe(seen(1, (count + 2) / 100))
         assert schedule.alpha(2) > 0
 
 
@@ -217,7 +218,7 @@ def test_autos_state_survives_a_restart_at_any_epoch(accuracies: list[float], cu
     after = []
     for epoch in range(cut, epochs):
         after.append(second.alpha(epoch))
-        second.observe(epoch, accuracies[epoch])
+        second.observe(seen(epoch, accuracies[epoch]))
     assert before + after == whole
 
 
@@ -227,7 +228,7 @@ def test_other_schedules_have_no_state_and_ignore_accuracy(schedule: str) -> Non
     before = [made.alpha(epoch) for epoch in range(10)]
     made.restore(made.state())
     for epoch in range(10):
-        made.observe(epoch, 0.9)
+        made.observe(seen(epoch, 0.9))
     assert made.state() == {} and [made.alpha(epoch) for epoch in range(10)] == before
 
 

@@ -61,7 +61,10 @@ def weights(store: Store, config: RunConfig) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("fields", [{}, {"optim": {"lr": 1e-3, "clip": 0.1, "ema": 0.9}}], ids=str)
+AVERAGED: dict[str, Any] = {"optim": {"lr": 1e-3, "clip": 0.1, "ema": 0.9}, "schedule": "instance"}
+
+
+@pytest.mark.parametrize("fields", [{}, AVERAGED], ids=str)
 def test_two_processes_do_what_one_does(forks: Forks, tmp_path: Path, fields: Any) -> None:
     """Up to rounding: the same sums in another order."""
     config = tiny.config(**CONFIG | fields)
@@ -79,6 +82,7 @@ def test_two_processes_do_what_one_does(forks: Forks, tmp_path: Path, fields: An
         for key in ("train_images", "val_clean_images", "val_adv_images", "epsilon", "lr"):
             assert one[key] == two[key]
         assert abs(one["val_clean_correct"] - two["val_clean_correct"]) <= 1
+        assert abs(one["train_adv_correct"] - two["train_adv_correct"]) <= 1
     found = [read_json(store.run(config.id).eval_json(EVALS[0].id)) for store in (alone, both)]
     assert found[0] and found[1]
     for one, two in zip(found[0]["rows"], found[1]["rows"], strict=True):

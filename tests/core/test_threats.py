@@ -133,7 +133,7 @@ EPSILON = {"l2": 0.15, "l1": 1.5}
 def test_apgd_stays_inside_raises_the_loss_and_fools(norm: str, trained: tiny.Trained) -> None:
     x, y = trained.batch(0, 48)
     strength = torch.linspace(0, 2 * EPSILON[norm], 48)
-    best, _ = run_apgd(trained.net, x, y, epsilon=strength, steps=20, norm=norm)
+    best, *_ = run_apgd(trained.net, x, y, epsilon=strength, steps=20, norm=norm)
     far = length(best.double() - x.double(), BALLS[norm][1])
     rounding = 6e-8 * x[0].numel() if norm == "l1" else 6e-8 * x[0].numel() ** 0.5
     assert bool((far <= strength.double() + rounding).all())
@@ -154,7 +154,7 @@ def test_apgd_is_stronger_than_plain_gradient_ascent(norm: str, trained: tiny.Tr
     project = BALLS[norm][0]
     x, y = trained.batch(0, 64)
     strength = torch.full((64,), EPSILON[norm])
-    best, _ = run_apgd(trained.net, x, y, epsilon=strength, steps=20, norm=norm)
+    best, *_ = run_apgd(trained.net, x, y, epsilon=strength, steps=20, norm=norm)
     point = x
     for _ in range(20):
         at = point.clone().requires_grad_()
@@ -196,5 +196,5 @@ def test_equals_the_plain_version_in_one_direction() -> None:
     x, y = split.batch(torch.arange(1), tiny.CPU)
     model = tiny.Wavy(3, pixels=1)
     linf = plain.attack(model, x.double(), y, [0.2], 12)
-    l2, _ = run_apgd(model, x.double(), y, epsilon=0.2, steps=12, norm="l2")
+    l2, *_ = run_apgd(model, x.double(), y, epsilon=0.2, steps=12, norm="l2")
     assert torch.allclose(l2, linf.best, atol=1e-9)

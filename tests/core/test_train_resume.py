@@ -24,6 +24,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "uniform": {"schedule": "uniform", "optim": {"lr": 1e-3, "clip": 0.5}},
     # Converged after three epochs, whatever the accuracy; then the strength rises to the last one.
     "auto": {"schedule": {"kind": "auto", "patience": 2, "tolerance": 0.9}, "epochs": 6},
+    "target": {"schedule": "target", "epochs": 6},
+    "instance": {"schedule": {"kind": "instance", "levels": 3}, "epochs": 5},
+    "friendly": {"schedule": "friendly"},
     "bf16": {"schedule": "fix", "precision": "bf16"},
     "long": {"schedule": {"T1": 2, "T2": 6}, "epochs": 8},
 }
@@ -75,6 +78,13 @@ def test_the_settings_show_something(references: dict[str, Path]) -> None:
     assert strengths("two_hinge") == pytest.approx([0, 0, 8])
     assert strengths("auto") == pytest.approx([0, 0, 0, 8 / 3, 16 / 3, 8])
     assert len(set(strengths("uniform"))) == EPOCHS
+    for name in ("target", "instance", "friendly"):
+        attacked = [row for row in end(references[name])["rows"] if row["epsilon"]]
+        assert attacked
+        assert all(0 <= row["train_adv_correct"] <= row["train_clean_correct"] for row in attacked)
+    *_, last = end(references["instance"])["rows"]
+    low, middle, high = (255 * strength for strength in last["epsilon_quartiles"])
+    assert 0 < low <= middle <= high <= 8.0001 and low <= 255 * last["epsilon"] <= 8.0001
     ends = [end(root)["model"]["0.weight"] for root in references.values()]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
 
@@ -96,7 +106,7 @@ def test_killed_and_resumed_ends_the_same(
     assert_same_end(tmp_path, references["two_hinge"])
 
 
-@pytest.mark.parametrize("setting", ["uniform", "auto", "bf16"])
+@pytest.mark.parametrize("setting", ["uniform", "auto", "target", "instance", "friendly", "bf16"])
 def test_killed_in_every_epoch_ends_the_same(
     forks: Forks, references: dict[str, Path], tmp_path: Path, setting: str
 ) -> None:
@@ -130,7 +140,9 @@ def test_killed_from_outside_at_any_time_ends_the_same(
 def damaged(file: Path, how: str) -> None:
     content = bytearray(file.read_bytes())
     if how == "flipped":
-        content[len(content) // 2] ^= 1
+        middle = len(content) // 2
+        for place in range(middle, middle + 128):  # more than the padding between two tensors
+            content[place] ^= 1
     else:
         del content[len(content) // 2 :]
     file.write_bytes(content)

@@ -111,7 +111,7 @@ def test_images_that_are_not_pixels() -> None:
 
 def test_the_right_ones_are_taken() -> None:
     """The tests above refuse for their reason alone."""
-    best, _ = run_apgd(tiny.net(), **images())
+    best, *_ = run_apgd(tiny.net(), **images())
     assert best.shape == (2, 3, 8, 8)
     assert RunConfig.parse({"backbone": "swin", "dataset": "cars", "attack": {"steps": 1}})
     assert EvalConfig.parse({"epsilons": [0, "1/255", 1]}).epsilons[-1].number == 1

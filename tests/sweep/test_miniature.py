@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from seen import seen
 
 from core.config import RunConfig
 from core.config.registry import backbone
@@ -115,7 +116,7 @@ def test_auto_attacks_in_the_end() -> None:
     schedule = schedules.make(config)
     for epoch in range(config.epochs - 1):
         assert schedule.alpha(epoch) == 0
-        schedule.observe(epoch, 0.3)
+        schedule.observe(seen(epoch, 0.3))
     assert schedule.alpha(config.epochs - 1) == 1
 
 

@@ -1,0 +1,177 @@
+"""Schedules that watch the training: they keep to the ends of `sched` and choose the way between.
+
+The deadline matters: the paper's `auto` reaches eps_g only at the last epoch, where the learning
+rate is 0, and has less expected robustness than `sched` (Table 4). `target`, `curriculum` and
+`instance` are at eps_g from T2 of `sched` on, for the last quarter of the training.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from core.config.schedule import sched_hinges
+from core.store.records import threshold
+from core.training.epsilon_schedule import HELD, EpsilonSchedule, Seen, hinged
+
+LEARNT = 0.9
+"""Share of the best validation accuracy so far; the paper's rule for T1, with what is known."""
+FINEST = 10**6
+"""Largest denominator of fractions that depend on accuracies; those of `sched` are far smaller."""
+LEVELS = 8
+"""Of `curriculum`."""
+
+
+class Ramp(EpsilonSchedule):
+    """From 0 to 1 at T2 of `sched`. Begins after T1 or, if it `listens`, once the task is learnt:
+    the network is above the threshold of adaptation, and was at 90 % of its best validation
+    accuracy a twelfth of the training ago."""
+
+    listens = True
+
+    def __init__(self, epochs: int) -> None:
+        self.T1, self.T2 = sched_hinges(epochs)
+        self.wait = max(1, epochs // 12)
+        self.cleans: list[float] = []  # validation accuracy by epoch
+        self.begun = False
+        self.reference = 0.0  # the best of them when the ramp began
+        self.now = Fraction(self.T2 == 0)  # of the epoch that comes next
+
+    @abstractmethod
+    def after(self, seen: Seen) -> Fraction:
+        """The fraction for the epoch after `seen`, which is on the ramp."""
+
+    def alpha(self, epoch: int) -> Fraction:
+        """Of the next epoch; of later ones as far as is known, linear to the deadline."""
+        following = len(self.cleans)
+        start = following if self.begun else max(self.T1, following)
+        if epoch <= start and epoch < self.T2:
+            return self.now
+        return self.now + (1 - self.now) * hinged(epoch, start, self.T2)
+
+    def observe(self, seen: Seen) -> None:
+        self.cleans.append(seen.val_clean)
+        following = seen.epoch + 1
+        if not self.begun and (following > self.T1 or (self.listens and self._is_learnt(seen))):
+            self.begun, self.reference = True, max(self.cleans)
+        if following >= self.T2:
+            self.now = Fraction(1)
+        elif self.begun:
+            self.now = min(Fraction(1), self.after(seen).limit_denominator(FINEST))
+
+    def hold_of(self, seen: Seen) -> float | None:
+        """Training accuracy under attack as a share of the clean accuracy when the ramp began; None
+        after an epoch without an attack."""
+        if seen.train_adv is None:
+            return None
+        return seen.train_adv / self.reference if self.reference else 0.0
+
+    def _is_learnt(self, seen: Seen) -> bool:
+        best, earlier = max(self.cleans), self.cleans[: -self.wait]
+        return best > threshold(seen.classes) and max(earlier, default=0.0) >= LEARNT * best
+
+    def state(self) -> dict[str, Any]:
+        known = {"begun": self.begun, "reference": self.reference, "now": str(self.now)}
+        return {"cleans": [*self.cleans], **known}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.cleans, self.begun = [*state["cleans"]], state["begun"]
+        self.reference, self.now = state["reference"], Fraction(state["now"])
+
+    def attacked_epochs(self, epochs: int) -> int:
+        """At most: as if the task were learnt as early as can be known."""
+        earliest = min(self.T1, self.wait) if self.listens else self.T1
+        return max(0, epochs - earliest - 1)
+
+    def rehearsed(self) -> tuple[int, dict[str, Any]]:
+        """Without an attack, on the ramp, and at full strength."""
+        return 4, {}
+
+
+class Target(Ramp):
+    """A controller: the ramp is faster while training accuracy under attack holds, and slower
+    while it does not, by a factor of 2**gain at most.
+
+    With u = (held share - hold) / (1 - hold), cut to [-1, 1], the step after epoch t is
+    2**(gain u) (1 - alpha) / (T2 - t). gain = 0 does not listen: it is `sched`, bit for bit.
+    """
+
+    def __init__(self, epochs: int, hold: float, gain: float) -> None:
+        super().__init__(epochs)
+        self.hold, self.gain, self.listens = hold, gain, gain > 0
+
+    def after(self, seen: Seen) -> Fraction:
+        share = self.hold_of(seen)
+        lead = 0.0 if share is None else (share - self.hold) / (1 - self.hold)
+        factor = Fraction(2.0 ** (self.gain * max(-1.0, min(1.0, lead))))
+        return self.now + factor * (1 - self.now) / (self.T2 - seen.epoch)
+
+
+class Curriculum(Ramp):
+    """Eighths of eps_g (Cai et al. 2018, whose lessons are numbers of steps): the next one when
+    training accuracy under attack holds, or at the latest when `sched` has come that far."""
+
+    def __init__(self, epochs: int, hold: float) -> None:
+        super().__init__(epochs)
+        self.hold = hold
+
+    def after(self, seen: Seen) -> Fraction:
+        share = self.hold_of(seen)
+        learnt = share is None or share >= self.hold
+        due = hinged(seen.epoch + 1, self.T1, self.T2) * LEVELS // 1
+        return max(self.now + Fraction(learnt, LEVELS), Fraction(due, LEVELS))
+
+
+class Instance(EpsilonSchedule):
+    """A strength for each training image (Balaji et al. 2019, Cheng et al. 2022), below that of
+    `sched`: an image is attacked one of `levels` steps above what it has held, and keeps what it
+    holds. One attack per step of training, as in every other schedule."""
+
+    def __init__(self, epochs: int, levels: int) -> None:
+        self.T1, self.T2 = sched_hinges(epochs)
+        self.levels = levels
+        self.held: list[int] = []  # by image, in steps of eps_g / levels
+
+    def alpha(self, epoch: int) -> Fraction:
+        return hinged(epoch, self.T1, self.T2)
+
+    def strengths(self, epoch: int, images: int) -> Sequence[Fraction]:
+        self.held = self.held or [0] * images
+        cap = self.alpha(epoch)
+        tried = [min(cap, Fraction(level + 1, self.levels)) for level in range(self.levels + 1)]
+        return [tried[level] for level in self.held]
+
+    def observe(self, seen: Seen) -> None:
+        highest = int(self.alpha(seen.epoch) * self.levels)
+        for image, fate in enumerate(seen.fates):
+            if fate == HELD and self.held[image] < highest:
+                self.held[image] += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"held": [*self.held]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.held = [*state["held"]]
+
+    def rehearsed(self) -> tuple[int, dict[str, Any]]:
+        return 4, {}
+
+
+class Friendly(EpsilonSchedule):
+    """Friendly adversarial training (Zhang et al. 2020): eps_g throughout, but the attack on an
+    image ends 0, later 1, at last 2 steps after it first succeeds, at the point where it then is.
+    Turns of 120 epochs: 50 and 90."""
+
+    def __init__(self, epochs: int) -> None:
+        self.turns = 50 * epochs / 120, 90 * epochs / 120
+
+    def alpha(self, epoch: int) -> Fraction:
+        return Fraction(1)
+
+    def stop_after(self, epoch: int) -> int:
+        return sum(epoch >= turn for turn in self.turns)
+
+    def rehearsed(self) -> tuple[int, dict[str, Any]]:
+        return 3, {}
