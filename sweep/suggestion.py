@@ -4,23 +4,29 @@ As the paper chose its own: T1 is the epoch (from 0) at which standard fine-tuni
 its final validation accuracy, T2 the adaptation delay of fix, which is all epochs for a run that
 never adapts; both are means over seeds here, and one pair for each (backbone, dataset, eps_g). Of
 fewer than 100 classes, chance counts: see `core.store.records.threshold`.
+
+A rule of thumb is no measurement: where the store has the runs, a suggestion is compared with the
+other settings of its cell in expected accuracy, and does not stand if one of them has more.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from core.config import RunConfig
+from core.config.evaluation import AtStrengths
+from core.config.schedule import Schedule
 from core.errors import DamagedError
 from core.sheet import Sheet
 from core.store import shapes
 from core.store.classes import classes_of
 from core.store.folders import Store
-from core.store.json_files import read_jsonl
-from core.store.records import EXACT, chance, delay, threshold
+from core.store.json_files import read_json, read_jsonl
+from core.store.records import EXACT, chance, curve, delay, expected_up_to, threshold
 from core.store.signatures import VERY_FAR, clean, standard_of, standards, twin
 
 REACHED = 0.9
@@ -44,6 +50,8 @@ class Suggestion:
     problem: str = ""
     never: int = 0
     """Seeds whose fix run never adapted; T2 counts all their epochs."""
+    measured: str = "not measured"
+    """How its expected accuracy compares with that of the cell's other settings."""
 
     @property
     def snippet(self) -> str:
@@ -56,20 +64,83 @@ class Suggestion:
         return {**vars(self), "snippet": self.snippet}
 
 
-def suggest(configs: Sequence[RunConfig], store: Store) -> list[Suggestion]:
+def suggest(
+    configs: Sequence[RunConfig], store: Store, evals: Sequence[AtStrengths] = ()
+) -> list[Suggestion]:
     """One suggestion for each cell of these runs, in their order. Standard and fix runs may also
-    come from other grids: any finished one in the store that differs in schedule alone counts."""
+    come from other grids: any finished one in the store that differs in schedule alone counts.
+    evals: what compares it with other settings; the first one in a run's norm that has its eps_g.
+    """
     cells: dict[RunConfig, list[RunConfig]] = {}
+    settings: dict[RunConfig, dict[Schedule, None]] = defaultdict(dict)
     for config in configs:
         if config.epsilon_g:
             fix = twin(config, "fix")
             cell = fix.model_copy(update={"seed": 0})
             cells.setdefault(cell, []).append(fix)
+            settings[cell][config.schedule] = None
     known, variants = standards(configs), _variants(list(cells))
-    return [
-        replace(_suggest(list(dict.fromkeys(runs)), known, store), variant=variants[cell])
-        for cell, runs in cells.items()
-    ]
+    found = []
+    for cell, runs in cells.items():
+        fixes = list(dict.fromkeys(runs))
+        one = _suggest(fixes, known, store)
+        if one.snippet:
+            rivals = [schedule.model_dump() for schedule in settings[cell]] + ["fix", "sched"]
+            one = _compared(one, fixes, rivals, store, evals)
+        found.append(replace(one, variant=variants[cell]))
+    return found
+
+
+def _compared(
+    one: Suggestion,
+    fixes: Sequence[RunConfig],
+    rivals: Sequence[Any],
+    store: Store,
+    evals: Sequence[AtStrengths],
+) -> Suggestion:
+    """A suggestion with what its cell's runs say of it, on the seeds that it and a rival share."""
+    mine = {fix.seed: twin(fix, {"T1": one.T1, "T2": one.T2}) for fix in fixes}
+    ours = {seed: expected_of(run, store, evals) for seed, run in mine.items()}
+    leads: dict[str, tuple[float, str]] = {}
+    for rival in rivals:
+        theirs = {fix.seed: twin(fix, rival) for fix in fixes}
+        name = theirs[fixes[0].seed].setting
+        both = [
+            (value, other)
+            for seed, value in ours.items()
+            if value is not None and (other := expected_of(theirs[seed], store, evals)) is not None
+        ]
+        if both and theirs != mine:
+            means = [100 * sum(values) / len(both) for values in zip(*both, strict=True)]
+            seeds = f"{len(both)} seed{'s' if len(both) > 1 else ''}"
+            told = f"expected {means[0]:.1f}% against {means[1]:.1f}% of {name} ({seeds})"
+            leads[name] = means[0] - means[1], told
+    if not leads:
+        return one
+    lead, told = min(leads.values())
+    if round(lead, EXACT) < 0:
+        return replace(one, problem=f"measured worse: {told}", measured=f"worse, {told}")
+    return replace(one, measured=f"{'better' if round(lead, EXACT) else 'equal'}, {told}")
+
+
+def expected_of(config: RunConfig, store: Store, evals: Sequence[AtStrengths]) -> float | None:
+    """Expected accuracy in [0, 1] of a run up to its eps_g; None if nothing in the store tells."""
+    for item in evals:
+        if item.norm != config.norm or config.epsilon_g.number not in {
+            epsilon.number for epsilon in item.epsilons
+        }:
+            continue
+        try:
+            record = read_json(store.run(config.id).eval_json(item.id), shapes.Evaluation)
+            rows = record["rows"] if record else []
+            exact = [row.get("expected") for row in rows if row["epsilon"] == str(config.epsilon_g)]
+            if exact and exact[0] is not None:
+                return float(exact[0])
+            if rows:
+                return expected_up_to(curve(rows), config.epsilon_g, item.prior)
+        except (DamagedError, ValueError):
+            continue
+    return None
 
 
 def _variants(cells: Sequence[RunConfig]) -> dict[RunConfig, str]:
@@ -180,9 +251,14 @@ def table(found: Sequence[Suggestion]) -> Sheet:
     for name in ("T1", "T2", "seeds", "never"):
         shown.add_column(name, justify="right")
     shown.add_column("for the grid", min_width=max((len(one.snippet) for one in found), default=0))
+    shown.add_column("against other settings")
     for one in found:
         hinges = ["" if t is None else str(t) for t in (one.T1, one.T2)]
         cell = one.backbone, one.dataset + f" ({one.variant})" * bool(one.variant), one.epsilon_g
         counts = (str(count or "") for count in (one.seeds, one.never))
-        shown.add_row(*cell, *hinges, *counts, one.snippet or one.problem)
+        shown.add_row(
+            *(*cell, *hinges, *counts),
+            one.snippet or one.problem,
+            one.measured if one.snippet else "",
+        )
     return shown

@@ -179,7 +179,7 @@ def clean(row: Row) -> float:
     return float(row["val_clean_correct"] / row["val_clean_images"])
 
 
-def twin(config: RunConfig, schedule: str) -> RunConfig:
+def twin(config: RunConfig, schedule: str | Mapping[str, Any]) -> RunConfig:
     """The run that differs from this one in its schedule, and what follows from that, alone."""
     return RunConfig.parse({**config.to_dict(), "schedule": schedule})
 

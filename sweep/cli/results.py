@@ -240,16 +240,18 @@ def report(
 def suggest_schedule(
     grid: GridArgument, root: Root = None, only: Only = None, json: Json = False
 ) -> None:
-    """T1 and T2 for each backbone, dataset and eps_g, from finished standard and fix runs (exit
-    code 3 while some cell has none)."""
+    """T1 and T2 for each backbone, dataset and eps_g, from finished standard and fix runs, and how
+    they compare with what was measured (exit code 3 while some cell has none that stands)."""
     from json import dumps
 
+    from core.config.evaluation import AtStrengths
     from sweep import suggestion
 
     store = Store.at(root)
     loaded = tuned_grid(grid, store)
-    runs = [status.run.config for status in look(loaded, store, only).statuses]
-    found = suggestion.suggest(runs, store)
+    runs = [status.run for status in look(loaded, store, only).statuses]
+    evals = dict.fromkeys(one for run in runs for one in run.evals if isinstance(one, AtStrengths))
+    found = suggestion.suggest([run.config for run in runs], store, list(evals))
     if not found:
         raise ConfigError(f"{grid}: no run that is attacked, so there is no schedule to suggest")
     if json:

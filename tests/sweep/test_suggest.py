@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import analysis_store as made
+import numpy as np
 import pytest
 import yaml
 
@@ -20,7 +23,7 @@ STANDARD = (2, 10, 40, 80, 89, 90, 90, 90)  # of 100: 90 % of the last is 81, fi
 SLOW = (1, 1, 2, 3, 5, 5, 6, 9)  # exceeds 5 % first at epoch 6
 
 
-def config(schedule: str = "fix", **fields: Any) -> RunConfig:
+def config(schedule: Any = "fix", **fields: Any) -> RunConfig:
     return made.config(**{"epochs": EPOCHS, "schedule": schedule, "epsilon_g": "8/255"} | fields)
 
 
@@ -184,3 +187,36 @@ def test_on_the_command_line(
     assert "mean of 2 cells: T1 = 4, T2 = 6" in shown  # (6 + 5) / 2, half up
     code, shown = call("--json")
     assert [(row["T1"], row["T2"]) for row in json.loads(shown)] == [(4, 6), (4, 5)]
+
+
+def evaluated(store: Store, run: RunConfig, *correct: int) -> None:
+    """Of 100 images at 0, 1, ... of 255."""
+    made.finish(store.root, run, critical=np.repeat(np.arange(len(correct) + 1), spread(correct)))
+
+
+def spread(correct: Sequence[int]) -> list[int]:
+    """How many of 100 images each strength breaks first; the last number: of those never broken."""
+    return [a - b for a, b in pairwise((100, *correct, 0))]
+
+
+def test_advice_does_not_stand_against_its_own_results(store: Store) -> None:
+    """Expected accuracy up to 8/255 of the hinges that the rules give, beside fix and sched."""
+    curve(store, config("standard"), STANDARD)
+    curve(store, config("fix"), SLOW)
+    evals = [made.EVALUATION]
+    assert made.EVALUATION.epsilons[-1].number >= Fraction(8, 255)
+
+    def told() -> suggestion.Suggestion:
+        (found,) = suggestion.suggest([config("fix"), config("uniform")], store, evals)
+        return found
+
+    assert told().measured == "not measured" and told().snippet
+    mine = config({"T1": 4, "T2": 6})
+    evaluated(store, mine, *[50] * len(made.EVALUATION.epsilons))
+    assert told().measured == "not measured", "there is nothing to compare it with"
+    evaluated(store, config("sched"), *[40] * len(made.EVALUATION.epsilons))
+    assert told().measured == "better, expected 50.0% against 40.0% of sched (1 seed)"
+    evaluated(store, config("uniform"), *[60] * len(made.EVALUATION.epsilons))
+    worse = "worse, expected 50.0% against 60.0% of uniform (1 seed)"
+    assert told().measured == worse and not told().snippet
+    assert told().problem == f"measured {worse.replace(',', ':')}"
