@@ -253,6 +253,9 @@ class MinimalNorm(AtStrengths):
     margins: bool = False
     """Measure margins, too: distances of all images from their own predictions, those of wrong ones
     included, beside logit and feature margins."""
+    pseudo_images: Count | None = None
+    """Images of the validation split from whose distances pseudo-margins are learned; None learns
+    none."""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -261,14 +264,24 @@ class MinimalNorm(AtStrengths):
                 f"images: margins are compared over at least {FEWEST_MARGINS} images, "
                 f"got {self.images}"
             )
+        if self.pseudo_images is None:
+            return self
+        if not self.margins or self.split != "test":
+            raise ValueError("pseudo_images: expected margins: true and split: test beside it")
+        if self.pseudo_images < FEWEST_MARGINS:
+            raise ValueError(
+                f"pseudo_images: margins are learned from at least {FEWEST_MARGINS} images, "
+                f"got {self.pseudo_images}"
+            )
         return self
 
     def passes(self, images: int, survival: float) -> float:
-        return images * 2 * (DEEPFOOL + self.steps)
+        return (images + (self.pseudo_images or 0)) * 2 * (DEEPFOOL + self.steps)
 
     def shrunk(self) -> MinimalNorm:
         """Clean and one strength, one step, one image or as few as margins take."""
         few = {"images": FEWEST_MARGINS} if self.margins else {}
+        few |= {"pseudo_images": FEWEST_MARGINS} if self.pseudo_images else {}
         return self.model_copy(update=self._one_strength | few)
 
     def problem(self, size: int, classes: int | None = None) -> str | None:
@@ -314,6 +327,7 @@ _ELSEWHERE = {
     "prior": None,
     "mode": "exact",
     "margins": False,
+    "pseudo_images": None,
     "severity": 3,
     "per_image": "one",
 }

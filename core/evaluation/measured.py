@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from core.data.splits import Split
 from core.machine.team import ALONE, Team
 from core.store.files import Write, write_atomic
 from core.store.records import ResultRow
@@ -27,6 +28,8 @@ class Context:
     part: Path
     """Where this process may keep what it knows so far. The name tells the rank and the size of
     the team: another size splits the images differently. Removed once the evaluation is whole."""
+    held_out: Split | None = None
+    """The validation split, for kinds that learn from images beside the judged ones."""
     team: Team = ALONE
     write: Write = write_atomic
     """How `part` is written."""

@@ -23,6 +23,7 @@ from core.config.strength import Norm
 from core.data.splits import Split
 from core.errors import TeamError
 from core.evaluation.measured import Context, Measured
+from core.evaluation.pseudo import pseudo_margins
 from core.evaluation.robust import strengths
 from core.evaluation.slots import Queue, Slots
 from core.machine.team import ALONE, Team
@@ -61,23 +62,27 @@ class Distances:
 
 def measure(asked: MinimalNorm, model: nn.Module, split: Split, context: Context) -> Measured:
     """A row per strength, each with the expected accuracy up to it, and the arrays of `Distances`
-    with the critical level of every image; logit and feature margins if they are asked for."""
-    found = search(
-        model,
-        split,
-        steps=asked.steps,
-        norm=asked.norm,
-        margins=asked.margins,
-        batch=context.batch,
-        device=context.device,
-        team=context.team,
-        progress=context.progress,
-        snapshot=context.snapshot(),
-    )
+    with the critical level of every image; logit, feature and pseudo-margins if they are asked for.
+    """
+    how: Any = {name: getattr(asked, name) for name in ("steps", "norm", "margins")}
+    how |= {name: getattr(context, name) for name in ("batch", "device", "team")}
+    found = search(model, split, **how, progress=context.progress, snapshot=context.snapshot())
     if asked.margins and "feature_margin" not in found.arrays:
         context.remark(
             f"{asked.id}: no feature margins, the network's head is not one linear layer"
         )
+    if asked.pseudo_images and context.held_out:
+        held_out = context.held_out.first(asked.pseudo_images)
+        known = search(model, held_out, **how, snapshot=context.snapshot("pseudo"))
+        distance = known.arrays["distance"]
+        with attacking(model) as target:
+            found.arrays |= pseudo_margins(
+                target, held_out, distance, split, batch=context.batch, device=context.device
+            )
+        found.forwards += known.forwards + len(split) + len(held_out)
+        found.backwards += known.backwards
+        if failed := int(np.isinf(distance).sum()):
+            context.remark(f"{asked.id}: {failed} of {len(distance)} distances to learn not found")
     return measured(asked, found)
 
 

@@ -61,6 +61,7 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
         batch=batch,
         device=trainer.device,
         part=run.eval_flags(asked.id).with_suffix(f".{team.rank}of{team.size}.part"),
+        held_out=trainer.data.val,
         team=team,
         write=run.write,
         progress=progress,

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from analysis_store import finish, write_json
 
-from core.config import RobustAccuracy, RunConfig
+from core.config import RunConfig
+from core.config.evaluation import MinimalNorm
 from core.store.folders import RunDir
 
-MARGINS = RobustAccuracy()
-EVAL_ID = "fmn100-linf-test-0123456789abcdef"
-CONFIG = MARGINS.to_dict() | {"attack": "fmn", "steps": 100, "margins": True}
+MARGINS = MinimalNorm(margins=True)
+EVAL_ID, CONFIG = MARGINS.id, MARGINS.to_dict()
 
 
 def measured(n: int = 200, noise: float = 1.0, seed: int = 0) -> dict[str, np.ndarray]:
