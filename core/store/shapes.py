@@ -208,6 +208,7 @@ class Search(TypedDict):
 
     search: dict[str, Any]
     after: list[Count]
+    numbers: NotRequired[list[Count]]
 
 
 class _Process(TypedDict):

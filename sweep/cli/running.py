@@ -226,12 +226,18 @@ def retry(
     tracking: TrackingOption = None,
     max_parallel: Workers = None,
 ) -> None:
-    """Run failed, cancelled and damaged runs again, from their last checkpoint."""
+    """Run failed, cancelled and damaged runs again, from their last checkpoint; of a grid whose
+    searches go on, their failed, interrupted and damaged trials."""
     from sweep import launcher
+    from sweep.tune import session, table, winners
 
     store = Store.at(root)
     loaded = tuned_grid(grid, store)
     where = launcher.load_profile(profile, max_parallel=max_parallel, tracking=value_of(tracking))
+    if loaded.tune and not winners.are_in(loaded):
+        tried = session.retry(loaded, store, where, only=only or (), kind=failed, console=out)
+        out.print(table.tabulate(tried, loaded))
+        raise typer.Exit(table.exit_code(tried))
     final = launcher.retry(loaded, store, where, only=only or (), kind=failed, console=out)
     raise typer.Exit(outcome(final))
 

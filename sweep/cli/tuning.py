@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from core.store.folders import Store
 from sweep.cli.options import RUN, GridArgument, Json, Only, ProfileOption, Root, out
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sweep.grid.search import Progress
 
 verbs = typer.Typer()
 
@@ -56,11 +51,4 @@ def tune(
         typer.echo(dumps(table.as_dict(seen, loaded.tune.least, workers), indent=1))
     else:
         out.print(table.tabulate(seen, loaded, workers))
-    raise typer.Exit(_outcome(seen))
-
-
-def _outcome(seen: Sequence[Progress]) -> int:
-    """1 where trials failed, 3 where a search is not through, else 0."""
-    if all(one.over for one in seen):
-        return 0
-    return 1 if any(one.counts["failed"] for one in seen) else 3
+    raise typer.Exit(table.exit_code(seen))

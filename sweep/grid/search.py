@@ -231,6 +231,15 @@ def record(run: RunDir) -> dict[str, Any] | None:
     return None
 
 
+def damage(run: RunDir) -> str | None:
+    """What is wrong with the file that tells how a trial ended; None if nothing is."""
+    try:
+        read_json(trial_file(run), shapes.Trial)
+    except DamagedError as error:
+        return f"{trial_file(run).name}: {error.reason}"
+    return None
+
+
 def forget(run: RunDir) -> None:
     """Remove the weights of a trial that has ended; its record stays."""
     for path in (run.checkpoint, run.previous_checkpoint):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -19,6 +19,8 @@ class Trials(Order):
     """Trials that searches lack."""
 
     searches: Sequence[Search]
+    numbers: Mapping[str, Sequence[int]]
+    """By id of a search, the trials to do."""
     busy: int = 0
     """Workers that are at it already."""
     workers: int | None = None
@@ -26,7 +28,7 @@ class Trials(Order):
 
     @property
     def size(self) -> int:
-        return sum(one.trials for one in self.searches)
+        return sum(len(self.numbers[one.id]) for one in self.searches)
 
     @property
     def jobs(self) -> int:
@@ -56,7 +58,8 @@ class Trials(Order):
 
     def freeze(self) -> Path:
         """A row per search."""
-        return submissions.write_manifest(self.sweep, map(trial_job.manifest_row, self.searches))
+        rows = (trial_job.manifest_row(one, self.numbers[one.id]) for one in self.searches)
+        return submissions.write_manifest(self.sweep, rows)
 
     def span(self, numbers: range) -> dict[str, int]:
         return {"first": numbers.start, "end": numbers.stop, "per": 1}

@@ -4,7 +4,7 @@ Repeating it is safe: trials that are done or under way stay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -19,7 +19,7 @@ from slurm.profile import Profile
 from sweep.grid import Grid, search, select_runs
 from sweep.grid.search import REAL, Progress, Search, Trial
 from sweep.inputs import needs
-from sweep.state import breaker, decision, pending
+from sweep.state import breaker, decision, pending, repair
 from sweep.state.decision import Facts, State
 from sweep.state.pending import Pending
 from sweep.submit import backends, submissions, watcher
@@ -68,7 +68,9 @@ def _explained(
     if trial.state in REAL or current is None:
         return trial
     promise = jobs.get(str(current.info.get("job")))
-    state, told = decision.decide(Facts(one.config.epochs, current, promise))
+    damaged = search.damage(one.trial_dir(trial.number))
+    facts = Facts(one.config.epochs, current, promise, damaged=damaged)
+    state, told = decision.decide(facts)
     return replace(
         trial,
         state="pending" if state is State.PENDING else trial.state,
@@ -90,6 +92,39 @@ def tune(
     """Put workers on what the searches lack; returns how far these are, on a cluster as soon as it
     has taken the jobs. workers: at the same time, by default one per search on a cluster and the
     profile's here. Raises ConfigError, ClusterError, StoppedError."""
+    return _submit(grid, store, profile, only, console, workers=workers)
+
+
+def retry(
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    *,
+    only: Sequence[str] = (),
+    kind: str | None = None,
+    console: Console,
+) -> list[Progress]:
+    """Put workers on trials that failed, were interrupted or are damaged, and on no others; `kind`
+    limits it to one class. Raises ConfigError, ClusterError, StoppedError."""
+    kinds = repair.classes(kind)
+
+    def again(trial: Trial) -> bool:
+        return trial.state in ("failed", "interrupted") and (kinds is None or trial.kind in kinds)
+
+    return _submit(grid, store, profile, only, console, again=again)
+
+
+def _submit(
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    only: Sequence[str],
+    console: Console,
+    *,
+    workers: int | None = None,
+    again: Callable[[Trial], bool] | None = None,
+) -> list[Progress]:
+    """again: which trials to do, with workers of their own; by default all that are left."""
     wanted = searches(grid, store, only)
     _check(wanted, store, profile)
     sweep = record(grid, wanted, store)
@@ -97,15 +132,21 @@ def tune(
         # By this machine's clock, were it ahead, healthy workers would seem hung and be ended.
         working = at_work(sweep)
         seen = look(wanted, working, shared_clock(sweep.path))
-        left = [one.search for one in seen if not one.over]
+        numbers = {
+            one.search.id: [trial.number for trial in one.trials if again is None or again(trial)]
+            for one in seen
+        }
+        left = [one.search for one in seen if not one.over and numbers[one.search.id]]
         busy = len(working) - _end_hung(seen, working, console)
         if busy:
             console.print(f"{counted(busy, 'worker')} at work on it already")
         backend = backends.of(profile.executor)
+        if again and not left:
+            console.print("nothing to retry: no trial of a search that goes on is in such a state")
         if not left or (busy and not backend.queued):
             return seen
         breaker.close(sweep)
-        order = Trials(sweep, store, profile, left, busy, workers)
+        order = Trials(sweep, store, profile, left, numbers, 0 if again else busy, workers)
         started = backend.start(order)
     if started.here:
         started.here(console)

@@ -104,7 +104,12 @@ def _reasons(seen: Sequence[Progress]) -> list[Text]:
         for (state, why), names in alike.items()
     ]
     if any(state == "failed" for state, _ in alike):
-        lines.append(Text("`sweep tune` tries failed trials again", style="dim"))
+        lines.append(
+            Text(
+                "`sweep retry` or `sweep tune` tries failed trials again",
+                style="dim",
+            )
+        )
     return lines
 
 
@@ -118,6 +123,13 @@ def _warnings(seen: Sequence[Progress], least: int) -> list[Text]:
         )
         for one in few
     ]
+
+
+def exit_code(seen: Sequence[Progress]) -> int:
+    """1 if trials failed, 3 if a search is not through, else 0."""
+    if all(one.over for one in seen):
+        return 0
+    return 1 if any(one.counts["failed"] for one in seen) else 3
 
 
 def as_dict(

@@ -67,12 +67,13 @@ class TuneJob:
         turn = self.turn % len(rows)
         for row in rows[turn:] + rows[:turn]:
             wanted = Search.parse(row["search"], Path(self.root) / "tuned")
-            while outcome := self._next(wanted, row["after"]):
+            numbers = row.get("numbers", range(wanted.trials))
+            while outcome := self._next(wanted, numbers, row["after"]):
                 outcomes[outcome] += 1
         return dict(outcomes)
 
-    def _next(self, wanted: Search, after: Sequence[int]) -> str | None:
-        """Do one trial; None where there is none left for this worker."""
+    def _next(self, wanted: Search, numbers: Sequence[int], after: Sequence[int]) -> str | None:
+        """Do one of these trials; None if none is left for this worker."""
         held = breaker.tripped(SweepDir(Path(self.sweep)))
         if held:
             log.warning("%s", held)
@@ -80,7 +81,7 @@ class TuneJob:
         seen = search.conclude(wanted)
         if seen.winner is not None:
             return None
-        for trial in seen.trials:
+        for trial in (seen.trials[number] for number in numbers):
             run = wanted.trial_dir(trial.number)
             await_former(run)
             fresh = trial.state == "new" and seen.out_of_time
@@ -182,8 +183,7 @@ def _clear(run: RunDir) -> None:
         run.remove(path)
 
 
-def manifest_row(wanted: Search) -> dict[str, Any]:
-    """A search as manifests hold it, with the attempts at its trials made before."""
-    numbers = range(wanted.trials)
-    after = [newest_attempt(wanted.trial_dir(number).path) for number in numbers]
-    return {"search": wanted.to_dict(), "after": after}
+def manifest_row(wanted: Search, numbers: Sequence[int]) -> dict[str, Any]:
+    """A search as manifests hold it: the trials to do, and the attempts at each trial before."""
+    after = [newest_attempt(wanted.trial_dir(n).path) for n in range(wanted.trials)]
+    return {"search": wanted.to_dict(), "numbers": [*numbers], "after": after}

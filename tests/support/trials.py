@@ -81,7 +81,7 @@ def die_always(root: Path, manifest: Path) -> None:
 
 def freeze(search: Search, path: Path) -> Path:
     """A manifest of one search."""
-    write_jsonl(path, [trial_job.manifest_row(search)])
+    write_jsonl(path, [trial_job.manifest_row(search, range(search.trials))])
     return path
 
 

@@ -5,23 +5,29 @@ import io
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trials
 from rich.console import Console
 from tuned_grid import parse
 
+from core.run import trial
 from core.store import processes
 from core.store.claims import Claim
 from core.store.folders import Store
+from core.store.json_files import read_jsonl, write_jsonl
 from slurm import cluster
 from slurm.cluster import JobState
 from slurm.profile import read_profile
+from sweep.grid import search
 from sweep.submit import submissions
 from sweep.submit.array import BACKEND
 from sweep.submit.backends import Started
-from sweep.tune import session, table
+from sweep.tune import session, table, trial_job
 from sweep.tune.order import Trials
+from sweep.tune.trial_job import TuneJob
 
 PREEMPTED = JobState("PREEMPTED", current=True)
 QUEUED = JobState("PENDING", current=True, reason="Priority")
@@ -57,7 +63,9 @@ def answers(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, JobState
     """An array of four workers on the grid's searches, 7_0 to 7_3, and what Slurm says of them."""
     grid, profile = parse(), read_profile("testbed")
     sweep = session.record(grid, session.searches(grid, store), store)
-    order = Trials(sweep, store, profile, session.searches(grid, store))
+    found = session.searches(grid, store)
+    numbers = {one.id: range(one.trials) for one in found}
+    order = Trials(sweep, store, profile, found, numbers)
     about: dict[str, Any] = {"name": "epsweep-tune-0a", "array": "7", "tasks": 4}
     submissions.record(sweep, order.freeze(), profile, **about, **order.span(range(4)))
     told = {f"7_{n}": JobState("COMPLETED", current=True) for n in range(4)}
@@ -140,4 +148,47 @@ def test_a_failed_trial_is_tried_again_by_a_later_submission(
     assert seen[0].trials[0].kind == "oom"
     console.print(table.tabulate(seen, parse()))
     assert "trial 0: out of memory (GPU)" in said(console)
-    assert "`sweep tune` tries failed trials again" in said(console)
+    assert "`sweep retry` or `sweep tune` tries failed trials again" in said(console)
+
+
+def test_retry_does_the_trials_that_failed_or_cannot_be_read_and_no_others(
+    store: Store, answers: dict[str, JobState], monkeypatch: pytest.MonkeyPatch, console: Console
+) -> None:
+    grid = parse()
+    first, second, third = session.searches(grid, store)
+    trials.end(first, 1, "failed", reason="a bug")
+    trials.end(first, 2, "completed", 0.5)
+    trials.end(second, 0, "completed", 0.5)
+    search.trial_file(second.trial_dir(0)).write_text('{"state": ')
+    trials.end(third, 0, "completed", 0.5)
+    orders: list[Trials] = []
+
+    def start(order: Trials) -> Started[Trials]:
+        orders.append(order)
+        return Started({"8": order.jobs})
+
+    monkeypatch.setattr(BACKEND, "start", start)
+    profile = read_profile("testbed")
+    seen = session.retry(grid, store, profile, console=console)
+    told = seen[1].trials[0]
+    assert (told.state, told.kind) == ("interrupted", "damaged") and "trial.json" in str(
+        told.reason
+    )
+    session.retry(grid, store, profile, kind="damaged", console=console)
+    session.retry(grid, store, profile, kind="diverged", console=console)
+    rows = [read_jsonl(order.freeze()) for order in orders]
+    assert [[row["numbers"] for row in order] for order in rows] == [[[1], [0]], [[0]]]
+    assert "nothing to retry" in said(console)
+
+
+def test_a_worker_of_a_retry_begins_no_other_trial(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials that nobody has begun are left to `sweep tune`."""
+    (one, *_) = session.searches(parse("{trials: 3}"), store)
+    trials.end(one, 1, "failed", reason="a bug")
+    write_jsonl(tmp_path / "m.jsonl", [trial_job.manifest_row(one, [1])])
+    monkeypatch.setattr(trial, "train", trials.trainer())
+    TuneJob(str(store.root), str(tmp_path), str(tmp_path / "m.jsonl"), 0, 1).work()
+    states = [found.state for found in search.look(one).trials]
+    assert states[0] == states[2] == "new" and states[1] in search.REAL
