@@ -21,8 +21,10 @@ def uneven(results: Results) -> dict[tuple[str, ...], list[int]]:
     model and batch (see `analysis.tuned.place`), with the counts of all runs there."""
     alike: dict[tuple[object, ...], list[tuple[Run, tuple[int, ...]]]] = defaultdict(list)
     counts: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    table = results.table
+    told = dict(zip(table["run_id"], table["batchnorm_images"], strict=True))
     for run in results.runs:
-        images = tuple(run.batchnorm_images)
+        images = tuple(map(int, told[run.dir.id].split()))
         if images:
             config = run.config
             kind = config["backbone"], config["batch"], config.get("batchnorm_images")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from analysis.runs import Run
 from core.config import RunConfig
 from core.store.signatures import (
     Finding,
+    of_course,
     of_end,
     of_evaluation,
     of_training,
@@ -21,26 +24,49 @@ def diagnose(run: Run, standard: Run | None = None) -> list[Finding]:
 
     standard: the standard run of the same cell, None if there is none.
     """
-    rows, classes = run.epochs, run.classes
-    total, other = int(run.config["epochs"]), standard.epochs if standard else None
-    found = of_training(rows, total, other, classes)
+    other = standard.epochs if standard else None
+    found = of_training(run.epochs, int(run.config["epochs"]), other, run.classes)
+    return [*found, *_of_outcome(run)]
+
+
+def diagnose_alone(run: Run) -> list[Finding]:
+    """Those that show without the standard run of its cell: all but `of_transfer`."""
+    found = of_course(run.epochs, int(run.config["epochs"]), run.classes)
+    return [*found, *_of_outcome(run)]
+
+
+def _of_outcome(run: Run) -> list[Finding]:
+    found = []
     if run.result is None and run.attempts:
         last = run.attempts[-1]
         found += of_end(last.get("kind"), last.get("reason"))
     for evaluation in run.evaluations:
         if evaluation.record is not None:
-            found += of_evaluation(evaluation.record, run.epsilon_g, classes)
+            found += of_evaluation(evaluation.record, run.epsilon_g, run.classes)
     return found
 
 
 def standard_runs(runs: Sequence[Run]) -> Mapping[str, Run]:
     """Run id -> the standard run of the same cell and seed, for attacked runs that have one."""
-    configs = {run.dir.id: RunConfig.parse(run.config, where=run.dir.id) for run in runs}
-    by_id = {run.dir.id: run for run in runs}
+    spelled = {run.dir.id: _but_seed(run.config) for run in runs}
+    # Of runs that differ in the seed alone one is looked at: 10,000 take 2 s.
+    first = {text: run.config for run in runs for text in (spelled[run.dir.id],)}
+    configs = {text: RunConfig.parse({**config, "seed": 0}) for text, config in first.items()}
+    names = {config.id: text for text, config in configs.items()}
     known = standards(configs.values())
-    found = {
-        name: by_id.get(standard_of(config, known).id)
-        for name, config in configs.items()
+    twins = {
+        text: names.get(standard_of(config, known).id)
+        for text, config in configs.items()
         if config.epsilon_g
     }
+    places = {(spelled[run.dir.id], run.config["seed"]): run for run in runs}
+    found = {
+        run.dir.id: places.get((twin, run.config["seed"]))
+        for run in runs
+        if (twin := twins.get(spelled[run.dir.id]))
+    }
     return {name: run for name, run in found.items() if run is not None}
+
+
+def _but_seed(config: Mapping[str, Any]) -> str:
+    return json.dumps({**config, "seed": 0})

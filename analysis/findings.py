@@ -18,7 +18,7 @@ from analysis.statistics import median_delay
 from analysis.tables import ABSENT, Entry, Table, bracketed
 from core.config import Strength
 from core.errors import counted
-from core.store.records import DELAY_THRESHOLD
+from core.store.records import DELAY_THRESHOLD, threshold
 
 SUBOPTIMAL = 20.0
 """Points of clean accuracy by which fix must fall below sched to be called suboptimal transfer."""
@@ -154,17 +154,18 @@ def delay_table(results: Results) -> Table:
         for pair, line in delays.items()
     )
     header = ("Model", "Dataset")
-    return Table("Adaptation delay", header, tuple(columns), rows, (delay_rule(results.runs),))
+    return Table("Adaptation delay", header, tuple(columns), rows, (delay_rule(results),))
 
 
-def delay_rule(runs: Iterable[Run]) -> str:
+def delay_rule(results: Results) -> str:
     """What the delays of these runs mean: above which accuracy each task counts as adapted to."""
     tasks: dict[float, dict[str, None]] = defaultdict(dict)
     unknown: dict[str, None] = {}
-    for run in runs:
-        dataset = run.about["dataset"]
-        tasks[run.threshold][f"{dataset}, {run.classes} classes"] = None
-        if run.classes is None:
+    columns = results.table[["dataset", "classes"]].drop_duplicates()
+    for dataset, classes in columns.itertuples(index=False, name=None):
+        known = None if pd.isna(classes) else int(classes)
+        tasks[threshold(known)][f"{dataset}, {known} classes"] = None
+        if known is None:
             unknown[dataset] = None
     limits = [
         f"{100 * limit:.3g} %" + (f" ({'; '.join(names)})" if limit != DELAY_THRESHOLD else "")

@@ -118,6 +118,7 @@ RUNS = Frame(
         "host": "str",
         "device": "str",
         "finished": "str",
+        "batchnorm_images": "str",
         **HINGES,
     },
 )

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import pandas as pd
 
 from analysis.cells import BY, Cell, Key
 from analysis.results import Results
+from analysis.runs import Run
 from analysis.tables import DOUBLE_DAGGER, cell_name, some
 from core.config import Strength
 from core.store.signatures import MASKED, is_masked
@@ -99,27 +102,36 @@ def constant_gates(found: Mapping[Key, Cell]) -> list[Violation]:
 
 def run_gates(results: Results) -> list[str]:
     """Of each evaluation: accuracy does not grow with the strength, gradients exist, one commit."""
-    texts = list(_growing(results.curves))
-    for run in results.runs:
-        for evaluation in run.evaluations:
-            record = evaluation.record
-            if record and is_masked(record["zero_gradient_images"], record["n"]):
-                texts.append(
-                    f"{run.dir.id}: {record['zero_gradient_images']} of {record['n']} images have "
-                    "no usable gradient; the attack may be blind"
-                )
-    commits = sorted(set(results.values["commit"]) - {""})
-    if len(commits) > 1:
-        texts.append(f"evaluated by different versions of the code: {', '.join(commits)}")
-    return texts
+    texts = [text for run in results.runs for text in gates_of(run)]
+    return [*texts, *commit_gates(results.values)]
 
 
-def _growing(curves: pd.DataFrame) -> Iterator[str]:
-    ordered = curves.sort_values(["run_id", "eval_id", "epsilon"])
-    previous = ordered.groupby(["run_id", "eval_id"])["correct"].shift()
-    for row in ordered[ordered["correct"] > previous].to_dict("records"):
-        at = Strength.of_255ths(row["epsilon"], row["eval_norm"])
-        yield f"{row['run_id']}: accuracy grows at {at}"
+def commit_gates(values: pd.DataFrame) -> list[str]:
+    """Whether all evaluations were made by the same code."""
+    commits = sorted(set(values["commit"]) - {""})
+    several = f"evaluated by different versions of the code: {', '.join(commits)}"
+    return [several] if len(commits) > 1 else []
+
+
+def gates_of(run: Run) -> Iterator[str]:
+    """Of each evaluation of a run: accuracy does not grow with the strength, gradients exist."""
+    for evaluation in run.evaluations:
+        record = evaluation.record
+        if record is None:
+            continue
+        if evaluation.kind.at_strengths:
+            yield from _growing(run, record["rows"])
+        blind, n = record["zero_gradient_images"], record["n"]
+        if is_masked(blind, n):
+            text = f"{blind} of {n} images have no usable gradient; the attack may be blind"
+            yield f"{run.dir.id}: {text}"
+
+
+def _growing(run: Run, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    points = [(Strength.parse(row["epsilon"], row["norm"]), row["correct"]) for row in rows]
+    for (_, before), (strength, correct) in pairwise(sorted(points)):
+        if correct > before:
+            yield f"{run.dir.id}: accuracy grows at {strength}"
 
 
 def marked(violations: Iterable[Violation]) -> set[Key]:

@@ -25,7 +25,9 @@ from analysis.runs import Row, Run
 from core.store.files import present, write_atomic
 from core.store.folders import Store
 
-SCHEMA = 9
+Rows = Callable[[Run], Iterable[Row]]
+"""What a frame takes from a run."""
+SCHEMA = 10
 """Version of the rows. Bump it when the same files give other rows."""
 SETTLED = 2_000_000_000
 """Nanoseconds a file must have been left alone: a second change within one tick of its clock would
@@ -48,28 +50,55 @@ class Index:
         # Taken before any file is read: what changes in between is read again next time.
         self._marks = {run.dir.id: _mark(run, asked[run.dir.id]) for run in runs if enabled}
 
-    def read(self, frame: Frame, rows: Callable[[Run], Iterable[Row]]) -> pd.DataFrame:
+    def read(self, frame: Frame, rows: Rows) -> pd.DataFrame:
         """The rows of all runs, in their order: from the index where it holds, else by `rows`."""
-        if not self._enabled:
-            return frame.build(row for run in self._runs for row in rows(run))
-        stored, table = self._load(frame)
-        marks = self._marks.items()
-        known = {run_id for run_id, mark in marks if mark and stored.get(run_id) == mark}
-        changed = [run for run in self._runs if run.dir.id not in known]
-        mine = table[table["run_id"].isin(list(known))]
-        if changed:
-            fresh = frame.build(row for run in changed for row in rows(run))
-            mine = _joined(mine, fresh)
-            self._save(frame, mine, stored, table)
+        return self._read([(frame, rows)], lambda run: None)[0]
+
+    def read_once(
+        self, parts: Sequence[tuple[Frame, Rows]], advance: Callable[[], object]
+    ) -> list[pd.DataFrame]:
+        """Several frames in one pass over the runs, of which their rows alone stay in memory.
+        advance: called after each run."""
+
+        def leave(run: Run) -> None:
+            run.forget()
+            advance()
+
+        return self._read(parts, leave)
+
+    def _read(
+        self, parts: Sequence[tuple[Frame, Rows]], leave: Callable[[Run], object]
+    ) -> list[pd.DataFrame]:
+        kept = [self._load(frame) for frame, _ in parts]
+        known = [self._unchanged(stored) for stored, _ in kept]
+        fresh: list[list[Row]] = [[] for _ in parts]
+        for run in self._runs:
+            for (_, rows), ids, into in zip(parts, known, fresh, strict=True):
+                if run.dir.id not in ids:
+                    into.extend(rows(run))
+            leave(run)
         place = {run.dir.id: i for i, run in enumerate(self._runs)}
-        order = mine["run_id"].map(place).argsort(kind="stable")
-        return mine.iloc[order].reset_index(drop=True)
+        found = []
+        for (frame, _), (stored, table), ids, read in zip(parts, kept, known, fresh, strict=True):
+            mine = table[table["run_id"].isin(list(ids))]
+            if len(ids) < len(self._runs):
+                mine = _joined(mine, frame.build(read))
+                self._save(frame, mine, stored, table)
+            order = mine["run_id"].map(place).argsort(kind="stable")
+            found.append(mine.iloc[order].reset_index(drop=True))
+        return found
+
+    def _unchanged(self, stored: Mapping[str, str]) -> set[str]:
+        """The runs whose rows hold."""
+        return {name for name, mark in self._marks.items() if mark and stored.get(name) == mark}
 
     def _path(self, frame: Frame) -> Path:
         return self._folder / f"{frame.name}.parquet"
 
     def _load(self, frame: Frame) -> tuple[dict[str, str], pd.DataFrame]:
         """(marks, rows) as kept; nothing where there is no index or it cannot be read."""
+        if not self._enabled:
+            return {}, frame.build(())
         with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):
             table = pq.read_table(self._path(frame))
             return json.loads(table.schema.metadata[MARKS]), frame.typed(table.to_pandas())
@@ -86,6 +115,8 @@ class Index:
 
         A store that cannot be written to has no index.
         """
+        if not self._enabled:
+            return
         others = {run_id: mark for run_id, mark in stored.items() if run_id not in self._marks}
         keep = others | {run_id: mark for run_id, mark in self._marks.items() if mark}
         rows = _joined(table[table["run_id"].isin(list(others))], mine)

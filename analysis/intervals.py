@@ -16,6 +16,7 @@ from analysis.statistics import Scores, bootstrap, mcnemar, robustness, survival
 from analysis.tables import rivals, winners
 from core.config import ConfigError, Strength
 
+Records = Callable[[str, str], Evaluation]
 Reader = Callable[[str, str], tuple[np.ndarray, np.ndarray]]
 
 
@@ -48,9 +49,13 @@ class Difference:
 class Flags:
     """Per-image scores of cells, read from the run folders once."""
 
-    def __init__(self, results: Results, frame: pd.DataFrame) -> None:
-        """frame: the values that the cells were made from."""
+    def __init__(
+        self, results: Results, frame: pd.DataFrame, records: Records | None = None
+    ) -> None:
+        """frame: the values that the cells were made from. records: (run id, evaluation) -> the
+        evaluation as far as its counts are concerned, by default read from the run folders."""
         self._results = results
+        self._records = records or self._read
         self._rows = sources(frame)
         self._runs = {run.dir.id: run for run in results.runs}
 
@@ -79,13 +84,15 @@ class Flags:
         index, critical = self._load(self._results.critical, run_id, eval_id)
         if key.metric == "clean":
             return index, survival(critical, 0).astype(float)
-        run = self._runs[run_id]
-        evaluation = next(one for one in run.evaluations if one.id == eval_id)
-        strengths = _strengths(run, evaluation, key)
+        evaluation = self._records(run_id, eval_id)
+        strengths = _strengths(self._runs[run_id], evaluation, key)
         if key.metric == "adv":
             return index, survival(critical, max(strengths)).astype(float)
         prior = evaluation.prior and [evaluation.prior[level] for level in strengths]
         return index, robustness(critical, strengths, prior)
+
+    def _read(self, run_id: str, eval_id: str) -> Evaluation:
+        return next(one for one in self._runs[run_id].evaluations if one.id == eval_id)
 
     def _load(self, read: Reader, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
         try:
@@ -95,12 +102,30 @@ class Flags:
 
     def interval(self, key: Key) -> Interval:
         """Wilson's for right or wrong of one seed, else the bootstrap over images."""
+        done = [row for row in self._rows[key] if row["state"] == "done"]
+        if len(done) == 1 and key.metric in METRICS:
+            return self._counted(done[0]["run_id"], done[0]["eval_id"], key)
         _, scores = self.scores(key)
         if np.isin(scores, (0, 1)).all():
             low, high = wilson(int(scores.sum()), len(scores))
             return Interval(100 * low, 100 * high, "Wilson")
         low, high = bootstrap(scores)
         return Interval(100 * low, 100 * high, "bootstrap over images")
+
+    def _counted(self, run_id: str, eval_id: str, key: Key) -> Interval:
+        """Of one seed: how many images each strength breaks first follows from its counts."""
+        evaluation = self._records(run_id, eval_id)
+        record = evaluation.record or {}
+        n, right = record["n"], [row["correct"] for row in record["rows"]]
+        strengths = _strengths(self._runs[run_id], evaluation, key)
+        if key.metric == "expected":
+            broken = -np.diff([n, *right, 0])
+            weights = evaluation.prior and [evaluation.prior[level] for level in strengths]
+            scores = robustness(np.arange(len(broken)), strengths, weights)
+            low, high = bootstrap(scores, broken)
+            return Interval(100 * low, 100 * high, "bootstrap over images")
+        low, high = wilson(right[0 if key.metric == "clean" else max(strengths)], n)
+        return Interval(100 * low, 100 * high, "Wilson")
 
     def difference(self, first: Key, second: Key) -> Difference:
         """Second minus first by the paired bootstrap. Raises ConfigError where they saw different

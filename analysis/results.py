@@ -7,7 +7,7 @@ and reason say why.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import CURVES, EPOCHS, MARGINS, RUNS, VALUES
-from analysis.index import Index
+from analysis.frames import CURVES, EPOCHS, MARGINS, RUNS, VALUES, Frame
+from analysis.index import Index, Rows
 from analysis.manifest import runs_of
 from analysis.margins.rows import margin_rows
 from analysis.names import ACCURACY, CORRUPTED, METRICS
@@ -68,7 +68,7 @@ class Results:
     @cached_property
     def values(self) -> pd.DataFrame:
         """One row per (run, evaluation, eps_g, metric); see `load`."""
-        return self._index.read(VALUES, lambda run: _value_rows(run, self._strengths(run)))
+        return self._index.read(VALUES, self._values_of)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -92,7 +92,20 @@ class Results:
     def table(self) -> pd.DataFrame:
         """One row per run: its state, delay (`epochs` where it never adapted; threshold: accuracy
         in percent above which it has), seconds, attempts and where it was made."""
-        return self._index.read(RUNS, lambda run: [_run_row(run)])
+        return self._index.read(RUNS, _runs_of)
+
+    def read_once(
+        self, frame: Frame, rows: Rows, advance: Callable[[], object] = lambda: None
+    ) -> pd.DataFrame:
+        """`frame` by its `rows`, read with `values`, `table` and `margins` in one pass over the run
+        folders, of which nothing else stays in memory. advance: called after each run."""
+        own: list[tuple[Frame, Rows]] = [(VALUES, self._values_of), (RUNS, _runs_of)]
+        parts = [*own, (MARGINS, margin_rows), (frame, rows)]
+        self.values, self.table, self.margins, found = self._index.read_once(parts, advance)
+        return found
+
+    def _values_of(self, run: Run) -> Iterator[Row]:
+        return _value_rows(run, self._strengths(run))
 
     def _strengths(self, run: Run) -> list[Strength]:
         """The eps_g at which a table may ask for the run."""
@@ -281,9 +294,9 @@ def _epoch_rows(run: Run) -> Iterator[Row]:
         yield {**row, **run.about, **measured, "threshold": 100 * run.threshold}
 
 
-def _run_row(run: Run) -> Row:
+def _runs_of(run: Run) -> Iterator[Row]:
     result, env = run.result or {}, run.env
-    return {
+    yield {
         **run.about,
         "state": run.state,
         "reason": run.reason,
@@ -298,4 +311,5 @@ def _run_row(run: Run) -> Row:
         "host": env.get("host") or "",
         "device": env.get("device") or "",
         "finished": result.get("finished") or "",
+        "batchnorm_images": " ".join(map(str, run.batchnorm_images)),
     }

@@ -5,9 +5,10 @@ Files are read when they are asked for, once; make new objects to see new files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from analysis.kinds import Config, Kind, kind_of
@@ -98,6 +99,18 @@ class Run:
     """Of a tuned run the winner it has taken: search, params, value, trials, least, ..."""
     known: Known | None = None
     """What datasets and checkpoints hold now, shared by the runs of a store."""
+    _seen: dict[Path, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What its whole files hold, as far as they have been read."""
+
+    def forget(self) -> None:
+        """Let go of what takes memory: of 10,000 runs of 50 epochs a gigabyte. It is read again if
+        it is asked for again."""
+        self._seen.clear()
+        for name in ("epochs", "evaluations", "env"):
+            self.__dict__.pop(name, None)
+
+    def _read(self, read: Callable[[Path, object], Any], path: Path, shape: object) -> Any:
+        return self._seen[path] if path in self._seen else read(path, shape)
 
     @cached_property
     def epsilon_g(self) -> Strength:
@@ -137,7 +150,7 @@ class Run:
     @cached_property
     def damage(self) -> list[DamagedError]:
         """Its files that cannot be read: then none of its numbers is taken."""
-        return damage.find(self.dir, self.asked)
+        return damage.find(self.dir, self.asked, self._seen)
 
     @cached_property
     def changed(self) -> str | None:
@@ -154,7 +167,10 @@ class Run:
     @cached_property
     def result(self) -> Mapping[str, Any] | None:
         """result.json; None before the run is done, and of a damaged or stale one."""
-        return None if self.damage or self.changed else read_json(self.dir.result)
+        if self.damage or self.changed:
+            return None
+        result: Row | None = self._read(read_json, self.dir.result, shapes.Result)
+        return result
 
     @property
     def state(self) -> str:
@@ -193,7 +209,7 @@ class Run:
         asked = self.asked.get(eval_id, {})
         if self.state != "done":
             return Evaluation(eval_id, None, self.state, self.reason, asked)
-        record = read_json(self.dir.eval_json(eval_id))
+        record = self._read(read_json, self.dir.eval_json(eval_id), shapes.Evaluation)
         if record is None:
             return Evaluation(eval_id, None, "missing", f"evaluation {eval_id} not done", asked)
         whole = record["split_images"]
@@ -221,18 +237,23 @@ class Run:
     @cached_property
     def env(self) -> Mapping[str, Any]:
         """commit, versions, host, device; {} where the run never started."""
-        return {} if self.damage else read_json(self.dir.env) or {}
+        if self.damage:
+            return {}
+        env: Row | None = self._read(read_json, self.dir.env, shapes.Env)
+        return env or {}
 
     @cached_property
     def attempts(self) -> list[Row]:
-        return [row for row in salvage(self.dir.attempts, shapes.Attempt) if row]
+        read = salvage if self.damage else read_jsonl
+        return [row for row in self._read(read, self.dir.attempts, shapes.Attempt) if row]
 
     @cached_property
     def epochs(self) -> list[Row]:
         """Rows of metrics.jsonl so far, strengths as they are written now."""
         if self.damage or self.changed:
             return []
-        rows, norm = read_jsonl(self.dir.metrics, shapes.Metrics), self.config["norm"]
+        rows: list[Row] = self._read(read_jsonl, self.dir.metrics, shapes.Metrics)
+        norm = self.config["norm"]
         if norm == "linf":
             return rows
         for row in rows:

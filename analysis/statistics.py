@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,23 +84,19 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def bootstrap(scores: Scores) -> tuple[float, float]:
+def bootstrap(scores: Scores, counts: NDArray[np.int64] | None = None) -> tuple[float, float]:
     """Percentile 95 % interval of the mean of per-image scores of shape [n], images resampled.
 
-    Deterministic: the resamples depend on n alone. Given the difference of two settings' scores
-    on the same images, this is the paired bootstrap.
+    counts: how many images have each score, by default one. Deterministic. Given the difference of
+    two settings' scores on the same images, this is the paired bootstrap.
     """
-    means = _resamples(len(scores)) @ scores / len(scores)
+    if counts is None:  # equal scores are drawn together: one attack at 17 strengths has 18
+        scores, counts = np.unique(scores, return_counts=True)
+    n = int(counts.sum())
+    drawn = np.random.default_rng(n).multinomial(n, counts / n, size=RESAMPLES)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(drawn @ scores / n, [tail, 1 - tail])
     return float(low), float(high)
-
-
-@lru_cache(maxsize=2)
-def _resamples(n: int) -> NDArray[np.float64]:
-    """How often each image is drawn: [RESAMPLES, n]."""
-    generator = np.random.default_rng(n)
-    return generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

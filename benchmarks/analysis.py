@@ -30,7 +30,7 @@ import pandas as pd
 from analysis import Results
 from analysis.cells import group_cells
 from analysis.frames import VALUES
-from analysis.report import write
+from analysis.report import Digests, write
 from core.config import RobustAccuracy, RunConfig
 from core.store.folders import Store
 
@@ -164,7 +164,10 @@ def measured(root: Path, count: int) -> Iterator[tuple[str, tuple[float, float]]
     yield "values, from the index", timed(lambda: read(("values",), True))
     yield "all frames, from the index", timed(lambda: read(EVERYTHING, True))
     page = root / "page"
-    yield "report page", timed(lambda: write(Results(root, rows), page, title="benchmark"))
+    yield (
+        "report page",
+        timed(lambda: write(Digests.of(Results(root, rows)), page, title="benchmark")),
+    )
 
 
 def aggregating(sizes: list[int]) -> None:

@@ -1,38 +1,47 @@
 """One self-contained HTML page on a sweep: findings, tables, figures, every run, coverage, origin.
 
-Run folders -> `write` -> index.html. The page loads nothing from anywhere.
+Run folders -> `Digests.of` -> `write` -> index.html. The page loads nothing from anywhere. What it
+shows of runs lies in it as packed JSON, of which its script unpacks what is looked at.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
+import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
+from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.figure import Figure
-from PIL import Image
 
 from analysis import batchnorm, tuned
 from analysis.command import Source
-from analysis.diagnosis import standard_runs
 from analysis.figures import CAPTIONS, PER_PAIR, drawings
 from analysis.figures.style import styled
 from analysis.findings import delay_rule
 from analysis.margins.tables import margin_tables
 from analysis.paper import describe_values, main_tables, one_evaluation
 from analysis.report import facts, rows
-from analysis.report.details import configs, describe_run
+from analysis.report.configs import config_texts
+from analysis.report.digest import Digests, compact
+from analysis.report.verdict import Verdict
 from analysis.results import Results
 from analysis.tables import Table
+from core.errors import counted
 from core.store.files import write_text
+
+__all__ = ["Digests", "write"]
 
 SECTIONS = {
     "findings": "Findings",
@@ -43,13 +52,20 @@ SECTIONS = {
     "cost": "Time",
     "origin": "Origin",
 }
+SCRIPTS = ("packed.js", "table.js", "run.js", "verdict.js", "report.js")
+"""One after the other in one script."""
 PAIRS = 12
 """With more (model, dataset) pairs, figures with a panel for each stay out of the page."""
-DPI = 150
+EPOCHS_OF = 500
+"""With more runs, so do figures of every epoch: of 10,000 runs these are half a million rows."""
+TOGETHER = 200
+"""Runs whose details are packed, and unpacked by the page, together."""
+INKS = {"#000000": "currentColor", "#e6e6e6": "var(--line)", "#ffffff": "var(--paper)"}
+"""Colours of figures that follow the page's."""
 
 
 def write(
-    results: Results,
+    digests: Digests,
     folder: str | Path,
     *,
     title: str,
@@ -62,11 +78,13 @@ def write(
     W&B project, 'https://wandb.ai/ENTITY/PROJECT', for links; None where nothing was synced.
     """
     path = Path(folder) / "index.html"
-    write_text(path, _page(results, title, dict(about or {}), wandb))
+    write_text(path, page(digests, title, dict(about or {}), wandb))
     return path
 
 
-def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None) -> str:
+def page(digests: Digests, title: str, about: Mapping[str, Any], wandb: str | None) -> str:
+    """The whole page; see `write`."""
+    results = digests.results
     template = Environment(
         loader=PackageLoader("analysis.report"),
         autoescape=True,
@@ -74,50 +92,91 @@ def _page(results: Results, title: str, about: dict[str, Any], wandb: str | None
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("report.html.j2")
-    shared, differing = configs(results.runs)
-    runs = facts.in_paper_order(results.runs)
-    environments = facts.environments(results)
-    standard = standard_runs(results.runs)
+    shared, differing = config_texts(digests.runs)
+    environments = facts.environments(digests)
     figures, omitted = _figures(results)
+    verdict = Verdict(digests)
+    script = "\n".join(_template_file(name) for name in SCRIPTS)
+    core = {
+        "title": title,
+        "wandb": wandb,
+        "together": TOGETHER,
+        "names": rows.NAMES,
+        "verdict": verdict.as_data(),
+        "cells": rows.cells_table(digests),
+        "runs": rows.runs_table(digests),
+        "layout": [_as_data(table) for table in _laid_out(results)],
+        "coverage": [facts.coverage(digests)],
+    }
     return template.render(
         title=title,
         question=about.get("question", ""),
-        states=Counter(run.state for run in results.runs).most_common(),
+        states=Counter(state for state, _ in digests.states.values()).most_common(),
         sections=SECTIONS.items(),
-        findings=facts.findings(results),
-        violations=facts.violations(results),
+        findings=facts.findings(digests, verdict.sentence()),
+        violations=facts.violations(digests),
         what=describe_values(one_evaluation(results.values)),
         filters=rows.filters(results),
-        cells=rows.cell_rows(results),
-        tables=[
-            batchnorm.flagged(tuned.flagged(table, results), results)
-            for table in (*main_tables(results.values), *margin_tables(results.margins))
-        ],
-        levels=levels,
-        figures=figures,
+        names=rows.NAMES,
+        figures=[{"caption": figure["caption"], "ratio": figure["ratio"]} for figure in figures],
         omitted=omitted,
-        runs=rows.run_rows(results, runs),
-        delay_rule=delay_rule(results.runs),
-        coverage=facts.coverage(results),
-        hours=facts.hours(results, about),
+        delay_rule=delay_rule(results),
+        hours=facts.hours(digests, about),
         store=str(results.store.root),
         version=version("epsweep"),
         environments=environments,
         environment_names=list(dict.fromkeys(name for one in environments for name in one)),
         shared=shared,
-        data=_json(
-            [
-                describe_run(run, differing[run.dir.id], wandb, standard.get(run.dir.id))
-                for run in runs
-            ]
-        ),
+        packed={
+            "core": _packed(compact(core)),
+            **{f"figure-{i}": _packed(json.dumps(one["svg"])) for i, one in enumerate(figures)},
+            **{
+                f"details-{i // TOGETHER}": _packed(_details(digests, i, differing))
+                for i in range(0, len(digests.runs), TOGETHER)
+            },
+        },
+        script=Markup(script),
+        digest=base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode(),
     )
 
 
-def _json(value: object) -> Markup:
-    """JSON that cannot end its <script> element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c"))
+def _template_file(name: str) -> str:
+    return files("analysis.report").joinpath("templates", name).read_text("utf-8")
+
+
+def _packed(text: str) -> str:
+    """JSON as the page carries it: a fifth of its size, and nothing in it can end its element."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _details(digests: Digests, first: int, configs: Mapping[str, str]) -> str:
+    """JSON of what the TOGETHER runs from `first` on show when they are opened."""
+    found = []
+    for run in digests.runs[first : first + TOGETHER]:
+        more = {"config": configs[run.dir.id], "diagnosis": digests.diagnosis(run)}
+        found.append(json.dumps(more)[:-1] + "," + digests.shown[run.dir.id][1:])
+    return f"[{','.join(found)}]"
+
+
+def _laid_out(results: Results) -> list[Table]:
+    return [
+        batchnorm.flagged(tuned.flagged(table, results), results)
+        for table in (*main_tables(results.values), *margin_tables(results.margins))
+    ]
+
+
+def _as_data(table: Table) -> dict[str, Any]:
+    """A table as the page's script draws it; an entry is a text, or [text] if it is bold."""
+    return {
+        "title": table.title,
+        "stub": table.stub,
+        "levels": levels(table),
+        "rows": [
+            (labels, [[e.text + e.mark] if e.bold else e.text + e.mark for e in entries])
+            for labels, entries in table.rows
+        ],
+        "notes": table.notes,
+    }
 
 
 def levels(table: Table) -> list[list[tuple[str, int]]]:
@@ -131,34 +190,43 @@ def levels(table: Table) -> list[list[tuple[str, int]]]:
 
 
 def _figures(results: Results) -> tuple[list[dict[str, Any]], str]:
-    """The figures as images, and what to say about those left out."""
-    pairs = results.table[["model", "dataset"]].drop_duplicates()
-    names = [name for name in CAPTIONS if name not in PER_PAIR or len(pairs) <= PAIRS]
+    """The figures as SVG, and what to say about those left out."""
+    pairs, runs = len(results.table[["model", "dataset"]].drop_duplicates()), len(results.runs)
+    heavy = (*PER_PAIR, "dynamics") if runs > EPOCHS_OF else PER_PAIR if pairs > PAIRS else ()
+    names = [name for name in CAPTIONS if name not in heavy]
     omitted = ""
-    if len(names) < len(CAPTIONS):
+    if heavy:
         omitted = (
-            f"Figures with one panel for each of the {len(pairs)} (model, dataset) pairs are left "
-            "out here; the command sweep figures writes them, and each run below has its curves."
+            f"Figures with one panel for each of the {pairs} (model, dataset) pairs are left "
+            f"out here ({counted(runs, 'run')}); the command sweep figures writes them, and each "
+            "run below has its curves."
         )
     source = Source(results.values, results)
-    images = [
-        _embedded(figure, f"{CAPTIONS[name]} ({stem})")
-        for name in names
-        for stem, figure in drawings(name, source)
-    ]
+    with rc_context({"svg.hashsalt": "epsweep"}):
+        images = [
+            _drawn(figure, f"{CAPTIONS[name]} ({stem})", stem)
+            for name in names
+            for stem, figure in drawings(name, source)
+        ]
     return images, omitted
 
 
-def _embedded(figure: Figure, caption: str) -> dict[str, Any]:
-    """A figure as a palette PNG in a data address: a third of the size of a full-colour one."""
-    full, small = io.BytesIO(), io.BytesIO()
+def _drawn(figure: Figure, caption: str, stem: str) -> dict[str, Any]:
+    """A figure as SVG in the colours of the page, for the page's script to put into it."""
+    file = io.BytesIO()
     with styled():
-        figure.savefig(full, format="png", dpi=DPI)
-    image = Image.open(full).convert("RGB").quantize(128)
-    image.save(small, format="png", optimize=True)
-    return {
-        "uri": "data:image/png;base64," + base64.b64encode(small.getvalue()).decode(),
-        "caption": caption,
-        "width": image.width * 96 // DPI,
-        "height": image.height * 96 // DPI,
-    }
+        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+    text = file.getvalue().decode()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r'#([\w-]+)[")]', svg))
+    # Ids that nothing refers to would be there twice: every figure has an axes_1.
+    svg = re.sub(r' id="([\w-]+)"', lambda m: _own_id(m[1], stem) if m[1] in used else "", svg)
+    svg = re.sub(r'(href="|url\()#([\w-]+)', rf"\1#{stem}-\2", svg)
+    for ink, own in INKS.items():
+        svg = svg.replace(f": {ink}", f": {own}")
+    width, height = figure.get_size_inches()
+    return {"svg": svg, "caption": caption, "ratio": f"{width:.2f} / {height:.2f}"}
+
+
+def _own_id(name: str, stem: str) -> str:
+    return f' id="{stem}-{name}"'

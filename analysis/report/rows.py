@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
-from analysis.cells import Cell, Key, group_cells, strengths
+from analysis.cells import Cell, Key, strengths
 from analysis.intervals import Flags
 from analysis.names import (
     METRICS,
@@ -17,42 +17,75 @@ from analysis.names import (
     settings_in_order,
 )
 from analysis.paper import one_evaluation
-from analysis.report.facts import seconds
+from analysis.report.digest import Digests
 from analysis.results import Results
 from analysis.rounding import half_up
-from analysis.runs import Run
+from analysis.runs import Row, Run
 from analysis.tables import ABSENT, DAGGER, number, winners
 from core.config import ConfigError, Strength
 
-Row = dict[str, Any]
 FIELDS = ("model", "dataset", "strength", "setting", "variant")
 CONSTANT = "one label for every image: no result"
-NOTHING: Row = {"text": ABSENT, "sort": "", "bold": False, "mark": "", "note": "", "interval": ""}
+NAMES = {
+    "model": "Model",
+    "dataset": "Dataset",
+    "eps_g": "eps_g",
+    "setting": "Setting",
+    "variant": "Variant",
+}
+"""Key -> title of the columns that name a row, by which tables are filtered and grouped."""
 
 
-def filters(results: Results) -> list[tuple[str, list[str]]]:
-    """Name -> options of the filters above the tables."""
+def filters(results: Results) -> list[tuple[str, str, list[str]]]:
+    """(key, title, options) of the filters above the tables."""
     table, values = results.table, results.values
-    return [
-        ("Model", models_in_order(table["model"])),
-        ("Dataset", datasets_in_order(table["dataset"])),
-        ("eps_g", [str(strength) for strength in strengths(values) if strength]),
-        ("Setting", settings_in_order(table["setting"])),
-        ("State", sorted(set(table["state"]) | set(values["state"]))),
-    ]
+    options = {
+        "model": models_in_order(table["model"]),
+        "dataset": datasets_in_order(table["dataset"]),
+        "eps_g": [str(strength) for strength in strengths(values) if strength],
+        "setting": settings_in_order(table["setting"]),
+        "variant": sorted(filter(None, set(table["variant"]))),
+        "state": sorted(set(table["state"]) | set(values["state"])),
+    }
+    return [(key, title_of(key), found) for key, found in options.items() if found]
 
 
-def cell_rows(results: Results) -> list[Row]:
+def title_of(key: str) -> str:
+    return NAMES.get(key, key.capitalize())
+
+
+def cells_table(digests: Digests) -> Row:
     """One row per (model, dataset, eps_g, setting), its metrics side by side."""
-    values = one_evaluation(results.values)
-    found = group_cells(values)
+    found = digests.found
     groups: dict[tuple[Any, ...], dict[str, Key]] = {}
     for key in found:
         groups.setdefault(tuple(getattr(key, f) for f in FIELDS), {})[key.metric] = key
-    best, flags = winners(found), Flags(results, values)
-    return [
+    best = winners(found)
+    judged = one_evaluation(digests.results.values)
+    flags = Flags(digests.results, judged, digests.evaluation)
+    rows = [
         _cell_row(name, groups[name], found, best, flags) for name in paper_order(groups, FIELDS)
     ]
+    numbers = (*METRICS, "n", "seeds")
+    return _table("results", rows, numbers, ("reason",))
+
+
+def _table(what: str, rows: list[Row], numbers: tuple[str, ...], hidden: tuple[str, ...]) -> Row:
+    """what: the rows are called. numbers: keys of columns of numbers. hidden: keys that are not
+    shown, but searched and exported."""
+    keys = list(rows[0]) if rows else []
+    if rows and not any(row["variant"] for row in rows):
+        hidden += ("variant",)
+    columns = [
+        {
+            "key": key,
+            "title": key if key in (*METRICS, "n") else title_of(key),
+            "number": key in numbers,
+            "hidden": key in hidden,
+        }
+        for key in keys
+    ]
+    return {"what": what, "columns": columns, "rows": [list(row.values()) for row in rows]}
 
 
 def _cell_row(
@@ -64,15 +97,15 @@ def _cell_row(
 ) -> Row:
     parts = [found[metric] for metric in metrics.values()]
     worst = next((part for part in parts if not part.complete), parts[0])
-    entries = [
-        _entry(metrics[metric], found[metrics[metric]], best, flags)
+    entries = {
+        metric: _entry(metrics[metric], found[metrics[metric]], best, flags)
         if metric in metrics
-        else NOTHING
+        else ABSENT
         for metric in METRICS
-    ]
+    }
     return {
         **_named(*name),
-        "entries": entries,
+        **entries,
         "n": " to ".join(map(str, worst.n)),
         "seeds": f"{worst.measured}/{worst.asked}",
         "state": "done" if worst.complete else worst.state,
@@ -81,25 +114,22 @@ def _cell_row(
 
 
 def _named(model: str, dataset: str, strength: Strength, setting: str, variant: str) -> Row:
-    return {
-        "model": model,
-        "dataset": dataset,
-        "strength": strength.in_255ths,
-        "eps_g": str(strength) if strength else ABSENT,
-        "setting": setting,
-        "name": f"{setting} [{variant}]" if variant else setting,
-    }
+    eps_g = str(strength) if strength else ABSENT
+    return dict(zip(NAMES, (model, dataset, eps_g, setting, variant), strict=True))
 
 
 def _entry(key: Key, cell: Cell, best: set[Key], flags: Flags) -> Row:
-    return {
+    """An object, of which the page leaves out what is empty."""
+    note = CONSTANT if cell.constant and cell.complete else f"{cell.state}: {cell.reason}"
+    told = not cell.complete or cell.constant
+    entry = {
         "text": number(cell),
-        "sort": "" if cell.value is None else cell.value,
-        "bold": key in best,
-        "mark": "" if cell.complete and not cell.constant else DAGGER,
-        "note": CONSTANT if cell.constant and cell.complete else f"{cell.state}: {cell.reason}",
+        "bold": int(key in best),
+        "mark": DAGGER if told else "",
+        "note": note if told else "",
         "interval": _interval(key, cell, flags),
     }
+    return {name: value for name, value in entry.items() if value}
 
 
 def _interval(key: Key, cell: Cell, flags: Flags) -> str:
@@ -113,33 +143,49 @@ def _interval(key: Key, cell: Cell, flags: Flags) -> str:
     return f"{interval.low:.1f} to {interval.high:.1f}"
 
 
-def run_rows(results: Results, runs: Sequence[Run]) -> list[Row]:
-    """One row for each of `runs`."""
-    accuracy = dict(_accuracies(results.values))
-    return [_run_row(run, accuracy) for run in runs]
+def runs_table(digests: Digests) -> Row:
+    """One row for each run."""
+    results = digests.results
+    chosen = one_evaluation(results.values)
+    accuracy = dict(_accuracies(chosen[chosen["metric"].isin(METRICS)]))
+    table = results.table
+    known = table["delay"].notna()
+    delays = dict(zip(table["run_id"][known], table["delay"][known].astype(int), strict=True))
+    digits = 8 if len({short(run, 8) for run in digests.runs}) == len(digests.runs) else 16
+    rows = [
+        {"run": short(run, digits)} | _run_row(run, digests, accuracy, delays.get(run.dir.id))
+        for run in digests.runs
+    ]
+    numbers = ("seed", *METRICS, "delay", "minutes")
+    return _table("runs", rows, numbers, ("id", "reason"))
 
 
 def _accuracies(values: pd.DataFrame) -> Iterator[tuple[tuple[str, str], str]]:
     """(run id, metric) -> its accuracy, where the run has a single one."""
-    chosen = one_evaluation(values)
-    measured: Any = chosen[chosen["value"].notna()]
-    for names, found in measured.groupby(["run_id", "metric"])["value"].unique().items():
-        if len(found) == 1:
-            yield names, str(half_up(found[0]))
+    measured: Any = values[values["value"].notna()]
+    one = measured.groupby(["run_id", "metric"])["value"].agg(["min", "max"])
+    for names, low, _ in one[one["min"] == one["max"]].itertuples(name=None):
+        yield names, str(half_up(low))
 
 
-def _run_row(run: Run, accuracy: Mapping[tuple[str, str], str]) -> Row:
-    about = run.about
-    total = int(run.config["epochs"])
-    delay = run.delay
+def _run_row(
+    run: Run, digests: Digests, accuracy: Mapping[tuple[str, str], str], delay: int | None
+) -> Row:
+    about, total = run.about, int(run.config["epochs"])
+    minutes = digests.counted[run.dir.id]["seconds"] / 60
+    state, reason = digests.states[run.dir.id]
     return {
+        "state": state,
         **_named(*({**about, "strength": run.epsilon_g}[field] for field in FIELDS)),
-        "short": run.dir.id.rsplit("-", 1)[-1][:8],
         "seed": about["seed"],
-        "clean": accuracy.get((run.dir.id, "clean"), ""),
-        "expected": accuracy.get((run.dir.id, "expected"), ""),
-        "delay": "" if delay is None else "never" if delay >= total else str(delay),
-        "delay_sort": "" if delay is None else delay,
-        "minutes": str(half_up(sum(map(seconds, run.attempts)) / 60, 1)) if run.result else "",
-        "state": run.state,
+        **{metric: accuracy.get((run.dir.id, metric), "") for metric in METRICS},
+        "delay": "" if delay is None else "never" if delay >= total else delay,
+        "minutes": f"{minutes:.1f}" if state == "done" else "",
+        "reason": reason,
+        "id": run.dir.id,
     }
+
+
+def short(run: Run, digits: int) -> str:
+    """What the page calls a run: the beginning of its hash."""
+    return run.dir.id.rsplit("-", 1)[-1][:digits]

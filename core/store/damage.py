@@ -18,22 +18,28 @@ from core.store.holder import find_holder
 from core.store.json_files import read_json, read_jsonl
 
 
-def find(run: RunDir, evals: Iterable[str] = ()) -> list[DamagedError]:
+def find(
+    run: RunDir, evals: Iterable[str] = (), seen: dict[Path, Any] | None = None
+) -> list[DamagedError]:
     """Every damaged file of a run, [] if all can be read. evals: ids of evaluations to look at,
-    besides those its result names. The checkpoint is not read: training does that itself."""
+    besides those its result names. seen: takes what whole files hold, so that a reader need not
+    read them again. The checkpoint is not read: training does that itself."""
     found: list[DamagedError] = []
 
-    def tried(read: Callable[..., Any], *what: Any) -> Any:
+    def tried(read: Callable[..., Any], path: Path, *what: Any) -> Any:
         try:
-            return read(*what)
+            value = read(path, *what)
         except DamagedError as error:
             found.append(error)
             return None
+        if seen is not None:
+            seen.setdefault(path, value)
+        return value
 
     result = tried(read_json, run.result, shapes.Result)
     names = dict.fromkeys([*evals, *(result["evals"] if result else ())])
     for name in names:
-        tried(_evaluation, run, name)
+        tried(_evaluation, run.eval_json(name), run.eval_flags(name))
     tried(read_json, run.env, shapes.Env)
     rows = tried(read_jsonl, run.metrics, shapes.Metrics)
     if result and rows is not None and exists(run.metrics):
@@ -46,21 +52,22 @@ def find(run: RunDir, evals: Iterable[str] = ()) -> list[DamagedError]:
     return found
 
 
-def _evaluation(run: RunDir, name: str) -> None:
-    record = read_json(run.eval_json(name), shapes.Evaluation)
+def _evaluation(path: Path, flags_file: Path) -> dict[str, Any] | None:
+    record = read_json(path, shapes.Evaluation)
     if record is None:
-        return
-    content = present(run.eval_flags(name).read_bytes)
+        return None
+    content = present(flags_file.read_bytes)
     if content is not None and zlib.crc32(content) == record.get("flags_crc32"):
-        return  # as written: 0.05 ms instead of 3 ms for looking into it
+        return record  # as written: 0.05 ms instead of 3 ms for looking into it
     from core.store.flags import (
         read_flags,  # imports numpy, which a run without evaluations never needs
     )
 
-    flags = read_flags(run.eval_flags(name))
+    flags = read_flags(flags_file)
     if flags and len(flags["index"]) != record["n"]:
         got = len(flags["index"])
-        raise DamagedError(run.eval_flags(name), f"expected {record['n']} images, got {got}")
+        raise DamagedError(flags_file, f"expected {record['n']} images, got {got}")
+    return record
 
 
 def _every_epoch(path: Path, rows: int, epochs: int) -> None:

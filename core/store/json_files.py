@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from core.errors import DamagedError
 from core.store.files import present, write_text
-from core.store.shapes import AnyObject, misfit
+from core.store.shapes import AnyObject, all_fit, misfit
 
 log = logging.getLogger("epsweep")
 
@@ -52,7 +53,13 @@ def read_json(path: Path, shape: object = AnyObject) -> dict[str, Any] | None:
 def read_jsonl(path: Path, shape: object = AnyObject) -> list[dict[str, Any]]:
     """The rows of `path`, [] if there is no such file, without a last one that was cut off while
     it was written. Raises DamagedError."""
-    return [parse_json(line, path, shape) for line in _lines(path)]
+    lines = _lines(path)
+    # As one array takes half the time of line by line, which tells what is wrong with which.
+    with suppress(ValueError, RecursionError):
+        rows: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(lines))
+        if len(rows) == len(lines) and all_fit(rows, shape):
+            return rows
+    return [parse_json(line, path, shape) for line in lines]
 
 
 def salvage(path: Path, shape: object = AnyObject) -> list[dict[str, Any] | None]:

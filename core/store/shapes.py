@@ -304,6 +304,17 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
 
 
+def all_fit(values: list[Any], shape: Any) -> bool:
+    """Whether all of `values` have a shape."""
+    if not all(isinstance(value, dict) for value in values):
+        return False
+    try:
+        _adapter(list[shape]).validate_python(values, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
 def misfit(value: object, shape: object) -> str | None:
     """Why `value` does not have a shape ('rows.0.n: Field required'), None if it does."""
     if not isinstance(value, Mapping):

@@ -60,11 +60,38 @@ def of_training(
     as the rows say; None takes the paper's thresholds.
     """
     classes = classes or classes_in(rows)
+    ended = clean(standard[-1]) if standard and len(standard) >= epochs else None
+    return [
+        *of_transfer(transfer_of(rows, epochs, classes), ended),
+        *of_course(rows, epochs, classes),
+    ]
+
+
+def of_course(rows: Sequence[Row], epochs: int, classes: int | None) -> list[Finding]:
+    """The signatures in a run's metrics that show without its standard run."""
     checks = [_diverging(rows)]
     if rows and len(rows) >= epochs and rows[-1]["epsilon"] > 0:
-        checks += [_suboptimal(rows, epochs, standard, classes), _unstable(rows, classes)]
-        checks.append(_trained_for_nothing(rows[-1], classes))
+        checks += [_unstable(rows, classes), _trained_for_nothing(rows[-1], classes)]
     return [finding for finding in checks if finding]
+
+
+class Transfer(NamedTuple):
+    """What of a finished adversarial training is compared with standard fine-tuning."""
+
+    adapted: int
+    """Its adaptation delay,"""
+    epochs: int
+    """of so many epochs, and"""
+    final: float
+    """its validation accuracy in the end, in [0, 1]."""
+    classes: int | None
+
+
+def transfer_of(rows: Sequence[Row], epochs: int, classes: int | None) -> Transfer | None:
+    """None of a run that has not ended, or was not attacked."""
+    if not rows or len(rows) < epochs or rows[-1]["epsilon"] <= 0:
+        return None
+    return Transfer(delay(rows, epochs, classes), epochs, clean(rows[-1]), classes)
 
 
 def of_end(kind: str | None, reason: str | None) -> list[Finding]:
@@ -101,34 +128,35 @@ def is_masked(zero_gradient_images: int, n: int) -> bool:
     return zero_gradient_images > MASKED * n
 
 
-def _suboptimal(
-    rows: Sequence[Row], epochs: int, standard: Sequence[Row] | None, classes: int | None
-) -> Finding | None:
-    adapted, limit = delay(rows, epochs, classes), threshold(classes)
-    late = adapted >= LATE * epochs
+def of_transfer(run: Transfer | None, standard: float | None) -> list[Finding]:
+    """The signature of a late or poor adaptation. standard: validation accuracy in [0, 1] at the
+    end of the standard run of the same cell, None if that is not finished."""
+    if run is None:
+        return []
+    adapted, epochs, final, classes = run
+    late, limit = adapted >= LATE * epochs, threshold(classes)
     rule = f" to {limit:.1%} ({classes} classes)" if classes and classes < FEWEST else ""
     when = f"adapted{rule} at epoch {adapted} of {epochs}, in time,"
     if late:
         when = f"adapted{rule} only at epoch {adapted} of {epochs} ({LATE:.0%} of them is late)"
     if adapted >= epochs:
         when = f"never adapted{rule} in {epochs} epochs"
-    final = clean(rows[-1])
-    if not standard or len(standard) < epochs:
+    if standard is None:
         text = f"{when}; how far its {final:.1%} is below standard fine-tuning is unknown, as the"
         text += " standard run of this cell is not finished here"
-        return Finding("late adaptation", text) if late else None
-    gap = round(clean(standard[-1]) - final, EXACT)
-    if late and clean(standard[-1]) <= limit:
-        text = f"{when}, and standard fine-tuning, which ends at {clean(standard[-1]):.1%}, neither"
-        return Finding("no adaptation", f"{text}: no attack is to blame")
+        return [Finding("late adaptation", text)] if late else []
+    gap = round(standard - final, EXACT)
+    if late and standard <= limit:
+        text = f"{when}, and standard fine-tuning, which ends at {standard:.1%}, neither"
+        return [Finding("no adaptation", f"{text}: no attack is to blame")]
     far = FAR if late else VERY_FAR
     if gap < far:
-        return None
+        return []
     text = (
         f"{when} and ends at {final:.1%} validation accuracy, {100 * gap:.1f} points below the "
-        f"{clean(standard[-1]):.1%} of standard fine-tuning ({100 * far:.0f} points are far)"
+        f"{standard:.1%} of standard fine-tuning ({100 * far:.0f} points are far)"
     )
-    return Finding("suboptimal transfer", text)
+    return [Finding("suboptimal transfer", text)]
 
 
 def _unstable(rows: Sequence[Row], classes: int | None) -> Finding | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +77,7 @@ Workers = Annotated[
 ]
 
 
-def manifest(runs: list[Run]) -> list[dict[str, Any]]:
+def manifest(runs: Iterable[Run]) -> list[dict[str, Any]]:
     from sweep.submit.submissions import manifest_row
 
     return [manifest_row(run) for run in runs]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from rich.progress import Progress
 from rich.text import Text
 
 from core.config import ConfigError, nearest
@@ -198,6 +199,7 @@ def figures(
     source, loaded = _source(grid, root, only, files)
     if source.results:
         _require_something(source.results, "draw")
+        _say_what_is_missing(source.results)
     name = loaded.name if loaded else "published"
     folder = output or Store.at(root).root / "reports" / name
     for path in write_figures(source, folder, names or []):
@@ -218,16 +220,20 @@ def report(
 ) -> None:
     """One self-contained HTML page about a grid: findings, tables, figures, every run."""
     from analysis import Results
-    from analysis.report import write
+    from analysis.report import Digests, write
 
     store = Store.at(root)
     loaded = tuned_grid(grid, store)
-    rows = manifest([status.run for status in look(loaded, store, only).statuses])
+    runs = [status.run for status in look(loaded, store, only).statuses] if only else loaded.runs
     folder = output or store.root / "reports" / loaded.name
-    results = Results(store.root, rows)
+    results = Results(store.root, manifest(runs))
     _require_something(results, "report")
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("reading runs", total=len(runs))
+        digests = Digests.of(results, lambda: bar.advance(task))
+    _say_what_is_missing(results)
     page = write(
-        results,
+        digests,
         folder,
         title=loaded.name,
         about=loaded.about,
@@ -279,12 +285,15 @@ def export(
 
 
 def _require_something(results: Results, verb: str) -> None:
-    """Leave with exit code 3 where no run has anything yet; say what is missing where some have."""
-    if not any(run.epochs or run.result for run in results.runs):
+    """Leave with exit code 3 where no run has anything yet."""
+    if not any(run.dir.metrics.is_file() or run.dir.result.is_file() for run in results.runs):
         counts = _counts(run.state for run in results.runs)
         line = f"nothing to {verb}: no run has an epoch or a result yet ({counts})"
         err.print(Text(line, style="red"), soft_wrap=True)
         raise typer.Exit(3)
+
+
+def _say_what_is_missing(results: Results) -> None:
     if set(results.table["state"]) != {"done"}:
         counts = _counts(results.table["state"])
         line = f"incomplete: {counts}; what is missing is left out or marked"

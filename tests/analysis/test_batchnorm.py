@@ -8,10 +8,10 @@ from typing import Any
 
 import analysis_store as made
 import pytest
+from report_page import written
 
 from analysis.command import Source, explain, provenance
 from analysis.command import tables as write
-from analysis.report import write as report
 from core.store.folders import Store
 from core.store.json_files import read_json, write_json
 
@@ -51,7 +51,7 @@ def test_every_output_marks_them(tmp_path: Path, images: list[int]) -> None:
     sidecar = json.loads(json.dumps(provenance(source)))
     assert images in sidecar["batchnorm_images"].values()
     assert source.results
-    page = report(source.results, tmp_path / "report", title="norms").read_text()
+    page = written(source.results, tmp_path / "report")
     assert page.count(NOTE) >= 2, "among the findings, and below the table"
 
 

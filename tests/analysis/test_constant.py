@@ -11,7 +11,8 @@ import pytest
 
 from analysis import Results
 from analysis.command import Source, tables
-from analysis.report.rows import cell_rows
+from analysis.report import Digests
+from analysis.report.rows import cells_table
 
 N, CLASSES, STRENGTHS = 200, 10, 9  # of analysis_store: labels go round ten classes
 
@@ -44,9 +45,10 @@ def test_it_is_marked_and_never_bold(tmp_path: Path) -> None:
     assert found["sched"][1:] == (True, ""), "better than nothing, though it is less"
     (note,) = [note for note in tables(made_source).tables[0].notes if "one label" in note]
     assert "ViT/Cars/fix at 8/255" in note and note.startswith("\N{DOUBLE DAGGER}")
-    (fix, _) = cell_rows(made_source.results)
-    assert {entry["note"] for entry in fix["entries"]} == {"one label for every image: no result"}
-    assert not any(entry["bold"] for entry in fix["entries"])
+    fix, _ = cells_table(Digests.of(made_source.results))["rows"]
+    entries = [entry for entry in fix if isinstance(entry, dict)]
+    assert {entry["note"] for entry in entries} == {"one label for every image: no result"}
+    assert not any("bold" in entry for entry in entries)
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,8 @@ def test_unchanged_runs_are_not_read_again(
     store: tuple[Path, list], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same(*store)
-    read: list[Path] = []
-    monkeypatch.setattr("analysis.runs.read_json", lambda path: read.append(path))
-    monkeypatch.setattr("analysis.runs.read_jsonl", lambda path: read.append(path) or [])
+    read: list[object] = []
+    monkeypatch.setattr("core.store.damage.find", lambda run, *_: read.append(run) or [])
     results = Results(*store)
     assert all(len(getattr(results, name)) for name in FRAMES) and read == []
 
@@ -145,7 +144,7 @@ def test_sweeps_share_one_index(store: tuple[Path, list], monkeypatch: pytest.Mo
     half = len(rows) // 2
     same(root, rows[:half])
     same(root, rows[half:])
-    monkeypatch.setattr("analysis.runs.read_json", None)
+    monkeypatch.setattr("core.store.damage.find", None)
     assert len(Results(root, rows[:half]).curves) == half * 9
 
 
@@ -157,12 +156,10 @@ def test_young_files_are_read_again(
     assert SETTLED >= 1_000_000_000
     root, rows = store
     assert len(Results(root, rows).values)
-    read: list[Path] = []
-    from core.store.json_files import read_json
-
-    monkeypatch.setattr("analysis.runs.read_json", lambda p: read.append(p) or read_json(p))
+    read: list[object] = []
+    monkeypatch.setattr("core.store.damage.find", lambda run, *_: read.append(run) or [])
     assert len(Results(root, rows).values)
-    assert len(read) >= 2 * len(rows)
+    assert len(read) == len(rows)
 
 
 def test_a_store_that_cannot_be_written_is_read_all_the_same(store: tuple[Path, list]) -> None:

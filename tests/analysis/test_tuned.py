@@ -8,10 +8,10 @@ from typing import Any
 
 import analysis_store as made
 import pytest
+from report_page import written
 
 from analysis.command import Source, explain, provenance
 from analysis.command import tables as write
-from analysis.report import write as report
 
 FEW = "hyper-parameters from a search of 1 trial, expected at least 10"
 
@@ -70,5 +70,5 @@ def test_the_report_and_the_origin_of_a_number(tmp_path: Path) -> None:
     sidecar = json.loads(json.dumps(provenance(source)))
     assert {item["trials"] for item in sidecar["tuned"].values()} == {1}
     assert source.results
-    page = report(source.results, tmp_path / "report", title="tuned").read_text()
+    page = written(source.results, tmp_path / "report")
     assert page.count(FEW) >= 2, "among the findings, and below the table"

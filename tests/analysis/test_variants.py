@@ -16,6 +16,7 @@ from analysis.derived import paired_tests
 from analysis.figures import draw
 from analysis.findings import finding, gaps
 from analysis.paper import main_cells, main_tables
+from analysis.report import Digests
 from analysis.report.facts import findings
 
 RATES = (1e-3, 1e-4)
@@ -60,7 +61,7 @@ def test_a_pair_counts_once_in_a_sentence(source: Source) -> None:
         *["5 of 5"] * 3,
         *["6 of 6"] * 3,
     ]
-    tested = [text for text in findings(results) if text.startswith("Over ")]
+    tested = [text for text in findings(Digests.of(results)) if text.startswith("Over ")]
     assert tested and all(text.startswith("Over 6 pairs at eps_g = 4/255 [") for text in tested)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import analysis_store as made
+from report_page import written
 
 from analysis import Results
 from analysis.findings import delay_table
-from analysis.report import write
 from core.config import registry
 from core.data import drawn, splits
 from core.store.classes import classes_of
@@ -41,7 +41,7 @@ def test_tables_say_by_which_rule_and_the_papers_stays_at_hand(tmp_path: Path) -
     assert table["delay_of_paper"].to_dict() == {"ImageNette": 8, "Cars": 8}
     assert table["threshold"].round(1).to_dict() == {"ImageNette": 22.4, "Cars": 5.0}
     (note,) = delay_table(results).notes
-    assert note[1:].partition("'")[0] in write(results, tmp_path / "page", title="t").read_text()
+    assert note[1:].partition("'")[0] in written(results, tmp_path / "page")
     assert note == (
         "First epoch (from 0) whose validation clean accuracy exceeds 5 %, 22.4 % (ImageNette, 10 "
         "classes); the paper's rule, made for 100 classes and more, is 5 %"

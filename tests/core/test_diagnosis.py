@@ -13,7 +13,7 @@ import pytest
 
 from analysis import Results
 from analysis.command import Source, explain, tables
-from analysis.report.facts import diagnosis as in_report
+from analysis.report import Digests
 from core.config import Strength
 from core.store.signatures import of_end, of_evaluation, of_training
 from sweep import cli
@@ -227,11 +227,12 @@ def collapsed(root: Path) -> list[dict[str, Any]]:
 def test_the_report_says_it_after_its_sentence(tmp_path: Path) -> None:
     results = Results(tmp_path, collapsed(tmp_path))
     standard, fix = results.runs
-    said = in_report(fix, standard)
+    said = Digests.of(results).diagnosis(fix)
     assert said.startswith("12 of 12 epochs, validation accuracy ")
     assert "; suboptimal transfer: adapted only at epoch 8 of 12" in said
     assert "; gradient masking: 100 of 512 images" in said
-    assert "late adaptation" in in_report(fix) and ":" not in in_report(standard)
+    assert ":" not in Digests.of(results).diagnosis(standard)
+    assert "late adaptation" in Digests.of(results.only([fix])).diagnosis(fix)
 
 
 def test_tables_mark_attacked_cells_and_count_the_images(tmp_path: Path) -> None:

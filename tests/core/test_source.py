@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import facts
+from analysis.report import digest
 from core.store import source
 
 
@@ -94,4 +94,4 @@ def test_what_is_no_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.M
     [(None, "0123"), ("9f", "0123 with local changes"), ("unknown", "0123, local changes unknown")],
 )
 def test_a_report_tells_unknown_from_none(dirty: str | None, told: str) -> None:
-    assert facts.code({"commit": "0123", "dirty": dirty}) == told
+    assert digest.code({"commit": "0123", "dirty": dirty}) == told

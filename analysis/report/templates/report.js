@@ -1,141 +1,181 @@
-"use strict";
-// Sorting, filtering and the details of runs. Plain DOM, no network; text is never set as HTML.
-const runs = JSON.parse(document.getElementById("data").textContent);
+// The page as a whole: what is looked at (the view), its permalink, and what has to be drawn.
 
-function make(tag, attributes, ...children) {
-  const svg = ["svg", "path", "line", "text"].includes(tag);
-  const node = svg
-    ? document.createElementNS("http://www.w3.org/2000/svg", tag)
-    : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-// --- sorting -----------------------------------------------------------------------------------
-function sortKey(cell) {
-  const text = cell.dataset.sort !== undefined ? cell.dataset.sort : cell.textContent.trim();
-  const value = parseFloat(text);
-  return { text, value, number: text !== "" && !Number.isNaN(value) };
-}
-
-function compare(a, b, direction) {
-  if (a.number !== b.number) return a.number ? -1 : 1; // what has no number stays last
-  return direction * (a.number ? a.value - b.value : a.text.localeCompare(b.text));
-}
-
-function sortBy(header) {
-  const table = header.closest("table");
-  const column = header.cellIndex;
-  const ascending = header.getAttribute("aria-sort") !== "ascending";
-  for (const other of header.parentNode.cells) other.removeAttribute("aria-sort");
-  header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-  closeDetails(table);
-  const rows = [...table.tBodies[0].rows].map((row) => [sortKey(row.cells[column]), row]);
-  rows.sort((a, b) => compare(a[0], b[0], ascending ? 1 : -1));
-  table.tBodies[0].append(...rows.map(([, row]) => row));
-}
-
-for (const header of document.querySelectorAll(".sortable thead th")) {
-  header.querySelector("button").addEventListener("click", () => sortBy(header));
-}
-
-// --- filtering ---------------------------------------------------------------------------------
 const form = document.getElementById("filter");
 
-function shows(row, fields, text) {
-  if (fields.some(([name, value]) => row.dataset[name.toLowerCase()] !== value)) return false;
-  if (!text) return true;
-  if (row.search === undefined) row.search = row.textContent.toLowerCase();
-  return row.search.includes(text);
+// Everything a permalink restores. `changed` draws the page and writes the address.
+const view = { filters: {}, search: "", group: "", comparison: "", sort: {}, page: {}, closed: new Set(), opened: new Set(), chosen: new Set() };
+
+function address() {
+  const fields = new URLSearchParams(view.filters);
+  if (view.search) fields.set("search", view.search);
+  if (view.group) fields.set("group", view.group);
+  if (view.comparison) fields.set("comparison", view.comparison);
+  for (const [name, [key, direction]] of Object.entries(view.sort)) fields.set(`${name}.sort`, direction > 0 ? key : `-${key}`);
+  for (const [name, page] of Object.entries(view.page)) if (page > 1) fields.set(`${name}.page`, page);
+  for (const name of ["closed", "opened", "chosen"]) if (view[name].size) fields.set(name, [...view[name]].join(","));
+  return fields.toString();
 }
 
-function filter() {
-  const fields = [...form.querySelectorAll("select")]
-    .filter((select) => select.value)
-    .map((select) => [select.name, select.value]);
-  const text = form.elements.text.value.trim().toLowerCase();
-  for (const table of document.querySelectorAll(".filterable")) {
-    closeDetails(table);
-    const rows = [...table.tBodies[0].rows];
-    let shown = 0;
-    for (const row of rows) {
-      row.hidden = !shows(row, fields, text);
-      shown += row.hidden ? 0 : 1;
+function restore() {
+  const fields = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+  const selects = [...form.querySelectorAll("select")];
+  view.filters = {};
+  for (const select of selects) {
+    const value = fields.get(select.name) || "";
+    select.value = value;
+    if (select.name === "group") view.group = select.value;
+    else if (select.value) view.filters[select.name] = select.value;
+  }
+  view.comparison = fields.get("comparison") || "";
+  form.elements.search.value = view.search = fields.get("search") || "";
+  view.sort = {};
+  view.page = {};
+  for (const [name, value] of fields) {
+    const [table, what] = name.split(".");
+    if (what === "sort") view.sort[table] = value.startsWith("-") ? [value.slice(1), -1] : [value, 1];
+    if (what === "page") view.page[table] = Number(value) || 1;
+  }
+  for (const name of ["closed", "opened", "chosen"]) view[name] = new Set((fields.get(name) || "").split(",").filter(Boolean));
+}
+
+async function main() {
+  const core = await unpack("core");
+  const place = new Map(core.runs.rows.map((row, i) => [row[0], i]));
+  const details = async (name) => {
+    const i = place.get(name);
+    return (await unpack(`details-${Math.floor(i / core.together)}`))[i % core.together];
+  };
+
+  const cells = new DataTable("cells", document.getElementById("cells-host"), core.cells, view);
+  const runs = new DataTable("runs-table", document.getElementById("runs-host"), core.runs, view, {
+    run(row) {
+      const box = make("input", { type: "checkbox", "aria-label": `Choose run ${row.run}` });
+      box.checked = view.chosen.has(row.run);
+      box.addEventListener("change", () => {
+        if (!view.chosen.delete(row.run)) view.chosen.add(row.run);
+        view.changed();
+      });
+      const open = view.opened.has(row.run);
+      const button = make("button", { type: "button", class: "open", "aria-expanded": String(open) }, row.run);
+      button.addEventListener("click", () => {
+        if (!view.opened.delete(row.run)) view.opened.add(row.run);
+        view.changed();
+        document.querySelector(`tr[data-run="${row.run}"] .open`).focus({ preventScroll: true });
+      });
+      return [box, " ", button];
+    },
+    after(row, span) {
+      if (!view.opened.has(row.run)) return [];
+      const cell = make("td", { colspan: span }, "...");
+      details(row.run).then((found) => cell.replaceChildren(opened(row, found, core.wandb)));
+      return [make("tr", { class: "detail" }, cell)];
+    },
+  });
+
+  const chosen = document.getElementById("chosen");
+  async function compare() {
+    const names = [...view.chosen].filter((name) => place.has(name));
+    document.getElementById("clear").disabled = !names.length;
+    const rows = names.map((name) => runs.rows[place.get(name)]);
+    const found = await Promise.all(names.map(details));
+    const keys = runs.columns.filter((column) => column.key !== "run");
+    if (names.join() !== [...view.chosen].filter((name) => place.has(name)).join()) return; // others by now
+    if (names.length > 1) chosen.replaceChildren(...compared(rows, found, keys));
+    else chosen.replaceChildren(names.length ? "One run is chosen; choose another to compare them." : "No run is chosen.");
+  }
+
+  function draw() {
+    cells.draw();
+    runs.draw();
+    compare();
+    drawVerdict(core.verdict, view);
+  }
+
+  view.changed = () => {
+    draw();
+    history.replaceState(null, "", `#${address()}`);
+  };
+
+  form.addEventListener("input", (event) => {
+    const { name, value } = event.target;
+    if (name === "search") view.search = value.trim().toLowerCase();
+    else if (name === "group") view.group = value;
+    else if (value) view.filters[name] = value;
+    else delete view.filters[name];
+    view.page = {};
+    view.changed();
+  });
+  form.addEventListener("reset", () => {
+    Object.assign(view, { filters: {}, search: "", group: "", page: {}, closed: new Set() });
+    view.changed();
+  });
+  form.addEventListener("submit", (event) => event.preventDefault());
+  document.getElementById("clear").addEventListener("click", () => {
+    view.chosen.clear();
+    view.changed();
+  });
+  window.addEventListener("hashchange", () => {
+    if (!location.hash.includes("=")) return; // a section of the page
+    restore();
+    draw();
+  });
+  for (const link of document.querySelectorAll('nav a[href^="#"]')) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault(); // the address is the view's
+      document.querySelector(link.getAttribute("href")).scrollIntoView();
+    });
+  }
+
+  for (const block of document.querySelectorAll("details[data-draw]")) {
+    block.addEventListener("toggle", () => {
+      if (block.open && !block.querySelector("table")) {
+        for (const table of core[block.dataset.draw]) block.append(...laidOut(table));
+      }
+    });
+  }
+
+  restore();
+  draw();
+  document.body.dataset.ready = "yes";
+}
+
+// --- figures: drawn when they come into sight ----------------------------------------------------
+
+const dialog = document.getElementById("large");
+
+async function drawFigure(figure) {
+  const svg = new DOMParser().parseFromString(await unpack(figure.dataset.packed), "image/svg+xml").documentElement;
+  const caption = figure.querySelector("figcaption").textContent;
+  for (const [name, value] of [["role", "img"], ["aria-label", caption]]) svg.setAttribute(name, value);
+  svg.removeAttribute("width");
+  svg.removeAttribute("height");
+  figure.querySelector(".frame").replaceChildren(document.adoptNode(svg));
+}
+
+function enlarge(figure) {
+  const frame = figure.querySelector(".frame");
+  const close = make("button", { type: "button" }, "Close");
+  close.addEventListener("click", () => dialog.close());
+  // The figure itself, not a copy: what it refers to by name is there once.
+  const svg = frame.firstElementChild;
+  dialog.replaceChildren(close, svg);
+  dialog.addEventListener("close", () => frame.replaceChildren(svg), { once: true });
+  dialog.setAttribute("aria-label", figure.querySelector("figcaption").textContent);
+  dialog.showModal();
+}
+
+const sight = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries.filter((one) => one.isIntersecting)) {
+      sight.unobserve(entry.target);
+      drawFigure(entry.target);
     }
-    table.querySelector(".count").textContent = `${shown} of ${rows.length}`;
-  }
+  },
+  { rootMargin: "300px" },
+);
+for (const figure of document.querySelectorAll("figure[data-packed]")) {
+  sight.observe(figure);
+  figure.querySelector("button").addEventListener("click", () => enlarge(figure));
 }
 
-form.addEventListener("input", filter);
-form.addEventListener("reset", () => setTimeout(filter));
-form.addEventListener("submit", (event) => event.preventDefault());
-
-// --- details of a run --------------------------------------------------------------------------
-function closeDetails(table) {
-  for (const row of table.querySelectorAll(".detail")) row.remove();
-  for (const button of table.querySelectorAll(".open")) button.setAttribute("aria-expanded", "false");
-}
-
-function plot(caption, x, series, xLabel) {
-  const [width, height, left, bottom] = [320, 190, 34, 30];
-  const last = Math.max(...x, 1);
-  const px = (value) => left + ((width - left - 8) * value) / last;
-  const py = (value) => 8 + (height - bottom - 8) * (1 - value / 100);
-  const root = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": caption });
-  for (const tick of [0, 50, 100]) {
-    root.append(
-      make("line", { class: "axis", x1: left, x2: width - 8, y1: py(tick), y2: py(tick) }),
-      make("text", { x: left - 4, y: py(tick) + 4, "text-anchor": "end" }, `${tick}`),
-    );
-  }
-  root.append(
-    make("text", { x: px(0), y: height - 14, "text-anchor": "middle" }, "0"),
-    make("text", { x: px(last), y: height - 14, "text-anchor": "end" }, `${last}`),
-    make("text", { x: width / 2, y: height - 2, "text-anchor": "middle" }, xLabel),
-  );
-  for (const [style, values] of series) {
-    const path = values.map((value, i) => `${i ? "L" : "M"}${px(x[i])} ${py(value)}`).join("");
-    root.append(make("path", { class: style, d: path }));
-  }
-  return make("figure", {}, root, make("figcaption", {}, caption));
-}
-
-function plots(run) {
-  const found = make("div", { class: "plots" });
-  if (run.clean.length) {
-    const epochs = run.clean.map((_, i) => i);
-    const series = [["a", run.clean], ["b", run.adv]];
-    const caption = `Validation accuracy (%) per epoch: clean, and dashed at ${run.val_epsilon}`;
-    found.append(plot(caption, epochs, series, "epoch"));
-  }
-  for (const [attack, n, points, unit] of run.curves) {
-    const caption = `Accuracy (%) of ${n} images under ${attack}`;
-    found.append(plot(caption, points.map((p) => p[0]), [["a", points.map((p) => p[1])]], `strength (${unit})`));
-  }
-  return found;
-}
-
-function details(run) {
-  const list = make("dl");
-  for (const [name, value] of run.facts) {
-    const shown = name === "W&B" && value.startsWith("https://") ? make("a", { href: value, rel: "noreferrer" }, value) : value;
-    list.append(make("dt", {}, name), make("dd", {}, shown));
-  }
-  const inner = make("div", { class: "inner" }, make("p", {}, run.diagnosis), plots(run), list);
-  if (run.config) inner.append(make("h3", {}, "Configuration, where runs differ"), make("pre", {}, run.config));
-  if (run.log) inner.append(make("h3", {}, "End of the log"), make("pre", {}, run.log));
-  return inner;
-}
-
-document.getElementById("run-table").addEventListener("click", (event) => {
-  const button = event.target.closest(".open");
-  if (!button) return;
-  const row = button.closest("tr");
-  const open = button.getAttribute("aria-expanded") === "true";
-  closeDetails(row.closest("table"));
-  if (open) return;
-  button.setAttribute("aria-expanded", "true");
-  const cell = make("td", { colspan: row.cells.length }, details(runs[button.dataset.run]));
-  row.after(make("tr", { class: "detail" }, cell));
-});
+main();

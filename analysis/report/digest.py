@@ -1,0 +1,270 @@
+"""What the report takes from one run folder: what the page shows of it, and what is counted.
+
+Both are JSON texts of a frame, so that the index keeps them: of a sweep that has grown by ten runs
+ten folders are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, cached_property
+from typing import Any
+
+from analysis.cells import Cell, Key, group_cells
+from analysis.diagnosis import diagnose_alone, standard_runs
+from analysis.frames import Frame
+from analysis.gates import gates_of
+from analysis.names import paper_order
+from analysis.paper import one_evaluation
+from analysis.results import Results
+from analysis.runs import Evaluation, Row, Run
+from core.config import Strength
+from core.errors import counted
+from core.store.files import read_end
+from core.store.signatures import Transfer, of_transfer, transfer_of
+
+DIGESTS = Frame("digests", {"run_id": "str", "shown": "str", "counted": "str"})
+KEPT = {"done": 300}
+"""Characters of the log's end that the page keeps, by state."""
+KEPT_OTHERWISE = 2000
+
+
+def digest_run(run: Run) -> Iterator[Row]:
+    """The one row of a run in DIGESTS."""
+    texts = {"shown": compact(_shown(run)), "counted": compact(_counted(run))}
+    yield {"run_id": run.dir.id, **texts}
+
+
+def compact(value: object) -> str:
+    """JSON without blanks."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _shown(run: Run) -> Row:
+    """Plain data for the page's script; accuracies in percent."""
+    epochs = run.epochs
+    return {
+        "clean": _percents(epochs, "clean"),
+        "adv": _percents(epochs, "adv"),
+        "val_epsilon": epochs[0]["val_epsilon"] if epochs else "",
+        "curves": [
+            _curve(evaluation.attack, record)
+            for evaluation, record in _measured(run)
+            if evaluation.kind.at_strengths
+        ],
+        "facts": list(_facts(run)),
+        "log": _log_end(run),
+    }
+
+
+def _counted(run: Run) -> Row:
+    """What sums over runs and their diagnosis are made of."""
+    total = int(run.config["epochs"])
+    ended = run.epochs and len(run.epochs) >= total
+    return {
+        "course": _course(run),
+        "findings": [str(finding) for finding in diagnose_alone(run)],
+        "transfer": transfer_of(run.epochs, total, run.classes),
+        "final": _percent(run.epochs[-1], "clean") / 100 if ended else None,
+        "gates": list(gates_of(run)),
+        "records": {
+            one.id: [record["n"], [row["correct"] for row in record["rows"]], _attack(record)]
+            for one, record in _measured(run)
+            if one.kind.at_strengths
+        },
+        "environment": environment(run.env) if run.env else {},
+        "seconds": sum(map(seconds, run.attempts)),
+        "device_seconds": sum(seconds(row) * _gpus(row) for row in run.attempts),
+        "on_gpus": any(row.get("gpus") for row in run.attempts),
+    }
+
+
+def _attack(record: Mapping[str, Any]) -> str:
+    """JSON of what names an evaluation and its strengths, equal for most runs."""
+    kept = ("attack", "norm", "epsilons", "prior")
+    return compact({name: record["config"][name] for name in kept if name in record["config"]})
+
+
+def _percents(epochs: Sequence[Mapping[str, Any]], kind: str) -> list[float]:
+    return [round(_percent(row, kind), 1) for row in epochs]
+
+
+def _percent(row: Mapping[str, Any], kind: str) -> float:
+    return float(100 * row[f"val_{kind}_correct"] / row[f"val_{kind}_images"])
+
+
+def _measured(run: Run) -> list[tuple[Any, Mapping[str, Any]]]:
+    return [(one, one.record) for one in run.evaluations if one.record is not None]
+
+
+def _curve(attack: str, record: Mapping[str, Any]) -> list[Any]:
+    norm = record["rows"][0]["norm"]
+    unit, name = (255, "1/255") if norm == "linf" else (1, norm)
+    points = [
+        [
+            round(float(Strength.parse(row["epsilon"], row["norm"]).number * unit), 6),
+            round(100 * row["correct"] / row["n"], 2),
+        ]
+        for row in record["rows"]
+    ]
+    return [attack, record["n"], points, name]
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    env = run.env
+    said = [
+        ("Folder", f"runs/{run.dir.id}"),
+        ("Attempts", ", ".join(_attempt(row) for row in run.attempts)),
+        ("Machine", " ".join(str(env.get(name) or "") for name in ("host", "device")).strip()),
+        ("Code", code(env) if env else ""),
+    ]
+    if run.dir.tracking.is_dir():
+        said.append(("W&B", f"offline: wandb sync {run.dir.tracking}/offline-run-*"))
+    said += [
+        (
+            f"Evaluation {evaluation.attack}",
+            f"evals/{evaluation.id}.json: {record['n']} of {record['split_images']} images of "
+            f"the {record['config']['split']} split, {record['seconds']:.0f} s, "
+            f"{record['zero_gradient_images']} images without a usable gradient",
+        )
+        for evaluation, record in _measured(run)
+    ]
+    return [(name, text) for name, text in said if text]
+
+
+def _attempt(row: Mapping[str, Any]) -> str:
+    reason = f" ({row['reason']})" if row.get("reason") else ""
+    outcome = row.get("outcome") or "running"
+    return f"{row.get('attempt', '?')} on {row.get('host', '?')}: {outcome}{reason}"
+
+
+def _log_end(run: Run) -> str:
+    keep = KEPT.get(run.state, KEPT_OTHERWISE)
+    end = read_end(run.dir.log, keep + 1)
+    text = end[-keep:].decode("utf-8", errors="replace").rstrip()
+    # What was cut off in the middle of a line is not shown.
+    return text.partition("\n")[2] if len(end) > keep else text
+
+
+def _course(run: Run) -> str:
+    """How the training went: '50 of 50 epochs, validation accuracy 41.3 % at the end, adapted at
+    epoch 8'; why there is none."""
+    rows, total = run.epochs, int(run.config["epochs"])
+    if not rows:
+        return run.reason or ("no epoch yet" if total else "judged as its file has it")
+    clean = _percent(rows[-1], "clean")
+    best = max(_percent(row, "clean") for row in rows)
+    parts = [
+        f"{len(rows)} of {counted(total, 'epoch')}",
+        f"validation accuracy {clean:.1f} % at the end",
+    ]
+    if best > clean + 5:
+        parts.append(f"{best:.1f} % at its best")
+    if run.delay is not None:
+        parts.append("never adapted" if run.delay >= total else f"adapted at epoch {run.delay}")
+    return "; ".join([", ".join(parts), *([run.reason] if run.reason else [])])
+
+
+def environment(env: Mapping[str, Any]) -> dict[str, str]:
+    """Where a run was made: code, host, device and versions."""
+    flat = {
+        "code": code(env),
+        "host": str(env.get("host", "")),
+        "device": str(env.get("device") or "CPU"),
+        "python": str(env.get("python", "")),
+    }
+    versions: Mapping[str, str] = env.get("versions", {})
+    return {name: text for name, text in (flat | dict(versions)).items() if text}
+
+
+def code(env: Mapping[str, Any]) -> str:
+    """The commit of an environment, and what is known of uncommitted changes."""
+    dirty = env.get("dirty")
+    said = ", local changes unknown" if dirty == "unknown" else " with local changes"
+    return str(env.get("commit") or "unknown")[:12] + (said if dirty else "")
+
+
+def _gpus(attempt: Mapping[str, Any]) -> float:
+    """Of an attempt: a share where runs had one together; 1 for a CPU."""
+    return float(attempt.get("gpus") or 1)
+
+
+def seconds(attempt: Mapping[str, Any]) -> float:
+    """How long an attempt took, 0 while it runs."""
+    if not attempt.get("started") or not attempt.get("ended"):
+        return 0.0
+    started, ended = (datetime.fromisoformat(attempt[name]) for name in ("started", "ended"))
+    return (ended - started).total_seconds()
+
+
+@dataclass(frozen=True)
+class Digests:
+    """A sweep as the report has read it. runs: in the paper's order."""
+
+    results: Results
+    runs: Sequence[Run]
+    shown: Mapping[str, str]
+    """Run id -> JSON of what the page shows of it."""
+    counted: Mapping[str, Row]
+    states: Mapping[str, tuple[str, str]]
+    """Run id -> its state and the reason for it, by the run table: what the index knows is not
+    read again from the folders."""
+
+    @classmethod
+    def of(cls, results: Results, advance: Callable[[], object] = lambda: None) -> Digests:
+        """Read every run folder once. advance: called after each run."""
+        frame = results.read_once(DIGESTS, digest_run, advance)
+        names = frame["run_id"].tolist()
+        numbers = map(json.loads, frame["counted"])
+        table = results.table
+        states = zip(table["state"], table["reason"], strict=True)
+        return cls(
+            results,
+            in_paper_order(results.runs),
+            dict(zip(names, frame["shown"].tolist(), strict=True)),
+            dict(zip(names, numbers, strict=True)),
+            dict(zip(table["run_id"], states, strict=True)),
+        )
+
+    @cached_property
+    def found(self) -> Mapping[Key, Cell]:
+        """The cells of the evaluation that judges."""
+        return group_cells(one_evaluation(self.results.values))
+
+    @cached_property
+    def _standard(self) -> Mapping[str, Run]:
+        return standard_runs(self.runs)
+
+    def evaluation(self, run_id: str, eval_id: str) -> Evaluation:
+        """An evaluation of a run as far as its counts are concerned."""
+        n, counts, config = self.counted[run_id]["records"][eval_id]
+        rows = [{"correct": count} for count in counts]
+        return Evaluation(eval_id, {"n": n, "rows": rows, "config": _parsed(config)})
+
+    def diagnosis(self, run: Run) -> str:
+        """How the run went, from its curves, and the signatures of failure that it shows: for a
+        reader who looks at one run."""
+        own, standard = self.counted[run.dir.id], self._standard.get(run.dir.id)
+        ended = self.counted[standard.dir.id]["final"] if standard else None
+        transfer = Transfer(*own["transfer"]) if own["transfer"] else None
+        found = [str(finding) for finding in of_transfer(transfer, ended)]
+        return "; ".join([own["course"], *found, *own["findings"]])
+
+
+@cache
+def _parsed(config: str) -> Row:
+    found: Row = json.loads(config)
+    return found
+
+
+def in_paper_order(runs: Sequence[Run]) -> list[Run]:
+    """By model, dataset, strength, setting and seed, as the paper orders them."""
+    fields = ("model", "dataset", "strength", "setting", "variant", "seed", "run_id")
+    names = ({**run.about, "strength": run.epsilon_g} for run in runs)
+    by_name = {
+        tuple(name[field] for field in fields): run for name, run in zip(names, runs, strict=True)
+    }
+    return [by_name[name] for name in paper_order(by_name, fields)]

@@ -1,0 +1,61 @@
+// Which setting is better: a comparison's table, and a small picture for each eps_g.
+
+const METRICS = ["clean", "adversarial", "expected"];
+
+// Three bars around a line in the middle: how clean, adversarial and expected accuracy change.
+function bars(gaps, most) {
+  const [width, height, bar] = [48, 34, 12];
+  const said = METRICS.map((name, i) => (gaps[i] === null ? `${name}: none` : `${name} ${gaps[i] > 0 ? "+" : ""}${gaps[i].toFixed(1)}`));
+  const root = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said.join(", ") }, make("title", {}, said.join("\n")));
+  gaps.forEach((gap, i) => {
+    if (gap === null) return;
+    const tall = Math.max(0.6, (Math.abs(gap) / most) * (height / 2 - 1));
+    const y = gap > 0 ? height / 2 - tall : height / 2;
+    root.append(make("rect", { class: `${gap > 0 ? "up" : "down"} ${METRICS[i]}`, x: 4 + i * (bar + 2), y, width: bar, height: tall }));
+  });
+  root.append(make("line", { class: "axis", x1: 0, x2: width, y1: height / 2, y2: height / 2 }));
+  return root;
+}
+
+function picture({ strength, pairs }) {
+  const [models, datasets] = [0, 1].map((i) => [...new Set(pairs.map((pair) => pair[i]))]);
+  const of = new Map(pairs.map(([model, dataset, ...gaps]) => [`${model} ${dataset}`, gaps]));
+  const most = Math.max(1, ...pairs.flatMap((pair) => pair.slice(2).map(Math.abs)));
+  const head = make("tr", {}, make("td"), ...datasets.map((name) => make("th", { scope: "col" }, name)));
+  const body = models.map((model) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, model),
+      ...datasets.map((dataset) => {
+        const gaps = of.get(`${model} ${dataset}`);
+        return make("td", {}, gaps ? bars(gaps, most) : "\u2013");
+      }),
+    ),
+  );
+  const caption = `eps_g = ${strength}: bars of clean, adversarial, expected; the tallest is ${most.toFixed(1)} points`;
+  const scroll = { class: "scroll picture", tabindex: 0, role: "region", "aria-label": `Where it helped at ${strength}` };
+  return make("div", scroll, make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)));
+}
+
+function drawVerdict(verdict, view) {
+  const host = document.getElementById("verdict-host");
+  const names = verdict.comparisons.map((one) => one.name);
+  const chosen = verdict.comparisons[Math.max(0, names.indexOf(view.comparison))];
+  if (!chosen) return;
+  const select = make("select", { id: "comparison" }, ...names.map((name) => make("option", {}, name)));
+  select.value = chosen.name;
+  select.addEventListener("change", () => {
+    view.comparison = select.value;
+    view.changed();
+    document.getElementById("comparison").focus();
+  });
+  const label = make("p", {}, make("label", { for: "comparison" }, "Compare "), select);
+  host.replaceChildren(
+    ...(names.length > 1 ? [label] : []),
+    ...laidOut(chosen.table),
+    make("div", { class: "pictures" }, ...chosen.pictures.map(picture)),
+    ...verdict.best.flatMap(laidOut),
+    ...(names.length > 1 ? verdict.effects.flatMap(laidOut) : []),
+  );
+}
