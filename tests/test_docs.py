@@ -72,7 +72,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 def test_every_option_is_documented() -> None:
     from core.config import RunConfig
-    from core.config.evaluation import KINDS
+    from core.config.evaluation_kinds import KINDS
     from core.config.schedule import PRESETS
 
     names = {name.rpartition(".")[2] for name in fields_of(RunConfig)}

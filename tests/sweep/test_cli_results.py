@@ -15,7 +15,7 @@ from analysis.paper import NUMBERS
 from core.store.folders import Store
 from sweep import cli
 from sweep.cli import results
-from sweep.grid import definition, load_grid
+from sweep.grid import keys, load_grid
 
 GRID = (
     "name: g\nbase: {epochs: 12, backbone: vit, dataset: cars}\n"
@@ -121,7 +121,7 @@ def test_a_grid_names_tables_that_are_there(call: Call, tmp_path: Path) -> None:
     code, _, err = call("plan")
     assert code == 2
     assert [line.partition("g.yaml")[2] for line in err.splitlines()] == [
-        f":5: tables: no table '{name}' (there are {', '.join(definition.TABLES)})"
+        f":5: tables: no table '{name}' (there are {', '.join(keys.TABLES)})"
         for name in ("mine", "5")
     ]
 
@@ -140,7 +140,7 @@ def test_the_grids_own_table_beside_the_papers(call: Call, tmp_path: Path) -> No
 
 def test_names_that_are_listed_twice_agree() -> None:
     assert {*results.FIGURES} == {*figures.NAMES}
-    assert (*map(str, NUMBERS), *NAMED, "guide") == definition.TABLES
+    assert (*map(str, NUMBERS), *NAMED, "guide") == keys.TABLES
 
 
 def test_a_store_without_the_runs_of_a_grid_is_left_alone(tmp_path: Path, call: Call) -> None:

@@ -18,7 +18,7 @@ from analysis.kinds import KINDS as SHOWN
 from analysis.paper import main_tables
 from analysis.results import Results
 from core.config import ConfigError, EvalConfig
-from core.config.evaluation import KINDS
+from core.config.evaluation_kinds import KINDS
 from core.evaluation.kinds import MEASURES
 from core.store.flags import read_flags
 from core.store.folders import Store
