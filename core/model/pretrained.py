@@ -25,6 +25,7 @@ from torch import Tensor
 
 from core.config import ConfigError
 from core.errors import beginning, first_line
+from core.model.lite_names import rename_lite
 from core.model.trainable import heads_of
 
 State = dict[str, Tensor]
@@ -133,7 +134,7 @@ def _candidates(content: Any, own: State, heads: tuple[str, ...], net: Any) -> I
 def _fitted(name: str, state: State, own: State, heads: tuple[str, ...], net: Any) -> Candidate:
     """A candidate of these tensors: as they are, or with timm's names where that makes them fit."""
     attempts = []
-    for convert in (dict, lambda plain: _converted(plain, net)):
+    for convert in (dict, lambda plain: _converted(plain, net), lambda p: rename_lite(p, net)):
         given = {k: v for k, v in convert(state).items() if not k.startswith(heads)}
         given = {k: v for k, v in given.items() if k.partition(".")[0] not in CONSTANTS}
         attempts.append(Candidate(name, given, _misfits(own, given)))

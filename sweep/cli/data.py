@@ -1,9 +1,10 @@
-"""Verbs on what runs need: `sweep data list|prepare|verify`."""
+"""Verbs on what runs need: `sweep data list|prepare|verify|make`."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import typer
 from rich.text import Text
@@ -11,7 +12,15 @@ from rich.text import Text
 from core.store.folders import Store
 from sweep.cli.options import Json, Root, out
 
-verbs = typer.Typer(no_args_is_help=True, help="Datasets: list, prepare, verify.")
+
+class Made(StrEnum):
+    """What `sweep data make` makes images of."""
+
+    FONTS = "fonts"
+    IDX = "idx"
+
+
+verbs = typer.Typer(no_args_is_help=True, help="Datasets: list, prepare, verify, make.")
 
 
 @verbs.command(name="list")
@@ -81,3 +90,30 @@ def verify_data(
     if not codes:
         out.print(f"nothing is prepared in {store.data}", soft_wrap=True)
     raise typer.Exit(max(codes, default=3))
+
+
+@verbs.command(name="make")
+def make_data(
+    kind: Annotated[Made, typer.Argument(help="fonts: words in every font; idx: as of MNIST.")],
+    source: Annotated[Path, typer.Option("--from", help="A folder of fonts, or of idx files.")],
+    to: Annotated[Path, typer.Option("--to", help="A new folder, for `dataset:` in a grid.")],
+    each: Annotated[
+        int | None, typer.Option(min=1, help="Images of a class [default: fonts 100, idx all].")
+    ] = None,
+    contrast: Annotated[
+        int, typer.Option(min=1, max=127, help="Of fonts: letters against their ground, of 255.")
+    ] = 64,
+) -> None:
+    """Make a folder of real images that lie on this machine: which font is a word set in, or what
+    idx files hold (Fashion-MNIST is Debian's package dataset-fashion-mnist)."""
+    from core.datasets import fonts, idx
+    from sweep.inputs.making import make_folder
+
+    match kind:
+        case Made.FONTS:
+            pictures = fonts.draw_fonts(source, each=each or 100, contrast=contrast)
+        case Made.IDX:
+            pictures = idx.read_images(source, each=each)
+        case _:
+            assert_never(kind)
+    out.print(Text(f"{to.resolve()}: {make_folder(pictures, to)}"), soft_wrap=True)

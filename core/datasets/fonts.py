@@ -1,0 +1,111 @@
+"""Which font is a word set in? A real fine-grained task from the fonts of any machine.
+
+Every font file is a class, every image one invented word in it. No word of one split is in another,
+so that a network has to learn the shapes of letters, not words.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from core.config import ConfigError
+from core.config.seeds import derive
+
+ENDINGS = (".ttf", ".otf")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PIXELS = 64
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+"""Of the words."""
+
+
+def find_fonts(folder: Path) -> dict[str, Path]:
+    """Class name -> font file of every font below `folder` that has all Latin letters, one of those
+    that draw them alike, sorted. Raises ConfigError if there are fewer than two."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    found: dict[str, Path] = {}
+    drawn: set[bytes] = set()
+    for file in files:
+        look = _specimen(file)
+        if look is not None and look not in drawn:
+            drawn.add(look)
+            found.setdefault(re.sub(r"[^\w.+-]+", "_", file.stem), file)
+    if len(found) < 2:
+        raise ConfigError(
+            f"{folder}: expected at least two fonts with Latin letters "
+            f"({' or '.join(ENDINGS)}), found {len(found)} among {len(files)} files"
+        )
+    return found
+
+
+def _specimen(file: Path) -> bytes | None:
+    """The alphabet in a font, as pixels; None if it cannot be read or lacks a letter, for which a
+    font draws the same sign as for a code that no font has."""
+    try:
+        font = ImageFont.truetype(str(file), 16)
+        signs = [bytes(font.getmask(letter)) for letter in (*LETTERS, "\uffff")]
+    except (OSError, ValueError):
+        return None
+    if len({*signs}) < len(signs) - 2:  # l and I, for one, may look alike
+        return None
+    return b"|".join(signs)
+
+
+def invented_words(count: int, seed: int = 0) -> list[str]:
+    """So many distinct words of three to six letters, consonants and vowels in turn."""
+    generator = random.Random(derive(seed, "words"))
+    words: dict[str, None] = {}
+    while len(words) < count:
+        length, start = generator.randint(3, 6), generator.randint(0, 1)
+        kinds = ("bcdfghjklmnprstvwxz", "aeiouy")
+        word = "".join(generator.choice(kinds[(start + i) % 2]) for i in range(length))
+        words[word] = None
+    return list(words)
+
+
+def draw_fonts(
+    folder: Path, *, each: int = 100, contrast: int = 64, seed: int = 0
+) -> Iterator[tuple[str, str, Image.Image]]:
+    """(split, class, image) of `each` words in every font below `folder`, 64 x 64 pixels, in shares
+    of 70, 10 and 20 %. contrast: how much lighter or darker the letters are than their ground, of
+    255. Raises ConfigError."""
+    if each < 10 or not 1 <= contrast <= 127:
+        raise ConfigError(
+            f"fonts: expected at least 10 images a class and a contrast of 1 to 127, got {each} "
+            f"and {contrast}"
+        )
+    fonts = find_fonts(folder)
+    words = _divided(invented_words(each, seed))
+    for name, file in fonts.items():
+        generator = random.Random(derive(seed, "fonts", name))
+        for split, own in words.items():
+            for word in own:
+                yield split, name, _draw(word, file, contrast, generator)
+
+
+def _divided(words: Sequence[str]) -> dict[str, Sequence[str]]:
+    first, second = (round(len(words) * share) for share in (SHARES["train"], 0.8))
+    return {"train": words[:first], "val": words[first:second], "test": words[second:]}
+
+
+def _draw(word: str, file: Path, contrast: int, generator: random.Random) -> Image.Image:
+    """A word that fills most of the width, at a random height and on a random ground."""
+    ground = generator.randint(contrast // 2, 255 - contrast // 2)
+    ink = ground + contrast * generator.choice((-1, 1))
+    if not 0 <= ink <= 255:  # the other way it is not: contrast is below 128
+        ink = 2 * ground - ink
+    image = Image.new("RGB", (PIXELS, PIXELS), (ground,) * 3)
+    size = generator.randint(20, 30)
+    font = ImageFont.truetype(str(file), size)
+    left, top, right, bottom = font.getbbox(word)
+    if right - left > PIXELS - 4:
+        font = ImageFont.truetype(str(file), int(size * (PIXELS - 4) / (right - left)))
+        left, top, right, bottom = font.getbbox(word)
+    x = generator.uniform(1, max(1, PIXELS - 1 - (right - left))) - left
+    y = generator.uniform(1, max(1, PIXELS - 1 - (bottom - top))) - top
+    ImageDraw.Draw(image).text((x, y), word, fill=(ink,) * 3, font=font)
+    return image
