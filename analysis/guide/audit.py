@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.guide import claims
-from analysis.guide.measurements import (
+from analysis.guide.design import (
     CELL,
     CONFIGURATION,
     DATASETS,
@@ -21,9 +21,9 @@ from analysis.guide.measurements import (
     METRICS,
     facts,
     params,
-    records,
     size_of,
 )
+from analysis.guide.measurements import records
 from analysis.guide.ranking import competing, rank
 from analysis.tables import some
 from core.config.registry import backbones, known_classes

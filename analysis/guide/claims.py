@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 import pandas as pd
 
 from analysis.guide import correlations, effects
-from analysis.guide.measurements import CELL, LOSSES, METRICS, params, records, size_of
+from analysis.guide.design import (
+    CELL,
+    LOSSES,
+    METRICS,
+    params,
+    size_of,
+)
+from analysis.guide.measurements import records
 from analysis.guide.ranking import MEDALS, rank
 
 SURE = 0.05

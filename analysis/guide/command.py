@@ -14,7 +14,9 @@ from analysis.command import FORMS, Output, Source
 from analysis.formats import as_text
 from analysis.guide.audit import report
 from analysis.guide.compare import COMPARED
-from analysis.guide.measurements import Cell, cell_of, of_runs, published, read
+from analysis.guide.design import Cell, cell_of
+from analysis.guide.measurements import published, read
+from analysis.guide.own import of_runs
 from analysis.guide.tables import ANALYSES, USUAL, lay_out, missing
 from analysis.provenance import versions
 from analysis.results import Results

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from analysis.guide.measurements import CELL, CONFIGURATION, METRICS, published
+from analysis.guide.design import CELL, CONFIGURATION, METRICS
+from analysis.guide.measurements import published
 from analysis.guide.ranking import competing, rank
 from analysis.guide.tables import Analysis
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.guide.measurements import FACTORS, METRICS, PROTOCOL
+from analysis.guide.design import FACTORS, METRICS, PROTOCOL
 from analysis.guide.ranking import rank
 
 ALL = "all"

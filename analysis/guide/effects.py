@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import stats
 
 from analysis.guide.correlations import ALL
+from analysis.guide.design import FACTORS, LOSSES, SIZES
 from analysis.guide.letters import mark
-from analysis.guide.measurements import FACTORS, LOSSES, SIZES
 from analysis.guide.ranking import rank
 
 ALPHA = 0.1

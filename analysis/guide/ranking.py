@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.guide.measurements import CONFIGURATION, METRICS, SIZES
+from analysis.guide.design import CONFIGURATION, METRICS, SIZES
 
 MEDALS = ("gold", "silver", "bronze")
 ABOUT = ["name", "size", "type", "pretraining"]

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.guide import correlations, effects, ranking
-from analysis.guide.measurements import CELL, METRICS, records
+from analysis.guide.design import CELL, METRICS
+from analysis.guide.measurements import records
 from analysis.rounding import half_up
 from analysis.tables import ABSENT, DAGGER, Entry, Table, some
 

@@ -19,20 +19,18 @@ from scipy import stats
 from analysis import Results
 from analysis.guide import correlations, effects
 from analysis.guide.command import Measured, tables
-from analysis.guide.letters import mark
-from analysis.guide.measurements import (
+from analysis.guide.design import (
     CELL,
-    COLUMNS,
-    KEYS,
     METRICS,
     SIZES,
-    design,
+    all_cells,
     facts,
-    of_runs,
     our_names,
-    published,
     published_name,
 )
+from analysis.guide.letters import mark
+from analysis.guide.measurements import COLUMNS, KEYS, published
+from analysis.guide.own import of_runs
 from analysis.guide.ranking import best, medals, rank
 from core.config import EvalConfig
 from core.config.registry import backbone_problem
@@ -79,7 +77,7 @@ def small(path: Path, change: Callable[[list[dict[str, Any]]], object] = lambda 
 
 def test_the_published_benchmark_is_whole(frame: pd.DataFrame) -> None:
     cells = [*frame[CELL].itertuples(index=False, name=None)]
-    assert len(cells) == 1440 and {*cells} == {*design()}
+    assert len(cells) == 1440 and {*cells} == {*all_cells()}
     assert (frame["state"] == "done").all()
     counts = frame.drop_duplicates("backbone")["size"].value_counts()
     assert [counts[size] for size in SIZES] == [18, 15, 7]
