@@ -9,14 +9,14 @@ from typing import Any, Self
 
 import pandas as pd
 
-from analysis import command
+from analysis import batchnorm, command, tuned
 from analysis.command import FORMS, Output, Source
 from analysis.formats import as_text
 from analysis.guide.audit import report
 from analysis.guide.compare import COMPARED
 from analysis.guide.design import Cell, cell_of
 from analysis.guide.measurements import published, read
-from analysis.guide.own import of_runs
+from analysis.guide.own import of_runs, with_own
 from analysis.guide.tables import ANALYSES, USUAL, lay_out, missing
 from analysis.provenance import versions
 from analysis.results import Results
@@ -87,7 +87,7 @@ def tables(
             what = "no published counterpart of" if name in ANALYSES else "unknown table"
             raise ConfigError(f"--table: {what} '{name}'{nearest(name, known, shown=len(known))}")
     chosen = names or tuple(COMPARED if compare else USUAL)
-    remarks = tuple(missing(source.frame))
+    remarks = (*missing(source.frame), *_flags(source))
     complete = _complete(source)
     if form == "tidy":
         if len(chosen) != 1:
@@ -96,6 +96,15 @@ def tables(
         return Output(tidy, complete, remarks)
     found = [table for name in chosen for table in lay_out(known[name], source.frame)]
     return Output(as_text(found, form), complete, remarks, tuple(found))
+
+
+def _flags(source: Measured) -> list[str]:
+    """What is to be said of hyper-parameters and batch statistics of runs."""
+    if source.results is None:
+        return []
+    few, uneven = tuned.sentence(source.results), batchnorm.sentence(source.results)
+    named = {"few trials": few, "batchnorm": uneven}
+    return [f"{name}: {sentence}" for name, sentence in named.items() if sentence]
 
 
 def check(source: Measured) -> Output:
@@ -119,3 +128,12 @@ def provenance(source: Measured) -> dict[str, Any]:
 
 def _complete(source: Measured) -> bool:
     return bool((source.frame["state"] == "done").all())
+
+
+def known_measurements(root: Path) -> tuple[pd.DataFrame, int]:
+    """The published measurements and those of a store's runs, which count where both are; how many
+    cells are the store's own."""
+    try:
+        return with_own(published(), Results(root))
+    except ConfigError:  # no run here
+        return published(), 0

@@ -6,17 +6,21 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.guide.design import METRICS, Cell, cell_of
+from analysis.guide.design import CELL, METRICS, Cell, cell_of
 from analysis.guide.measurements import Row, build, records
 from analysis.results import Results
 from analysis.runs import Run
-from core.config import ConfigError
+from core.config import ConfigError, Strength
+
+STRENGTH = Strength.parse("4/255", "linf")
+"""What the published runs are trained against."""
 
 
-def of_runs(results: Results) -> pd.DataFrame:
+def of_runs(results: Results, *, mixed: bool = False) -> pd.DataFrame:
     """The runs of a store; several seeds of a configuration are averaged.
 
-    Raises ConfigError if runs of one configuration differ in more than the seed.
+    mixed: also runs of one configuration that differ in more than the seed; without, they raise
+    ConfigError.
     """
     groups: dict[Cell, list[Run]] = {}
     for run in results.runs:
@@ -25,7 +29,7 @@ def of_runs(results: Results) -> pd.DataFrame:
     rows = []
     for cell, runs in groups.items():
         seeds = [run.config["seed"] for run in runs]
-        if len({*seeds}) < len(seeds):
+        if len({*seeds}) < len(seeds) and not mixed:
             same = ", ".join(run.dir.id for run in runs[:2])
             raise ConfigError(f"{', '.join(cell)}: several runs ({same}, ...), choose by --only")
         rows.append(_averaged(cell, [measured[run.dir.id] for run in runs]))
@@ -71,3 +75,15 @@ def _averaged(cell: Cell, rows: Sequence[Row]) -> Row:
         **{name: means[name] for name in METRICS},
         **{name: worst[name] for name in ("state", "reason", "n", "run_id")},
     }
+
+
+def with_own(frame: pd.DataFrame, results: Results) -> tuple[pd.DataFrame, int]:
+    """Measurements and, in place of those of the same cells, what runs of a store measured whole
+    that were trained at the published strength; how many cells that is."""
+    runs = [run for run in results.runs if run.epsilon_g == STRENGTH]
+    if not runs:
+        return frame, 0
+    own = of_runs(results.only(runs), mixed=True)
+    own = own[own["state"] == "done"]
+    joined = pd.concat([own, frame]).drop_duplicates(CELL)
+    return joined.reset_index(drop=True), len(own)

@@ -38,7 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(data.verbs, name="data", rich_help_panel=PREPARE)
 app.add_typer(weights.verbs, name="weights", rich_help_panel=PREPARE)
-for verbs in (running.verbs, tuning.verbs, results.verbs, checking.verbs):
+for verbs in (running.verbs, tuning.verbs, results.verbs, guide.verbs, checking.verbs):
     app.add_typer(verbs)
 
 
@@ -114,6 +114,7 @@ MANY: dict[str, Callable[[str, str], bool]] = {
     "--only": lambda _, word: "=" in word,
     "--table": lambda _, word: word.isdigit() or word in ("main", "margin", *guide.TABLES),
     "--figure": lambda _, word: word in results.FIGURES,
+    "--threat": lambda _, word: word in guide.THREATS,
     # A grid or files: no word behind --from can be a grid. Elsewhere it takes one folder.
     "--from": lambda verb, _: verb in ("tables", "figures"),
 }

@@ -1,29 +1,45 @@
-"""The sister benchmark (arXiv 2508.14079) on the command line: when its tables are meant, and where
-their measurements come from.
+"""The sister benchmark (arXiv 2508.14079) on the command line: when its tables are meant, where
+their measurements come from, and `suggest-backbone`.
 """
 
 from __future__ import annotations
 
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from core.config import ConfigError
+import typer
+from rich.text import Text
+
+from core.config import ConfigError, nearest
 from core.store.files import write_text
 from core.store.folders import Store
-from sweep.cli.options import look, manifest, tuned_grid
+from sweep.cli.options import (
+    LOOK,
+    Json,
+    ProfileOption,
+    Root,
+    look,
+    manifest,
+    out,
+    tuned_grid,
+)
 
 if TYPE_CHECKING:
     from analysis.command import Output
     from analysis.guide.command import Measured
+    from slurm.profile import Profile
 
 TABLES = (
     *("ranking", "medals", "best", "means", "heatmap", "correlation", "proxies", "wins", "effects"),
     *("letters", "interactions", "switch", "top", "measurements"),
 )
 """Those of `analysis.guide`, which takes a second to import."""
+THREATS = ("clean", "linf", "l2", "l1", "common")
 NAME = "guide"
 """What a grid has among its `tables` to be shown by these."""
+
+verbs = typer.Typer()
 
 
 def is_meant(grid: str | None, names: list[str], files: list[Path] | None) -> bool:
@@ -91,3 +107,82 @@ def tables(
         sidecar = output.with_name(f"{output.name}.provenance.json")
         write_text(sidecar, dumps(command.provenance(measured), indent=1) + "\n")
     return made
+
+
+@verbs.command("suggest-backbone", rich_help_panel=LOOK)
+def suggest_backbone(
+    dataset: Annotated[
+        str, typer.Argument(metavar="[DATASET]", help="One that was measured, or any new one.")
+    ] = "new",
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", min=0, help="GPU-hours for all tries, evaluations included."),
+    ] = None,
+    threat: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--threat",
+            metavar="ACCURACY...",
+            help=f"What counts, alike: {', '.join(THREATS)} [default: all].",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="How to fine-tune.")
+    ] = "FFT (50 epochs)",
+    most: Annotated[int, typer.Option("--picks", min=1, help="Suggestions at most.")] = 5,
+    profile: ProfileOption = "local",
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Which backbones and losses to try first, from the Guide's published numbers and own runs."""
+    from analysis.guide import advice
+    from analysis.guide.command import known_measurements
+    from sweep.launcher import load_profile
+
+    for name in threat or ():
+        if name not in THREATS:
+            raise ConfigError(f"--threat: unknown accuracy '{name}'{nearest(name, THREATS)}")
+    store = Store.at(root)
+    frame, own = known_measurements(store.root)
+    found = advice.advise(
+        frame,
+        hours_of(dataset, protocol, store, load_profile(profile)),
+        protocol=protocol,
+        dataset=advice.published_dataset(dataset),
+        metrics=tuple(threat or THREATS),
+        budget=budget,
+        most=most,
+    )
+    if json:
+        typer.echo(dumps([one.to_dict() for one in found.picks], indent=1))
+        return
+    out.print(advice.table(found, dataset), soft_wrap=True)
+    more = f", {own} of them own" if own else ", all of them published"
+    for remark in (f"from {len(frame)} measurements{more}", *found.remarks):
+        out.print(Text(remark), soft_wrap=True)
+
+
+def hours_of(
+    dataset: str, protocol: str, store: Store, profile: Profile
+) -> dict[tuple[str, str], float | None]:
+    """(published backbone, loss) -> GPU-hours of its run of the grid `guide` by a protocol; for a
+    new dataset the mean over those of the grid."""
+    from analysis.guide.design import cell_of
+    from sweep.estimate import cost
+    from sweep.grid import load_grid
+
+    grid = load_grid(NAME)
+    estimate = cost.of(profile, store, grid.about.get("hardware"))
+    found: dict[tuple[str, str], list[float | None]] = {}
+    names = {run.config.dataset for run in grid.runs}
+    for run in grid.runs:
+        cell = cell_of(run.config.to_dict(), run.setting)
+        if cell.protocol == protocol and (
+            dataset not in names or dataset in (run.config.dataset, cell.dataset)
+        ):
+            hours = estimate.hours(run.config, run.evals)
+            found.setdefault((cell.backbone, cell.loss), []).append(hours)
+    return {
+        key: None if None in every else sum(filter(None, every)) / len(every)
+        for key, every in found.items()
+    }

@@ -10,10 +10,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import analysis_store as made
 import numpy as np
 import pandas as pd
 import pytest
+from guide_runs import finished
 from scipy import stats
 
 from analysis import Results
@@ -32,7 +32,6 @@ from analysis.guide.letters import mark
 from analysis.guide.measurements import COLUMNS, KEYS, published
 from analysis.guide.own import of_runs
 from analysis.guide.ranking import best, medals, rank
-from core.config import EvalConfig
 from core.config.registry import backbone_problem
 from sweep import cli
 from sweep.cli import guide
@@ -317,46 +316,10 @@ def test_the_names_on_the_command_line_are_those_of_the_analyses() -> None:
     assert tuple(ANALYSES) == guide.TABLES
 
 
-EVALUATIONS = [
-    EvalConfig.parse({"attack": "autoattack", **about})
-    for about in (
-        {"epsilons": ["0", "4/255"]},
-        {"norm": "l2", "epsilons": ["0", "2"]},
-        {"norm": "l1", "epsilons": ["0", "75"]},
-    )
-]
 GRID = (
     "name: mini\nbase: {epochs: 5, dataset: cars}\ngrid: {backbone: [r50, vit], schedule: [fix]}\n"
     "tables: [guide]\n"
 )
-CORRUPTIONS = EvalConfig.parse({"attack": "corruptions", "severity": 3})
-
-
-def finished(root: Path, right: int, **fields: Any) -> None:
-    """A run of 100 images: so many right, of which each norm leaves fewer."""
-    run = made.config(schedule="fix", objective={"kind": "at"}, **fields)
-    for number, evaluation in enumerate(EVALUATIONS, start=1):
-        left = right - 10 * number
-        critical = np.repeat([2, 1, 0], [left, right - left, 100 - right])
-        folder = made.finish(root, run, evaluation, critical=critical)
-    about = {"attack": "corruptions", "norm": "linf", "epsilon": "0", "type": "snow"}
-    rows = [{**about, "n": 100, "correct": right - 5}]
-    made.write_json(
-        folder.eval_json(CORRUPTIONS.id),
-        {
-            "id": CORRUPTIONS.id,
-            "config": CORRUPTIONS.to_dict(),
-            "rows": rows,
-            "n": 100,
-            "split_images": 100,
-            "forwards": 1,
-            "backwards": 0,
-            "seconds": 1.0,
-            "zero_gradient_images": 0,
-            "commit": "",
-        },
-    )
-    made.rewrite(folder.result, evals=[one.id for one in (*EVALUATIONS, CORRUPTIONS)])
 
 
 def test_runs_and_files_give_one_frame(tmp_path: Path) -> None:

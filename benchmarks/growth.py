@@ -1,28 +1,23 @@
 """How analysis grows with the number of runs: reading, indexing, aggregating, the report page.
 
-    python benchmarks/analysis.py [--runs 360 720 1440] [--rows 25000 50000 100000]
+    python benchmarks/growth.py [--runs 360 720 1440] [--rows 25000 50000 100000]
 
 Makes stores of made-up but format-true run folders (50 epochs, 17 strengths, 1,000 images each) in
 a temporary folder. Times are process CPU seconds and wall seconds; the last column divides by the
 first line's cost per item: about 1 is linear growth.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-# This file has the name of the package it measures, which its own folder would hide.
-sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
 
 import numpy as np
 import pandas as pd
