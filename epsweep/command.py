@@ -6,6 +6,7 @@ Outside of them, since a `sweep` of the user's would be found in place of ours.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -38,8 +39,11 @@ def prefer_ours() -> None:
 def main() -> None:
     """Entry point of the console script."""
     prefer_ours()
+    gc.disable()  # what is imported stays: looking for garbage in it again and again takes 0.1 s
     with without_traceback():
         from sweep.cli import main as run
+    gc.freeze()
+    gc.enable()
     run()
 
 

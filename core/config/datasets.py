@@ -45,4 +45,4 @@ class Entry(BaseModel):
 def entries() -> dict[str, Entry]:
     """Name -> entry, in the order of datasets.yaml."""
     text = resources.files("core.config").joinpath("datasets.yaml").read_text("utf-8")
-    return {name: Entry(**entry) for name, entry in yaml.safe_load(text).items()}
+    return {name: Entry(**entry) for name, entry in yaml.load(text, yaml.CSafeLoader).items()}

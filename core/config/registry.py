@@ -58,7 +58,7 @@ class Backbone(BaseModel):
 def backbones() -> dict[str, Backbone]:
     """Shorthand -> backbone, in the order of backbones.yaml."""
     text = resources.files("core.config").joinpath("backbones.yaml").read_text("utf-8")
-    entries: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    entries: dict[str, dict[str, Any]] = yaml.load(text, yaml.CSafeLoader)
     return {name: Backbone(**{"timm": name, **entry}) for name, entry in entries.items()}
 
 

@@ -96,18 +96,26 @@ def _defaults(model: type[Part]) -> tuple[tuple[str, Any, Any], ...]:
 
 def delta_of(part: Part) -> dict[str, Any]:
     changed: dict[str, Any] = {}
+    given = part.__dict__
     for name, default, plain in _defaults(type(part)):
-        value = getattr(part, name)
-        if value is default or value == default:
+        value = given[name]
+        if value is default:
             continue
-        # The norm is a field itself: a strength of the default's number is the default in any norm.
-        found = delta_of(value) if isinstance(value, Part) else _plain(value)
-        if found != plain:
-            changed[name] = found
+        if isinstance(value, Part):
+            found = delta_of(value)
+            if found or value != default:
+                changed[name] = found
+        elif value != default:
+            # The norm is a field itself: a strength of the default's number is the default in any
+            # norm.
+            found = _plain(value)
+            if found != plain:
+                changed[name] = found
     return changed
 
 
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""The one text of plain data, of which ids are hashes."""
 
 
 def digest(part: Part) -> str:
@@ -116,7 +124,7 @@ def digest(part: Part) -> str:
 
 def hashed(delta: Mapping[str, Any]) -> str:
     """The 16 hex of an id."""
-    text = _encode([SCHEMA, delta])
+    text = encode([SCHEMA, delta])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -22,6 +22,7 @@ from core.config.registry import hub_repo
 from core.data import inputs
 from core.data.inputs import Sources
 from core.datasets.own import checked
+from core.datasets.prepared import INDEX
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.files import exists
@@ -31,9 +32,6 @@ from core.store.json_files import read_json, write_json
 SETTLED_NS = 2_000_000_000
 """A file that changed more recently is read again the next time: a second change within one tick
 of its clock would look like none."""
-
-INDEX = "index.json"
-"""Of prepared arrays, see core.datasets.arrays."""
 
 Stat = tuple[int, int, int, int]
 """Size, inode, and ns of the last change of content and of attributes."""

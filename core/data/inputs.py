@@ -23,6 +23,7 @@ from core.config.registry import (
     known_classes,
 )
 from core.config.values import at_home
+from core.datasets import prepared
 from core.datasets.own import SPLITS, checked, class_folders, survey
 from core.store.folders import Store
 
@@ -45,10 +46,8 @@ def dataset_folder(dataset: str, store: Store) -> Path:
 def is_own(dataset: str, size: int, store: Store) -> bool:
     """Whether a known name stands for the user's own folder with train/, val/ and test/: no
     official release looks like that. Prepared arrays of the release win."""
-    from core.datasets import arrays  # as everywhere here: numpy is not needed for most commands
-
     folder = store.data / dataset
-    return not arrays.place(dataset, size, store).is_dir() and all(
+    return not prepared.place(dataset, size, store).is_dir() and all(
         (folder / split).is_dir() for split in SPLITS
     )
 
@@ -86,13 +85,12 @@ def _check_dataset(dataset: str, size: int, store: Store) -> None:
     if dataset not in entries() or is_own(dataset, size, store):
         checked(dataset_folder(dataset, store))
         return
-    from core.datasets import arrays
-    from core.datasets.read import read_release
-
-    prepared = arrays.place(dataset, size, store)
-    if prepared.is_dir():
-        arrays.describe(prepared, entries()[dataset])
+    arrays = prepared.place(dataset, size, store)
+    if arrays.is_dir():
+        prepared.describe(arrays, entries()[dataset])
     else:
+        from core.datasets.read import read_release  # only where a release is not prepared
+
         read_release(dataset, store.data / dataset, entries()[dataset])
 
 

@@ -27,7 +27,7 @@ from core.config.registry import PROCEDURAL, SYNTHETIC
 from core.config.seeds import derive
 from core.data.drawn import CLASSES, draw
 from core.data.inputs import dataset_folder, is_own
-from core.datasets import arrays
+from core.datasets import arrays, prepared
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS, checked
 from core.datasets.splits import shuffled
@@ -136,7 +136,7 @@ def _benchmark(name: str, size: int, store: Store, stage: Path | None, miniature
     if all((store.data / name / split).is_dir() for split in SPLITS):
         log.info("dataset %s: the release's prepared arrays, not %s", name, store.data / name)
     folder = arrays.obtain(name, size, store)
-    index = arrays.describe(folder, entries()[name], miniature=miniature)
+    index = prepared.describe(folder, entries()[name], miniature=miniature)
     whole = _mapped(folder, stage)
     splits, start = {}, 0
     for split in SPLITS:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import PIL
@@ -29,6 +29,7 @@ from core.config import ConfigError
 from core.config.datasets import Entry, entries
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS
+from core.datasets.prepared import describe, place
 from core.datasets.read import Contents, read_release
 from core.errors import DamagedError
 from core.store import shapes
@@ -42,11 +43,6 @@ CHUNK = 512
 
 Progress = Callable[[int, int], object]
 """Called with the images done and their total."""
-
-
-def place(name: str, size: int, store: Store) -> Path:
-    """Where the arrays of a dataset lie, whether or not they are there."""
-    return store.data / "prepared" / f"{name}-{size}"
 
 
 def obtain(name: str, size: int, store: Store) -> Path:
@@ -165,25 +161,6 @@ def workers() -> int:
 def _sha256(file: Path) -> str:
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def describe(folder: Path, entry: Entry, *, miniature: bool = False) -> dict[str, Any]:
-    """The index of prepared arrays. Raises ConfigError where they are not those of the entry, or
-    are a miniature and that is not asked for."""
-    try:
-        index = read_json(folder / "index.json", shapes.Arrays)
-    except DamagedError:
-        index = None
-    if index is None:
-        raise ConfigError(f"{folder}: no readable index.json; delete this folder, prepare it again")
-    if index["miniature"] and not miniature:
-        raise ConfigError(f"{folder}: a miniature for rehearsals, not {entry.title}; delete it")
-    if not miniature and index["splits"] != entry.splits:
-        raise ConfigError(
-            f"{folder}: expected {entry.splits} images, has {index['splits']}; "
-            "delete this folder and prepare it again"
-        )
-    return index
 
 
 def damage(folder: Path, entry: Entry) -> Iterator[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.config import ConfigError
-from core.datasets.listing import Listing
+from core.datasets.listing import Item, Listing
 from core.datasets.own import class_folders, image_names
-from core.datasets.splits import Item
 
 
 def _classes(folder: Path) -> list[str]:

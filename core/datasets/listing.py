@@ -9,7 +9,9 @@ from pathlib import Path
 
 from core.config import ConfigError
 from core.datasets.own import is_plain
-from core.datasets.splits import Item
+
+Item = tuple[str, int]
+"""A file's path below the root, and its label."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.config import ConfigError
-from core.datasets.listing import Listing, file_in, labelled
-from core.datasets.splits import Item
+from core.datasets.listing import Item, Listing, file_in, labelled
 
 
 def _rows(file: Path, form: str) -> Iterator[list[str]]:

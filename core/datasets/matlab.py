@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from core.config import ConfigError
-from core.datasets.listing import Listing, file_in, labelled
-from core.datasets.splits import Item
+from core.datasets.listing import Item, Listing, file_in, labelled
 from core.errors import beginning, first_line
 
 
@@ -18,7 +15,8 @@ def _column(file: Path, *path: str) -> list[Any]:
 
     Raises ConfigError where the file is damaged or lacks it.
     """
-    from scipy.io import loadmat  # takes 0.2 s to import, and most commands read no .mat file
+    import numpy as np  # with scipy 0.3 s to import, and most commands read no .mat file
+    from scipy.io import loadmat
 
     value: Any
     try:

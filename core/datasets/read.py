@@ -9,9 +9,8 @@ from pathlib import Path
 from core.config import ConfigError
 from core.config.datasets import Entry
 from core.datasets import folders, lists, matlab
-from core.datasets.listing import Listing, absent
+from core.datasets.listing import Item, Listing, absent
 from core.datasets.own import class_folders
-from core.datasets.splits import Item, divide
 from core.errors import counted
 
 READERS: dict[str, Callable[[Path], Listing]] = {
@@ -80,6 +79,8 @@ def read_release(name: str, folder: Path, entry: Entry) -> Contents:
         raise ConfigError(f"{folder}: expected {marks} in it or below, found {have}")
     listing = READERS[name](root)
     _check(root, listing, entry)
+    from core.datasets.splits import divide  # imports numpy, which tells of no missing folder
+
     return Contents(root, tuple(listing.classes), divide(listing.parts, entry))
 
 

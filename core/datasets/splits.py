@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from core.config import ConfigError
 from core.config.datasets import Entry
+from core.datasets.listing import Item
 
 Index = NDArray[np.int64]
-Item = tuple[str, int]
-"""A file's path below the root, and its label."""
 _T = TypeVar("_T")
 
 SPLIT_SEED = 42

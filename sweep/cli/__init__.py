@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -45,6 +44,8 @@ for verbs in (running.verbs, tuning.verbs, results.verbs, guide.verbs, checking.
 def show_version(asked: bool) -> None:
     """Version and commit, then out: before any verb."""
     if asked:
+        from importlib import metadata  # 0.04 s to import
+
         from core.store import source
 
         code = source.state()

@@ -18,7 +18,7 @@ from core.store import shapes
 from core.store.folders import Store
 from core.store.json_files import read_json, salvage
 from slurm.profile import Profile
-from sweep.estimate.passes import count_passes, gflops, sizes_of
+from sweep.estimate.passes import Passes, count_passes, gflops, sizes_of
 from sweep.grid import Run
 from sweep.grid.search import Search
 
@@ -71,6 +71,16 @@ class Work(NamedTuple):
     """Phase -> its part of these hours: training, and each kind of evaluation by its attack."""
 
 
+class _Alike(NamedTuple):
+    """Runs that differ in their networks, seeds and rates alone: 1,440 runs are 36 of these."""
+
+    evals: Sequence[EvalConfig]
+    """Kept, because the runs are told apart by the ids of these objects."""
+    passes: Passes
+    works: dict[tuple[float, float | None], Work]
+    """By the GFLOPs of a forward, and the TFLOP/s of such runs if known."""
+
+
 def by_phase(works: Iterable[Work], before: Sum) -> dict[str, Sum]:
     """Hours of runs phase by phase, with those of the searches before them."""
     total: dict[str, float] = defaultdict(float)
@@ -97,7 +107,7 @@ class Cost:
     at_once: int | None = None
     """Devices that the profile lets work at the same time, if that is known."""
     _sizes: dict[str, Mapping[str, int] | None] = field(default_factory=dict)
-    _known: dict[Any, tuple[Sequence[EvalConfig], Work]] = field(default_factory=dict)
+    _alike: dict[Any, _Alike] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -123,30 +133,37 @@ class Cost:
 
     def work(self, config: RunConfig, evals: Sequence[EvalConfig]) -> Work:
         """Of a run with these evaluations."""
-        key = (
-            *(config.backbone, config.image_size, config.dataset, config.batch, config.epochs),
-            *(config.schedule, config.attack.steps, config.validation, config.protocol),
-            *(config.objective, config.precision),
-            # All runs of a grid have the same ones, whose hashes would take longer than all else.
-            *map(id, evals),
-        )
-        if key not in self._known:
-            self._known[key] = evals, self._work(config, evals)  # an id is good while they live
-        return self._known[key][1]
-
-    def _work(self, config: RunConfig, evals: Sequence[EvalConfig]) -> Work:
         sizes, each = self.sizes(config.dataset), gflops(config)
         if not sizes or not each:
             return Work(None, None, None)
-        found, own = count_passes(config, evals, sizes), self.own.get(_kind(config))
+        alike, own = self._those_like(config, evals, sizes), self.own.get(_kind(config))
+        if (each, own) not in alike.works:
+            alike.works[each, own] = self._work(alike, each, own)
+        return alike.works[each, own]
+
+    def _work(self, alike: _Alike, each: float, own: float | None) -> Work:
+        found = alike.passes
         training, whole = found.fit * each / 1e6, (found.fit + found.evaluate) * each / 1e6
         if not own and each < SMALL_GFLOPS:
             return Work(whole, training, None)
         hour = (own or self.tflops) * 3.6e6 / each  # forwards of an image
         phases = defaultdict(float, training=found.fit / hour)
-        for item, passes in zip(evals, found.evaluations, strict=True):
+        for item, passes in zip(alike.evals, found.evaluations, strict=True):
             phases[own_code.label(item.attack)] += passes / hour
         return Work(whole, training, sum(phases.values()), phases)
+
+    def _those_like(
+        self, config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, int]
+    ) -> _Alike:
+        key = (
+            *(config.dataset, config.batch, config.epochs, config.schedule, config.attack.steps),
+            *(config.validation, config.protocol, config.objective),
+            # All runs of a grid have the same ones, whose hashes would take longer than all else.
+            *map(id, evals),
+        )
+        if key not in self._alike:
+            self._alike[key] = _Alike(evals, count_passes(config, evals, sizes), {})
+        return self._alike[key]
 
     def hours(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
         """Of one device; None where nothing tells."""

@@ -12,8 +12,6 @@ import re
 from typing import Any, cast
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from core.config import ConfigError
 from core.config.document import Document, Place, dotted
@@ -105,6 +103,9 @@ class GridFile(Document):
         return found
 
     def _resolved(self) -> dict[str, Any]:
+        from omegaconf import OmegaConf  # 0.08 s to import, and most files have no reference
+        from omegaconf.errors import OmegaConfBaseException
+
         places = {dotted(place): place for place in self._interpolated}
         try:
             config = OmegaConf.create(self.data)

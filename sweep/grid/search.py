@@ -13,7 +13,6 @@ about the search. Where its budget is used up, the winner is written, once:
 from __future__ import annotations
 
 import hashlib
-import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import RunConfig
+from core.config.values import encode
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.claims import now
@@ -72,7 +72,7 @@ class Search:
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        text = json.dumps(self._tried(), sort_keys=True, separators=(",", ":"))
+        text = encode(self._tried())
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         object.__setattr__(self, "id", f"{self.config.slug}-{digest}")
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -134,6 +132,9 @@ def _fetch_hub(name: str, repo: str, hub: Path) -> Path:
 
 def _fetch_url(url: str, path: Path) -> Path:
     """Download one file and note its checksum beside it."""
+    import urllib.error  # with TLS 0.03 s to import, and plans download nothing
+    import urllib.request
+
     digest = hashlib.sha256()
 
     def write(file: IO[bytes]) -> None:

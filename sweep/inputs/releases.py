@@ -16,7 +16,7 @@ from rich.text import Text
 from core.config import ConfigError, nearest
 from core.config.datasets import Entry, entries
 from core.config.values import at_home
-from core.datasets import archive, arrays
+from core.datasets import archive, arrays, prepared
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS, survey
 from core.datasets.read import find_root, read_release
@@ -100,8 +100,8 @@ def prepare(name: str, source: Path | None, size: int, store: Store, console: Co
     <data>/<name>. A release is read where it lies; archives are extracted to <data>/<name>.
     """
     entry, folder = entry_of(name), store.data / name
-    if arrays.place(name, size, store).is_dir():
-        return arrays.place(name, size, store)
+    if prepared.place(name, size, store).is_dir():
+        return prepared.place(name, size, store)
     if source and source.is_dir() and find_root(source, entry):
         folder = source
     elif source and not (folder.is_dir() and find_root(folder, entry)):
@@ -149,7 +149,7 @@ def verify(names: Iterable[str], store: Store, console: Console) -> Iterator[Fin
             yield _verify_own(folder, console)
             continue
         for size in sizes(name, store):
-            place = arrays.place(name, size, store)
+            place = prepared.place(name, size, store)
             yield Finding(place.name, "fine", list(arrays.damage(place, entries()[name])))
 
 

@@ -16,18 +16,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-import submitit
 from rich.console import Console
 
 from slurm.profile import Profile
 from sweep.state.pending import Pending
 from sweep.submit.order import Order
 
+if TYPE_CHECKING:  # 0.1 s, which only a launch has to wait for
+    import submitit
+
+    Job = submitit.Job[dict[str, int]]
+
 Key = TypeVar("Key")
 Ordered = TypeVar("Ordered", bound=Order)
-Job = submitit.Job[dict[str, int]]
 HOMES = {
     "debug": "sweep.submit.in_process",
     "local": "sweep.submit.local",

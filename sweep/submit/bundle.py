@@ -29,6 +29,7 @@ from core.store.files import exists, write_atomic
 from core.store.json_files import parse_json
 from slurm import environment
 from sweep.worker import custody
+from sweep.worker.task_file import DelayedSubmission, do_task
 
 if TYPE_CHECKING:
     from sweep.submit.order import Task  # and a node has no use for what that imports
@@ -86,7 +87,7 @@ def take(folder: Path, name: str) -> None:
     head, own = (parse_json(lines[n], path) for n in (0, 1 + int(number or 0)))
     module, _, kind = head["job"].rpartition(".")
     job = getattr(import_module(module), kind)
-    task = custody.DelayedSubmission(job(**head["same"], **own))
+    task = DelayedSubmission(job(**head["same"], **own))
     task.set_timeout(head["timeout_min"], head["timeouts"])
     with custody.own():
         write_atomic(mine, lambda draft: pickle.dump(task, draft))
@@ -98,7 +99,7 @@ def main() -> None:
     try:
         for name in names:
             take(Path(folder), name)
-        custody.do_task(folder)
+        do_task(folder)
     except AlienError as error:
         sys.exit(str(error))
 

@@ -14,7 +14,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -104,6 +103,8 @@ def _files(package: Path) -> Iterator[Path]:
 
 def _installed(package: Path) -> set[Path]:
     """The files that an installation put into the folder of a package, which others may share."""
+    from importlib import metadata  # 0.04 s to import, which only a launch takes
+
     try:
         files = metadata.files("epsweep") or ()
     except metadata.PackageNotFoundError:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import submitit
 
@@ -22,9 +22,13 @@ from core.store.processes import describe_process
 from slurm.profile import Profile
 from sweep.state.pending import Pending
 from sweep.submit import frozen_code, submissions
-from sweep.submit.backends import Backend, Crew, Job, Ordered, Started
+from sweep.submit.backends import Backend, Crew, Ordered, Started
 from sweep.submit.order import Order, Share, Task
 from sweep.worker import custody
+from sweep.worker.task_file import DelayedSubmission
+
+if TYPE_CHECKING:
+    from sweep.submit.backends import Job
 
 FOREVER_MIN = 60 * 24 * 365
 """Local workers have no time limit; submitit wants one."""
@@ -34,9 +38,7 @@ class Executor(submitit.LocalExecutor):
     """submitit's local executor, whose workers read no task that others could have written."""
 
     def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
-        tasks: list[Any] = [
-            custody.DelayedSubmission(item.function) for item in delayed_submissions
-        ]
+        tasks: list[Any] = [DelayedSubmission(item.function) for item in delayed_submissions]
         return super()._internal_process_submissions(tasks)
 
     @property

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -24,9 +24,12 @@ from sweep.grid import Run
 from sweep.state import joblog, pending, plan
 from sweep.state.pending import Pending
 from sweep.state.plan import Plan, State, Status
-from sweep.submit.backends import Crew, Job
+from sweep.submit.backends import Crew
 from sweep.worker import custody
 from sweep.worker.stop import stoppable
+
+if TYPE_CHECKING:
+    from sweep.submit.backends import Job
 
 COLOURS = {
     State.NEW: "dim",

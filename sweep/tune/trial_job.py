@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.config import RunConfig
 from core.errors import NotOwnedError
@@ -27,8 +27,11 @@ from slurm import environment
 from sweep.grid import search
 from sweep.grid.search import REAL, Search, trial_file, with_params
 from sweep.state import breaker
-from sweep.worker import attempt, custody
+from sweep.worker import attempt
 from sweep.worker.job import await_former, may_begin, orderly, rows_of
+
+if TYPE_CHECKING:
+    from sweep.worker.task_file import DelayedSubmission
 
 log = logging.getLogger("epsweep")
 MOST_LOST = 3
@@ -56,9 +59,11 @@ class TuneJob:
         """Returns how many trials ended how, e.g. {'done': 3, 'failed': 1}."""
         return orderly(self.work)
 
-    def checkpoint(self) -> custody.DelayedSubmission:
+    def checkpoint(self) -> DelayedSubmission:
         """What submitit queues again on a time limit or a preemption."""
-        return custody.DelayedSubmission(self)
+        from sweep.worker.task_file import DelayedSubmission  # imports submitit
+
+        return DelayedSubmission(self)
 
     def work(self) -> dict[str, int]:
         """The same, in a process that is not a job: what it is told to stop by is raised."""

@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import submitit
-
 from core.config import EvalConfig, RunConfig
 from core.data.digests import mark, recorded
 from core.errors import CancelledError, NotOwnedError, StoppedError, TeamError
@@ -82,7 +80,9 @@ def claim_for(run: RunDir, *, gpus: float = 0) -> Claim | None:
     """The claim on a run for the job this process is in; None where another process holds it."""
     job = triage.own_job()
     if os.environ.get("SUBMITIT_EXECUTOR") not in (None, "debug", "slurm"):
-        job = str(submitit.JobEnvironment().job_id)
+        from submitit import JobEnvironment  # takes 0.1 s, and a launch does without
+
+        job = str(JobEnvironment().job_id)
     return Claim.acquire(run, job=job, gpus=gpus)
 
 

@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from submitit.core import utils
-
 from core.config import ConfigError
 from core.errors import AlienError
 from core.store.files import exists, write_text
@@ -110,26 +108,3 @@ def guard(code: Path) -> list[str]:
         f'alien="$({alien} 2>&1 | head -n 1)"',
         '[ -z "$alien" ] || { echo "refused, others could have written: $alien" >&2; exit 1; }',
     ]
-
-
-class DelayedSubmission(utils.DelayedSubmission):  # submitit knows it by this name
-    """A task as submitit keeps it for its job: nobody else can change it."""
-
-    def dump(self, filepath: str | Path) -> None:
-        with own():
-            super().dump(filepath)
-
-    @classmethod
-    def load(cls, filepath: str | Path) -> DelayedSubmission:
-        """Raises AlienError, before anything is unpickled, if somebody else could have written it:
-        of the file that was looked at, not of one that is put in its place meanwhile."""
-        task: DelayedSubmission = pickle.loads(read(Path(filepath)))
-        return task
-
-
-def do_task(folder: str) -> None:
-    """What every job of ours runs: its task, through submitit. Raises AlienError."""
-    from submitit.core import submission  # imports numpy, which a launch does without
-
-    utils.DelayedSubmission = DelayedSubmission  # type: ignore[misc]
-    submission.process_job(folder)

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import submitit
-
 from core.config import EvalConfig, RunConfig
 from core.config.settings import beat_seconds, stale_seconds
 from core.errors import ClusterError, DamagedError, StoppedError
@@ -35,6 +33,7 @@ from sweep.worker.stop import own_signals, stoppable
 
 if TYPE_CHECKING:
     from core.machine.team import Team  # imports torch
+    from sweep.worker.task_file import DelayedSubmission
 
 log = logging.getLogger("epsweep")
 STOPPED = 143
@@ -120,9 +119,11 @@ class RunJob:
         if here.world_size == 1:
             return None
         self._limit_threads()
+        from submitit import JobEnvironment  # takes 0.1 s, and a launch makes jobs without
+
         from core.machine import team
 
-        job = f"{submitit.JobEnvironment().job_id}_{here.restarts}"
+        job = f"{JobEnvironment().job_id}_{here.restarts}"
         file = Store(Path(self.root)).sweep(self.sweep).logs / f"{job}_team.json"
         return team.join(file, here.rank, here.world_size, local_rank=here.local_rank)
 
@@ -132,10 +133,12 @@ class RunJob:
 
             torch.set_num_threads(self.threads)
 
-    def checkpoint(self) -> custody.DelayedSubmission:
+    def checkpoint(self) -> DelayedSubmission:
         """What submitit queues again on a time limit or a preemption: the same job, since every
         run goes on from its own checkpoint."""
-        return custody.DelayedSubmission(self)
+        from sweep.worker.task_file import DelayedSubmission  # imports submitit
+
+        return DelayedSubmission(self)
 
     def _rows(self) -> list[dict[str, Any]]:
         return rows_of(Path(self.manifest), self.first, self.count, shapes.Manifest)

@@ -15,7 +15,7 @@ from core.store.json_files import read_jsonl
 from slurm.profile import read_profile
 from sweep.submit import array, bundle
 from sweep.tune.trial_job import TuneJob
-from sweep.worker import custody
+from sweep.worker import custody, task_file
 from sweep.worker.job import RunJob
 
 NAME = "epsweep-x-0a"
@@ -43,8 +43,8 @@ def write(folder: Path, jobs: Sequence[RunJob] | Sequence[TuneJob]) -> None:
     made.write(jobs)
 
 
-def taken(folder: Path) -> custody.DelayedSubmission:
-    return custody.DelayedSubmission.load(folder / "5_2_submitted.pkl")
+def taken(folder: Path) -> task_file.DelayedSubmission:
+    return task_file.DelayedSubmission.load(folder / "5_2_submitted.pkl")
 
 
 @pytest.fixture(autouse=True)
@@ -171,5 +171,5 @@ def test_tasks_find_theirs_although_the_launcher_was_stopped_as_sbatch_took_them
     if count == 1:
         monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
     bundle.take(sweep.logs, row["name"])
-    mine = custody.DelayedSubmission.load(next(sweep.logs.glob("*_submitted.pkl")))
+    mine = task_file.DelayedSubmission.load(next(sweep.logs.glob("*_submitted.pkl")))
     assert mine.function == work(0)

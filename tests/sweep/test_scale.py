@@ -1,6 +1,8 @@
 """What planning does once for a grid, and not once for each of its 100,000 runs."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -99,3 +101,17 @@ def test_json_is_one_object_with_a_line_for_each_run(tmp_path: Path) -> None:
     lines = [line.strip().rstrip(",") for line in text.splitlines()]
     assert [json.loads(line) for line in lines if '"id"' in line] == found["runs"]
     assert json.loads("".join(as_json(Plan([]))))["runs"] == []
+
+
+def test_a_plan_imports_little(tmp_path: Path) -> None:
+    """Each of these takes longer to import than 1,440 runs take to plan."""
+    heavy = "torch timm numpy pandas submitit omegaconf asyncio wandb optuna PIL urllib.request"
+    code = (
+        "import sys; sys.argv = ['sweep', 'plan', 'guide', '--root', sys.argv[1]]\n"
+        "from epsweep.command import main\n"
+        "try: main()\n"
+        f"finally: print('imported', *sorted({{*{heavy.split()}}} & {{*sys.modules}}))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported"
