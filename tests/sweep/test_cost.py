@@ -91,6 +91,7 @@ def test_operations_are_those_that_torch_counts(
     import torch
 
     from core.model import network
+    from core.training.step import Threat
     from core.training.trainer import Trainer
 
     run = tiny.config(backbone="mini_resnet", image_size=64, epochs=2, batch=2, **fields)
@@ -100,7 +101,8 @@ def test_operations_are_those_that_torch_counts(
         trainer.model.eval()(torch.zeros(1, 3, 64, 64))
     with operations() as counted:
         for epoch in range(run.epochs):
-            trainer._train(epoch, float(trainer.schedule.alpha(epoch) * run.epsilon_g.number))
+            epsilon = float(trainer.schedule.alpha(epoch) * run.epsilon_g.number)
+            trainer._train(epoch, Threat(4, tiny.CPU, epsilon=epsilon))
     sizes = {"train": 4, "val": 0, "test": 0}
     expected = passes.count_passes(run, (), sizes).fit
     assert sum(counted) / sum(forward) == pytest.approx(expected, rel=within)

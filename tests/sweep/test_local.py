@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 from submitit.core.utils import FailedJobError, cloudpickle_dump
 
 from core.config import ConfigError, EvalConfig, RunConfig
@@ -127,7 +128,7 @@ def test_a_worker_takes_the_place_of_the_one_that_died(tmp_path: Path) -> None:
         Console(file=io.StringIO()),
         lambda _: None,
         show=lambda *_: "",
-        brief=lambda _: "",
+        brief=lambda _: Text(),
         left=lambda _: True,
         spare=3,
         every=0.0,
