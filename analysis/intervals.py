@@ -88,6 +88,10 @@ class Flags:
         strengths = _strengths(self._runs[run_id], evaluation, key)
         if key.metric == "adv":
             return index, survival(critical, max(strengths)).astype(float)
+        if evaluation.kind.by_distance and evaluation.prior is None:
+            _, distance = self._load(self._results.distances, run_id, eval_id)
+            largest = max(strengths.values())
+            return index, np.minimum(distance, largest) / largest
         prior = evaluation.prior and [evaluation.prior[level] for level in strengths]
         return index, robustness(critical, strengths, prior)
 

@@ -25,6 +25,8 @@ class Kind:
     """Of the table of its own that it stands in; '' for the attacks that tables are judged by."""
     about: Callable[[Config], str] = lambda config: ""
     """What its numbers are, after 'Accuracy in % on the test split; '."""
+    by_distance: bool = False
+    """Whether it measures a distance per image, by which expected accuracy is an exact integral."""
 
     @property
     def at_strengths(self) -> bool:
@@ -46,10 +48,14 @@ def _by_steps(name: str) -> Callable[[Config], str]:
     return lambda config: f"{name}-{config.get('steps', '?')}"
 
 
+def _integrated(config: Config) -> str:
+    return "" if config.get("prior") else "expected is the integral over distances, no trapezoid"
+
+
 KINDS: Mapping[str, Kind] = {
     "apgd-ce": Kind(_by_steps("APGD")),
     "autoattack": Kind(_by_steps("AutoAttack")),
-    "fmn": Kind(_by_steps("FMN")),
+    "fmn": Kind(_by_steps("FMN"), about=_integrated, by_distance=True),
     "corruptions": Kind(_corruptions, (CORRUPTED,), "Common corruptions", _types),
 }
 UNKNOWN = Kind(lambda config: "")

@@ -287,6 +287,7 @@ def describe_values(frame: pd.DataFrame) -> str:
     elif attacks:
         named = [attack if attack.endswith(")") else f"{attack} (l-inf)" for attack in attacks]
         text += f"; adv and expected under {' and '.join(named)}"
+        text += "".join(f"; {about}" for about in abouts)
     seeds = sorted(set(frame["seed"].dropna()))
     counts = sorted(set(frame.groupby(BY, sort=False)["seed"].nunique()))
     if counts[-1:] > [1]:

@@ -29,7 +29,7 @@ from core.config.strength import NO_ATTACK, Norm
 from core.errors import DamagedError
 from core.store.flags import read_flags
 from core.store.folders import Store
-from core.store.records import expected_up_to, overall_accuracy
+from core.store.records import expected_exactly, expected_up_to, overall_accuracy
 
 ATTACKED = METRICS[1:]
 """Metrics that a run without any attack has not."""
@@ -138,6 +138,15 @@ class Results:
         right = flags["right"][order]
         return flags["index"][order], (right == 1).sum(1) / (right >= 0).sum(1)
 
+    def distances(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of an evaluation that measures them, sorted by image: (image index, distance to the
+        nearest wrong image, 0 of wrong ones), shape [n]. Raises as `critical`."""
+        flags = self._read_flags(run_id, eval_id)
+        if not {"distance", "correct"} <= {*flags}:
+            raise DamagedError(self.store.run(run_id).eval_flags(eval_id), "has no distances")
+        order = np.argsort(flags["index"])
+        return flags["index"][order], np.where(flags["correct"], flags["distance"], 0)[order]
+
     def _read_flags(self, run_id: str, eval_id: str) -> dict[str, np.ndarray]:
         path = self.store.run(run_id).eval_flags(eval_id)
         flags = read_flags(path)
@@ -236,6 +245,10 @@ def _value(
     rows = record["rows"]
     match metric:
         case "clean" | "adv" | "expected":
+            if metric == "expected" and prior is None:
+                exact = expected_exactly(rows, target)
+                if exact is not None:
+                    return percent(exact)
             accuracy = {_number(r["epsilon"], target.norm): r["correct"] / r["n"] for r in rows}
             return percent(_measure(metric, accuracy, target, prior))
         case _ if metric in (CORRUPTED, ACCURACY) and rows:

@@ -17,6 +17,7 @@ import venv
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ PEERS = {
     "ART": ("art", ["adversarial-robustness-toolbox==1.20.1"]),
     "foolbox": ("foolbox", ["foolbox==3.3.4"]),
     "pyautoattack": ("pyautoattack", ["pyautoattack==0.2.0"]),
+    "adv-lib": ("adv_lib", ["--no-deps", "adv-lib==0.2.8"]),
 }
 """Name -> module, and what pip is asked for."""
 
@@ -57,6 +59,8 @@ def install() -> list[str]:
             if done.returncode:
                 reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
                 problems.append(f"{name} is not compared, it could not be installed: {reason}")
+    # adv-lib imports visdom, which draws curves of its attacks if one asks for them.
+    sys.modules.setdefault("visdom", ModuleType("visdom")).__dict__.setdefault("Visdom", object)
     return problems
 
 

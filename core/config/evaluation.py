@@ -32,8 +32,8 @@ AUTOATTACK = 9_700
 """Passes of AutoAttack standard on an image that withstands it: APGD-CE 100 steps, targeted APGD
 and FAB 100 steps for each of 9 classes, 5,000 queries of Square."""
 DEEPFOOL = 15
-"""Looks at an image before and after the steps of FMN: at its nine strongest rivals, some two or
-three steps of DeepFool, three halvings of the way."""
+"""Looks at an image before and after the steps of FMN: at its nine strongest rivals, from two starts
+a step of DeepFool or two, three halvings of the way."""
 FEWEST_MARGINS = 50
 """Images over which margins are compared with distances, at least."""
 CORRUPTIONS = 11
@@ -159,6 +159,8 @@ class AtStrengths(EvalConfig):
     """Accuracy under an attack at ascending strengths of one norm."""
 
     metrics: ClassVar[tuple[str, ...]] = ("clean", "adv", "expected")
+    by_distance: ClassVar[bool] = False
+    """Whether expected accuracy is an exact integral, for which no strengths between are needed."""
 
     norm: Norm = "linf"
     steps: Count = 10
@@ -250,8 +252,11 @@ class MinimalNorm(AtStrengths):
     """By the smallest perturbation that FMN finds, started by DeepFool: one attack per image for
     all strengths, and expected accuracy as an exact integral over distances."""
 
+    by_distance: ClassVar[bool] = True
+
     attack: Literal["fmn"] = "fmn"
     steps: Count = 100
+    """Of FMN, half of them from each of two starts."""
     margins: bool = False
     """Measure margins, too: distances of all images from their own predictions, those of wrong ones
     included, beside logit and feature margins."""

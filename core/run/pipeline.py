@@ -225,7 +225,10 @@ def _curve(
     if item.norm != "linf":
         prefix, unit = f"{prefix}-{item.norm}", 1
     found = {f"{prefix}/eps{float(e) * unit:g}": value for e, value in accuracy.items()}
-    if item.norm == config.norm == "linf" and config.epsilon_g:
+    exact = records.expected_exactly(rows, config.epsilon_g) if item.norm == config.norm else None
+    if exact is not None and item.prior is None:
+        found[f"{prefix}/expected"] = exact
+    elif item.norm == config.norm == "linf" and config.epsilon_g:
         # Of a grid that is too thin there is none.
         with contextlib.suppress(ValueError):
             found[f"{prefix}/expected"] = records.expected_up_to(

@@ -157,6 +157,15 @@ def expected_over(
     return sum(parts) / float(grid[-1] - grid[0])
 
 
+def expected_exactly(rows: Sequence[Mapping[str, Any]], epsilon: Strength) -> float | None:
+    """Accuracy expected over U[0, epsilon] as the rows of an evaluation state it; None unless it
+    measured distances, and has a row at that strength."""
+    for row in rows:
+        if "expected" in row and Strength.parse(row["epsilon"], epsilon.norm) == epsilon:
+            return float(row["expected"])
+    return None
+
+
 def expected_up_to(
     accuracy: Mapping[Fraction, float],
     epsilon: Strength,

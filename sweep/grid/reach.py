@@ -52,7 +52,7 @@ def _lost(item: AtStrengths, epsilon_g: Strength) -> str:
     if isinstance(item, AutoAttack):  # takes too long for a whole curve
         return ""
     needed = _needed(epsilon_g)
-    uneven = item.norm == "linf" and item.prior is None
+    uneven = item.norm == "linf" and item.prior is None and not item.by_distance
     return "expected" if uneven and not (needed and {*needed} <= {*item.epsilons}) else ""
 
 

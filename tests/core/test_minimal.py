@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core.attack.apgd import rivalry_of
-from core.attack.minimal import APPROACHES, END, HALVINGS, RIVALS
+from core.attack.minimal import APPROACHES, END, HALVINGS, RIVALS, STARTS
 from core.config import ConfigError, EvalConfig
 from core.config.evaluation import MinimalNorm
 from core.data.splits import Split
@@ -87,7 +87,7 @@ def test_every_distance_is_that_of_an_image_that_is_taken_for_the_target(
         path.observe(*rivalry_of(trained.net, path.point, path.own, path.rival), 20)
         assert path.point.isfinite().all() and 0 <= path.point.min() <= path.point.max() <= 1
         looks += 1
-    assert looks < RIVALS + 20 + 10 + HALVINGS, "images that are finished stay finished"
+    assert looks < RIVALS + 20 + 20 + HALVINGS, "images that are finished stay finished"
     with torch.no_grad():
         seen = trained.net(path.best).argmax(1)
     assert torch.equal(seen, path.target) and not bool((seen == path.own).any())
@@ -117,8 +117,7 @@ def test_margins_are_of_predictions_and_labels_spare_the_wrong(
     assert (found.arrays["distance"][~right] > 0).all()
     assert not spared.arrays["distance"][~right].any()
     assert np.allclose(spared.to_wrong, found.to_wrong, rtol=0.02)
-    cost = RIVALS if tiny.CLASSES > RIVALS else tiny.CLASSES - 1
-    least = (cost + 1 + 39 + HALVINGS) * right.sum() + (~right).sum()
+    least = (tiny.CLASSES - 1 + STARTS + 40 + HALVINGS) * right.sum() + (~right).sum()
     assert least <= spared.forwards <= 1.1 * least and spared.backwards == spared.forwards
 
 
@@ -193,7 +192,7 @@ def test_images_without_a_usable_gradient_are_counted_and_soon_given_up(
         seen = look(model, split)
         assert seen.arrays["distance"].tolist() == [math.inf, 0, math.inf, 0]
         assert seen.arrays["target"].tolist() == [-1, 0, -1, 0]
-        assert seen.zero_gradient_images == 2 and seen.forwards == 2 + 2 * 2
+        assert seen.zero_gradient_images == 2 and seen.forwards == 2 + 2 * (2 + STARTS)
     seen = look(Overflowing(), split, margins=True)
     assert not seen.arrays["correct"].any() and not seen.arrays["distance"].any()
 

@@ -1,0 +1,251 @@
+"""Attacks that look for the smallest perturbation: how near they come, and what they cost.
+
+    python benchmarks/minimal_norm.py --root outputs
+
+judges two networks that `sweep demo` left in the store (32 and 64 classes): distances from their
+own predictions by every attack at hand, times over that of ours, and accuracy by distance beside
+AutoAttack. A ResNet-18 of 224 pixels with random weights shows the cost where the network is nearly
+all of it. Peers: adv-lib (FMN, DeepFool, PDPGD, DDN) and pyautoattack (FAB, the standard ensemble),
+as benchmarks/peers.py installs them. Quotients of CPU seconds; run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peers
+import torch
+from report import RESULTS, Report, seconds
+from torch import Tensor, nn
+
+from core.attack.apgd import attacking, gradient_of
+from core.attack.minimal import HALVINGS
+from core.config import RunConfig
+from core.config.strength import Norm
+from core.data import splits
+from core.data.splits import Split
+from core.errors import ConfigError
+from core.evaluation import autoattack, minimal
+from core.run.trained import load_trained
+from core.store.folders import Store
+
+CPU = torch.device("cpu")
+ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+SMALL = ("mini_convnext-plane-eps4-sched", "mini_resnet-glyph-eps4-sched")
+"""How the ids of the demo's two networks begin: 32 and 64 classes."""
+STEPS = 100
+AT = {SMALL[0]: 2 / 255, SMALL[1]: 1.5 / 255}
+"""Strengths in the middle of their curves, at which AutoAttack judges."""
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Result:
+    """Distances [n], inf where it failed, and CPU seconds."""
+
+    distance: Tensor
+    seconds: float
+
+
+def ours(model: nn.Module, split: Split, norm: Norm, batch: int = 64) -> minimal.Distances:
+    return minimal.search(
+        model, split, steps=STEPS, batch=batch, device=CPU, norm=norm, margins=True
+    )
+
+
+def others(norm: str) -> Iterator[tuple[str, Attack]]:
+    """The peers that know the norm."""
+    import adv_lib.attacks as adv
+
+    order = ORDERS[norm]
+    for steps in (STEPS, 3 * STEPS):
+        yield f"FMN-{steps}", lambda m, x, y, n=steps: adv.fmn(m, x, y, norm=order, steps=n)
+    if norm != "l1":
+        yield "DeepFool-50", lambda m, x, y: adv.df(m, x, y, norm=order, steps=50)
+        yield (
+            "DeepFool-50, FMN-100",
+            lambda m, x, y: adv.fmn(
+                m,
+                x,
+                y,
+                norm=order,
+                steps=STEPS,
+                starting_points=adv.df(m, x, y, norm=order, steps=50),
+            ),
+        )
+    yield "PDPGD-300", lambda m, x, y: adv.pdpgd(m, x, y, norm=order, num_steps=300)
+    if norm == "l2":
+        yield "DDN-300", lambda m, x, y: adv.ddn(m, x, y, steps=300)
+    yield "FAB-100", lambda m, x, y: fab(norm, m, x, y)
+
+
+def fab(norm: str, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """All classes, one restart, no bound on the distance."""
+    from pyautoattack.fab_pt import FABAttack_PT
+
+    named = autoattack.NORMS[norm]
+    attack = FABAttack_PT(model, norm=named, n_restarts=1, n_iter=100, eps=1e4, seed=0, device=CPU)
+    found: Tensor = attack.perturb(x, y)
+    return found
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.process_time()
+    return work(), time.process_time() - start
+
+
+def judged(model: nn.Module, x: Tensor, y: Tensor, norm: str, attack: Attack) -> Result:
+    try:
+        adversarial, spent = timed(lambda: attack(model, x, y).detach())
+    except ValueError as error:  # adv-lib refuses images that DeepFool has not broken
+        print(f"  {error}")
+        return Result(torch.full((len(x),), math.inf), math.nan)
+    with torch.no_grad():
+        broken = model(adversarial).argmax(1) != y
+    inside = (adversarial.flatten(1).amin(1) >= -1e-6) & (
+        adversarial.flatten(1).amax(1) <= 1 + 1e-6
+    )
+    length = torch.linalg.vector_norm((adversarial - x).flatten(1).double(), ORDERS[norm], dim=1)
+    return Result(torch.where(broken & inside, length, math.inf), spent)
+
+
+def network(root: Path, begins: str) -> tuple[nn.Module, Split]:
+    """A trained network of the demo, and its test images."""
+    store = Store.at(root)
+    found = sorted((store.root / "runs").glob(f"{begins}-*"))
+    if not found:
+        raise ConfigError(f"{root}: no run {begins}-...; make it by: sweep demo --root {root}")
+    run = store.run(found[0].name)
+    data = splits.load(RunConfig.parse(run.read_config()), store)
+    return load_trained(run, store), data.test
+
+
+def distances(report: Report, begins: str, model: nn.Module, split: Split, norm: Norm) -> None:
+    """Every attack on the same images, from the network's own predictions."""
+    x, _ = split.batch(torch.arange(len(split)), CPU)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    found, spent = timed(lambda: ours(model, split, norm))
+    mine = Result(torch.from_numpy(found.arrays["distance"]).double(), spent)
+    results = {"ours": mine} | {
+        name: judged(model, x, y, norm, attack) for name, attack in others(norm)
+    }
+    report.section(
+        f"{begins}, {norm}, {len(split)} images, {found.forwards / len(split):.0f} forwards each",
+        *("attack", "mean distance", "over the best, mean", "worst", "failures", "time"),
+    )
+    best = torch.stack([one.distance for one in results.values()]).amin(0)
+    for name, one in results.items():
+        there = one.distance.isfinite()
+        over = (one.distance / best)[there]
+        mean = float(one.distance[there].mean()) * (255 if norm == "linf" else 1)
+        report.row(
+            *(name, f"{mean:.4f}", f"{float(over.mean()):.4f}", f"{float(over.max()):.3f}"),
+            *(int((~there).sum()), one.seconds / mine.seconds),
+        )
+    where = f"{begins.split('-eps')[0]}, {norm}"
+    failures = int((mine.distance.isinf() & best.isfinite()).sum())
+    report.gate(f"{where}: mean of distance / best", float((mine.distance / best).mean()), 1.01)
+    report.gate(f"{where}: failures where another attack succeeds", failures, 0)
+    several = results.get("DeepFool-50, FMN-100")
+    if several and several.seconds == several.seconds:
+        report.gate(f"{where}: time / DeepFool and FMN-100", spent / several.seconds, 1.0)
+    if begins == SMALL[0]:
+        fabs = results["FAB-100"].seconds
+        report.gate(f"{where}: time / FAB-100, 32 classes", spent / fabs, 0.1)
+
+
+def cost(report: Report, name: str, model: nn.Module, split: Split, repetitions: int) -> None:
+    """Our time over that of the gradients which the attack uses."""
+    x, y = split.batch(torch.arange(len(split)), CPU)
+
+    def once() -> None:
+        with attacking(model) as target:
+            gradient_of(target, x, y)
+
+    batch = len(split)
+    found = ours(model, split, "linf", batch)
+    spent = seconds(
+        {"ours": lambda: ours(model, split, "linf", batch), "gradient": once}, repetitions
+    )
+    used = found.backwards / len(split) - HALVINGS
+    ratio = spent["ours"] / (used * spent["gradient"])
+    report.say(f"\n{name}: {used:.1f} gradients per image, time over theirs {ratio:.3f}")
+    report.gate(f"{name}: time / bound", ratio, 1.1)
+
+
+def accuracy(report: Report, begins: str, model: nn.Module, split: Split) -> None:
+    """Share of right images by distance, by AutoAttack, and by both."""
+    epsilon = AT[begins]
+    x, y = split.batch(torch.arange(len(split)), CPU)
+    found, spent = timed(lambda: minimal.search(model, split, steps=STEPS, batch=64, device=CPU))
+    by_distance = torch.from_numpy(found.to_wrong > epsilon)
+    clean = torch.from_numpy(found.arrays["correct"])
+
+    def ensemble() -> Tensor:
+        standing = clean.clone()
+        for rows in clean.nonzero().flatten().split(64):
+            standing[rows] = ~autoattack._attack(model, x[rows], y[rows], epsilon, "linf")
+        return standing
+
+    by_ensemble, theirs = timed(ensemble)
+    report.section(
+        f"{begins}, right at {epsilon * 255:g}/255 of {len(split)} images",
+        *("clean", "by distance", "AutoAttack", "under both", "images that differ", "time of ours"),
+    )
+    shares = (100 * float(one.double().mean()) for one in (clean, by_distance, by_ensemble))
+    both = 100 * float((by_distance & by_ensemble).double().mean())
+    differ = int((by_distance != by_ensemble).sum())
+    cells = [f"{share:.1f}" for share in (*shares, both)]
+    report.row(*cells, differ, spent / theirs)
+    over = 100 * float(by_distance.double().mean() - by_ensemble.double().mean())
+    report.gate(f"{begins}: accuracy by distance above AutoAttack's, points", over, 0.5)
+
+
+def large() -> tuple[nn.Module, Split]:
+    """A ResNet-18 with random weights, whose BatchNorm knows such images, and noise to classify."""
+    import timm  # after core.model, which sees to torchvision
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model("resnet18", num_classes=200)
+    images = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8, generator=generator)
+    with torch.no_grad():
+        model.train()(images.float() / 255)
+    return model.eval(), Split(images, torch.zeros(4, dtype=torch.long))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--root", type=Path, default=Path("outputs"))
+    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--judged", type=int, default=200, help="images for AutoAttack")
+    parser.add_argument("--out", type=Path, default=RESULTS / "minimal_norm.md")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    report = Report("Minimal-norm attacks", (__doc__ or "").strip())
+    for line in peers.install():
+        report.say(line)
+    networks = {begins: network(asked.root, begins) for begins in SMALL}
+    for begins, (model, test) in networks.items():
+        for norm in ("linf", "l2", "l1") if begins == SMALL[0] else ("linf",):
+            distances(report, begins, model, test.first(asked.images), norm)  # type: ignore[arg-type]
+        cost(report, begins.split("-eps")[0], model, test.first(64), 3)
+        accuracy(report, begins, model, test.first(asked.judged))
+    model, images = large()
+    cost(report, "ResNet-18, 224 pixels", model, images, 1)
+    passed = report.close()
+    report.write(asked.out)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
