@@ -32,8 +32,8 @@ AUTOATTACK = 9_700
 """Passes of AutoAttack standard on an image that withstands it: APGD-CE 100 steps, targeted APGD
 and FAB 100 steps for each of 9 classes, 5,000 queries of Square."""
 DEEPFOOL = 15
-"""Looks at an image before and after the steps of FMN: at its nine strongest rivals, from two starts
-a step of DeepFool or two, three halvings of the way."""
+"""Looks at an image before and after the steps of FMN: at its nine strongest rivals, from two
+starts a step of DeepFool or two, three halvings of the way."""
 FEWEST_MARGINS = 50
 """Images over which margins are compared with distances, at least."""
 CORRUPTIONS = 11

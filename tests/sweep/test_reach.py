@@ -50,6 +50,7 @@ def test_what_will_be_missing_is_said(axes: str, evals: str, told: str) -> None:
         "grid: {epsilon_g: [1/2], norm: [l2]}\nevals: [{norm: l2, epsilons: [0, 1/2]}]\n",
         "grid: {epsilon_g: [1/2], norm: [l2]}\nevals: [{epsilons: 0..8/255}]\n",
         "grid: {epsilon_g: [4/255]}\nevals: [{attack: corruptions}]\n",
+        "grid: {schedule: [fix]}\nevals: [{attack: fmn, epsilons: [0, 4/255]}]\n",
         "grid: {epsilon_g: [4/255]}\nevals: [{epsilons: [0, 4/255], prior: [1, 1]}]\n",
         "grid: {epsilon_g: [4/255]}\nevals: [{attack: autoattack, epsilons: [0, 4/255]}]\n",
     ],
