@@ -114,7 +114,7 @@ def spread_only(arguments: Iterable[str]) -> list[str]:
 MANY: dict[str, Callable[[str, str], bool]] = {
     "--only": lambda _, word: "=" in word,
     "--table": lambda _, word: word.isdigit() or word in ("main", "margin", *guide.TABLES),
-    "--figure": lambda _, word: word in results.FIGURES,
+    "--figure": lambda _, word: word in (*results.FIGURES, *guide.FIGURES),
     "--threat": lambda _, word: word in guide.THREATS,
     # A grid or files: no word behind --from can be a grid. Elsewhere it takes one folder.
     "--from": lambda verb, _: verb in ("tables", "figures"),

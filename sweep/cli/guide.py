@@ -4,6 +4,7 @@ their measurements come from, and `suggest-backbone`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,7 @@ TABLES = (
     *("letters", "interactions", "switch", "top", "measurements"),
 )
 """Those of `analysis.guide`, which takes a second to import."""
+FIGURES = ("heatmap", "plane", "radar", "proxies", "levels")
 THREATS = ("clean", "linf", "l2", "l1", "common")
 NAME = "guide"
 """What a grid has among its `tables` to be shown by these."""
@@ -42,11 +44,12 @@ NAME = "guide"
 verbs = typer.Typer()
 
 
-def is_meant(grid: str | None, names: list[str], files: list[Path] | None) -> bool:
-    """Whether the sister benchmark is: by the tables, by the grid, or else by the files."""
+def is_meant(grid: str | None, names: Sequence[str], files: list[Path] | None) -> bool:
+    """Whether the sister benchmark is: by the tables or figures asked for, by the grid, or else by
+    the files."""
     from sweep.grid import load_grid
 
-    if any(name in TABLES for name in names):
+    if any(name in (*TABLES, *FIGURES) for name in names):
         return True
     if grid is not None:
         return not names and NAME in load_grid(grid).tables

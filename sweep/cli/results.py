@@ -186,7 +186,11 @@ def figures(
     grid: OptionalGrid = None,
     names: Annotated[
         list[str] | None,
-        typer.Option("--figure", metavar="NAME...", help=f"Only these: {', '.join(FIGURES)}."),
+        typer.Option(
+            "--figure",
+            metavar="NAME...",
+            help=f"Only these: {', '.join(FIGURES)}; of the Guide's {', '.join(guide.FIGURES)}.",
+        ),
     ] = None,
     root: Root = None,
     only: Only = None,
@@ -196,6 +200,14 @@ def figures(
     """The paper's figures as PDF and PNG, as far as there are runs for them."""
     from analysis.figures import write_figures
 
+    if guide.is_meant(grid, names or (), files):
+        from analysis.guide.figures import write_figures as draw
+
+        measured = guide.source(grid, root, only, files)
+        folder = output or Store.at(root).root / "reports" / (Path(grid).stem if grid else "guide")
+        for path in draw(measured.frame, folder, names or []):
+            out.print(str(path), soft_wrap=True)
+        return
     source, loaded = _source(grid, root, only, files)
     if source.results:
         _require_something(source.results, "draw")

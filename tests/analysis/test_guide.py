@@ -28,6 +28,7 @@ from analysis.guide.design import (
     our_names,
     published_name,
 )
+from analysis.guide.figures import CAPTIONS, FIGURES, levels, proxies
 from analysis.guide.letters import mark
 from analysis.guide.measurements import COLUMNS, KEYS, published
 from analysis.guide.own import of_runs
@@ -314,6 +315,30 @@ def test_the_names_on_the_command_line_are_those_of_the_analyses() -> None:
     from analysis.guide.tables import ANALYSES
 
     assert tuple(ANALYSES) == guide.TABLES
+    assert (*FIGURES,) == guide.FIGURES and {*CAPTIONS} == {*FIGURES}
+
+
+def test_figures_show_what_tables_do(call: Call, tmp_path: Path) -> None:
+    path = small(tmp_path / "g.csv")
+    code, out, _ = call("figures", "--from", path, "-o", str(tmp_path / "out"))
+    assert code == 0
+    # One protocol: nothing to be a proxy of; and no full fine-tuning whose levels to show.
+    drawn = sorted(file.name for file in (tmp_path / "out").glob("*.png"))
+    assert drawn == ["guide_heatmap.png", "guide_plane.png", "guide_radar.png"]
+    assert len(out.splitlines()) == 6
+    code, _, err = call("figures", "--from", path, "--figure", "radr", "-o", str(tmp_path))
+    assert code == 2 and err == "--figure: unknown figure 'radr', did you mean 'radar'?\n"
+
+
+def test_levels_and_proxies_are_drawn(frame: pd.DataFrame) -> None:
+    ((stem, figure),) = proxies(frame)
+    assert stem == "guide_proxies"
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[0] == "all: 0.44, Classic AT: 0.10, TRADES: 0.52"
+    half = frame[(frame["protocol"] == FFT) & (frame["size"] != "small")].reset_index(drop=True)
+    ((_, figure),) = levels(half)
+    assert [axes.get_title() for axes in figure.axes] == ["size", "type", "loss", "pretraining"]
+    assert {text.get_text().strip() for text in figure.axes[0].texts} == {"a", "b"}
 
 
 GRID = (
