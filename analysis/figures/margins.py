@@ -18,7 +18,7 @@ from analysis.cells import strengths
 from analysis.figures.panels import at_strength, named, of_pair, pairs_of, unit, unit_name
 from analysis.figures.style import Looks, above, blocks, looks, matrix, styled
 from analysis.figures.training import stem
-from analysis.margins.detection import Images, detect, estimates, is_rare, known, roc
+from analysis.margins.detection import Images, detect, estimates, is_rare, is_scarce, known, roc
 from analysis.margins.rows import read_arrays, strengths_of
 from analysis.names import settings_in_order
 from analysis.results import Results
@@ -72,7 +72,7 @@ def _hexbin(axes: Axes, results: Results, rows: pd.DataFrame) -> None:
 
 def curves(results: Results) -> Drawn:
     """ROC of detecting brittle images: a panel per (model, dataset), a line per setting, at eps_g,
-    or else at the nearest strength with brittle and robust images."""
+    or else at the nearest strength with ten brittle and ten robust images."""
     for strength, mine in _by_strength(results):
         pairs, styles = pairs_of(mine), looks(mine["setting"])
         with styled():
@@ -112,8 +112,9 @@ def _roc(
 def _telling(
     distance: np.ndarray, tried: Sequence[Strength], strength: Strength
 ) -> Strength | None:
-    """Of the strengths tried with brittle and robust images the one nearest to `strength`."""
-    able = [one for one in tried if not is_rare(distance <= float(one))]
+    """The strength tried with ten images of both sorts that is nearest to `strength`."""
+    shares = {one: float((distance <= float(one)).mean()) for one in tried}
+    able = [one for one, share in shares.items() if not is_scarce(share, len(distance))]
     return min(able, key=lambda one: abs(float(one) - float(strength)), default=None)
 
 

@@ -18,6 +18,8 @@ Values = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 RAREST = 0.001
 """Detection is skipped where less than this share of the images is brittle, or robust."""
+RARE = 10
+"""Images of one sort, below which numbers are marked: a thousandth of the paper's test set."""
 TPR = 0.95
 TPRS = (0.80, 0.825, 0.85, 0.875, 0.90, 0.925, 0.95, 0.99)
 """Of these, the estimate that tries several takes the one that is best on its own images."""
@@ -39,6 +41,11 @@ def is_rare(brittle: Flags) -> bool:
     """Whether too few images are of one sort for detection to mean anything."""
     share = float(brittle.mean())
     return not RAREST <= share <= 1 - RAREST
+
+
+def is_scarce(share: float, n: int) -> bool:
+    """Whether fewer than RARE of n images are brittle, or robust. share: of brittle ones."""
+    return round(min(share, 1 - share) * n) < RARE
 
 
 def roc(margin: Values, brittle: Flags) -> tuple[Values, Values]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.margins.detection import DRAWS, RAREST, TPRS, known
+from analysis.margins.detection import DRAWS, RARE, RAREST, TPRS, is_scarce, known
 from analysis.margins.rows import SCORES
 from analysis.names import NORMS, paper_order
 from analysis.rounding import half_up
@@ -29,6 +30,7 @@ RULES = {
 EVERYWHERE = ("logit", "pseudo, features", "pseudo, logits")
 """Margins in the tables by strength; that of features, which ranks nearly as the logits do, has its
 tau alone."""
+SCARCE = "*"
 Row = tuple[Any, ...]
 
 
@@ -101,12 +103,23 @@ def _by_strength(
     scores = [name for name in EVERYWHERE if name in set(mine["score"])] or ["logit"]
     found = {key: shown(group) for key, group in _grouped(mine, [*ROW, "score", "strength"])}
     tried = list(dict.fromkeys(frame.loc[frame["metric"] == "brittle", "strength"]))
+    shares = frame[frame["metric"] == "brittle"]
+    scarce = {
+        key
+        for key, group in _grouped(shares, [*ROW, "strength"])
+        if any(map(is_scarce, group["value"] / 100, group["n"]))
+    }
     columns = [text for text in tried if any(key[-1] == text for key in found)]
     rows = []
     for row, group in _grouped(frame[frame["metric"] == "tau"], ROW):
         state = next((text for text in group["state"] if text != "done"), ABSENT)
         for score in scores:
-            entries = (found.get((*row, score, text), Entry(state)) for text in columns)
+            entries = (
+                replace(entry, mark=SCARCE * ((*row, text) in scarce))
+                if (entry := found.get((*row, score, text)))
+                else Entry(state)
+                for text in columns
+            )
             labels = (*_labels(row, frame), *[score] * (len(scores) > 1))
             rows.append((labels, tuple(entries)))
     skipped = ", ".join(text for text in tried if text not in columns)
@@ -114,6 +127,8 @@ def _by_strength(
         f"{ABSENT} skipped: less than {100 * RAREST:g} % of the images are brittle, or robust"
         + (f"; so it is at {skipped} for all" if skipped else "")
     ]
+    if any(entry.mark for _, entries in rows for entry in entries):
+        notes.append(f"{SCARCE} fewer than {RARE} images are brittle, or robust")
     if metric in RULES:
         counts = sorted({int(n) for n in frame["n"].dropna()})
         sizes = ", ".join(f"{known(n)} of {n}" for n in counts)

@@ -210,11 +210,14 @@ def test_strengths_at_which_all_are_brittle_are_skipped_and_named(tmp_path: Path
     run = grid(["vit"], ["cars"], ["4/255"], ["sched"])
     arrays = measured()
     arrays["distance"] = arrays["distance"].clip(max=11 / 255)
+    arrays["distance"][arrays["distance"].argsort()[:-4]] *= 0.7  # four are robust at 8/255
     add_margins(tmp_path, run[0], arrays)
     source = Source.store(tmp_path, asking(manifest(tmp_path, run)))
     auroc = tables(source, numbers=[MARGIN]).tables[1]
     assert [levels[-1] for levels in auroc.header] == ["2/255", "4/255", "8/255"]
     assert "so it is at 12/255, 16/255, 32/255 for all" in auroc.notes[0]
+    assert [entry.mark for entry in auroc.rows[0][1]] == ["", "", "*"]
+    assert "* fewer than 10 images are brittle, or robust" in auroc.notes
 
 
 @pytest.mark.parametrize(
