@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -121,13 +122,18 @@ def load(
     Raises ConfigError naming the folder or file that is wrong.
     """
     if config.dataset in PROCEDURAL:
-        drawn = {s: Split(*draw(config.dataset, s, seed=config.seed)) for s in SPLITS}
-        return Dataset(config.dataset, CLASSES[config.dataset], **drawn)
+        return _drawn(config.dataset, config.seed)
     if config.dataset == "fake":
         return _fake(config.image_size)
     if config.dataset in entries() and not is_own(config.dataset, config.image_size, store):
         return _benchmark(config.dataset, config.image_size, store, stage, miniature)
     return _folder(dataset_folder(config.dataset, store), config.image_size, store, stage)
+
+
+@lru_cache(maxsize=4)  # drawing takes longer than a short training, and a job makes several runs
+def _drawn(name: str, seed: int) -> Dataset:
+    drawn = {split: Split(*draw(name, split, seed=seed)) for split in SPLITS}
+    return Dataset(name, CLASSES[name], **drawn)
 
 
 def _benchmark(name: str, size: int, store: Store, stage: Path | None, miniature: bool) -> Dataset:

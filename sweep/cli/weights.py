@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from core.config import ConfigError
 from core.store.folders import Store
 from sweep.cli.options import Json, ProfileOption, Root, out, tuned_grid
 
@@ -61,8 +62,14 @@ def fetch(
     if not wanted:
         out.print("no run of it starts from pretrained weights")
         return
+    problems = list[str]()
     for name in pretrained.entries(wanted):
-        out.print(Text(f"{name}: {pretrained.fetch(name, store, hub)}"), soft_wrap=True)
+        try:
+            out.print(Text(f"{name}: {pretrained.fetch(name, store, hub)}"), soft_wrap=True)
+        except ConfigError as error:
+            problems += error.lines
+    if problems:
+        raise ConfigError(*problems)
 
 
 @verbs.command()

@@ -102,7 +102,9 @@ def fetch(name: str, store: Store, hub: Path) -> Path:
     if checkpoint:
         wanted = store.weights / checkpoint.file
         how = f"sweep weights convert FILE --to {wanted.with_suffix('.safetensors')}"
-        raise ConfigError(f"weights of {name}: cannot be downloaded; convert the release: {how}")
+        raise ConfigError(
+            f"weights of {name}: cannot be downloaded; put the file at {wanted}, or run: {how}"
+        )
     if repo is None:
         raise ConfigError(f"weights of {name}: timm names no repository for them")
     return _fetch_hub(name, repo, hub)

@@ -327,3 +327,20 @@ def test_doctor_compares_the_names_in_local_checkpoints(
         assert checks[0]["verdict"] == ("fail" if code else "ok")
     (line,) = checks[0]["detail"].splitlines()
     assert str(store.weights / "foreign.pt") in line
+
+
+def test_what_cannot_be_fetched_does_not_keep_others_from_it(
+    call: Callable[..., tuple[int, str, str]], store: Store
+) -> None:
+    """Each is a line with the way to convert the release; those that are here are told."""
+    here = store.weights / "robust" / "robust_resnet50.pt"
+    here.parent.mkdir(parents=True)
+    here.touch()
+    names = ("robust_convnext_tiny", "robust_resnet50", "robust_deit_small_patch16_224")
+    code, out, err = call("weights", "fetch", *names, "--root", str(store.root))
+    assert code == 2 and out == f"robust_resnet50: {here}\n"
+    assert [line.split(":")[0] for line in err.splitlines()] == [
+        "weights of robust_convnext_tiny",
+        "weights of robust_deit_small_patch16_224",
+    ]
+    assert err.count(", or run: sweep weights convert FILE --to ") == 2
