@@ -34,7 +34,7 @@ from core.model import convolutions, network
 from core.store.folders import Store
 from core.training import schedules
 from core.training.augment import augment_images, draw_table
-from core.training.step import Step
+from core.training.step import Step, Threat
 
 PARTS = ("attack", "training", "layout", "robustness", "data", "memory")
 STEPS, EPSILON = 7, 4 / 255
@@ -112,11 +112,11 @@ def training_cost(report: Report, repetitions: int) -> None:
 
         def ours(epsilon: float) -> None:
             step.model.train()  # noqa: B023
-            step.make(split, index, table, epsilon)  # noqa: B023
+            step.make(split, index, table, Threat(batch, CPU, epsilon=epsilon))  # noqa: B023
 
         def least() -> None:
             bound(step.model, x, y)  # noqa: B023
-            step.make(split, index, table, 0.0)  # noqa: B023
+            step.make(split, index, table, Threat(batch, CPU, epsilon=0.0))  # noqa: B023
 
         def theirs() -> None:
             images = augment_images(split.batch(index, CPU)[0], table, config.augment)  # noqa: B023
@@ -176,6 +176,8 @@ def data_cost(report: Report, repetitions: int) -> None:
     split, table = Split(images, torch.arange(512) % 10), draw_table(0, 0, 512)
     index = torch.randperm(512, generator=torch.Generator().manual_seed(0))[:8]
 
+    threat = Threat(len(index), CPU, epsilon=EPSILON)
+
     def batch() -> None:
         augment_images(split.batch(index, CPU)[0], table[index], Augment())
 
@@ -183,7 +185,9 @@ def data_cost(report: Report, repetitions: int) -> None:
         {
             "read": lambda: split.batch(index, CPU),
             "augmented": batch,
-            "step": lambda: step.make(split, index, table, EPSILON),
+            "step": lambda: step.make(
+                split, index, table, Threat(len(index), CPU, epsilon=EPSILON)
+            ),
         },
         repetitions,
     )

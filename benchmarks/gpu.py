@@ -34,7 +34,7 @@ from core.options import Compile
 from core.store.claims import Claim
 from core.store.folders import Store
 from core.store.json_files import read_json
-from core.training.step import Step, half
+from core.training.step import Step, Threat, half
 
 EPSILON, CLASSES = 4 / 255, 100
 
@@ -111,7 +111,8 @@ class Bench:
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         split = Split(images, torch.arange(batch) % CLASSES)
         table, index = torch.rand(batch, 7, generator=generator), torch.arange(batch)
-        return lambda: step.make(split, index, table, epsilon)
+        threat = Threat(batch, step.device, epsilon=epsilon)
+        return lambda: step.make(split, index, table, threat)
 
 
 def measure_peak(bench: Bench) -> None:
@@ -162,7 +163,7 @@ def train(bench: Bench, how: Compile, layout: str = "as built") -> None:
         attacked = bench.work(step, EPSILON)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            loss = float(attacked()[0])  # type: ignore[index]
+            loss = float(attacked())  # type: ignore[arg-type]
         ready = time.perf_counter() - started
         speed = bench.rate(attacked, bench.sizes.batch)
         gib = torch.cuda.max_memory_allocated() / 2**30 if bench.on.type == "cuda" else 0.0

@@ -25,8 +25,9 @@ from core.training.epsilon_schedule import BROKEN, HELD
 class Threat:
     """The attack of an epoch on the training images, and what became of each of them.
 
-    epsilon: the largest strength, 0 for no attack. strengths [n]: one for each image, or None if
-    all have that one. stop_after: as in `run_apgd`. A step that is made again notes the same again.
+    epsilon: the largest strength, 0 for no attack. strengths [n]: one for each image, on the CPU,
+    or None if all have that one. stop_after: as in `run_apgd`. A step that is made again notes the
+    same again.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Threat:
         stop_after: int | None = None,
     ) -> None:
         self.epsilon, self.stop_after = epsilon, stop_after
-        self.strengths = None if strengths is None else strengths.to(device)
+        self.strengths, self._numbers = strengths, torch.arange(images)  # in host memory
         self.clean = torch.zeros(images, dtype=torch.int32, device=device)
         """1 for images that were right before the attack."""
         self.fates = torch.zeros(images, dtype=torch.int32, device=device)
@@ -49,10 +50,10 @@ class Threat:
         """The strength of the images `index` [B]."""
         if self.strengths is None:
             return self.epsilon
-        return self.strengths[index.to(self.strengths.device)]
+        return rows(self.strengths, index, self.fates.device)
 
     def note(self, index: Tensor, clean: Tensor, held: Tensor) -> None:
-        index = index.to(self.fates.device)
+        index = rows(self._numbers, index, self.fates.device)
         self.clean[index] = clean.int()
         self.fates[index] = torch.where(held, HELD, BROKEN).int()
 

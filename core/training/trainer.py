@@ -313,9 +313,9 @@ def _told(threat: Threat) -> dict[str, Any]:
         "train_adv_correct": int((threat.fates == HELD).sum()),
     }
     if threat.strengths is not None:
-        used = threat.strengths[threat.fates > 0]
+        used = threat.strengths[threat.fates.cpu() > 0]
         told["epsilon"] = float(used.mean())
-        told["epsilon_quartiles"] = used.quantile(torch.tensor([0.25, 0.5, 0.75]).to(used)).tolist()
+        told["epsilon_quartiles"] = used.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
     return told
 
 

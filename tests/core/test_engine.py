@@ -17,7 +17,7 @@ from core.errors import ConfigError
 from core.machine import runtime
 from core.training import compiling
 from core.training.augment import draw_table
-from core.training.step import Step
+from core.training.step import Step, Threat
 from slurm.profile import read_profile
 
 WAITS = {
@@ -58,7 +58,9 @@ def make(step: Step, epsilon: float = 8 / 255) -> Tensor:
     step.model.train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return torch.stack(step.make(tiny.noise(10), index, table, epsilon))
+        threat = Threat(10, step.device, epsilon=epsilon)
+        loss = step.make(tiny.noise(10), index, table, threat)
+        return torch.stack([loss, threat.clean.sum()])
 
 
 KINDS: dict[str, dict[str, Any]] = {
