@@ -175,8 +175,7 @@ def data_cost(report: Report, repetitions: int) -> None:
     images = torch.randint(0, 256, (512, 3, 224, 224), dtype=torch.uint8)
     split, table = Split(images, torch.arange(512) % 10), draw_table(0, 0, 512)
     index = torch.randperm(512, generator=torch.Generator().manual_seed(0))[:8]
-
-    threat = Threat(len(index), CPU, epsilon=EPSILON)
+    threat = Threat(len(split), CPU, epsilon=EPSILON)
 
     def batch() -> None:
         augment_images(split.batch(index, CPU)[0], table[index], Augment())
@@ -185,9 +184,7 @@ def data_cost(report: Report, repetitions: int) -> None:
         {
             "read": lambda: split.batch(index, CPU),
             "augmented": batch,
-            "step": lambda: step.make(
-                split, index, table, Threat(len(index), CPU, epsilon=EPSILON)
-            ),
+            "step": lambda: step.make(split, index, table, threat),
         },
         repetitions,
     )
