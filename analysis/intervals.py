@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import Cell, Key, sources
-from analysis.names import CORRUPTED, METRICS
+from analysis.names import ACCURACY, CORRUPTED, METRICS
 from analysis.results import Results
 from analysis.runs import Evaluation, Run
 from analysis.statistics import Scores, bootstrap, mcnemar, robustness, survival, wilson
@@ -79,6 +79,8 @@ class Flags:
     def _one(self, run_id: str, eval_id: str, key: Key) -> tuple[np.ndarray, Scores]:
         if key.metric == CORRUPTED:
             return self._load(self._results.corrupted, run_id, eval_id)
+        if key.metric == ACCURACY:
+            return self._load(self._results.accuracy, run_id, eval_id)
         if key.metric not in METRICS:
             raise ConfigError(f"{key.metric}: no scores per image are known of this metric")
         index, critical = self._load(self._results.critical, run_id, eval_id)

@@ -13,7 +13,7 @@ from analysis.derived import Over, means, paired_tests, tests_table
 from analysis.gates import cell_gates, constant_gates, marked, masking_gates, notes, row_gates
 from analysis.kinds import KINDS, kind_of
 from analysis.names import ACCURACY, CORRUPTED, METRICS, NORMS, SETTINGS
-from analysis.tables import PLUS_MINUS, Table, pivot
+from analysis.tables import PLUS_MINUS, Table, pivot, winners
 from core.config import ConfigError, nearest
 
 Cells = Mapping[Key, Cell]
@@ -231,8 +231,7 @@ def _attacked(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _others(frame: pd.DataFrame, sure: Sure | None) -> list[Table]:
-    """One table per evaluation of a kind that is no attack. Of own kinds, nothing says which
-    number is the best."""
+    """One table per evaluation of a kind that is no attack."""
     rest = frame[~frame["metric"].isin(METRICS)]
     tables = []
     for _, rows in rest.groupby("eval_id", sort=False):
@@ -243,8 +242,19 @@ def _others(frame: pd.DataFrame, sure: Sure | None) -> list[Table]:
         else:
             columns, notes = AT_ALL.columns, [describe_values(rows)]
             found = group_cells(rows)
-            tables.append(pivot(found, title, columns=columns, notes=notes, bold=(), digits=FINE))
+            bold = _best(found, rows, sure)
+            tables.append(pivot(found, title, columns=columns, notes=notes, bold=bold, digits=FINE))
     return tables
+
+
+def _best(found: Cells, rows: pd.DataFrame, sure: Sure | None) -> Collection[Key]:
+    """The accuracies of an own kind that are the best; of its other metrics nothing says whether
+    more is better."""
+    able = {key: cell for key, cell in found.items() if key.metric == ACCURACY}
+    try:
+        return sure(able, rows) if sure else winners(able)
+    except ConfigError:  # it keeps no accuracy per image: no lead is known to be significant
+        return ()
 
 
 def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]:

@@ -120,39 +120,38 @@ class Results:
         Raises DamagedError, FileNotFoundError.
         """
         if (run_id, eval_id) not in self._flags:
-            flags = self._read_flags(run_id, eval_id)
-            order = np.argsort(flags["index"])
-            if "critical" not in flags:
-                path = self.store.run(run_id).eval_flags(eval_id)
-                raise DamagedError(path, "has no critical strength per image")
-            self._flags[run_id, eval_id] = flags["index"][order], flags["critical"][order]
+            index, critical = self._images(run_id, eval_id, "critical")
+            self._flags[run_id, eval_id] = index, critical
         return self._flags[run_id, eval_id]
 
     def corrupted(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Per-image scores under common corruptions, sorted by image: (image index, share of the
         tried types on which the image is right), shape [n]. Raises as `critical`."""
-        flags = self._read_flags(run_id, eval_id)
-        if "right" not in flags:
-            raise DamagedError(self.store.run(run_id).eval_flags(eval_id), "has no scores by type")
-        order = np.argsort(flags["index"])
-        right = flags["right"][order]
-        return flags["index"][order], (right == 1).sum(1) / (right >= 0).sum(1)
+        index, right = self._images(run_id, eval_id, "right")
+        return index, (right == 1).sum(1) / (right >= 0).sum(1)
 
     def distances(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Of an evaluation that measures them, sorted by image: (image index, distance to the
         nearest wrong image, 0 of wrong ones), shape [n]. Raises as `critical`."""
-        flags = self._read_flags(run_id, eval_id)
-        if not {"distance", "correct"} <= {*flags}:
-            raise DamagedError(self.store.run(run_id).eval_flags(eval_id), "has no distances")
-        order = np.argsort(flags["index"])
-        return flags["index"][order], np.where(flags["correct"], flags["distance"], 0)[order]
+        index, distance, correct = self._images(run_id, eval_id, "distance", "correct")
+        return index, np.where(correct, distance, 0)
 
-    def _read_flags(self, run_id: str, eval_id: str) -> dict[str, np.ndarray]:
+    def accuracy(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """What an own kind says of each image in its array `accuracy`, sorted by image: (image
+        index, score in [0, 1]), shape [n]. Raises as `critical`."""
+        index, accuracy = self._images(run_id, eval_id, ACCURACY)
+        return index, accuracy.astype(float)
+
+    def _images(self, run_id: str, eval_id: str, *names: str) -> list[np.ndarray]:
+        """The index of every image, and these arrays, sorted by it."""
         path = self.store.run(run_id).eval_flags(eval_id)
         flags = read_flags(path)
         if flags is None:
             raise FileNotFoundError(path)
-        return flags
+        if lacking := {*names} - {*flags}:
+            raise DamagedError(path, f"has no '{min(lacking)}' per image")
+        order = np.argsort(flags["index"])
+        return [flags[name][order] for name in ("index", *names)]
 
 
 def load(

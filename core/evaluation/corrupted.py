@@ -73,10 +73,8 @@ def measure(asked: Corruptions, model: nn.Module, split: Split, context: Context
         split,
         severity=asked.severity,
         per_image=asked.per_image,
-        batch=context.batch,
-        device=context.device,
+        **context.means,
         progress=context.progress,
-        team=context.team,
     )
     rows = [
         ResultRow(attack=asked.name, norm="linf", epsilon="0", type=kind, n=n, correct=right)

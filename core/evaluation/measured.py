@@ -38,6 +38,11 @@ class Context:
     remark: Callable[[str], None] = lambda text: None
     """Takes a line for the log and the record of the attempt."""
 
+    @property
+    def means(self) -> dict[str, Any]:
+        """The keywords with which every search is told how it runs."""
+        return {"batch": self.batch, "device": self.device, "team": self.team}
+
     def snapshot(self, name: str = "") -> Snapshot:
         """The state of a long search on disk; `name` tells several of one evaluation apart."""
         return Snapshot(self.part.with_suffix(f".{name}.part") if name else self.part, self.write)

@@ -65,7 +65,7 @@ def measure(asked: MinimalNorm, model: nn.Module, split: Split, context: Context
     with the critical level of every image; logit, feature and pseudo-margins if they are asked for.
     """
     how: Any = {name: getattr(asked, name) for name in ("steps", "norm", "margins")}
-    how |= {name: getattr(context, name) for name in ("batch", "device", "team")}
+    how |= context.means
     found = search(model, split, **how, progress=context.progress, snapshot=context.snapshot())
     if asked.margins and "feature_margin" not in found.arrays:
         context.remark(

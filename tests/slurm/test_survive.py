@@ -36,12 +36,6 @@ EPOCHS = 14
 """Five seconds and more: long enough to be met half-way."""
 
 
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    with Bed(acct="none", cpus=4, kill_wait=2, slurmd_timeout=8) as up:
-        yield up
-
-
 @pytest.fixture
 def tiny(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
     """A sweep of one run on the bed; no job survives its test."""

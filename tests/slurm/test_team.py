@@ -23,12 +23,6 @@ from sweep.worker import attempt
 pytestmark = [*needs_slurm, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    with Bed(acct="none", cpus=4, kill_wait=2, slurmd_timeout=8) as up:
-        yield up
-
-
 @pytest.fixture
 def tiny(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
     with inside(bed, monkeypatch, EPSWEEP_STALE_S="10"):

@@ -13,6 +13,7 @@ import tiny
 from whole_run import execute
 
 from analysis import load
+from analysis.cells import group_cells
 from analysis.intervals import Flags
 from analysis.kinds import KINDS as SHOWN
 from analysis.paper import main_tables
@@ -63,7 +64,7 @@ class Margins(EvalConfig):
         )
         return Measured(
             [row],
-            {"margin": margins, "right_when_clean": right.astype(bool)},
+            {"margin": margins, "accuracy": right.astype(bool)},
             forwards=len(split),
             metrics={"median_margin": float(np.median(margins))},
         )
@@ -101,7 +102,7 @@ def test_a_kind_of_another_file_from_grid_to_table(toy: EvalConfig, call: Call) 
     arrays = read_flags(folder.eval_flags(toy.id))
     assert arrays is not None and arrays["margin"].dtype == float
     assert record["metrics"] == {"median_margin": float(np.median(arrays["margin"]))}
-    assert record["rows"][0]["correct"] == arrays["right_when_clean"].sum()
+    assert record["rows"][0]["correct"] == arrays["accuracy"].sum()
 
     values = load("outputs", index=False)
     assert set(values["kind"]) == {"apgd-ce", "my_margins:Margins"}
@@ -115,7 +116,15 @@ def test_a_kind_of_another_file_from_grid_to_table(toy: EvalConfig, call: Call) 
     )
     assert (judged.title, own.title) == ("eps_g = 1/255", "Margins")
     assert [column[-1] for column in own.header] == ["accuracy", "median_margin"]
-    assert own.complete and not any(entry.bold for _, row in own.rows for entry in row)
+    assert own.complete
+    flags = Flags(found, found.values)
+    (key, *_) = [key for key in group_cells(mine) if key.metric == "accuracy"]
+    interval = flags.interval(key)
+    assert interval.method == "Wilson" and interval.low <= shown["accuracy"] <= interval.high
+    better = found.values.copy()
+    better.loc[(better["kind"] == toy.attack) & (better["setting"] == "sched"), "value"] = 99.0
+    (*_, own) = main_tables(better)
+    assert [entry.bold for _, row in own.rows for entry in row].count(True) == 1, "its accuracy"
     code, out, _ = call("tables", "toy.yaml")
     assert code == 0 and "median_margin" in out and "As measured on the test split" in out
     assert call("report", "toy.yaml")[0] == 0
