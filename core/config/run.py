@@ -290,9 +290,8 @@ class RunConfig(Part):
         if missing := {*self.own_names} - {name for name, _ in self.code}:
             raise ConfigError(f"code: no digest of {min(missing)}, see RunConfig.with_code")
 
-    def with_optim(self, values: Mapping[str, Any]) -> Self:
-        """The same with other values of fields of the optimiser."""
-        optim = Optim.model_validate({**self.optim.model_dump(), **values})
+    def with_optim(self, optim: Optim) -> Self:
+        """The same with another optimiser."""
         return self.model_copy(update={"optim": _canonical_optim(optim, self.protocol)})
 
     @property

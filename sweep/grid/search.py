@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.config import RunConfig
+from core.config import Optim, RunConfig
 from core.config.values import encode
 from core.errors import DamagedError
 from core.store import shapes
@@ -248,7 +248,8 @@ def forget(run: RunDir) -> None:
 
 def with_params(config: RunConfig, params: Mapping[str, Any]) -> RunConfig:
     """`config` with other values of fields of its optimiser."""
-    return config.with_optim({name.removeprefix("optim."): value for name, value in params.items()})
+    values = {name.removeprefix("optim."): value for name, value in params.items()}
+    return config.with_optim(Optim.model_validate({**config.optim.model_dump(), **values}))
 
 
 def conclude(search: Search) -> Progress:

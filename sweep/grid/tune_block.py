@@ -20,7 +20,8 @@ tune:
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from functools import cached_property
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PlainValidator, StrictBool, ValidationError
 
@@ -83,7 +84,7 @@ class Tune(Part):
     reduction: Annotated[int, Field(strict=True, ge=2)] = 3
     least: Count = 10
 
-    @property
+    @cached_property  # asked for each of thousands of runs
     def ranges(self) -> dict[str, Range]:
         """What is searched of each field, with the head's own where it has some."""
         found = dict(self.space)
@@ -91,6 +92,12 @@ class Tune(Part):
             if f"optim.{name}" in found:
                 found.setdefault(f"optim.head_{name}", found[f"optim.{name}"])
         return {name: found[name] for name in SPACE if name in found}
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """Fields of the optimiser that are searched -> their defaults."""
+        names = (name.rpartition(".")[2] for name in self.ranges)
+        return {name: Optim.model_fields[name].default for name in names}
 
     def ranges_of(self, protocol: str) -> dict[str, Range]:
         """The same for runs of a protocol: where the head alone trains, its ranges are all."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.text import Text
 
-from core.config import ConfigError, Optim, RunConfig, Schedule
+from core.config import ConfigError, RunConfig, Schedule
 from core.config.seeds import derive
 from core.errors import counted
 from core.store.folders import Store
@@ -26,6 +26,7 @@ from sweep.grid import Grid, Run
 from sweep.grid.search import Search, look, rounded, with_params
 from sweep.grid.tune_block import Range, Tune
 
+FIX = Schedule()
 NAMED = 3
 """Searches named in one line before 'and k more'."""
 
@@ -54,11 +55,16 @@ def _tuned(run: Run, winner: Mapping[str, Any] | None, tune: Tune) -> Run:
 
 def _drawn(run: Run, tune: Tune, seed: int) -> Run:
     """A run with the first values that come, which it shares with those whose search it would."""
-    alike = _searched(run.config, tune, seed).id
-    chance = random.Random(derive(seed, "draw", alike))
-    ranges = tune.ranges_of(run.config.protocol)
-    params = {name: _draw(ends, chance) for name, ends in ranges.items()}
-    return _tuned(run, {"search": alike, "params": params, "trials": 0}, tune)
+    alike = _searched(run.config, tune, seed)
+    name = run.id if alike is run.config else alike.id
+    chance = random.Random(derive(seed, "draw", name))
+    params = {
+        field: _draw(ends, chance) for field, ends in tune.ranges_of(run.config.protocol).items()
+    }
+    values = {field.removeprefix("optim."): value for field, value in params.items()}
+    config = run.config.with_optim(run.config.optim.model_copy(update=values))
+    told = {"search": name, "params": params, "trials": 0, "least": tune.least}
+    return Run(config, run.setting, run.evals, told)
 
 
 def _draw(ends: Range, chance: random.Random) -> float | str:
@@ -84,14 +90,15 @@ def by_run(grid: Grid, store: Store) -> dict[str, Search]:
 def _searched(config: RunConfig, tune: Tune, seed: int = 0) -> RunConfig:
     """What runs that share a search have in common, as one run: with one seed, plain
     hyper-parameters, and `fix` in place of every schedule that attacks."""
-    plain = {name.rpartition(".")[2]: None for name in tune.ranges}
-    defaults = {name: Optim.model_fields[name].default for name in plain}
-    changes: dict[str, Any] = {"seed": seed, "optim": config.optim.model_copy(update=defaults)}
-    if tune.schedule == "fix" and config.schedule.kind != "standard":
-        changes["schedule"] = Schedule()
+    changes: dict[str, Any] = {"seed": seed} if config.seed != seed else {}
+    if tried := {k: v for k, v in tune.defaults.items() if getattr(config.optim, k) != v}:
+        changes["optim"] = config.optim.model_copy(update=tried)
+    attacked = config.schedule.kind != "standard"
+    if tune.schedule == "fix" and attacked and config.schedule != FIX:
+        changes["schedule"] = FIX
     if tune.epochs:
         changes["epochs"] = tune.epochs
-    return config.model_copy(update=changes)
+    return config.model_copy(update=changes) if changes else config
 
 
 def _search(alike: RunConfig, seed: int, tune: Tune, store: Store) -> Search:
