@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.margins.detection import DRAWS, RARE, RAREST, TPRS, is_scarce, known
 from analysis.margins.rows import SCORES
+from analysis.margins.trends import sentences
 from analysis.names import NORMS, paper_order
 from analysis.rounding import half_up
 from analysis.tables import ABSENT, PLUS_MINUS, Entry, Table, some
@@ -65,6 +66,7 @@ def _consistency(frame: pd.DataFrame) -> Table:
         "tau: Kendall's tau-b between the distance to the nearest other decision and a margin; in "
         "brackets its 95 % interval (percentile bootstrap over images)",
         f"median: of the distances, in {unit}",
+        *sentences(frame),
     ]
     header = (*(("tau", score) for score in scores), ("distance", "median"))
     return _finished("Margin consistency", frame, rows, header, notes)

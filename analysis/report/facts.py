@@ -12,6 +12,7 @@ from analysis.check import claims
 from analysis.derived import paired_tests
 from analysis.findings import finding, gaps
 from analysis.gates import cell_gates, commit_gates, row_gates
+from analysis.margins import trends
 from analysis.paper import compared, one_evaluation
 from analysis.report.digest import Digests
 from analysis.rounding import half_up
@@ -42,6 +43,7 @@ def findings(digests: Digests, verdict: str | None = None) -> list[str]:
                 f"p = {test.p:.2g}: {sure} at 5 %)."
             )
     sentences += [f"{line[0].upper()}{line[1:]}." for line in claims(results.values)]
+    sentences += [f"{line[0].upper()}{line[1:]}." for line in trends.sentences(results.margins)]
     for text in (tuned.sentence(results), batchnorm.sentence(results)):
         if text:
             sentences.append(f"{text[0].upper()}{text[1:]}.")

@@ -26,6 +26,7 @@ from analysis.margins.detection import (
     threshold,
 )
 from analysis.margins.kendall import _Pairs, rank_correlation
+from analysis.margins.trends import sentences
 from core.config import ConfigError
 
 GENERATOR = np.random.default_rng(7)
@@ -254,3 +255,31 @@ def test_figures(made: Made) -> None:
     assert [line.partition(":")[0] for line in lines] == ["standard at 4/255", "sched at 4/255"]
     for axes in drawn["estimates"].axes:
         assert len(axes.lines) > 3
+
+
+def test_trends_compare_the_ends_of_series(tmp_path: Path) -> None:
+    hinges = [{"kind": "two_hinge", "T1": 3, "T2": T2} for T2 in (3, 12)]
+    runs = grid(["vit"], ["cars"], ["4/255", "8/255"], ["standard", "fix", "sched"])
+    runs += grid(["vit"], ["cars"], ["4/255"], hinges)  # type: ignore[arg-type]
+    noise = {"standard": 9.0, "fix": 9.0, "sched": 1.0, "T1=3;T2=3": 0.5, "T1=3;T2=12": 3.0}
+    for run in runs:
+        add_margins(tmp_path, run, measured(noise=noise[run.setting]))
+    found = sentences(Results(tmp_path, asking(manifest(tmp_path, runs))).margins)
+    taus = {
+        name: rank_correlation(one["distance"].astype(float), one["logit_margin"].astype(float))
+        for name, one in ((name, measured(noise=level)) for name, level in noise.items())
+    }
+    rise = taus["sched"].value - taus["standard"].value
+    rises = [0, rise, *(taus[name].value - taus["standard"].value for name in [*noise][3:])]
+    fall = taus["T1=3;T2=12"].value - taus["T1=3;T2=3"].value
+    assert found[0].startswith("Kendall's tau between distance and logit margin over 7 runs: ")
+    assert found[1:] == [
+        # fix and sched at two strengths, each beside standard; two more series at one strength
+        f"tau against eps_g: higher at the upper end in 3 of 4 comparisons, "
+        f"{np.mean(rises):+.2f}"
+        " on average; intervals are disjoint in 3 of these",
+        f"tau against T2: higher at the upper end in 0 of 1 comparisons, {fall:+.2f} on average; "
+        "intervals are disjoint in 0 of these, and in 1 that fall",
+        f"tau against sched in place of fix: higher at the upper end in 2 of 2 "
+        f"comparisons, {rise:+.2f} on average; intervals are disjoint in 2 of these",
+    ]
