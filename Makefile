@@ -39,6 +39,7 @@ format: $(READY)
 # The documentation as a site, in build/site. Warnings (dead links, pages that no list has) are errors.
 docs: $(READY)
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
+	cp build/site/README.html build/site/index.html
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -q -w dist .
