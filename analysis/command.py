@@ -10,6 +10,7 @@ from typing import Any, Self
 import pandas as pd
 
 from analysis import batchnorm, tuned
+from analysis.attacks import attack_frame, attack_table, overrating, summary
 from analysis.cells import Cell, Key, group_cells
 from analysis.compare import Agreement, agreement, comparison
 from analysis.derived import paired_tests
@@ -39,7 +40,9 @@ MAIN = 0
 """Among numbers of tables: what a grid measured, in the order of its strengths."""
 MARGIN = -1
 """Among numbers of tables: those of margin consistency."""
-NAMED = {"main": MAIN, "margin": MARGIN}
+ATTACKS = -2
+"""And what several attacks say of each run."""
+NAMED = {"main": MAIN, "margin": MARGIN, "attacks": ATTACKS}
 """Tables that the paper has no number for."""
 
 
@@ -96,8 +99,11 @@ def tables(
     """
     if form not in FORMS:
         raise ConfigError(f"--format: unknown format '{form}'{nearest(form, FORMS)}")
-    if MARGIN in numbers and (compare or (form == "tidy" and len(numbers) > 1)):
-        raise ConfigError("--table margin: does not go with --compare, nor with others as tidy")
+    for name in ("margin", "attacks"):
+        if NAMED[name] in numbers and (compare or (form == "tidy" and len(numbers) > 1)):
+            raise ConfigError(
+                f"--table {name}: does not go with --compare, nor with others as tidy"
+            )
     if significant and source.results is None:
         raise ConfigError("--significant: needs the images of runs, CSV files have none")
     values = source.values
@@ -110,7 +116,9 @@ def tables(
         for flagged in (tuned.flagged, batchnorm.flagged):
             laid_out = {number: flagged(one, source.results) for number, one in laid_out.items()}
     text = (
-        _tidy(source, laid_out, partial) if form == "tidy" else as_text([*laid_out.values()], form)
+        _tidy(source, laid_out, numbers, partial)
+        if form == "tidy"
+        else as_text([*laid_out.values()], form)
     )
     return Output(
         text,
@@ -146,7 +154,7 @@ def _laid_out(
     found: dict[int, Table] = {}
     for number in numbers or NUMBERS:
         if number in NAMED.values():
-            made = main_tables(source.values, sure=bold) if number == MAIN else _margins(source)
+            made = _named(source, number, bold)
             found |= {-i: table for i, table in enumerate(made, start=1 + len(found))}
             continue
         table = numbered(number, source.values, partial=partial, sure=bold)
@@ -155,6 +163,27 @@ def _laid_out(
         elif numbers:
             raise ConfigError(f"--table {number}: there are no results for this table")
     return found
+
+
+def _named(source: Source, number: int, bold: Sure | None) -> list[Table]:
+    match number:
+        case _ if number == MAIN:
+            return main_tables(source.values, sure=bold)
+        case _ if number == MARGIN:
+            return _margins(source)
+        case _:
+            return [_attacks(source)]
+
+
+def _attacks(source: Source) -> Table:
+    """Raises ConfigError if no run was judged by two attacks."""
+    made = attack_table(source.results) if source.results else None
+    if made is None:
+        raise ConfigError(
+            "--attacks: no run here was judged by two attacks on the same images; under evals: "
+            "{attack: fmn} beside {attack: apgd-ce}"
+        )
+    return made
 
 
 def _margins(source: Source) -> list[Table]:
@@ -185,8 +214,12 @@ def _comparison(values: pd.DataFrame, number: int) -> Table:
     return comparison(ours, theirs, f"Table {number}: ours and the published")
 
 
-def _tidy(source: Source, laid_out: Mapping[int, Table], partial: bool) -> str:
+def _tidy(
+    source: Source, laid_out: Mapping[int, Table], numbers: Sequence[int], partial: bool
+) -> str:
     """All that the tables show: those of the paper with every digit they are computed from."""
+    if ATTACKS in numbers and source.results:
+        return comma_separated(attack_frame(source.results))
     frames = [_tidy_number(n, source.values, partial) for n in laid_out if n in NUMBERS]
     if frames:
         return comma_separated(pd.concat(frames))
@@ -211,7 +244,10 @@ def _violations(source: Source) -> list[str]:
     chosen = one_evaluation(source.values)
     found = group_cells(chosen)
     texts = [violation.text for violation in (*cell_gates(found), *row_gates(chosen, found))]
-    return texts + (run_gates(source.results) if source.results else [])
+    if source.results:
+        texts += run_gates(source.results)
+        texts += [text for run in source.results.runs for text in overrating(run)]
+    return texts
 
 
 def _left_out(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
@@ -234,7 +270,8 @@ def _left_out(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
 def _remarks(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
     if source.results:
         few, uneven = tuned.sentence(source.results), batchnorm.sentence(source.results)
-        gates = [f"gate: {text}" for text in run_gates(source.results)]
+        found = [*run_gates(source.results), *summary(source.results.runs)]
+        gates = [f"gate: {text}" for text in found]
         return [
             *gates,
             *_left_out(source, laid_out),

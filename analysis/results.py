@@ -54,7 +54,7 @@ class Results:
     def _take(self, store: Store, runs: list[Run], index: bool) -> None:
         self.store, self.runs, self._indexed = store, runs, index
         self._asked = _asked_strengths(runs)
-        asked = {run.dir.id: self._strengths(run) for run in runs}
+        asked = {run.dir.id: self.strengths_of(run) for run in runs}
         self._index = Index(store, runs, asked, enabled=index)
         self._flags: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -105,9 +105,9 @@ class Results:
         return found
 
     def _values_of(self, run: Run) -> Iterator[Row]:
-        return _value_rows(run, self._strengths(run))
+        return _value_rows(run, self.strengths_of(run))
 
-    def _strengths(self, run: Run) -> list[Strength]:
+    def strengths_of(self, run: Run) -> list[Strength]:
         """The eps_g at which a table may ask for the run."""
         if run.epsilon_g:
             return [run.epsilon_g]

@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import cache, cached_property
 from typing import Any
 
+from analysis.attacks import overrating
 from analysis.cells import Cell, Key, group_cells
 from analysis.diagnosis import diagnose_alone, standard_runs
 from analysis.frames import Frame
@@ -69,7 +70,7 @@ def _counted(run: Run) -> Row:
         "findings": [str(finding) for finding in diagnose_alone(run)],
         "transfer": transfer_of(run.epochs, total, run.classes),
         "final": _percent(run.epochs[-1], "clean") / 100 if ended else None,
-        "gates": list(gates_of(run)),
+        "gates": [*gates_of(run), *overrating(run)],
         "records": {
             one.id: [record["n"], [row["correct"] for row in record["rows"]], _attack(record)]
             for one, record in _measured(run)

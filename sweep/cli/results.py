@@ -90,6 +90,10 @@ def tables(
         bool,
         typer.Option("--compare", help="Beside each value the published one, and by how much."),
     ] = False,
+    attacks: Annotated[
+        bool,
+        typer.Option("--attacks", help="Each run under all its attacks, and where they differ."),
+    ] = False,
     partial: Annotated[
         bool, typer.Option("--partial", help="Means over the cells there are, with their number.")
     ] = False,
@@ -114,7 +118,7 @@ def tables(
     from analysis import command
     from analysis.check import check_published
 
-    asked = table or []
+    asked = [*(table or ()), *["attacks"] * attacks]
     if not why and guide.is_meant(grid, asked, files):
         if partial or significant:
             raise ConfigError("--partial, --significant: do not apply to the Guide's tables")

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_store import config, manifest
+from analysis_store import EVALUATION, config, finish, manifest
 from distance_store import finish_by_distance
 
 from analysis import Results
+from analysis.attacks import lowered
 from analysis.cells import Key, group_cells
+from analysis.command import Source, tables
+from analysis.gates import run_gates
 from analysis.intervals import Flags
 from analysis.paper import main_tables
-from core.config import EvalConfig
+from core.config import ConfigError, EvalConfig
 from core.config.evaluation import MinimalNorm
 
 COARSE = EvalConfig.parse({"attack": "fmn", "epsilons": [0, "4/255"]})
@@ -38,3 +41,43 @@ def test_expected_accuracy_is_the_integral_on_any_grid(tmp_path: Path) -> None:
     assert per_image == pytest.approx(scores, abs=1e-5)
     (table,) = main_tables(results.values)
     assert any("under FMN-100 (l-inf); expected is the integral" in note for note in table.notes)
+
+
+def two_attacks(root: Path, *, broken_by_fmn: int) -> list[dict[str, object]]:
+    """200 images that are right up to 2/255 under APGD; FMN was asked for the first 150 and breaks
+    some of them at 1.5/255."""
+    run = config(schedule="sched")
+    finish(root, run, critical=np.full(200, 3, np.int16))
+    distance = np.full(150, 2.5 / 255)
+    distance[:broken_by_fmn] = 1.5 / 255
+    finish_by_distance(root, run, COARSE, distance, np.ones(150, bool))
+    return manifest(root, [run], [EVALUATION, COARSE])
+
+
+def test_attacks_stand_side_by_side_and_differences_are_counted(tmp_path: Path) -> None:
+    source = Source.store(tmp_path, two_attacks(tmp_path, broken_by_fmn=6))
+    made = tables(source, "markdown", numbers=[-2])
+    assert "| vit | cars | 4/255 | sched | 0 | 0.00 | 0.00 | 0 of 150 | **4.0** | 2/255 |" in (
+        made.text.replace("ViT", "vit").replace("Cars", "cars")
+    )
+    assert [remark for remark in made.remarks if "overrates" in remark] == [
+        "gate: APGD-10 overrates 1 of 1 runs by more than a point, most "
+        f"{source.results.runs[0].dir.id}: by 4.0 at 2/255; see --attacks"  # type: ignore[union-attr]
+    ]
+    frame = tables(source, "tidy", numbers=[-2]).text.splitlines()
+    assert len(frame) == 1 + 2 * 5
+    assert any(line.endswith("APGD-10,linf,2/255,150,150,144") for line in frame)
+    results = source.results
+    assert results and not run_gates(results)
+    count, adv, expected, widest = lowered(results.runs) or (0, 0, 0, 0)
+    assert (count, adv, widest) == (1, 0, 4) and expected == pytest.approx(4 / 4)
+
+
+def test_a_point_is_no_alarm_and_one_attack_is_no_comparison(tmp_path: Path) -> None:
+    source = Source.store(tmp_path, two_attacks(tmp_path, broken_by_fmn=1))
+    assert not [one for one in tables(source, "markdown").remarks if "overrates" in one]
+    run = config(schedule="fix")
+    finish(tmp_path, run)
+    alone = Source.store(tmp_path, manifest(tmp_path, [run]))
+    with pytest.raises(ConfigError, match=r"--attacks: no run here .* \{attack: fmn\} beside"):
+        tables(alone, "markdown", numbers=[-2])

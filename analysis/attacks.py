@@ -1,0 +1,262 @@
+"""What several attacks say of the same images of a run, side by side.
+
+Every one of them is sound: an image that it breaks is broken. The accuracy under all of them
+together is the nearest to the truth, and what a single one shows above it is overrated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.names import NORMS
+from analysis.results import Results
+from analysis.rounding import half_up, percent
+from analysis.runs import Evaluation, Run
+from analysis.statistics import robustness
+from analysis.tables import ABSENT, Entry, Table
+from core.config import Strength
+from core.errors import DamagedError
+from core.store.flags import read_flags
+
+USUAL = "apgd-ce"
+OVERRATED = 1.0
+"""Points by which the usual attack may be above all attacks together."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run under several attacks of one norm, at ascending strengths up to `strengths[-1]`.
+
+    critical: name of an attack -> index of the first of these strengths that breaks each image
+    [n], len(strengths) if none does."""
+
+    run: Run
+    strengths: tuple[Strength, ...]
+    critical: dict[str, np.ndarray]
+    usual: str
+    """The name of the usual attack among them; '' if it is not there."""
+
+    @property
+    def n(self) -> int:
+        """Images that all attacks have tried."""
+        return len(self.together)
+
+    @cached_property
+    def together(self) -> np.ndarray:
+        """The critical levels under all attacks."""
+        return reduce(np.minimum, self.critical.values())
+
+    @property
+    def differ(self) -> int:
+        """Images that not all attacks judge alike at the last strength."""
+        right = [levels > len(self.strengths) - 1 for levels in self.critical.values()]
+        return int((np.any(right, axis=0) != np.all(right, axis=0)).sum())
+
+    def accuracy(self, critical: np.ndarray, level: int = -1) -> float:
+        """In percent, by default at the last strength."""
+        return percent(float((critical > level % len(self.strengths)).mean()))
+
+    def expected(self, critical: np.ndarray) -> float:
+        """In percent, by the trapezoid over these strengths whatever the attack."""
+        points = {level: float(one) for level, one in enumerate(self.strengths)}
+        return percent(float(robustness(critical, points).mean()))
+
+    @property
+    def overrated(self) -> tuple[float, Strength]:
+        """Points by which the usual attack is above all together where it is most, and there."""
+        gaps = [
+            self.accuracy(self.critical[self.usual], level) - self.accuracy(self.together, level)
+            for level in range(len(self.strengths))
+        ]
+        worst = int(np.argmax(gaps))
+        return gaps[worst], self.strengths[worst]
+
+
+def judged(run: Run, most: Strength | None = None) -> Iterator[Judged]:
+    """One for each norm and split in which two attacks or more have judged the run.
+
+    most: the largest strength; None is all that they share."""
+    groups: dict[tuple[str, str], list[Evaluation]] = {}
+    for one in run.evaluations:
+        if one.record and one.kind.at_strengths:
+            groups.setdefault((one.norm, one.record["config"]["split"]), []).append(one)
+    for evaluations in groups.values():
+        found = _compared(run, evaluations, most)
+        if found and len(found.critical) > 1 and len(found.strengths) > 1:
+            yield found
+
+
+def _compared(run: Run, evaluations: Sequence[Evaluation], most: Strength | None) -> Judged | None:
+    norm = evaluations[0].norm
+    grids = [one for one in evaluations if not one.kind.by_distance] or evaluations[:1]
+    shared = set.intersection(
+        *(
+            {Strength.parse(text, norm or "linf") for text in one.config["epsilons"]}
+            for one in grids
+        )
+    )
+    limit = most if most and most.norm == norm else None
+    strengths = tuple(sorted(one for one in shared if limit is None or one <= limit))
+    levels: dict[str, pd.Series] = {}
+    usual = ""
+    for one in evaluations:
+        try:
+            found = _levels(run, one, strengths)
+        except (OSError, DamagedError):
+            continue
+        if one.attack not in levels or len(found) > len(levels[one.attack]):
+            levels[one.attack] = found
+            usual = one.attack if one.config["attack"] == USUAL else usual
+    if not levels:
+        return None
+    common = pd.concat(levels, axis=1, join="inner").sort_index()
+    return Judged(run, strengths, {name: common[name].to_numpy() for name in levels}, usual)
+
+
+def _levels(run: Run, one: Evaluation, strengths: Sequence[Strength]) -> pd.Series:
+    """Critical levels among `strengths` by image. Raises OSError, DamagedError."""
+    path = run.dir.eval_flags(one.id)
+    flags = read_flags(path)
+    if flags is None:
+        raise FileNotFoundError(path)
+    if one.kind.by_distance:
+        distance = np.where(flags["correct"], flags["distance"], 0)
+        found = (distance[:, None] > np.array([float(s) for s in strengths], np.float32)).sum(1)
+    else:
+        grid = [Strength.parse(text, one.norm or "linf") for text in one.config["epsilons"]]
+        at = np.array([grid.index(strength) for strength in strengths])
+        found = (flags["critical"][:, None] > at).sum(1)
+    return pd.Series(found, index=flags["index"])
+
+
+def overrating(run: Run) -> list[str]:
+    """Where the usual attack overrates a run by more than a point, a line each."""
+    most = run.epsilon_g or None
+    return [_overrated(one) for one in judged(run, most) if _is_overrated(one)]
+
+
+def _is_overrated(one: Judged) -> bool:
+    return bool(one.usual) and one.overrated[0] > OVERRATED
+
+
+def _overrated(one: Judged) -> str:
+    points, where = one.overrated
+    others = " and ".join(name for name in one.critical if name != one.usual)
+    return (
+        f"{one.run.dir.id}: {one.usual} overrates it by up to {half_up(points, 1)} points (at "
+        f"{where}, {one.n} images), as {others} shows"
+    )
+
+
+def summary(runs: Iterable[Run]) -> list[str]:
+    """The same for a terminal, in one line."""
+    every = [one for run in runs for one in judged(run, run.epsilon_g or None) if one.usual]
+    wrong = [one for one in every if _is_overrated(one)]
+    if not wrong:
+        return []
+    worst = max(wrong, key=lambda one: one.overrated[0])
+    points, where = worst.overrated
+    return [
+        f"{worst.usual} overrates {len(wrong)} of {len(every)} runs by more than a point, most "
+        f"{worst.run.dir.id}: by {half_up(points, 1)} at {where}; see --attacks"
+    ]
+
+
+def lowered(runs: Iterable[Run]) -> tuple[int, float, float, float] | None:
+    """How much lower attacked runs are under all attacks together than under the usual one: their
+    number, the mean in points of adversarial and of expected accuracy, and the largest gap at any
+    strength; None if no run was judged twice."""
+    every = [
+        one for run in runs if run.epsilon_g for one in judged(run, run.epsilon_g) if one.usual
+    ]
+    if not every:
+        return None
+    adv, expected = [], []
+    for one in every:
+        shown, true = one.critical[one.usual], one.together
+        adv.append(one.accuracy(shown) - one.accuracy(true))
+        expected.append(one.expected(shown) - one.expected(true))
+    widest = max(one.overrated[0] for one in every)
+    return len(every), float(np.mean(adv)), float(np.mean(expected)), widest
+
+
+def attack_table(results: Results) -> Table | None:
+    """A row per run and eps_g, a column per attack: accuracy there on the images that all of them
+    have tried. None if no run was judged by two attacks."""
+    lines = [
+        (one, most)
+        for run in results.runs
+        for most in results.strengths_of(run)
+        for one in judged(run, most)
+    ]
+    if not lines:
+        return None
+    names = list(dict.fromkeys(name for one, _ in lines for name in one.critical))
+    several = len(names) > 2
+    header = [(name, "") for name in names] + [("all", "")] * several
+    header += [("images", "differ"), ("overrated", "points"), ("overrated", "at")]
+    rows = []
+    for one, _ in lines:
+        accuracies = [one.critical.get(name) for name in names] + [one.together] * several
+        shown = [
+            Entry(ABSENT if found is None else str(half_up(one.accuracy(found))))
+            for found in accuracies
+        ]
+        points, where = one.overrated if one.usual else (float("nan"), None)
+        loud = bool(one.usual) and points > OVERRATED
+        shown += [
+            Entry(f"{one.differ} of {one.n}"),
+            Entry(str(half_up(points, 1)) if one.usual else ABSENT, bold=loud),
+            Entry(str(where) if one.usual and points > 0 else ABSENT),
+        ]
+        rows.append((_labels(one), tuple(shown)))
+    usual = next((one.usual for one, _ in lines if one.usual), "")
+    notes = [
+        "Accuracy in % at the strength, on the images that every attack of the row has tried; "
+        "differ: images there that some attack breaks and another does not"
+    ]
+    if usual:
+        notes.append(
+            f"Overrated: by how much {usual} is above all attacks together at the worst strength "
+            f"up to there; bold above {OVERRATED:g} point"
+        )
+    stub = ("Model", "Dataset", "Strength", "Setting", "Seed")
+    return Table("One run under several attacks", stub, tuple(header), tuple(rows), tuple(notes))
+
+
+def _labels(one: Judged) -> tuple[str, ...]:
+    about, last = one.run.about, one.strengths[-1]
+    norm = "" if last.norm == "linf" else f" ({NORMS[last.norm]})"
+    setting = about["setting"] + (f" ({about['variant']})" if about["variant"] else "")
+    return about["model"], about["dataset"], f"{last}{norm}", setting, str(about["seed"])
+
+
+def attack_frame(results: Results) -> pd.DataFrame:
+    """The table as a tidy frame: a row per run, strength and attack."""
+    rows: list[dict[str, Any]] = []
+    for run in results.runs:
+        for one in (found for most in results.strengths_of(run) for found in judged(run, most)):
+            for name, critical in one.critical.items():
+                for level, strength in enumerate(one.strengths):
+                    rows.append(
+                        {
+                            **{
+                                key: run.about[key]
+                                for key in ("model", "dataset", "setting", "seed")
+                            },
+                            "run_id": run.dir.id,
+                            "attack": name,
+                            "norm": strength.norm,
+                            "epsilon": str(strength),
+                            "n": one.n,
+                            "correct": int((critical > level).sum()),
+                            "correct_under_all": int((one.together > level).sum()),
+                        }
+                    )
+    return pd.DataFrame(rows).drop_duplicates()
