@@ -168,10 +168,21 @@ def summary(runs: Iterable[Run]) -> list[str]:
     ]
 
 
-def lowered(runs: Iterable[Run]) -> tuple[int, float, float, float] | None:
-    """How much lower attacked runs are under all attacks together than under the usual one: their
-    number, the mean in points of adversarial and of expected accuracy, and the largest gap at any
-    strength; None if no run was judged twice."""
+@dataclass(frozen=True)
+class Lowered:
+    """How much lower attacked runs are under all attacks together than under the usual one: means
+    over runs of adversarial and expected accuracy in points, and the largest gap at a strength."""
+
+    runs: int
+    images: int
+    """Of a run at least."""
+    adv: float
+    expected: float
+    widest: float
+
+
+def lowered(runs: Iterable[Run]) -> Lowered | None:
+    """None if no attacked run was judged by another attack than the usual one."""
     every = [
         one for run in runs if run.epsilon_g for one in judged(run, run.epsilon_g) if one.usual
     ]
@@ -182,59 +193,60 @@ def lowered(runs: Iterable[Run]) -> tuple[int, float, float, float] | None:
         shown, true = one.critical[one.usual], one.together
         adv.append(one.accuracy(shown) - one.accuracy(true))
         expected.append(one.expected(shown) - one.expected(true))
-    widest = max(one.overrated[0] for one in every)
-    return len(every), float(np.mean(adv)), float(np.mean(expected)), widest
+    return Lowered(
+        runs=len(every),
+        images=min(one.n for one in every),
+        adv=float(np.mean(adv)),
+        expected=float(np.mean(expected)),
+        widest=max(one.overrated[0] for one in every),
+    )
 
 
 def attack_table(results: Results) -> Table | None:
     """A row per run and eps_g, a column per attack: accuracy there on the images that all of them
     have tried. None if no run was judged by two attacks."""
     lines = [
-        (one, most)
+        one
         for run in results.runs
         for most in results.strengths_of(run)
         for one in judged(run, most)
     ]
     if not lines:
         return None
-    names = list(dict.fromkeys(name for one, _ in lines for name in one.critical))
-    several = len(names) > 2
-    header = [(name, "") for name in names] + [("all", "")] * several
-    header += [("images", "differ"), ("overrated", "points"), ("overrated", "at")]
-    rows = []
-    for one, _ in lines:
-        accuracies = [one.critical.get(name) for name in names] + [one.together] * several
-        shown = [
-            Entry(ABSENT if found is None else str(half_up(one.accuracy(found))))
-            for found in accuracies
-        ]
-        points, where = one.overrated if one.usual else (float("nan"), None)
-        loud = bool(one.usual) and points > OVERRATED
-        shown += [
-            Entry(f"{one.differ} of {one.n}"),
-            Entry(str(half_up(points, 1)) if one.usual else ABSENT, bold=loud),
-            Entry(str(where) if one.usual and points > 0 else ABSENT),
-        ]
-        rows.append((_labels(one), tuple(shown)))
-    usual = next((one.usual for one, _ in lines if one.usual), "")
+    names = list(dict.fromkeys(name for one in lines for name in one.critical))
+    columns = [*names, *["all"] * (len(names) > 2), "differ", "overrated"]
+    seeds = len({one.run.config["seed"] for one in lines}) > 1
+    usual = next((one.usual for one in lines if one.usual), "the usual attack")
     notes = [
-        "Accuracy in % at the strength, on the images that every attack of the row has tried; "
-        "differ: images there that some attack breaks and another does not"
+        "Accuracy in % at the strength, on the images that every attack of the row has tried",
+        "differ: images there that one attack breaks and another does not",
+        f"overrated: by how many points {usual} is above all attacks together, at the strength up "
+        f"to there where it is most; bold above {OVERRATED:g} point",
     ]
-    if usual:
-        notes.append(
-            f"Overrated: by how much {usual} is above all attacks together at the worst strength "
-            f"up to there; bold above {OVERRATED:g} point"
-        )
-    stub = ("Model", "Dataset", "Strength", "Setting", "Seed")
-    return Table("One run under several attacks", stub, tuple(header), tuple(rows), tuple(notes))
+    return Table(
+        "Runs under several attacks",
+        ("Model", "Dataset", "eps_g", "Setting", *["Seed"] * seeds),
+        tuple((name,) for name in columns),
+        tuple((_labels(one, seeds), tuple(_entries(one, names))) for one in lines),
+        tuple(notes),
+    )
 
 
-def _labels(one: Judged) -> tuple[str, ...]:
+def _entries(one: Judged, names: Sequence[str]) -> Iterator[Entry]:
+    for levels in (*map(one.critical.get, names), *[one.together] * (len(names) > 2)):
+        yield Entry(ABSENT if levels is None else str(half_up(one.accuracy(levels))))
+    yield Entry(f"{one.differ} of {one.n}")
+    points, where = one.overrated if one.usual else (0.0, None)
+    loud = _is_overrated(one)
+    yield Entry(f"{half_up(points, 1)} at {where}" if points else ABSENT, bold=loud)
+
+
+def _labels(one: Judged, seeds: bool) -> tuple[str, ...]:
     about, last = one.run.about, one.strengths[-1]
     norm = "" if last.norm == "linf" else f" ({NORMS[last.norm]})"
     setting = about["setting"] + (f" ({about['variant']})" if about["variant"] else "")
-    return about["model"], about["dataset"], f"{last}{norm}", setting, str(about["seed"])
+    seed = (str(about["seed"]),) if seeds else ()
+    return about["model"], about["dataset"], f"{last}{norm}", setting, *seed
 
 
 def attack_frame(results: Results) -> pd.DataFrame:

@@ -7,6 +7,7 @@ local weights; grids/demo.yaml fine-tunes them; then come the tables, the figure
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.panel import Panel
@@ -20,6 +21,9 @@ from sweep import launcher
 from sweep.grid import Grid, load_grid
 from sweep.state.plan import Plan, State
 from sweep.submit.submissions import manifest_row
+
+if TYPE_CHECKING:
+    from analysis.attacks import Lowered
 
 
 def play(store: Store, console: Console, workers: int | None, tracking: str | None) -> int:
@@ -61,6 +65,7 @@ def _incomplete(final: Plan | None, grid: Grid, store: Store, console: Console) 
 def show(grid: Grid, store: Store, console: Console) -> None:
     """Tables, adaptation delays, figure and the one-sentence finding, all from the run folders."""
     from analysis import Results
+    from analysis.attacks import lowered
     from analysis.figures.style import save
     from analysis.figures.transfer import draw_transfer
     from analysis.findings import delay_table, finding
@@ -70,7 +75,20 @@ def show(grid: Grid, store: Store, console: Console) -> None:
     results = Results(store.root, [manifest_row(run) for run in grid.runs])
     for table in main_tables(results.values):
         console.print(terminal(table))
+    console.print(Text(_second_opinion(lowered(results.runs), grid), style="yellow"))
     console.print(terminal(delay_table(results)))
     files = save(draw_transfer(results), store.root / "reports" / grid.name / "transfer")
     console.print(Panel(finding(results), title="What it shows", title_align="left"))
     console.print(f"figure: {', '.join(str(file) for file in files)}")
+
+
+def _second_opinion(found: Lowered | None, grid: Grid) -> str:
+    """By how much the tables would be lower if FMN judged with APGD; of some of the images."""
+    if found is None:
+        return "judged by one attack alone"
+    judged = f"Judged by FMN, too, on the first {found.images} test images"
+    return (
+        f"{judged}, the {found.runs} attacked runs lose {found.adv:.1f} points of adv and "
+        f"{found.expected:.1f} of expected accuracy on average, and up to {found.widest:.1f} at "
+        f"one strength; see: sweep tables {grid.name} --attacks\n"
+    )

@@ -57,7 +57,7 @@ def two_attacks(root: Path, *, broken_by_fmn: int) -> list[dict[str, object]]:
 def test_attacks_stand_side_by_side_and_differences_are_counted(tmp_path: Path) -> None:
     source = Source.store(tmp_path, two_attacks(tmp_path, broken_by_fmn=6))
     made = tables(source, "markdown", numbers=[-2])
-    assert "| vit | cars | 4/255 | sched | 0 | 0.00 | 0.00 | 0 of 150 | **4.0** | 2/255 |" in (
+    assert "| vit | cars | 4/255 | sched | 0.00 | 0.00 | 0 of 150 | **4.0 at 2/255** |" in (
         made.text.replace("ViT", "vit").replace("Cars", "cars")
     )
     assert [remark for remark in made.remarks if "overrates" in remark] == [
@@ -69,8 +69,9 @@ def test_attacks_stand_side_by_side_and_differences_are_counted(tmp_path: Path) 
     assert any(line.endswith("APGD-10,linf,2/255,150,150,144") for line in frame)
     results = source.results
     assert results and not run_gates(results)
-    count, adv, expected, widest = lowered(results.runs) or (0, 0, 0, 0)
-    assert (count, adv, widest) == (1, 0, 4) and expected == pytest.approx(4 / 4)
+    found = lowered(results.runs)
+    assert found and found.expected == pytest.approx(4 / 4)
+    assert (found.runs, found.images, found.adv, found.widest) == (1, 150, 0, 4)
 
 
 def test_a_point_is_no_alarm_and_one_attack_is_no_comparison(tmp_path: Path) -> None:
