@@ -136,6 +136,8 @@ def _go(
     wait: bool = True,
     feed_s: float | None = None,
 ) -> Plan | None:
+    # Before the turn, so that a launch which is refused writes nothing. What is submitted follows
+    # from the look within it: another launch may have had its turn since.
     require(grid, [s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
     sweep, backend = submissions.record_grid(grid, store), backends.of(profile.executor)
     with submissions.turn(sweep):

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from core.config import own_code
-from core.config.own_code import Code
+from core.config.knobs import Code
 from core.config.strength import Norm, Strength, Strengths
 from core.config.values import Count, Number, Part, delta_of, hashed, safe_name
 from core.errors import ConfigError

@@ -21,10 +21,9 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BeforeValidator, PlainSerializer
-
+from core.config.knobs import Pairs
 from core.config.values import nearest
 from core.errors import ConfigError, first_line
 
@@ -32,51 +31,10 @@ FROZEN = "frozen.json"
 """Beside the packages of a frozen copy: the state they were copied in."""
 OURS = ("core", "sweep", "slurm", "analysis", "epsweep")
 
-Value = str | int | float | bool | tuple[str | int | float | bool, ...]
-Pairs = tuple[tuple[str, Any], ...]
-
 
 def is_own(name: object) -> bool:
     """Whether a kind or a backbone is meant as an import path; names of ours have no colon."""
     return isinstance(name, str) and ":" in name
-
-
-# What a config stores of it.
-
-
-def _knob(name: object, value: object) -> Value:
-    """One value as it is stored: 2.0 and 2 are one. Raises ValueError."""
-    if isinstance(value, list | tuple):
-        items = tuple(_knob(name, item) for item in value)
-        if not any(isinstance(item, tuple) for item in items):
-            return items  # type: ignore[return-value]  # a list of lists goes on to the error
-    elif isinstance(value, str | bool | int):
-        return value
-    elif isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    raise ValueError(f"{name}: expected a number, a text, or a list of them, got {value!r}")
-
-
-def _knobs(given: object) -> Pairs:
-    """A mapping (or pairs) in one order."""
-    if not isinstance(given, Mapping | tuple):
-        raise ValueError(f"expected a mapping of keyword arguments, got {given!r}")
-    return tuple(sorted((str(name), _knob(name, value)) for name, value in dict(given).items()))
-
-
-def _plain(pairs: Pairs) -> dict[str, Any]:
-    return {name: [*value] if isinstance(value, tuple) else value for name, value in pairs}
-
-
-Knobs = Annotated[Pairs, BeforeValidator(_knobs), PlainSerializer(_plain, return_type=dict)]
-"""Keyword arguments for an own object, as (name, value) pairs in order of names; a mapping in
-files."""
-Code = Annotated[
-    tuple[tuple[str, str], ...],
-    BeforeValidator(_knobs),
-    PlainSerializer(dict, return_type=dict),
-]
-"""(import path, digest) pairs of the own code that is used; a mapping in files."""
 
 
 def with_knobs(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -92,9 +50,6 @@ def label(dotted: str, knobs: Pairs = ()) -> str:
     """The name of an own object in tables: 'Cosine' or 'Cosine;power=2', without importing it."""
     shown = (f"{k}={'/'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in knobs)
     return ";".join([dotted.rpartition(":")[2], *shown])
-
-
-# The object itself.
 
 
 class Use(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from core.config import own_code
-from core.config.own_code import Knobs
+from core.config.knobs import Knobs
 from core.config.strength import AnyStrength
 from core.config.values import Count, Number, Part, nearest
 

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from core.config import own_code
-from core.config.own_code import Code
+from core.config.knobs import Code
 from core.config.parts import Attack, Augment, Lora, Objective, Optim, Validation
 from core.config.registry import backbone, backbones, canonical_backbone, size_problem
 from core.config.schedule import Schedule, resolve_schedule, unused

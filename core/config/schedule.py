@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 
 from core.config import own_code
-from core.config.own_code import Knobs
+from core.config.knobs import Knobs
 from core.config.strength import Strength
 from core.config.values import Count, Number, Part, nearest
 

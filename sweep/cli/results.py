@@ -205,11 +205,11 @@ def figures(
     from analysis.figures import write_figures
 
     if guide.is_meant(grid, names or (), files):
-        from analysis.guide.figures import write_figures as draw
+        import analysis.guide.figures
 
         measured = guide.source(grid, root, only, files)
         folder = output or Store.at(root).root / "reports" / (Path(grid).stem if grid else "guide")
-        for path in draw(measured.frame, folder, names or []):
+        for path in analysis.guide.figures.write_figures(measured.frame, folder, names or []):
             out.print(str(path), soft_wrap=True)
         return
     source, loaded = _source(grid, root, only, files)

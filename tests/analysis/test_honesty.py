@@ -180,7 +180,7 @@ def test_different_images_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_missing_flags_are_named(tmp_path: Path) -> None:
-    results = one(tmp_path, fix=np.zeros(10, np.int16), sched=np.zeros(10, np.int16))
+    results = one(tmp_path, fix=np.zeros(10, np.int16), sched=np.full(10, 9, np.int16))
     path = results.runs[0].dir.eval_flags(made.EVALUATION.id)
     path.unlink()
     with pytest.raises(ConfigError, match=path.name):

@@ -321,3 +321,24 @@ def test_feeding_goes_on_until_all_is_submitted(limited: Sweep, mark: None) -> N
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert "4 runs submitted" in said and "2 runs submitted" in said
+
+
+def test_jobs_import_the_own_code_that_was_frozen(
+    tiny: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is edited while the job waits does not reach it."""
+    example = Path(__file__).parents[2] / "examples" / "own_code.py"
+    mine = tmp_path / "my_loss.py"
+    mine.write_text(example.read_text())
+    monkeypatch.chdir(tmp_path)
+    tiny.write_grid(objective={"kind": "my_loss:Smooth", "smoothing": 0.2})
+    tiny.write_profile(HELD)
+    assert "1 run submitted" in tiny.launch()
+    run, (job,) = tiny.run, queued(tiny.bed)
+    mine.write_text("raise SystemExit('edited after the launch')")
+    tiny.bed.run("scontrol", "release", job)
+    wait_for(run.result.exists)
+    config = run.read_config()
+    assert config["objective"]["kind"] == "my_loss:Smooth" and [*config["code"]] == [
+        "my_loss:Smooth"
+    ]
