@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -43,7 +44,7 @@ def mean_correlations(frame: pd.DataFrame) -> pd.DataFrame:
                     "factor": factor,
                     "level": level,
                     "pooled": mean_absolute(group)[0],
-                    "per_dataset": float(np.nanmean([mean for mean, _ in each])),
+                    "per_dataset": float(pd.Series([mean for mean, _ in each]).mean()),
                     "rows": len(group),
                     "undefined": sum(lacks for _, lacks in each),
                 }
@@ -78,7 +79,8 @@ def proxies(frame: pd.DataFrame) -> pd.DataFrame:
             some = both if level == ALL else both[losses == level]
             if len(some) < 3:
                 continue
-            rho, p = stats.spearmanr(some[reference], some[proxy])
+            varied = some.nunique().min() > 1
+            rho, p = stats.spearmanr(some[reference], some[proxy]) if varied else (math.nan,) * 2
             found.append((proxy, reference, level, len(some), float(rho), float(p)))
     return pd.DataFrame(found, columns=["proxy", "against", "loss", "configurations", "rho", "p"])
 

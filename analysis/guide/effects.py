@@ -7,6 +7,7 @@ The same six datasets are behind all of them, and each was trained once, with on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
@@ -31,19 +32,18 @@ def test_factors(frame: pd.DataFrame) -> pd.DataFrame:
     the published numbers are, and Welch's, as the published text calls them."""
     found = []
     for protocol, factor, groups in _by_factor(frame):
-        some = [values for values in groups.values() if len(values) > 1]
-        equal = stats.f_oneway(*groups.values())
-        welch = stats.f_oneway(*some, equal_var=False)
+        F, p = anova([*groups.values()])
+        welch_F, welch_p = anova([*groups.values()], equal_var=False)
         found.append(
             {
                 "protocol": protocol,
                 "factor": factor,
                 "levels": len(groups),
                 "configurations": sum(map(len, groups.values())),
-                "F": float(equal.statistic),
-                "p": float(equal.pvalue),
-                "welch_F": float(welch.statistic),
-                "welch_p": float(welch.pvalue),
+                "F": F,
+                "p": p,
+                "welch_F": welch_F,
+                "welch_p": welch_p,
             }
         )
     columns = ["protocol", "factor", "levels", "configurations", "F", "p", "welch_F", "welch_p"]
@@ -75,15 +75,15 @@ def test_interactions(frame: pd.DataFrame) -> pd.DataFrame:
             cells = [group["borda"].to_numpy(float) for _, group in known.groupby([first, second])]
             if len(cells) < 2 or len(known) <= len(cells):
                 continue
-            one_way = stats.f_oneway(*cells)
+            cells_F, cells_p = anova(cells)
             F, p, df = interaction(known, first, second)
             found.append(
                 {
                     "protocol": protocol,
                     "factors": f"{first} x {second}",
                     "cells": len(cells),
-                    "cells_F": float(one_way.statistic),
-                    "cells_p": float(one_way.pvalue),
+                    "cells_F": cells_F,
+                    "cells_p": cells_p,
                     "interaction_F": F,
                     "interaction_p": p,
                     "df": df,
@@ -95,6 +95,16 @@ def test_interactions(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns)
 
 
+def anova(groups: Sequence[np.ndarray], *, equal_var: bool = True) -> tuple[float, float]:
+    """(F, p) of a one-way analysis of variance; nan if values do not vary within groups. Welch's
+    (not `equal_var`) takes the groups that have a variance."""
+    able = [one for one in groups if equal_var or (len(one) > 1 and one.var() > 0)]
+    if len(able) < 2 or not any(one.var() > 0 for one in able):
+        return math.nan, math.nan
+    found = stats.f_oneway(*able, equal_var=equal_var)
+    return float(found.statistic), float(found.pvalue)
+
+
 def interaction(table: pd.DataFrame, first: str, second: str) -> tuple[float, float, int]:
     """(F, p, its degrees of freedom) of the interaction of two factors on `borda`, by least
     squares; nan if the cells there are leave none."""
@@ -104,9 +114,9 @@ def interaction(table: pd.DataFrame, first: str, second: str) -> tuple[float, fl
     cells = pd.get_dummies(table[first] + "\0" + table[second]).to_numpy(float)
     df = int(np.linalg.matrix_rank(cells) - np.linalg.matrix_rank(additive))
     residual = len(y) - np.linalg.matrix_rank(cells)
-    if not df or not residual:
-        return float("nan"), float("nan"), df
     unexplained = [_unexplained(design, y) for design in (additive, cells)]
+    if not df or not residual or np.isclose(unexplained[1], 0):
+        return math.nan, math.nan, df
     F = (unexplained[0] - unexplained[1]) / df / (unexplained[1] / residual)
     return float(F), float(stats.f.sf(F, df, residual)), df
 
@@ -162,7 +172,8 @@ def compare_losses(frame: pd.DataFrame) -> pd.DataFrame:
         )
         if min(len(continuity), len(switch)) < 2:
             continue
-        welch = stats.ttest_ind(continuity, switch, equal_var=False)
+        spread = continuity.var(), switch.var()
+        welch = stats.ttest_ind(continuity, switch, equal_var=False) if min(spread) > 0 else None
         whitney = stats.mannwhitneyu(continuity, switch)
         found.append(
             {
@@ -171,11 +182,11 @@ def compare_losses(frame: pd.DataFrame) -> pd.DataFrame:
                 "switch": len(switch),
                 "mean_continuity": float(continuity.mean()),
                 "mean_switch": float(switch.mean()),
-                "t": float(welch.statistic),
-                "p": float(welch.pvalue),
+                "t": float(welch.statistic) if welch else math.nan,
+                "p": float(welch.pvalue) if welch else math.nan,
                 "U": float(whitney.statistic),
                 "U_p": float(whitney.pvalue),
-                "d": cohen(continuity, switch),
+                "d": cohen(continuity, switch) if max(spread) > 0 else math.nan,
             }
         )
     columns = ["protocol", "continuity", "switch", "mean_continuity", "mean_switch"]

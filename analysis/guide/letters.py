@@ -12,14 +12,16 @@ from scipy import stats
 
 def mark(groups: Mapping[str, np.ndarray], alpha: float) -> dict[str, str]:
     """Level -> its letters by Tukey's HSD at `alpha` over the groups' values; '' for groups of a
-    single value, which cannot be compared. The level of the highest mean has an 'a'.
+    single value, which cannot be compared; one letter for all if values do not vary within groups.
+    The level of the highest mean has an 'a'.
 
     By insertion and absorption (Piepho, 2004): one set of all levels is split at every pair that
     differs, and sets within others are dropped.
     """
     able = {name: values for name, values in groups.items() if len(values) > 1}
     ordered = sorted(able, key=lambda name: -able[name].mean())
-    apart = _apart([able[name] for name in ordered], alpha) if len(ordered) > 1 else []
+    varied = any(able[name].var() > 0 for name in ordered)
+    apart = _apart([able[name] for name in ordered], alpha) if len(ordered) > 1 and varied else []
     sets = [frozenset(range(len(ordered)))]
     for i, j in apart:
         split = [

@@ -262,6 +262,8 @@ def _shown(name: str, value: Any, formats: Mapping[str, Format]) -> str:
         return value
     if value is None or pd.isna(value):
         return ABSENT
+    if value == float("inf"):
+        return "inf"
     plain = name.partition(" ")[0]  # of comparisons: 'clean published', 'clean difference'
     if plain in formats:
         return formats[plain](value)

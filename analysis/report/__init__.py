@@ -20,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
@@ -30,6 +31,8 @@ from analysis.command import Source
 from analysis.figures import CAPTIONS, PER_PAIR, drawings
 from analysis.figures.style import styled
 from analysis.findings import delay_rule
+from analysis.guide import summary
+from analysis.guide.own import of_runs
 from analysis.margins.tables import margin_tables
 from analysis.paper import describe_values, main_tables, one_evaluation
 from analysis.report import facts, rows
@@ -71,20 +74,31 @@ def write(
     title: str,
     about: Mapping[str, Any] | None = None,
     wandb: str | None = None,
+    guide: bool = False,
 ) -> Path:
     """Write `folder`/index.html and return its path.
 
     title: the sweep's name. about: the grid's own (question, gpu_hours). wandb: address of the
     W&B project, 'https://wandb.ai/ENTITY/PROJECT', for links; None where nothing was synced.
+    guide: whether its tables and figures are those of the sister benchmark (arXiv 2508.14079).
+    Raises ConfigError if they are, and runs of one of its cells differ in more than the seed.
     """
     path = Path(folder) / "index.html"
-    write_text(path, page(digests, title, dict(about or {}), wandb))
+    write_text(path, page(digests, title, dict(about or {}), wandb, guide=guide))
     return path
 
 
-def page(digests: Digests, title: str, about: Mapping[str, Any], wandb: str | None) -> str:
+def page(
+    digests: Digests,
+    title: str,
+    about: Mapping[str, Any],
+    wandb: str | None,
+    *,
+    guide: bool = False,
+) -> str:
     """The whole page; see `write`."""
     results = digests.results
+    benchmark = of_runs(results) if guide else None
     template = Environment(
         loader=PackageLoader("analysis.report"),
         autoescape=True,
@@ -94,7 +108,7 @@ def page(digests: Digests, title: str, about: Mapping[str, Any], wandb: str | No
     ).get_template("report.html.j2")
     shared, differing = config_texts(digests.runs)
     environments = facts.environments(digests)
-    figures, omitted = _figures(results)
+    figures, omitted = _figures(results) if benchmark is None else (_of_guide(benchmark), "")
     verdict = Verdict(digests)
     script = "\n".join(_template_file(name) for name in SCRIPTS)
     core = {
@@ -105,7 +119,7 @@ def page(digests: Digests, title: str, about: Mapping[str, Any], wandb: str | No
         "verdict": verdict.as_data(),
         "cells": rows.cells_table(digests),
         "runs": rows.runs_table(digests),
-        "layout": [_as_data(table) for table in _laid_out(results)],
+        "layout": [_as_data(table) for table in _laid_out(results, benchmark)],
         "coverage": [facts.coverage(digests)],
     }
     return template.render(
@@ -113,10 +127,11 @@ def page(digests: Digests, title: str, about: Mapping[str, Any], wandb: str | No
         question=about.get("question", ""),
         states=Counter(state for state, _ in digests.states.values()).most_common(),
         sections=SECTIONS.items(),
-        findings=facts.findings(digests, verdict.sentence()),
+        findings=_findings(digests, verdict, benchmark),
         violations=facts.violations(digests),
         what=describe_values(one_evaluation(results.values)),
         filters=rows.filters(results),
+        layout="In the paper's layout" if benchmark is None else "Rankings and tests",
         names=rows.NAMES,
         figures=[{"caption": figure["caption"], "ratio": figure["ratio"]} for figure in figures],
         omitted=omitted,
@@ -158,7 +173,15 @@ def _details(digests: Digests, first: int, configs: Mapping[str, str]) -> str:
     return f"[{','.join(found)}]"
 
 
-def _laid_out(results: Results) -> list[Table]:
+def _findings(digests: Digests, verdict: Verdict, benchmark: pd.DataFrame | None) -> list[str]:
+    found = facts.findings(digests, verdict.sentence())
+    # The first compares settings of a schedule, of which the benchmark has but one.
+    return found if benchmark is None else [*summary.sentences(benchmark), *found[1:]]
+
+
+def _laid_out(results: Results, benchmark: pd.DataFrame | None) -> list[Table]:
+    if benchmark is not None:
+        return summary.laid_out(benchmark)
     return [
         batchnorm.flagged(tuned.flagged(table, results), results)
         for table in (*main_tables(results.values), *margin_tables(results.margins))
@@ -187,6 +210,11 @@ def levels(table: Table) -> list[list[tuple[str, int]]]:
         upper = [labels[: level + 1] for labels in table.header]
         lines.append([(labels[-1], len(list(group))) for labels, group in groupby(upper)])
     return [*lines, [(labels[-1], 1) for labels in table.header]]
+
+
+def _of_guide(benchmark: pd.DataFrame) -> list[dict[str, Any]]:
+    with rc_context({"svg.hashsalt": "epsweep"}):
+        return [_drawn(figure, about, stem) for stem, figure, about in summary.drawn(benchmark)]
 
 
 def _figures(results: Results) -> tuple[list[dict[str, Any]], str]:

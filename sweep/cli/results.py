@@ -254,6 +254,7 @@ def report(
         title=loaded.name,
         about=loaded.about,
         wandb=f"https://wandb.ai/{wandb}" if wandb else None,
+        guide=guide.NAME in loaded.tables,
     )
     out.print(str(page), soft_wrap=True)
 

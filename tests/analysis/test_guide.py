@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from guide_runs import finished
+from report_page import unpacked
 from scipy import stats
 
 from analysis import Results
-from analysis.guide import correlations, effects
+from analysis.guide import command, correlations, effects
 from analysis.guide.command import Measured, tables
 from analysis.guide.design import (
     CELL,
@@ -33,6 +34,7 @@ from analysis.guide.letters import mark
 from analysis.guide.measurements import COLUMNS, KEYS, published
 from analysis.guide.own import of_runs
 from analysis.guide.ranking import best, medals, rank
+from analysis.report import Digests, write
 from core.config.registry import backbone_problem
 from sweep import cli
 from sweep.cli import guide
@@ -235,6 +237,30 @@ def test_every_table_in_every_format(tmp_path: Path) -> None:
     assert [entry.text for entry in row[1]][:3] == ["1", "1", "0"]
 
 
+@pytest.mark.parametrize("accuracy", ["0.5", "0", "0.1 or 0.9"])
+def test_little_and_equal_numbers_make_no_noise(tmp_path: Path, accuracy: str) -> None:
+    """Warnings are errors here: of values that do not vary, of groups of one, of gaps."""
+    names = [name for name in our_names() if name.startswith("robust_")]
+    values = accuracy.split(" or ")
+
+    def rewrite(rows: list[dict[str, Any]]) -> None:
+        cells = product([FFT, LP], names, ["Classic AT", "TRADES"], ["stanford_cars", "pets"])
+        rows[:] = [
+            {
+                **dict(zip(KEYS, cell, strict=True)),
+                **dict.fromkeys(COLUMNS, values[i // 4 % len(values)]),
+            }
+            for i, cell in enumerate(cells)
+            if i != 5
+        ]
+
+    source = Measured.files([small(tmp_path / "g.csv", rewrite)])
+    output = tables(source)
+    assert not output.complete and len(output.tables) == 20
+    assert "not in the source" in output.remarks[0]
+    assert command.check(source).text.startswith("## Accuracies of a part")
+
+
 def changed(line: int, **cells: object) -> Callable[[list[dict[str, Any]]], object]:
     return lambda rows: rows[line].update(cells)
 
@@ -383,3 +409,17 @@ def test_seeds_are_averaged_and_other_differences_are_not(call: Call, tmp_path: 
 def test_a_backbone_outside_the_benchmark_has_the_classes_of_the_registry() -> None:
     assert facts("robswin")[1:3] == ("large", "fully attention")
     assert facts("robustly.unknown")[1:] == ("", "", "")
+
+
+def test_the_report_of_the_benchmark_has_its_tables_and_figures(tmp_path: Path) -> None:
+    for backbone, right in (("r50", 80), ("vit", 60)):
+        for protocol in ("full", "linear"):
+            finished(tmp_path, right, backbone=backbone, epochs=5, protocol=protocol)
+    digests = Digests.of(Results(tmp_path, index=False))
+    path = write(digests, tmp_path / "out", title="mini", guide=True)
+    text, parts = path.read_text("utf-8"), unpacked(path)
+    assert "FFT (5 epochs): resnet50.a1_in1k with Classic AT ranks first of 2" in text
+    assert "no pair of fix and sched" not in text and "Rankings and tests" in text
+    titles = [table["title"] for table in parts["core"]["layout"]]
+    assert titles[:2] == ["Ranking, FFT (5 epochs)", "Ranking, LP (5 epochs)"]
+    assert "svg" in parts["figure-0"] and CAPTIONS["plane"] in text

@@ -1,0 +1,51 @@
+"""What a report on a grid of the Guide shows beside its runs: sentences, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.guide import effects
+from analysis.guide.figures import CAPTIONS, FIGURES
+from analysis.guide.measurements import records
+from analysis.guide.ranking import rank
+from analysis.guide.tables import ANALYSES, USUAL, lay_out
+from analysis.tables import Table
+
+
+def sentences(frame: pd.DataFrame) -> Iterator[str]:
+    """The winner of each protocol and how the losses compare, or how far the measurements are."""
+    table = rank(frame)
+    for protocol in dict.fromkeys(table["protocol"]):
+        rows = table[table["protocol"] == protocol]
+        able = rows[rows["rank"].notna()]
+        if len(able) < len(rows):
+            yield (
+                f"{protocol}: {len(able)} of {len(rows)} configurations are measured on every "
+                "dataset; ranks are among these."
+            )
+        for first in records(able.head(1)):
+            yield (
+                f"{protocol}: {first['backbone']} with {first['loss']} ranks first of {len(able)} "
+                f"(Borda count {first['borda']}, score sum {first['score_sum']:.3f})."
+            )
+    wins = effects.count_wins(frame)
+    for row in records(wins[wins["size"] == "all"]):
+        yield (
+            f"{row['protocol']}: TRADES is above classic AT on {row['trades']} of "
+            f"{row['backbones']} backbones (sign test: p = {row['sign_p']:.2g})."
+        )
+
+
+def laid_out(frame: pd.DataFrame) -> list[Table]:
+    """Every analysis but the measurements, which the page has run by run."""
+    return [table for name in USUAL for table in lay_out(ANALYSES[name], frame)]
+
+
+def drawn(frame: pd.DataFrame) -> Iterator[tuple[str, Figure, str]]:
+    """(file stem, figure, caption)."""
+    for name, draw in FIGURES.items():
+        for stem, figure in draw(frame):
+            yield stem, figure, CAPTIONS[name]
