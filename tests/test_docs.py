@@ -96,6 +96,30 @@ def test_the_example_grids_are_valid(page: Path, runs: int, tmp_path: Path) -> N
     assert len(load_grid(tmp_path / "example.yaml").runs) == runs
 
 
+def test_what_contributing_names_is_there() -> None:
+    """Files and folders, and the registries to add a line to."""
+    text = read(ROOT / "CONTRIBUTING.md")
+    paths = re.findall(r"`((?:core|sweep|slurm|analysis|tests|grids)/[\w./]+)`", text)
+    assert len(paths) > 15
+    for path in paths:
+        assert (ROOT / path).exists(), path
+    for place, name in (
+        ("core/training/schedules.py", "KINDS"),
+        ("core/training/objectives.py", "KINDS"),
+        ("core/datasets/read.py", "READERS"),
+    ):
+        assert f"\n{name}: " in read(ROOT / place) and f"`{name}`" in text
+
+
+def test_the_example_of_a_profile_shows_every_key_of_a_cluster() -> None:
+    from slurm.profile import Profile, read_profile
+
+    file = ROOT / "examples" / "cluster.yaml"
+    shown = read_profile(file)
+    left_out = {"name", "workers", "parameters"}  # its file's, those of local workers, of plug-ins
+    assert shown.model_fields_set >= {*Profile.model_fields} - left_out
+
+
 def test_every_state_and_class_of_failure_has_its_advice() -> None:
     from sweep.state.decision import State
     from sweep.state.triage import FAILURES, PAUSES
