@@ -8,27 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from core.config.strength import Norm
-from core.model.trainable import head_names
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
 """Norm of a perturbation -> order of the dual one."""
 
 
 def find_linear_head(model: nn.Module, x: Tensor) -> nn.Linear | None:
-    """The layer whose outputs for the images x [B, C, H, W] are the model's logits; None if there
-    is no such linear layer (two heads that are averaged, logits that are scaled afterwards)."""
-    modules = dict(model.named_modules())
-    heads = [modules.get(name) for name in head_names(model)]
-    if len(heads) != 1 or not isinstance(head := heads[0], nn.Linear):
-        return None
-    outputs: list[Tensor] = []
-    hook = head.register_forward_hook(lambda _, __, output: outputs.append(output))
+    """The layer, whatever it is called, whose outputs for the images x [B, C, H, W] are the model's
+    logits; None if there is no such linear layer (two heads that are averaged, logits that are
+    scaled afterwards)."""
+    outputs: dict[nn.Module, list[Tensor]] = {
+        layer: [] for layer in model.modules() if isinstance(layer, nn.Linear)
+    }
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, output: outputs[layer].append(output))
+        for layer in outputs
+    ]
     try:
         with torch.no_grad():
             logits = model(x)
     finally:
-        hook.remove()
-    return head if len(outputs) == 1 and torch.equal(outputs[0], logits) else None
+        for hook in hooks:
+            hook.remove()
+    heads = [
+        layer
+        for layer, made in outputs.items()
+        if isinstance(layer, nn.Linear) and len(made) == 1 and torch.equal(made[0], logits)
+    ]
+    return heads[0] if len(heads) == 1 else None
 
 
 def gaps(head: nn.Linear, norm: Norm) -> Tensor:

@@ -15,6 +15,7 @@ from grid_text import parse
 from whole_run import assert_keeps_its_promise, execute, flags
 
 from core.config import ConfigError, RobustAccuracy, RunConfig, own_code
+from core.config.evaluation import MinimalNorm
 from core.data import splits
 from core.store import damage
 from core.store.folders import Store
@@ -46,6 +47,7 @@ class WideResNet(nn.Module):
 """
 """In the style of the CIFAR networks of RobustBench: 32 pixels, the normalisation within, `fc`."""
 ASKED = RobustAccuracy(epsilons=("0", "1/255", "8/255"), steps=2)
+MARGINS = MinimalNorm(epsilons=("0",), steps=1, margins=True)
 CLASSES = 10
 
 
@@ -93,8 +95,10 @@ def test_a_checkpoint_is_judged_with_its_own_head(store: Store, wrapped: str) ->
     assert (result["epochs"], result["setting"], result["delay"]) == (0, "none", 0)
     assert assert_keeps_its_promise(store.run(config.id))
     assert damage.find(store.run(config.id)) == []
-    again = execute(store, config, [ASKED], images=None)
-    assert again["evals"] == [ASKED.id]
+    again = execute(store, config, [ASKED, MARGINS], images=None)
+    assert {*again["evals"]} == {ASKED.id, MARGINS.id}
+    found = flags(store.run(config.id), MARGINS)
+    assert found["correct"].sum() == right and (found["feature_margin"] > 0).all()
 
 
 def test_a_finished_run_judged_again_has_the_numbers_of_the_run(store: Store) -> None:
