@@ -122,7 +122,7 @@ def parse_grid(text: str, path: Path) -> Grid:
     _check_labels(file, runs)
     tune = tune_block.read(file)
     if tune:
-        tune_block.check(file, tune)
+        tune_block.check(file, tune, (run.config for run in runs))
     if not runs and not file.faults:
         file.problem(("exclude",), "exclude: drops every combination, no run is left")
     file.check()

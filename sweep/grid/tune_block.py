@@ -20,12 +20,13 @@ tune:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PlainValidator, StrictBool, ValidationError
 
-from core.config import Optim, nearest, problems
+from core.config import Optim, RunConfig, nearest, problems
 from core.config.values import Count, Number, Part
 from sweep.grid.fields import show
 from sweep.grid.file import GridFile
@@ -140,8 +141,11 @@ def _check_unset(file: GridFile, tune: Tune) -> None:
                 file.problem(place, f"{field}: searched by tune (line {line}), do not set it too")
 
 
-def check(file: GridFile, tune: Tune) -> None:
-    """Note what does not go together in the block."""
+def check(file: GridFile, tune: Tune, configs: Iterable[RunConfig]) -> None:
+    """Note what does not go together in the block, and with the runs."""
+    if not all(config.schedule.trains for config in configs):
+        what = "schedule none trains nothing; judge such networks in a grid of their own"
+        file.problem(("tune",), f"tune: {what}")
     if tune.epochs and tune.schedule == "each":
         what = "shorter trials need schedule: fix, hinges of other schedules lie in whole epochs"
         file.problem(("tune", "epochs"), f"tune.epochs: {what}")
