@@ -33,8 +33,9 @@ def test_two_workers_share_a_search_and_keep_to_its_budget(store: Store, forks: 
     done = [read_json(path) or {} for path in store.root.glob("worker-*.json")]
     assert sum(item["done"] for item in done) == 14 and all(item["done"] for item in done)
     for one in seen.trials:
-        (attempt,) = read_jsonl(wanted.trial_dir(one.number).attempts)
-        assert attempt["outcome"] == "done"
+        # One that has just ended may be claimed by the other worker, which finds it done.
+        attempts = read_jsonl(wanted.trial_dir(one.number).attempts)
+        assert {attempt["outcome"] for attempt in attempts} == {"done"}
     journal = Study(wanted, 99)._all()[:-1]  # but for the one it asks for here
     states = Counter(one.state.name for one in journal)
     assert states == {"COMPLETE": seen.counts["completed"], "PRUNED": seen.counts["pruned"]}
