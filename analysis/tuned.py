@@ -43,10 +43,11 @@ def sentence(results: Results) -> str | None:
     plural = "" if counts[-1] == 1 else "s"
     names = list(dict.fromkeys(map(place_name, found)))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return (
-        f"hyper-parameters from a search of {span} trial{plural}, expected at least {least}: "
-        f"{', '.join(names[:NAMED])}{more}"
-    )
+    if counts == [0]:
+        told = "hyper-parameters drawn at random, nothing was searched"
+    else:
+        told = f"hyper-parameters from a search of {span} trial{plural}, expected at least {least}"
+    return f"{told}: {', '.join(names[:NAMED])}{more}"
 
 
 def place_name(place: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ import analysis_store as made
 import pytest
 from report_page import written
 
+from analysis import tuned
 from analysis.command import Source, explain, provenance
 from analysis.command import tables as write
 
@@ -46,6 +47,21 @@ def test_every_format_flags_them(tmp_path: Path, form: str) -> None:
     if form in ("markdown", "latex"):
         assert FEW in output.text
     assert output.complete, "the numbers are all there"
+
+
+def test_a_random_draw_is_called_one(tmp_path: Path) -> None:
+    """Values that nobody searched, one of which is a word."""
+    rows = store(tmp_path, {"cars": 0})
+    for row in rows:
+        if "tuned" in row:
+            row["tuned"]["params"]["optim.rate"] = "constant"
+    source = Source.store(tmp_path, rows)
+    (remark,) = write(source).remarks
+    drawn = "few trials: hyper-parameters drawn at random, nothing was searched: SWIN/Cars/"
+    assert remark.startswith(drawn)
+    origins = {tuned.origin(run) for run in source.results.runs} if source.results else set()
+    told = "optim.lr 0.0003, optim.rate constant: a random draw, nothing was searched"
+    assert origins == {None, f"{told} (a-search-of-0)"}
 
 
 def test_means_over_datasets_say_that_some_rest_on_them(tmp_path: Path) -> None:

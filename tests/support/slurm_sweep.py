@@ -49,12 +49,14 @@ SLURM = {
 }
 
 
-def wait_for(happened: Callable[[], object], seconds: float = PATIENCE_S) -> None:
-    """Return once `happened`; fail the test after `seconds`."""
+def wait_for(
+    happened: Callable[[], object], seconds: float = PATIENCE_S, every: float = 0.1
+) -> None:
+    """Return once `happened`, asked again after `every` seconds; fail the test after `seconds`."""
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, f"not within {seconds:g} s"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 @dataclass
