@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.gates import OVERRATED
 from analysis.names import NORMS
 from analysis.results import Results
 from analysis.rounding import half_up, percent
@@ -25,8 +26,6 @@ from core.errors import DamagedError
 from core.store.flags import read_flags
 
 USUAL = "apgd-ce"
-OVERRATED = 1.0
-"""Points by which the usual attack may be above all attacks together."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,14 @@ import pandas as pd
 
 from analysis.cells import BY, Cell, Key
 from analysis.results import Results
+from analysis.rounding import half_up, percent
 from analysis.runs import Run
 from analysis.tables import DOUBLE_DAGGER, cell_name, some
 from core.config import Strength
 from core.store.signatures import MASKED, is_masked
 
+OVERRATED = 1.0
+"""Points by which an attack may overrate a run until it is said."""
 ROUNDING = 0.005
 """Half of the last printed digit: published numbers may be off by it."""
 
@@ -121,10 +124,27 @@ def gates_of(run: Run) -> Iterator[str]:
             continue
         if evaluation.kind.at_strengths:
             yield from _growing(run, record["rows"])
+        if text := _doubted(record):
+            yield f"{run.dir.id}: {text}"
         blind, n = record["zero_gradient_images"], record["n"]
         if is_masked(blind, n):
             text = f"{blind} of {n} images have no usable gradient; the attack may be blind"
             yield f"{run.dir.id}: {text}"
+
+
+def _doubted(record: Mapping[str, Any]) -> str:
+    """Where a second opinion of part of the survivors says that an accuracy is overrated most; ''
+    if that is by a point at most."""
+    right = {row["epsilon"]: row["correct"] / row["n"] for row in record["rows"]}
+    opinions: list[Mapping[str, Any]] = record.get("opinion") or []
+    points = [percent(right[one["epsilon"]] * one["broken"] / one["images"]) for one in opinions]
+    if not points or (most := max(points)) <= OVERRATED:
+        return ""
+    one = opinions[points.index(most)]
+    return (
+        f"{record['id']} overrates it by about {half_up(most, 1)} points at {one['epsilon']}: FMN "
+        f"breaks {one['broken']} of the first {one['images']} survivors"
+    )
 
 
 def _growing(run: Run, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

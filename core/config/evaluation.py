@@ -34,6 +34,9 @@ and FAB 100 steps for each of 9 classes, 5,000 queries of Square."""
 DEEPFOOL = 15
 """Looks at an image before and after the steps of FMN: at its nine strongest rivals, from two
 starts a step of DeepFool or two, three halvings of the way."""
+SURVIVORS = 100
+"""Images on which a second opinion is asked for, at each strength; for all strengths together about
+twice as many, since the survivors of large ones survive the small ones, too."""
 FEWEST_MARGINS = 50
 """Images over which margins are compared with distances, at least."""
 CORRUPTIONS = 11
@@ -198,6 +201,11 @@ class AtStrengths(EvalConfig):
         return f"{self.attack.replace('-', '_')}{self.steps}-{self.norm}"
 
     @property
+    def levels(self) -> list[float]:
+        """The strengths as numbers."""
+        return [float(epsilon) for epsilon in self.epsilons]
+
+    @property
     def _one_strength(self) -> dict[str, Any]:
         """What a miniature changes."""
         strengths = tuple(Strength(Fraction(i, 255), self.norm) for i in (0, 2))
@@ -218,10 +226,18 @@ class RobustAccuracy(AtStrengths):
     mode: Literal["exact", "fast"] = "exact"
     """`exact` for tables; `fast` costs a sixth of it plus an audit of up to 300 images, and
     falls back to `exact` if it is wrong on more than 1 % of those that can be."""
+    audit: bool = False
+    """A second opinion: FMN on the first 100 images that survive each strength."""
+
+    @property
+    def audit_steps(self) -> int:
+        """Of FMN: ten times as many as of APGD, as each has by default."""
+        return 10 * self.steps
 
     def passes(self, images: int, survival: float) -> float:
         taken = images * FAST + min(images, AUDITED) if self.mode == "fast" else images
-        return taken * self._each(survival, 2 * self.steps)
+        again = min(images, 2 * SURVIVORS) * 2 * (DEEPFOOL + self.audit_steps) * self.audit
+        return taken * self._each(survival, 2 * self.steps) + again
 
     def shrunk(self) -> RobustAccuracy:
         """Clean and one strength, one step, one image."""

@@ -31,6 +31,7 @@ _ELSEWHERE = {
     "epsilons": ["0"],
     "prior": None,
     "mode": "exact",
+    "audit": False,
     "margins": False,
     "pseudo_images": None,
     "severity": 3,

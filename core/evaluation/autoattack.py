@@ -40,7 +40,7 @@ def measure(asked: AutoAttack, model: nn.Module, split: Split, context: Context)
         partial(robust.search, asked, model, split, replace(context, progress=_unheard)),
         model,
         split,
-        robust.strengths(asked),
+        asked.levels,
         norm=asked.norm,
         batch=context.batch,
         device=context.device,

@@ -24,7 +24,6 @@ from core.data.splits import Split
 from core.errors import TeamError
 from core.evaluation.measured import Context, Measured
 from core.evaluation.pseudo import pseudo_margins
-from core.evaluation.robust import strengths
 from core.evaluation.slots import Queue, Slots
 from core.machine.team import ALONE, Team
 from core.model.linear_head import feature_margins, find_linear_head, gaps
@@ -88,7 +87,7 @@ def measure(asked: MinimalNorm, model: nn.Module, split: Split, context: Context
 
 def measured(asked: MinimalNorm, found: Distances) -> Measured:
     """What is written of a search."""
-    distance, levels = found.to_wrong, strengths(asked)
+    distance, levels = found.to_wrong, asked.levels
     rows = [
         ResultRow(
             attack=asked.name,

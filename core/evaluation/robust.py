@@ -12,23 +12,23 @@ from core.config.evaluation import AtStrengths, RobustAccuracy
 from core.data.splits import Split
 from core.evaluation import audit, queue
 from core.evaluation.measured import Context, Measured
+from core.evaluation.opinion import second_opinion
 from core.store.records import ResultRow, curve, expected_over
 from core.store.snapshot import Snapshot
 
 
 def measure(asked: RobustAccuracy, model: nn.Module, split: Split, context: Context) -> Measured:
-    """In the mode that is asked for; a fast search is audited."""
-    levels = strengths(asked)
+    """In the mode that is asked for; a fast search is audited. With a second opinion, if asked."""
     found = search(asked, model, split, context, mode=asked.mode, snapshot=context.snapshot())
     match asked.mode:
         case "exact":
-            return measured(asked, found)
+            extras: dict[str, Any] = {}
         case "fast":
             checked = audit.check(
                 found,
                 model,
                 split,
-                levels,
+                asked.levels,
                 steps=asked.steps,
                 norm=asked.norm,
                 **context.means,
@@ -36,13 +36,12 @@ def measure(asked: RobustAccuracy, model: nn.Module, split: Split, context: Cont
                 progress=context.progress,
                 snapshot=context.snapshot("exact"),
             )
-            return measured(asked, found, audit=asdict(checked))
+            extras = {"audit": asdict(checked)}
         case _:
             assert_never(asked.mode)
-
-
-def strengths(asked: AtStrengths) -> list[float]:
-    return [float(epsilon) for epsilon in asked.epsilons]
+    if asked.audit:
+        extras["opinion"] = second_opinion(asked, found, model, split, context)
+    return measured(asked, found, **extras)
 
 
 def search(
@@ -58,7 +57,7 @@ def search(
     return queue.search(
         model,
         split,
-        strengths(asked),
+        asked.levels,
         steps=asked.steps,
         norm=asked.norm,
         **context.means,

@@ -161,6 +161,12 @@ class _Asked(TypedDict):
     prior: NotRequired[list[float] | None]
 
 
+class _Opinion(TypedDict):
+    epsilon: str
+    images: Many
+    broken: Count
+
+
 class _Evaluation(TypedDict):
     config: _Asked
     rows: list[Annotated[_Row, AfterValidator(_possible)]]
@@ -168,6 +174,7 @@ class _Evaluation(TypedDict):
     n: Many
     split_images: Many
     zero_gradient_images: NotRequired[Count]
+    opinion: NotRequired[list[_Opinion]]
     flags_crc32: NotRequired[Count]
     commit: NotRequired[str | None]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_store import EVALUATION, config, finish, manifest
+from analysis_store import EVALUATION, config, finish, manifest, rewrite
 from distance_store import finish_by_distance
 
 from analysis import Results
@@ -82,3 +82,23 @@ def test_a_point_is_no_alarm_and_one_attack_is_no_comparison(tmp_path: Path) -> 
     alone = Source.store(tmp_path, manifest(tmp_path, [run]))
     with pytest.raises(ConfigError, match=r"--attacks: no run here .* \{attack: fmn\} beside"):
         tables(alone, "markdown", numbers=[-2])
+
+
+def test_a_second_opinion_is_a_gate(tmp_path: Path) -> None:
+    run = config(schedule="sched")
+    folder = finish(tmp_path, run, critical=np.full(200, 3, np.int16))
+    for broken, told in ((1, 0), (12, 1)):
+        opinion = [{"epsilon": "2/255", "images": 100, "broken": broken}]
+        rewrite(folder.eval_json(EVALUATION.id), opinion=opinion, rows=rows_of(150))
+        texts = run_gates(Results(tmp_path, manifest(tmp_path, [run]), index=False))
+        assert len(texts) == told, texts
+    assert texts[0].endswith(
+        "overrates it by about 9.0 points at 2/255: FMN breaks 12 of the first 100 survivors"
+    )
+
+
+def rows_of(correct: int) -> list[dict[str, object]]:
+    return [
+        {"attack": "a", "norm": "linf", "epsilon": str(one), "n": 200, "correct": correct}
+        for one in EVALUATION.epsilons
+    ]

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from core.attack.apgd import rivalry_of
 from core.attack.minimal import APPROACHES, END, HALVINGS, RIVALS, STARTS
 from core.config import ConfigError, EvalConfig
-from core.config.evaluation import MinimalNorm
+from core.config.evaluation import MinimalNorm, RobustAccuracy
 from core.data.splits import Split
-from core.evaluation import minimal, queue
+from core.evaluation import minimal, queue, robust
+from core.evaluation.measured import Context
 from core.evaluation.minimal import Distances, search
 from core.machine.team import Team
 from core.run import pipeline
@@ -267,3 +268,25 @@ def test_w_and_b_has_the_integral_too() -> None:
     ]
     summary = pipeline._curve("test/fmn-100", asked, rows, tiny.config(epsilon_g="8/255"))
     assert summary["test/fmn-100/expected"] == 0.3 and summary["test/fmn-100/eps8"] == 0
+
+
+def test_a_second_opinion_is_written_and_changes_no_accuracy(
+    trained: tiny.Trained, tmp_path: Path, found: Distances
+) -> None:
+    """FMN on the first survivors of each strength, here all of them."""
+    split = trained.test.first(40)
+    asked = EvalConfig.parse({"epsilons": "0..3/255", "steps": 4, "audit": True})
+    assert isinstance(asked, RobustAccuracy)
+    alone = asked.model_copy(update={"audit": False})
+    assert alone.id == EvalConfig.parse({"epsilons": "0..3/255", "steps": 4}).id != asked.id
+    context = Context(batch=20, device=tiny.CPU, part=tmp_path / "part")
+    plain, audited = (robust.measure(one, trained.net, split, context) for one in (alone, asked))
+    assert plain.rows == audited.rows and "opinion" not in plain.extras
+    assert audited.forwards > plain.forwards
+    assert asked.passes(40, 0.5) > alone.passes(40, 0.5)
+    critical, distance = plain.arrays["critical"], found.to_wrong[:40]
+    for level, one in enumerate(audited.extras["opinion"], start=1):
+        survivors = critical > level
+        assert (one["epsilon"], one["images"]) == (f"{level}/255", survivors.sum())
+        broken = int((distance[survivors] <= level / 255).sum())
+        assert abs(one["broken"] - broken) <= 1

@@ -1,0 +1,60 @@
+"""A second opinion on APGD: FMN on the first images that it has not broken at each strength.
+
+It changes no accuracy. It tells how many of the images that count as right are not.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import nn
+
+from core.config.evaluation import SURVIVORS, RobustAccuracy
+from core.data.splits import Split
+from core.evaluation import minimal
+from core.evaluation.measured import Context
+from core.evaluation.queue import Search
+
+
+class Opinion(TypedDict):
+    """At one strength: of `images` that APGD has not broken, FMN breaks `broken`."""
+
+    epsilon: str
+    images: int
+    broken: int
+
+
+def second_opinion(
+    asked: RobustAccuracy, found: Search, model: nn.Module, split: Split, context: Context
+) -> list[Opinion]:
+    """For every strength but 0; the cost is added to `found`. All processes of a team call this."""
+    survivors = {
+        level: np.flatnonzero(found.critical > level)[:SURVIVORS]
+        for level in range(1, len(asked.epsilons))
+    }
+    rows = np.unique(np.concatenate([[], *survivors.values()])).astype(int)
+    if not len(rows):
+        return []
+    chosen = torch.from_numpy(rows)
+    known = minimal.search(
+        model,
+        Split(split.images[chosen], split.labels[chosen]),
+        steps=asked.audit_steps,
+        norm=asked.norm,
+        **context.means,
+        snapshot=context.snapshot("audit"),
+    )
+    found.forwards += known.forwards
+    found.backwards += known.backwards
+    distance = dict(zip(rows.tolist(), known.to_wrong.tolist(), strict=True))
+    return [
+        Opinion(
+            epsilon=str(asked.epsilons[level]),
+            images=len(images),
+            broken=sum(distance[row] <= asked.levels[level] for row in images.tolist()),
+        )
+        for level, images in survivors.items()
+        if len(images)
+    ]
