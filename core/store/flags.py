@@ -4,6 +4,7 @@ index     int [n]     the image's place in its split
 label     int [n]
 critical  int [n]     of attacks: index into the strengths of the first one that breaks the image
 right     int [n, types]  under common corruptions: 1 right, 0 wrong, -1 not tried
+distance, predicted, correct, target [n]  of fmn, see core.evaluation.minimal.Distances
 
 Other kinds have other arrays of numbers, an entry per image each.
 """
