@@ -108,9 +108,10 @@ def latex(table: Table) -> str:
     lines.append("\\midrule")
     previous = ""
     for labels, entries in table.rows:
-        if previous and labels[0] != previous and stub > 1:
+        if previous and labels[0] != previous and stub > 1 and table.grouped:
             lines.append("\\midrule")
-        shown = "" if labels[0] == previous and stub > 1 else escape(labels[0])
+        same = labels[0] == previous and stub > 1 and table.grouped
+        shown = "" if same else escape(labels[0])
         previous = labels[0]
         fields = [shown, *map(escape, labels[1:]), *map(_latex_entry, entries)]
         lines.append(" & ".join(fields) + " \\\\")
@@ -159,9 +160,9 @@ def terminal(table: Table) -> Sheet:
         shown.add_column("\n".join([*lines, last]), justify="right")
     last = ""
     for labels, entries in table.rows:
-        if last and labels[0] != last:
+        if last and labels[0] != last and table.grouped:
             shown.add_section()
-        first = "" if labels[0] == last else labels[0]
+        first = "" if labels[0] == last and table.grouped else labels[0]
         last = labels[0]
         cells = [
             Text(entry.text + entry.mark, style="bold" if entry.bold else "") for entry in entries

@@ -55,6 +55,8 @@ class Table:
     rows: tuple[tuple[tuple[str, ...], tuple[Entry, ...]], ...]
     notes: tuple[str, ...] = ()
     complete: bool = True
+    grouped: bool = True
+    """Whether neighbours with one first label belong together, with a rule before the next."""
 
 
 def pivot(

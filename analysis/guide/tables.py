@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.guide import correlations, effects, ranking
-from analysis.guide.design import CELL, METRICS
+from analysis.guide.design import CELL, DATASETS, METRICS
 from analysis.guide.measurements import records
 from analysis.rounding import half_up
 from analysis.tables import ABSENT, DAGGER, Entry, Table, some
@@ -87,6 +87,8 @@ class Analysis:
     hidden: tuple[str, ...] = ()
     apart: bool = False
     """A table per protocol."""
+    grouped: bool = False
+    """Whether its rows are in groups, by the first column of the stub."""
     formats: Mapping[str, Format] = field(default_factory=dict)
     """Of columns that are printed otherwise than elsewhere."""
 
@@ -106,13 +108,14 @@ ANALYSES: Mapping[str, Analysis] = {
     "medals": Analysis(
         "Three best of each size",
         ranking.medals,
-        ("size", "medal", "backbone", "loss"),
+        ("size", "medal"),
         apart=True,
+        grouped=True,
     ),
     "best": Analysis(
         "Best on each dataset",
         ranking.best,
-        ("dataset", "backbone", "loss"),
+        ("dataset",),
         ("Borda: points on that dataset, of 5 x 80 in the published grid; accuracies in %",),
         apart=True,
     ),
@@ -141,6 +144,7 @@ ANALYSES: Mapping[str, Analysis] = {
             "datasets on which an accuracy is the same for a whole group, whose pairs are left out",
         ),
         apart=True,
+        grouped=True,
     ),
     "proxies": Analysis(
         "Low-cost proxies",
@@ -156,12 +160,14 @@ ANALYSES: Mapping[str, Analysis] = {
             "backbones on which each has the higher score sum; odds and p as published: Fisher's "
             "test of [[T, C], [C, T]], which counts every backbone twice and squares the odds",
         ),
+        grouped=True,
     ),
     "effects": Analysis(
         "Main effects on Borda counts",
         effects.test_factors,
         ("protocol", "factor"),
         ("one-way ANOVA (as published) and Welch's, which the published text names",),
+        grouped=True,
     ),
     "letters": Analysis(
         "Levels of each factor",
@@ -169,6 +175,7 @@ ANALYSES: Mapping[str, Analysis] = {
         ("factor", "level"),
         (f"levels that share a letter do not differ by Tukey's HSD at alpha = {effects.ALPHA:g}",),
         apart=True,
+        grouped=True,
     ),
     "interactions": Analysis(
         "Two factors at a time",
@@ -179,6 +186,7 @@ ANALYSES: Mapping[str, Analysis] = {
             "small wherever cells differ, with or without one; of interaction: all cells against "
             "the sum of the two effects",
         ),
+        grouped=True,
     ),
     "switch": Analysis(
         "Robust backbones: same loss (classic AT) or another (TRADES)",
@@ -194,6 +202,7 @@ ANALYSES: Mapping[str, Analysis] = {
         effects.share_of_top,
         ("protocol", "k"),
         ("in %; as published: among the k worst, ranks having been sorted descending",),
+        grouped=True,
     ),
     "measurements": Analysis(
         "Measurements",
@@ -204,6 +213,8 @@ ANALYSES: Mapping[str, Analysis] = {
         apart=True,
     ),
 }
+DATASET_NAMES = {theirs: ours for ours, theirs in DATASETS.items()}
+"""Shorter ones, in what is printed; tidy data keeps the published names."""
 NAMES = tuple(ANALYSES)
 USUAL = tuple(name for name in NAMES if name != "measurements")
 """What is shown if nothing is asked for."""
@@ -243,7 +254,7 @@ def _table(analysis: Analysis, title: str, found: pd.DataFrame, notes: Sequence[
     rows, formats = [], {**FORMATS, **analysis.formats}
     for row in records(found):
         mark = DAGGER * (row.get("state", "done") != "done")
-        labels = tuple(str(row[name]) for name in analysis.stub)
+        labels = tuple(DATASET_NAMES.get(row[name], str(row[name])) for name in analysis.stub)
         rows.append(
             (labels, tuple(Entry(_shown(name, row[name], formats), mark=mark) for name in columns))
         )
@@ -253,6 +264,7 @@ def _table(analysis: Analysis, title: str, found: pd.DataFrame, notes: Sequence[
         tuple((HEADINGS.get(name, name),) for name in columns),
         tuple(rows),
         tuple(notes),
+        grouped=analysis.grouped,
         complete=not any(note.startswith(DAGGER) for note in notes),
     )
 
