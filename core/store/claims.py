@@ -69,8 +69,11 @@ class Claim:
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
 
     @classmethod
-    def acquire(cls, run: RunDir, *, job: str | None = None, gpus: float = 0) -> Claim | None:
-        """Claim a run for this process. None if another live process holds it.
+    def acquire(
+        cls, run: RunDir, *, job: str | None = None, gpus: float = 0, after: int | None = None
+    ) -> Claim | None:
+        """Claim a run for this process. None if another live process holds it, or, with `after`,
+        if that is not the number of the newest attempt any more.
 
         gpus: how many it occupies, a share where runs share one. Side effect: a row in
         attempts.jsonl; the row of a dead predecessor is closed as 'lost'.
@@ -83,7 +86,10 @@ class Claim:
         previous = find_holder(run, clock=clock)
         if previous and (previous.live or (previous.hung and _beats(run, previous))):
             return None
-        attempt = 1 + max(former, previous.attempt if previous else 0)
+        newest = previous.attempt if previous else 0
+        if after is not None and newest != after:
+            return None
+        attempt = 1 + max(former, newest)
         try:
             handle = os.open(claim_path(run, attempt), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:

@@ -15,7 +15,7 @@ from rich.text import Text
 from core.config import ConfigError, settings
 from core.config.values import at_home
 from core.errors import ClusterError, DamagedError, StoppedError
-from sweep.cli import checking, data, guide, results, running, tuning, weights
+from sweep.cli import checking, data, guide, results, running, tuning, weights, working
 from sweep.cli.options import PREPARE, err
 from sweep.cli.terminal import fit_encoding, literal
 from sweep.worker.stop import own_signals
@@ -37,7 +37,14 @@ app = typer.Typer(
 )
 app.add_typer(data.verbs, name="data", rich_help_panel=PREPARE)
 app.add_typer(weights.verbs, name="weights", rich_help_panel=PREPARE)
-for verbs in (running.verbs, tuning.verbs, results.verbs, guide.verbs, checking.verbs):
+for verbs in (
+    running.verbs,
+    working.verbs,
+    tuning.verbs,
+    results.verbs,
+    guide.verbs,
+    checking.verbs,
+):
     app.add_typer(verbs)
 
 

@@ -126,7 +126,7 @@ def _submit(
 ) -> list[Progress]:
     """again: which trials to do, with workers of their own; by default all that are left."""
     wanted = searches(grid, store, only)
-    _check(wanted, store, profile)
+    check(wanted, store, profile)
     sweep = record(grid, wanted, store)
     with submissions.turn(sweep):
         # By this machine's clock, were it ahead, healthy workers would seem hung and be ended.
@@ -167,7 +167,9 @@ def _say_queued(started: Started[Trials], order: Trials, console: Console) -> No
         console.print(f"{counted(tasks, 'worker')} on {searches}: arrays {names}")
 
 
-def _check(wanted: Sequence[Search], store: Store, profile: Profile) -> None:
+def check(wanted: Sequence[Search], store: Store, profile: Profile) -> None:
+    """Raises ConfigError if the searches cannot be made under a profile, or lack images or
+    weights."""
     if profile.ranks > 1:
         raise ConfigError(
             f"profile {profile.name}: a trial trains in one process, expected gpus_per_run: 1, "

@@ -67,13 +67,25 @@ class TuneJob:
 
     def work(self) -> dict[str, int]:
         """The same, in a process that is not a job: what it is told to stop by is raised."""
-        outcomes = Counter[str]()
         rows = rows_of(Path(self.manifest), self.first, self.count, shapes.Search)
-        turn = self.turn % len(rows)
-        for row in rows[turn:] + rows[:turn]:
-            wanted = Search.parse(row["search"], Path(self.root) / "tuned")
-            numbers = row.get("numbers", range(wanted.trials))
-            while outcome := self._next(wanted, numbers, row["after"]):
+        tuned = Path(self.root) / "tuned"
+        wanted = [Search.parse(row["search"], tuned) for row in rows]
+        return self.share(
+            [
+                (one, row.get("numbers", range(one.trials)), row["after"])
+                for one, row in zip(wanted, rows, strict=True)
+            ]
+        )
+
+    def share(
+        self, searches: Sequence[tuple[Search, Sequence[int], Sequence[int]]]
+    ) -> dict[str, int]:
+        """Do trials of searches until none is left for this worker. Each search comes with the
+        numbers of its trials, and with the attempts that were made at each trial before."""
+        outcomes = Counter[str]()
+        turn = self.turn % len(searches)
+        for wanted, numbers, after in [*searches[turn:], *searches[:turn]]:
+            while outcome := self._next(wanted, numbers, after):
                 outcomes[outcome] += 1
         return dict(outcomes)
 

@@ -18,8 +18,10 @@ from core.errors import CancelledError, NotOwnedError, StoppedError, TeamError
 from core.options import Options
 from core.store import damage
 from core.store.claims import Claim
+from core.store.fence import newest_attempt
 from core.store.files import exists
 from core.store.folders import RunDir, Store, SweepDir
+from core.store.holder import find_holder
 from core.store.json_files import read_json
 from sweep.state import breaker, triage
 from sweep.worker.stop import cancellable, unhidden
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("epsweep")
 
+LOOKS = 3
+"""At a run that others begin and leave at the same time."""
 LOST = "another process has taken this run over"
 
 
@@ -57,10 +61,7 @@ def make(
     team: the processes that do it together, of which this one leads. A failure is recorded in the
     run folder and does not raise; what told this process to stop does.
     """
-    run, claim = store.run(config.id), None
-    wanted = not is_done(run, evals) or _is_replaced(run, options)
-    if wanted and not exists(run.cancel):
-        claim = claim_for(run, gpus=gpus)
+    claim = claim_unfinished(store.run(config.id), evals, options, gpus=gpus)
     if team:
         team.share(claim is not None)
     if claim is None:
@@ -76,14 +77,41 @@ def make(
     return conduct(claim, work, config.id, sweep, team)
 
 
-def claim_for(run: RunDir, *, gpus: float = 0) -> Claim | None:
-    """The claim on a run for the job this process is in; None where another process holds it."""
+def claim_unfinished(
+    run: RunDir, evals: Sequence[EvalConfig], options: Options, *, gpus: float = 0
+) -> Claim | None:
+    """The claim on a run that is to be executed; None if it is done, held by another process, or
+    asked not to run.
+
+    Between a look and a claim another process may do all of it. Whoever has it now is left alone;
+    else the claim counts only if no attempt was made since the look."""
+
+    def over() -> bool:
+        return is_done(run, evals) and not _is_replaced(run, options)
+
+    for _ in range(LOOKS):
+        former = find_holder(run)
+        if (former and former.live) or exists(run.cancel) or over():
+            return None
+        seen = former.attempt if former else 0
+        claim = claim_for(run, gpus=gpus, after=seen)
+        if claim and former and over():  # it only seemed silent, and has ended meanwhile
+            claim.release("done")
+            return None
+        if claim or newest_attempt(run.path) == seen:
+            return claim
+    return None
+
+
+def claim_for(run: RunDir, *, gpus: float = 0, after: int | None = None) -> Claim | None:
+    """The claim on a run for the job this process is in; None if another process holds it. after:
+    the attempts that may have been made before."""
     job = triage.own_job()
     if os.environ.get("SUBMITIT_EXECUTOR") not in (None, "debug", "slurm"):
         from submitit import JobEnvironment  # takes 0.1 s, and a launch does without
 
         job = str(JobEnvironment().job_id)
-    return Claim.acquire(run, job=job, gpus=gpus)
+    return Claim.acquire(run, job=job, gpus=gpus, after=after)
 
 
 def conduct(

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,38 +146,22 @@ class RunJob:
     def _side_by_side(self) -> dict[str, int]:
         """One process per row on the same GPU; one that dies leaves the others alone."""
         threads = max(1, self.threads // self.count) if self.threads else None
-        singles = [
+        return side_by_side(
             replace(self, first=row, count=1, together=False, threads=threads)
             for row in range(self.first, self.first + self.count)
-        ]
-        context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=single) for single in singles]
-        # Slurm signals every process of a job. Queueing it again is for this one; the others
-        # inherit that they ignore the signal, and hear from here that they have to stop.
-        handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        for process in processes:
-            process.start()
-        signal.signal(signal.SIGUSR2, handler)
-        try:
-            for process in processes:
-                process.join()
-        except BaseException:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.join()
-            raise
-        failed = sum(process.exitcode != 0 for process in processes)
-        return {"ended": len(processes) - failed, "died": failed}
+        )
 
     def _one(self, row: dict[str, Any], team: Team | None) -> str:
         config, evals = _parsed(row)
-        store = Store(Path(self.root))
-        folder = store.run(config.id)
-        if not self._may_begin(folder, row["after"]):
+        if not self._may_begin(Store(Path(self.root)).run(config.id), row["after"]):
             if team:
                 team.share(False)
             return "skipped"
+        return self.do(config, evals, team)
+
+    def do(self, config: RunConfig, evals: Sequence[EvalConfig], team: Team | None = None) -> str:
+        """One run, whatever the rows are; returns its outcome, see attempt.make."""
+        store = Store(Path(self.root))
         self._limit_threads()
         options = self._options(config, store)
         return attempt.make(config, evals, store, options, gpus=self.gpus, team=team)
@@ -201,6 +185,30 @@ class RunJob:
         return may_begin(folder, after, self.max_lost)
 
 
+def side_by_side(tasks: Iterable[Callable[[], object]]) -> dict[str, int]:
+    """Each task in a process of its own; one that dies leaves the others alone. What stops this
+    process stops them, and is raised once they have ended."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=task) for task in tasks]
+    # Slurm signals every process of a job. Queueing it again is for this one; the others
+    # inherit that they ignore the signal, and hear from here that they have to stop.
+    handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    for process in processes:
+        process.start()
+    signal.signal(signal.SIGUSR2, handler)
+    try:
+        for process in processes:
+            process.join()
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        raise
+    failed = sum(process.exitcode != 0 for process in processes)
+    return {"ended": len(processes) - failed, "died": failed}
+
+
 def rows_of(manifest: Path, first: int, count: int, shape: object) -> list[dict[str, Any]]:
     """Rows [first, first + count) of a frozen manifest. Raises DamagedError where they are not all
     there: a worker that leaves some out would seem to have done its list."""
@@ -215,10 +223,11 @@ def _parsed(row: dict[str, Any]) -> tuple[RunConfig, list[EvalConfig]]:
     return RunConfig.parse(row["config"], where=row["id"]), evals
 
 
-def orderly(work: Callable[[], dict[str, int]]) -> dict[str, int]:
-    """What a worker does, from beginning to end; told to stop, it puts its run in order first."""
+def orderly(work: Callable[[], dict[str, int]], *more: signal.Signals) -> dict[str, int]:
+    """What a worker does, from beginning to end; told to stop, it puts its run in order first.
+    more: signals that tell it so beside SIGTERM and SIGINT."""
     own_signals()
-    with stoppable():
+    with stoppable(*more):
         try:
             return work()
         except StoppedError:

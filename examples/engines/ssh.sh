@@ -1,0 +1,13 @@
+#!/bin/bash
+# ./ssh.sh GRID HOST...: a worker for every GPU of each host. They go on if this shell ends; look
+# at them with `sweep status GRID`, stop those of a host with: ssh HOST pkill -TERM -f "'sweep work'"
+set -eu
+grid=$(realpath "$1")
+root=$(realpath "${EPSWEEP_ROOT:-outputs}")
+shift
+for host in "$@"; do
+  ssh "$host" "mkdir -p '$root/workers' && cd '$(dirname "$grid")' &&
+    gpus=\$(nvidia-smi --list-gpus 2>/dev/null | wc -l) &&
+    EPSWEEP_ROOT='$root' nohup '$(command -v sweep)' work '$grid' --slots \$((gpus ? gpus : 1)) \
+      --idle 300 > '$root/workers/$host.log' 2>&1 < /dev/null &"
+done

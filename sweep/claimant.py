@@ -1,0 +1,196 @@
+"""`sweep work`: a process that claims what a grid lacks, and ends when nothing can be claimed.
+
+It needs no list of jobs and no other process, only the store: whatever can start N processes that
+share its file system is a cluster. Trials of the grid's searches come first, then its runs with the
+missing evaluations.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from core.config import ConfigError
+from core.config.settings import beat_seconds
+from core.store.folders import Store, SweepDir
+from core.store.json_files import read_jsonl
+from slurm.profile import Profile
+from sweep import launcher
+from sweep.grid import Grid, Run, load_grid, select_runs
+from sweep.state import breaker, pending
+from sweep.state.pending import Pending
+from sweep.submit import backends, local, submissions
+from sweep.tune import session, winners
+from sweep.tune.trial_job import TuneJob
+from sweep.worker.job import RunJob, orderly, side_by_side
+from sweep.worker.sharing import share
+
+HELD = "held back"
+"""Outcome of runs that were not begun because others failed alike."""
+BAD = "slots with failures"
+"""Those in which a run failed, or whose process was killed."""
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """One slot: does one thing at a time. Holds only names, so that any process can be one."""
+
+    grid: str
+    root: str
+    profile: str
+    tracking: str | None = None
+    only: tuple[str, ...] = ()
+    idle: float = 0.0
+    """Seconds to stay after the last thing that could be claimed."""
+    slot: int = 0
+    slots: int = 1
+    """On this machine; each has its share of the cores, and a GPU in turn."""
+
+    def __call__(self) -> dict[str, int]:
+        """Work as a process of its own; prints every run that ends. Returns how many ended how.
+        SIGTERM and SIGUSR2 (Grid Engine's and LSF's) stop it in good order."""
+        return orderly(self.work, signal.SIGUSR2)
+
+    def work(self) -> dict[str, int]:
+        """The same, in a process that handles signals itself. Raises ConfigError, StoppedError."""
+        store, console = Store(Path(self.root)), Console(markup=False, emoji=False)
+        where = _checked(launcher.load_profile(self.profile, tracking=self.tracking))
+        grid = winners.apply(load_grid(self.grid), store)
+        with local.environ(where.environ() | self._gpu()):
+            outcomes = Counter(self._tune(grid, store, where))
+            grid = winners.apply(grid, store)
+            if not winners.are_in(grid):
+                console.print("its searches are not over: other workers are at their last trials")
+                return dict(outcomes)
+            outcomes += self._do_runs(grid, store, where, console)
+        tripped = breaker.tripped(store.sweep(grid.name))
+        if tripped:
+            console.print(Text(str(tripped), style="red"), soft_wrap=True)
+        return dict(outcomes)
+
+    def _gpu(self) -> dict[str, str]:
+        gpus = local.visible_gpus()
+        return {"CUDA_VISIBLE_DEVICES": gpus[self.slot % len(gpus)]} if gpus[1:] else {}
+
+    def _share(self) -> tuple[int, float]:
+        """Threads, and the part of a GPU, that a slot has."""
+        threads = max(1, len(os.sched_getaffinity(0)) // self.slots)
+        return threads, min(1.0, len(local.visible_gpus()) / self.slots)
+
+    def _do_runs(self, grid: Grid, store: Store, where: Profile, console: Console) -> Counter[str]:
+        runs = select_runs(grid.runs, self.only)
+        launcher.require(grid, runs, store, where)
+        sweep = _recorded(grid, store)
+        threads, gpus = self._share()
+        job = RunJob(
+            root=str(store.root),
+            sweep=sweep.path.name,
+            manifest="",
+            first=0,
+            count=0,
+            tracking=where.tracking,
+            threads=threads if self.slots > 1 else None,
+            gpus=gpus,
+            staging=where.staging,
+            compile=where.compile,
+        )
+
+        held = set[str]()
+
+        def do(run: Run) -> str:
+            if breaker.tripped(sweep):
+                held.add(run.id)
+                return "skipped"
+            outcome = job.do(run.config, run.evals)
+            if outcome != "skipped":
+                console.print(f"{outcome} {run.id}", soft_wrap=True)
+            return outcome
+
+        def promises() -> Mapping[str, Pending]:
+            return backends.states(pending.promises(sweep))
+
+        outcomes = share(runs, store, do, promises=promises, idle=self.idle)
+        return outcomes + Counter({HELD: len(held)})
+
+    def _tune(self, grid: Grid, store: Store, where: Profile) -> Mapping[str, int]:
+        """Trials of the grid's searches, until all have a winner or no trial can be begun."""
+        if winners.are_in(grid):
+            return {}
+        wanted = session.searches(grid, store, self.only)
+        session.check(wanted, store, where)
+        sweep, outcomes = session.record(grid, wanted, store), Counter[str]()
+        threads, gpus = self._share()
+        job = TuneJob(
+            root=str(store.root),
+            sweep=str(sweep.path),
+            manifest="",
+            first=0,
+            count=0,
+            threads=threads if self.slots > 1 else None,
+            gpus=gpus,
+            staging=where.staging,
+            compile=where.compile,
+        )
+        last = time.monotonic()
+        while True:
+            turned = replace(job, turn=random.randrange(len(wanted)))
+            # Trials that failed stay so: each worker would begin them anew.
+            done = turned.share([(one, range(one.trials), [0] * one.trials) for one in wanted])
+            outcomes.update(done)
+            last = time.monotonic() if done else last
+            wait = last + self.idle - time.monotonic()
+            if winners.are_in(winners.apply(grid, store)) or (not done and wait <= 0):
+                return {f"trials {outcome}": count for outcome, count in outcomes.items()}
+            if not done:
+                time.sleep(min(wait, 3 * beat_seconds()))
+
+
+def work(claimant: Claimant) -> dict[str, int]:
+    """All slots of a claimant in this process, or each in one of its own; a slot whose process is
+    killed leaves the others alone. Returns how many runs (or slots) ended how. Raises as
+    `Claimant.work`; leaves by exit code 143 if it is told to stop, its runs in order."""
+    if claimant.slots == 1:
+        return claimant()
+    slots = [partial(_slot, replace(claimant, slot=n)) for n in range(claimant.slots)]
+    ended = orderly(lambda: side_by_side(slots), signal.SIGUSR2)
+    return {"slots ended": ended["ended"], BAD: ended["died"]}
+
+
+def _slot(claimant: Claimant) -> None:
+    if has_failed(claimant()):
+        sys.exit(1)
+
+
+def has_failed(outcomes: Mapping[str, int]) -> bool:
+    """Whether something was left that a worker cannot do by itself."""
+    return any(outcomes.get(kind) for kind in ("failed", HELD, BAD))
+
+
+def _checked(profile: Profile) -> Profile:
+    if profile.ranks > 1:
+        raise ConfigError(
+            f"profile {profile.name}: a worker does each run in one process, expected "
+            f"gpus_per_run: 1, got {profile.gpus_per_run}"
+        )
+    return profile
+
+
+def _recorded(grid: Grid, store: Store) -> SweepDir:
+    """The sweep's folder; written by the first of many workers that begin at once."""
+    sweep = store.sweep(grid.name)
+    same = sweep.grid.is_file() and sweep.grid.read_text("utf-8") == grid.text
+    ids = [run.id for run in grid.runs]
+    if same and [row["id"] for row in read_jsonl(sweep.manifest)] == ids:
+        return sweep
+    return submissions.record_grid(grid, store)

@@ -1,0 +1,59 @@
+"""The verb of workers that need no launch: work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.store.folders import Store
+from sweep.cli.options import (
+    RUN,
+    GridArgument,
+    Only,
+    ProfileOption,
+    Root,
+    TrackingOption,
+    out,
+    value_of,
+)
+
+verbs = typer.Typer()
+
+
+@verbs.command(rich_help_panel=RUN)
+def work(
+    grid: GridArgument,
+    slots: Annotated[
+        int, typer.Option("--slots", min=1, help="Runs at the same time, a process each.")
+    ] = 1,
+    idle: Annotated[
+        float,
+        typer.Option("--idle", min=0, help="Seconds to wait for something more to claim."),
+    ] = 0.0,
+    profile: ProfileOption = "local",
+    root: Root = None,
+    only: Only = None,
+    tracking: TrackingOption = None,
+) -> None:
+    """Be a worker: claim what a grid lacks (runs, trials, evaluations) until nothing can be
+    claimed. Start as many as you like, on any machines that share the root folder."""
+    from sweep.claimant import Claimant, has_failed
+    from sweep.claimant import work as begin
+
+    store = Store.at(root)
+    done = begin(
+        Claimant(
+            grid=str(Path(grid).absolute()) if Path(grid).is_file() else grid,
+            root=str(store.root.absolute()),
+            profile=profile,
+            tracking=value_of(tracking),
+            only=tuple(only or ()),
+            idle=idle,
+            slots=slots,
+        )
+    )
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(done.items()) if count)
+    out.print(f"nothing left to claim: {counts or 'nothing done here'}")
+    raise typer.Exit(1 if has_failed(done) else 0)

@@ -1,0 +1,117 @@
+"""Sharing the runs of a grid without a list of jobs: each process claims what nobody holds.
+
+A process begins at a random place in the grid and goes round: at first every look finds a run to
+do, and only towards the end do processes look at runs that others have done. What is known to have
+ended is not looked at again, so a process looks at each run about once.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+
+from core.config.settings import beat_seconds
+from core.data.digests import Known
+from core.errors import DamagedError
+from core.store import shapes
+from core.store.claims import shared_clock
+from core.store.folders import RunDir, Store
+from core.store.json_files import read_json, salvage
+from sweep.grid import Run
+from sweep.state import decision
+from sweep.state.decision import LAUNCHABLE, State
+from sweep.state.pending import Pending
+
+MOST_LOST = 5
+"""Processes in a row that a run may cost without one of them recording a reason: after that it is
+left to `sweep launch` and `sweep retry`, or it would end every worker that takes it."""
+CLOCK_S = 60.0
+"""Seconds for which the difference to the file server's clock is taken to stay as it is."""
+
+
+COME_BACK = ("skipped", "lost", "interrupted")
+"""Outcomes of runs that may be claimed again."""
+
+
+def share(
+    runs: Sequence[Run],
+    store: Store,
+    do: Callable[[Run], str],
+    *,
+    promises: Callable[[], Mapping[str, Pending]] = dict,
+    idle: float = 0.0,
+) -> Counter[str]:
+    """Do runs until none can be claimed; returns how many ended how.
+
+    do: claims a run and executes it; its outcome, 'skipped' if another process was faster.
+    promises: what jobs in a queue will do, asked in every round. idle: stay for that many seconds
+    after the last run, in case that one of another process is dropped. Raises what `do` raises.
+    """
+    chance = random.Random()
+    first = chance.randrange(len(runs) or 1)
+    left, outcomes = [*runs[first:], *runs[:first]], Counter[str]()
+    look, last = _Look(store), time.monotonic()
+    while True:
+        promised, ahead = promises(), deque(left)
+        left, begun = [], False
+        while ahead:
+            run = ahead.popleft()
+            state = look(run, promised.get(run.id))
+            outcome = do(run) if state in LAUNCHABLE else ""
+            if outcome not in ("", "skipped"):
+                outcomes[outcome] += 1
+                begun, last = True, time.monotonic()
+            if outcome in COME_BACK or state in (State.PENDING, State.RUNNING):
+                left.append(run)
+            if ahead and (outcome == "skipped" or state is State.RUNNING):
+                # Another process is here: two that go on side by side would race for every run.
+                ahead.rotate(chance.randrange(len(ahead)))
+        wait = last + idle - time.monotonic()
+        if not left or (not begun and wait <= 0):
+            return outcomes
+        if not begun:
+            time.sleep(min(wait, 3 * beat_seconds()))
+
+
+class _Look:
+    """The state of one run after another, as far as a claim depends on it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.known = store, Known(store)
+        self._ahead, self._until = 0.0, 0.0
+
+    def __call__(self, run: Run, promise: Pending | None) -> State:
+        folder = self.store.run(run.id)
+        if _is_complete(folder, run):
+            return State.DONE  # damaged or stale ones are not for a worker to mend, either
+        if not folder.path.is_dir() and promise is None:
+            return State.NEW
+        facts = decision.read(run, folder, promise, self._clock(), self.known)
+        state, _ = decision.decide(facts)
+        if state is State.INTERRUPTED and _is_deadly(folder):
+            return State.FAILED
+        return state
+
+    def _clock(self) -> float:
+        """The file server's time: nodes' clocks differ."""
+        if time.monotonic() > self._until:
+            self.store.runs.mkdir(parents=True, exist_ok=True)
+            self._ahead = shared_clock(self.store.runs) - time.time()
+            self._until = time.monotonic() + CLOCK_S
+        return time.time() + self._ahead
+
+
+def _is_complete(folder: RunDir, run: Run) -> bool:
+    try:
+        result = read_json(folder.result)
+    except DamagedError:
+        return False
+    return result is not None and folder.holds(result, [item.id for item in run.evals])
+
+
+def _is_deadly(folder: RunDir) -> bool:
+    """Whether the last processes that had the run all died without a word."""
+    rows = salvage(folder.attempts, shapes.Attempt)[-MOST_LOST:]
+    return len(rows) == MOST_LOST and all(row and row["outcome"] in (None, "lost") for row in rows)
