@@ -79,11 +79,15 @@ class Grid:
     """Those of `tune`, once `sweep.tune.winners.apply` has looked at them in a store; if all have a
     winner, the runs have taken it."""
 
+    @property
+    def argument(self) -> str:
+        """What names it on the command line: a shipped grid its name, any other its file."""
+        return self.name if shipped_grids().get(self.name) == self.path else str(self.path)
+
     def command(self, verb: str, store: Store, *options: str) -> str:
         """`sweep VERB` on this grid and store, to be pasted into the shell that is here."""
-        name = self.name if shipped_grids().get(self.name) == self.path else str(self.path)
         root = [] if store == Store.at() else ["--root", str(store.root)]
-        return shlex.join(["sweep", verb, name, *root, *options])
+        return shlex.join(["sweep", verb, self.argument, *root, *options])
 
 
 def shipped_grids() -> dict[str, Path]:

@@ -127,7 +127,7 @@ def require(grid: Grid) -> None:
 def _lacking(grid: Grid) -> str:
     open_ones = [search for search in grid.searches if search.winner() is None]
     # Before what is long: on a line of its own it would be no command any more.
-    how = shlex.join(["sweep", "tune", str(grid.path)])
+    how = shlex.join(["sweep", "tune", grid.argument])
     if not grid.searches:
         return f"its searches were not looked at; run: {how}"
     if not open_ones:
