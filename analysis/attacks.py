@@ -22,7 +22,7 @@ from analysis.runs import Evaluation, Run
 from analysis.statistics import robustness
 from analysis.tables import ABSENT, Entry, Table
 from core.config import Strength
-from core.errors import DamagedError
+from core.errors import DamagedError, counted
 from core.store.flags import read_flags
 
 USUAL = "apgd-ce"
@@ -162,8 +162,8 @@ def summary(runs: Iterable[Run]) -> list[str]:
     worst = max(wrong, key=lambda one: one.overrated[0])
     points, where = worst.overrated
     return [
-        f"{worst.usual} overrates {len(wrong)} of {len(every)} runs by more than a point, most "
-        f"{worst.run.dir.id}: by {half_up(points, 1)} at {where}; see --attacks"
+        f"{worst.usual} overrates {len(wrong)} of {counted(len(every), 'run')} by more than a "
+        f"point, most {worst.run.dir.id}: by {half_up(points, 1)} at {where}; see --attacks"
     ]
 
 

@@ -15,6 +15,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from core.config import ConfigError
+from core.errors import counted
 from core.store.files import write_atomic
 from core.store.folders import Store
 from sweep import launcher
@@ -88,7 +89,7 @@ def _second_opinion(found: Lowered | None, grid: Grid) -> str:
         return "judged by one attack alone"
     judged = f"Judged by FMN, too, on the first {found.images} test images"
     return (
-        f"{judged}, the {found.runs} attacked runs lose {found.adv:.1f} points of adv and "
+        f"{judged}, {counted(found.runs, 'attacked run')} lose {found.adv:.1f} points of adv and "
         f"{found.expected:.1f} of expected accuracy on average, and up to {found.widest:.1f} at "
         f"one strength; see: sweep tables {grid.name} --attacks\n"
     )

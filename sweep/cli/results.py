@@ -1,4 +1,4 @@
-"""Verbs that read results: tables, figures, report, suggest-schedule. The only place of sweep that
+"""Verbs that read results: tables, figures, report, export. The only place of sweep that
 imports analysis (besides the demo).
 """
 
@@ -22,7 +22,6 @@ from sweep.cli import guide
 from sweep.cli.options import (
     LOOK,
     GridArgument,
-    Json,
     Only,
     Root,
     err,
@@ -257,33 +256,6 @@ def report(
         guide=guide.NAME in loaded.tables,
     )
     out.print(str(page), soft_wrap=True)
-
-
-@verbs.command("suggest-schedule", rich_help_panel=LOOK)
-def suggest_schedule(
-    grid: GridArgument, root: Root = None, only: Only = None, json: Json = False
-) -> None:
-    """T1 and T2 for each backbone, dataset and eps_g, from finished standard and fix runs, and how
-    they compare with what was measured (exit code 3 while some cell has none that stands)."""
-    from json import dumps
-
-    from core.config.evaluation import AtStrengths
-    from sweep import suggestion
-
-    store = Store.at(root)
-    loaded = tuned_grid(grid, store)
-    runs = [status.run for status in look(loaded, store, only).statuses]
-    evals = dict.fromkeys(one for run in runs for one in run.evals if isinstance(one, AtStrengths))
-    found = suggestion.suggest([run.config for run in runs], store, list(evals))
-    if not found:
-        raise ConfigError(f"{grid}: no run that is attacked, so there is no schedule to suggest")
-    if json:
-        typer.echo(dumps([one.to_dict() for one in found], indent=1))
-    else:
-        out.print(suggestion.table(found), soft_wrap=True)
-        if one_pair := suggestion.overall(found):
-            out.print(one_pair, soft_wrap=True)
-    raise typer.Exit(3 if any(one.problem for one in found) else 0)
 
 
 @verbs.command(rich_help_panel=LOOK)

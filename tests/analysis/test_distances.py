@@ -61,7 +61,7 @@ def test_attacks_stand_side_by_side_and_differences_are_counted(tmp_path: Path) 
         made.text.replace("ViT", "vit").replace("Cars", "cars")
     )
     assert [remark for remark in made.remarks if "overrates" in remark] == [
-        "gate: APGD-10 overrates 1 of 1 runs by more than a point, most "
+        "gate: APGD-10 overrates 1 of 1 run by more than a point, most "
         f"{source.results.runs[0].dir.id}: by 4.0 at 2/255; see --attacks"  # type: ignore[union-attr]
     ]
     frame = tables(source, "tidy", numbers=[-2]).text.splitlines()
