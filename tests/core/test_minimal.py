@@ -4,7 +4,9 @@ find them, and the same after an interruption."""
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -290,3 +292,33 @@ def test_a_second_opinion_is_written_and_changes_no_accuracy(
         assert (one["epsilon"], one["images"]) == (f"{level}/255", survivors.sum())
         broken = int((distance[survivors] <= level / 255).sum())
         assert abs(one["broken"] - broken) <= 1
+
+
+def fab(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    package = pytest.importorskip("pyautoattack.fab_pt")
+    attack = package.FABAttack_PT(
+        model, norm="Linf", n_restarts=1, n_iter=20, eps=1e3, seed=0, device=tiny.CPU
+    )
+    found: Tensor = attack.perturb(x, y)
+    return found
+
+
+def fmn_of_adv_lib(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    sys.modules.setdefault("visdom", ModuleType("visdom")).__dict__.setdefault("Visdom", object)
+    attacks = pytest.importorskip("adv_lib.attacks")
+    found: Tensor = attacks.fmn(model, x, y, norm=math.inf, steps=40)
+    return found
+
+
+@pytest.mark.parametrize("oracle", [fab, fmn_of_adv_lib])
+def test_distances_are_as_small_as_those_of_other_libraries(
+    trained: tiny.Trained, found: Distances, oracle: Any
+) -> None:
+    x, _ = trained.batch(0, 24)
+    own = torch.from_numpy(found.arrays["predicted"][:24]).long()
+    other = oracle(trained.net, x, own)
+    with torch.no_grad():
+        broken = trained.net(other).argmax(1) != own
+    theirs = (other - x).flatten(1).abs().amax(1)[broken].numpy()
+    assert broken.sum() > 20
+    assert found.arrays["distance"][:24][broken.numpy()].mean() <= 1.01 * theirs.mean()
