@@ -40,6 +40,7 @@ from analysis.report.configs import config_texts
 from analysis.report.digest import Digests, compact
 from analysis.report.verdict import Verdict
 from analysis.results import Results
+from analysis.runs import Run
 from analysis.tables import Table
 from core.errors import counted
 from core.store.files import write_text
@@ -55,7 +56,7 @@ SECTIONS = {
     "cost": "Time",
     "origin": "Origin",
 }
-SCRIPTS = ("packed.js", "table.js", "run.js", "verdict.js", "report.js")
+SCRIPTS = ("packed.js", "table.js", "run.js", "verdict.js", "live.js", "report.js")
 """One after the other in one script."""
 PAIRS = 12
 """With more (model, dataset) pairs, figures with a panel for each stay out of the page."""
@@ -88,15 +89,41 @@ def write(
     return path
 
 
+def core(digests: Digests, wandb: str | None = None, *, guide: bool = False) -> str:
+    """JSON of the page's tables; see `write`."""
+    benchmark = of_runs(digests.results) if guide else None
+    data = {
+        "wandb": wandb,
+        "together": TOGETHER,
+        "verdict": Verdict(digests).as_data(),
+        "cells": rows.cells_table(digests),
+        "runs": rows.runs_table(digests),
+        "layout": [_as_data(table) for table in _laid_out(digests.results, benchmark)],
+        "coverage": [facts.coverage(digests)],
+    }
+    return compact(data)
+
+
+def details_of(digests: Digests, run_id: str) -> str | None:
+    """JSON of what one run shows when it is opened, read anew; None if there is no such run."""
+    run = next((one for one in digests.runs if one.dir.id == run_id), None)
+    if run is None:
+        return None
+    beside = [run, *filter(None, [digests.standard.get(run_id)])]
+    fresh = Digests.of(digests.results.only(beside))
+    return _shown(fresh, fresh.run(run_id), config_texts(digests.runs)[1][run_id])
+
+
 def page(
     digests: Digests,
     title: str,
     about: Mapping[str, Any],
-    wandb: str | None,
+    wandb: str | None = None,
     *,
     guide: bool = False,
+    live: bool = False,
 ) -> str:
-    """The whole page; see `write`."""
+    """The whole page; see `write`. live: it asks the server that it comes from what has changed."""
     results = digests.results
     benchmark = of_runs(results) if guide else None
     template = Environment(
@@ -109,25 +136,14 @@ def page(
     shared, differing = config_texts(digests.runs)
     environments = facts.environments(digests)
     figures, omitted = _figures(results) if benchmark is None else (_of_guide(benchmark), "")
-    verdict = Verdict(digests)
     script = "\n".join(_template_file(name) for name in SCRIPTS)
-    core = {
-        "title": title,
-        "wandb": wandb,
-        "together": TOGETHER,
-        "names": rows.NAMES,
-        "verdict": verdict.as_data(),
-        "cells": rows.cells_table(digests),
-        "runs": rows.runs_table(digests),
-        "layout": [_as_data(table) for table in _laid_out(results, benchmark)],
-        "coverage": [facts.coverage(digests)],
-    }
     return template.render(
         title=title,
+        live=live,
         question=about.get("question", ""),
         states=Counter(state for state, _ in digests.states.values()).most_common(),
         sections=SECTIONS.items(),
-        findings=_findings(digests, verdict, benchmark),
+        findings=_findings(digests, benchmark),
         violations=facts.violations(digests),
         what=describe_values(one_evaluation(results.values)),
         filters=rows.filters(results),
@@ -143,11 +159,11 @@ def page(
         environment_names=list(dict.fromkeys(name for one in environments for name in one)),
         shared=shared,
         packed={
-            "core": _packed(compact(core)),
+            "core": _packed(core(digests, wandb, guide=guide)),
             **{f"figure-{i}": _packed(json.dumps(one["svg"])) for i, one in enumerate(figures)},
             **{
                 f"details-{i // TOGETHER}": _packed(_details(digests, i, differing))
-                for i in range(0, len(digests.runs), TOGETHER)
+                for i in range(0, 0 if live else len(digests.runs), TOGETHER)
             },
         },
         script=Markup(script),
@@ -166,15 +182,17 @@ def _packed(text: str) -> str:
 
 def _details(digests: Digests, first: int, configs: Mapping[str, str]) -> str:
     """JSON of what the TOGETHER runs from `first` on show when they are opened."""
-    found = []
-    for run in digests.runs[first : first + TOGETHER]:
-        more = {"config": configs[run.dir.id], "diagnosis": digests.diagnosis(run)}
-        found.append(json.dumps(more)[:-1] + "," + digests.shown[run.dir.id][1:])
-    return f"[{','.join(found)}]"
+    runs = digests.runs[first : first + TOGETHER]
+    return f"[{','.join(_shown(digests, run, configs[run.dir.id]) for run in runs)}]"
 
 
-def _findings(digests: Digests, verdict: Verdict, benchmark: pd.DataFrame | None) -> list[str]:
-    found = facts.findings(digests, verdict.sentence())
+def _shown(digests: Digests, run: Run, config: str) -> str:
+    more = {"config": config, "diagnosis": digests.diagnosis(run)}
+    return json.dumps(more)[:-1] + "," + digests.shown[run.dir.id][1:]
+
+
+def _findings(digests: Digests, benchmark: pd.DataFrame | None) -> list[str]:
+    found = facts.findings(digests, Verdict(digests).sentence())
     # The first compares settings of a schedule, of which the benchmark has but one.
     return found if benchmark is None else [*summary.sentences(benchmark), *found[1:]]
 

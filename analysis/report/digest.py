@@ -236,8 +236,12 @@ class Digests:
         return group_cells(one_evaluation(self.results.values))
 
     @cached_property
-    def _standard(self) -> Mapping[str, Run]:
+    def standard(self) -> Mapping[str, Run]:
+        """Run id -> the standard run of its cell and seed, of attacked runs that have one."""
         return standard_runs(self.runs)
+
+    def run(self, run_id: str) -> Run:
+        return next(run for run in self.runs if run.dir.id == run_id)
 
     def evaluation(self, run_id: str, eval_id: str) -> Evaluation:
         """An evaluation of a run as far as its counts are concerned."""
@@ -248,7 +252,7 @@ class Digests:
     def diagnosis(self, run: Run) -> str:
         """How the run went, from its curves, and the signatures of failure that it shows: for a
         reader who looks at one run."""
-        own, standard = self.counted[run.dir.id], self._standard.get(run.dir.id)
+        own, standard = self.counted[run.dir.id], self.standard.get(run.dir.id)
         ended = self.counted[standard.dir.id]["final"] if standard else None
         transfer = Transfer(*own["transfer"]) if own["transfer"] else None
         found = [str(finding) for finding in of_transfer(transfer, ended)]

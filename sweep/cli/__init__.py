@@ -15,7 +15,7 @@ from rich.text import Text
 from core.config import ConfigError, settings
 from core.config.values import at_home
 from core.errors import ClusterError, DamagedError, StoppedError
-from sweep.cli import checking, data, guide, results, running, tuning, weights, working
+from sweep.cli import checking, data, guide, page, results, running, tuning, weights, working
 from sweep.cli.options import PREPARE, err
 from sweep.cli.terminal import fit_encoding, literal
 from sweep.worker.stop import own_signals
@@ -42,6 +42,7 @@ for verbs in (
     working.verbs,
     tuning.verbs,
     results.verbs,
+    page.verbs,
     guide.verbs,
     checking.verbs,
 ):

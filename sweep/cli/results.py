@@ -1,6 +1,4 @@
-"""Verbs that read results: tables, figures, report, export. The only place of sweep that
-imports analysis (besides the demo).
-"""
+"""Verbs that read results: tables, figures, export."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.progress import Progress
 from rich.text import Text
 
 from core.config import ConfigError, nearest
@@ -21,7 +18,6 @@ from core.store.folders import Store
 from sweep.cli import guide
 from sweep.cli.options import (
     LOOK,
-    GridArgument,
     Only,
     Root,
     err,
@@ -213,49 +209,13 @@ def figures(
         return
     source, loaded = _source(grid, root, only, files)
     if source.results:
-        _require_something(source.results, "draw")
-        _say_what_is_missing(source.results)
+        require_something(source.results, "draw")
+        say_what_is_missing(source.results)
     name = loaded.name if loaded else "published"
     folder = output or Store.at(root).root / "reports" / name
     for path in write_figures(source, folder, names or []):
         out.print(str(path), soft_wrap=True)
     _warn(source)
-
-
-@verbs.command(rich_help_panel=LOOK)
-def report(
-    grid: GridArgument,
-    root: Root = None,
-    only: Only = None,
-    output: Folder = None,
-    wandb: Annotated[
-        str | None,
-        typer.Option("--wandb", metavar="ENTITY/PROJECT", help="Link every run to W&B."),
-    ] = None,
-) -> None:
-    """One self-contained HTML page about a grid: findings, tables, figures, every run."""
-    from analysis import Results
-    from analysis.report import Digests, write
-
-    store = Store.at(root)
-    loaded = tuned_grid(grid, store)
-    runs = [status.run for status in look(loaded, store, only).statuses] if only else loaded.runs
-    folder = output or store.root / "reports" / loaded.name
-    results = Results(store.root, manifest(runs))
-    _require_something(results, "report")
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("reading runs", total=len(runs))
-        digests = Digests.of(results, lambda: bar.advance(task))
-    _say_what_is_missing(results)
-    page = write(
-        digests,
-        folder,
-        title=loaded.name,
-        about=loaded.about,
-        wandb=f"https://wandb.ai/{wandb}" if wandb else None,
-        guide=guide.NAME in loaded.tables,
-    )
-    out.print(str(page), soft_wrap=True)
 
 
 @verbs.command(rich_help_panel=LOOK)
@@ -273,7 +233,7 @@ def export(
     out.print(Text(f"{card['run']}\n{to}\nload it with: {card['load']}"), soft_wrap=True)
 
 
-def _require_something(results: Results, verb: str) -> None:
+def require_something(results: Results, verb: str) -> None:
     """Leave with exit code 3 where no run has anything yet."""
     if not any(run.dir.metrics.is_file() or run.dir.result.is_file() for run in results.runs):
         counts = _counts(run.state for run in results.runs)
@@ -282,7 +242,8 @@ def _require_something(results: Results, verb: str) -> None:
         raise typer.Exit(3)
 
 
-def _say_what_is_missing(results: Results) -> None:
+def say_what_is_missing(results: Results) -> None:
+    """In one line, to who looks at the terminal."""
     if set(results.table["state"]) != {"done"}:
         counts = _counts(results.table["state"])
         line = f"incomplete: {counts}; what is missing is left out or marked"

@@ -86,6 +86,15 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def progress(status: Status) -> str:
+    """'epoch 3/50, 1:02:03 left' of a run that is at work; '' of any other."""
+    if status.state is not State.RUNNING:
+        return ""
+    at = f"epoch {status.epoch}/{status.run.config.epochs}"
+    doing = f"{status.phase}, {at}" if status.phase else at
+    return doing + (f", {duration(status.left_s)} left" if status.left_s is not None else "")
+
+
 def counts_line(seen: Plan) -> Text:
     """'12 done, 2 running, 6 new', in the states' colours."""
     parts = [

@@ -13,6 +13,7 @@ from browsing import Tab, chromium, unreadable
 
 from analysis import Results
 from analysis.report import Digests, write
+from sweep.submit.submissions import manifest_row
 
 RUNS = 1440
 pytestmark = pytest.mark.slow
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("large")
-    rows = drawn_sweep.draw(root, RUNS, share_of_images=0.02)
+    grid = drawn_sweep.draw(root, seeds=RUNS // drawn_sweep.PER_SEED, share_of_images=0.02)
+    rows = [manifest_row(run) for run in grid.runs]
     read: list[int] = []
     digests = Digests.of(Results(root, rows), lambda: read.append(1))
     assert len(read) == RUNS, "a progress bar counts every run once"
@@ -70,9 +72,9 @@ def test_runs_side_by_side_show_where_they_differ(page: Path, browser: Any) -> N
     tab = Tab(browser, page)
     for name, value in (("model", "SWIN"), ("dataset", "Cars"), ("eps_g", "8/255")):
         tab.choose(name, value)
-    assert tab.count("runs") == "20 of 1440 runs"
+    assert tab.count("runs") == "24 of 1440 runs"
     boxes = tab.page.locator("#runs-table input[type=checkbox]")
-    for number in (0, 19):
+    for number in (0, 23):
         boxes.nth(number).click()
     chosen = tab.page.locator("#chosen")
     chosen.locator("table").wait_for()
@@ -117,12 +119,12 @@ def test_the_verdict_compares_any_two_settings(page: Path, browser: Any) -> None
 def test_groups_fold_and_carry_their_means(page: Path, browser: Any) -> None:
     tab = Tab(browser, page)
     tab.choose("group", "model")
-    tab.choose("setting", "standard")
+    tab.choose("setting", "uniform")
     heads = tab.page.locator("#runs-table tr.group")
-    assert "ViT 20 runs, means" in heads.first.inner_text()
-    members = tab.column("runs-table", 9)[:20]
+    assert "ViT 80 runs, means" in heads.first.inner_text()
+    members = tab.column("runs-table", 9)[:80]
     clean = [float(text) for text in members if text]
-    assert 15 < len(clean) < 20, "of those that failed there is none"
+    assert len(clean) > 70, "of those that failed there is none"
     assert f"{sum(clean) / len(clean):.2f}" in heads.first.inner_text()
     assert tab.column("runs-table", 3)[0] == "ViT"
     heads.first.locator("button").click()

@@ -5,74 +5,72 @@ One way of drawing for the tests of the report and for its benchmark.
 
 from __future__ import annotations
 
-import itertools
 import json
+import time
 import zlib
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.config import RobustAccuracy, RunConfig
+from core.config import RunConfig
 from core.store.folders import RunDir, Store
 from core.store.records import delay
+from sweep.grid import Grid, load_grid
 
 BACKBONES = ("vit", "swin", "cnx", "r50", "clipvit", "clipcnx")
 DATASETS = {"aircraft": 3333, "caltech256": 5893, "cars": 8041, "cub": 5794, "dogs": 8580}
 """With the images of their test splits."""
-EVALUATION = RobustAccuracy()
-AT_ALL = (("4/255", "8/255"), ("fix", "sched"), ("at", "trades"))
-AXES = (
-    {"schedule": "standard"},
-    *(
-        {"epsilon_g": e, "schedule": s, "objective": {"kind": o}}
-        for e, s, o in itertools.product(*AT_ALL)
-    ),
-    *({"epsilon_g": e, "schedule": "uniform"} for e in ("4/255", "8/255")),
-    {"epsilon_g": "4/255", "schedule": "sched", "protocol": "lora"},
-)
 REASONS = ("out of memory: 79.1 GiB in use", "the loss is not finite in epoch 7", "node lost")
 
 
-def configs(count: int) -> Iterator[RunConfig]:
-    """`count` runs: seeds without end over backbones, datasets and AXES."""
-    cells = list(itertools.product(BACKBONES, DATASETS, AXES))
-    made: dict[int, dict[str, Any]] = {}
-    for number in range(count):
-        seed, cell = divmod(number, len(cells))
-        backbone, dataset, axes = cells[cell]
-        if cell not in made:
-            fields = {"backbone": backbone, "dataset": dataset, **axes}
-            made[cell] = RunConfig.parse(fields).to_dict()
-        yield RunConfig.parse({**made[cell], "seed": seed})
+PER_SEED = 360
 
 
-def draw(root: Path, count: int, *, share_of_images: float = 1.0) -> list[dict[str, Any]]:
-    """Write a store of `count` runs, and return the rows of its manifest. Of a hundred runs two
-    have failed, one is at work and one has not begun."""
-    rows = []
-    for number, run in enumerate(configs(count)):
+def grid_text(seeds: int) -> str:
+    """A grid of 360 runs for each seed: 30 pairs at 2 strengths, 3 schedules and 2 objectives."""
+    return f"""name: drawn
+about: {{question: "Which schedule and which objective transfer best?"}}
+base: {{epochs: 50}}
+grid:
+  backbone: [{", ".join(BACKBONES)}]
+  dataset: [{", ".join(DATASETS)}]
+  epsilon_g: [4/255, 8/255]
+  schedule: [fix, sched, uniform]
+  objective: [{{kind: at}}, {{kind: trades}}]
+seeds: [{", ".join(map(str, range(seeds)))}]
+evals:
+  - {{epsilons: 0..16/255, steps: 10}}
+"""
+
+
+def draw(root: Path, seeds: int, *, share_of_images: float = 1.0) -> Grid:
+    """Write a grid file and a store of its runs into a folder, and return the grid. Of a hundred
+    runs two have failed, one is at work and one has not begun."""
+    path = root / "drawn.yaml"
+    root.mkdir(parents=True, exist_ok=True)
+    path.write_text(grid_text(seeds))
+    grid = load_grid(str(path))
+    for number, run in enumerate(grid.runs):
         place = number % 100
         if place != 99:
-            _Drawn(Store.at(root).run(run.id), run, share_of_images).write(place)
-        ids = {EVALUATION.id: EVALUATION.to_dict()}
-        rows.append({"id": run.id, "setting": run.setting, "config": run.to_dict(), "evals": ids})
-    return rows
+            folder = Store.at(root).run(run.id)
+            _Drawn(folder, run.config, run.evals[0], share_of_images).write(place)
+    return grid
 
 
 class _Drawn:
     """One run folder."""
 
-    def __init__(self, folder: RunDir, run: RunConfig, share: float) -> None:
-        self.folder, self.run = folder, run
+    def __init__(self, folder: RunDir, run: RunConfig, evaluation: Any, share: float) -> None:
+        self.folder, self.run, self.evaluation = folder, run, evaluation
         self.random = np.random.default_rng(int.from_bytes(run.id.encode()) % 2**32)
         self.images = round(DATASETS[run.dataset] * share)
         hard = 0.06 * BACKBONES.index(run.backbone) + 0.03 * list(DATASETS).index(run.dataset)
-        strong = 0.1 * (run.epsilon_g.in_255ths == 8) + 0.05 * (run.protocol == "lora")
+        strong = 0.1 * (run.epsilon_g.in_255ths == 8)
         self.hopeless = run.setting == "fix" and hard + strong > 0.3
-        self.top = {"standard": 0.92, "fix": 0.6, "sched": 0.7, "uniform": 0.74}[run.setting]
+        self.top = {"fix": 0.6, "sched": 0.7, "uniform": 0.74}[run.setting]
         self.top -= hard + strong + 0.04 * (run.objective.kind == "trades")
         self.top += 0.02 * self.random.standard_normal()
         self.top = 0.012 if self.hopeless else self.top
@@ -94,6 +92,10 @@ class _Drawn:
         attempt |= {"ended": attempt["ended"] if ended else None}
         attempt |= {"outcome": ended, "kind": "oom" if reason else None, "reason": reason}
         folder.attempts.write_text(json.dumps(attempt) + "\n")
+        # Of a process on another machine, whose heart beats if it has not ended.
+        claim = attempt | {"machine": "elsewhere", "pid_start": "1", "since": time.time() - 300}
+        claim |= {"progress": {"phase": "train", "epoch": len(epochs), "epochs": 50, "share": 0.2}}
+        (folder.path / "claim-0001.json").write_text(json.dumps(claim))
         if ended == "done":
             self.evaluated(epochs)
 
@@ -102,8 +104,7 @@ class _Drawn:
         t = np.arange(50)
         grown = np.where(t >= late, 1 - 0.9 ** (t + 1 - late), 0.01)
         clean = np.clip(self.top * grown + 0.01 * self.random.standard_normal(50), 0.004, 1)
-        share = 0.05 if self.run.setting == "standard" else 0.45
-        adv = clean * np.clip(share + 0.02 * self.random.standard_normal(50), 0, 1)
+        adv = clean * np.clip(0.45 + 0.02 * self.random.standard_normal(50), 0, 1)
         loss = 4.6 - 4 * clean + 0.02 * self.random.standard_normal(50)
         return [
             {
@@ -127,26 +128,26 @@ class _Drawn:
         ]
 
     def evaluated(self, epochs: list[dict[str, Any]]) -> None:
-        n, strengths = self.images, EVALUATION.epsilons
+        asked = self.evaluation
+        n, strengths = self.images, asked.epsilons
         right = self.random.random(n) < self.top
-        reach = 1.5 if self.run.setting == "standard" else 12
-        broken = 1 + self.random.exponential(reach, n).astype(int)
+        broken = 1 + self.random.exponential(12, n).astype(int)
         critical = np.where(right, np.minimum(broken, len(strengths)), 0).astype(np.int16)
         index = np.arange(n, dtype=np.int32)
         content = BytesIO()
         np.savez(content, critical=critical, index=index, label=(index % 100).astype(np.int16))
-        self.folder.eval_flags(EVALUATION.id).write_bytes(content.getvalue())
-        about = {"attack": EVALUATION.attack, "norm": "linf", "n": n}
+        self.folder.eval_flags(asked.id).write_bytes(content.getvalue())
+        about = {"attack": asked.attack, "norm": "linf", "n": n}
         rows = [
             {**about, "epsilon": str(strength), "correct": int((critical > i).sum())}
             for i, strength in enumerate(strengths)
         ]
-        record = {"id": EVALUATION.id, "config": EVALUATION.to_dict(), "rows": rows, "n": n}
+        record = {"id": asked.id, "config": asked.to_dict(), "rows": rows, "n": n}
         record |= {"split_images": n, "forwards": 40 * n, "backwards": 30 * n, "seconds": 250.0}
         record |= {"zero_gradient_images": 0, "commit": "0123abc"}
         record |= {"flags_crc32": zlib.crc32(content.getvalue())}
-        self.folder.eval_json(EVALUATION.id).write_text(json.dumps(record))
+        self.folder.eval_json(asked.id).write_text(json.dumps(record))
         result = {"id": self.run.id, "setting": self.run.setting, "epochs": 50}
-        result |= {"delay": delay(epochs, 50), "evals": [EVALUATION.id], "attempts": 1}
+        result |= {"delay": delay(epochs, 50), "evals": [asked.id], "attempts": 1}
         result |= {"finished": "2026-01-02T03:54:05+00:00", "seconds": 3245.5}
         self.folder.result.write_text(json.dumps(result))

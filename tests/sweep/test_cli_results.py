@@ -148,3 +148,9 @@ def test_a_store_without_the_runs_of_a_grid_is_left_alone(tmp_path: Path, call: 
     before = sorted(Store(tmp_path / "out").root.rglob("*"))
     assert call("report")[0] == 3
     assert sorted(Store(tmp_path / "out").root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("options", [("--port", "8000"), ("--serve", "--output", "x")])
+def test_options_of_serving_go_together(call: Call, options: tuple[str, ...]) -> None:
+    code, _, said = call("report", *options)
+    assert code == 2 and "expected --output to write a page, or --serve --port" in said

@@ -43,6 +43,7 @@ async function main() {
   const place = new Map(core.runs.rows.map((row, i) => [row[0], i]));
   const details = async (name) => {
     const i = place.get(name);
+    if (LIVE) return ask(`run/${runs.rows[i].id}`);
     return (await unpack(`details-${Math.floor(i / core.together)}`))[i % core.together];
   };
 
@@ -134,8 +135,34 @@ async function main() {
     });
   }
 
+  const byId = new Map(runs.rows.map((row) => [row.id, row]));
+  const told = new Map();
+  const tell = {
+    changed(changed) {
+      for (const [id, now] of Object.entries(changed)) {
+        const row = byId.get(id);
+        if (!row) continue;
+        told.set(id, now);
+        runs.patch(row, now);
+        const detail = document.querySelector(`tr[data-run="${row.run}"] + .detail td`);
+        if (detail) details(row.run).then((found) => detail.replaceChildren(opened(row, found, core.wandb)));
+      }
+    },
+    tables(fresh) {
+      Object.assign(core, fresh);
+      cells.replace(fresh.cells);
+      runs.replace(fresh.runs);
+      for (const row of runs.rows) {
+        byId.set(row.id, row);
+        if (told.has(row.id)) runs.patch(row, told.get(row.id));
+      }
+      draw();
+    },
+  };
+
   restore();
   draw();
+  if (LIVE) follow(tell);
   document.body.dataset.ready = "yes";
 }
 

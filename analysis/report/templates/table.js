@@ -48,6 +48,19 @@ class DataTable {
     host.replaceChildren(this.bar, make("div", scroll, table));
   }
 
+  replace(data) {
+    this.rows = data.rows.map((row) => this.row(row));
+  }
+
+  // What a look at a run tells of it, without touching where the reader is.
+  patch(row, [state, progress, reason]) {
+    Object.assign(row, { state, progress, reason: reason || "" });
+    const drawn = this.body.querySelector(`tr[data-run="${row.run}"]`);
+    if (!drawn) return;
+    const place = this.shown.findIndex((column) => column.key === "state");
+    drawn.cells[place].replaceChildren(...this.inside(row, "state"));
+  }
+
   row(values) {
     const row = Object.fromEntries(this.columns.map((column, i) => [column.key, values[i]]));
     row.search = values.map(text).join(" ").toLowerCase();
@@ -153,7 +166,10 @@ class DataTable {
 
   inside(row, key) {
     const value = row[key];
-    if (key === "state") return [make("span", { class: `state ${value}`, title: row.reason || null }, value)];
+    if (key === "state") {
+      const state = make("span", { class: `state ${value}`, title: row.reason || null }, value);
+      return row.progress ? [state, make("small", {}, row.progress)] : [state];
+    }
     if (value === null || typeof value !== "object") return [String(value)];
     const inside = [value.bold ? make("strong", {}, value.text) : value.text];
     if (value.mark) inside.push(make("abbr", { title: value.note }, value.mark));

@@ -1,0 +1,147 @@
+"""The verb report: a page in a file, or served while its sweep goes on."""
+
+from __future__ import annotations
+
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress
+
+from core.config import ConfigError
+from core.data.digests import Known
+from core.store.folders import Store
+from sweep.cli import guide
+from sweep.cli.options import (
+    LOOK,
+    GridArgument,
+    Only,
+    Root,
+    cost_of,
+    err,
+    look,
+    manifest,
+    out,
+    tuned_grid,
+)
+from sweep.cli.results import Folder, require_something, say_what_is_missing
+
+if TYPE_CHECKING:
+    from analysis.report import Digests
+    from analysis.report.live import Live
+    from sweep.grid import Grid
+
+verbs = typer.Typer()
+
+
+@verbs.command(rich_help_panel=LOOK)
+def report(
+    grid: GridArgument,
+    root: Root = None,
+    only: Only = None,
+    output: Folder = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option("--wandb", metavar="ENTITY/PROJECT", help="Link every run to W&B."),
+    ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Serve it on this machine, following the runs, until Ctrl-C."),
+    ] = False,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Of --serve [default: a free one].")
+    ] = 0,
+) -> None:
+    """One self-contained HTML page about a grid: findings, tables, figures, every run."""
+    from analysis import Results
+    from analysis.report import Digests, write
+
+    if (serve and output) or (port and not serve):
+        raise ConfigError("--output, --port: expected --output to write a page, or --serve --port")
+    store = Store.at(root)
+    loaded = tuned_grid(grid, store)
+    runs = [status.run for status in look(loaded, store, only).statuses] if only else loaded.runs
+    results = Results(store.root, manifest(runs))
+    if not serve:
+        require_something(results, "report")
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("reading runs", total=len(runs))
+        digests = Digests.of(results, lambda: bar.advance(task))
+    address = f"https://wandb.ai/{wandb}" if wandb else None
+    if serve:
+        _serve(_answers(loaded, store, only or [], digests, address), port)
+        return
+    say_what_is_missing(results)
+    page = write(
+        digests,
+        output or store.root / "reports" / loaded.name,
+        title=loaded.name,
+        about=loaded.about,
+        wandb=address,
+        guide=guide.NAME in loaded.tables,
+    )
+    out.print(str(page), soft_wrap=True)
+
+
+def _answers(grid: Grid, store: Store, only: list[str], first: Digests, wandb: str | None) -> Live:
+    """What a server of the report answers with. first: as read by now."""
+    from analysis import Results
+    from analysis.report import Digests, core, details_of, page
+    from analysis.report.live import Live, Now
+    from sweep import launcher, summary
+    from sweep.state.plan import State
+    from sweep.submit import watcher
+
+    known, clock = Known(store), watcher.Clock()
+    cost = cost_of(grid, store, launcher.load_profile("local"))
+    is_guide = guide.NAME in grid.tables
+    shown = {run.dir.id for run in first.runs}
+    rows = manifest(run for run in grid.runs if run.id in shown)
+
+    def seen() -> Now:
+        plan = launcher.look(grid, store, only, known=known)
+        left = clock.left(plan)
+        lines = [
+            watcher.counts_line(plan).plain,
+            *summary.hours(plan, cost).lines,
+            *([f"about {watcher.duration(left)} left at the pace of now"] if left else []),
+            *(line.plain for line in watcher.reasons(plan, 8)),
+        ]
+        told = {
+            one.run.id: [str(one.state), watcher.progress(one), one.reason or ""]
+            for one in plan.statuses
+        }
+        return Now(told, lines, frozenset(run.id for run in plan.of({State.DONE})))
+
+    def read() -> Digests:
+        return Digests.of(Results(store.root, rows))
+
+    return Live(
+        seen,
+        core=lambda: core(read(), wandb, guide=is_guide),
+        page=lambda: page(read(), grid.name, grid.about, wandb, guide=is_guide, live=True),
+        run=lambda name: details_of(first, name),
+    )
+
+
+def _serve(live: Live, port: int) -> None:
+    """Answer on this machine until Ctrl-C. port: 0 takes a free one. Raises ConfigError."""
+    from analysis.report.live import server
+
+    try:
+        made, address = server(live, port)
+    except OSError as error:
+        raise ConfigError(f"--port {port}: {error.strerror}") from None
+    live.begin()
+    out.print(
+        f"{address}  (Ctrl-C stops it; from elsewhere: ssh -L, with this port)", soft_wrap=True
+    )
+    looking = Thread(target=live.follow, daemon=True)
+    looking.start()
+    try:
+        made.serve_forever()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        live.stop()
+        made.server_close()
