@@ -39,12 +39,11 @@ def work(
 ) -> None:
     """Be a worker: claim what a grid lacks (runs, trials, evaluations) until nothing can be
     claimed. Start as many as you like, on any machines that share the root folder."""
-    from sweep.claimant import Claimant, has_failed
-    from sweep.claimant import work as begin
+    from sweep import claimant
 
     store = Store.at(root)
-    done = begin(
-        Claimant(
+    done = claimant.work(
+        claimant.Claimant(
             grid=str(Path(grid).absolute()) if Path(grid).is_file() else grid,
             root=str(store.root.absolute()),
             profile=profile,
@@ -56,4 +55,4 @@ def work(
     )
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(done.items()) if count)
     out.print(f"nothing left to claim: {counts or 'nothing done here'}")
-    raise typer.Exit(1 if has_failed(done) else 0)
+    raise typer.Exit(1 if claimant.has_failed(done) else 0)
