@@ -199,7 +199,7 @@ def page(found: list[Found], raced: Found, largest: Found, folder: Path) -> str:
             f"{name} {count / largest.runs:.1f}" for name, count in largest.operations.most_common()
         ),
         "",
-        "A worker looks at each run about once, in one or two operations, so these grow with the",
+        "A worker looks at each run about once, in two operations, so their sum grows with the",
         "number of workers; what a claim itself costs does not.",
         "",
         *(f"* {line}" for one in [*found, raced, largest] for line in one.problems[:5]),

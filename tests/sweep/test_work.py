@@ -212,7 +212,8 @@ def test_a_worker_refuses_what_it_cannot_do(call: Call, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_slots_are_stopped_and_go_on(tmp_path: Path) -> None:
-    """Two processes at once, told to stop in their first runs; the next worker ends them."""
+    """Two processes at once, told to stop in their first runs as Grid Engine and LSF do; the next
+    worker ends them."""
     path, store = write(tmp_path, epochs=6), Store(tmp_path / "outputs")
     command = [sys.executable, "-m", "sweep.cli", "work", str(path), "--slots", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -220,7 +221,7 @@ def test_slots_are_stopped_and_go_on(tmp_path: Path) -> None:
     while not (begun := len([*store.root.glob("runs/*/metrics.jsonl")])):
         assert worker.poll() is None
         time.sleep(0.1)
-    worker.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGUSR2)
     assert begun and worker.wait(120) == 143
     for file in store.runs.glob("*/attempts.jsonl"):
         assert read_jsonl(file)[-1]["outcome"] in ("interrupted", "done")
