@@ -44,10 +44,10 @@ docs: $(READY)
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -q -w dist .
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "epsweep needs Python 3.11 or newer"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c .ci/constraints.txt -e ".[dev]"
 	touch $(READY)
 
 clean:

@@ -35,6 +35,9 @@ def test_a_wheel_holds_the_packages_and_no_test_bed(wheel: ZipFile) -> None:
     assert {"epsweep/command.py", "sweep/grids/smoke.yaml", "slurm/cluster.py"} <= set(names)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert not [name for name in names if name.startswith(("slurm/testbed", "tests/"))]
+    (metadata,) = (name for name in names if name.endswith("/METADATA"))
+    needs = wheel.read(metadata).decode().splitlines()
+    assert "Requires-Dist: torch>=2.6" in needs, "no upper bound keeps current releases out"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.abc import Traversable
+from importlib.resources.abc import Traversable
 from itertools import product
 from pathlib import Path
 from typing import Any
