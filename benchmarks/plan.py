@@ -1,16 +1,21 @@
-"""What planning costs: a grid file to runs with ids, against the least any tool must do for it.
+"""What planning costs: a grid file to runs with ids, against the least any tool must do for it, and
+the whole command `sweep plan`.
 
 The floor is itertools.product, a merge of two dicts and one SHA-256 of JSON per combination; it
-checks nothing. Both are CPU seconds of this process, the best of several passes.
+checks nothing. Both are CPU seconds of this process, the best of several passes. The command is
+measured with the start of python and its peak of memory, the best of three, for grids of half as
+many known datasets as folders, a schedule with a name of its own, and two evaluations.
 
-    python benchmarks/plan.py
+    python benchmarks/plan.py [--out benchmarks/results/plan.md]
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import itertools
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import status
+from storm import origin
+
+from core.config.datasets import entries
 from sweep.grid import load_grid
 
 BASE = {"epochs": 50, "batch": 128, "optim.lr": 1e-4, "optim.weight_decay": 1e-2}
@@ -87,13 +96,68 @@ def costs() -> Iterator[Cost]:
             yield Cost(runs, least, cpu_seconds(partial(ours, path), runs, passes))
 
 
-def main() -> None:
-    print(f"{'runs':>8}  {'floor':>8}  {'load + ids':>10}  {'ratio':>5}  {'per run':>8}")
+class Command(NamedTuple):
+    """One `sweep plan`."""
+
+    what: str
+    runs: int
+    cpu: float
+    memory: float
+    goal: str
+
+
+GOALS = {(1_440, ""): "< 0.5 s", (100_000, ""): "< 6 s, < 400 MB"}
+GOALS |= {(100_000, "--json"): "< 9 s, < 600 MB"}
+
+
+def commands() -> Iterator[Command]:
+    """`sweep plan` and `sweep plan --json` of ever more runs."""
+    with tempfile.TemporaryDirectory() as name:
+        environ = status.environ(Path(name))
+        for runs, seeds in ((1_440, 0), (10_000, 1), (30_000, 3), (100_000, 10)):
+            grid = _many(Path(name), seeds) if seeds else "guide"
+            for option in ("", "--json"):
+                words = [grid, "--root", f"{name}/root", *filter(None, [option])]
+                command = [*status.SWEEP, "plan", *words]
+                _, cpu, memory = status.measure(command, environ)
+                goal = GOALS.get((runs, option), "")
+                yield Command(f"plan {option}".strip(), runs, cpu, memory, goal)
+
+
+def _many(folder: Path, seeds: int) -> str:
+    product = axes(20, 10, 10, 5)
+    product["dataset"][:5] = list(entries())[:5]
+    product["schedule"][-1] = {"name": "late", **product["schedule"][-1]}
+    data = {"name": "many", "base": BASE, "grid": product, "seeds": list(range(seeds))}
+    path = folder / f"many{seeds}.yaml"
+    path.write_text(json.dumps(data | {"evals": [{"mode": "fast"}, {"steps": 50}]}))
+    return str(path)
+
+
+def report() -> Iterator[str]:
+    """The lines of a page, as they are measured."""
+    yield from ("# What planning costs", "", f"{origin()}, {time.strftime('%Y-%m-%d')}")
+    yield f"Load {os.getloadavg()[0]:.1f} at the beginning; seconds are of CPU."
+    yield from ("", "| what | runs | CPU | per run | peak | goal |", "|:--|--:|--:|--:|--:|:--|")
+    for what, runs, cpu, memory, goal in commands():
+        each = f"{cpu / runs * 1e6:.0f} us"
+        yield f"| sweep {what} | {runs:,} | {cpu:.2f} s | {each} | {memory:.0f} MB | {goal} |"
+    yield from ("", "| load + ids | floor | CPU | ratio | per run |", "|--:|--:|--:|--:|--:|")
     for runs, least, spent in costs():
-        print(
-            f"{runs:>8,}  {least:>6.3f} s  {spent:>8.3f} s  {spent / least:>4.1f}x  "
-            f"{spent / runs * 1e6:>5.1f} us"
-        )
+        ratio, each = f"{spent / least:.1f}x", f"{spent / runs * 1e6:.1f} us"
+        yield f"| {runs:,} | {least:.3f} s | {spent:.3f} s | {ratio} | {each} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="write the page to this file too")
+    out = parser.parse_args().out
+    lines = []
+    for line in report():
+        print(line, flush=True)
+        lines.append(line)
+    if out:
+        out.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

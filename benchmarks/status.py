@@ -32,6 +32,8 @@ from sweep.submit import submissions
 ROOT = Path(__file__).parents[1]
 IMAGES = 5000
 """Of the evaluation of a run that is done."""
+SWEEP = (sys.executable, "-c", "from epsweep.command import main; main()")
+"""The console script, of this checkout."""
 STATES = ("done", "running", "failed", "pending")
 EVALUATION = {
     "config": {"attack": "apgd-ce", "norm": "linf", "split": "test"},
@@ -131,12 +133,19 @@ def scheduler(folder: Path, runs: int) -> Path:
     return folder
 
 
-def measure(command: list[str], environ: dict[str, str]) -> tuple[float, float, float]:
+def environ(folder: Path) -> dict[str, str]:
+    """Of a command of this checkout with its byte code kept in `folder`, as an installation has it
+    beside its modules."""
+    kept = {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | kept
+
+
+def measure(command: list[str], variables: dict[str, str]) -> tuple[float, float, float]:
     """(wall seconds, CPU seconds, MB) of a process; the fastest of three."""
     best = (float("inf"), 0.0, 0.0)
     for _ in range(3):
         started = time.perf_counter()
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
         _, ended, used = os.wait4(process.pid, 0)  # of this process alone, and its own children
         wall = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(ended)
@@ -163,14 +172,11 @@ def cost(runs: int) -> Cost:
         folder = Path(name)
         loaded, store = make(folder, runs)
         tools = scheduler(folder, len(loaded.runs))
-        environ = os.environ | {
-            "PATH": f"{tools}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "EPSWEEP_STALE_S": "100000",
-        }
-        status = [sys.executable, "-m", "sweep.cli", "status", str(folder / "many.yaml")]
-        floor, _, _ = measure([sys.executable, "-c", FLOOR, str(store.runs)], environ)
-        wall, cpu, memory = measure([*status, "--root", str(store.root)], environ)
+        path = {"PATH": f"{tools}:{os.environ['PATH']}", "EPSWEEP_STALE_S": "100000"}
+        ours = environ(folder) | path
+        status = [*SWEEP, "status", str(folder / "many.yaml")]
+        floor, _, _ = measure([sys.executable, "-c", FLOOR, str(store.runs)], ours)
+        wall, cpu, memory = measure([*status, "--root", str(store.root)], ours)
         calls = len((folder / "calls").read_text().splitlines()) // 3
     return Cost(len(loaded.runs), wall, cpu, memory, calls, floor)
 
