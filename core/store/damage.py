@@ -14,16 +14,20 @@ from core.errors import DamagedError, counted
 from core.store import shapes
 from core.store.files import exists, present
 from core.store.folders import RunDir
-from core.store.holder import find_holder
+from core.store.holder import Holder, find_holder
 from core.store.json_files import read_json, read_jsonl
 
 
 def find(
-    run: RunDir, evals: Iterable[str] = (), seen: dict[Path, Any] | None = None
+    run: RunDir,
+    evals: Iterable[str] = (),
+    seen: dict[Path, Any] | None = None,
+    current: Holder | None = None,
 ) -> list[DamagedError]:
     """Every damaged file of a run, [] if all can be read. evals: ids of evaluations to look at,
     besides those its result names. seen: takes what whole files hold, so that a reader need not
-    read them again. The checkpoint is not read: training does that itself."""
+    read them again. current: the newest claim, if it was read. The checkpoint is not read: training
+    does that itself."""
     found: list[DamagedError] = []
 
     def tried(read: Callable[..., Any], path: Path, *what: Any) -> Any:
@@ -46,7 +50,7 @@ def find(
         tried(_every_epoch, run.metrics, len(rows), result.get("epochs", len(rows)))
     tried(read_jsonl, run.attempts, shapes.Attempt)
     tried(read_json, run.repair, shapes.Repair)
-    current = find_holder(run)
+    current = current or find_holder(run)
     if current and current.damage:
         found.append(current.damage)
     return found

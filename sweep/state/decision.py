@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from core.data.digests import Known, recorded
@@ -17,7 +18,6 @@ from core.store import damage
 from core.store.files import exists
 from core.store.folders import RunDir
 from core.store.holder import Holder, find_holder
-from core.store.json_files import read_json
 from sweep.grid import Run
 from sweep.state import triage
 from sweep.state.pending import Pending
@@ -286,8 +286,9 @@ def read(
     if current.live:
         return Facts(run.config.epochs, current, promise)
     wanted = [item.id for item in run.evals]
-    damaged = damage.find(folder, wanted)
-    result = None if damaged else read_json(folder.result)
+    seen: dict[Path, Any] = {}
+    damaged = damage.find(folder, wanted, seen, current)
+    result = None if damaged else seen.get(folder.result)
     changed = None
     if known and not damaged:
         changed = known.changed(Sources.of(run.config), recorded(folder))
