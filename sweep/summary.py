@@ -151,6 +151,8 @@ class Hours(NamedTuple):
     """Left for the runs that have an estimate,"""
     unknown: int = 0
     """and how many of the runs that are left have none; `left` is None then."""
+    at_work: float = 0.0
+    """GPUs (processes where no run had one) that are at work on its runs now."""
 
     @property
     def lines(self) -> list[str]:
@@ -162,6 +164,10 @@ class Hours(NamedTuple):
         elif self.unknown:
             parts.append("no estimate of what is left until one such run has finished here")
         said = [", ".join(parts)] if parts else []
+        if self.known and self.at_work and not self.unknown:
+            what = "GPU" if self.unit == "GPU-hours" else "process"
+            now = counted(max(1, round(self.at_work)), what)
+            said.append(f"{spelled(self.known / self.at_work, 'hours')} to go with {now} as now")
         if self.planned and self.actual:
             off = f"{self.actual / self.planned - 1:+.0%}"
             planned, actual = (spelled(n, self.unit) for n in (self.planned, self.actual))
@@ -230,7 +236,15 @@ def _hours(seen: Plan, works: Sequence[Work], cost: Cost) -> Hours:
         sum(seconds[name] for name in finished) / 3600,
         known,
         unknown,
+        sum(_devices(status, on_gpus) for status in seen.statuses),
     )
+
+
+def _devices(status: Status, on_gpus: bool) -> float:
+    """How many a run is at work on: a share where runs have one together."""
+    if status.state is not State.RUNNING:
+        return 0.0
+    return status.gpu_seconds / status.seconds if on_gpus and status.seconds else 1.0
 
 
 def _left(

@@ -98,6 +98,26 @@ def test_how_long_it_takes_on_the_devices_at_hand(store: Store) -> None:
     assert "what is left" not in shown(summary.of(grid, seen, unknown), 160)
 
 
+def test_what_is_left_takes_as_long_as_on_the_devices_at_work(store: Store) -> None:
+    """Each run of an hour on two GPUs; one is half done, one has not begun."""
+    done, running, waiting = new(GRID % ("swin", "0, 1, 2")).statuses
+    spent = {"seconds": 3600.0, "gpu_seconds": 7200.0}
+    half = {"seconds": 1800.0, "gpu_seconds": 3600.0, "phase": "evaluate", "share": 0.0}
+    statuses = [
+        replace(done, state=State.DONE, **spent),
+        replace(running, state=State.RUNNING, **half),
+        waiting,
+    ]
+    told = summary.hours(Plan(statuses), cost.of(H100, store))
+    assert told.at_work == 2 and told.known
+    wall = summary.spelled(told.known / 2, "hours")
+    assert f"{wall} to go with 2 GPUs as now" in told.lines
+    resting = [replace(status, state=State.NEW) for status in statuses[1:]]
+    assert not any(
+        "to go" in line for line in summary.hours(Plan(resting), cost.of(H100, store)).lines
+    )
+
+
 def test_a_sum_of_several_grids_says_what_it_leaves_out(store: Store) -> None:
     grids = [parse(GRID % (name, "0")) for name in ("swin", "resnet18")]
     grids[1] = replace(grids[1], name="other")
