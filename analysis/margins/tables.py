@@ -56,8 +56,12 @@ def _consistency(frame: pd.DataFrame) -> Table:
     medians = frame[frame["metric"] == "median"].groupby(ROW)["value"].mean().to_dict()
     rows = []
     for row, group in _grouped(taus, ROW):
-        by_score = dict(list(group.groupby("score")))
-        entries = [_tau(by_score.get(score, group), bare=score != "logit") for score in scores]
+        seeds, by_score = group["run_id"].nunique(), dict(list(group.groupby("score")))
+        measured = [by_score.get(score, by_score.get("")) for score in scores]
+        entries = [
+            Entry(ABSENT) if one is None else _of(seeds, one, _tau(one, bare=score != "logit"))
+            for score, one in zip(scores, measured, strict=True)
+        ]
         median = medians.get(row, float("nan")) * (255 if row[-1] == "linf" else 1)
         shown = ABSENT if np.isnan(median) else "inf" if np.isinf(median) else str(half_up(median))
         rows.append((_labels(row, frame), (*entries, Entry(shown))))
@@ -70,6 +74,13 @@ def _consistency(frame: pd.DataFrame) -> Table:
     ]
     header = (*(("tau", score) for score in scores), ("distance", "median"))
     return _finished("Margin consistency", frame, rows, header, notes)
+
+
+def _of(seeds: int, group: pd.DataFrame, entry: Entry) -> Entry:
+    """The entry of a group of rows, with their number if some of the seeds are missing."""
+    if len(group) == seeds or not (group["state"] == "done").all():
+        return entry
+    return replace(entry, text=f"{entry.text} ({len(group)}/{seeds})")
 
 
 def _tau(group: pd.DataFrame, *, bare: bool) -> Entry:
@@ -103,7 +114,11 @@ def _by_strength(
     """A column per strength, without those at which nothing could be told apart."""
     mine = frame[(frame["metric"] == metric) & frame["score"].isin(EVERYWHERE)]
     scores = [name for name in EVERYWHERE if name in set(mine["score"])] or ["logit"]
-    found = {key: shown(group) for key, group in _grouped(mine, [*ROW, "score", "strength"])}
+    seeds = frame.groupby(ROW)["run_id"].nunique().to_dict()
+    found = {
+        key: _of(seeds[key[: len(ROW)]], group, shown(group))
+        for key, group in _grouped(mine, [*ROW, "score", "strength"])
+    }
     tried = list(dict.fromkeys(frame.loc[frame["metric"] == "brittle", "strength"]))
     shares = frame[frame["metric"] == "brittle"]
     scarce = {

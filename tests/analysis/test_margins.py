@@ -153,7 +153,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     runs = grid(["vit"], ["cars", "cub"], ["4/255"])
     for seed, run in enumerate(runs[:-1]):
         arrays = measured(12 if seed == 1 else 200, seed=seed)
-        arrays["feature_margin"] = arrays["logit_margin"] * 2
+        if seed != 3:
+            arrays["feature_margin"] = arrays["logit_margin"] * 2
         if seed == 2:
             arrays["distance"][:7] = np.inf
         add_margins(root, run, arrays)
@@ -199,6 +200,7 @@ def test_tables_say_what_is_missing_and_what_no_attack_has_found(made: Made) -> 
         *(measured(200)[name].astype(float) for name in ("distance", "logit_margin"))
     )
     assert entries[0].text == f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    assert first.rows[3][1][0].text[0] == "0" and first.rows[3][1][1].text == "\N{EN DASH}"
     assert [entry.text for entry in first.rows[1][1]] == ["missing", "missing", "\N{EN DASH}"]
     auroc = output.tables[1]
     assert auroc.title == "AUROC of detecting brittle images, by the logit margin"
@@ -283,3 +285,15 @@ def test_trends_compare_the_ends_of_series(tmp_path: Path) -> None:
         f"tau against sched in place of fix: higher at the upper end in 2 of 2 "
         f"comparisons, {rise:+.2f} on average; intervals are disjoint in 2 of these",
     ]
+
+
+def test_a_seed_that_is_missing_is_counted(tmp_path: Path) -> None:
+    runs = grid(["vit"], ["cars"], ["4/255"], ["sched"], seeds=(0, 1, 2))
+    for seed, run in enumerate(runs[:2]):
+        add_margins(tmp_path, run, measured(seed=seed))
+    output = tables(Source.store(tmp_path, asking(manifest(tmp_path, runs))), numbers=[MARGIN])
+    assert not output.complete
+    first, auroc, *_ = output.tables
+    assert auroc.rows[0][1][0].text.endswith(" (2/3)")
+    text = first.rows[0][1][0].text
+    assert text.endswith(" (2/3)") and "\N{PLUS-MINUS SIGN}" in text
