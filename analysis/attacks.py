@@ -86,6 +86,8 @@ def judged(run: Run, most: Strength | None = None) -> Iterator[Judged]:
         if one.record and one.kind.at_strengths:
             groups.setdefault((one.norm, one.record["config"]["split"]), []).append(one)
     for evaluations in groups.values():
+        if len({one.attack for one in evaluations}) < 2:
+            continue  # the usual case: its flags need not be read, 2 ms a run
         found = _compared(run, evaluations, most)
         if found and len(found.critical) > 1 and len(found.strengths) > 1:
             yield found
