@@ -62,12 +62,15 @@ def _hexbin(axes: Axes, results: Results, rows: pd.DataFrame) -> None:
     scale = 255 / unit(rows, "eval_norm")
     distance = np.concatenate([one["distance"] for one in arrays]) * scale
     margin = np.concatenate([one["logit_margin"] for one in arrays])
+    name, tau = rows["setting"].iloc[0], rows["value"].mean()
+    if np.isnan(tau):  # a constant network, most likely
+        axes.set_title(f"{name}: no tau, n = {len(distance)}")
+        return
     low, high = np.percentile(distance[np.isfinite(distance)], SHOWN)
     inside = (distance >= low) & (distance <= high)
     axes.hexbin(distance[inside], margin[inside], gridsize=18, mincnt=1, cmap="Blues", vmin=-1)
     axes.grid(visible=False)
-    taus = rows["value"].mean()
-    axes.set_title(f"{rows['setting'].iloc[0]}: tau = {half_up(taus, 3)}, n = {len(distance)}")
+    axes.set_title(f"{name}: tau = {half_up(tau, 3)}, n = {len(distance)}")
 
 
 def curves(results: Results) -> Drawn:

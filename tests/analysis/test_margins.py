@@ -297,3 +297,16 @@ def test_a_seed_that_is_missing_is_counted(tmp_path: Path) -> None:
     assert auroc.rows[0][1][0].text.endswith(" (2/3)")
     text = first.rows[0][1][0].text
     assert text.endswith(" (2/3)") and "\N{PLUS-MINUS SIGN}" in text
+
+
+def test_a_network_whose_decision_nothing_changes_has_no_tau(tmp_path: Path) -> None:
+    run = grid(["vit"], ["cars"], ["4/255"], ["fix"])
+    arrays = measured()
+    arrays["distance"][:] = np.inf
+    add_margins(tmp_path, run[0], arrays)
+    source = Source.store(tmp_path, asking(manifest(tmp_path, run)))
+    output = tables(source, numbers=[MARGIN])
+    assert [entry.text for entry in output.tables[0].rows[0][1]] == ["undefined", "inf"]
+    assert f"200 of 200 in {run[0].id}" in output.text
+    titles = [figure.axes[0].get_title() for _, figure in draw(source, ["margins"])]
+    assert titles == ["ViT, Cars\nfix: no tau, n = 200"]
