@@ -11,7 +11,6 @@ from core.store.folders import Store
 from sweep.cli.options import (
     RUN,
     GridArgument,
-    Only,
     ProfileOption,
     Root,
     TrackingOption,
@@ -34,7 +33,10 @@ def work(
     ] = 0.0,
     profile: ProfileOption = "local",
     root: Root = None,
-    only: Only = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Runs to take, by fields: backbone=swin dataset=cars,cub."),
+    ] = None,
     tracking: TrackingOption = None,
 ) -> None:
     """Be a worker: claim what a grid lacks (runs, trials, evaluations) until nothing can be
