@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from core.attack.apgd import is_right
-from core.attack.projection import per_image, project_l1, usable
+from core.attack.projection import LARGEST, per_image, project_l1, usable
 from core.attack.rows import Rows
 from core.config.strength import Norm
 
@@ -59,6 +59,12 @@ def _annealed(bounds: tuple[float, float], steps: int, device: torch.device) -> 
     first, last = bounds
     shares = [(1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
     return torch.tensor([last + (first - last) * share for share in shares], device=device)
+
+
+def _norms(images: Tensor) -> Tensor:
+    """l2 norms [B]."""
+    found: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
+    return found
 
 
 @dataclass(eq=False)
@@ -138,7 +144,10 @@ class Approach(Rows, ABC):
     def observe(self, lead: Tensor, gradient: Tensor, logits: Tensor, steps: int) -> Tensor:
         """Take in what was seen at `point` and move on; steps: those of FMN, of all starts. Returns
         which images [B] are not right there."""
-        gradient, before = usable(gradient), self.point
+        before, steepness = self.point, _norms(gradient)
+        if not bool((steepness < LARGEST).all()):  # a look costs less than a copy
+            gradient = usable(gradient)
+            steepness = _norms(gradient)
         fresh = (self.own < 0).nonzero().flatten()
         if len(fresh):
             self._meet(fresh, logits[fresh])
@@ -157,7 +166,7 @@ class Approach(Rows, ABC):
         )
         ends = ((self.stage == DESCEND) & (self.step >= each)).nonzero().flatten()
         # Nearly all images descend: all are moved so, the others then by rules of their own.
-        self.point = self._descended(broken, length, lead, gradient, each)
+        self.point = self._descended(broken, length, lead, gradient, steepness, each)
         if len(scanning):
             self._scan(scanning, broken[scanning], lead[scanning], gradient[scanning])
         if len(starting):
@@ -230,19 +239,28 @@ class Approach(Rows, ABC):
         self.point[rows] = point.add(self.gaining(gradient, gain)).clamp_(0, 1)
 
     def _descended(
-        self, broken: Tensor, length: Tensor, lead: Tensor, gradient: Tensor, steps: int
+        self,
+        broken: Tensor,
+        length: Tensor,
+        lead: Tensor,
+        gradient: Tensor,
+        steepness: Tensor,
+        steps: int,
     ) -> Tensor:
         """FMN's step from every point, in its new ball."""
         step = (self.step - 1).clamp(0, steps - 1)
         size, change = (
             _annealed(bounds, steps, lead.device)[step] for bounds in (SIZE, self.change)
         )
-        reach = length + lead.abs() / self.slant(gradient).clamp(min=LEAST)
-        wider = torch.where(self.nearest.isfinite(), self.epsilon * (1 + change), reach)
+        wider = self.epsilon * (1 + change)
+        lost = (self.stage == DESCEND) & ~broken & self.nearest.isinf()
+        if bool(lost.any()):
+            reach = length + lead.abs() / self.slant(gradient).clamp(min=LEAST)
+            wider = torch.where(lost, reach, wider)
         smaller = torch.minimum(self.epsilon * (1 - change), self.nearest)
         epsilon = torch.where(broken, smaller, wider)
         self.epsilon = torch.where(self.stage == DESCEND, epsilon, self.epsilon)
-        share = size / gradient.flatten(1).norm(dim=1).clamp(min=LEAST)
+        share = size / steepness.clamp(min=LEAST)
         moved = torch.addcmul(self.point, gradient, per_image(share))
         return self.within(moved, self.clean, self.epsilon)
 
@@ -279,12 +297,11 @@ class Linf(Approach):
 class L2(Approach):
     @staticmethod
     def length(delta: Tensor) -> Tensor:
-        found: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
-        return found
+        return _norms(delta)
 
     @staticmethod
     def slant(gradient: Tensor) -> Tensor:
-        return L2.length(gradient)
+        return _norms(gradient)
 
     @staticmethod
     def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
