@@ -103,10 +103,11 @@ def claims(frame: pd.DataFrame) -> list[str]:
     variants = dict.fromkeys(key.variant for key in found)
     strengths = sorted({key.strength for key in found})
     lines = []
+    groups = defaultdict(list)  # a tuned grid has as many variants as cells
+    for key in found:
+        groups[key.variant, key.strength, key.metric].append(key)
     for which in product(variants, strengths, METRICS):
-        fix, sched, equal = _count(
-            [key for key in found if (key.variant, key.strength, key.metric) == which], found
-        )
+        fix, sched, equal = _count(groups[which], found)
         total = fix + sched + equal
         if total:
             variant, strength, metric = which

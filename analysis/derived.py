@@ -64,26 +64,27 @@ def paired_tests(found: Mapping[Key, Cell], *, partial: bool = False) -> list[Te
     [] without two pairs. Variants are tested apart: the same pair once more is no further evidence.
     Incomplete pairs forbid a test unless `partial`; then it counts the pairs it has.
     """
+    fixes = defaultdict(list)  # a tuned grid has as many variants as cells
+    for key in found:
+        if key.setting == "fix" and key._replace(setting="sched") in found:
+            fixes[key.variant, key.strength, key.metric].append(key)
     return [
         tested
         for variant in dict.fromkeys(key.variant for key in found)
         for strength in sorted({key.strength for key in found})
         for metric in METRICS
-        if (tested := _tested(found, (variant, strength, metric), partial))
+        if (which := (variant, strength, metric)) in fixes
+        and (tested := _tested(found, which, fixes[which], partial))
     ]
 
 
 def _tested(
-    found: Mapping[Key, Cell], which: tuple[str, Strength, str], partial: bool
+    found: Mapping[Key, Cell],
+    which: tuple[str, Strength, str],
+    fixes: Sequence[Key],
+    partial: bool,
 ) -> Tested | None:
-    """which: variant, strength and metric."""
-    fixes = [
-        key
-        for key in found
-        if (key.variant, key.strength, key.metric) == which
-        and key.setting == "fix"
-        and key._replace(setting="sched") in found
-    ]
+    """which: variant, strength and metric; fixes: the keys of its pairs."""
     values, missing = [], []
     for key in fixes:
         fix, sched = found[key], found[key._replace(setting="sched")]

@@ -21,15 +21,15 @@ def sentences(frame: pd.DataFrame) -> Iterator[str]:
     for protocol in dict.fromkeys(table["protocol"]):
         rows = table[table["protocol"] == protocol]
         able = rows[rows["rank"].notna()]
-        if len(able) < len(rows):
-            yield (
-                f"{protocol}: {len(able)} of {len(rows)} configurations are measured on every "
-                "dataset; ranks are among these."
-            )
         for first in records(able.head(1)):
             yield (
                 f"{protocol}: {first['backbone']} with {first['loss']} ranks first of {len(able)} "
                 f"(Borda count {first['borda']}, score sum {first['score_sum']:.3f})."
+            )
+        if len(able) < len(rows):
+            yield (
+                f"{protocol}: {len(able)} of {len(rows)} configurations are measured on every "
+                "dataset; ranks are among these."
             )
     wins = effects.count_wins(frame)
     for row in records(wins[wins["size"] == "all"]):

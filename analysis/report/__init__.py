@@ -192,9 +192,10 @@ def _shown(digests: Digests, run: Run, config: str) -> str:
 
 
 def _findings(digests: Digests, benchmark: pd.DataFrame | None) -> list[str]:
-    found = facts.findings(digests, Verdict(digests).sentence())
-    # The first compares settings of a schedule, of which the benchmark has but one.
-    return found if benchmark is None else [*summary.sentences(benchmark), *found[1:]]
+    if benchmark is None:
+        return facts.findings(digests, Verdict(digests).sentence())
+    # Settings of a schedule, which the others compare, are all one there.
+    return [*summary.sentences(benchmark), *facts.standing(digests)]
 
 
 def _laid_out(results: Results, benchmark: pd.DataFrame | None) -> list[Table]:

@@ -27,7 +27,6 @@ def findings(digests: Digests, verdict: str | None = None) -> list[str]:
     """Headline sentences, each computed: what the runs show, counts, tests, open problems.
     verdict: the first comparison of settings in words."""
     results = digests.results
-    done = int((results.table["state"] == "done").sum())
     sentences = [finding(results)]
     if verdict:  # of a grid without fix and sched the first finding says only that
         both = any(gap.clean for gap in gaps(results.values))
@@ -44,6 +43,13 @@ def findings(digests: Digests, verdict: str | None = None) -> list[str]:
             )
     sentences += [f"{line[0].upper()}{line[1:]}." for line in claims(results.values)]
     sentences += [f"{line[0].upper()}{line[1:]}." for line in trends.sentences(results.margins)]
+    return [*sentences, *standing(digests)]
+
+
+def standing(digests: Digests) -> list[str]:
+    """How far the runs are, and what is to be said of their making."""
+    results, sentences = digests.results, list[str]()
+    done = int((results.table["state"] == "done").sum())
     for text in (tuned.sentence(results), batchnorm.sentence(results)):
         if text:
             sentences.append(f"{text[0].upper()}{text[1:]}.")

@@ -87,11 +87,23 @@ def comparisons(found: Mapping[Key, Cell]) -> list[Comparison]:
             levels[axis][level] = None
             others = tuple((name, value) for name, value in axes.items() if name != axis)
             cells[axis, others, key._replace(setting="", variant="")][level] = key
+    # Only pairs of levels that meet: a tuned grid has as many learning rates as cells.
+    places = {
+        axis: {level: place for place, level in enumerate(_ordered(axis, levels[axis]))}
+        for axis in levels
+    }
+    met: dict[tuple[str, tuple[str, str]], list[Mapping[str, Key]]] = defaultdict(list)
+    for (axis, *_), group in cells.items():
+        for first, second in combinations(sorted(group, key=lambda one: places[axis][one]), 2):
+            met[axis, (first, second)].append(group)
     axes_in_order = [SCHEDULE, *(axis for axis in levels if axis != SCHEDULE)]
     made = [
-        _compare(axis, two, [group for place, group in cells.items() if place[0] == axis], found)
+        _compare(axis, two, met[axis, two], found)
         for axis in axes_in_order
-        for two in combinations(_ordered(axis, levels[axis]), 2)
+        for two in sorted(
+            (two for other, two in met if other == axis),
+            key=lambda two: [places[axis][level] for level in two],
+        )
     ]
     return [one for one in made if one.pairs]
 
