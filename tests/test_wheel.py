@@ -33,6 +33,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
 def test_a_wheel_holds_the_packages_and_no_test_bed(wheel: ZipFile) -> None:
     names = wheel.namelist()
     assert {"epsweep/command.py", "sweep/grids/smoke.yaml", "slurm/cluster.py"} <= set(names)
+    published = {f"analysis/published/guide/{name}.csv" for name in ("results", "backbones")}
+    assert published <= set(names)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert not [name for name in names if name.startswith(("slurm/testbed", "tests/"))]
     (metadata,) = (name for name in names if name.endswith("/METADATA"))
