@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from core.config import Strength
 from core.errors import counted
 
 SURE = 0.05
+FEW = 3
 
 
 def findings(digests: Digests, verdict: str | None = None) -> list[str]:
@@ -66,7 +68,21 @@ def violations(digests: Digests) -> list[str]:
     chosen, found = one_evaluation(digests.results.values), digests.found
     gates = (*cell_gates(found), *row_gates(chosen, found))
     of_runs = [text for run in digests.runs for text in digests.counted[run.dir.id]["gates"]]
-    return [violation.text for violation in gates] + of_runs + commit_gates(digests.results.values)
+    texts = [violation.text for violation in gates] + _folded(of_runs)
+    return texts + commit_gates(digests.results.values)
+
+
+def _folded(texts: Sequence[str]) -> list[str]:
+    """One line for more than FEW runs of which the same is said but for numbers."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for text in texts:
+        _, _, said = text.partition(": ")
+        alike[re.sub(r"[\d.,/]+", "", said)].append(text)
+    return [
+        line
+        for same in alike.values()
+        for line in (same if len(same) <= FEW else [f"{len(same)} runs, such as {same[0]}"])
+    ]
 
 
 @dataclass(frozen=True)

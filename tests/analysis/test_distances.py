@@ -102,3 +102,13 @@ def rows_of(correct: int) -> list[dict[str, object]]:
         {"attack": "a", "norm": "linf", "epsilon": str(one), "n": 200, "correct": correct}
         for one in EVALUATION.epsilons
     ]
+
+
+def test_a_page_says_the_same_of_many_runs_once() -> None:
+    from analysis.report.facts import _folded
+
+    one = "{}: APGD-10 overrates it by up to {} points (at 2/255, 64 images), as FMN-60 shows"
+    many = [one.format(f"run-{i}", i / 2) for i in range(4)]
+    other = "run-9: 3 of 64 images have no usable gradient; the attack may be blind"
+    assert _folded([*many, other]) == [f"4 runs, such as {many[0]}", other]
+    assert _folded(many[:3]) == many[:3]
