@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,8 +58,12 @@ class Flags:
         evaluation as far as its counts are concerned, by default read from the run folders."""
         self._results = results
         self._records = records or self._read
-        self._rows = sources(frame)
+        self._frame = frame
         self._runs = {run.dir.id: run for run in results.runs}
+
+    @cached_property
+    def _rows(self) -> dict[Key, list[dict[str, Any]]]:
+        return sources(self._frame)
 
     def scores(self, key: Key) -> tuple[np.ndarray, Scores]:
         """(image index, score in [0, 1] averaged over seeds), sorted by index, shape [n].
