@@ -81,7 +81,9 @@ def _folded(texts: Sequence[str]) -> list[str]:
     return [
         line
         for same in alike.values()
-        for line in (same if len(same) <= FEW else [f"{len(same)} runs, such as {same[0]}"])
+        for line in (
+            same if len(same) <= FEW else [f"{counted(len(same), 'run')}, such as {same[0]}"]
+        )
     ]
 
 
