@@ -171,7 +171,8 @@ def _numbers(names: Iterable[str]) -> list[int]:
 
     for name in names:
         if name not in NAMED and not (name.isdecimal() and int(name)):
-            what = f"the number of a table, {' or '.join(NAMED)}, got '{name}'; of the Guide's"
+            known = f"the number of a table or one of {', '.join(NAMED)}"
+            what = f"{known}, got '{name}'; of the Guide's"
             raise ConfigError(f"--table: expected {what}{nearest(name, guide.TABLES, shown=20)}")
     return [NAMED[name] if name in NAMED else int(name) for name in names]
 

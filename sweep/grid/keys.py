@@ -11,7 +11,23 @@ from core.config.evaluation_kinds import understood
 from sweep.grid.fields import FIELDS, Axis, Choice, join, set_field, show, union
 from sweep.grid.file import GridFile, Place
 
-TABLES = ("1", "2", "3", "4", "6", "7", "8", "9", "10", "11", "12", "main", "margin", "guide")
+TABLES = (
+    "1",
+    "2",
+    "3",
+    "4",
+    "6",
+    "7",
+    "8",
+    "9",
+    "10",
+    "11",
+    "12",
+    "main",
+    "margin",
+    "attacks",
+    "guide",
+)
 """The paper's tables of accuracies; what a grid measured, as it is without the key tables; its
 margins; and the analyses of the sister benchmark (arXiv 2508.14079)."""
 _COMPUTED = {"code", "metrics"}

@@ -73,7 +73,7 @@ def test_findings_count_the_pairs_that_the_tests_and_claims_count(tmp_path: Path
     results = Results(tmp_path, made.fill(tmp_path, made.grid(backbones, datasets)))
     said = findings(Digests.of(results))
     assert "on 2 of 2 backbone-dataset pairs" in said[0]
-    assert said[0].endswith("Robust backbones and ImageNette, 4 pairs, are not counted.")
+    assert said[0].endswith("Robust backbones and ImageNette (4 pairs) are not counted.")
     assert any(line.startswith("Over 2 pairs") for line in said)
     assert any("Clean at 8/255: sched better in 2 of 2" in line for line in said)
     assert "never adapts in 2 of 2 runs" in said[0]

@@ -34,8 +34,7 @@ from core.store.files import Write, write_atomic
 from core.store.folders import Store
 from core.store.json_files import read_json
 from slurm.profile import read_profile
-from sweep import launcher
-from sweep.grid import Run
+from sweep.inputs import needs
 
 STRENGTHS = [0.0, 0.1, 0.2]
 IMAGES = 10
@@ -192,9 +191,9 @@ def test_a_launch_asks_for_the_package_first(store: Store, monkeypatch: pytest.M
     )
     local = read_profile("local")
     asked, usual = AutoAttack(), RobustAccuracy()
-    launcher.check([Run(tiny.config(), "fix", (usual,))], store, local)
+    needs.require([tiny.config()], store, local, [(tiny.config(), usual)])
     with pytest.raises(ConfigError, match=r"pip install 'epsweep\[autoattack\]'"):
-        launcher.check([Run(tiny.config(), "fix", (usual, asked))], store, local)
+        needs.require([tiny.config()], store, local, [(tiny.config(), asked)])
 
 
 def test_points_outside_the_ball_break_nothing(tmp_path: Path, darken: type[Darken]) -> None:
@@ -301,7 +300,8 @@ def test_what_half_a_team_has_found_is_not_the_whole(
     asked = EvalConfig.parse({"attack": "autoattack", "epsilons": [0, 0.1, 0.2]})
     folder = Store(tmp_path).run("r")
     about = {"run": folder, "evaluated": Bright(), "device": tiny.CPU}
-    trainer: Any = types.SimpleNamespace(data=types.SimpleNamespace(test=split()), **about)
+    data = types.SimpleNamespace(test=split(), val=split())
+    trainer: Any = types.SimpleNamespace(data=data, **about)
     claim, darken.stop_after = Claim.acquire(folder), 1
     trainer.team = Half(0, 2)
     with pytest.raises(KeyboardInterrupt):

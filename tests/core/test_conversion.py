@@ -114,12 +114,12 @@ def test_every_released_layout(layout: str, zipped: bool, tmp_path: Path) -> Non
     assert told["tensors"] == len(source)
     assert ("cox_parameters.Parameters" in told["left_out"]) == (write is madry)
     net = network(name, seed=1)
-    pretrained.load_backbone(net, to)
+    pretrained.load_weights(net, to)
     head = pretrained.heads_of(net)
     kept = {k: v for k, v in net.state_dict().items() if not k.startswith(head)}
     assert kept and all(torch.equal(kept[key], source[key]) for key in kept)
     if write is not madry:  # without the objects the release itself can be read, too
-        pretrained.load_backbone(network(name, seed=2), released)
+        pretrained.load_weights(network(name, seed=2), released)
 
 
 def test_squeeze_and_excitation_has_the_name_it_has_now() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_an_installation_gives_what_it_installed(
     """Another distribution may have put modules beside them."""
     names = ("__init__.py", "data.yaml", "run.py")
     files = [SimpleNamespace(locate=lambda n=n: checkout / "core" / n) for n in names]
-    monkeypatch.setattr(frozen_code.metadata, "files", lambda _: files)
+    monkeypatch.setattr(importlib.metadata, "files", lambda _: files)
     (checkout / ".git").rename(checkout / "no.git")
     assert copied(store) == ["__init__.py", "data.yaml", "run.py"]
 
