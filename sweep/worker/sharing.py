@@ -112,6 +112,6 @@ def _is_complete(folder: RunDir, run: Run) -> bool:
 
 
 def _is_deadly(folder: RunDir) -> bool:
-    """Whether the last processes that had the run all died without a word."""
+    """Whether the last processes that had the run all died without recording a reason."""
     rows = salvage(folder.attempts, shapes.Attempt)[-MOST_LOST:]
     return len(rows) == MOST_LOST and all(row and row["outcome"] in (None, "lost") for row in rows)

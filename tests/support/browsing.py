@@ -16,7 +16,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Skips the test where there is none."""
+    """Skips the test if the machine has no browser."""
     sync = pytest.importorskip("playwright.sync_api", reason="no playwright")
     if CHROMIUM is None:
         pytest.skip("no chromium")

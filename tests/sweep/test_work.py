@@ -109,7 +109,7 @@ def test_clocks_may_differ(store: Store, grid: Grid, monkeypatch: pytest.MonkeyP
 
 
 def test_a_run_that_kills_its_workers_is_left(store: Store, grid: Grid) -> None:
-    """Each died with its process, without a word: too many in a row are no accident."""
+    """Each died with its process, without recording a reason: too many in a row are no accident."""
     run = store.run(grid.runs[0].id)
     for number in range(1, sharing.MOST_LOST + 1):
         claim = Claim.acquire(run)
