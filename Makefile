@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Three at a time on two cores: a third of the time they wait, for processes and for Slurm.
+MANY := -n 3 --dist loadfile
 
 .PHONY: demo test check lint types contracts format slow slurm-test docs wheel clean
 
@@ -10,7 +12,7 @@ demo: $(READY)
 	$(BIN)/sweep demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not slurm" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not slurm" $(MANY)
 
 check: lint types contracts test slow
 
@@ -25,12 +27,12 @@ contracts: $(READY)
 	$(BIN)/lint-imports
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m "slow or slurm" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "slow or slurm" $(MANY)
 
 # On a real Slurm, which the tests start and stop themselves; its packages come from apt-get.
 slurm-test: $(READY)
 	$(BIN)/python -m slurm.testbed install
-	$(BIN)/python -m pytest -m slurm -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slurm $(MANY)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -41,6 +41,7 @@ def test_wilson_against_textbook_values(correct: int, n: int, low: float, high: 
     assert wilson(correct, n) == pytest.approx((low, high), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
     generator = np.random.default_rng(3)
     hits = 0

@@ -105,6 +105,7 @@ def test_a_damaged_file_concerns_its_run_alone(
             assert code == 3, (how, out, err)
 
 
+@pytest.mark.slow
 def test_launch_goes_on_with_the_others_and_says_what_to_do(
     chaos: Grid, store: Store, call: Call
 ) -> None:

@@ -205,6 +205,7 @@ def test_nobody_outlives_the_leader(forks: Forks, tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0]
 
 
+@pytest.mark.slow
 def test_a_stale_meeting_place_is_passed_over(forks: Forks, tmp_path: Path) -> None:
     """Left by a job of the same id that died: nobody listens there."""
     file = tmp_path / "team.json"

@@ -125,6 +125,7 @@ def test_class_folders_that_differ_and_empty_splits_are_named(
     assert "expected images, found none" in err
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_stops_the_run_before_training(
     call: Call, grid: Callable[..., str], tmp_path: Path
 ) -> None:
