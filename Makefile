@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Three at a time on two cores: a third of the time they wait, for processes and for Slurm.
-MANY := -n 3 --dist loadfile
+MANY := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check lint types contracts format slow slurm-test docs wheel clean
 

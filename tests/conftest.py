@@ -137,3 +137,8 @@ def forks() -> Iterator[Forks]:
     from forks import Forks
 
     yield Forks()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: four minutes at the end, alone, would be four minutes more."""
+    items.sort(key=lambda item: "test_storm" not in item.nodeid)
