@@ -28,11 +28,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Sweeps of robust fine-tuning runs: one grid file to jobs, curves and the paper's tables.",
+    help="Sweep robust fine-tuning: turn one grid file into jobs, curves and the paper's tables.",
     epilog=(
-        "Before a launch: plan shows the runs and touches nothing; launch --dry-run also the job "
-        "script; doctor asks whether machine, cluster, data and weights are ready; dry-run trains "
-        "every kind of run in miniature."
+        "Before a launch: plan shows the runs and changes nothing; launch --dry-run also shows "
+        "the job script; doctor checks that machine, cluster, data and weights are ready; dry-run "
+        "trains every kind of run in miniature."
     ),
 )
 app.add_typer(data.verbs, name="data", rich_help_panel=PREPARE)
@@ -50,7 +50,7 @@ for verbs in (
 
 
 def show_version(asked: bool) -> None:
-    """Version and commit, then out: before any verb."""
+    """Print version and commit and exit, before any verb is parsed."""
     if asked:
         from importlib import metadata  # 0.04 s to import
 
@@ -66,10 +66,15 @@ def show_version(asked: bool) -> None:
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Version and commit.", callback=show_version, is_eager=True),
+        typer.Option(
+            "--version",
+            help="Show the version and commit and exit.",
+            callback=show_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
-    """What holds for every verb."""
+    """Options of `sweep` itself, before the verb."""
 
 
 def main() -> None:
@@ -87,7 +92,7 @@ def main() -> None:
         err.print(Text(str(error), style="red"), soft_wrap=True)
         sys.exit(1)
     except StoppedError:
-        err.print("stopped; runs are resumable: the same command goes on", style="yellow")
+        err.print("stopped; repeat the command to resume the runs", style="yellow")
         sys.exit(130)
     except OSError as error:
         err.print(Text(f"{error.filename or 'disk'}: {error.strerror}", style="red"))
@@ -95,7 +100,7 @@ def main() -> None:
 
 
 def from_home(argument: str) -> str:
-    """`--root=~/x` with the home folder, which shells put there only after a space."""
+    """Expand `~` in `--root=~/x`: shells expand it only at the start of a word."""
     option, equals, path = argument.partition("=")
     if argument.startswith("-") and path.startswith("~"):
         return f"{option}{equals}{at_home(path)}"
@@ -103,8 +108,9 @@ def from_home(argument: str) -> str:
 
 
 def spread_only(arguments: Iterable[str]) -> list[str]:
-    """`--only a=1 b=2` as the option parser knows it: `--only a=1 --only b=2`; so for every option
-    that takes a list, as far as the words after it can be meant for it."""
+    """Rewrite `--only a=1 b=2` as `--only a=1 --only b=2`, the form the option parser accepts.
+
+    Likewise for each option in MANY, up to the first word that cannot belong to its list."""
     found: list[str] = []
     taking = ""
     for argument in arguments:
@@ -124,7 +130,8 @@ MANY: dict[str, Callable[[str, str], bool]] = {
     "--table": lambda _, word: word.isdigit() or word in ("main", "margin", *guide.TABLES),
     "--figure": lambda _, word: word in (*results.FIGURES, *guide.FIGURES),
     "--threat": lambda _, word: word in guide.THREATS,
-    # A grid or files: no word behind --from can be a grid. Elsewhere it takes one folder.
+    # Every word after --from is a file: these verbs take a grid before it. Other verbs' --from
+    # takes one path.
     "--from": lambda verb, _: verb in ("tables", "figures"),
 }
-"""Options that take a list -> whether a word, after the first, belongs to it, given the verb."""
+"""Option that takes a list -> (verb, word) -> whether the word, after the first, belongs to it."""

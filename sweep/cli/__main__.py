@@ -2,5 +2,5 @@
 
 from sweep.cli import main
 
-if __name__ == "__main__":  # processes of a job import it, too
+if __name__ == "__main__":  # spawned processes import this module, too
     main()

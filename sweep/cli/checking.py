@@ -1,4 +1,4 @@
-"""Verbs around runs: doctor and sync."""
+"""The verbs doctor and sync."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ verbs = typer.Typer()
 
 @verbs.command(rich_help_panel=PREPARE)
 def doctor(
-    grid: Annotated[str | None, typer.Argument(metavar="[GRID]")] = None,
+    grid: Annotated[
+        str | None, typer.Argument(metavar="[GRID]", help="A grid whose inputs to check, too.")
+    ] = None,
     profile: ProfileOption = "local",
     root: Root = None,
     node: Annotated[
-        bool, typer.Option("--node", help="Also ask torch on a compute node (a short job).")
+        bool, typer.Option("--node", help="Also check torch on a compute node, by a short job.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -66,7 +68,7 @@ def sync(
         typer.Option("--check", metavar="ENTITY/PROJECT", help="Compare W&B with the run folders."),
     ] = None,
 ) -> None:
-    """Upload the runs that W&B does not have yet (they were tracked offline)."""
+    """Upload the runs that were tracked offline and are not on W&B yet."""
     from sweep import upload
 
     store = Store.at(root)
@@ -89,7 +91,7 @@ def sync(
 
 
 def _compare(runs: list[Run], store: Store, project: str) -> int:
-    """1 where W&B's curves are not those of the run folders, which are the truth."""
+    """Print how W&B's curves differ from the run folders, which are the truth. Exit code 0 or 1."""
     from analysis import Results
     from analysis.mirror import differences, wandb_history
 

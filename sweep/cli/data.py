@@ -1,4 +1,4 @@
-"""Verbs on what runs need: `sweep data list|prepare|verify|make`."""
+"""Verbs on datasets: `sweep data list|prepare|verify|make`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from sweep.cli.options import Json, Root, out
 
 
 class Made(StrEnum):
-    """What `sweep data make` makes images of."""
+    """Sources that `sweep data make` makes images from."""
 
     FONTS = "fonts"
     IDX = "idx"
 
 
-verbs = typer.Typer(no_args_is_help=True, help="Datasets: list, prepare, verify, make.")
+verbs = typer.Typer(no_args_is_help=True, help="List, prepare, verify or make datasets.")
 
 
 @verbs.command(name="list")
 def list_data(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Datasets [default: all].")
+    ] = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Show the datasets, what of them is here, their licences; with names, where to get them."""
+    """Show the datasets, which are prepared here, and their licences. With names, show where to
+    get them."""
     from json import dumps
 
     from sweep.inputs import releases
@@ -46,7 +49,9 @@ def list_data(
 
 @verbs.command(name="prepare")
 def prepare_data(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset of `sweep data list`.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A dataset that `sweep data list` shows.")
+    ],
     source: Annotated[
         Path | None,
         typer.Option(
@@ -55,10 +60,10 @@ def prepare_data(
             "[default: NAME in the data folder].",
         ),
     ] = None,
-    size: Annotated[int, typer.Option("--size", min=8, help="Pixels of a side.")] = 224,
+    size: Annotated[int, typer.Option("--size", min=8, help="Image side in pixels.")] = 224,
     root: Root = None,
 ) -> None:
-    """Check a release and decode it once into the arrays that runs share. Goes on if killed."""
+    """Check a release and decode it once into the arrays that runs share. Repeat to resume."""
     from sweep.inputs import releases
 
     folder = releases.prepare(name, source, size, Store.at(root), out)
@@ -73,9 +78,9 @@ def verify_data(
     ] = None,
     root: Root = None,
 ) -> None:
-    """Compare prepared arrays with their checksums; decode every image of an own FOLDER.
+    """Compare prepared arrays with their checksums, and decode every image in FOLDER.
 
-    Exit code 1: damage, 3: nothing prepared.
+    The exit code is 1 if something is damaged, 3 if nothing is prepared.
     """
     from sweep.inputs import releases
 
@@ -94,18 +99,21 @@ def verify_data(
 
 @verbs.command(name="make")
 def make_data(
-    kind: Annotated[Made, typer.Argument(help="fonts: words in every font; idx: as of MNIST.")],
-    source: Annotated[Path, typer.Option("--from", help="A folder of fonts, or of idx files.")],
+    kind: Annotated[
+        Made, typer.Argument(metavar="KIND", help="fonts: draw words; idx: read MNIST's format.")
+    ],
+    source: Annotated[Path, typer.Option("--from", help="A folder of fonts or of idx files.")],
     to: Annotated[Path, typer.Option("--to", help="A new folder, for `dataset:` in a grid.")],
     each: Annotated[
-        int | None, typer.Option(min=1, help="Images of a class [default: fonts 100, idx all].")
+        int | None, typer.Option(min=1, help="Images per class [default: fonts 100, idx all].")
     ] = None,
     contrast: Annotated[
-        int, typer.Option(min=1, max=127, help="Of fonts: letters against their ground, of 255.")
+        int,
+        typer.Option(min=1, max=127, help="fonts only: contrast of letters to background, of 255."),
     ] = 64,
 ) -> None:
-    """Make a folder of real images that lie on this machine: which font is a word set in, or what
-    idx files hold (Fashion-MNIST is Debian's package dataset-fashion-mnist)."""
+    """Make an image folder from files on this machine: words drawn in every font (the font is the
+    class), or the images in idx files (for Fashion-MNIST, Debian's dataset-fashion-mnist)."""
     from core.datasets import fonts, idx
     from sweep.inputs.making import make_folder
 

@@ -1,5 +1,5 @@
-"""The sister benchmark (arXiv 2508.14079) on the command line: when its tables are meant, where
-their measurements come from, and `suggest-backbone`.
+"""The Guide (the sister benchmark, arXiv 2508.14079) on the command line: when a command asks for
+its tables, where their measurements come from, and the verb suggest-backbone.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ TABLES = (
     *("ranking", "medals", "best", "means", "heatmap", "correlation", "proxies", "wins", "effects"),
     *("letters", "interactions", "switch", "top", "measurements"),
 )
-"""Those of `analysis.guide`, which takes a second to import."""
+"""Repeats the names in `analysis.guide`, which takes a second to import."""
 FIGURES = ("heatmap", "plane", "radar", "proxies", "levels")
 THREATS = ("clean", "linf", "l2", "l1", "common")
 NAME = "guide"
-"""What a grid has among its `tables` to be shown by these."""
+"""A grid that lists this among its `tables` is shown by the Guide's tables."""
 
 verbs = typer.Typer()
 
 
 def is_meant(grid: str | None, names: Sequence[str], files: list[Path] | None) -> bool:
-    """Whether the sister benchmark is: by the tables or figures asked for, by the grid, or else by
-    the files."""
+    """Whether a command asks for the Guide: by the names of tables or figures if there are any,
+    else by the grid, else by the files."""
     from sweep.grid import load_grid
 
     if any(name in (*TABLES, *FIGURES) for name in names):
@@ -68,8 +68,8 @@ def source(
     *,
     published: bool = False,
 ) -> Measured:
-    """Files, of the cells of a grid if there is one; or the runs of that grid. published: the
-    shipped numbers rather than runs. Raises ConfigError for neither."""
+    """The measurements in files (only the grid's cells if both are given), or those of the grid's
+    runs. published: without files, the shipped numbers. Raises ConfigError if neither is given."""
     from analysis.guide.command import Measured
     from sweep.grid import load_grid, select_runs
 
@@ -95,8 +95,10 @@ def tables(
     compare: bool,
     check: bool,
 ) -> Output:
-    """The tables asked for, or the audit, as text; a data frame, and where numbers come from, are
-    written. Raises ConfigError."""
+    """The tables asked for, or with `check` the audit, as text. Form 'dataframe' writes the data
+    frame to `output`; the other forms write only their provenance, beside it.
+
+    Raises ConfigError for an unknown table or a missing output."""
     from analysis.guide import command
 
     if check:
@@ -115,7 +117,7 @@ def tables(
 @verbs.command("suggest-backbone", rich_help_panel=LOOK)
 def suggest_backbone(
     dataset: Annotated[
-        str, typer.Argument(metavar="[DATASET]", help="One that was measured, or any new one.")
+        str, typer.Argument(metavar="[DATASET]", help="A measured dataset, or any new name.")
     ] = "new",
     budget: Annotated[
         float | None,
@@ -126,18 +128,19 @@ def suggest_backbone(
         typer.Option(
             "--threat",
             metavar="ACCURACY...",
-            help=f"What counts, alike: {', '.join(THREATS)} [default: all].",
+            help=f"Accuracies to weigh equally: {', '.join(THREATS)} [default: all].",
         ),
     ] = None,
     protocol: Annotated[
-        str, typer.Option("--protocol", help="How to fine-tune.")
+        str, typer.Option("--protocol", help="How to fine-tune, as in the Guide's tables.")
     ] = "FFT (50 epochs)",
-    most: Annotated[int, typer.Option("--picks", min=1, help="Suggestions at most.")] = 5,
+    most: Annotated[int, typer.Option("--picks", min=1, help="Most suggestions to give.")] = 5,
     profile: ProfileOption = "local",
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Which backbones and losses to try first, from the Guide's published numbers and own runs."""
+    """Suggest which backbones and losses to try first, from the Guide's published numbers and
+    your own runs."""
     from analysis.guide import advice
     from analysis.guide.command import known_measurements
     from sweep.launcher import load_profile
@@ -160,7 +163,7 @@ def suggest_backbone(
         typer.echo(dumps([one.to_dict() for one in found.picks], indent=1))
         return
     out.print(advice.table(found, dataset), soft_wrap=True)
-    more = f", {own} of them own" if own else ", all of them published"
+    more = f", {own} from your own runs" if own else ", all of them published"
     for remark in (f"from {len(frame)} measurements{more}", *found.remarks):
         out.print(Text(remark), soft_wrap=True)
 
@@ -168,8 +171,9 @@ def suggest_backbone(
 def hours_of(
     dataset: str, protocol: str, store: Store, profile: Profile
 ) -> dict[tuple[str, str], float | None]:
-    """(published backbone, loss) -> GPU-hours of its run of the grid `guide` by a protocol; for a
-    new dataset the mean over those of the grid."""
+    """(published backbone, loss) -> GPU-hours of its run in the grid `guide` under a protocol.
+
+    For a dataset not in the grid, the mean over the grid's. None if a run has no estimate."""
     from analysis.guide.design import cell_of
     from sweep.estimate import cost
     from sweep.grid import load_grid

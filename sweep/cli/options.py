@@ -1,4 +1,4 @@
-"""What the verbs share: arguments and options, the two consoles, the way from a grid to its plan.
+"""What the verbs share: arguments and options, the two consoles, loading a grid and its plan.
 
 Imports nothing heavy, so that `sweep --help` answers at once.
 """
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 PREPARE, RUN, LOOK, REPAIR = "Prepare", "Run", "Look", "Repair"
 """Groups of verbs in `sweep --help`."""
 WIDE = 160
-"""Columns where nothing tells (a file, a pipe): tables are not squeezed there."""
+"""Columns when the output is a file or a pipe, so that tables are not squeezed."""
 
-# Names and paths are no markup: a run in `/data/[old]` is in `/data/[old]`.
+# No markup: rich would drop `[old]` from the path `/data/[old]`.
 _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
 out = Console(width=_width, markup=False, emoji=False)
 err = Console(stderr=True, markup=False, emoji=False)
@@ -44,11 +44,11 @@ GridArguments = Annotated[
 ]
 Root = Annotated[
     Path | None,
-    typer.Option("--root", help="Folder of all results [default: $EPSWEEP_ROOT or ./outputs]."),
+    typer.Option("--root", help="Folder for all results [default: $EPSWEEP_ROOT or ./outputs]."),
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", help="Runs to take: backbone=swin dataset=cars,cub state=failed."),
+    typer.Option("--only", help="Runs to select: backbone=swin dataset=cars,cub state=failed."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -69,11 +69,11 @@ TrackingOption = Annotated[
     Tracking | None,
     typer.Option(
         "--tracking",
-        help="W&B mode [default: the profile's; auto is online where a login exists].",
+        help="W&B mode [default: the profile's; auto is online if you are logged in].",
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--max-parallel", min=1, help="Runs at the same time at most.")
+    int | None, typer.Option("--max-parallel", min=1, help="Most runs at the same time.")
 ]
 
 
@@ -88,7 +88,7 @@ def value_of(tracking: Tracking | None) -> Mode | None:
 
 
 def tuned_grid(grid: str, store: Store) -> Grid:
-    """The grid with the hyper-parameters it asks to be tuned, as far as the store has them."""
+    """The grid with its tuned hyper-parameters filled in, as far as the store has them."""
     from sweep.grid import load_grid
     from sweep.tune import winners
 
@@ -114,7 +114,7 @@ def print_plan(loaded: Grid, seen: Plan, cost: Cost) -> None:
 
 
 def print_warnings(loaded: Grid) -> None:
-    """What is wrong with a grid, though it can run."""
+    """Print what looks wrong with a grid but does not stop it from running."""
     for line in loaded.warnings:
         err.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
 
@@ -145,7 +145,8 @@ def print_scripts(loaded: Grid, seen: Plan, store: Store, profile: Profile) -> N
 
 
 def outcome(final: Plan | None) -> int:
-    """1 where a run failed, 3 where one is not done, else 0; None: in a queue, not waited for."""
+    """Exit code: 1 if a run failed, else 3 if one is not done, else 0. final: None (exit code 0)
+    if the runs were queued and not waited for."""
     from sweep.state.plan import State
 
     if final is None or final.counts[State.DONE] == len(final.statuses):

@@ -1,4 +1,4 @@
-"""The verb report: a page in a file, or served while its sweep goes on."""
+"""The verb report: a page written to a file, or served while its sweep runs."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def report(
     ] = None,
     serve: Annotated[
         bool,
-        typer.Option("--serve", help="Serve it on this machine, following the runs, until Ctrl-C."),
+        typer.Option("--serve", help="Serve the page on this machine, kept current, until Ctrl-C."),
     ] = False,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Of --serve [default: a free one].")
+        int, typer.Option("--port", min=0, max=65535, help="Port for --serve; 0 takes a free one.")
     ] = 0,
 ) -> None:
-    """One self-contained HTML page about a grid: findings, tables, figures, every run."""
+    """Write one self-contained HTML page about a grid: findings, tables, figures, every run."""
     from analysis import Results
     from analysis.report import Digests, write
 
@@ -84,7 +84,7 @@ def report(
 
 
 def _answers(grid: Grid, store: Store, only: list[str], first: Digests, wandb: str | None) -> Live:
-    """What a server of the report answers with. first: as read by now."""
+    """What the report's server answers with. first: the runs as read so far."""
     from analysis import Results
     from analysis.report import Digests, core, details_of, page
     from analysis.report.live import Live, Now
@@ -104,7 +104,7 @@ def _answers(grid: Grid, store: Store, only: list[str], first: Digests, wandb: s
         lines = [
             watcher.counts_line(plan).plain,
             *summary.hours(plan, cost).lines,
-            *([f"about {watcher.duration(left)} left at the pace of now"] if left else []),
+            *([f"about {watcher.duration(left)} left at the current pace"] if left else []),
             *(line.plain for line in watcher.reasons(plan, 8)),
         ]
         told = {
@@ -125,7 +125,8 @@ def _answers(grid: Grid, store: Store, only: list[str], first: Digests, wandb: s
 
 
 def _serve(live: Live, port: int) -> None:
-    """Answer on this machine until Ctrl-C. port: 0 takes a free one. Raises ConfigError."""
+    """Answer on this machine until Ctrl-C. port: 0 takes a free one. Raises ConfigError if the
+    port is not available."""
     from analysis.report.live import server
 
     try:
@@ -134,7 +135,8 @@ def _serve(live: Live, port: int) -> None:
         raise ConfigError(f"--port {port}: {error.strerror}") from None
     live.begin()
     out.print(
-        f"{address}  (Ctrl-C stops it; from elsewhere: ssh -L, with this port)", soft_wrap=True
+        f"{address}  (Ctrl-C stops it; from another machine, forward this port with ssh -L)",
+        soft_wrap=True,
     )
     looking = Thread(target=live.follow, daemon=True)
     looking.start()

@@ -1,4 +1,4 @@
-"""Verbs that read results: tables, figures, export."""
+"""The verbs that read results: tables, figures, export."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ verbs = typer.Typer()
 
 
 class Format(StrEnum):
-    """Output of `sweep tables`."""
+    """Formats of `sweep tables`."""
 
     markdown = "markdown"
     csv = "csv"
@@ -50,14 +50,15 @@ FIGURES = (
     *("transfer", "adaptation", "robustness", "training", "delay", "dynamics"),
     *("margins", "roc", "estimates", "strength", "bars", "pareto", "hinges"),
 )
-"""Those of `analysis.figures`, which takes a second to import."""
+"""Repeats the names in `analysis.figures`, which takes a second to import."""
 
 OptionalGrid = Annotated[
-    str | None, typer.Argument(metavar="[GRID]", help="A grid; or give --from instead.")
+    str | None,
+    typer.Argument(metavar="[GRID]", help="A grid file or name, unless --from is given."),
 ]
 From = Annotated[
     list[Path] | None,
-    typer.Option("--from", help="Published values instead of runs: CSV files or folders."),
+    typer.Option("--from", help="Read published values instead of runs: CSV files or folders."),
 ]
 
 
@@ -72,42 +73,43 @@ def tables(
         typer.Option(
             "--table",
             metavar="TABLE...",
-            help="Of the paper's: 1 to 4, 6 to 12, or margin [default: those the grid feeds]. "
-            "Table 5 lists backbones: sweep weights list. Of the Guide's: "
+            help="From the paper: 1 to 4, 6 to 12, or margin [default: those the grid names]. "
+            "Table 5 lists backbones, see sweep weights list. From the Guide: "
             f"{', '.join(guide.TABLES)}.",
         ),
     ] = None,
     format: Annotated[
         Format | None,
-        typer.Option("--format", help="How to write them [default: markdown, or for a terminal]."),
+        typer.Option("--format", help="Format [default: markdown, or laid out in a terminal]."),
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Beside each value the published one, and by how much."),
+        typer.Option("--compare", help="Show published values and the difference beside yours."),
     ] = False,
     attacks: Annotated[
         bool,
-        typer.Option("--attacks", help="Each run under all its attacks, and where they differ."),
+        typer.Option("--attacks", help="Compare the attacks on each run, and where they differ."),
     ] = False,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Means over the cells there are, with their number.")
+        bool, typer.Option("--partial", help="Average over the cells present, with their count.")
     ] = False,
     significant: Annotated[
-        bool, typer.Option("--significant", help="Bold only where the difference is significant.")
+        bool, typer.Option("--significant", help="Set the best in bold only if significant.")
     ] = False,
     why: Annotated[
         str | None,
-        typer.Option("--why", help='Where a cell comes from: "SWIN/Cars/sched/expected".'),
+        typer.Option("--why", help='Trace a cell to its runs: "SWIN/Cars/sched/clean".'),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Where published numbers contradict each other or the text."),
+        typer.Option("--check", help="List contradictions within what the papers published."),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write there, provenance beside it.")
+        Path | None, typer.Option("--output", "-o", help="File to write, provenance beside it.")
     ] = None,
 ) -> None:
-    """The paper's tables, from runs or published values (exit code 3 while cells are missing)."""
+    """Show the paper's tables, from runs or published values. The exit code is 3 while cells are
+    missing."""
     from json import dumps
 
     from analysis import command
@@ -150,7 +152,7 @@ def tables(
 
 
 def _print(made: Output, format: Format | None, output: Path | None) -> NoReturn:
-    """Tables to a file or the terminal, what is to be said of them, and the exit code."""
+    """Print tables to a file or the terminal, remarks to stderr, and exit: 3 if incomplete."""
     from analysis.formats import terminal
 
     if output:
@@ -166,7 +168,7 @@ def _print(made: Output, format: Format | None, output: Path | None) -> NoReturn
 
 
 def _numbers(names: Iterable[str]) -> list[int]:
-    """Tables as `analysis.command` counts them. Raises ConfigError."""
+    """The numbers `analysis.command` gives to tables. Raises ConfigError for an unknown name."""
     from analysis.command import NAMED
 
     for name in names:
@@ -188,7 +190,8 @@ def figures(
         typer.Option(
             "--figure",
             metavar="NAME...",
-            help=f"Only these: {', '.join(FIGURES)}; of the Guide's {', '.join(guide.FIGURES)}.",
+            help=f"Draw only these: {', '.join(FIGURES)}; from the Guide: "
+            f"{', '.join(guide.FIGURES)}.",
         ),
     ] = None,
     root: Root = None,
@@ -196,7 +199,7 @@ def figures(
     files: From = None,
     output: Folder = None,
 ) -> None:
-    """The paper's figures as PDF and PNG, as far as there are runs for them."""
+    """Draw the paper's figures as PDF and PNG, those for which there are runs."""
     from analysis.figures import write_figures
 
     if guide.is_meant(grid, names or (), files):
@@ -220,8 +223,8 @@ def figures(
 
 @verbs.command(rich_help_panel=LOOK)
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")],
-    to: Annotated[Path, typer.Option("--to", help="A new folder.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id or the start of one.")],
+    to: Annotated[Path, typer.Option("--to", help="A new folder to write to.")],
     root: Root = None,
 ) -> None:
     """Write a run's trained network for other programs: safetensors, timm's config, and a card."""
@@ -234,7 +237,7 @@ def export(
 
 
 def require_something(results: Results, verb: str) -> None:
-    """Leave with exit code 3 where no run has anything yet."""
+    """Exit with code 3 if no run has an epoch or a result yet."""
     if not any(run.dir.metrics.is_file() or run.dir.result.is_file() for run in results.runs):
         counts = _counts(run.state for run in results.runs)
         line = f"nothing to {verb}: no run has an epoch or a result yet ({counts})"
@@ -243,10 +246,10 @@ def require_something(results: Results, verb: str) -> None:
 
 
 def say_what_is_missing(results: Results) -> None:
-    """In one line, to who looks at the terminal."""
+    """Warn in one line on stderr if some runs are not done."""
     if set(results.table["state"]) != {"done"}:
         counts = _counts(results.table["state"])
-        line = f"incomplete: {counts}; what is missing is left out or marked"
+        line = f"incomplete: {counts}; missing values are left out or marked"
         err.print(Text(line, style="yellow"), soft_wrap=True)
 
 
@@ -255,7 +258,8 @@ def _counts(states: Iterable[str]) -> str:
 
 
 def _warn(source: Source) -> None:
-    """Of what neither a figure nor a frame can say: hyper-parameters from too small a search."""
+    """Warn on stderr of hyper-parameters from too small a search: figures and data frames have no
+    place to say so."""
     from analysis.tuned import sentence
 
     few = sentence(source.results) if source.results else None
@@ -266,7 +270,7 @@ def _warn(source: Source) -> None:
 def _source(
     grid: str | None, root: Path | None, only: list[str] | None, files: list[Path] | None
 ) -> tuple[Source, Grid | None]:
-    """Runs of a grid and that grid, or published values and None."""
+    """The runs of a grid and that grid, or the published values in files and None."""
     from analysis.command import Source
 
     if (grid is None) == (not files):

@@ -1,4 +1,4 @@
-"""Verbs that run things: plan, launch, status, logs, cancel, retry, dry-run, run, demo."""
+"""The verbs plan, launch, status, logs, cancel, retry, dry-run, run and demo."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def plan(
     only: Only = None,
     json: Json = False,
 ) -> None:
-    """Show what would run, and what it would lack. Several grids show what they share. Touches
-    nothing."""
+    """Show what would run and what is missing for it, and for several grids what they share.
+    Changes nothing."""
     from sweep import launcher, several
     from sweep.state.plan import as_json
     from sweep.tune import winners
@@ -91,17 +91,18 @@ def launch(
     max_parallel: Workers = None,
     tracking: TrackingOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and the exact job script; stop.")
+        bool, typer.Option("--dry-run", help="Only print the plan and the exact job script.")
     ] = False,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Return at once; local workers go on by themselves.")
+        bool, typer.Option("--detach", help="Return at once; local workers run in the background.")
     ] = False,
     feed: Annotated[
         bool,
-        typer.Option("--feed", help="Where the cluster takes only some jobs, stay and submit on."),
+        typer.Option("--feed", help="If the cluster limits jobs, stay and submit the rest later."),
     ] = False,
 ) -> None:
-    """Run everything a grid still lacks. Repeating it is safe: what is done or running stays."""
+    """Run everything a grid still lacks. Repeating it is safe: it leaves alone what is done or
+    running."""
     from sweep import launcher
     from sweep.state.plan import LAUNCHABLE
 
@@ -135,10 +136,10 @@ def status(
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="Every run, page by page, however many there are.")
+        bool, typer.Option("--all", help="Show every run, in a pager if on a terminal.")
     ] = False,
     page: Annotated[
-        int | None, typer.Option("--page", min=1, help="Only the Nth page of the runs.")
+        int | None, typer.Option("--page", min=1, help="Show the Nth page of the runs.")
     ] = None,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Name what went wrong in runs, from their curves.")
@@ -153,7 +154,7 @@ def status(
 
     store = Store.at(root)
     if page and (every or watch or json):
-        raise ConfigError("--page: expected without --all, --watch and --json: they show every run")
+        raise ConfigError("--page: does not go with --all, --watch or --json, which show every run")
     loaded = tuned_grid(grid, store)
     if watch:
         known = Known(store)
@@ -169,7 +170,7 @@ def status(
             more["diagnosis"] = diagnosis.as_dict(found)
         sys.stdout.writelines(as_json(seen, name=loaded.name, hours=hours, **more))
     else:
-        # Where the runs are at work, and so how many at a time, nothing here tells.
+        # Without a profile, how many runs go at once is unknown: no wall time is shown.
         out.print(summary.of(loaded, seen, replace(cost, at_once=None)))
         with out.pager() if every and out.is_terminal else nullcontext():
             most = len(seen.statuses) if every else watcher.ROWS
@@ -183,11 +184,13 @@ def status(
 
 @verbs.command(rich_help_panel=LOOK)
 def logs(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id or the start of one.")],
     root: Root = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing as the log grows.")
+    ] = False,
 ) -> None:
-    """Print a run's log: every epoch, evaluation and, where it failed, the traceback."""
+    """Print a run's log: every epoch, every evaluation and, if it failed, the traceback."""
     from sweep.state import run_logs
 
     store = Store.at(root)
@@ -199,7 +202,7 @@ def logs(
 
 @verbs.command(rich_help_panel=REPAIR)
 def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
-    """Stop pending and running runs; they keep their checkpoints, and retry runs them again."""
+    """Stop pending and running runs. They keep their checkpoints, and retry resumes them."""
     from sweep.submit import cancellation
     from sweep.tune import session
 
@@ -221,13 +224,13 @@ def retry(
     root: Root = None,
     only: Only = None,
     failed: Annotated[
-        str | None, typer.Option("--failed", help="Only this class: oom, diverged, damaged, ...")
+        str | None, typer.Option("--failed", help="Only this class of failure: oom, diverged, ...")
     ] = None,
     tracking: TrackingOption = None,
     max_parallel: Workers = None,
 ) -> None:
-    """Run failed, cancelled and damaged runs again, from their last checkpoint; of a grid whose
-    searches go on, their failed, interrupted and damaged trials."""
+    """Resume failed, cancelled and damaged runs from their last checkpoint. While a grid's
+    searches are unfinished, retry their failed, interrupted and damaged trials instead."""
     from sweep import launcher
     from sweep.tune import session, table, winners
 
@@ -246,8 +249,8 @@ def retry(
 def dry_run(
     grids: GridArguments, profile: ProfileOption = "local", root: Root = None, only: Only = None
 ) -> None:
-    """Check grids before they cost anything: plan, job scripts, and every distinct run in miniature
-    (few generated images, random weights, two batches) through the real code on this machine."""
+    """Check grids before they cost anything: show the plan and job scripts, and put every distinct
+    run in miniature (few generated images, random weights, two batches) through the real code."""
     from sweep import launcher, several
     from sweep.rehearsal.dry_run import rehearse, report
 
@@ -261,11 +264,11 @@ def dry_run(
     else:
         out.print(several.table(shares))
     accepted = True
-    # Of worker processes here, one command line tells as much as one for every grid.
+    # Local workers have the same command line for every grid: one is enough.
     for share in shares if where.remote else shares[:1]:
         try:
             print_scripts(share.grid, share.plan, store, where)
-        except ClusterError as error:  # a finding among others
+        except ClusterError as error:  # reported as one finding among others
             out.print(Text(str(error), style="red"), soft_wrap=True)
             accepted = False
     print_lacks(seen, store, where)
@@ -281,7 +284,7 @@ def run(
     root: Root = None,
     tracking: TrackingOption = None,
 ) -> None:
-    """Train and evaluate one run in this process (what a node does)."""
+    """Train and evaluate one run in this process, as a node does."""
     from sweep.submit import in_process
 
     state = in_process.run(config, Store.at(root), value_of(tracking) or "auto", out)
@@ -290,7 +293,8 @@ def run(
 
 @verbs.command(rich_help_panel=RUN)
 def demo(root: Root = None, max_parallel: Workers = None, tracking: TrackingOption = None) -> None:
-    """The paper in miniature on this machine: pretrain, fine-tune under three schedules, show."""
+    """Run the paper in miniature on this machine: pretrain, fine-tune under three schedules, and
+    show the table and figures."""
     from sweep.demo import play
 
     raise typer.Exit(play(Store.at(root), out, max_parallel, value_of(tracking)))

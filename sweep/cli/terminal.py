@@ -1,4 +1,4 @@
-"""What a terminal can show: characters that its encoding lacks, and help with square brackets."""
+"""Output that every terminal can show: characters its encoding lacks, brackets in help texts."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ PLAIN = {
 
 
 def fit_encoding() -> None:
-    """Let every text be printed, whatever the terminal's encoding: characters it does not have are
-    spelled in plain letters, and bytes of file names that are not text pass unchanged."""
+    """Make every text printable in the terminal's encoding: characters it lacks are spelled in
+    ASCII, and undecodable bytes of file names pass unchanged."""
     codecs.register_error("epsweep.plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -63,8 +63,8 @@ def _spelled(letter: str) -> str:
 
 
 def literal(app: typer.Typer) -> TyperGroup | TyperCommand:
-    """The command of `app` with helps that say what is written: rich would take '[default: x]' for
-    markup and drop it."""
+    """The command of `app` with its help texts escaped: rich would take '[default: x]' for markup
+    and drop it."""
     command = get_command(app)
     assert isinstance(command, TyperGroup | TyperCommand)
     _escape(command)

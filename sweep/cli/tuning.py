@@ -1,4 +1,4 @@
-"""Verbs that choose settings of runs: tune, suggest-schedule."""
+"""The verbs that choose settings of runs: tune, suggest-schedule."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def tune(
     only: Only = None,
     max_parallel: Annotated[
         int | None,
-        typer.Option("--max-parallel", min=1, help="Workers [default: on Slurm one per search]."),
+        typer.Option("--max-parallel", min=1, help="Workers [default on Slurm: one per search]."),
     ] = None,
     status: Annotated[
-        bool, typer.Option("--status", help="Only show how far the searches are.")
+        bool, typer.Option("--status", help="Only show the progress of the searches.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Search for the hyper-parameters that a grid's `tune:` block asks for; `launch` takes them.
-    Repeating it goes on where it stopped (exit code 3 while a search is not through)."""
+    """Search for the hyper-parameters that a grid's `tune:` block asks for; `launch` uses them.
+    Repeat the command to resume. The exit code is 3 while a search is unfinished."""
     from json import dumps
 
     from sweep import launcher
@@ -70,8 +70,8 @@ def tune(
 def suggest_schedule(
     grid: GridArgument, root: Root = None, only: Only = None, json: Json = False
 ) -> None:
-    """T1 and T2 for each backbone, dataset and eps_g, from finished standard and fix runs, and how
-    they compare with what was measured (exit code 3 while some cell has none that stands)."""
+    """Suggest T1 and T2 for each backbone, dataset and eps_g from finished standard and fix runs,
+    and compare them with what was measured. The exit code is 3 while a cell has no suggestion."""
     from json import dumps
 
     from core.config.evaluation import AtStrengths
@@ -83,7 +83,7 @@ def suggest_schedule(
     evals = dict.fromkeys(one for run in runs for one in run.evals if isinstance(one, AtStrengths))
     found = suggestion.suggest([run.config for run in runs], store, list(evals))
     if not found:
-        raise ConfigError(f"{grid}: no run that is attacked, so there is no schedule to suggest")
+        raise ConfigError(f"{grid}: no run trains adversarially, so no schedule can be suggested")
     if json:
         typer.echo(dumps([one.to_dict() for one in found], indent=1))
     else:

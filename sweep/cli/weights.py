@@ -12,11 +12,11 @@ from core.config import ConfigError
 from core.store.folders import Store
 from sweep.cli.options import Json, ProfileOption, Root, out, tuned_grid
 
-verbs = typer.Typer(no_args_is_help=True, help="Pretrained weights: list, fetch, convert, verify.")
+verbs = typer.Typer(no_args_is_help=True, help="List, fetch, convert or verify weights.")
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME...]", help="Backbones: shorthands or timm ids."),
+    typer.Argument(metavar="[NAME...]", help="Backbones, by short name or timm id."),
 ]
 
 
@@ -44,12 +44,12 @@ def list_weights(
 def fetch(
     names: Names = None,
     grid: Annotated[
-        list[str] | None, typer.Option("--grid", help="All that the runs of a grid need.")
+        list[str] | None, typer.Option("--grid", help="Fetch all that the runs of a grid need.")
     ] = None,
     profile: ProfileOption = "local",
     root: Root = None,
 ) -> None:
-    """Download weights to where jobs look for them. Run it where there is internet."""
+    """Download weights to where jobs look for them. Run it on a machine with internet access."""
     from sweep import launcher
     from sweep.inputs import pretrained
 
@@ -58,9 +58,9 @@ def fetch(
     wanted = [config.backbone for config in runs if config.weights == "pretrained"]
     wanted = list(dict.fromkeys([*(names or ()), *wanted]))
     if not wanted and not grid:
-        raise typer.BadParameter("name backbones, or a grid with --grid")
+        raise typer.BadParameter("expected names of backbones, or --grid GRID")
     if not wanted:
-        out.print("no run of it starts from pretrained weights")
+        out.print("no run of the grid starts from pretrained weights")
         return
     problems = list[str]()
     for name in pretrained.entries(wanted):
@@ -78,11 +78,11 @@ def convert(
     to: Annotated[
         Path | None,
         typer.Option(
-            "--to", metavar="FILE.safetensors", help="What to write [default: beside it]."
+            "--to", metavar="FILE.safetensors", help="File to write [default: beside FILE]."
         ),
     ] = None,
 ) -> None:
-    """Write a released checkpoint as safetensors. Nothing that was pickled in it runs."""
+    """Write a released checkpoint as safetensors. No code pickled in it is run."""
     from sweep.inputs import conversion
 
     written, told = conversion.convert(file, to)
@@ -93,7 +93,8 @@ def convert(
 
 @verbs.command()
 def verify(names: Names = None, profile: ProfileOption = "local", root: Root = None) -> None:
-    """Compare weights with their checksums (exit code 1: damaged or missing, 3: none here)."""
+    """Compare weights with their checksums. The exit code is 1 if some are damaged or missing, 3 if
+    there are none here."""
     from sweep import launcher
     from sweep.inputs import pretrained
 

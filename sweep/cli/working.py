@@ -1,4 +1,4 @@
-"""The verb of workers that need no launch: work."""
+"""The verb work: workers that need no launch."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ verbs = typer.Typer()
 def work(
     grid: GridArgument,
     slots: Annotated[
-        int, typer.Option("--slots", min=1, help="Runs at the same time, a process each.")
+        int, typer.Option("--slots", min=1, help="Runs at the same time, one process each.")
     ] = 1,
     idle: Annotated[
         float,
-        typer.Option("--idle", min=0, help="Seconds to wait for something more to claim."),
+        typer.Option("--idle", min=0, help="Seconds to wait for more to claim before exiting."),
     ] = 0.0,
     profile: ProfileOption = "local",
     root: Root = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Runs to take, by fields: backbone=swin dataset=cars,cub."),
+        typer.Option("--only", help="Runs to select, by fields: backbone=swin dataset=cars,cub."),
     ] = None,
     tracking: TrackingOption = None,
 ) -> None:
-    """Be a worker: claim what a grid lacks (runs, trials, evaluations) until nothing can be
-    claimed. Start as many as you like, on any machines that share the root folder."""
+    """Work on what a grid lacks (runs, trials, evaluations) until nothing is left to claim. Start
+    as many workers as you like, on any machines that share the root folder."""
     from sweep import claimant
 
     store = Store.at(root)
@@ -56,5 +56,5 @@ def work(
         )
     )
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(done.items()) if count)
-    out.print(f"nothing left to claim: {counts or 'nothing done here'}")
+    out.print(f"nothing left to claim; this worker's share: {counts or 'none'}")
     raise typer.Exit(1 if claimant.has_failed(done) else 0)

@@ -75,7 +75,7 @@ def test_what_is_missing_is_said(call: Call, tmp_path: Path, verb: str) -> None:
     finish(tmp_path, 2)
     code, out, err = call(verb)
     assert code == 0 and out
-    assert err == "incomplete: 2 done, 2 missing; what is missing is left out or marked\n"
+    assert err == "incomplete: 2 done, 2 missing; missing values are left out or marked\n"
     assert "eps8" not in out, "no figure with nothing in it"
     finish(tmp_path, 4)
     code, out, err = call(verb)

@@ -103,7 +103,7 @@ def test_ctrl_c_leaves_resumable_runs_that_end_with_the_same_numbers(
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "resumable" in output
+    assert "resume the runs" in output
     after = look(path, root)
     assert not after.counts[State.RUNNING]
     assert not after.counts[State.FAILED]

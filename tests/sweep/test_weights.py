@@ -186,7 +186,7 @@ def test_a_grid_names_what_to_fetch(
     done = sweep_weights("fetch", "--grid", "epsilon_scheduling", HF_HUB_OFFLINE="1")
     assert done.returncode == 2 and done.stderr.startswith("weights of vit: ")
     done = sweep_weights("fetch", "--grid", "smoke")
-    assert done.returncode == 0 and "no run of it starts from pretrained" in done.stdout
+    assert done.returncode == 0 and "no run of the grid starts from pretrained" in done.stdout
 
 
 # Local files.

@@ -148,13 +148,13 @@ def test_what_another_process_did_since_the_look_is_not_claimed(
 def test_the_command_does_runs_then_evaluations_then_nothing(call: Call, tmp_path: Path) -> None:
     path = write(tmp_path)
     told = call("work", str(path), "--tracking", "none")
-    assert told[0] == 0 and "nothing left to claim: 2 done" in told[1]
+    assert told[0] == 0 and "left to claim; this worker's share: 2 done" in told[1]
     assert len(call("status", str(path), "--json")[1].split('"state": "done"')) == 3
     with_more = path.read_text().replace("evals: [", "evals: [{attack: corruptions, images: 11}, ")
     path.write_text(with_more)
     assert "2 done" in call("work", str(path), "--tracking", "none")[1]
     told = call("work", str(path), "--tracking", "none")
-    assert told[0] == 0 and "nothing left to claim: nothing done here" in told[1]
+    assert told[0] == 0 and "left to claim; this worker's share: none" in told[1]
     runs = load_grid(path).runs
     rows = [read_jsonl(Store.at().run(run.id).metrics) for run in runs]
     assert [len(part) for part in rows] == [1, 1], "trained once"
