@@ -1,21 +1,21 @@
-"""What can go wrong, as one tree of exceptions, and the messages of others as one line for people.
+"""The project's exceptions as one tree, and one-line messages from other libraries' exceptions.
 
     ValueError
-      ConfigError       input, or a profile, that cannot be run: one sentence per problem
-        RefusedError    an archive that is no release of a dataset, but an attempt at something else
-      DamagedError      a file of the store that is not what it should be
+      ConfigError       a grid, profile or other input that cannot be run: one sentence per problem
+        RefusedError    an archive that looks like an attack, not like a release of a dataset
+      DamagedError      a file of the store with unexpected content
     RuntimeError
       DivergedError     the training loss became infinite or NaN
-      StaleError        a run was begun from other inputs than it would go on from
-      TeamError         another process of the team is gone
+      StaleError        the inputs of a run have changed since it began
+      TeamError         another process of the same run is gone
       NotOwnedError     another process took the run over
       AlienError        somebody else could have written what a job is to run
-      ClusterError      Slurm refused, or is not there
-    BaseException       no `except Exception` on the way may catch these
+      ClusterError      Slurm refused a request, or does not answer
+    BaseException       so that no `except Exception` catches these
       StoppedError      a signal asked this process to stop
-      CancelledError    the run in hand is to be left
+      CancelledError    the user cancelled the current run
 
-Torch-free, so that whoever starts, watches or sorts runs can tell these apart by class.
+Torch-free, so that planning, status and workers can distinguish failures by class.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import re
 from pathlib import Path
 
 LONGEST = 300
-"""Characters of a message that are kept: some print whole tensors."""
+"""Characters of a message that are kept; some exceptions print whole tensors."""
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-"""Colours and bold face, which torch puts into some messages."""
+"""Terminal codes for colours and bold face, which torch puts into some messages."""
 
 
 class ConfigError(ValueError):
-    """Input that cannot be run. `lines` holds one finished sentence per problem."""
+    """Input that cannot be run. `lines` holds one complete message per problem."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -38,11 +38,11 @@ class ConfigError(ValueError):
 
 
 class RefusedError(ConfigError):
-    """An archive that is no release, but an attempt at something else."""
+    """An archive that looks like an attack, such as members outside its folder."""
 
 
 class DamagedError(ValueError):
-    """A file of the store that is not what it should be: cut off, overwritten, of another shape."""
+    """A file of the store with unexpected content: truncated, overwritten, of another shape."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: damaged, {reason}")
@@ -54,11 +54,11 @@ class DivergedError(RuntimeError):
 
 
 class StaleError(RuntimeError):
-    """A run was begun from other inputs than it would go on from."""
+    """The inputs of a run have changed since it began, so it must not be continued."""
 
 
 class TeamError(RuntimeError):
-    """Another process of the team is gone, or did not do its part."""
+    """Another process of the same run is gone, or did not do its part."""
 
 
 class NotOwnedError(RuntimeError):
@@ -70,20 +70,21 @@ class AlienError(RuntimeError):
 
 
 class ClusterError(RuntimeError):
-    """Slurm refused, or is not there; its own words on one line."""
+    """Slurm refused a request or does not answer; the message quotes it on one line."""
 
 
 class StoppedError(BaseException):
-    """A signal asked this process to stop; no `except Exception` on the way may catch that."""
+    """A signal asked this process to stop. A BaseException, so that no `except Exception` catches
+    it."""
 
 
 class CancelledError(BaseException):
-    """The run in hand is to be left; the worker goes on with the next one."""
+    """The user cancelled the current run; the worker goes on with the next one."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message, with the next one if it ends in a colon ("Error(s) in loading
-    state_dict for ResNet:" says nothing alone); the type's name if there is no message."""
+    """The first line of an exception's message, plus the second if the first ends in a colon, as in
+    "Error(s) in loading state_dict for ResNet:"; the class name if there is no message."""
     lines = [line.strip() for line in ESCAPES.sub("", str(error)).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -91,7 +92,7 @@ def first_line(error: BaseException) -> str:
 
 
 def beginning(file: Path) -> str:
-    """What a file of the wrong kind is, by its first bytes: "begins with '<html>404'"."""
+    """Describes a file of the wrong kind by its first bytes: "begins with '<html>404'"."""
     try:
         with open(file, "rb") as content:
             start = content.read(40)

@@ -1,7 +1,7 @@
 """Tables on a terminal: no digit is ever cut off, whatever the width.
 
-Columns of numbers keep their width, columns of text fold down to a floor, and what still does not
-fit is continued below, with the leading columns repeated.
+Columns of numbers keep their width, columns of text fold down to a minimum width, and columns that
+still do not fit are printed below, with the leading columns repeated.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from rich.table import Column, Table
 from rich.text import Text
 
 FLOOR = 24
-"""Cells to which a column of text may shrink; less where its longest word is shorter."""
+"""Terminal cells to which a column of text may shrink; fewer if its longest word is shorter."""
 NAMES = 0.6
-"""Share of the width that the leading columns may take unfolded."""
+"""Largest share of the width at which the leading columns are not folded."""
 
 
 class Sheet(Table):
-    """A rich table whose right-justified columns are numbers; cells are plain str or Text, and no
-    markup is looked for in names.
+    """A rich table whose right-justified columns are numbers. Cells are str or Text; markup in them
+    is not interpreted.
 
-    A heading of several lines has its group above: the line is shown once for neighbours that share
-    it, and they stay together where they fit. A column of text with a `min_width` has that floor;
-    with 0 it is the first to give way.
+    In a heading of several lines, the upper ones name a group: they are shown once for neighbouring
+    columns that share them, and these columns stay together if they fit. `min_width` of a column of
+    text is its minimum width; columns with 0 shrink first.
     """
 
     def __init__(self, *, stub: int = 1, **kwargs: Any) -> None:
-        """stub: how many leading columns name the rows. The others: as of rich's Table."""
+        """stub: how many leading columns name the rows. Other arguments: see rich's Table."""
         super().__init__(**kwargs)
         self.stub = stub
 
@@ -74,7 +74,7 @@ class Sheet(Table):
         return [self._fitted([*stub, *part], width) for part in parts]
 
     def _groups(self, width: int) -> Iterator[list[Column]]:
-        """Neighbours with the same lines above their headings; one by one if they cannot fit."""
+        """Neighbouring columns that share a group heading; one by one if the group is too wide."""
         stub, group = self.columns[: self.stub], list[Column]()
         for column in self.columns[self.stub :]:
             upper = _lines(column.header)[:-1]
@@ -95,27 +95,27 @@ class Sheet(Table):
         return sum(self._floors(_titled(columns), room)) <= room
 
     def _frame(self, count: int) -> int:
-        """Cells that padding and lines take beside `count` columns."""
+        """Terminal cells that padding and lines take with `count` columns."""
         _, right, _, left = self.padding
         lines = count + 1 if self.box else 0
         return count * (right + left) + lines - (0 if self.pad_edge else right + left)
 
     def _floors(self, columns: Sequence[Column], room: int) -> list[int]:
-        """Cells that each column needs at least; names, which are to be copied, keep all of theirs
-        where that leaves enough for the rest."""
+        """Minimum width of each column. Names, which users copy, keep their full width if that
+        leaves enough for the rest."""
         names = [*map(_natural, columns[: self.stub])]
         short = sum(names) <= NAMES * room and not any(c.no_wrap for c in columns[: self.stub])
         rest = columns[len(names) :] if short else columns
         return [*(names if short else ()), *map(_floor, rest)]
 
     def _fitted(self, columns: Sequence[Column], width: int) -> list[Column]:
-        """The columns with widths that add up to what is there, and their headings."""
+        """The columns, with headings and with widths that add up to at most `width`."""
         columns = _titled(columns)
         room = width - self._frame(len(columns))
         widths, floors = [*map(_natural, columns)], self._floors(columns, room)
         if sum(widths) <= room:
             return [_fixed(column, None) for column in columns]
-        if sum(floors) > room:  # a single column is too wide beside the names: these give way
+        if sum(floors) > room:  # one column is too wide to stand beside the names: fold the names
             floors = [_natural(c) if c.justify == "right" else 1 for c in columns]
         while sum(widths) > room and widths != floors:
             able = [i for i, least in enumerate(floors) if widths[i] > least]
@@ -133,7 +133,7 @@ def _fixed(column: Column, width: int | None) -> Column:
 
 
 def _titled(columns: Sequence[Column]) -> list[Column]:
-    """With headings of equal height, what stands above shown once for neighbours that share it."""
+    """The columns with headings of equal height, group headings on their first column only."""
     found, previous = [], list[str]()
     for column in columns:
         *upper, last = _lines(column.header)
@@ -146,14 +146,14 @@ def _titled(columns: Sequence[Column]) -> list[Column]:
 
 
 def _natural(column: Column) -> int:
-    """Cells that the widest line of a column takes."""
+    """Width of a column's widest line in terminal cells."""
     cells = (column.header, *column.cells)
     widest = max((cell_len(line) for cell in cells for line in _lines(cell)), default=0)
     return max(widest, column.min_width or 0)
 
 
 def _floor(column: Column) -> int:
-    """Cells that a column needs at least."""
+    """Minimum width of a column in terminal cells."""
     natural = _natural(column)
     if column.justify == "right":
         return natural

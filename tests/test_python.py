@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ from tiny import Trained, net, noise
 from torch import Tensor, nn
 
 import epsweep
-from core.config import ConfigError, RunConfig
+from core.attack import examples
+from core.config import ConfigError, RunConfig, evaluation, schedule, strength
 from core.errors import DamagedError
 from core.store.folders import Store
 from core.store.json_files import read_json
@@ -55,6 +58,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     assert set(states.values()) == {"done"}
     assert states == epsweep.status(GRID, root)
     return root, list(states)
+
+
+@pytest.mark.parametrize("module", [evaluation, examples, schedule, strength])
+def test_examples_in_docstrings_show_what_the_functions_return(module: ModuleType) -> None:
+    failed, tried = doctest.testmod(module)
+    assert tried and not failed
 
 
 def test_importing_it_is_cheap_and_finds_our_packages(tmp_path: Path) -> None:
@@ -197,7 +206,7 @@ X, Y = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
         (X, Y.float(), {}, r"y: expected an int64 tensor \[4\], got float32 \[4\]"),
         (X, Y + 10, {}, "y: expected labels from 0 to 9, got 10"),
         (X, Y, {"epsilon": 4}, "did you mean 4/255"),
-        (X, Y, {"epsilon": torch.ones(3)}, r"epsilon: expected one number, or \[4\]"),
+        (X, Y, {"epsilon": torch.ones(3)}, r"epsilon: expected one number or a tensor \[4\]"),
         (X, Y, {"norm": "l3"}, "norm: unknown norm 'l3'"),
         (X, Y, {"steps": 0}, "steps: expected at least 1, got 0"),
     ],

@@ -1,5 +1,5 @@
-"""The model under attack: how training finds adversarial examples, and what every search asks of a
-model: losses, logits, gradients with respect to the image.
+"""APGD as adversarial training uses it, and what every attack asks of a model: losses, logits,
+gradients with respect to the image.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from core.config import ConfigError
 
 @contextmanager
 def attacking(model: nn.Module) -> Iterator[nn.Module]:
-    """The model to attack: unwrapped, in evaluation mode, parameters frozen.
+    """Yields the model to attack: without its DDP wrapper, in evaluation mode, parameters frozen.
 
-    Training modes and requires_grad are restored on every way out. Frozen parameters save the
-    activations their gradients would need (-37 % on ViT-S); a DDP wrapper would synchronise
-    buffers and arm its reducer on each of the forwards.
+    Training modes and requires_grad are restored on exit, also after an error. While parameters are
+    frozen, torch keeps no activations for their gradients (-37 % memory on ViT-S). The DDP wrapper
+    would synchronise buffers and prepare its reducer on each forward.
     """
     inner: nn.Module = getattr(model, "module", model)
     modes = [(module, module.training) for module in inner.modules()]
@@ -47,8 +47,9 @@ def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_right(logits: Tensor, y: Tensor) -> Tensor:
-    """Which images [B] are classified as y. None is if its largest logit is NaN (which argmax takes
-    for the largest) or infinite: an overflow. A logit of -inf rules a class out."""
+    """Whether each image is classified as y [B]. False if its largest logit is NaN (which argmax
+    ranks highest) or infinite, as after an overflow. Other logits may be -inf: a class ruled out.
+    """
     return (logits.argmax(1) == y) & logits.amax(1).isfinite()
 
 
@@ -65,9 +66,9 @@ def gradient_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor,
 def rivalry_of(
     model: nn.Module, x: Tensor, own: Tensor, rival: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How far the logit of class `rival` [B] is above that of class `own` [B], its gradient with
-    respect to x [B, C, H, W], and logits in float32, all detached. A negative `own` is the class
-    that the model predicts, a negative `rival` the strongest class but `own`."""
+    """The lead [B], logit of class `rival` [B] minus logit of class `own` [B], its gradient with
+    respect to x [B, C, H, W], and the logits in float32, all detached. A negative `own` stands for
+    the predicted class, a negative `rival` for the strongest class other than `own`."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         logits = model(x).float()
@@ -81,18 +82,18 @@ def rivalry_of(
 
 
 def check_range(x: Tensor) -> None:
-    """Raises ConfigError where images [B, C, H, W] leave [0, 1]: their ball would be cut off."""
+    """Raises ConfigError unless all pixels [B, C, H, W] are in [0, 1]: attacks clip to this."""
     low, high = map(float, x.aminmax()) if x.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
         raise ConfigError(
-            f"attack: expected images in [0, 1] (normalisation belongs into the model), got pixels "
+            f"attack: expected images in [0, 1] (normalisation belongs in the model), got pixels "
             f"from {low:g} to {high:g}"
         )
 
 
 class Attacked(NamedTuple):
-    """Images after an attack [B, C, H, W], which of them were right at every point that was looked
-    at [B], the clean one too, and the logits before it [B, classes]."""
+    """images: after the attack [B, C, H, W]. held: whether each [B] was classified correctly at
+    every point evaluated, including the clean one. clean_logits: before the attack [B, classes]."""
 
     images: Tensor
     held: Tensor
@@ -113,13 +114,12 @@ def run_apgd(
     """Adversarial examples for training: the point of highest loss on each trajectory.
 
     x: [B, C, H, W] in [0, 1]; y: [B]; epsilon: one strength or one per image [B], in [0, 1] for
-    l-inf. Costs steps + 1 forwards and steps input gradients, the first of which gives the clean
+    l-inf. Costs steps + 1 forwards and `steps` input gradients; the first forward gives the clean
     logits. The result lies in the ball and in [0, 1].
-    trusted: the images are known to be in [0, 1]; to look makes the host wait for a GPU.
-    stop_after: the attack on an image ends that many steps after the first point that is classified
-    wrongly, and its result is the point reached then (Zhang et al. 2020); images that are through
-    cost nothing more.
-    Raises ConfigError if the images leave [0, 1], there is no step, or no such norm.
+    trusted: skip the check that x is in [0, 1], for which the host would wait for the GPU.
+    stop_after: end the attack on an image this many steps after its first misclassified point, and
+    return the point reached then (Zhang et al. 2020); later steps leave such images out.
+    Raises ConfigError if a pixel is outside [0, 1], steps < 1 or the norm is unknown.
     """
     if steps < 1:
         raise ConfigError(f"attack: expected at least 1 step, got {steps}")
@@ -150,7 +150,8 @@ def run_apgd(
 def _until_wrong(
     model: nn.Module, path: Trajectory, y: Tensor, held: Tensor, steps: int, stop_after: int
 ) -> tuple[Tensor, Tensor]:
-    """The points at which each attack ends, and which images [B] no point broke."""
+    """The last point of each attack [B, C, H, W], and whether all points before it were classified
+    correctly [B]."""
     points, left = path.point.clone(), torch.where(held, steps, stop_after)
     rows = torch.arange(len(y), device=y.device)
     for step in range(steps):
@@ -165,7 +166,7 @@ def _until_wrong(
         if step < steps - 1:
             loss, gradient, logits = gradient_of(model, path.point, y[rows])
             path.observe(loss, gradient)
-            # A row that goes back to its best point had its last one looked at all the same.
+            # `observe` may send a row back to its best point; these logits are of the one before.
             broken = held[rows] & ~is_right(logits, y[rows])
             held[rows[broken]] = False
             left[rows[broken]] = stop_after

@@ -1,4 +1,4 @@
-"""Adversarial examples of any classifier, for whoever has a model and images at hand."""
+"""Adversarial examples of any classifier: `epsweep.attack`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,22 @@ def attack(
 ) -> Tensor:
     """Adversarial examples by APGD on the cross-entropy (Croce and Hein 2020, Algorithm 1).
 
-    model: maps images [B, C, H, W] in [0, 1] to logits [B, classes]; normalisation belongs into it.
-    It is attacked in evaluation mode and comes back as it was. x: floats in [0, 1], y: true labels
-    [B], int64, all on the model's device. epsilon: the radius of the ball, '4/255' or a number, or
-    a tensor with one for each image [B]; in [0, 1] for norm 'linf', any number from 0 for 'l2' and
-    'l1'. steps: gradients; it costs one forward more.
+    model: maps images [B, C, H, W] in [0, 1] to logits [B, classes], with normalisation inside. It
+    is attacked in evaluation mode; modes and requires_grad are restored. x: floats in [0, 1]; y:
+    true labels [B], int64, both on the model's device. epsilon: radius of the ball, '4/255' or a
+    number, or a tensor with one per image [B]; in [0, 1] for norm 'linf', at least 0 for 'l2' and
+    'l1'. steps: gradients; one forward more is needed.
 
-    Returns images of the shape of x, in the ball and in [0, 1]: of all points on the trajectory one
-    that is misclassified, if any is, and among these the one of largest loss. So whether
-    `model(adversarial).argmax(1) == y` is what `evaluate` counts at one strength. The same input
-    gives the same images. Raises ConfigError for input of another shape, type, range or device.
+    Returns images of the shape of x, in the ball and in [0, 1]: for each image, the misclassified
+    point of largest loss on its trajectory, or the point of largest loss if none is misclassified.
+    Hence `evaluate` counts `model(adversarial).argmax(1) == y` at a single strength. Deterministic.
+    Raises ConfigError if shape, type, range or device of an input is not as above.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    >>> x, y = torch.full((1, 3, 1, 1), 0.5), torch.tensor([0])
+    >>> adversarial = attack(model, x, y, epsilon="8/255", steps=5)
+    >>> bool((adversarial - x).abs().max() <= 8 / 255 + 1e-6)
+    True
     """
     if steps < 1:
         raise ConfigError(f"steps: expected at least 1, got {steps}")
@@ -66,26 +72,28 @@ def attack(
 
 
 def check_batch(x: Tensor, y: Tensor) -> None:
-    """Raises ConfigError unless these are images [B, C, H, W] in [0, 1] with a label [B] each."""
+    """Raises ConfigError unless x is float images [B, C, H, W] in [0, 1] and y int64 labels [B] on
+    the same device."""
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
         raise ConfigError(f"x: expected a float tensor [B, C, H, W], got {_kind(x)}")
     if not isinstance(y, Tensor) or y.shape != (len(x),) or y.dtype != torch.long:
         raise ConfigError(f"y: expected an int64 tensor [{len(x)}], got {_kind(y)}")
     if y.device != x.device:
-        raise ConfigError(f"y: expected on {x.device}, as x, got it on {y.device}")
+        raise ConfigError(f"y: expected on {x.device}, where x is, got it on {y.device}")
     check_range(x)
 
 
 def check_model(model: nn.Module, x: Tensor, y: Tensor) -> int:
-    """The classes of a model in evaluation mode. Raises ConfigError unless it gives logits
-    [B, classes] of such images, at least one, with a class for every label."""
+    """The number of classes of a model, which is in evaluation mode; x must not be empty. Raises
+    ConfigError unless it is on the device of x, maps x to logits [B, classes], and has a class for
+    every label."""
     where = next((parameter.device for parameter in model.parameters()), x.device)
     if where != x.device:
-        raise ConfigError(f"x: expected on {where}, as the model, got it on {x.device}")
+        raise ConfigError(f"x: expected on {where}, where the model is, got it on {x.device}")
     with torch.no_grad():
         logits = model(x[:1])
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-        raise ConfigError(f"model: expected logits [1, classes] of one image, got {_kind(logits)}")
+        raise ConfigError(f"model: expected logits [1, classes] for one image, got {_kind(logits)}")
     low, high = map(int, y.aminmax())
     if low < 0 or high >= logits.shape[1]:
         raise ConfigError(
@@ -95,11 +103,13 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def _radius(epsilon: float | str | Strength | Tensor, norm: str, x: Tensor) -> Tensor:
-    """One strength for each image [B]."""
+    """The strength for each image [B]. Raises ConfigError."""
     if isinstance(epsilon, Tensor):
         radius = epsilon.detach().to(x.device, x.dtype)
         if radius.shape not in ((), (len(x),)):
-            raise ConfigError(f"epsilon: expected one number, or [{len(x)}], got {_kind(epsilon)}")
+            raise ConfigError(
+                f"epsilon: expected one number or a tensor [{len(x)}], got {_kind(epsilon)}"
+            )
         for number in radius.unique().tolist():
             _parse(number, norm)
         return radius.expand(len(x))

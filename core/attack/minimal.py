@@ -1,19 +1,19 @@
-"""The smallest perturbation that changes a prediction: FMN (Pintor et al. 2021) from DeepFool
-(Moosavi-Dezfooli et al. 2016), in l-inf, l2 and l1.
+"""The smallest perturbation that changes a prediction: FMN (Pintor et al. 2021), started by
+DeepFool (Moosavi-Dezfooli et al. 2016), in l-inf, l2 and l1.
 
-An image goes through five stages. SCAN: among the strongest other classes at the clean image, whose
-boundaries would be nearest if logits were linear? Towards the two nearest, one after the other, go
-START and WALK, DeepFool's steps until the prediction changes, and DESCEND, FMN in a ball that
-shrinks while its points are adversarial and grows while they are not. SHRINK: bisection on the way
+An image goes through five stages. SCAN ranks the strongest other classes at the clean image by the
+distance of their boundaries, as if logits were linear. Then, for each of the two nearest in turn:
+START and WALK take DeepFool's steps until the prediction changes, and DESCEND runs FMN in a ball
+that shrinks while its points are adversarial and grows while they are not. SHRINK bisects the line
 from the clean image to the nearest point found.
 
-The choice of classes decides how near it comes. Against the best of all attacks tried (l-inf, two
-networks of 32 and 64 classes), 100 steps from the strongest class end 7 to 8 % further away, from
-the nearest of nine 0.8 to 1.3 %, from the nearest of all no nearer; 50 from each of the two nearest
-end 0.3 to 0.6 % further away.
+The classes chosen matter most. Compared with the shortest distance that any attack tried has found
+(l-inf, two networks of 32 and 64 classes), 100 steps towards the strongest class end 7 to 8 %
+further away, towards the nearest of nine 0.8 to 1.3 %, and towards the nearest of all classes just
+as far; 50 towards each of the two nearest end 0.3 to 0.6 % further away.
 
-Every point is looked at before it counts: a distance is an upper bound, never too small. Like the
-trajectory of APGD, an `Approach` needs no random numbers and never calls the model.
+A point counts only once the model has misclassified it, so a distance is always an upper bound.
+Like APGD's `Trajectory`, an `Approach` needs no random numbers and never calls the model.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from core.attack.rows import Rows
 from core.config.strength import Norm
 
 RIVALS = 9
-"""Classes among which the nearest are chosen; more cost a look each and change nothing."""
+"""Classes that SCAN ranks. Each more costs a gradient; more than nine change no distance."""
 STARTS = 2
-"""Descents that share FMN's steps, each towards another class."""
+"""Descents that FMN's steps are divided among, each towards another class."""
 WALKS = 50
-"""Steps of DeepFool at most; two or three are enough for most images."""
+"""Most steps of DeepFool; two or three are enough for most images."""
 OVERSHOOT = 0.02
-"""How far DeepFool steps beyond the boundary of the linear model, as a share of the way."""
+"""How far DeepFool steps beyond the linear model's boundary, as a share of the distance to it."""
 STRIDE = 1e-5
-"""Length of a step of DeepFool at least: on a boundary itself, the linear model asks for none."""
+"""Shortest step of DeepFool: at a point on the boundary, the linear model's step has length 0."""
 HALVINGS = 3
 BRACKET = 0.99
-"""The last bisection looks between this share of the distance and all of it. FMN's ball changes by
-at most 0.2 % at its end, so the boundary lies there."""
+"""SHRINK searches between this share of the distance and all of it. FMN's ball changes by at most
+0.2 % per step at its end, so the boundary lies in between."""
 SIZE = 1.0, 0.01
 """Length of FMN's first and last step (l2)."""
 LEAST = 1e-12
-"""Norms below are taken for this, so that what is divided by them stays finite."""
+"""Smaller norms are replaced by this before something is divided by them."""
 SCAN, START, WALK, DESCEND, SHRINK, END = range(6)
 
 
@@ -71,32 +71,32 @@ def _norms(images: Tensor) -> Tensor:
 class Approach(Rows, ABC):
     """The state of each image; tensors are images [B, C, H, W] or numbers [B].
 
-    The caller looks at `point`, asks for the lead of class `rival` over class `own` there (-1 as in
-    core.attack.apgd.rivalry_of) and gives what it found to `observe`, until the stage is END.
+    Until `stage` is END, the caller computes the lead of class `rival` over class `own` at `point`
+    (core.attack.apgd.rivalry_of, which also explains -1) and passes it to `observe`.
     """
 
     clean: Tensor
     point: Tensor
-    own: Tensor  # the class to get away from; -1 before the first look
+    own: Tensor  # class predicted at the clean image; -1 until that is known
     rival: Tensor
     rivals: Tensor  # [B, RIVALS or fewer]: the strongest other classes at the clean image
     linear: Tensor  # [B, RIVALS or fewer]: distances of their boundaries if logits were linear
-    start_of: Tensor  # which of STARTS it is on
+    start_of: Tensor  # index of the current descent, from 0 to STARTS - 1
     stage: Tensor
-    step: Tensor  # looks in this stage
+    step: Tensor  # points observed in this stage
     epsilon: Tensor  # radius of FMN's ball
-    nearest: Tensor  # distance of the nearest adversarial image of this descent, inf before
+    nearest: Tensor  # smallest adversarial distance of this descent, inf if none yet
     best: Tensor  # the nearest adversarial image so far
-    distance: Tensor  # its distance, inf before there is one
-    target: Tensor  # its class, -1 before there is one
-    low: Tensor  # SHRINK: a distance at which it was not adversarial
+    distance: Tensor  # its distance, inf if none yet
+    target: Tensor  # its predicted class, -1 if none yet
+    low: Tensor  # SHRINK: lower end of the bracket, where the prediction has not changed
 
     change: ClassVar[tuple[float, float]] = 0.05, 0.001
-    """Share by which FMN's ball first and last shrinks or grows."""
+    """Share by which FMN's ball shrinks or grows in its first and in its last step."""
 
     @classmethod
     def start(cls, x: Tensor, classes: int) -> Self:
-        """At the clean images x, of a task with this many classes."""
+        """The initial state at clean images x [B, C, H, W] of a task with `classes` classes."""
         numbers = torch.zeros(len(x), device=x.device)
         whole = torch.zeros(len(x), dtype=torch.long, device=x.device)
         rivals = max(1, min(RIVALS, classes - 1))
@@ -126,26 +126,26 @@ class Approach(Rows, ABC):
     @staticmethod
     @abstractmethod
     def slant(gradient: Tensor) -> Tensor:
-        """Dual norms [B]: how much a function may gain per length of a perturbation."""
+        """Dual norms [B]: the most that a linear function gains per unit of perturbation."""
 
     @staticmethod
     @abstractmethod
     def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
-        """Points in the balls of radius `epsilon` [B] and in [0, 1], near the given ones; may reuse
-        their memory."""
+        """The points moved into the balls of radius `epsilon` [B] and into [0, 1]; may overwrite
+        `point`."""
 
     @staticmethod
     def gaining(gradient: Tensor, gain: Tensor) -> Tensor:
-        """Perturbations by which linear functions with these gradients gain this much [B]: the
-        smallest in l2, and for l1, whose own would change one pixel beyond its range, too."""
+        """Perturbations by which linear functions with these gradients gain `gain` [B], smallest in
+        l2. Used for l1 too, since l1's smallest would push a single pixel beyond its range."""
         steepness = gradient.flatten(1).square().sum(1).clamp(min=LEAST)
         return gradient * per_image(gain / steepness)
 
     def observe(self, lead: Tensor, gradient: Tensor, logits: Tensor, steps: int) -> Tensor:
-        """Take in what was seen at `point` and move on; steps: those of FMN, of all starts. Returns
-        which images [B] are not right there."""
+        """Take in lead [B], its gradient and the logits at `point`, and set the next `point`.
+        steps: FMN's, over all descents. Returns which images [B] were misclassified at `point`."""
         before, steepness = self.point, _norms(gradient)
-        if not bool((steepness < LARGEST).all()):  # a look costs less than a copy
+        if not bool((steepness < LARGEST).all()):  # checking costs less than a copy
             gradient = usable(gradient)
             steepness = _norms(gradient)
         fresh = (self.own < 0).nonzero().flatten()
@@ -165,7 +165,7 @@ class Approach(Rows, ABC):
             (self.stage == stage).nonzero().flatten() for stage in (SCAN, START, WALK, SHRINK)
         )
         ends = ((self.stage == DESCEND) & (self.step >= each)).nonzero().flatten()
-        # Nearly all images descend: all are moved so, the others then by rules of their own.
+        # Nearly all images are in DESCEND: move all as such, then overwrite those in other stages.
         self.point = self._descended(broken, length, lead, gradient, steepness, each)
         if len(scanning):
             self._scan(scanning, broken[scanning], lead[scanning], gradient[scanning])
@@ -180,7 +180,7 @@ class Approach(Rows, ABC):
         return broken
 
     def _meet(self, rows: Tensor, logits: Tensor) -> None:
-        """Settle the class to get away from, and its rivals."""
+        """Set the predicted class and its rivals from the logits at the clean images."""
         own = logits.argmax(1)
         others = logits.scatter(1, own[:, None], -torch.inf)
         self.own[rows] = own
@@ -194,8 +194,8 @@ class Approach(Rows, ABC):
         torch.where(per_image(closer), self.point, self.best, out=self.best)
 
     def _scan(self, rows: Tensor, broken: Tensor, lead: Tensor, gradient: Tensor) -> None:
-        """One rival more at the clean image. Images that are broken as they are, because their
-        logits are no numbers, end here."""
+        """Store the linear distance of one rival and go on to the next. Images that are wrong when
+        clean, which only invalid logits can cause, end here."""
         linear = lead.abs() / self.slant(gradient).clamp(min=LEAST)
         seen, last = self.step[rows], self.rivals.shape[1]
         self.linear[rows, seen - 1] = linear.nan_to_num(nan=torch.inf, posinf=torch.inf)
@@ -207,7 +207,8 @@ class Approach(Rows, ABC):
         self.stage[rows[broken]] = END
 
     def _turn(self, rows: Tensor, start: Tensor, starts: int) -> None:
-        """To the class of this start [B], or, after the last of them, to the end."""
+        """Begin the descents of index `start` [B]; rows that have done the last go to SHRINK, or to
+        END if they found no adversarial image."""
         self.start_of[rows], self.step[rows] = start, 0
         more = start < starts
         on, over = rows[more], rows[~more]
@@ -220,7 +221,7 @@ class Approach(Rows, ABC):
         self._halve(over[found])
 
     def _set_off(self, rows: Tensor, lead: Tensor, gradient: Tensor, starts: int) -> None:
-        """The first step towards a class; where its gradient vanishes, on to the next one."""
+        """The first step towards a class; rows whose gradient is 0 go on to the next class."""
         flat = gradient.flatten(1).abs().amax(1) == 0
         self.stage[rows], self.step[rows], self.rival[rows] = WALK, 0, -1
         self._stride(rows, self.clean[rows], lead, gradient)
@@ -228,13 +229,14 @@ class Approach(Rows, ABC):
             self._turn(blind, self.start_of[blind] + 1, starts)
 
     def _walk(self, rows: Tensor, point: Tensor, lead: Tensor, gradient: Tensor) -> None:
-        """On from points that are not adversarial yet; at last, FMN begins at the clean image."""
+        """Step on from points that are not adversarial yet; after WALKS steps, FMN begins at the
+        clean image instead."""
         self._stride(rows, point, lead, gradient)
         rows = rows[self.step[rows] >= WALKS]
         self.stage[rows], self.step[rows], self.point[rows] = DESCEND, 0, self.clean[rows]
 
     def _stride(self, rows: Tensor, point: Tensor, lead: Tensor, gradient: Tensor) -> None:
-        """DeepFool's step from these points."""
+        """Move rows by DeepFool's step from these points."""
         gain = (1 + OVERSHOOT) * lead.abs().maximum(STRIDE * self.slant(gradient))
         self.point[rows] = point.add(self.gaining(gradient, gain)).clamp_(0, 1)
 
@@ -247,7 +249,7 @@ class Approach(Rows, ABC):
         steepness: Tensor,
         steps: int,
     ) -> Tensor:
-        """FMN's step from every point, in its new ball."""
+        """The points after a step of FMN, in balls of the updated radius."""
         step = (self.step - 1).clamp(0, steps - 1)
         size, change = (
             _annealed(bounds, steps, lead.device)[step] for bounds in (SIZE, self.change)
@@ -305,7 +307,7 @@ class L2(Approach):
 
     @staticmethod
     def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
-        """Shortened, then cut off at the range, which shortens it further."""
+        """Scaled into the ball, then clipped to [0, 1], which only shortens it further."""
         delta = point.sub_(clean)
         share = (epsilon / delta.flatten(1).norm(dim=1).clamp(min=LEAST)).clamp(max=1)
         return torch.addcmul(clean, delta, per_image(share)).clamp_(0, 1)
@@ -313,7 +315,7 @@ class L2(Approach):
 
 class L1(Approach):
     change = 0.15, 0.001
-    """DeepFool's steps, those of l2, end far away in l1."""
+    """Larger than for the others: DeepFool's steps are l2's, which end far away in l1."""
 
     @staticmethod
     def length(delta: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Threat models l-inf, l2 and l1: the exact projection onto the ball around an image and the pixel
-range at once, and the direction of an attack's step.
+"""Threat models l-inf, l2 and l1: the exact projection onto the intersection of ball and pixel
+range, and the direction of an attack's step.
 
-Images are [B, C, H, W] in [0, 1], strengths [B]. Projecting onto the ball first and cutting off
-what leaves the range would end inside both, but not at the nearest point: for l1 in 3 x 224 x 224
-dimensions most of the budget would be lost (Croce & Hein 2021).
+Images are [B, C, H, W] in [0, 1], strengths [B]. Projecting onto the ball and then clipping to the
+range would end inside both, but not at the nearest point: for l1 in 3 x 224 x 224 dimensions most
+of the budget would be lost (Croce & Hein 2021).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def project_l1(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
     moved, room = _moves(point, clean)
     size = moved.abs()
     largest = size.amax(1, keepdim=True)
-    # As the shift falls from its largest value, a pixel starts to count at |d|, and is at the end
-    # of its room at |d| - room.
+    # As the shift falls from its largest value, a pixel starts to move at |d|, and reaches the end
+    # of the pixel range at |d| - room.
     knots = torch.cat([largest - size, largest - size + room], dim=1)
     turns = torch.cat([torch.ones_like(size), -torch.ones_like(size)], dim=1)
     shift = largest - _crossing(knots, turns, epsilon.double())[:, None]
@@ -54,21 +54,22 @@ def project_l1(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
 
 
 def _moves(point: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """How far each pixel has moved and how far it may in that direction, float64 [B, D]."""
+    """How far each pixel has moved, and how far the range lets it move in that direction; float64
+    [B, D]."""
     start = clean.flatten(1).double()
     moved = point.flatten(1).double() - start
     return moved, torch.where(moved > 0, 1 - start, start)
 
 
 def _back(size: Tensor, moved: Tensor, clean: Tensor) -> Tensor:
-    """Moves of the given sizes, in the directions of `moved`, away from the clean images."""
+    """Images with pixels moved by `size` from the clean ones, in the directions of `moved`."""
     delta = (size * moved.sign()).view(clean.shape)
     return (clean.double() + delta).to(clean.dtype)
 
 
 def _crossing(knots: Tensor, turns: Tensor, target: Tensor) -> Tensor:
     """Where increasing, piecewise linear functions [B] reach `target` [B]. Each is 0 up to its
-    first knot [B, K], in any order, and its slope changes by turns [B, K] at the knots."""
+    smallest knot; at the knots [B, K], unsorted, its slope changes by `turns` [B, K]."""
     knots, order = knots.sort(dim=1)
     slopes = turns.gather(1, order).cumsum(dim=1)
     steps = (slopes[:, :-1] * knots.diff(dim=1)).cumsum(dim=1)
@@ -81,17 +82,17 @@ def _crossing(knots: Tensor, turns: Tensor, target: Tensor) -> Tensor:
 
 
 LARGEST = 1e15
-"""Entries of a gradient are cut off here, so that the sum of their squares fits into float32."""
+"""Entries of a gradient are clipped to this, so that the sum of their squares fits in float32."""
 
 
 def usable(gradient: Tensor) -> Tensor:
-    """The gradient with 0 for what is not a number and large entries cut off. One NaN would make
-    the whole step NaN, and no projection leads back into the ball from there."""
+    """The gradient with NaN replaced by 0 and large entries clipped. A single NaN would make the
+    whole step NaN, which no projection can repair."""
     return gradient.nan_to_num(nan=0.0).clamp_(-LARGEST, LARGEST)
 
 
 def direction_linf(gradient: Tensor) -> Tensor:
-    """Signs of the gradient, in place (0 where it is 0 or NaN)."""
+    """Signs of the gradient, 0 where it is 0 or NaN; overwrites it."""
     return gradient.nan_to_num_(nan=0.0).sign_()
 
 
@@ -103,7 +104,7 @@ def direction_l2(gradient: Tensor) -> Tensor:
 
 
 def direction_l1(gradient: Tensor, share: Tensor) -> Tensor:
-    """Signs of the largest entries of the gradient, a share [B] of all, of l1 length 1 together."""
+    """Signs of the largest entries of the gradient, a share [B] of them, scaled to l1 norm 1."""
     size = usable(gradient).flatten(1).abs()
     count = size.shape[1]
     place = ((1 - share) * count).long().clamp(0, count - 1)

@@ -1,4 +1,4 @@
-"""The state of images under attack, one row each, that come and go while a batch stays full."""
+"""Per-image attack state, one row each, so that a finished image can be replaced in the batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Rows:
-    """A dataclass of tensors [B, ...] and of other `Rows` of as many images."""
+    """Base of dataclasses whose fields are tensors [B, ...] or other `Rows` of the same B."""
 
     shared: ClassVar[frozenset[str]] = frozenset()
     """Fields that are the same for all images."""
@@ -33,7 +33,7 @@ class Rows:
                 setattr(self, name, value[rows])
 
     def state(self) -> dict[str, Any]:
-        """Everything in it, as plain data and tensors; `restore` takes it back."""
+        """All fields as nested dictionaries of tensors, for `restore`."""
         return {
             name: value.state() if isinstance(value, Rows) else value
             for name, value in vars(self).items()

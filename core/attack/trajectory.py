@@ -1,8 +1,9 @@
-"""APGD with cross-entropy for l-inf and l2 (Croce & Hein 2020) and l1 (2021): its arithmetic.
+"""The arithmetic of APGD with cross-entropy: l-inf and l2 (Croce & Hein 2020), l1 (2021).
 
-One `Trajectory` holds the state of every image of a batch, each with its own strength and its own
-step counter, so that training (all images in step) and evaluation (images come and go) share it.
-Starts at the clean image, needs no random numbers, and never calls the model: see core.attack.apgd.
+One `Trajectory` holds the state of every image of a batch, each with its own strength and step
+counter, so that it serves both training (all images at the same step) and evaluation (finished
+images are replaced). It starts at the clean image, needs no random numbers, and never calls the
+model: core.attack.apgd does.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from core.attack.rows import Rows
 from core.config import ConfigError, nearest
 
 RHO = 0.75
-"""Fewer improvements than this share of a window halve the step size."""
+"""The step size is halved if at most this share of a window's steps raised the loss."""
 MOMENTUM = 0.75
 L1_SHARE = 0.2
 """Share of the pixels that the first step of an l1 attack changes."""
 
 
 def windows(steps: int) -> list[int]:
-    """Entry i is the length of the checkpoint window that ends with step i, 0 where none does.
+    """Entry i is the length of the checkpoint window that ends with step i, or 0 if none does.
 
     The first window has max(int(0.22 n), 1) steps, each next one max(int(0.03 n), 1) fewer, but
     at least max(int(0.06 n), 1).
@@ -49,13 +50,14 @@ def windows(steps: int) -> list[int]:
 
 @cache
 def _windows_on(steps: int, device: torch.device) -> Tensor:
-    """`windows`, sent to the device once: each sending would make the host wait for a GPU."""
+    """`windows` on the device, copied there once: each copy would make the host wait for a GPU."""
     return torch.tensor(windows(steps), device=device)
 
 
 def _replace(images: Tensor, rows: Tensor, by: Tensor) -> None:
-    """Overwrite the images [B, C, H, W] that the mask [B] selects, in place and without waiting
-    for the device; fresh memory for each of these would cost as much as the arithmetic."""
+    """Overwrite the images [B, C, H, W] that the mask `rows` [B] selects by those of `by`, in place
+    and without waiting for the device; new memory each time would cost as much as the arithmetic.
+    """
     torch.where(per_image(rows), by, images, out=images)
 
 
@@ -63,7 +65,7 @@ def _replace(images: Tensor, rows: Tensor, by: Tensor) -> None:
 class Trajectory(Rows):
     """APGD's state, one row per image; tensors are images [B, C, H, W] or numbers [B].
 
-    What differs between norms is in the subclasses: how to step and how to stay in the ball.
+    Subclasses hold what differs between norms: how to step and how to stay in the ball.
     """
 
     shared: ClassVar[frozenset[str]] = frozenset({"window"})
@@ -84,7 +86,8 @@ class Trajectory(Rows):
 
     @classmethod
     def start(cls, x: Tensor, gradient: Tensor, loss: Tensor, epsilon: Tensor, steps: int) -> Self:
-        """At the clean images x, with the loss and gradient there; epsilon [B]."""
+        """The initial state at clean images x [B, C, H, W], from the gradient and the loss [B]
+        there; epsilon [B]."""
         zeros = torch.zeros_like(loss, dtype=torch.long)
         known = torch.where(loss.isnan(), -torch.inf, loss)  # nothing is larger than NaN
         common = dict(
@@ -106,7 +109,7 @@ class Trajectory(Rows):
 
     @classmethod
     def ball(cls, x: Tensor, epsilon: Tensor) -> dict[str, Any]:
-        """The subclass's own fields, and common ones that begin differently there."""
+        """Initial values of the subclass's own fields, and of common ones that it overrides."""
         raise NotImplementedError
 
     def uphill(self) -> Tensor:
@@ -138,8 +141,8 @@ class Trajectory(Rows):
         self.best_loss = torch.fmax(loss, self.best_loss)
 
     def observe(self, loss: Tensor, gradient: Tensor) -> None:
-        """Take in loss and gradient at the current points; at the end of a window, halve the step
-        size of images that oscillate or stall, and send them back to their best point."""
+        """Take in loss [B] and gradient at the current points; at the end of a window, halve the
+        step size of images that oscillate or stall, and send them back to their best point."""
         self.improve(loss, gradient)
         self.rises += loss > self.loss
         window = self.window[self.step.clamp(max=len(self.window) - 1)]
@@ -161,7 +164,7 @@ class Trajectory(Rows):
 class Linf(Trajectory):
     """Steps along the sign of the gradient."""
 
-    low: Tensor  # low and high bound both the ball and the pixel range
+    low: Tensor  # bounds of ball and pixel range together
     high: Tensor
 
     @classmethod
@@ -196,13 +199,13 @@ class L2(Trajectory):
 
 @dataclass(eq=False)
 class L1(Trajectory):
-    """Sparse steps without momentum, as sparse as the best point so far calls for (Croce & Hein
-    2021, algorithm 1): while that becomes sparser, steps are as large as the ball and begin at
-    the best point; otherwise they shrink, to a tenth at least."""
+    """Sparse steps without momentum (Croce & Hein 2021, algorithm 1). The pixels that the best
+    point has changed say how sparse: while they become fewer, steps have the size of the ball's
+    radius and start from the best point; otherwise step sizes shrink, down to a tenth of it."""
 
     clean: Tensor
     epsilon: Tensor
-    sparsity: Tensor  # pixels that the best point changed at the last checkpoint
+    sparsity: Tensor  # number of pixels that the best point had changed at the last checkpoint
     share: Tensor  # share of the pixels that a step changes
 
     @classmethod
@@ -246,7 +249,7 @@ TRAJECTORIES: dict[str, type[Trajectory]] = {"linf": Linf, "l2": L2, "l1": L1}
 
 
 def choose_trajectory(norm: str) -> type[Trajectory]:
-    """APGD for a norm. Raises ConfigError where there is none."""
+    """The class of trajectories for a norm. Raises ConfigError if the norm is unknown."""
     if norm not in TRAJECTORIES:
         raise ConfigError(
             f"norm '{norm}': APGD has no such threat model{nearest(norm, TRAJECTORIES)}"

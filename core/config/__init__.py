@@ -1,4 +1,4 @@
-"""What a run is: its config, the schedule and evaluations in it, strengths, and its identity.
+"""What a run is: its config with schedule, evaluations and strengths, and its identity.
 
 Torch-free, so that planning and analysis can import all of it.
 """

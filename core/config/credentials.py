@@ -1,8 +1,8 @@
-"""What looks like a key, a token or a password, in text that is kept, copied and shown to others.
+"""Finds keys, tokens and passwords in text that is stored and shown to others.
 
-Grids, profiles and batch scripts are read by whoever reads the results. A secret is known by the
-name that it is given, by its own shape, or by the command that takes it; `$NAME` and `$(command)`
-in its place are none. Torch-free.
+Grids, profiles and batch scripts are read by everybody who reads the results. A secret is
+recognised by the name it is assigned to, by its form, or by the command it is passed to;
+references such as `$NAME` and `$(command)` are not secrets. Torch-free.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _SHAPE = re.compile(
 )
 _WANDB = re.compile(r"(?<![\w/@.-])[0-9a-f]{40}(?![\w/-])")
 _COMMIT = re.compile(r"\bgit\b|commit|revision|\bsha", re.IGNORECASE)
-"""What a line says where 40 hex digits are a commit and no key of W&B."""
-_GIVEN = r"""["']?(?![$`"'<>|&;#-])\S"""  # a word that is written out
+"""Words on a line whose 40 hex digits are a commit, not a W&B key."""
+_GIVEN = r"""["']?(?![$`"'<>|&;#-])\S"""  # a literal word, not a variable or an option
 _COMMAND = re.compile(
     rf"\bwandb\s+login\s+((--host|-h)[ =]\S+\s+|--?[\w-]+\s+)*{_GIVEN}"
     rf"|--?(token|password|passwd|api[_-]?key|secret|pat)(\s+|=){_GIVEN}"
@@ -43,17 +43,17 @@ _ASSIGNED = re.compile(rf"([\w-]+)={_GIVEN}")
 
 
 def is_name(name: str) -> bool:
-    """Whether what has this name is a secret."""
+    """Whether a variable or key of this name holds a secret."""
     return _NAME.search(name) is not None
 
 
 def is_value(text: str) -> bool:
-    """Whether a line of any text holds something with the shape of a secret."""
+    """Whether a line of text contains something that has the form of a secret."""
     key = _WANDB.search(text) and not _COMMIT.search(text)
     return bool(key) or _SHAPE.search(text) is not None
 
 
 def is_command(line: str) -> bool:
-    """Whether a line of a shell hands a secret on, or holds one."""
+    """Whether a line of shell script passes a secret to a command, or contains one."""
     named = any(is_name(match[1]) for match in _ASSIGNED.finditer(line))
     return named or is_value(line) or _COMMAND.search(line) is not None

@@ -1,4 +1,4 @@
-"""The registry of datasets, read from datasets.yaml. Imports nothing of ours: configs use it."""
+"""The registry of datasets, read from datasets.yaml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Archive(BaseModel):
-    """One official file of a release; md5 is None where no checksum is published."""
+    """One official file of a release; md5 is None if no checksum is published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

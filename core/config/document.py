@@ -1,8 +1,8 @@
-"""Grids, run configs and profiles as plain data: YAML read as a person reads it, with every line.
+"""Grids, run configs and profiles as plain data: YAML without surprises, with line numbers.
 
 YAML 1.1 reads `12:00:00` as 43200, `010` as 8, `no` as false, `1e3` as text and `2024-01-31` as a
-date. Here a number is what Python calls one (`12`, `-0.5`, `1e3`), true and false are spelled so,
-and everything else is text, which the field it is meant for accepts or refuses. Torch-free.
+date. Here only Python's decimal literals are numbers (`12`, `-0.5`, `1e3`), only true and false are
+booleans, and everything else is text, which its field accepts or rejects. Torch-free.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from core.errors import ConfigError
 __all__ = ["ConfigError", "Document", "Place", "dotted", "read_text"]
 
 Place = tuple[str | int, ...]
-"""Where something stands in a file, from the top: ('grid', 'dataset', 2)."""
+"""Path of keys and list indices to a value in a file: ('grid', 'dataset', 2)."""
 
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = {f"{_TAG}int", f"{_TAG}float"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain words and numbers as in YAML 1.2, without its octal, hexadecimal, infinite and other
-    numbers that are none."""
+    """Words and numbers as in YAML 1.2, without octal, hexadecimal, infinite and NaN numbers."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -54,7 +53,8 @@ class Readable(Protocol):
 
 
 def read_text(file: Readable, source: str) -> str:
-    """The text of `file`, which messages call `source`. Raises ConfigError."""
+    """The text of `file`, which messages call `source`. Raises ConfigError if it cannot be read or
+    is not UTF-8."""
     try:
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -64,10 +64,10 @@ def read_text(file: Readable, source: str) -> str:
 
 
 class Document:
-    """One text, its data, and every problem found in it so far.
+    """A YAML text, its data, and every problem found in it so far.
 
-    text: the YAML. source: how problems name the file. Raises ConfigError if the meaning of the
-    text is in doubt; a repeated key is noted like other problems, and reading goes on.
+    source: how messages name the file. Raises ConfigError if the text is invalid or ambiguous; a
+    repeated key is only noted, so that other problems can be reported with it.
     """
 
     def __init__(self, text: str, source: str) -> None:
@@ -79,37 +79,38 @@ class Document:
         for number, line in enumerate(text.splitlines(), 1):
             if credentials.is_value(line):
                 self.problem((), credentials.ADVICE, number)
-        self.check()  # what else is wrong with such a line would repeat it
+        self.check()  # other problems with such a line would quote the secret
         self.data: Any = self._read(text)
 
     @property
     def faults(self) -> int:
-        """How many problems so far."""
+        """Number of problems noted so far."""
         return len(self._found)
 
     @property
     def places(self) -> list[Place]:
-        """Every key and list item of the file, from its beginning."""
+        """Every key and list item, in the order of the file."""
         return list(self._lines)
 
     def problem(self, place: Place, message: str, line: int = 0) -> None:
-        """Note one problem, at the line of `place` if not told; `message` begins with its key."""
+        """Note a problem, at the line of `place` unless `line` is given; `message` should begin
+        with the key."""
         line = line or self.line(place)
         where = f"{self.source}:{line}" if line else self.source
         self._found.setdefault(f"{where}: {message}", line)
 
     def line(self, place: Place) -> int:
-        """The line, from 1, of `place` or of what holds it; 0 if the file has neither."""
+        """The line number, from 1, of `place` or else of its closest parent; 0 if it has none."""
         prefixes = (place[:size] for size in range(len(place), 0, -1))
         return next((self._lines[known] for known in prefixes if known in self._lines), 0)
 
     def check(self) -> None:
-        """Raises ConfigError with every problem, in the order of the file."""
+        """Raises ConfigError with all problems noted, in the order of the file, if any."""
         if self._found:
             raise ConfigError(*sorted(self._found, key=self._found.__getitem__))
 
     def refuse(self, place: Place, message: str) -> None:
-        """Note a problem that leaves the meaning of the text in doubt."""
+        """Note a problem that makes the text ambiguous, so that `data` is not built from it."""
         self.problem(place, f"{dotted(place)}: {message}" if place else message)
         self._misleading = True
 
@@ -134,9 +135,9 @@ class Document:
             raise ConfigError(f"{self.source}: not valid YAML: nested too deep") from None
 
     def _index(self, node: yaml.Node, place: Place) -> None:
-        """Note the line of everything below `node`, and what we do not accept of YAML."""
+        """Note the line of everything below `node`, and YAML features that are not accepted."""
         if id(node) in self._nodes:
-            return self.refuse(place, "aliases (*) are not accepted, they may recur without end")
+            return self.refuse(place, "aliases (*) are not accepted, they may nest without end")
         self._nodes.add(id(node))
         if not isinstance(node, yaml.ScalarNode) and node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
             self.refuse(place, f"expected a plain value, got one tagged {_short(node.tag)}")
@@ -161,11 +162,10 @@ class Document:
             return self.problem(here, message, line)
         self._lines[here] = line
         if key.tag != f"{_TAG}str":
-            self.refuse(here, "a key is text, put quotes around it")
+            self.refuse(here, "a key must be text, put quotes around it")
 
     def _index_scalar(self, node: yaml.ScalarNode, place: Place) -> None:
-        """Also for subclasses, which look at text."""
-        if credentials.is_value(node.value):  # put together from several lines
+        if credentials.is_value(node.value):  # joined from several lines, so not found before
             self.refuse(place, credentials.ADVICE)
         plain = not node.style and _LOADER.resolve(yaml.ScalarNode, node.value, (True, False))
         if node.tag not in (f"{_TAG}str", plain):
@@ -176,7 +176,7 @@ class Document:
 
 
 def _in_range(text: str) -> bool:
-    """Whether a float holds the number: 1e999 would be infinite and 1e-999 nothing."""
+    """Whether a float can hold the number: 1e999 would become infinite and 1e-999 zero."""
     value = float(text)
     nothing = not re.search("[1-9]", re.split("[eE]", text)[0])
     return math.isfinite(value) and (value != 0 or nothing)

@@ -1,10 +1,9 @@
-"""What one evaluation of a trained model is: an `EvalConfig` of some kind, a child of a run with an
-id of its own.
+"""What one evaluation of a trained model is: an `EvalConfig`, a child of a run with its own id.
 
-A kind is a class of fields that also says what it needs, what it costs and how a rehearsal shrinks
-it; core.evaluation.kinds knows what measures it. A user's own kind is a subclass of EvalConfig with
-a method `measure(model, split, context)` besides, named by its import path. Torch-free, like the
-config of a run.
+Each kind of evaluation is a subclass, which also says what it needs, what it costs and how a dry
+run shrinks it; core.evaluation.kinds maps it to the code that measures. A user-defined kind is a
+subclass with a method `measure(model, split, context)`, named by its import path. Torch-free, like
+the config of a run.
 """
 
 from __future__ import annotations
@@ -25,77 +24,80 @@ from core.config.values import Count, Number, Part, delta_of, hashed, safe_name
 from core.errors import ConfigError
 
 FAST = 1 / 6
-"""Cost of a fast evaluation against an exact one, without its audit."""
+"""Cost of a fast evaluation as a share of an exact one's, without its audit."""
 AUDITED = 300
-"""Images that the audit of a fast evaluation takes at most."""
+"""Most images that the audit of a fast evaluation takes."""
 AUTOATTACK = 9_700
-"""Passes of AutoAttack standard on an image that withstands it: APGD-CE 100 steps, targeted APGD
-and FAB 100 steps for each of 9 classes, 5,000 queries of Square."""
+"""Passes of the standard AutoAttack on an image that withstands it: APGD-CE with 100 steps,
+targeted APGD and FAB with 100 steps for each of 9 classes, 5,000 queries of Square."""
 DEEPFOOL = 15
-"""Looks at an image before and after the steps of FMN: at its nine strongest rivals, from two
-starts a step of DeepFool or two, three halvings of the way."""
+"""Gradients per image outside the steps of FMN: nine to rank classes, one or two steps of DeepFool
+for each of two descents, three for the final bisection."""
 SURVIVORS = 100
-"""Images on which a second opinion is asked for, at each strength; for all strengths together about
-twice as many, since the survivors of large ones survive the small ones, too."""
+"""Images that the second attack of `audit` takes at each strength; about twice as many over all
+strengths, since most survivors of large strengths are among those of small ones."""
 FEWEST_MARGINS = 50
-"""Images over which margins are compared with distances, at least."""
+"""Fewest images over which margins are compared with distances."""
 CORRUPTIONS = 11
-"""Types of them."""
+"""Number of corruption types."""
 LEAST_CLASSES = 4
-"""The loss of targeted APGD divides by a difference between the largest and the fourth logit."""
+"""Fewest classes for AutoAttack: the loss of targeted APGD uses the fourth largest logit."""
 
 
 def ensemble_problem(norm: str, size: int, classes: int | None = None) -> str | None:
-    """Why AutoAttack cannot attack square images of this size, or a task with this many classes;
-    None if it can, or if nothing is known against it.
-    """
+    """Why AutoAttack cannot attack square images of `size` pixels, or a task with `classes` classes
+    (None: unknown); None if no reason is known."""
     if classes is not None and classes < LEAST_CLASSES:
         return (
-            f"attack autoattack needs at least {LEAST_CLASSES} classes, for its targeted attacks, "
+            f"attack autoattack needs at least {LEAST_CLASSES} classes for its targeted attacks, "
             f"got {classes}; use apgd-ce"
         )
     if norm != "linf" and not _tiled(size):
         near = min(filter(_tiled, range(8, size + 9)), key=lambda other: abs(other - size))
         return (
             f"attack autoattack, norm {norm}: its Square attack cannot take images of {size} "
-            f"pixels; nearest image_size that it can: {near}"
+            f"pixels; nearest image_size that works: {near}"
         )
     return None
 
 
 def _tiled(size: int) -> bool:
-    """Whether the tiles with which Square begins in l2 and l1, a fifth of the image each, end
-    within it; of 12, 14, 18, 19 and 24 pixels they do not."""
+    """Whether the tiles, a fifth of the image wide, with which Square begins in l2 and l1 lie
+    within the image; at 12, 14, 18, 19 and 24 pixels they do not."""
     tile = size // 5
     start = (size - 5 * tile) // 2
     return tile <= 1 or start + size // tile * tile <= size
 
 
 Problems = list[tuple[str, str]]
-"""What is wrong with a mapping: dotted key and one line for each."""
+"""What is wrong with a mapping, as (dotted key, one-line message) pairs."""
 
 
 class EvalConfig(Part):
-    """What every kind has. `EvalConfig.parse` makes the one that `attack` names."""
+    """Base of all kinds. `EvalConfig.parse` returns an instance of the one that `attack` names."""
 
     attack: str
     split: Literal["test", "val"] = "test"
     images: Count | None = None
     """Only the first images of the split; None means all."""
     code: Code = ()
-    """Digest of the class of an own kind; () for kinds of ours."""
+    """Digest of the source of a user-defined kind; () for built-in kinds."""
 
     package: ClassVar[tuple[str, str] | None] = None
-    """An optional package that it needs, and how that is installed."""
+    """An optional package that the kind needs: its import name, and the command to install it."""
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-    """What an own kind gives tables: 'accuracy' over its rows, and names in Measured.metrics."""
+    """Metrics for tables: 'accuracy' over the kind's rows, or names of `Measured.metrics`."""
     recorded: ClassVar[Mapping[str, Any]] = {}
-    """What its id counts in beside its kind and its fields that differ from their defaults."""
+    """Hashed into the id besides the kind and the fields that differ from their defaults."""
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], *, where: str = "evals") -> EvalConfig:
-        """Validate a mapping; every problem at once. Raises ConfigError."""
-        from core.config.evaluation_kinds import understood  # which knows all kinds
+        """The evaluation that a mapping describes. Raises ConfigError with all problems at once.
+
+        >>> EvalConfig.parse({"attack": "apgd-ce", "steps": 20}).name
+        'apgd-ce-20'
+        """
+        from core.config.evaluation_kinds import understood  # imports all kinds, so this module
 
         found = understood(data)
         if isinstance(found, EvalConfig):
@@ -104,12 +106,12 @@ class EvalConfig(Part):
 
     @property
     def name(self) -> str:
-        """What its rows call it: 'apgd-ce-10', 'corruptions-3'; of an own kind its class."""
+        """Its name in result rows: 'apgd-ce-10', 'corruptions-3'; a user-defined kind's class."""
         return own_code.label(self.attack)
 
     @property
     def stem(self) -> str:
-        """What its id begins with, before the split."""
+        """The part of its id before the split."""
         return safe_name(self.name.replace("-", ""))
 
     @property
@@ -120,22 +122,22 @@ class EvalConfig(Part):
 
     @abstractmethod
     def passes(self, images: int, survival: float) -> float:
-        """Forwards of one image that it takes on a split with this many; a backward to the image
-        counts as one, too. survival: expected share of (image, strength) pairs that are attacked
+        """Cost on a split of `images` images, as forwards of one image; a backward to the image
+        counts as one forward. survival: expected share of (image, strength) pairs that are attacked
         to the last step."""
 
     def shrunk(self) -> EvalConfig:
-        """Its miniature, which runs the same code in a moment."""
+        """A miniature of it for dry runs, which runs the same code in a moment."""
         return self.model_copy(update={"images": 1})
 
     def problem(self, size: int, classes: int | None = None) -> str | None:
-        """Why it cannot take square images of this size, or a task with this many classes (None:
-        not known); None if nothing is known against it."""
+        """Why it cannot take square images of `size` pixels, or a task with `classes` classes
+        (None: unknown); None if no reason is known."""
         return None
 
     @property
     def need(self) -> str:
-        """The optional package that it needs, in a line; '' if it needs none."""
+        """One line that names the optional package it needs; '' if it needs none."""
         if self.package is None:
             return ""
         module, install = self.package
@@ -147,12 +149,12 @@ class EvalConfig(Part):
             return None
         try:
             there = importlib.util.find_spec(self.package[0]) is not None
-        except ValueError:  # imported, and not from a file
+        except ValueError:  # already imported, without a spec
             there = True
         return None if there else self.need
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; `EvalConfig.parse` takes it back."""
+        """Plain data, from which `EvalConfig.parse` makes an equal evaluation."""
         data = self.model_dump(mode="json", exclude={"code"})
         own = {"code": dict(self.code), "metrics": [*self.metrics]} if self.code else {}
         return data | own
@@ -163,15 +165,15 @@ class AtStrengths(EvalConfig):
 
     metrics: ClassVar[tuple[str, ...]] = ("clean", "adv", "expected")
     by_distance: ClassVar[bool] = False
-    """Whether expected accuracy is an exact integral, for which no strengths between are needed."""
+    """Whether expected accuracy is an exact integral, which needs no intermediate strengths."""
 
     norm: Norm = "linf"
     steps: Count = 10
     epsilons: Strengths = tuple(Strength(Fraction(i, 255)) for i in range(17))
     """Strengths at which accuracy is measured, ascending from 0."""
     prior: tuple[Annotated[Number, Field(ge=0)], ...] | None = None
-    """Weights of the strengths in expected accuracy, of which tables take those up to eps_g; None
-    is uniform in eps."""
+    """Weights of the strengths in expected accuracy; tables use those up to eps_g. None means
+    uniform in eps."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -207,7 +209,7 @@ class AtStrengths(EvalConfig):
 
     @property
     def _one_strength(self) -> dict[str, Any]:
-        """What a miniature changes."""
+        """The fields that a miniature changes."""
         strengths = tuple(Strength(Fraction(i, 255), self.norm) for i in (0, 2))
         return {"epsilons": strengths, "steps": 1, "images": 1, "prior": None}
 
@@ -215,23 +217,23 @@ class AtStrengths(EvalConfig):
         return images * self._each(survival, 2 * self.steps)
 
     def _each(self, survival: float, steps: int) -> float:
-        """Passes of an image: the clean one, and those of the strengths that it survives to."""
+        """Passes per image: 2 when clean, and `steps` at each strength that attacks it."""
         return 2 + survival * (len(self.epsilons) - 1) * steps
 
 
 class RobustAccuracy(AtStrengths):
-    """By APGD with the cross-entropy loss."""
+    """Accuracy under APGD with the cross-entropy loss."""
 
     attack: Literal["apgd-ce"] = "apgd-ce"
     mode: Literal["exact", "fast"] = "exact"
-    """`exact` for tables; `fast` costs a sixth of it plus an audit of up to 300 images, and
-    falls back to `exact` if it is wrong on more than 1 % of those that can be."""
+    """`exact` for tables; `fast` costs a sixth of that plus an audit of up to 300 images, and falls
+    back to `exact` if it is wrong on more than 1 % of the audited images that it may get wrong."""
     audit: bool = False
     """A second opinion: FMN on the first 100 images that survive each strength."""
 
     @property
     def audit_steps(self) -> int:
-        """Of FMN: ten times as many as of APGD, as each has by default."""
+        """Steps of FMN: ten times APGD's, which is the ratio of their defaults."""
         return 10 * self.steps
 
     def passes(self, images: int, survival: float) -> float:
@@ -245,7 +247,7 @@ class RobustAccuracy(AtStrengths):
 
 
 class AutoAttack(AtStrengths):
-    """By the standard ensemble on APGD's survivors, at every strength; takes long."""
+    """Accuracy under the standard AutoAttack, run on APGD's survivors at every strength; slow."""
 
     attack: Literal["autoattack"] = "autoattack"
     package: ClassVar[tuple[str, str] | None] = (
@@ -257,7 +259,7 @@ class AutoAttack(AtStrengths):
         return images * self._each(survival, 2 * self.steps + AUTOATTACK)
 
     def shrunk(self) -> RobustAccuracy:
-        """APGD's: the ensemble has no miniature."""
+        """A miniature of APGD's evaluation, since the ensemble cannot be made small."""
         return RobustAccuracy(norm=self.norm, split=self.split, **self._one_strength)
 
     def problem(self, size: int, classes: int | None = None) -> str | None:
@@ -265,20 +267,20 @@ class AutoAttack(AtStrengths):
 
 
 class MinimalNorm(AtStrengths):
-    """By the smallest perturbation that FMN finds, started by DeepFool: one attack per image for
-    all strengths, and expected accuracy as an exact integral over distances."""
+    """Accuracy from the smallest perturbation that FMN finds, started by DeepFool: one attack per
+    image for all strengths, and expected accuracy as an exact integral over distances."""
 
     by_distance: ClassVar[bool] = True
 
     attack: Literal["fmn"] = "fmn"
     steps: Count = 100
-    """Of FMN, half of them from each of two starts."""
+    """Steps of FMN, half of them towards each of two classes."""
     margins: bool = False
-    """Measure margins, too: distances of all images from their own predictions, those of wrong ones
-    included, beside logit and feature margins."""
+    """Also measure margins: the distance at which each image's prediction changes, whether right or
+    wrong, and its logit and feature margins."""
     pseudo_images: Count | None = None
-    """Images of the validation split from whose distances pseudo-margins are learned; None learns
-    none."""
+    """Images of the validation split whose distances train the pseudo-margins; None: no
+    pseudo-margins."""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -290,7 +292,7 @@ class MinimalNorm(AtStrengths):
         if self.pseudo_images is None:
             return self
         if not self.margins or self.split != "test":
-            raise ValueError("pseudo_images: expected margins: true and split: test beside it")
+            raise ValueError("pseudo_images: needs margins: true and split: test")
         if self.pseudo_images < FEWEST_MARGINS:
             raise ValueError(
                 f"pseudo_images: margins are learned from at least {FEWEST_MARGINS} images, "
@@ -302,7 +304,7 @@ class MinimalNorm(AtStrengths):
         return (images + (self.pseudo_images or 0)) * 2 * (DEEPFOOL + self.steps)
 
     def shrunk(self) -> MinimalNorm:
-        """Clean and one strength, one step, one image or as few as margins take."""
+        """Clean and one strength, one step, one image or the fewest that margins accept."""
         few = {"images": FEWEST_MARGINS} if self.margins else {}
         few |= {"pseudo_images": FEWEST_MARGINS} if self.pseudo_images else {}
         return self.model_copy(update=self._one_strength | few)
@@ -320,12 +322,10 @@ class Corruptions(EvalConfig):
 
     attack: Literal["corruptions"] = "corruptions"
     severity: Annotated[Count, Field(le=5)] = 3
-    """How strong the corruptions are."""
+    """Strength of the corruptions, 1 to 5."""
     per_image: Literal["one", "all"] = "one"
-    """One type of corruption per image, in consecutive blocks, or all on every image."""
+    """`one`: each image gets one type, in consecutive blocks; `all`: every image gets all types."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-    """What an own kind gives tables: 'accuracy' over its rows, and names in Measured.metrics."""
     recorded: ClassVar[Mapping[str, Any]] = {"epsilons": ["0"]}
 
     @property

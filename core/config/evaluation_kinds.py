@@ -1,4 +1,4 @@
-"""From a mapping to an evaluation: the kind that it names, and all that is wrong with it."""
+"""Parses a mapping into an evaluation of the kind that it names, or into a list of its problems."""
 
 from __future__ import annotations
 
@@ -37,19 +37,18 @@ _ELSEWHERE = {
     "severity": 3,
     "per_image": "one",
 }
-"""What older records say of fields that belong to other kinds than theirs."""
+"""Values that older records store for fields that belong to other kinds; accepted and ignored."""
 
 
 def _kind(named: object) -> type[EvalConfig]:
-    """The class of a kind: one of ours by its name, an own one by its import path. Raises
-    ConfigError."""
+    """The class of a kind: a built-in one by its name, a user-defined one by its import path.
+    Raises ConfigError."""
     if isinstance(named, str) and named in KINDS:
         return KINDS[named]
     if not isinstance(named, str) or not own_code.is_own(named):
         known = ", ".join(f"'{name}'" for name in KINDS)
         raise ConfigError(
-            f"input should be {known} or the import path of an own class (MODULE:NAME), "
-            f"got {named!r}"
+            f"expected {known} or the import path of your own class (MODULE:NAME), got {named!r}"
         )
     kind = own_code.load(named)
     if not isinstance(kind, type) or not issubclass(kind, EvalConfig):
@@ -70,7 +69,7 @@ def understood(data: object) -> EvalConfig | Problems:
             stored = {name: value for name, value in data.items() if name != "metrics"}
             data = {"code": own_code.digests([named])} | stored
         elif data.get("code"):
-            return [("code", "code: only own kinds have one, and it is computed; remove it")]
+            return [("code", "code: is computed, for kinds of your own only; remove it")]
     except ConfigError as error:
         return [("attack", f"attack: {error.lines[0]}")]
     foreign = {name for name in data if name in _ELSEWHERE and name not in kind.model_fields}
@@ -88,7 +87,8 @@ def understood(data: object) -> EvalConfig | Problems:
 
 
 def _untried(evaluation: EvalConfig) -> Problems:
-    """What breaks in an own class when a plan asks it: told with its place in the grid."""
+    """Call what planning calls of a user-defined class, so that errors in it are reported with
+    their place in the grid."""
     if not evaluation.code:
         return []
     try:
@@ -96,5 +96,5 @@ def _untried(evaluation: EvalConfig) -> Problems:
         evaluation.shrunk().to_dict()
     except Exception as error:  # it is the user's code
         told = f"{type(error).__name__}: {first_line(error)}"
-        return [("attack", f"attack: {evaluation.attack}: passes or shrunk fails: {told}")]
+        return [("attack", f"attack: {evaluation.attack}: passes() or shrunk() fails: {told}")]
     return []

@@ -1,4 +1,4 @@
-"""What a config stores of own code: its keyword arguments, and the digests of its sources."""
+"""What a config stores about the user's own code: keyword arguments, and digests of its source."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Pairs = tuple[tuple[str, Any], ...]
 
 
 def _knob(name: object, value: object) -> Value:
-    """One value as it is stored: 2.0 and 2 are one. Raises ValueError."""
+    """A value in its stored form, in which 2.0 becomes 2. Raises ValueError."""
     if isinstance(value, list | tuple):
         items = tuple(_knob(name, item) for item in value)
         if not any(isinstance(item, tuple) for item in items):
-            return items  # type: ignore[return-value]  # a list of lists goes on to the error
+            return items  # type: ignore[return-value]  # a list of lists raises below
     elif isinstance(value, str | bool | int):
         return value
     elif isinstance(value, float):
@@ -25,7 +25,7 @@ def _knob(name: object, value: object) -> Value:
 
 
 def _in_order(given: object) -> Pairs:
-    """A mapping (or pairs) in one order."""
+    """A mapping or (name, value) pairs, as pairs sorted by name. Raises ValueError."""
     if not isinstance(given, Mapping | tuple):
         raise ValueError(f"expected a mapping of keyword arguments, got {given!r}")
     return tuple(sorted((str(name), _knob(name, value)) for name, value in dict(given).items()))
@@ -36,11 +36,11 @@ def _plain(pairs: Pairs) -> dict[str, Any]:
 
 
 Knobs = Annotated[Pairs, BeforeValidator(_in_order), PlainSerializer(_plain, return_type=dict)]
-"""Keyword arguments for an own object, as (name, value) pairs in order of names; a mapping in
-files."""
+"""Keyword arguments for an object of the user's, as (name, value) pairs sorted by name; in files, a
+mapping."""
 Code = Annotated[
     tuple[tuple[str, str], ...],
     BeforeValidator(_in_order),
     PlainSerializer(dict, return_type=dict),
 ]
-"""(import path, digest) pairs of the own code that is used; a mapping in files."""
+"""(import path, digest) pairs of the user's own code that a run uses; in files, a mapping."""

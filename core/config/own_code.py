@@ -1,8 +1,8 @@
 """A user's own classes and functions, named in a grid by import path: `my_pkg.mod:Cosine`.
 
 They are looked for in the current folder, then where Python looks (PYTHONPATH, installed packages);
-a job finds the copy that was frozen when it was launched, and nothing is imported from run folders.
-The source of the one file that defines the object is part of a run's identity: an edit makes other
+a job uses the copy that was frozen when it was launched, and nothing is imported from run folders.
+The source of the file that defines the object is part of a run's identity: editing it makes new
 runs. Other files of its package are frozen for jobs but not hashed. Torch-free.
 """
 
@@ -28,18 +28,18 @@ from core.config.values import nearest
 from core.errors import ConfigError, first_line
 
 FROZEN = "frozen.json"
-"""Beside the packages of a frozen copy: the state they were copied in."""
+"""File of a frozen copy, beside its packages, that records the commit they were copied from."""
 OURS = ("core", "sweep", "slurm", "analysis", "epsweep")
 
 
 def is_own(name: object) -> bool:
-    """Whether a kind or a backbone is meant as an import path; names of ours have no colon."""
+    """Whether the name of a kind or backbone is an import path; built-in names have no colon."""
     return isinstance(name, str) and ":" in name
 
 
 def with_knobs(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """{kind: a.b:C, x: 1} as {kind: a.b:C, knobs: {x: 1}}; other mappings, and those in which a
-    config is stored, as they are."""
+    """{kind: a.b:C, x: 1} as {kind: a.b:C, knobs: {x: 1}}; mappings of built-in kinds and those
+    that have `knobs` already (stored configs) unchanged."""
     if not is_own(given.get("kind")) or "knobs" in given:
         return given
     knobs = {name: value for name, value in given.items() if name not in ("kind", "name")}
@@ -47,19 +47,20 @@ def with_knobs(given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def label(dotted: str, knobs: Pairs = ()) -> str:
-    """The name of an own object in tables: 'Cosine' or 'Cosine;power=2', without importing it."""
+    """Name in tables of an object of the user's: 'Cosine' or 'Cosine;power=2'; imports nothing."""
     shown = (f"{k}={'/'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in knobs)
     return ";".join([dotted.rpartition(":")[2], *shown])
 
 
 class Use(NamedTuple):
-    """What a kind of own code is called with and has to have."""
+    """How one kind of user's code is called, and what it must provide."""
 
     facts: tuple[str, ...]
-    """What it is told by the run if it has parameters of these names."""
+    """Values that the run passes to parameters of these names, if there are any."""
     has: tuple[str, ...] = ()
+    """Attributes that it must have."""
     base: str = ""
-    """What it inherits these from."""
+    """The class to inherit them from, dotted."""
     needs: tuple[str, ...] = ()
     """Facts for which it must have a parameter."""
 
@@ -79,8 +80,8 @@ USES = {
 
 
 class Place(NamedTuple):
-    """Where an own object is defined. top: the folder of its package, or the file of its module,
-    if that is no part of a package; file: the module's source."""
+    """Where an object is defined. top: the folder of its top-level package, or the file of its
+    module if that is not in a package; file: the module's source."""
 
     top: Path
     file: Path
@@ -88,7 +89,8 @@ class Place(NamedTuple):
 
 
 def locate(dotted: str) -> Place:
-    """Where the module of `pkg.mod:Name` lies, without importing anything. Raises ConfigError."""
+    """Find the module of `pkg.mod:Name` without importing anything. Raises ConfigError if there is
+    no such module, or it has no Python source."""
     module, _ = _parts(dotted)
     name, *inner = module.split(".")
     if name in OURS or name in sys.stdlib_module_names:
@@ -115,12 +117,12 @@ def locate(dotted: str) -> Place:
 
 
 def digest(dotted: str) -> str:
-    """16 hex of the source of the module that defines `dotted`. Raises ConfigError."""
+    """16 hex digits: a hash of the source file that defines `dotted`. Raises ConfigError."""
     return _digest(locate(dotted).file)
 
 
 def load(dotted: str) -> Any:
-    """The object at `pkg.mod:Name`; its module is imported anew if it was edited since.
+    """The object at `pkg.mod:Name`; its module is imported again if its file has changed.
 
     Raises ConfigError with one line if it is not found, or if importing it fails.
     """
@@ -133,25 +135,25 @@ def load(dotted: str) -> Any:
 
 
 def check(code: Iterable[tuple[str, str]]) -> None:
-    """Raises ConfigError if a source is no longer the one that a config was made with."""
+    """Raises ConfigError if a source file has changed since its digest was taken."""
     for dotted, known in code:
         if (now := digest(dotted)) != known:
             raise ConfigError(
-                f"{dotted}: {locate(dotted).file} has changed: this run was made with {known}, "
-                f"here is {now}; launch the grid again, which makes another run"
+                f"{dotted}: {locate(dotted).file} has changed: this run needs digest {known}, "
+                f"got {now}; launch the grid again, which makes a new run"
             )
 
 
 def digests(names: Iterable[object]) -> dict[str, str]:
-    """Import path -> digest of those of the names that are own code. Raises ConfigError."""
+    """Import path -> digest, for those of the names that are import paths. Raises ConfigError."""
     return {str(name): digest(str(name)) for name in names if is_own(name)}
 
 
 def check_knobs(
     target: Callable[..., Any], dotted: str, knobs: Iterable[str], given: Iterable[str] = ()
 ) -> None:
-    """Raises ConfigError if `target` cannot be called with these keyword arguments; `given` are
-    those that it gets from the run if it asks for them by name."""
+    """Raises ConfigError if `target` cannot be called with the keyword arguments `knobs`. given:
+    names of parameters that get their value from the run instead."""
     if not callable(target):
         raise ConfigError(f"{dotted}: expected a class or a function, got {target!r:.60}")
     parameters = _parameters(target)
@@ -171,8 +173,8 @@ def check_knobs(
 
 
 def fitting(dotted: str, used_as: str, knobs: Pairs = ()) -> Any:
-    """The object at an import path, if it has what its use needs and takes these knobs. used_as: a
-    key of USES. Raises ConfigError."""
+    """The object at an import path. Raises ConfigError unless it provides what its use requires and
+    accepts these knobs. used_as: a key of USES."""
     target, use = load(dotted), USES[used_as]
     check_knobs(target, dotted, (name for name, _ in knobs), use.facts)
     if missing := {*use.needs} - _names_of(target):
@@ -185,8 +187,8 @@ def fitting(dotted: str, used_as: str, knobs: Pairs = ()) -> Any:
 def make(
     used_as: str, kinds: Mapping[str, Any], kind: str, knobs: Pairs, facts: Mapping[str, Any]
 ) -> Any:
-    """An object of a kind: one of ours, from `kinds`, takes what it asks for from `facts`; an own
-    one its knobs, and those facts that its use has. Raises ConfigError."""
+    """An instance of a kind. A built-in one, from `kinds`, is called with those `facts` that it has
+    parameters for; a user's one with its knobs and the facts of its use. Raises ConfigError."""
     if not is_own(kind):
         asked = _asked_by(kinds[kind])
         return kinds[kind](**{name: fact for name, fact in facts.items() if name in asked})
@@ -197,7 +199,7 @@ def make(
 
 @contextmanager
 def blamed(dotted: str) -> Iterator[None]:
-    """Whatever own code raises becomes a ConfigError of one line that says where."""
+    """Turn an exception from the user's code into a ConfigError: one line that says where."""
     try:
         yield
     except ConfigError:
@@ -208,12 +210,12 @@ def blamed(dotted: str) -> Iterator[None]:
 
 
 def call(target: Callable[..., Any], knobs: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
-    """`target` called with its knobs, and with those facts that are names of its parameters."""
+    """Call `target` with its knobs, and with those facts that it has parameters for."""
     asked = _names_of(target)
     return target(**{name: facts[name] for name in facts if name in asked}, **knobs)
 
 
-@cache  # a plan makes the same few of ours for each of its runs
+@cache  # planning instantiates the same few built-in classes for every run
 def _asked_by(kind: type) -> frozenset[str]:
     return frozenset(_names_of(kind))
 
@@ -227,7 +229,7 @@ def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _parts(dotted: str) -> tuple[str, str]:
-    """'my_pkg.mod:Name' as module and name."""
+    """'my_pkg.mod:Name' -> ('my_pkg.mod', 'Name'). Raises ConfigError."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", dotted):
         raise ConfigError(f"'{dotted}': expected MODULE:NAME, such as my_pkg.mod:Name")
     module, _, name = dotted.partition(":")
@@ -242,13 +244,13 @@ def _home() -> Path:
 
 def _spec(name: str) -> ModuleSpec | None:
     """How to import a top-level module: from home, else by Python's own rules."""
-    importlib.invalidate_caches()  # a file may be younger than the listing of its folder
+    importlib.invalidate_caches()  # the file may have been made after its folder was listed
     found = PathFinder.find_spec(name, [str(_home())])
     if found is None:
         rules = (finder.find_spec(name, None) for finder in sys.meta_path)
         found = next((spec for spec in rules if spec), None)
     if found and found.submodule_search_locations is not None:
-        # Of a folder without __init__.py Python would work the places out again from sys.path.
+        # For a folder without __init__.py, Python would recompute the locations from sys.path.
         found.submodule_search_locations = [*found.submodule_search_locations]
     return found
 
@@ -258,7 +260,7 @@ def _digest(file: Path) -> str:
 
 
 _imported: dict[str, tuple[Path, str]] = {}
-"""Module -> its file and digest when it was imported here."""
+"""Module -> its file, and the file's digest when this process imported it."""
 
 
 def _import(module: str, place: Place, dotted: str) -> Any:

@@ -1,6 +1,6 @@
-"""The parts of a run, each one mapping in its config: optimiser, objective, attack, adapters, ...
+"""The parts of a run's config, each a mapping: optimiser, objective, attack, adapters, ...
 
-What a field means, its range and its neutral default; core.config.run puts them together.
+Each field's meaning, range and neutral default; core.config.run combines the parts.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ Beta = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Optim(Part):
-    """AdamW, and its learning rate after a linear warm-up."""
+    """AdamW and its learning rate schedule."""
 
     lr: Annotated[Number, Field(gt=0)] = 1e-4
     weight_decay: Annotated[Number, Field(ge=0)] = 1e-2
     head_lr: Annotated[Number, Field(gt=0)] | None = None
-    """Learning rate of the head; None is that of the backbone."""
+    """Learning rate of the head; None means `lr`."""
     head_weight_decay: Annotated[Number, Field(ge=0)] | None = None
+    """Weight decay of the head; None means `weight_decay`."""
     no_decay: Literal["vectors", "library"] = "vectors"
-    """What never decays: `vectors`, weights of at most one dimension (biases, norms, layer scales);
-    `library`, those and what timm lists for the network (position embeddings, tables of relative
-    position biases, class tokens), which decay otherwise."""
+    """Weights without decay. `vectors`: those of at most one dimension (biases, norms, layer
+    scales). `library`: also those that timm lists for the network (position embeddings, tables of
+    relative position biases, class tokens)."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decays per step of AdamW's averages of the gradient and of its square."""
+    """Decay rates per step of AdamW's averages of the gradient and of its square."""
     rate: Literal["cosine", "constant"] = "cosine"
-    """What the learning rate does after the warm-up: falls to 0 along a cosine, or stays."""
+    """The learning rate after a linear warm-up: falls to 0 along a cosine, or stays constant."""
     warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.05
     """Fraction of all optimiser steps spent warming up."""
     clip: Annotated[Number, Field(ge=0)] = 0.0
-    """Largest gradient norm; 0 leaves gradients alone."""
+    """Gradients are clipped to this norm; 0 means no clipping."""
     ema: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    """Decay per step of a moving average of the weights, which is then what is evaluated and
-    kept; 0 is none."""
+    """Decay per step of a moving average of the weights, which is then evaluated and stored in
+    place of the weights; 0 means no average."""
 
 
 OBJECTIVES = ("at", "trades")
@@ -53,14 +54,15 @@ def _objective(kind: str) -> str:
 
 
 class Objective(Part):
-    """What training minimises: `at`, cross-entropy on attacked images, or `trades`."""
+    """What training minimises: `at` is cross-entropy on attacked images (Madry et al. 2018), or
+    `trades` (Zhang et al. 2019)."""
 
     kind: Annotated[str, AfterValidator(_objective)] = "at"
-    """One of `OBJECTIVES`, or a class of the user's: 'my_pkg.mod:Loss'."""
+    """One of `OBJECTIVES`, or the import path of a class of the user's: 'my_pkg.mod:Loss'."""
     beta: Annotated[Number, Field(gt=0)] = 1.0
-    """TRADES: weight of the divergence between clean and attacked predictions."""
+    """For `trades`: weight of the divergence between clean and attacked predictions."""
     knobs: Knobs = ()
-    """Keyword arguments of an own class: whatever stands beside its `kind`."""
+    """Keyword arguments for a class of the user's: in a grid, all keys next to `kind`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,7 +71,7 @@ class Objective(Part):
 
 
 class Attack(Part):
-    """The attack that makes training examples: APGD, cross-entropy (paper: 7 steps)."""
+    """The training attack: APGD on the cross-entropy (paper: 7 steps)."""
 
     steps: Count = 7
 
@@ -79,9 +81,9 @@ class Validation(Part):
 
     steps: Count = 10
     images: Count | None = None
-    """Images of the adversarial measurement (the first ones); clean accuracy uses them all."""
+    """Adversarial accuracy uses only the first images of the split; clean accuracy uses all."""
     epsilon: AnyStrength | None = None
-    """Strength of the adversarial measurement; by default the run's own eps_g."""
+    """Strength at which adversarial accuracy is measured; None means the run's eps_g."""
 
 
 class Augment(Part):
@@ -89,11 +91,12 @@ class Augment(Part):
 
     flip: bool = True
     jitter: Annotated[Number, Field(ge=0, lt=1)] = 0.25
-    """Brightness, contrast and saturation are each scaled by U[1 - jitter, 1 + jitter]."""
+    """Brightness, contrast and saturation are each scaled by a factor drawn uniformly from
+    [1 - jitter, 1 + jitter]."""
     rotate: Annotated[Number, Field(ge=0, le=180)] = 2.0
     """Largest rotation in degrees."""
     shift: Annotated[int, Field(strict=True, ge=0)] = 0
-    """Largest shift in pixels, in both directions (wraps round)."""
+    """Largest shift in pixels along each axis; what leaves the image enters at the other side."""
 
 
 class Lora(Part):
@@ -103,5 +106,5 @@ class Lora(Part):
     alpha: Annotated[Number, Field(gt=0)] = 16.0
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     targets: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Modules to adapt, by the end of their names; by default those of the backbone's registry
+    """Modules to adapt, by the ends of their names; () means those of the backbone's registry
     entry."""

@@ -1,7 +1,7 @@
-"""Names a config may use: backbone shorthands (backbones.yaml) and the datasets we know.
+"""Names that a config may use: backbones (backbones.yaml, and all of timm's ids) and datasets.
 
-Torch-free, so that a typo is found while planning; timm's own ids are read from its source files
-without importing it.
+Torch-free, so that planning finds typos: timm's ids are read from its source files without
+importing it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from core.config.datasets import entries
 
 
 class Checkpoint(BaseModel):
-    """A file in <root>/weights that holds what timm does not have, and where to get it."""
+    """A file in <root>/weights with weights that timm does not have, and where to get it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,7 +105,7 @@ def timm_ids() -> frozenset[str]:
 
 @cache
 def _hub_repos() -> dict[str, str]:
-    """timm id -> its repository on the Hugging Face hub, for those that lie in timm's own space."""
+    """timm id -> its repository on the Hugging Face hub, for those in the organisation `timm`."""
     found = {}
     for text in _timm_sources():
         text = re.sub(r"(?m)^\s*#.*$", "", text)
@@ -119,15 +119,15 @@ def _hub_repos() -> dict[str, str]:
 
 
 def hub_repo(name: str) -> str | None:
-    """Where timm downloads the pretrained weights of a backbone; None where that is not known here
-    (local checkpoints, ids without a tag, the few outside timm's own space)."""
+    """The Hugging Face repository from which timm downloads a backbone's pretrained weights; None
+    if unknown (local checkpoints, ids without a tag, the few outside the organisation `timm`)."""
     entry = backbone(name)
     return None if entry.checkpoint else _hub_repos().get(entry.timm)
 
 
 def backbone_problem(name: str) -> str | None:
-    """Why `name` is no backbone ('unknown backbone ..., did you mean ...'), None if it is one, or
-    the import path of an own one."""
+    """Why `name` is not a backbone ('unknown backbone ...'); None if it is a known one or an import
+    path."""
     if own_code.is_own(name) or name in backbones() or name in timm_ids():
         return None
     architecture, _, tag = name.partition(".")
@@ -144,10 +144,10 @@ _PATCH = re.compile(r"patch(\d+)")
 
 
 def size_problem(name: str, image_size: int) -> str | None:
-    """Why a backbone cannot take square images of this size, None if nothing speaks against it.
+    """Why a backbone cannot take square images of `image_size` pixels; None if no reason is known.
 
-    Patches tile the image from one corner: the network ignores what is left over at the other
-    edges, and does not say so.
+    Patches tile the image from one corner; if the size is no multiple of theirs, the network
+    silently ignores the pixels left over at the opposite edges.
     """
     found = None if own_code.is_own(name) else _PATCH.search(backbone(name).timm)
     patch = int(found[1]) if found else 1
@@ -159,19 +159,20 @@ def size_problem(name: str, image_size: int) -> str | None:
 
 
 PROCEDURAL = {"glyph": 64, "plane": 32, "source": 64}
-"""Datasets drawn by core.data.drawn and their classes; need nothing on disk."""
+"""Datasets drawn by core.data.drawn -> number of classes; they need nothing on disk."""
 SYNTHETIC = {"fake": 10}
-"""Noise images for smoke tests and their classes; need nothing on disk."""
+"""Noise images for smoke tests -> number of classes; they need nothing on disk."""
 
 
 def known_classes(dataset: str) -> int | None:
-    """How many classes a dataset of this name has; None if it is a folder of the user's."""
+    """The number of classes of a known dataset; None if `dataset` is a folder of the user's."""
     drawn = PROCEDURAL | SYNTHETIC
     return drawn.get(dataset) or (entries()[dataset].classes if dataset in entries() else None)
 
 
 def dataset_problem(name: str) -> str | None:
-    """Why `name` can be no dataset, None if it may be one (a path is checked when it is read)."""
+    """Why `name` cannot be a dataset; None if it is a known name or a path, which is checked when
+    it is read."""
     known = (*PROCEDURAL, *SYNTHETIC, *entries())
     if name in known or "/" in name:
         return None

@@ -1,7 +1,7 @@
-"""What one run is: `RunConfig` holds everything that changes the science, and nothing else.
+"""What one run is: `RunConfig` holds everything that affects results, and nothing else.
 
-Where and how a run executes (partition, workers, micro-batch, tracking) lives in a profile, so
-moving a run to another cluster never changes its identity. Torch-free: planning imports this.
+Where and how a run executes (partition, workers, micro-batch, tracking) is in a profile, so moving
+a run to another cluster never changes its identity. Torch-free: planning imports this.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from core.config.values import Count, Part, delta_of, hashed, named_or_full, pro
 from core.errors import ConfigError
 
 UNATTACKED = Strength(Fraction(4, 255))
-"""Strength of the adversarial validation of runs that are not trained on attacks (l-inf)."""
+"""Strength (l-inf) at which runs of standard fine-tuning are validated by default."""
 
 
 def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -43,18 +43,19 @@ def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if kind == "none":
         epochs, data = 0, {**data, "epochs": 0}
     elif type(epochs) is not int or epochs < 1:
-        # Of the two only `epochs` is to blame; it is rejected next.
+        # Only `epochs` is wrong and is rejected next; without it the schedule cannot be checked.
         return {key: value for key, value in data.items() if key != "schedule"}
     return {**data, "schedule": resolve_schedule(given, epochs)}
 
 
 def untrained(config: RunConfig) -> RunConfig:
-    """One of the runs that train nothing (`schedule: none`) without what only training uses, so
-    that a network is judged once, whatever grid asks for it. Raises ValueError if it has no head.
+    """A config with `schedule: none` with every field reset that only training uses, so that a
+    network is evaluated once, whichever grid asks for it. Raises ValueError if its weights are
+    random, which leaves it without a trained head.
     """
     if config.weights == "random":
         raise ValueError(
-            "weights: schedule none judges a network with the head that its file has, expected a "
+            "weights: schedule none evaluates a network with the head in its file, expected a "
             "checkpoint or pretrained, got random"
         )
     kept = {"backbone", "weights", "dataset", "image_size", "normalisation"}
@@ -66,8 +67,8 @@ def untrained(config: RunConfig) -> RunConfig:
 
 
 def _canonical_optim(optim: Optim, protocol: str) -> Optim:
-    """The head's own numbers only where there are two kinds of weights and they differ; exemptions
-    only where there is decay and what timm lists is trained."""
+    """Reset fields without effect: head_lr and head_weight_decay if only the head is trained or if
+    they equal the backbone's, `no_decay` without weight decay or if the backbone is frozen."""
     changes: dict[str, Any] = {}
     if protocol != "full" or not optim.weight_decay:
         changes["no_decay"] = "vectors"
@@ -81,8 +82,8 @@ def _canonical_optim(optim: Optim, protocol: str) -> Optim:
 
 
 def _canonical_lora(lora: Lora, protocol: str, name: str) -> Lora:
-    """Defaults without LoRA; else targets in one order, none where they are the registry's.
-    Raises ValueError where nothing says what to adapt."""
+    """Defaults without LoRA; else targets sorted, and () if they are the registry's. Raises
+    ValueError if neither names a target."""
     if protocol != "lora":
         return Lora()
     known = backbone(name).lora
@@ -99,7 +100,7 @@ def _canonical_lora(lora: Lora, protocol: str, name: str) -> Lora:
 def _slug(
     backbone: str, dataset: str, strength: Strength | None, protocol: str, setting: str
 ) -> str:
-    """What the ids of runs have in common that differ in the seed, or in what a slug leaves out."""
+    """A run's slug without the seed; cached, since many runs of a grid share it."""
     parts = [backbone, dataset.rstrip("/").rsplit("/", 1)[-1]]
     if strength is not None:
         parts.append(strength.slug)
@@ -113,31 +114,32 @@ class RunConfig(Part):
     """One training run; two equal configs are the same run, wherever they are launched from."""
 
     backbone: Annotated[str, Field(min_length=1), BeforeValidator(canonical_backbone)]
-    """A shorthand of the registry, any timm id, or a function of the user's: 'my_pkg.mod:build'."""
+    """A shorthand of the registry, a timm id, or a function of the user's: 'my_pkg.mod:build'."""
     weights: Annotated[str, Field(min_length=1)] = "pretrained"
-    """'pretrained' (timm's own), 'random', or a checkpoint: its full path, or in <root>/weights;
-    'file.pt#NAME' for one of several weights in it."""
+    """'pretrained' (from timm), 'random', or a checkpoint: its full path, or its name in
+    <root>/weights; 'file.pt#NAME' selects one of several sets of weights in the file."""
     dataset: Annotated[str, Field(min_length=1), AfterValidator(named_or_full)]
-    """A known name or the full path of a folder with train/, val/ and test/."""
+    """A known name, or the full path of a folder with train/, val/ and test/."""
     image_size: Annotated[Count, Field(ge=8)] = 224
     normalisation: Literal["weights", "guide"] = "weights"
-    """Input statistics inside the model: those that the weights were made with, or those that the
-    guide (arXiv 2508.14079) takes for its backbones; twelve of the forty differ."""
+    """Mean and standard deviation by which the model normalises its input: those that the weights
+    were trained with, or those of the guide (arXiv 2508.14079), which differ for twelve of its
+    forty backbones."""
     norm: Norm = "linf"
     """Threat model of training and of the validation's attack."""
     epsilon_g: Strength = Strength(Fraction(4, 255))
-    """Target strength eps_g, of pixels in [0, 1]."""
+    """Target strength eps_g, for pixels in [0, 1]."""
     schedule: Schedule = Schedule()
     epochs: Annotated[int, Field(strict=True, ge=0)] = 50
-    """0 of a network that is only judged, with `schedule: none`."""
+    """0 only with `schedule: none`, which evaluates a network without training it."""
     batch: Count = 128
     """Effective batch: images per optimiser step."""
     batchnorm_images: Count | None = None
-    """Images per BatchNorm statistic in training, a divisor of the batch, whatever memory there is;
-    None is as many as fit, which each epoch's row records."""
+    """Images over which BatchNorm takes its statistics in training, a divisor of the batch, however
+    many fit in memory; None means the micro-batch, which each epoch's row records."""
     protocol: Literal["full", "linear", "lora"] = "full"
-    """`full` trains everything; `linear` the head alone, on a frozen backbone; `lora` the head
-    and low-rank adapters."""
+    """What is trained: `full` everything; `linear` only the head, on a frozen backbone; `lora` the
+    head and low-rank adapters."""
     lora: Lora = Lora()
     objective: Objective = Objective()
     optim: Optim = Optim()
@@ -145,9 +147,9 @@ class RunConfig(Part):
     validation: Validation = Validation()
     augment: Augment = Augment()
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0  # a column of tables
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0  # fits an int64 column
     code: Code = ()
-    """Digests of the own code that the run uses, see `with_code`."""
+    """Digests of the user's own code that the run uses, see `with_code`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -160,14 +162,14 @@ class RunConfig(Part):
         schedule = info.data.get("schedule")
         if not epochs and (schedule is None or schedule.trains):
             raise ValueError(
-                "expected at least 1, got 0; to judge a network as its file has it, use schedule: "
-                "none"
+                "expected at least 1, got 0; to evaluate a network without training it, use "
+                "schedule: none"
             )
         return epochs
 
     @model_validator(mode="after")
     def _canonical(self) -> Self:
-        # What a run does not use must not make it another run.
+        # A field that a run does not use must not change its id.
         if not self.schedule.trains:
             vars(self).update(vars(untrained(self)))
         plain = unused(self.schedule.kind)
@@ -181,7 +183,7 @@ class RunConfig(Part):
             object.__setattr__(self, "objective", Objective())
         used = tuple(pair for pair in self.code if pair[0] in self.own_names)
         object.__setattr__(self, "code", used)
-        # Standard fine-tuning never attacks: it is one run whatever eps_g a table asks for.
+        # Standard fine-tuning never attacks: it is one run, whatever eps_g a table needs it for.
         if not self.schedule.attacks:
             if self.validation.epsilon is None:
                 object.__setattr__(self, "norm", "linf")
@@ -199,8 +201,8 @@ class RunConfig(Part):
         images = self.batchnorm_images
         if own_code.is_own(self.backbone) and self.weights == "pretrained":
             raise ValueError(
-                f"weights: {self.backbone} has none that are known as 'pretrained'; expected "
-                "random (as the function makes it) or a checkpoint"
+                f"weights: {self.backbone} has no 'pretrained' weights; expected random (as the "
+                "function returns it) or a checkpoint"
             )
         if self.protocol != "full":  # BatchNorm keeps its statistics
             object.__setattr__(self, "batchnorm_images", None)
@@ -214,10 +216,10 @@ class RunConfig(Part):
         return self
 
     def _canonical_normalisation(self) -> Literal["weights", "guide"]:
-        """'guide' only where that changes something. Raises ValueError where it is not known."""
+        """'guide' only if it differs from 'weights'; ValueError if the guide's is unknown."""
         if self.normalisation == "guide" and self.backbone not in backbones():
             raise ValueError(
-                "normalisation: 'guide' is known for the backbones of `sweep weights list` alone, "
+                "normalisation: 'guide' is known only for the backbones of `sweep weights list`, "
                 f"not for {self.backbone}; expected weights"
             )
         return self.normalisation if backbone(self.backbone).guide_norm else "weights"
@@ -234,12 +236,12 @@ class RunConfig(Part):
 
     @classmethod
     def check(cls, data: Mapping[str, Any]) -> RunConfig | list[tuple[str, str]]:
-        """The config, or every problem at once as (dotted key, one-line message) pairs."""
+        """The config, or all problems at once as (dotted key, one-line message) pairs."""
         found = []
         try:
             data = _with_schedule(data)
         except ValueError as error:
-            # Left out from here on, so that the other fields are still looked at.
+            # Leave it out, so that the other fields are still checked.
             data = {key: value for key, value in data.items() if key != "schedule"}
             found.append(("schedule", f"schedule: {error}"))
         try:
@@ -250,7 +252,12 @@ class RunConfig(Part):
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], *, where: str = "config") -> RunConfig:
-        """Validate a nested mapping; every problem at once. Raises ConfigError."""
+        """The run that a nested mapping describes. Raises ConfigError with all problems at once,
+        each with `where` before it.
+
+        >>> RunConfig.parse({"backbone": "resnet50", "dataset": "caltech101"}).setting
+        'fix'
+        """
         config = cls.check(data)
         if isinstance(config, list):
             raise ConfigError(*(f"{where}: {line}" for _, line in config))
@@ -262,41 +269,43 @@ class RunConfig(Part):
         return self.id_of(self.delta)
 
     def id_of(self, delta: Mapping[str, Any]) -> str:
-        """Its id, if its delta is known already."""
+        """`id`, for callers that have computed `delta` already."""
         return f"{self.slug}-{hashed(delta)}"
 
     @property
     def slug(self) -> str:
-        """Lower-case letters, digits, '_' and '.', so that an id is always one safe file name."""
+        """The readable part of an id: backbone, dataset, strength, protocol unless full, setting,
+        seed; in characters that are safe in file names."""
         strength = self.epsilon_g if self.schedule.attacks else None
         shared = _slug(self.backbone, self.dataset, strength, self.protocol, self.setting)
         return f"{shared}-s{self.seed}"
 
     @property
     def own_names(self) -> tuple[str, ...]:
-        """Import paths of the own code that the run uses."""
+        """Import paths of the user's own code that the run uses."""
         names = self.backbone, self.schedule.kind, self.objective.kind
         return tuple(name for name in names if own_code.is_own(name))
 
     def with_code(self) -> Self:
-        """The same with the digests of its own code as this process finds it. Raises ConfigError
-        if that is not found."""
+        """A copy with the digests of the user's own code as this process finds it. Raises
+        ConfigError if it is not found."""
         code = tuple(sorted(own_code.digests(self.own_names).items()))
         return self.model_copy(update={"code": code}) if code != self.code else self
 
     def check_code(self) -> None:
-        """Raises ConfigError if own code is not as it was when the run was planned."""
+        """Raises ConfigError if the user's own code has changed since the run was planned."""
         own_code.check(self.code)
         if missing := {*self.own_names} - {name for name, _ in self.code}:
             raise ConfigError(f"code: no digest of {min(missing)}, see RunConfig.with_code")
 
     def with_optim(self, optim: Optim) -> Self:
-        """The same with another optimiser."""
+        """A copy with another optimiser."""
         return self.model_copy(update={"optim": _canonical_optim(optim, self.protocol)})
 
     @property
     def delta(self) -> dict[str, Any]:
-        """The fields that differ from their defaults: a new neutral field keeps old ids."""
+        """The fields that differ from their defaults. Ids hash only these, so a new field with a
+        neutral default keeps old ids."""
         return delta_of(self)
 
     @property
@@ -306,11 +315,12 @@ class RunConfig(Part):
 
     @property
     def validation_epsilon(self) -> Strength:
-        """Strength of the per-epoch adversarial accuracy; 4/255 where nothing is attacked."""
+        """Strength of the per-epoch adversarial accuracy: as configured, or eps_g, or 4/255 if
+        training does not attack."""
         if self.validation.epsilon is not None:
             return self.validation.epsilon
         return self.epsilon_g or UNATTACKED
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested data, strengths as text; `RunConfig.parse` takes it back."""
+        """Plain nested data with strengths as text; `RunConfig.parse` makes the config again."""
         return self.model_dump(mode="json")

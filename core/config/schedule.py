@@ -1,6 +1,6 @@
-"""Epsilon schedules as a config names them: presets, hinges in epochs or fractions, points.
+"""Epsilon schedules as a config describes them: presets, hinges in epochs or fractions, points.
 
-`core.training.schedules` turns them into numbers per epoch.
+`core.training.schedules` computes the strength of each epoch from them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Share = Annotated[
     PlainValidator(lambda value: Strength.parse(value).number),
     PlainSerializer(str, return_type=str, when_used="always"),
 ]
-"""A part of eps_g in [0, 1], spelled as strengths are."""
+"""A share of eps_g in [0, 1], written like a strength: 0.5 or 1/2."""
 KNOBS: dict[str, tuple[str, ...]] = {
     "none": (),
     "standard": (),
@@ -35,7 +35,7 @@ KNOBS: dict[str, tuple[str, ...]] = {
     "instance": ("levels",),
     "friendly": (),
 }
-"""Kind -> the fields that belong to it."""
+"""Kind -> the fields that apply to it."""
 KINDS = tuple(KNOBS)
 PRESETS = (
     *("none", "standard", "fix", "sched", "uniform", "auto"),
@@ -54,31 +54,32 @@ def _kind(kind: str) -> str:
 class Schedule(Part):
     """How strong the training attack is at each epoch, as a fraction alpha(t) of eps_g.
 
-    T1 and T2 are whole epochs here; fractions and presets are resolved by `resolve_schedule`.
+    T1 and T2 are whole epochs here; `resolve_schedule` converts fractions and presets.
     """
 
     kind: Annotated[str, AfterValidator(_kind)] = "two_hinge"
-    """One of `KINDS`, or a class of the user's: 'my_pkg.mod:Cosine'."""
+    """One of `KINDS`, or the import path of a class of the user's: 'my_pkg.mod:Cosine'."""
     T1: Epoch = 0
+    """For `two_hinge`: alpha is 0 before epoch T1, rises linearly to 1 at T2, and stays there."""
     T2: Epoch = 0
     points: tuple[tuple[Epoch, Share], ...] = ()
     """(epoch, fraction) pairs; linear between them, constant before the first and after the
-    last. Two at one epoch are a jump; those beyond the training are never reached."""
+    last. Two pairs at one epoch make a jump; pairs after the last epoch are never reached."""
     patience: Count = 5
     tolerance: Annotated[Number, Field(ge=0, lt=1)] = 0.02
     hold: Annotated[Number, Field(ge=0, lt=1)] = 0.5
-    """Of `target` and `curriculum`: the training accuracy under attack that lets the strength grow,
+    """For `target` and `curriculum`: training accuracy under attack from which the strength grows,
     as a share of the clean accuracy before the ramp."""
     gain: Annotated[Number, Field(ge=0, le=4)] = 1.0
-    """Of `target`: powers of two by which it changes the pace of the ramp; 0 is `sched`."""
+    """For `target`: powers of two by which the pace of the ramp adapts; 0 means `sched`."""
     levels: Annotated[Count, Field(ge=1, le=255)] = 8
-    """Of `instance`: steps from 0 to eps_g."""
+    """For `instance`: number of steps from 0 to eps_g."""
     knobs: Knobs = ()
-    """Keyword arguments of an own class: whatever stands beside its `kind`."""
+    """Keyword arguments for a class of the user's: in a grid, all keys next to `kind`."""
 
     @property
     def trains(self) -> bool:
-        """False for `none`: the network is judged as its file has it, head and all."""
+        """False for `none`, which evaluates the network from its file, head included, untrained."""
         return self.kind != "none"
 
     @property
@@ -93,7 +94,7 @@ class Schedule(Part):
 
     def label(self, epochs: int) -> str:
         """The setting's name in tables: none, fix, sched, standard, uniform, auto, 'T1=5;T2=25' or
-        'points=0:0;9:1'; of an own class its name and knobs, 'Cosine;power=2'."""
+        'points=0:0;9:1'; for a class of the user's, name and knobs: 'Cosine;power=2'."""
         if own_code.is_own(self.kind):
             return own_code.label(self.kind, self.knobs)
         if self.kind == "points":
@@ -114,7 +115,7 @@ class Schedule(Part):
 
 
 def unused(kind: str) -> dict[str, object]:
-    """The fields that do not belong to a kind, with their defaults."""
+    """The fields that do not apply to a kind, with their defaults."""
     fields = {name for names in KNOBS.values() for name in names} - {*KNOBS.get(kind, ())}
     return {name: Schedule.model_fields[name].default for name in sorted(fields)}
 
@@ -125,7 +126,8 @@ def sched_hinges(epochs: int) -> tuple[int, int]:
 
 
 def _hinge(value: object, epochs: int, name: str) -> object:
-    """Whole epochs as given; a decimal in [0, 1] is a fraction of the training."""
+    """Whole epochs unchanged; a float in [0, 1], a fraction of the training, in whole epochs.
+    Raises ValueError for other floats."""
     if isinstance(value, float):
         if not 0 <= value <= 1:
             raise ValueError(
@@ -150,10 +152,15 @@ def _points(value: object, epochs: int) -> list[tuple[object, object]]:
 
 
 def resolve_schedule(value: object, epochs: int) -> object:
-    """A preset name or a mapping -> the fields of `Schedule`, hinges in whole epochs.
+    """The fields of `Schedule` from a preset's name or a mapping, with hinges in whole epochs.
 
-    Raises ValueError where the name is unknown, a mapping mixes kinds, or 0 <= T1 <= T2 <= epochs
-    does not hold.
+    Raises ValueError if the name is unknown, a field belongs to another kind, or
+    0 <= T1 <= T2 <= epochs does not hold.
+
+    >>> resolve_schedule("sched", 50)
+    {'kind': 'two_hinge', 'T1': 12, 'T2': 37}
+    >>> resolve_schedule({"T1": 0.1, "T2": 0.5}, 20)
+    {'T1': 2, 'T2': 10}
     """
     if isinstance(value, Schedule):
         value = value.model_dump()

@@ -1,4 +1,4 @@
-"""What environment variables of ours say; the one place that reads them."""
+"""The environment variables EPSWEEP_*; only this module reads them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ def beat_seconds() -> float:
 
 
 def stale_seconds() -> float:
-    """Seconds without a heartbeat after which this process, as an owner, counts as gone or hung
+    """Seconds without a heartbeat after which others may treat this process as dead or hung
     ($EPSWEEP_STALE_S). Raises ConfigError."""
     return _seconds(STALE, 120.0)
 
 
 def root() -> Path:
-    """Where the store is if no --root is given ($EPSWEEP_ROOT)."""
+    """The folder of the store if no --root is given ($EPSWEEP_ROOT)."""
     return Path(os.environ.get("EPSWEEP_ROOT") or "outputs")
 
 
 def data() -> Path | None:
-    """Where the datasets are, None if in the store ($EPSWEEP_DATA)."""
+    """The folder of the datasets ($EPSWEEP_DATA); None if it is in the store."""
     folder = os.environ.get("EPSWEEP_DATA")
     return Path(folder) if folder else None
 
 
 def check() -> None:
-    """Raises ConfigError for what would be found out only once a job has begun."""
+    """Raises ConfigError if a variable is invalid, before a job would find out."""
     beat, stale = beat_seconds(), stale_seconds()
     if stale < beat:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """How strong an attack is: a number and the norm it is measured in.
 
-A strength of l-inf is written in 255ths of the range of pixels ('4/255'), one of l2 or l1 as a
-plain number ('0.2'): its text, which files, tables and logs share, follows from the norm.
+The norm decides the text form, which files, tables and logs share: 255ths of the pixel range in
+l-inf ('4/255'), a plain number in l2 and l1 ('0.2').
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ LARGEST = 10**6
 
 @dataclass(frozen=True, order=True, slots=True)
 class Strength:
-    """An exact strength of pixels in [0, 1]. Ordered by its number; equal only in the same norm.
+    """An exact strength for pixels in [0, 1]. Ordered by number; equal only in the same norm.
 
-    As a field of a config it is parsed in the norm of that config (a field before it), and dumped
-    as its text.
+    As a field of a config it is parsed in the config's `norm`, a field declared before it, and
+    dumped as text.
     """
 
     number: Fraction
@@ -34,10 +34,13 @@ class Strength:
 
     @classmethod
     def parse(cls, value: object, norm: Norm = "linf") -> Strength:
-        """'4/255', '0.03', 0, Fraction(4, 255) or another strength's number, in `norm`.
+        """A strength in `norm` from '4/255', '0.03', 0, Fraction(4, 255) or another strength.
 
-        In [0, 1] for l-inf; a plain number such as 0.5, 2 or 12 for l2 and l1. Raises ValueError
-        for anything else; a bare '4' in l-inf is most likely 4/255 and is told so.
+        Range: [0, 1] for l-inf, [0, LARGEST] for l2 and l1. Raises ValueError for anything else;
+        for a bare '4' in l-inf the message suggests 4/255.
+
+        >>> str(Strength.parse("8/255")), str(Strength.parse("0.5", "l2"))
+        ('8/255', '0.5')
         """
         number = value.number if isinstance(value, Strength) else fraction(value)
         if norm != "linf" and not 0 <= number <= LARGEST:
@@ -50,28 +53,28 @@ class Strength:
 
     @classmethod
     def of_255ths(cls, value: float, norm: Norm = "linf") -> Strength:
-        """The strength that a column of result frames holds, rounded to a float, in 255ths."""
+        """The exact strength of a value from a result frame, a float in 255ths in any norm."""
         return cls(Fraction(value).limit_denominator(LARGEST) / 255, norm)
 
     @property
     def in_255ths(self) -> float:
-        """For a column of result frames, in any norm."""
+        """The value for a column of result frames, in any norm."""
         return float(self.number * 255)
 
     def __hash__(self) -> int:
-        # A Fraction's own hash, which equals that of an equal float, takes five times as long.
+        # hash(Fraction), which must equal the hash of an equal float, takes five times as long.
         return hash((self.number.numerator, self.number.denominator, self.norm))
 
     def __str__(self) -> str:
-        """'8/255' (not reduced) or, off that grid, a plain fraction; for l2 and l1 '0.2', and a
-        fraction only if no decimal equals it. `parse` takes it back."""
+        """l-inf: '8/255' (not reduced), or a plain fraction if it is no multiple of 1/255. l2 and
+        l1: '0.2', or a fraction if no decimal equals it. `parse` inverts it."""
         return in_255ths(self.number) if self.norm == "linf" else decimal(self.number)
 
     def __float__(self) -> float:
         return float(self.number)
 
     def __bool__(self) -> bool:
-        """Whether there is an attack at all."""
+        """False for strength 0, which is no attack."""
         return bool(self.number)
 
     @property
@@ -101,37 +104,38 @@ def no_bool(value: object) -> object:
 
 
 def fraction(value: object) -> Fraction:
-    """An exact number, however it is spelled: '4/255', ' 1 / 4', 0.03. Raises ValueError."""
+    """The exact number that '4/255', ' 1 / 4' or 0.03 stands for. Raises ValueError."""
     no_bool(value)
     text = str(value).replace(" ", "")
     try:
-        # Fraction writes an exponent out: 1e-999999999 would fill the memory.
+        # Fraction expands exponents: 1e-999999999 would fill the memory.
         return Fraction("" if re.search(r"[eE][+-]?[\d_]{3}", text) else text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected a strength such as 4/255, got {value!r}") from None
 
 
 def in_255ths(number: Fraction) -> str:
-    """'8/255' if that is exact, else a plain fraction. Ids hold this form in every norm."""
+    """'8/255' if that is exact, else a plain fraction. Ids hash this form in every norm."""
     scaled, rest = divmod(number.numerator * 255, number.denominator)
     return f"{scaled}/255" if number and not rest else str(number)
 
 
 @lru_cache
 def decimal(number: Fraction) -> str:
-    """'0.2', '37.5', '12'; a fraction such as '1/3' if no decimal of up to 50 digits is equal."""
+    """'0.2', '37.5', '12'; a fraction such as '1/3' if no decimal of up to 50 digits equals it."""
     with localcontext(prec=50):
         quotient = Decimal(number.numerator) / number.denominator
     return f"{quotient:f}" if Fraction(quotient) == number else str(number)
 
 
 def shown(epsilon: float, norm: str) -> str:
-    """A strength of a schedule for people, rounded: '2.67/255', or '0.5' for l2 and l1."""
+    """A strength rounded for display: '2.67/255', or '0.5' for l2 and l1."""
     return f"{epsilon * 255:.3g}/255" if norm == "linf" else f"{epsilon:.3g}"
 
 
 def _listed(value: object) -> object:
-    """A list of strengths, or the range '0..16/255' meaning 0, 1/255, ..., 16/255."""
+    """A list of strengths unchanged, or the range '0..16/255' as 0, 1/255, ..., 16/255. Raises
+    ValueError for other text."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*/\s*(\d+)\s*", value)
         low, high, unit = map(int, match.groups()) if match else (0, 0, 0)
@@ -149,4 +153,4 @@ AnyStrength = Annotated[
     PlainValidator(lambda value: Strength.parse(value, "l2")),
     PlainSerializer(str, return_type=str, when_used="always"),
 ]
-"""A strength whose norm stands in another part of the config, which puts it in."""
+"""A strength in a part that has no `norm`; the enclosing config parses it again in its norm."""

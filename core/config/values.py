@@ -1,4 +1,4 @@
-"""What configs are made of: numbers, errors that say where, and identity by delta.
+"""Building blocks of configs: numbers, error messages with their place, identity by delta.
 
 Torch-free, like everything that planning imports.
 """
@@ -32,7 +32,8 @@ SCHEMA = 1
 
 
 def nearest(name: str, known: Iterable[str], *, shown: int = 8) -> str:
-    """', did you mean ...?' where a known name is close, else the list of known names."""
+    """The end of a message: ", did you mean 'x'?" if a known name is close, else a list of up to
+    `shown` known names in parentheses."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
@@ -42,20 +43,21 @@ def nearest(name: str, known: Iterable[str], *, shown: int = 8) -> str:
 
 
 def named_or_full(place: str) -> str:
-    """A name, or a folder by its full path in its one spelling. Raises ValueError for a relative
-    path: it is part of what a run is, and means another folder wherever one is."""
+    """A name unchanged, or the full path of a folder, normalised. Raises ValueError for a relative
+    path: it would be hashed into the run id, but name another folder elsewhere."""
     if "/" not in place:
         return place
     if not place.startswith(("/", "~")):
         raise ValueError(
-            f"'{place}' depends on where one is, write the full path: {os.path.abspath(place)}"
+            f"'{place}' depends on the current folder, write the full path: "
+            f"{os.path.abspath(place)}"
         )
     return os.path.normpath(place)
 
 
 def at_home(path: str | Path) -> Path:
-    """`path` with the home folder for a leading '~'. Raises ConfigError if there is no such user,
-    or if the path has bytes that are not UTF-8: configs and records could not name it."""
+    """`path` with a leading '~' replaced by the home folder. Raises ConfigError if the user is
+    unknown, or if the path is not valid UTF-8, so that configs and records could not name it."""
     shown = os.fsencode(path).decode(errors="replace")
     try:
         os.fspath(path).encode()
@@ -84,17 +86,18 @@ def _plain(value: Any) -> Any:
         return in_255ths(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    # -0.0 equals 0.0, so both must give one id.
+    # -0.0 equals 0.0, so both must give the same id.
     return value + 0.0 if isinstance(value, float) else value
 
 
 @cache
 def _defaults(model: type[Part]) -> tuple[tuple[str, Any, Any], ...]:
-    # Reading pydantic's field table is slow; ids are computed for 100,000 configs at a time.
+    # Reading pydantic's field table is slow, and ids are computed for up to 100,000 configs.
     return tuple((name, f.default, _plain(f.default)) for name, f in model.model_fields.items())
 
 
 def delta_of(part: Part) -> dict[str, Any]:
+    """The fields of a config that differ from their defaults, as plain nested data."""
     changed: dict[str, Any] = {}
     given = part.__dict__
     for name, default, plain in _defaults(type(part)):
@@ -106,8 +109,7 @@ def delta_of(part: Part) -> dict[str, Any]:
             if found or value != default:
                 changed[name] = found
         elif value != default:
-            # The norm is a field itself: a strength of the default's number is the default in any
-            # norm.
+            # `norm` is hashed as its own field: a strength equals the default if its number does.
             found = _plain(value)
             if found != plain:
                 changed[name] = found
@@ -115,7 +117,7 @@ def delta_of(part: Part) -> dict[str, Any]:
 
 
 encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-"""The one text of plain data, of which ids are hashes."""
+"""Canonical JSON of plain data, which ids hash."""
 
 
 def digest(part: Part) -> str:
@@ -123,7 +125,7 @@ def digest(part: Part) -> str:
 
 
 def hashed(delta: Mapping[str, Any]) -> str:
-    """The 16 hex of an id."""
+    """The 16 hex digits of an id."""
     text = encode([SCHEMA, delta])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -144,7 +146,8 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
-    """A validation error as (dotted key, one-line message) pairs, unknown keys with a hint."""
+    """A validation error as (dotted key, one-line message) pairs; an unknown key with the nearest
+    known one."""
     found = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])

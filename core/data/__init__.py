@@ -1,1 +1,1 @@
-"""Images and labels of a run: splits as uint8 arrays, drawn datasets, and what a run needs."""
+"""Images and labels of a run: splits as uint8 arrays, drawn datasets, checks of required files."""

@@ -1,7 +1,7 @@
-"""Draws small colour pictures of capsule skeletons (segments with a radius), pure torch.
+"""Draws small colour pictures of capsule skeletons (line segments with a radius) in pure torch.
 
 `core.data.drawn` decides which skeletons make a dataset; this module turns one skeleton per
-image into pixels: pose, colour, background and noise are random, all from one generator.
+image into pixels. Pose, colour, background and noise are random, all from one generator.
 """
 
 import math
@@ -13,12 +13,12 @@ from torch.nn import functional
 
 SIZE = 32  # height and width of every image, pixels
 CONTRAST_FACTOR = 0.3
-"""Every image is pulled towards mid-grey by this factor, x -> .5 + .3 (x - .5).
+"""Contrast of every image is reduced by this factor, x -> .5 + .3 (x - .5).
 
-A toy picture has far more contrast than a toy network needs. With the factor the drawing differs
-from its background by some 20-50 grey levels, so that the perturbations of the paper, 4/255 and
-8/255, are as large beside it as they are beside the details of a photograph. Only the ratio
-matters: drawing at full contrast and dividing eps by .3 would be the same experiment.
+At full contrast, perturbations of 4/255 and 8/255 as in the paper would be too small to matter.
+With the factor the drawing differs from its background by some 20-50 grey levels, about as much as
+details of a photograph do. Only the ratio counts: drawing at full contrast and dividing eps by .3
+would be the same experiment.
 """
 
 _SHARPNESS = 0.9 * SIZE  # edge of a capsule: about two pixels from 15 % to 85 % coverage
@@ -48,7 +48,7 @@ class Look:
 
 
 def render(skeletons: Skeletons, look: Look, generator: torch.Generator) -> Tensor:
-    """One drawing of every skeleton: uint8 [n, 3, 32, 32]."""
+    """One picture of every skeleton: uint8 [n, 3, 32, 32]."""
     n = len(skeletons.vertices)
     chunks = [torch.arange(first, min(first + _CHUNK, n)) for first in range(0, n, _CHUNK)]
     return torch.cat([_render(skeletons.pick(rows), look, generator) for rows in chunks])
@@ -81,7 +81,7 @@ def pose(skeletons: Skeletons, look: Look, generator: torch.Generator) -> Skelet
 
 
 def coverage(skeletons: Skeletons) -> Tensor:
-    """Share of each pixel that the union of a skeleton's capsules covers: [n, 32, 32] in (0, 1)."""
+    """The share of each pixel that a skeleton's capsules cover: [n, 32, 32] in (0, 1)."""
     axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
     pixels = torch.cartesian_prod(axis, axis).flip(-1)[None, None]  # [1, 1, 1024, 2] as (x, y)
     ends = skeletons.vertices[:, skeletons.edges]  # [n, edges, 2 ends, 2]
@@ -95,7 +95,7 @@ def coverage(skeletons: Skeletons) -> Tensor:
 
 
 def background(n: int, generator: torch.Generator) -> Tensor:
-    """A random colour, soft blobs and a faint grating: [n, 3, 32, 32], about .5 +- .2."""
+    """A random colour with soft blobs and a faint grating: [n, 3, 32, 32], about .5 +- .2."""
     colour = uniform((n, 3, 1, 1), 0.35, 0.65, generator)
     blobs = torch.randn((n, 3, 4, 4), generator=generator)
     blobs = functional.interpolate(blobs, size=(SIZE, SIZE), mode="bicubic", align_corners=False)

@@ -1,10 +1,10 @@
 """The eleven common corruptions of the guide, at severities 1 to 5 (Hendrycks & Dietterich 2019).
 
-Definitions and parameters are those of ImageNet-C for images of 224 pixels. Two differ where its
-own need ImageMagick or are not ordered by severity: motion blur is a weighted sum of shifted images
-(also in snow), and the elastic transform has no affine part; both as imagecorruptions 1.1.2 has
-them. On numpy, scipy and Pillow alone: the packages that hold these are abandoned or do something
-else under the same names.
+Definitions and parameters are those of ImageNet-C for images of 224 pixels, with two exceptions,
+both as in imagecorruptions 1.1.2: motion blur (also in snow) is a weighted sum of shifted images,
+since the original needs ImageMagick, and the elastic transform has no affine part, since the
+original is not ordered by severity. Written with numpy, scipy and Pillow only: the packages that
+offer these corruptions are abandoned, or do something else under the same names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 Pixels = NDArray[np.float64]
-"""[H, W, 3] in [0, 1]; results may leave the range a little, `corrupt` cuts that off."""
+"""[H, W, 3] in [0, 1]; results may lie slightly outside, `corrupt` clips them."""
 Chance = np.random.Generator
 Corruption = Callable[[Pixels, int, Chance], Pixels]
 
@@ -27,8 +27,8 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def corrupt(image: NDArray[np.uint8], kind: str, severity: int, seed: int) -> NDArray[np.uint8]:
-    """One corrupted image [3, H, W] of one [3, H, W]; severity: 1 to 5. The seed alone decides
-    what is random."""
+    """A corrupted copy of an image, both [3, H, W]. kind: a key of CORRUPTIONS; severity: 1 to 5;
+    all randomness comes from `seed`."""
     pixels = image.transpose(1, 2, 0) / 255
     found = CORRUPTIONS[kind](pixels, severity - 1, np.random.default_rng(seed))
     corrupted: NDArray[np.uint8] = np.rint(found.clip(0, 1) * 255).astype(np.uint8)
@@ -48,7 +48,7 @@ def _impulse_noise(x: Pixels, level: int, chance: Chance) -> Pixels:
 
 
 def _defocus_blur(x: Pixels, level: int, chance: Chance) -> Pixels:
-    """A disk, softened at its edge."""
+    """Blur by a disk with a soft edge."""
     radius, soft = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[level]
     reach = max(radius, 8)
     grid = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])
@@ -64,8 +64,8 @@ def _motion_blur(x: Pixels, level: int, chance: Chance) -> Pixels:
 
 
 def _moved(x: Pixels, radius: int, sigma: float, angle: float) -> Pixels:
-    """The mean of copies of an image [H, W, ...] shifted step by step along one direction, with the
-    weights of half a Gaussian; borders repeat their last pixel."""
+    """The weighted mean of copies of an image [H, W, ...], each shifted one more step in one
+    direction, with the weights of half a Gaussian; border pixels are repeated."""
     height, width = x.shape[:2]
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
@@ -86,7 +86,7 @@ def _zoom_blur(x: Pixels, level: int, chance: Chance) -> Pixels:
 
 
 def _zoomed(x: Pixels, factor: float) -> Pixels:
-    """The middle of an image [H, W, ...], enlarged to its size."""
+    """The middle of an image [H, W, ...], enlarged by `factor` to the image's size."""
     sizes = [math.ceil(side / factor) for side in x.shape[:2]]
     (top, left) = ((side - size) // 2 for side, size in zip(x.shape, sizes, strict=False))
     middle = x[top : top + sizes[0], left : left + sizes[1]]
@@ -96,7 +96,7 @@ def _zoomed(x: Pixels, factor: float) -> Pixels:
 
 
 def _snow(x: Pixels, level: int, chance: Chance) -> Pixels:
-    """Flakes that fall in one direction, and the same upside down, over a paler image."""
+    """Flakes blurred in one direction, plus the same rotated by 180 degrees, on a paler image."""
     mean, spread, zoom, least, radius, sigma, kept = (
         (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
         (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
@@ -114,7 +114,7 @@ def _snow(x: Pixels, level: int, chance: Chance) -> Pixels:
 
 
 def _brightness(x: Pixels, level: int, chance: Chance) -> Pixels:
-    """Value (of hue, saturation, value) plus a constant; black becomes grey."""
+    """Adds a constant to the value (of hue, saturation, value); black becomes grey."""
     value = x.max(2, keepdims=True)
     brighter = np.minimum(value + (0.1, 0.2, 0.3, 0.4, 0.5)[level], 1)
     scaled: Pixels = np.where(value > 0, x * (brighter / np.where(value > 0, value, 1)), brighter)
@@ -128,7 +128,7 @@ def _contrast(x: Pixels, level: int, chance: Chance) -> Pixels:
 
 
 def _elastic_transform(x: Pixels, level: int, chance: Chance) -> Pixels:
-    """Every pixel from a place nearby, neighbours from places that lie together."""
+    """Moves pixels by small random offsets that vary smoothly over the image."""
     height, width = x.shape[:2]
     strength = 250 * (0.05, 0.065, 0.085, 0.1, 0.12)[level]
     sigma, largest = (0.01 * height, 0.01 * width), 0.005 * height
@@ -178,5 +178,5 @@ CORRUPTIONS: dict[str, Corruption] = {
     "pixelate": _pixelate,
     "jpeg_compression": _jpeg_compression,
 }
-"""Name -> corruption, in the order in which they are shared out (gaussian_noise, glass_blur, frost
-and fog are left out, as in the guide)."""
+"""Name -> corruption, in the order in which blocks of images get them. As in the guide, without
+gaussian_noise, glass_blur, frost and fog."""

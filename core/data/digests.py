@@ -1,7 +1,7 @@
-"""What datasets and checkpoints hold: digests of their content, cheap to ask for again.
+"""Digests of the content of datasets and checkpoints, cached so that asking again is cheap.
 
-A run records the digests of the images and of the weights it was made from. A name or a path alone
-would not tell that a folder got more images, or that a checkpoint was replaced. Torch-free.
+A run records the digests of the images and of the weights it was made from. Names and paths alone
+would not show that images were added to a folder, or that a checkpoint was replaced. Torch-free.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from core.store.folders import RunDir, Store
 from core.store.json_files import read_json, write_json
 
 SETTLED_NS = 2_000_000_000
-"""A file that changed more recently is read again the next time: a second change within one tick
-of its clock would look like none."""
+"""Digests of files that changed more recently are not cached: a second change within one tick of
+the file system's clock would leave no trace."""
 
 Stat = tuple[int, int, int, int]
-"""Size, inode, and ns of the last change of content and of attributes."""
+"""Size, inode, and times in ns of the last change of content and of attributes."""
 
 
 class Known:
-    """What datasets and checkpoints hold now. Each is looked at once, however many runs share it;
-    a file is read only if it is not the one that was read before (kept in <root>/index/digests)."""
+    """Digests of the current datasets and checkpoints. Each is examined once, however many runs
+    share it; a file is read only if it changed since its digest was cached in
+    <root>/index/digests."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -50,8 +51,9 @@ class Known:
         self._signatures: dict[Sources, str] = {}
 
     def inputs(self, sources: Sources, hub: Path | None = None) -> dict[str, str | None]:
-        """The digests of a run's images and weights, None if there are none to read here: drawn
-        images, random weights, files that are missing. hub: where its hub weights are cached."""
+        """The digests of a run's images ('data') and 'weights', None for drawn images, random
+        weights and missing files, and the cache of its hub weights ('hub'), None if it has none.
+        hub: where to look for hub weights; by default the cache of this process."""
         hub = hub or inputs.hub_cache()
         if (sources, hub) not in self._inputs:
             data, weights = self._data(sources), self._weights(sources, hub)
@@ -63,8 +65,8 @@ class Known:
         return self._inputs[sources, hub]
 
     def changed(self, sources: Sources, made_from: Mapping[str, Any] | None) -> str | None:
-        """Which of its recorded inputs a run would not find any more, in a few words; None if it
-        would find them all, or nothing tells."""
+        """A short text that names a recorded input that has changed since; None if none has, or if
+        that is unknown. made_from: as `recorded`."""
         if not made_from:
             return None
         hub = made_from.get("hub")
@@ -78,7 +80,7 @@ class Known:
         return None
 
     def signature(self, sources: Sources) -> str:
-        """What changes whenever `inputs` may have changed, without reading a file."""
+        """A digest that changes whenever `inputs` may have changed; reads no file's content."""
         if sources not in self._signatures:
             places = self._data(sources), self._weights(sources, inputs.hub_cache())
             seen = [sorted(self._stats(place).items()) for place in places if place]
@@ -86,7 +88,7 @@ class Known:
         return self._signatures[sources]
 
     def _data(self, sources: Sources) -> Path | None:
-        """The folder that a run's images are in: prepared arrays, or the user's own."""
+        """The folder with a run's images: prepared arrays or the user's; None if drawn."""
         if inputs.is_drawn(sources.dataset):
             return None
         name, size = sources.dataset, sources.image_size
@@ -104,7 +106,7 @@ class Known:
         return inputs.cached_weights(repo, hub) if repo else None
 
     def _stats(self, place: Path) -> dict[str, Stat]:
-        """The files of a place by their names in it; {} if it is not there or not whole."""
+        """The files of a folder by relative path, or a single file; {} if missing or incomplete."""
         if place not in self._files:
             self._files[place] = {}
             with suppress(OSError, ConfigError):
@@ -149,7 +151,7 @@ def _of_arrays(index: Path) -> str:
 
 
 def _of_files(place: Path, stats: Mapping[str, Stat], cache: Path) -> str:
-    """Of names and contents: sha256 over 'name, sha256' lines. '' if a file cannot be read."""
+    """The digest of names and contents: sha256 of lines 'name, sha256'. '' if one is unreadable."""
     known = _known(cache)
     new = [name for name, stat in stats.items() if known.get(name, [])[:-1] != list(stat)]
     try:
@@ -161,7 +163,7 @@ def _of_files(place: Path, stats: Mapping[str, Stat], cache: Path) -> str:
     if new:
         young = time.time_ns() - SETTLED_NS
         kept = {n: [*stats[n], found[n]] for n in stats if max(stats[n][2:]) < young}
-        with suppress(OSError):  # a store that cannot be written to keeps none
+        with suppress(OSError):  # a read-only store has no cache
             write_json(cache, {"place": str(place), "files": kept})
     return _sha256("".join(f"{name}\t{found[name]}\n" for name in sorted(found)))
 
@@ -183,8 +185,8 @@ def _sha256(text: str) -> str:
 
 
 def recorded(run: RunDir) -> dict[str, Any] | None:
-    """The inputs that a run was made from so far; None if nothing is made yet, or nothing tells (an
-    older version has made it, or the file cannot be read)."""
+    """The inputs that a run has been made from so far; None if it has not begun or they are unknown
+    (an older version made it, or the file cannot be read)."""
     with suppress(DamagedError):
         result = read_json(run.result, shapes.Result)
         if not run.begun:
@@ -195,13 +197,13 @@ def recorded(run: RunDir) -> dict[str, Any] | None:
 
 
 def mark(made_from: Mapping[str, Any] | None) -> str:
-    """Recorded inputs in one word: what a retry is asked to replace. '' for none."""
+    """A short digest of recorded inputs, by which a retry names those to replace; '' for none."""
     return _sha256(json.dumps(made_from, sort_keys=True))[:16] if made_from else ""
 
 
 def put_away(run: RunDir) -> Path:
-    """Move what a run was made into out of the way, for its owner to begin anew; returns where the
-    numbers lie. The weights are deleted."""
+    """Clear a run's folder, so that its owner can start over: delete checkpoints, move results to
+    <run>/replaced/<number>, and return that folder."""
     number = 1 + sum(1 for _ in run.replaced.glob("*/"))
     place = run.replaced / f"{number:04d}"
     place.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Fine-grained image datasets that are drawn, not downloaded: the data of `sweep demo`.
 
-`glyph` is an alphabet whose letters come in families of four that differ in two vertices, `plane`
-is aircraft seen from above that differ in proportions, `source` is the task the backbones of the
-demo are pretrained on: other letters and other aircraft of the same two worlds.
+`glyph` is an alphabet whose letters come in families of four that differ in two vertices; `plane`
+is aircraft seen from above that differ in proportions. The demo's backbones are pretrained on
+`source`: other letters and other aircraft, drawn in the same way.
 """
 
 import torch
@@ -25,12 +25,12 @@ SIZES: dict[str, dict[str, int]] = {
 def draw(name: str, split: str, *, seed: int) -> tuple[Tensor, Tensor]:
     """Draw one split of a dataset.
 
-    `seed` is the seed of the run: it changes the training images. Classes, validation and test
-    images are the same for every seed. Labels go round the classes (0, 1, ..., 0, 1, ...), so
-    that any leading part of a split is balanced too.
+    seed: the run's seed, which changes only the training images; classes, validation and test
+    images are the same for every seed. Labels cycle through the classes (0, 1, ..., 0, 1, ...), so
+    that the first images of a split are balanced, too.
 
     Returns images uint8 [n, 3, 32, 32] and labels int64 [n], n as in `SIZES`.
-    Raises ConfigError when the name or the split is unknown.
+    Raises ConfigError if the name or the split is unknown.
     """
     if name not in SIZES:
         raise ConfigError(f"unknown procedural dataset '{name}'{nearest(name, SIZES)}")
@@ -50,10 +50,10 @@ def draw(name: str, split: str, *, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _glyphs(classes: int, generator: torch.Generator) -> Skeletons:
-    """Letters of five strokes; four in a row are one family.
+    """Letters of five strokes; each four consecutive ones are a family.
 
-    The members of a family share six vertices, except that each moves two of them by .45, in
-    directions a quarter turn apart from member to member.
+    The members of a family share six vertices, except that each member has two of them moved by
+    .45, in directions that differ by a quarter turn between members.
     """
     families = classes // 4
     vertices = uniform((families, 6, 2), -0.7, 0.7, generator).repeat_interleave(4, dim=0)
@@ -84,7 +84,7 @@ _PLANE_RANGES = torch.tensor(
 
 
 def _planes(classes: int, generator: torch.Generator) -> Skeletons:
-    """Aircraft from above, mutually as different as possible among 8 x classes random ones."""
+    """Aircraft from above: of 8 x classes random ones, those that differ most from each other."""
     share = torch.rand((8 * classes, len(_PLANE_RANGES)), generator=generator)
     share = share[_farthest(share, classes)]
     low, high = _PLANE_RANGES.T
@@ -114,7 +114,7 @@ def _planes(classes: int, generator: torch.Generator) -> Skeletons:
 
 
 def _farthest(points: Tensor, count: int) -> Tensor:
-    """Indices of `count` rows: the first, then each time the one farthest from all chosen."""
+    """Indices of `count` rows: the first, then repeatedly the one farthest from all chosen."""
     chosen = [0]
     gap = torch.full((len(points),), torch.inf)
     while len(chosen) < count:

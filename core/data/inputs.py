@@ -1,6 +1,6 @@
 """What a run needs on this machine besides its config: images, checkpoints, pretrained weights.
 
-Torch-free, so that launching finds what is missing before anything is submitted.
+Torch-free, so that `sweep launch` can check it before submitting anything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from core.datasets.own import SPLITS, checked, class_folders, survey
 from core.store.folders import Store
 
 DRAWN_SIZE = 32
-"""Pixels of the procedural datasets, whatever a config says."""
+"""Image size of the procedural datasets, whatever `image_size` says."""
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
 
 
@@ -38,14 +38,14 @@ def is_drawn(dataset: str) -> bool:
 
 
 def dataset_folder(dataset: str, store: Store) -> Path:
-    """A name lies in the store's data folder; anything with a '/' is a path."""
+    """The folder of a dataset: a path if it has a '/', else a name in the store's data folder."""
     path = at_home(dataset)
     return path if "/" in dataset else store.data / path
 
 
 def is_own(dataset: str, size: int, store: Store) -> bool:
-    """Whether a known name stands for the user's own folder with train/, val/ and test/: no
-    official release looks like that. Prepared arrays of the release win."""
+    """Whether a known name refers to a folder of the user's, recognised by train/, val/ and test/,
+    which no official release has. Prepared arrays of the release take precedence."""
     folder = store.data / dataset
     return not prepared.place(dataset, size, store).is_dir() and all(
         (folder / split).is_dir() for split in SPLITS
@@ -53,14 +53,15 @@ def is_own(dataset: str, size: int, store: Store) -> bool:
 
 
 def weights_file(name: str, store: Store) -> Path:
-    """The checkpoint a config names: a full path, or one in <root>/weights. Raises ConfigError."""
+    """The checkpoint that a config names: a full path, or a file in <root>/weights. Raises
+    ConfigError if there is no such file."""
     return weights_part(name, store)[0]
 
 
 def weights_part(name: str, store: Store) -> tuple[Path, str | None]:
-    """The checkpoint a config names, and which of the weights in it: 'file.pt#NAME'; None if it
-    names none. A file whose own name has a '#' wins; a checkpoint of the registry may also lie
-    there converted to .safetensors. Raises ConfigError if there is no such file.
+    """The checkpoint that a config names, and NAME of 'file.pt#NAME', the weights in it to use, or
+    None. A '#' may also be part of the file's name, which is tried first. A checkpoint of the
+    registry may be there converted to .safetensors. Raises ConfigError if there is no such file.
     """
     ends = [len(name), *(at for at in reversed(range(len(name))) if name[at] == "#")]
     for end in ends:
@@ -81,7 +82,7 @@ def weights_part(name: str, store: Store) -> tuple[Path, str | None]:
 
 
 def _check_dataset(dataset: str, size: int, store: Store) -> None:
-    """Raises ConfigError where a run could not load its dataset (images are not opened)."""
+    """Raises ConfigError if a run could not load its dataset. Does not open images."""
     if dataset not in entries() or is_own(dataset, size, store):
         checked(dataset_folder(dataset, store))
         return
@@ -89,13 +90,13 @@ def _check_dataset(dataset: str, size: int, store: Store) -> None:
     if arrays.is_dir():
         prepared.describe(arrays, entries()[dataset])
     else:
-        from core.datasets.read import read_release  # only where a release is not prepared
+        from core.datasets.read import read_release  # rarely needed, so imported late
 
         read_release(dataset, store.data / dataset, entries()[dataset])
 
 
 class Sources(NamedTuple):
-    """What names the images and the weights of a run."""
+    """The fields of a config that name its images and weights."""
 
     dataset: str
     image_size: int
@@ -108,7 +109,7 @@ class Sources(NamedTuple):
 
 
 def local_weights(config: RunConfig | Sources) -> str | None:
-    """The checkpoint file a run starts from; None where its weights are timm's own or random."""
+    """The checkpoint file that a run starts from; None if its weights are timm's or random."""
     if config.weights == "pretrained":
         checkpoint = backbone(config.backbone).checkpoint
         return checkpoint.file if checkpoint else None
@@ -119,11 +120,11 @@ HUB_FILES = (
     *("model.safetensors", "pytorch_model.bin"),
     *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
 )
-"""What a hub repository calls its weights, in the order in which timm looks."""
+"""File names of weights in a hub repository, in the order in which timm looks for them."""
 
 
 def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the Hugging Face hub keeps downloads in a process with these variables."""
+    """The Hugging Face hub's download cache for a process with these environment variables."""
     home = environ.get("HF_HOME")
     if not home:
         home = f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
@@ -132,13 +133,14 @@ def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def is_offline(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether these variables keep a process from downloading weights."""
+    """Whether these environment variables keep a process from downloading weights."""
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     return any(environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in names)
 
 
 def cached_weights(repo: str, hub: Path) -> Path | None:
-    """The weights of a hub repository in a cache, as a process without internet finds them."""
+    """The file with the weights of a hub repository in a cache, as a process without internet
+    would find it; None if it is not there."""
     folder = hub / f"models--{repo.replace('/', '--')}"
     try:
         commit = (folder / "refs" / "main").read_text("utf-8").strip()
@@ -155,10 +157,10 @@ def missing(
     hub: Path | None = None,
     evals: Iterable[tuple[RunConfig, EvalConfig]] = (),
 ) -> list[str]:
-    """One line per dataset, checkpoint or package that these runs and their evaluations need and
-    this machine lacks, and per evaluation that cannot be made of a run.
+    """One line per dataset, checkpoint or package that this machine lacks for these runs and their
+    evaluations, and per evaluation that its run's dataset does not allow.
 
-    hub: the cache in which runs must find pretrained weights; None where they may download them.
+    hub: the cache in which runs must find pretrained weights; None if they may download them.
     """
     configs = list(configs)
     problems = []
@@ -177,7 +179,7 @@ def missing(
     adapted = any(config.protocol == "lora" for config in configs)
     if adapted and importlib.util.find_spec("peft") is None:
         problems.append("protocol lora needs the package peft: pip install 'epsweep[lora]'")
-    # Runs of a grid share their evaluations: one hash for each of 100,000 runs would take long.
+    # Runs of a grid share their evaluation objects; hashing one for each of 100,000 runs is slow.
     each = {(c.dataset, c.image_size, id(item)): (c, item) for c, item in evals}.values()
     asked = dict.fromkeys((config.dataset, config.image_size, item) for config, item in each)
     kinds = dict.fromkeys(item for *_, item in asked)
@@ -190,7 +192,7 @@ def missing(
 
 
 def _unfit(dataset: str, size: int, item: EvalConfig, store: Store) -> Iterator[str]:
-    """Why an evaluation cannot take the images of a dataset, as far as its folders tell."""
+    """Why an evaluation cannot take the images of a dataset, judging by its folders."""
     size_there = DRAWN_SIZE if dataset in PROCEDURAL else size
     problem = item.problem(size_there, _classes(dataset, size, store))
     if problem:
@@ -198,7 +200,7 @@ def _unfit(dataset: str, size: int, item: EvalConfig, store: Store) -> Iterator[
 
 
 def _classes(dataset: str, size: int, store: Store) -> int | None:
-    """Of a known name, or of a folder that can be read."""
+    """The number of classes of a known dataset or of the user's folder; None if unreadable."""
     classes = known_classes(dataset)
     if is_drawn(dataset) or (classes is not None and not is_own(dataset, size, store)):
         return classes
@@ -208,7 +210,7 @@ def _classes(dataset: str, size: int, store: Store) -> int | None:
 
 
 def left_out(configs: Iterable[RunConfig], store: Store) -> list[str]:
-    """One line per split of a user's own folder that holds more than class folders of images."""
+    """One line per split of a user's folder that contains files which runs ignore."""
     own = {
         dataset_folder(c.dataset, store): None
         for c in configs

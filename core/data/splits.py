@@ -1,8 +1,8 @@
 """Datasets as uint8 arrays: every split is images [N, 3, H, W] and labels [N].
 
-Procedural and noise datasets are drawn in memory. A dataset of the benchmark comes from its
-prepared arrays (core.datasets), a folder of images is decoded once into arrays of its own; both lie
-under <data>/prepared and are memory-mapped, so that the runs of a node share one copy.
+Procedural and noise datasets are drawn in memory. A benchmark dataset is read from its prepared
+arrays (core.datasets); a user's folder is decoded into arrays once. Both are stored under
+<data>/prepared and memory-mapped, so that the runs on a node share one copy.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from core.store.folders import Store
 
 log = logging.getLogger("epsweep")
 DECODING = "as shown"
-"""How own images become pixels; arrays decoded in another way are not taken for these."""
+"""How images of users' folders are decoded; arrays decoded differently get another key."""
 
 
 @dataclass(frozen=True)
 class Split:
     """images: uint8 [N, 3, H, W]; labels: int64 [N]. Raises ConfigError for anything else, such as
-    images that are scaled or normalised already: attacks need pixels in [0, 1]."""
+    images that are already normalised: attacks need pixels in [0, 1]."""
 
     images: Tensor
     labels: Tensor
@@ -60,7 +60,7 @@ class Split:
         return len(self.labels)
 
     def first(self, n: int | None) -> Split:
-        """The first n images (all of them for None or a larger n)."""
+        """The first n images; all if n is None or larger than their number."""
         return self if n is None else Split(self.images[:n], self.labels[:n])
 
     def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ class Split:
 
 @dataclass(frozen=True)
 class FloatSplit(Split):
-    """The same with images in [0, 1], of any float type. Raises ConfigError for others."""
+    """A split with images in [0, 1] of any float type. Raises ConfigError for other types."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -89,8 +89,8 @@ class FloatSplit(Split):
 
 
 def rows(source: Tensor, index: Tensor, device: torch.device) -> Tensor:
-    """Rows `index` of a tensor in host memory, on `device`. Through pinned memory where that is a
-    GPU: the host goes on at once, and work is queued ahead of the device."""
+    """Copies rows `index` of a tensor in host memory to `device`. For a GPU through pinned memory,
+    so that the host need not wait for the copy and can queue work ahead."""
     shape = (len(index), *source.shape[1:])
     taken = torch.empty(shape, dtype=source.dtype, pin_memory=device.type == "cuda")
     torch.index_select(source, 0, index, out=taken)
@@ -108,7 +108,7 @@ class Dataset:
     test: Split
 
     def first(self, n: int) -> Dataset:
-        """Every split cut to its first n images (for miniatures)."""
+        """A copy with only the first n images of every split, for dry runs."""
         splits = {name: getattr(self, name).first(n) for name in SPLITS}
         return replace(self, **splits)
 
@@ -116,8 +116,8 @@ class Dataset:
 def load(
     config: RunConfig, store: Store, *, stage: Path | None = None, miniature: bool = False
 ) -> Dataset:
-    """The dataset of a run. stage: a folder on a faster disk to read prepared arrays from;
-    miniature: take arrays that only stand in for a dataset.
+    """The dataset of a run. stage: a folder on a faster disk, to which prepared arrays are copied
+    and from which they are read; miniature: accept arrays of a miniature in place of the dataset.
 
     Raises ConfigError naming the folder or file that is wrong.
     """
@@ -130,17 +130,16 @@ def load(
     return _folder(dataset_folder(config.dataset, store), config.image_size, store, stage)
 
 
-@lru_cache(maxsize=4)  # drawing takes longer than a short training, and a job makes several runs
+@lru_cache(maxsize=4)  # drawing takes longer than a short training, and jobs execute many runs
 def _drawn(name: str, seed: int) -> Dataset:
     drawn = {split: Split(*draw(name, split, seed=seed)) for split in SPLITS}
     return Dataset(name, CLASSES[name], **drawn)
 
 
 def _benchmark(name: str, size: int, store: Store, stage: Path | None, miniature: bool) -> Dataset:
-    """A known dataset from its prepared arrays; they are made first where only its folder is
-    there."""
+    """A known dataset from its prepared arrays, which are made first if they are missing."""
     if all((store.data / name / split).is_dir() for split in SPLITS):
-        log.info("dataset %s: the release's prepared arrays, not %s", name, store.data / name)
+        log.info("dataset %s: using prepared arrays, not %s", name, store.data / name)
     folder = arrays.obtain(name, size, store)
     index = prepared.describe(folder, entries()[name], miniature=miniature)
     whole = _mapped(folder, stage)
@@ -166,8 +165,9 @@ def _fake(size: int, *, classes: int = SYNTHETIC["fake"]) -> Dataset:
 
 
 def _folder(path: Path, size: int, store: Store, stage: Path | None) -> Dataset:
-    """`path`/{train,val,test}/<class>/<image>, squeezed to size x size, bilinear. In a fixed
-    shuffled order, so that the first n images of a split are a fair sample of it."""
+    """A user's folder `path`/{train,val,test}/<class>/<image>; images are resized to size x size
+    (bilinear, ignoring their aspect ratio) and put in a fixed shuffled order, so that the first n
+    of a split are a fair sample of it."""
     found = checked(path)
     for remark in found.remarks:
         log.info("%s: %s", path, remark)
@@ -181,7 +181,8 @@ def _folder(path: Path, size: int, store: Store, stage: Path | None) -> Dataset:
 def _prepared(
     name: str, files: Sequence[tuple[Path, int]], size: int, store: Store, stage: Path | None
 ) -> Split:
-    """Decode once. The key covers every file's path, size and time: an edit makes a new array."""
+    """Decode images unless arrays for them exist. Their key covers every file's path, size and
+    time, so that a change makes new arrays."""
     digest = hashlib.sha256(f"{size} {DECODING}".encode())
     for file, label in files:
         stat = file.stat()
@@ -193,23 +194,24 @@ def _prepared(
 
 
 def _mapped(folder: Path, stage: Path | None) -> Split:
-    """The arrays of a prepared folder, read page by page; from a copy on `stage` if given."""
+    """The arrays of a prepared folder, memory-mapped; from a copy on `stage` if given."""
     if stage:
         shared, folder = folder, stage / folder.name
         if not folder.is_dir():
             _publish(folder, lambda draft: shutil.copytree(shared, draft, dirs_exist_ok=True))
     try:
-        # Not np.load: of a damaged file it says that it could be unpickled.
+        # Not np.load, whose message about a damaged file suggests unpickling it.
         both = [np.lib.format.open_memmap(folder / name, mode="c") for name in arrays.FILES[:2]]
         return Split(*map(torch.from_numpy, both))
-    except (ValueError, FileNotFoundError) as error:  # NumPy's for a cut or other file
+    except (ValueError, FileNotFoundError) as error:  # a truncated or foreign file, or none
         raise ConfigError(
-            f"{folder}: damaged arrays ({first_line(error)}); delete this folder, it is made again"
+            f"{folder}: damaged arrays ({first_line(error)}); delete this folder, runs remake it"
         ) from None
 
 
 def _publish(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Fill a draft folder, then rename it; where two processes do so at once, the first stays."""
+    """Fill a draft folder, then rename it. If two processes do so at once, the first one's stays.
+    Raises OSError."""
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     draft.mkdir(parents=True)
     try:
@@ -224,8 +226,8 @@ def _publish(folder: Path, fill: Callable[[Path], object]) -> None:
 
 def _decode(files: Sequence[tuple[Path, int]], size: int, folder: Path) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), 3, size, size)}
-    # PIL releases the GIL while it decodes. Written as a stream: where the disk is full, writing
-    # through a memory map would kill the process (SIGBUS) instead of raising OSError.
+    # PIL releases the GIL while it decodes. Written as a stream: on a full disk, writing through a
+    # memory map would kill the process (SIGBUS) instead of raising OSError.
     with open(folder / "images.npy", "wb") as file, ThreadPoolExecutor() as pool:
         np.lib.format.write_array_header_1_0(file, header)
         for image in pool.map(lambda item: read_image(item[0], size, as_shown=True), files):

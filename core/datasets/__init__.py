@@ -1,6 +1,6 @@
 """The benchmark's datasets: from an official archive or folder to shared uint8 arrays.
 
-    datasets.yaml --entry--> Entry;  folder --read--> Contents (verified) --arrays.prepare--> arrays
+    datasets.yaml --entries--> Entry;  folder --read_release--> Contents --arrays.prepare--> arrays
 
-Torch-free: launching checks what is there before anything is submitted.
+Torch-free, so that `sweep launch` can check datasets before submitting anything.
 """

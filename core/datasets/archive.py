@@ -1,8 +1,8 @@
-"""Archives to folders, safely: plain files only, none outside the folder, and not much more than
-the release is known to hold.
+"""Extracts archives safely: plain files only, none outside the folder, and not much more than the
+release is known to hold.
 
-A file is written beside its place and renamed, so what is there with the right size is complete:
-extracting again after a kill goes on where it stopped.
+Each file is written under a temporary name and renamed, so a file of the right size is complete,
+and extracting again after a kill continues where it stopped.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from core.errors import RefusedError, beginning, first_line
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 Progress = Callable[[int, int], object]
-"""Called with the bytes of an archive that are read, and its size."""
+"""Called with the number of bytes read from an archive, and its size."""
 Member = tuple[str, int, Callable[[], IO[bytes]] | None]
-"""An entry of an archive: name, size, and how to open it; None if it is no plain file."""
+"""An entry of an archive: name, size, and a function that opens it (None if not a plain file)."""
 RATIO = 20
-"""Bytes unpacked per byte of archive, at most: pictures hardly compress."""
+"""Most bytes unpacked per byte of archive: images hardly compress."""
 FREE_BYTES = 100_000_000
-"""Lists of names compress better than by RATIO; up to here nobody minds."""
+"""Bytes allowed regardless of RATIO, since lists of names compress better."""
 MARGIN = 4
-"""Times the size and number of images in the registry; beside the images lie annotations, and
-macOS adds one hidden file to each."""
+"""A release may unpack to this multiple of the registry's size, and to twice this multiple of its
+number of images: there are annotations, too, and macOS adds one hidden file to each."""
 
 
 @dataclass
 class Budget:
-    """What may still be unpacked, over all archives of a release and those inside them."""
+    """What may still be unpacked from all archives of a release, nested ones included."""
 
     bytes: int
     files: int
@@ -57,7 +57,7 @@ class Budget:
         return cls(MARGIN * max(FREE_BYTES, size), files, entry.title)
 
     def spend(self, size: int, archive: Path) -> None:
-        """Account for one entry of `size` bytes. Raises Refused."""
+        """Account for one entry of `size` bytes. Raises RefusedError if the budget is used up."""
         self.bytes -= size
         self.files -= 1
         if self.bytes < 0 or self.files < 0:
@@ -66,20 +66,20 @@ class Budget:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name of a file says that it is an archive we can extract."""
+    """Whether this is a file whose name ends like an archive that `extract` can read."""
     return path.is_file() and path.name.lower().endswith(ENDINGS)
 
 
 def unpack(
     source: Path, folder: Path, entry: Entry, *, progress: Progress = lambda a, b: None
 ) -> None:
-    """Put a release into `folder`: from one archive, or from a folder that holds the official ones.
+    """Put a release into `folder`, from one archive or from a folder that holds the official ones.
 
-    Official files are checked against their checksums first. Raises ConfigError, one line; what a
-    damaged archive gave stays for the next attempt, of a refused one nothing does.
+    Official files are compared with their checksums first. Raises ConfigError, one line. Files from
+    a damaged archive are kept for the next attempt; those from a refused one are deleted.
     """
     if folder.exists():
-        raise ConfigError(f"{folder} is in the way and holds no {entry.title}")
+        raise ConfigError(f"{folder}: exists, but holds no {entry.title}; move it away")
     files = _sources(source, entry)
     for file in files:
         _check_sum(file, entry.archives)
@@ -109,12 +109,12 @@ def _extract_all(files: list[Path], draft: Path, entry: Entry, progress: Progres
 
 
 def _sources(source: Path, entry: Entry) -> list[Path]:
-    """The files to unpack, archives first. Raises ConfigError where one is missing."""
+    """The files to unpack, archives first. Raises ConfigError if one is missing."""
     official = [archive.name for archive in entry.archives]
     folder = source if source.is_dir() else source.parent
     if not source.is_dir() and (len(official) == 1 or source.name not in official):
         if not is_archive(source):
-            what = "no archive we can extract" if source.exists() else "no such file or folder"
+            what = "not an archive" if source.exists() else "no such file or folder"
             raise ConfigError(f"{source}: {what} (expected {' and '.join(official)})")
         return [source]
     missing = [file for file in official if not (folder / file).is_file()]
@@ -134,8 +134,8 @@ def _check_sum(file: Path, archives: tuple[Archive, ...]) -> None:
         found = hashlib.file_digest(content, "md5").hexdigest()
     if found != expected:
         raise ConfigError(
-            f"{file}: expected md5 {expected}, got {found}: a partial download, or another "
-            "packaging (then extract it and give the folder)"
+            f"{file}: expected md5 {expected}, got {found}: an incomplete download, or packed "
+            "differently (then extract it and give the folder)"
         )
 
 
@@ -145,10 +145,10 @@ def extract(
     progress: Progress = lambda a, b: None,
     budget: Budget | None = None,
 ) -> None:
-    """Extract the plain files of a tar or zip archive.
+    """Extract the plain files of a tar or zip archive; links and devices are skipped.
 
-    Links and devices are left out. Raises Refused where a name leads out of `folder` or more comes
-    out than budget and RATIO allow, ConfigError where the archive is damaged or encrypted, OSError.
+    Raises RefusedError if a name leads out of `folder` or the content exceeds budget or RATIO,
+    ConfigError if the archive is damaged or encrypted, OSError if the disk fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     total = archive.stat().st_size
@@ -167,9 +167,9 @@ def extract(
         raise
     except (*DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, *CLASHES):
-            raise  # the disk, not the archive
+            raise  # a fault of the disk, not of the archive
         reason = f"{beginning(archive)}; {first_line(error)}"
-        raise ConfigError(f"{archive}: a damaged or partial archive ({reason})") from None
+        raise ConfigError(f"{archive}: a damaged or incomplete archive ({reason})") from None
     progress(total, total)
 
 
@@ -177,13 +177,13 @@ DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, NotImplementedError, ValueError, RuntimeError, IndexError),
 )
-"""What the readers raise for damaged files; besides, OSError without a number."""
+"""What tarfile and zipfile raise for damaged files; also OSError without errno."""
 CLASHES = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
-"""Of two members, one being a file where the other needs a folder, and of impossible names."""
+"""Errors caused by names in the archive: a file where another member needs a folder, too long."""
 
 
 def _tar(archive: Path) -> Iterator[tuple[Member, int]]:
-    """The entries of a tar archive of any compression, read once from front to back."""
+    """The entries of a tar archive of any compression, and the bytes read so far; one pass."""
     with open(archive, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
         for member in tar:
             content = partial(_opened, tar, member) if member.isreg() else None

@@ -5,9 +5,9 @@
                                   files.tsv    split, label and path of every image, in that order
                                   index.json   classes, counts, checksums
 
-Preparing goes on where a killed one stopped: images are written in order at fixed places, and
-progress.json counts those that are safely on disk. Two processes that prepare at once write the
-same bytes to the same places, so a late one does no harm.
+Preparing after a kill continues where it stopped: images are written in order at fixed offsets, and
+progress.json counts those that are flushed to disk. Two processes that prepare at once write the
+same bytes to the same offsets, so a process that has lost its claim does no harm.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ Progress = Callable[[int, int], object]
 
 
 def obtain(name: str, size: int, store: Store) -> Path:
-    """The folder of a dataset's arrays; prepared from <data>/<name> if they are not there yet.
+    """The folder of a dataset's arrays, which are first prepared from <data>/<name> if missing.
 
-    Of several processes one prepares and the others wait. Raises ConfigError.
+    If several processes call this, one prepares and the others wait. Raises ConfigError.
     """
     folder = place(name, size, store)
     if not folder.is_dir():
@@ -68,8 +68,8 @@ def prepare(
 ) -> Path:
     """Decode a verified release; returns the folder of its arrays.
 
-    miniature: these are not the real images; runs refuse them. Raises ConfigError naming an image
-    that cannot be read, OSError.
+    miniature: mark the arrays as stand-ins, which runs refuse to use. Raises ConfigError naming an
+    image that cannot be read, OSError.
     """
     folder = place(name, size, store)
     working = RunDir(folder.parent / ".preparing" / folder.name)
@@ -113,7 +113,7 @@ def _fill(
     except OSError:
         if not folder.is_dir():
             raise
-        shutil.rmtree(draft, ignore_errors=True)  # another process was there first
+        shutil.rmtree(draft, ignore_errors=True)  # another process was faster
 
 
 FILES = ("images.npy", "labels.npy", "files.tsv")
@@ -124,15 +124,15 @@ def _decode(files: list[Path], size: int, draft: Path, progress: Progress) -> No
     done = _already(draft)
     path = draft / "images.npy"
     path.touch()
-    # Written as a stream: where the disk is full, writing through a memory map would kill the
-    # process (SIGBUS) instead of raising OSError.
+    # Written as a stream: on a full disk, writing through a memory map would kill the process
+    # (SIGBUS) instead of raising OSError.
     with open(path, "r+b") as file, ThreadPoolExecutor(workers()) as pool:
         np.lib.format.write_array_header_1_0(file, header)
         file.seek(done * 3 * size * size, os.SEEK_CUR)
         progress(done, len(files))
         for start in range(done, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
-            # PIL releases the GIL while it decodes; a chunk at a time bounds what waits in memory.
+            # PIL releases the GIL while it decodes; chunks bound the images waiting in memory.
             for image in pool.map(lambda item: read_image(item, size), chunk):
                 file.write(image.tobytes())
                 done += 1
@@ -142,7 +142,7 @@ def _decode(files: list[Path], size: int, draft: Path, progress: Progress) -> No
 
 
 def _already(draft: Path) -> int:
-    """Images that a former process has put safely on disk."""
+    """Number of images that an earlier process has flushed to disk."""
     with suppress(DamagedError):
         return int((read_json(draft / "progress.json", shapes.Prepared) or {}).get("images", 0))
     return 0
@@ -154,7 +154,7 @@ def _flush(file: IO[bytes]) -> None:
 
 
 def workers() -> int:
-    """The cores this process may use (a job's share of its node, not the whole node)."""
+    """Number of cores that this process may use: a job's share of its node, not the whole node."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -164,7 +164,7 @@ def _sha256(file: Path) -> str:
 
 
 def damage(folder: Path, entry: Entry) -> Iterator[str]:
-    """What is wrong with prepared arrays, one line each; reads every byte."""
+    """Problems of prepared arrays, one line each; reads every byte."""
     try:
         index = describe(folder, entry)
     except ConfigError as error:

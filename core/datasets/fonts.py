@@ -1,7 +1,7 @@
-"""Which font is a word set in? A real fine-grained task from the fonts of any machine.
+"""Which font is a word set in? A fine-grained task drawn from the fonts of any machine.
 
-Every font file is a class, every image one invented word in it. No word of one split is in another,
-so that a network has to learn the shapes of letters, not words.
+Every font file is a class, every image an invented word in that font. Splits share no words, so
+that a network has to learn the shapes of letters, not of words.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from core.config.seeds import derive
 ENDINGS = (".ttf", ".otf")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PIXELS = 64
-SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
-"""Of the words."""
+ENDS = 0.7, 0.8
+"""Shares of the words at which the training and the validation split end; the rest are test."""
 
 
 def find_fonts(folder: Path) -> dict[str, Path]:
-    """Class name -> font file of every font below `folder` that has all Latin letters, one of those
-    that draw them alike, sorted. Raises ConfigError if there are fewer than two."""
+    """Class name -> font file, sorted, for every font below `folder` that has all Latin letters; of
+    fonts with identical letters, the first. Raises ConfigError if there are fewer than two."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
     found: dict[str, Path] = {}
     drawn: set[bytes] = set()
@@ -43,20 +43,20 @@ def find_fonts(folder: Path) -> dict[str, Path]:
 
 
 def _specimen(file: Path) -> bytes | None:
-    """The alphabet in a font, as pixels; None if it cannot be read or lacks a letter, for which a
-    font draws the same sign as for a code that no font has."""
+    """The alphabet in a font, as pixels; None if the font is unreadable or lacks letters. A missing
+    letter is drawn with the same placeholder as U+FFFF, which no font has."""
     try:
         font = ImageFont.truetype(str(file), 16)
         signs = [bytes(font.getmask(letter)) for letter in (*LETTERS, "\uffff")]
     except (OSError, ValueError):
         return None
-    if len({*signs}) < len(signs) - 2:  # l and I, for one, may look alike
+    if len({*signs}) < len(signs) - 2:  # a few letters may look the same at this size
         return None
     return b"|".join(signs)
 
 
 def invented_words(count: int, seed: int = 0) -> list[str]:
-    """So many distinct words of three to six letters, consonants and vowels in turn."""
+    """`count` distinct words of three to six letters, alternating consonants and vowels."""
     generator = random.Random(derive(seed, "words"))
     words: dict[str, None] = {}
     while len(words) < count:
@@ -70,12 +70,12 @@ def invented_words(count: int, seed: int = 0) -> list[str]:
 def draw_fonts(
     folder: Path, *, each: int = 100, contrast: int = 64, seed: int = 0
 ) -> Iterator[tuple[str, str, Image.Image]]:
-    """(split, class, image) of `each` words in every font below `folder`, 64 x 64 pixels, in shares
-    of 70, 10 and 20 %. contrast: how much lighter or darker the letters are than their ground, of
-    255. Raises ConfigError."""
+    """Yields (split, class, image of 64 x 64 pixels): `each` words in every font below `folder`,
+    70, 10 and 20 % of them in train, val and test. contrast: difference between letters and
+    background, 1 to 127 of 255. Raises ConfigError."""
     if each < 10 or not 1 <= contrast <= 127:
         raise ConfigError(
-            f"fonts: expected at least 10 images a class and a contrast of 1 to 127, got {each} "
+            f"fonts: expected at least 10 images per class and a contrast of 1 to 127, got {each} "
             f"and {contrast}"
         )
     fonts = find_fonts(folder)
@@ -88,15 +88,15 @@ def draw_fonts(
 
 
 def _divided(words: Sequence[str]) -> dict[str, Sequence[str]]:
-    first, second = (round(len(words) * share) for share in (SHARES["train"], 0.8))
+    first, second = (round(len(words) * share) for share in ENDS)
     return {"train": words[:first], "val": words[first:second], "test": words[second:]}
 
 
 def _draw(word: str, file: Path, contrast: int, generator: random.Random) -> Image.Image:
-    """A word that fills most of the width, at a random height and on a random ground."""
+    """A word that fills most of the width, at a random height on a random grey."""
     ground = generator.randint(contrast // 2, 255 - contrast // 2)
     ink = ground + contrast * generator.choice((-1, 1))
-    if not 0 <= ink <= 255:  # the other way it is not: contrast is below 128
+    if not 0 <= ink <= 255:  # mirrored it fits, since contrast is below 128
         ink = 2 * ground - ink
     image = Image.new("RGB", (PIXELS, PIXELS), (ground,) * 3)
     size = generator.randint(20, 30)

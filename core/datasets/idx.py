@@ -1,7 +1,7 @@
-"""Images in idx files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST, packed or not.
+"""Images in idx files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST.
 
-A folder holds {train,t10k}-{images-idx3,labels-idx1}-ubyte, each perhaps with .gz at its end. The
-last tenth of the training images is held out for validation.
+A folder holds {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or compressed (.gz). The last
+tenth of the training images becomes the validation split.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from PIL import Image
 from core.config import ConfigError
 
 TYPES = {0x08: "uint8"}
-"""Third byte of an idx file; the others (integers and floats) hold no images."""
+"""Types by the third byte of an idx file; other types (integers and floats) are not images."""
 LARGEST = 2**31
-"""Bytes of an idx file once unpacked; Fashion-MNIST's largest has 47 million."""
+"""Most bytes of an uncompressed idx file; Fashion-MNIST's largest has 47 million."""
 PARTS = {"train": "train", "test": "t10k"}
 
 
 def read_idx(file: Path) -> NDArray[np.uint8]:
-    """The array in an idx file. Raises ConfigError if it is none, is cut off, or goes on."""
+    """The array in an idx file, uint8. Raises ConfigError if the file has another format, or more
+    or fewer bytes than its header says."""
     try:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as source:
             head = source.read(4)
             if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in TYPES or not head[3]:
-                raise ConfigError(f"{file}: expected an idx file of bytes, got {head!r} at its top")
+                raise ConfigError(f"{file}: expected an idx file of uint8, begins with {head!r}")
             shape = np.frombuffer(source.read(4 * head[3]), ">u4").tolist()
             size = math.prod(shape)
             if len(shape) < head[3] or size > LARGEST:
-                raise ConfigError(f"{file}: expected at most {LARGEST} bytes, it announces {shape}")
+                raise ConfigError(
+                    f"{file}: expected at most {LARGEST} bytes, the header says {shape}"
+                )
             data = source.read(size + 1)
     except (OSError, EOFError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from None
@@ -46,15 +49,15 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
 
 
 def read_images(folder: Path, *, each: int | None = None) -> Iterator[tuple[str, str, Image.Image]]:
-    """(split, class, image) of a folder of idx files, classes by their numbers. each: at most so
-    many images of a class in each split. Raises ConfigError."""
+    """Yields (split, class, image) from a folder of idx files, classes named '00', '01', ... each:
+    most images of a class in each split; None for all. Raises ConfigError."""
     for part, prefix in PARTS.items():
         images = read_idx(_file(folder, f"{prefix}-images-idx3-ubyte"))
         labels = read_idx(_file(folder, f"{prefix}-labels-idx1-ubyte"))
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise ConfigError(
-                f"{folder}: expected as many {prefix} labels as images, got {labels.shape} for "
-                f"{images.shape}"
+                f"{folder}: expected {prefix} images [N, H, W] and labels [N], got "
+                f"{list(images.shape)} and {list(labels.shape)}"
             )
         first_held = len(images) - len(images) // 10 if part == "train" else len(images)
         counts = Counter[tuple[str, int]]()

@@ -1,4 +1,4 @@
-"""One image file as pixels."""
+"""Reads an image file as pixels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from core.errors import beginning, first_line
 
 
 def read_image(file: Path, size: int, *, as_shown: bool = False) -> NDArray[np.uint8]:
-    """One file as uint8 [3, size, size]. Raises ConfigError naming a file that cannot be read.
+    """An image file as uint8 [3, size, size]. Raises ConfigError with its name if it is unreadable.
 
-    as_shown: turned as its EXIF tag says and on white where it is transparent, as every viewer
-    shows it. Releases are read without: the papers' loaders (torchvision's) ignore both.
+    as_shown: rotate the image by its EXIF tag and put it on white if it is transparent, as every
+    viewer does. Not for releases: the papers' loaders (torchvision) ignore both.
     """
     try:
         with Image.open(file) as image:
-            if image.mode[0] in "IF":  # converting would saturate nearly every pixel to white
+            if image.mode[0] in "IF":  # conversion would turn nearly every pixel white
                 raise ValueError(f"mode {image.mode}, expected 8 bits per channel")
             whole = _as_shown(image) if as_shown else image
             square = whole.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
@@ -32,7 +32,7 @@ def read_image(file: Path, size: int, *, as_shown: bool = False) -> NDArray[np.u
 def _as_shown(image: Image.Image) -> Image.Image:
     try:
         image = ImageOps.exif_transpose(image)
-    except Exception:  # a damaged tag says nothing; damaged pixels are found by what follows
+    except Exception:  # a damaged tag is ignored; damaged pixels raise again below
         image.load()
     if not image.has_transparency_data:
         return image
@@ -42,5 +42,5 @@ def _as_shown(image: Image.Image) -> Image.Image:
 
 def _reason(file: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"not a picture that Pillow knows: {beginning(file)}"
+        return f"not an image format that Pillow knows: {beginning(file)}"
     return first_line(error)

@@ -1,4 +1,4 @@
-"""What a reader finds in a release: its classes and, per official part, its images and labels."""
+"""A release as its reader returns it: classes and, per official part, image files and labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Item = tuple[str, int]
 
 @dataclass(frozen=True)
 class Listing:
-    """classes: names by label; parts: official part -> (path below the root, label), in order."""
+    """classes: names, indexed by label. parts: official part -> items in the official order."""
 
     classes: Sequence[str]
     parts: dict[str, list[Item]]
@@ -31,7 +31,8 @@ def file_in(root: Path, *names: str) -> Path:
 
 
 def labelled(names: Iterable[str], labels: Iterable[int], classes: int, where: Path) -> list[Item]:
-    """Files with labels that count from 1. Raises ConfigError where a label is out of range."""
+    """Items from file names and labels that count from 1. Raises ConfigError if a label is not in
+    1..classes. where: the file that messages name."""
     items = [(name, int(label) - 1) for name, label in zip(names, labels, strict=True)]
     for name, label in items:
         if not 0 <= label < classes:
@@ -40,7 +41,7 @@ def labelled(names: Iterable[str], labels: Iterable[int], classes: int, where: P
 
 
 def absent(root: Path, items: Iterable[Item]) -> list[str]:
-    """The paths of items that are no files; looks into each folder once."""
+    """The paths of items that do not exist as files; lists each folder once."""
     seen: dict[str, set[str]] = {}
     missing = []
     for path, _ in items:

@@ -1,4 +1,4 @@
-"""Readers of releases that are described by text files: FGVC-Aircraft, CUB-200-2011, Pets."""
+"""Readers of releases with lists in text files: FGVC-Aircraft, CUB-200-2011, Pets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from core.datasets.listing import Item, Listing, file_in, labelled
 
 
 def _rows(file: Path, form: str) -> Iterator[list[str]]:
-    """The lines of a file as the words of `form`, the last of which takes the rest of the line.
-
-    Raises ConfigError naming the line that has fewer.
+    """The lines of a file, split into the words that `form` names; the last takes the rest of the
+    line. Empty lines and comments (#) are skipped. Raises ConfigError if a line has fewer words.
     """
     fields = form.count(" ") + 1
     try:
@@ -29,7 +28,8 @@ def _rows(file: Path, form: str) -> Iterator[list[str]]:
 
 
 def _numbers(file: Path, form: str) -> Iterator[tuple[str, int]]:
-    """'NAME NUMBER ...' lines. Raises ConfigError where the second word is no whole number."""
+    """(NAME, NUMBER) of 'NAME NUMBER ...' lines. Raises ConfigError if NUMBER is not a whole
+    number."""
     for words in _rows(file, form):
         if not words[1].isdecimal():
             raise ConfigError(f"{file}: expected '{form}', got {' '.join(words)!r}")

@@ -1,4 +1,4 @@
-"""Readers of releases that are described by MATLAB files: Stanford Cars, Stanford Dogs, Flowers."""
+"""Readers of releases with lists in MATLAB files: Stanford Cars, Stanford Dogs, Flowers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from core.errors import beginning, first_line
 
 
 def _column(file: Path, *path: str) -> list[Any]:
-    """A variable of a .mat file (and a field of its structs) as a flat list.
+    """A variable of a .mat file, or a field of its structs, as a flat list.
 
-    Raises ConfigError where the file is damaged or lacks it.
+    Raises ConfigError if the file is damaged or lacks it.
     """
-    import numpy as np  # with scipy 0.3 s to import, and most commands read no .mat file
+    import numpy as np  # 0.3 s to import with scipy, and most commands read no .mat file
     from scipy.io import loadmat
 
     value: Any
@@ -33,7 +33,8 @@ def _column(file: Path, *path: str) -> list[Any]:
 
 
 def cars(root: Path) -> Listing:
-    """cars_train/, cars_test/ and devkit/; the labelled test annotations lie in either place."""
+    """cars_train/, cars_test/ and devkit/; the labelled test annotations may be in devkit/ or
+    beside it."""
     classes = list(map(str, _column(file_in(root, "devkit/cars_meta.mat"), "class_names")))
     annotations = {
         "train": ("devkit/cars_train_annos.mat",),
@@ -52,7 +53,7 @@ def cars(root: Path) -> Listing:
 
 
 def dogs(root: Path) -> Listing:
-    """Images/<breed>/ and {train,test}_list.mat, beside it or in lists/."""
+    """Images/<breed>/ and {train,test}_list.mat beside Images/ or in lists/."""
     parts: dict[str, list[Item]] = {}
     names: dict[int, str] = {}
     for part in ("train", "test"):
@@ -66,7 +67,8 @@ def dogs(root: Path) -> Listing:
 
 
 def flowers(root: Path) -> Listing:
-    """jpg/image_<number>.jpg, imagelabels.mat (a class per image) and setid.mat (numbers)."""
+    """jpg/image_<number>.jpg, imagelabels.mat (a class per image) and setid.mat (image numbers per
+    part)."""
     labels = list(map(int, _column(file_in(root, "imagelabels.mat"), "labels")))
     classes = max(labels, default=0)
     file = file_in(root, "setid.mat")

@@ -1,7 +1,8 @@
-"""Miniatures of the releases, true to their formats: real folder names, lists, MATLAB files.
+"""Miniatures of the releases in their real formats: folder names, lists, MATLAB files.
 
-With one, a machine that has none of the data can check that all readers and runs work. The images
-are plain colours, one hue per class; their number is free, so they come with an entry of their own.
+With them, all readers and runs can be checked on a machine without the data. Images are plain
+colours, one hue per class. Their number differs from the release's, so `write` returns a matching
+entry.
 """
 
 from __future__ import annotations
@@ -27,16 +28,14 @@ SYNSETS = (
 
 
 def colour(label: int, classes: int) -> tuple[int, int, int]:
-    """The colour of a class's images."""
+    """The RGB colour of a class's images."""
     red, green, blue = colorsys.hsv_to_rgb(label / classes, 0.8, 0.9)
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
 def write(name: str, folder: Path, *, classes: int = 3, each: int = 8) -> Entry:
-    """Write the miniature of a dataset, `each` images per class and official part, below `folder`.
-
-    Returns the dataset's entry with the numbers of the miniature. classes: at least 2, at most 10.
-    """
+    """Write the miniature of a dataset below `folder`, with `each` images per class and official
+    part. classes: 2 to 10. Returns the dataset's entry with the miniature's numbers."""
     labels = [label for label in range(classes) for _ in range(each)]
     entry = entries()[name]
     parts = {part: len(labels) for part in entry.parts}
@@ -51,7 +50,7 @@ def write(name: str, folder: Path, *, classes: int = 3, each: int = 8) -> Entry:
 
 
 def sizes(entry: Entry) -> dict[str, int]:
-    """How many images the rules of an entry leave in each split."""
+    """The number of images in each split, from the parts and rules of an entry."""
     parts = dict(entry.parts)
     if entry.test_share is not None:
         parts["test"] = math.ceil(parts["all"] * entry.test_share)
@@ -68,13 +67,13 @@ def sizes(entry: Entry) -> dict[str, int]:
 
 
 def furnish(name: str, store: Store, size: int, folder: Path) -> None:
-    """Write a miniature below `folder`, read it as a release and prepare its arrays in a store."""
+    """Write a miniature below `folder`, read it like a release, and prepare arrays in `store`."""
     entry = write(name, folder)
     arrays.prepare(name, read_release(name, folder, entry), size, store, miniature=True)
 
 
 def write_folder(folder: Path, *, classes: int, each: int) -> None:
-    """A folder of images as users have them: {train,val,test}/<class>/<image>."""
+    """Write a folder of images like a user's: {train,val,test}/<class>/<image>."""
     for split in SPLITS:
         for label in range(classes):
             for number in range(each):
@@ -92,7 +91,7 @@ def _text(file: Path, lines: Sequence[str]) -> None:
 
 
 def _cell(values: Sequence[object]) -> np.ndarray[tuple[int, int], np.dtype[np.object_]]:
-    """A MATLAB cell array, a column."""
+    """A column of values as a MATLAB cell array."""
     cell = np.empty((len(values), 1), dtype=object)
     cell[:, 0] = values
     return cell

@@ -1,14 +1,15 @@
-"""What is a class and what is an image: <folder>/{train,val,test}/<class>/<image>.
+"""A user's own image folder: <folder>/{train,val,test}/<class>/<image>.
 
-The one rule for a user's own folder, shared by the readers of releases with class folders:
+The rules for what is a class and an image, shared by the readers of releases with class folders:
 
 * A class is a visible folder of a split; links to folders count.
 * An image is a visible plain file whose name ends in one of IMAGES, in upper or lower case.
-* Everything else is left out and counted: hidden files and folders, files with other endings.
-* What cannot be meant is a problem: a class without images, a broken link, a folder with images
-  inside a class, one class alone, classes that differ between splits or only by upper case.
+* Everything else is ignored and counted: hidden files and folders, files with other endings.
+* Likely mistakes are problems: a class without images, a broken link, a folder with images inside
+  a class, a single class, classes that differ between splits or only by case.
 
-Only names are looked at, no file is opened: launching does this. Imports neither torch nor numpy.
+Reads only names and opens no file, so that `sweep launch` can afford it. Imports neither torch nor
+numpy.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Endings of one still picture each, which Pillow reads without plugins."""
+"""Endings of still image formats that Pillow reads without plugins."""
 SYSTEM = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 )
-"""Folders that systems put beside a user's own: archives of macOS, Synology, Windows, ext4."""
+"""Folders that macOS archives, Synology, Windows and ext4 create on their own."""
 
 Files = dict[str, dict[str, list[Path]]]
 """split -> class -> image files, all sorted."""
@@ -39,8 +40,8 @@ Files = dict[str, dict[str, list[Path]]]
 
 @dataclass
 class Survey:
-    """What a folder holds. `problems` and `remarks` are finished lines; with a problem, `files` may
-    lack what could not be read."""
+    """What a folder contains. `problems` and `remarks` are complete messages; if there are
+    problems, `files` may be incomplete."""
 
     files: Files = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -48,8 +49,7 @@ class Survey:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name was never meant as a class or an image, such as .ipynb_checkpoints, ._x.jpg of
-    macOS or @eaDir."""
+    """Whether a name cannot be a class or an image: .ipynb_checkpoints, macOS's ._x.jpg, @eaDir."""
     return name.startswith(".") or name in SYSTEM
 
 
@@ -64,22 +64,22 @@ def image_names(folder: Path, endings: tuple[str, ...] = IMAGES) -> list[str]:
 
 
 def checked(folder: Path) -> Survey:
-    """The survey of a folder without problems. Raises ConfigError with the first one."""
+    """The survey of a folder. Raises ConfigError with the first problem, if there is any."""
     found = survey(folder)
     if found.problems:
         more = len(found.problems) - 1
-        hint = f" (+{more} more, see: sweep data verify {folder})" if more else ""
+        hint = f" (and {more} more, run: sweep data verify {folder})" if more else ""
         raise ConfigError(found.problems[0] + hint)
     return found
 
 
 def image_files(folder: Path) -> Files:
-    """The images of an own folder. Raises ConfigError as `checked`."""
+    """The images of a user's folder. Raises ConfigError as `checked` does."""
     return checked(folder).files
 
 
 def survey(folder: Path) -> Survey:
-    """Look through an own folder; see the top of this module for the rule."""
+    """List the classes and images of a user's folder by the rules at the top of this module."""
     found = Survey()
     for split in SPLITS:
         found.files[split] = _split(folder, split, found)
@@ -89,7 +89,7 @@ def survey(folder: Path) -> Survey:
 
 
 def shown(path: Path | str) -> str:
-    """A path that can be printed: bytes that are not UTF-8 as \\xe9."""
+    """A path as printable text; bytes that are not UTF-8 become escapes such as \\xe9."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -121,7 +121,7 @@ def _split(folder: Path, split: str, found: Survey) -> dict[str, list[Path]]:
 
 
 def _class(folder: Path, split: str, left: Counter[str], found: Survey) -> list[Path]:
-    """The images of one class; what else is in it goes to `left` and `found`."""
+    """The images of a class; adds counts of ignored files to `left`, and problems to `found`."""
     images, other = [], Counter[str]()
     before = len(found.problems)
     for entry in _entries(folder, found):
@@ -153,7 +153,7 @@ def _class(folder: Path, split: str, left: Counter[str], found: Survey) -> list[
 
 
 def _disagreements(folder: Path, files: Files) -> Iterator[str]:
-    """Problems of a folder whose every part is fine alone."""
+    """Problems between splits and classes that are each valid by themselves."""
     train = files["train"]
     for split in SPLITS:
         if not any(files[split].values()):
@@ -169,7 +169,7 @@ def _disagreements(folder: Path, files: Files) -> Iterator[str]:
             name = differing[0]
             side, others = ("only", train) if name in files[split] else ("missing", files[split])
             twin = next(
-                (f", '{n}' is spelt alike" for n in others if _alike(n) == _alike(name)), ""
+                (f", '{n}' is spelt the same" for n in others if _alike(n) == _alike(name)), ""
             )
             yield (
                 f"{folder / split}: expected the {len(train)} class folders of train, "
@@ -188,7 +188,7 @@ def _entries(folder: Path, found: Survey) -> Iterable[os.DirEntry[str]]:
 
 
 def is_plain(entry: os.DirEntry[str]) -> bool:
-    """Whether this is a file, or a link to one. Asks the disk for links only."""
+    """Whether this is a file or a link to one; needs a system call for links only."""
     try:
         return entry.is_file()
     except OSError:  # a link that leads to itself
@@ -203,7 +203,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _bad_image(entry: os.DirEntry[str]) -> str | None:
-    """Why this cannot be opened, None if nothing speaks against it."""
+    """Why this cannot be used as an image; None if no reason is known."""
     if not is_plain(entry):
         return (
             _broken(entry.path) if entry.is_symlink() else f"{shown(entry.path)}: not a plain file"
@@ -248,6 +248,6 @@ def _counts(left: Counter[str]) -> str:
 
 
 def _alike(name: str) -> str:
-    """Equal for names that some file systems cannot hold side by side: Red and red, or an accent
-    written as one character or as two (macOS)."""
+    """A form that is equal for names that some file systems treat as the same: Red and red, or an
+    accented letter encoded as one character or as two (macOS)."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -1,6 +1,6 @@
-"""Prepared datasets as a plan looks at them: where they lie and what they say of themselves.
+"""Where prepared datasets are stored, and their index.
 
-`core.datasets.arrays` makes them. Imports no numpy: launching and planning do this.
+`core.datasets.arrays` makes them. Imports no numpy, since planning and launching use it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ INDEX = "index.json"
 
 
 def place(name: str, size: int, store: Store) -> Path:
-    """Where the arrays of a dataset lie, whether or not they are there."""
+    """The folder for the arrays of a dataset, whether or not it exists."""
     return store.data / "prepared" / f"{name}-{size}"
 
 
 def describe(folder: Path, entry: Entry, *, miniature: bool = False) -> dict[str, Any]:
-    """The index of prepared arrays. Raises ConfigError where they are not those of the entry, or
-    are a miniature and that is not asked for."""
+    """The index of prepared arrays. Raises ConfigError if it is unreadable or does not match the
+    entry, or if the arrays are a miniature's and `miniature` is false."""
     try:
         index = read_json(folder / INDEX, shapes.Arrays)
     except DamagedError:
@@ -33,10 +33,10 @@ def describe(folder: Path, entry: Entry, *, miniature: bool = False) -> dict[str
     if index is None:
         raise ConfigError(f"{folder}: no readable index.json; delete this folder, prepare it again")
     if index["miniature"] and not miniature:
-        raise ConfigError(f"{folder}: a miniature for rehearsals, not {entry.title}; delete it")
+        raise ConfigError(f"{folder}: a miniature for dry runs, not {entry.title}; delete it")
     if not miniature and index["splits"] != entry.splits:
         raise ConfigError(
-            f"{folder}: expected {entry.splits} images, has {index['splits']}; "
+            f"{folder}: expected {entry.splits} images, got {index['splits']}; "
             "delete this folder and prepare it again"
         )
     return index

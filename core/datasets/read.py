@@ -1,4 +1,4 @@
-"""Reads a release and checks it: root, classes, counts, every listed image present."""
+"""Reads a release and checks its root, classes and counts, and that every listed image exists."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ READERS: dict[str, Callable[[Path], Listing]] = {
     "ucmerced": folders.ucmerced,
 }
 DEPTH = 3
-"""Folders between the one that is given and the root of the release, at most."""
+"""How many levels below the given folder the root of a release may be."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A verified release: its root, class names and our train, val and test."""
+    """A verified release: its root, class names, and train, val and test split as runs use them."""
 
     root: Path
     classes: tuple[str, ...]
@@ -39,9 +39,9 @@ class Contents:
 
 
 def find_root(folder: Path, entry: Entry) -> Path | None:
-    """The folder that holds the marks of a release: `folder` or one below it, the least deep.
+    """The folder that holds the marks of a release: `folder`, or the closest one below it.
 
-    Raises ConfigError if two on the same level do, such as two versions side by side.
+    Raises ConfigError if two on the same level hold them, such as two versions of the release.
     """
     for level in _levels(folder, DEPTH):
         roots = [path for path in level if _is_root(path, entry)]
@@ -58,7 +58,7 @@ def _is_root(folder: Path, entry: Entry) -> bool:
 
 
 def _levels(folder: Path, depth: int) -> Iterator[list[Path]]:
-    """`folder`, the visible folders in it, those in them, and so on."""
+    """[folder], then the visible folders in it, then those in them, and so on."""
     level = [folder]
     for _ in range(depth + 1):
         yield level
@@ -66,8 +66,8 @@ def _levels(folder: Path, depth: int) -> Iterator[list[Path]]:
 
 
 def read_release(name: str, folder: Path, entry: Entry) -> Contents:
-    """The release in `folder`, or in one below it. Raises ConfigError, one line, where it is not
-    there, is another one, or is incomplete."""
+    """The release in `folder` or in a folder below it. Raises ConfigError, one line, if it is
+    missing, another release, or incomplete."""
     if not folder.is_dir():
         raise ConfigError(
             f"{folder}: no such folder; run: sweep data prepare {name} --from ARCHIVE-OR-FOLDER"
@@ -76,10 +76,10 @@ def read_release(name: str, folder: Path, entry: Entry) -> Contents:
     if root is None:
         have = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
         marks = " and ".join(entry.marks)
-        raise ConfigError(f"{folder}: expected {marks} in it or below, found {have}")
+        raise ConfigError(f"{folder}: expected {marks} in it or in a folder below, found {have}")
     listing = READERS[name](root)
     _check(root, listing, entry)
-    from core.datasets.splits import divide  # imports numpy, which tells of no missing folder
+    from core.datasets.splits import divide  # imports numpy, not needed for the errors above
 
     return Contents(root, tuple(listing.classes), divide(listing.parts, entry))
 

@@ -1,9 +1,9 @@
-"""Stratified splits that no library version can redraw.
+"""Stratified splits that do not change with library versions.
 
 The released splits of the benchmark come from scikit-learn's stratified `train_test_split`. The
-same draw is made here from NumPy's legacy generator, whose streams are frozen for good, so the
-membership is that of the releases as long as the images are listed in the same order: the order of
-the official lists, else sorted class folders and sorted files.
+same draw is made here from NumPy's legacy generator, whose streams never change. Each split thus
+has the released images, as long as images are listed in the same order: that of the official
+lists, else sorted class folders and sorted files.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SAMPLE_SEED = 0
 
 
 def stratified(labels: Sequence[int], train: int, test: int, seed: int) -> tuple[Index, Index]:
-    """Indices of `train` and of `test` images, classes in proportion, both in drawn order.
+    """Indices of `train` and of `test` images with classes in proportion, both in drawn order.
 
     Equal to scikit-learn's train_test_split(range(n), train_size=train, test_size=test,
-    stratify=labels, random_state=seed). Raises ConfigError where there are too few images.
+    stratify=labels, random_state=seed). Raises ConfigError if there are too few images.
     """
     if train + test > len(labels):
         raise ConfigError(f"expected at least {train + test} images to split, got {len(labels)}")
@@ -50,8 +50,8 @@ def stratified(labels: Sequence[int], train: int, test: int, seed: int) -> tuple
 
 
 def _shares(counts: NDArray[Any], total: int, generator: np.random.RandomState) -> Index:
-    """How many of `total` fall to each class: rounded down, and the rest to the largest
-    remainders, ties by lot."""
+    """How many of `total` each class gets: its proportion rounded down, and the rest to the classes
+    with the largest remainders, ties drawn at random."""
     exact = counts / counts.sum() * total
     shares = np.floor(exact)
     left = int(total - shares.sum())
@@ -67,9 +67,9 @@ def _shares(counts: NDArray[Any], total: int, generator: np.random.RandomState) 
 
 
 def each(labels: Sequence[int], count: int, seed: int) -> tuple[Index, Index]:
-    """Indices of `count` drawn images of every class, and of the others; both ascending.
+    """Indices of `count` random images of every class, and of all others; both ascending.
 
-    Raises ConfigError where a class has no image more than `count`.
+    Raises ConfigError if a class has no more than `count` images.
     """
     generator = np.random.RandomState(seed)
     chosen = np.zeros(len(labels), dtype=bool)
@@ -86,8 +86,8 @@ def each(labels: Sequence[int], count: int, seed: int) -> tuple[Index, Index]:
 def divide(parts: Mapping[str, Sequence[Item]], entry: Entry) -> dict[str, list[Item]]:
     """train, val and test from the official parts, by the entry's rules.
 
-    Every split is in a fixed shuffled order: its first n images are then a fair sample of it, also
-    where the official list is sorted by class.
+    Every split is in a fixed shuffled order, so that its first n images are a fair sample even if
+    the official list is sorted by class.
     """
     split = {name: list(items) for name, items in parts.items()}
     if entry.test_share is not None:
@@ -112,13 +112,13 @@ def _labels(items: Sequence[Item]) -> list[int]:
 
 
 def _share(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
-    """The others, and the stratified `share` (rounded up) of the items."""
+    """The items without a stratified `share` (rounded up) of them, and that share."""
     out = math.ceil(share * len(items))
     kept, held = stratified(_labels(items), len(items) - out, out, SPLIT_SEED)
     return [items[i] for i in kept], [items[i] for i in held]
 
 
 def shuffled(items: Sequence[_T]) -> list[_T]:
-    """The items in an order that depends on their number alone."""
+    """The items in a shuffled order that depends only on their number."""
     order = np.random.RandomState(SAMPLE_SEED).permutation(len(items))
     return [items[i] for i in order]

@@ -1,1 +1,1 @@
-"""Evaluations of a trained model, one file per kind, with the queue that keeps batches full."""
+"""Evaluations of a trained model, one file per kind, and the queue that keeps batches full."""

@@ -1,9 +1,9 @@
-"""The audit of fast evaluations: some of the images that can be wrong, once more in mode `exact`.
+"""The audit of fast evaluations: some images that may be wrong are evaluated in mode `exact`, too.
 
-`fast` believes that an image which survives an attack survives every weaker one. Attacks are not
-perfect, so an image is in doubt if it survived strength k > 1: strengths 1 to k - 1 are untried.
-All others have had the attacks that `exact` makes. Enough of the doubtful are drawn to bound the
-share of wrong ones; if the bound is above the limit, the evaluation is repeated in mode `exact`.
+`fast` assumes that an image which survives an attack survives every weaker one. Attacks are not
+perfect, so an image is doubtful if it survived strength k > 1: strengths 1 to k - 1 are untried.
+All other images have had the attacks of mode `exact`. Enough doubtful images are drawn to bound the
+share of wrong ones; if the bound is above the limit, the whole evaluation is repeated in `exact`.
 """
 
 from __future__ import annotations
@@ -26,36 +26,38 @@ from core.store.snapshot import Snapshot
 LIMIT = 0.01
 """Largest share of the doubtful images that may be wrong at any strength."""
 RISK = 0.05
-"""Probability that a larger share passes."""
+"""Largest probability of accepting a search with a larger share."""
 FEW = 100
-"""Up to this many doubtful images are all audited: one more wrong one would break the limit."""
+"""If there are at most this many doubtful images, all are audited: one wrong one may exceed LIMIT.
+"""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What the audit saw and cost (in images); part of the evaluation's json."""
+    """Result and cost of an audit; stored in the evaluation's JSON record."""
 
     doubtful: int
-    """Images that can be wrong."""
+    """Number of images that may be wrong."""
     images: int
-    """Those of them that were evaluated exactly."""
+    """Number of these that were evaluated in mode `exact`."""
     wrong: int
-    """Audited images that `fast` calls right at a strength that breaks them."""
+    """Audited images that `fast` counts as right at a strength that breaks them."""
     at_most: int
-    """Doubtful images that are wrong, at the confidence 1 - RISK; audited ones included."""
+    """Upper bound of the wrong images among the doubtful ones, at confidence 1 - RISK."""
     pairs: int
     """(image, strength) pairs of the audited images."""
     disagreeing: int
+    """Pairs on which `fast` and `exact` differ."""
     fell_back: bool
     """Whether the results are those of mode `exact`."""
     forwards: int
-    """Of the audit, and of the exact evaluation if it fell back."""
+    """Cost in images of the audit, and of the exact evaluation if it fell back."""
     backwards: int
 
     def __str__(self) -> str:
         return (
-            f"mode fast is wrong on {self.wrong} of {self.images} audited images, so on up to "
-            f"{self.at_most} of {self.doubtful} that can be wrong (limit {LIMIT:.0%})"
+            f"mode fast is wrong on {self.wrong} of {self.images} audited images, hence on up to "
+            f"{self.at_most} of {self.doubtful} doubtful ones (limit {LIMIT:.0%})"
         )
 
 
@@ -74,18 +76,19 @@ def check(
     progress: Callable[[int], None] = lambda done: None,
     snapshot: Snapshot | None = None,
 ) -> Audit:
-    """Audit a fast search and give `found` the exact results of the audited images, or of all
-    images if more than 1 % of the doubtful ones may be wrong.
+    """Audit the fast search `found`, and write the exact results of the audited images into it, or
+    of all images if more than 1 % of the doubtful ones may be wrong.
 
-    `failed` is told so before the exact search begins; that takes `progress` and `snapshot`.
+    failed: called with a message before all images are searched in mode `exact`; `progress` and
+    `snapshot` are for that search. Other arguments as of core.evaluation.queue.search.
     """
     how: Any = {"steps": steps, "batch": batch, "device": device, "norm": norm, "team": team}
     doubtful = np.flatnonzero(found.critical > 2)
     rows = _draw(doubtful)
     few = replace(split, images=split.images[rows], labels=split.labels[rows])
     exact = queue.search(model, few, strengths, **how)
-    # Flags are right below the critical level, so two images differ at as many strengths as lie
-    # between their levels.
+    # An image is right at all strengths below its critical level, so the two searches disagree on
+    # as many strengths as the difference of its levels.
     gap = np.abs(found.critical[rows].astype(int) - exact.critical)
     wrong = int((gap > 0).sum())
     most = _at_most(wrong, len(rows), len(doubtful))
@@ -115,8 +118,8 @@ def check(
 
 
 def _draw(doubtful: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The doubtful images to audit, ascending: the fewest that pass if none of them is wrong."""
-    from scipy.stats import hypergeom  # half a second, for fast evaluations alone
+    """The doubtful images to audit, ascending: the fewest that suffice if none of them is wrong."""
+    from scipy.stats import hypergeom  # 0.5 s to import, only for fast evaluations
 
     count = len(doubtful)
     if count <= FEW:
@@ -130,8 +133,8 @@ def _draw(doubtful: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _at_most(wrong: int, images: int, doubtful: int) -> int:
-    """Upper confidence bound of the number of wrong images among the doubtful, of which so many
-    were drawn and found wrong: the exact one-sided bound for draws without replacement."""
+    """Upper confidence bound of the number of wrong images among `doubtful` ones, of which `images`
+    were drawn and `wrong` found wrong: exact, one-sided, for draws without replacement."""
     if images == doubtful:
         return wrong
     from scipy.stats import hypergeom

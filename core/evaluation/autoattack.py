@@ -1,8 +1,7 @@
-"""AutoAttack standard (Croce & Hein 2020), through the optional package pyautoattack, on the
-survivors of APGD alone: it can only lower an accuracy.
+"""The standard AutoAttack (Croce & Hein 2020), from the optional package pyautoattack.
 
-It may take a day, so what is known is written after every batch, and a repeated evaluation goes on
-from there.
+It attacks only images that survive APGD, so it can only lower an accuracy. It may take a day, so
+results are stored after every batch, and an interrupted evaluation continues from there.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 def measure(asked: AutoAttack, model: nn.Module, split: Split, context: Context) -> Measured:
-    """The ensemble on what APGD leaves."""
+    """Run APGD and then the ensemble on the images that survive it; a row per strength."""
     found = evaluate(
         partial(robust.search, asked, model, split, replace(context, progress=_unheard)),
         model,
@@ -52,11 +51,11 @@ def measure(asked: AutoAttack, model: nn.Module, split: Split, context: Context)
 
 
 def _unheard(done: int) -> None:
-    """APGD's finished images say nothing about how long the ensemble will take."""
+    """Ignores APGD's progress, which does not show how long the ensemble will take."""
 
 
 def require() -> Any:
-    """The package. Raises ConfigError if it is missing."""
+    """The module pyautoattack. Raises ConfigError if it is not installed."""
     try:
         import pyautoattack
     except ImportError:
@@ -65,8 +64,8 @@ def require() -> Any:
 
 
 class Counted(nn.Module):
-    """Counts the images that pass forwards, and those of them whose gradient is asked for; gives
-    only usable ones: a point that is not finite would end the attacks on its image."""
+    """Counts images passed forward, and those whose gradient is needed. Replaces NaN and huge
+    values in gradients: with them an attack would go on from a NaN image, to no effect."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -84,14 +83,14 @@ class Counted(nn.Module):
 
 
 class Ledger:
-    """What is known so far of one evaluation, on disk: the search, and for each image the highest
-    strength (as an index) at which AutoAttack has tried it. write: as for a Snapshot."""
+    """The file with partial results of an evaluation: the search so far, and for each image the
+    index of the highest strength at which AutoAttack has tried it. write: as for a Snapshot."""
 
     def __init__(self, file: Path, write: Write = write_atomic) -> None:
         self.file, self.write = file, write
 
     def load(self) -> tuple[Search, np.ndarray[Any, Any]] | None:
-        """None where nothing is known or the file is damaged."""
+        """(search, tried [n]); None if there is no file or it is damaged."""
         try:
             with np.load(io.BytesIO(self.file.read_bytes())) as stored:
                 names = ("forwards", "backwards", "zero_gradient_images")
@@ -101,7 +100,7 @@ class Ledger:
             return None
 
     def save(self, found: Search, tried: np.ndarray[Any, Any]) -> None:
-        """Replace the file. Raises OSError, and what `write` raises."""
+        """Replace the file. Raises OSError and whatever `write` raises."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, tried=tried, **asdict(found))
         self.write(self.file, lambda file: file.write(buffer.getvalue()))
@@ -120,11 +119,11 @@ def evaluate(
     progress: Callable[[int], None] = lambda done: None,
     team: Team = ALONE,
 ) -> Search:
-    """Critical strengths under APGD (`first`, called unless the ledger knows its result) and then
-    AutoAttack, strength by strength, each on the images that are right so far.
+    """Critical strengths under APGD (`first`, called unless the ledger has its result) and then
+    AutoAttack, strength by strength, each time on the images that are still right.
 
-    `progress` is told how many images AutoAttack has finished; one with half of its strengths
-    finished counts half. Raises ConfigError as `require`.
+    progress: called with the number of images that AutoAttack has finished; one with half of its
+    strengths finished counts as half. Raises ConfigError as `require` does.
     """
     require()
     mine = team.mine(torch.arange(len(split)))
@@ -149,7 +148,7 @@ def evaluate(
                 except torch.OutOfMemoryError:
                     if batch == 1:
                         raise
-                    # Here, not around it all: what a team does together is done once by each.
+                    # Retried here, not by the caller: `gather` must be called once by each process.
                     batch = (batch + 1) // 2
                     log.warning("out of memory: AutoAttack on %d images at once", batch)
                     continue
@@ -163,14 +162,14 @@ def evaluate(
 
 
 def _share(found: Search, tried: np.ndarray[Any, Any]) -> float:
-    """Of the (image, strength) pairs to be attacked, the share of those that were."""
+    """Share of the (image, strength) pairs to attack that have been attacked."""
     done, left = tried.sum(), np.maximum(found.critical - 1 - tried, 0).sum()
     return float(done / (done + left)) if left else 1.0
 
 
 def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: str) -> Tensor:
-    """Which images [B] the standard ensemble breaks. Its random streams begin at 0 for every batch
-    and do not touch the caller's."""
+    """Which images [B] the standard ensemble breaks. Its seed is 0 for every batch, and the
+    caller's random state is left unchanged."""
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         ensemble = require().AutoAttack(
@@ -187,7 +186,7 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: str) -
 
 
 def _inside(point: Tensor, clean: Tensor, epsilon: float, norm: str) -> Tensor:
-    """Which points [B] keep to the ball, up to rounding, and to the pixel range."""
+    """Which points [B] are in the ball, up to rounding, and in the pixel range."""
     order = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}[norm]
     far: Tensor = torch.linalg.vector_norm((point - clean).flatten(1).double(), ord=order, dim=1)
     in_range = (point.flatten(1).amin(1) >= 0) & (point.flatten(1).amax(1) <= 1)

@@ -25,27 +25,25 @@ from core.store.records import ResultRow
 
 KINDS = tuple(CORRUPTIONS)
 SEED = 0
-"""Evaluations of all runs see the very same corrupted images."""
+"""Fixed, so that all runs are evaluated on the same corrupted images."""
 
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Which images are right on which types, and the forwards that took, in images.
-
-    right: [N, types], 1 or 0, and -1 where the type was not tried on the image.
-    """
+    """right: [N, types], 1 if the image is right under that type, 0 if wrong, -1 if not tried.
+    forwards: cost in images."""
 
     right: NDArray[np.int8]
     forwards: int
 
     @property
     def critical(self) -> NDArray[np.int16]:
-        """[N]: 1 if an image is right on every type tried, else 0."""
+        """[N]: 1 if an image is right under every type tried, else 0."""
         critical: NDArray[np.int16] = (self.right != 0).all(1).astype(np.int16)
         return critical
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Type -> (right, tried), without types that were tried on no image."""
+        """Type -> (images right, images tried), for types tried on any image."""
         found = {
             kind: (int((column == 1).sum()), int((column >= 0).sum()))
             for kind, column in zip(KINDS, self.right.T, strict=True)
@@ -54,8 +52,8 @@ class Corrupted:
 
 
 def kinds_of(index: int, images: int, per_image: Literal["one", "all"]) -> tuple[str, ...]:
-    """The types tried on image number `index` of so many: all, or one by consecutive blocks of
-    floor(images / 11), the images left over with the last type (as in the guide)."""
+    """The types tried on image `index` of `images`: all, or one. For one, consecutive blocks of
+    floor(images / 11) images get one type each, and the rest the last type (as in the guide)."""
     match per_image:
         case "all":
             return KINDS
@@ -67,7 +65,7 @@ def kinds_of(index: int, images: int, per_image: Literal["one", "all"]) -> tuple
 
 
 def measure(asked: Corruptions, model: nn.Module, split: Split, context: Context) -> Measured:
-    """A row per type that was tried."""
+    """Run the evaluation; a result row per type that was tried."""
     found = search(
         model,
         split,
@@ -98,8 +96,8 @@ def search(
     progress: Callable[[int], None] = lambda done: None,
     team: Team = ALONE,
 ) -> Corrupted:
-    """Which corrupted images of `split` are right. Raises TeamError where not every one was looked
-    at exactly once."""
+    """Which corrupted images of `split` are right. progress: called with the number of finished
+    images. Raises TeamError unless every (image, type) was evaluated exactly once."""
     right = np.full((len(split), len(KINDS)), -1, np.int8)
     tasks = [
         (index, kind)
@@ -129,8 +127,8 @@ def _corrupt_image(split: Split, severity: int, task: tuple[int, str]) -> NDArra
 
 
 def _joined(right: NDArray[np.int8], team: Team, tried: int) -> Corrupted:
-    """The whole from the parts of a team; what a part has not tried is -1 there."""
+    """The result of all processes from the partial ones, in which untried pairs are -1."""
     parts = np.stack(team.gather(right))
     if ((parts >= 0).sum(0) > 1).any() or not (parts >= 0).any((0, 2)).all():
-        raise TeamError("not every image was corrupted and looked at exactly once")
+        raise TeamError("not every image was corrupted and evaluated exactly once")
     return Corrupted(parts.max(0), forwards=sum(team.gather(tried)))

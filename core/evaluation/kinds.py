@@ -1,4 +1,4 @@
-"""What measures each kind of evaluation, imported when one is made."""
+"""The function that measures each kind of evaluation, imported when needed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MEASURES = {
     "corruptions": "core.evaluation.corrupted:measure",
 }
 COUNTED = ("accuracy", "clean", "adv", "expected")
-"""Metrics that follow from rows."""
+"""Metrics that tables compute from rows."""
 
 
 def measure(asked: EvalConfig, model: nn.Module, split: Split, context: Context) -> Measured:
-    """Make one evaluation. All processes of a team call this. An own kind gets the model ready to
-    be attacked, see core.attack.apgd.attacking. Raises ConfigError if it gives no Measured, or
-    other metrics than its class declares."""
+    """Make one evaluation. All processes of a team call this. A user-defined kind gets the model as
+    core.attack.apgd.attacking prepares it. Raises ConfigError if it does not return a Measured
+    with the metrics that its class declares."""
     if not own_code.is_own(asked.attack):
         module, _, name = MEASURES[asked.attack].partition(":")
         found: Measured = getattr(import_module(module), name)(asked, model, split, context)
@@ -37,12 +37,12 @@ def measure(asked: EvalConfig, model: nn.Module, split: Split, context: Context)
 def _checked(asked: EvalConfig, found: object) -> Measured:
     if not isinstance(found, Measured):
         wanted = "core.evaluation.measured.Measured"
-        raise ConfigError(f"attack {asked.attack}: measure has to return a {wanted}, got {found!r}")
+        raise ConfigError(f"attack {asked.attack}: measure must return a {wanted}, got {found!r}")
     counted = {*COUNTED} if found.rows else set()
     if {*asked.metrics} - counted != {*found.metrics}:
         given = ", ".join(found.metrics) or "none"
         raise ConfigError(
             f"attack {asked.attack}: its class declares the metrics {', '.join(asked.metrics)}, "
-            f"but measure gave {given} and {len(found.rows)} rows"
+            f"but measure returned {given} and {len(found.rows)} rows"
         )
     return found

@@ -1,4 +1,4 @@
-"""What a kind of evaluation is given to work with, and what it gives back."""
+"""What the `measure` function of an evaluation receives and returns."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ from core.store.snapshot import Snapshot
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Where and how one process measures. All processes of a team measure together: each takes
-    `team.mine` of the images, and all return the whole (`team.gather`)."""
+    """Where and how a process measures. All processes of a team call `measure`: each evaluates
+    `team.mine` of the images, and all return the joint result (`team.gather`)."""
 
     batch: int
-    """Images at once; a kind that raises torch.OutOfMemoryError is called again with half."""
+    """Images per forward; after torch.OutOfMemoryError, `measure` is called again with half."""
     device: torch.device
     part: Path
-    """Where this process may keep what it knows so far. The name tells the rank and the size of
-    the team: another size splits the images differently. Removed once the evaluation is whole."""
+    """File for partial results of this process. Its name has the rank and the size of the team,
+    since another size splits the images differently. Removed when the evaluation is complete."""
     held_out: Split | None = None
-    """The validation split, for kinds that learn from images beside the judged ones."""
+    """The validation split, for kinds that learn from images other than those evaluated."""
     team: Team = ALONE
     write: Write = write_atomic
-    """How `part` is written."""
+    """How to write `part`."""
     progress: Callable[[int], None] = lambda done: None
-    """Takes the number of images that are done, of the whole team."""
+    """Call it with the number of finished images, of the whole team."""
     remark: Callable[[str], None] = lambda text: None
-    """Takes a line for the log and the record of the attempt."""
+    """Call it with a line for the log and the attempt's record."""
 
     @property
     def means(self) -> dict[str, Any]:
-        """The keywords with which every search is told how it runs."""
+        """Keyword arguments that every search takes."""
         return {"batch": self.batch, "device": self.device, "team": self.team}
 
     def snapshot(self, name: str = "") -> Snapshot:
-        """The state of a long search on disk; `name` tells several of one evaluation apart."""
+        """A file for the state of a long search; `name` distinguishes several of one evaluation."""
         return Snapshot(self.part.with_suffix(f".{name}.part") if name else self.part, self.write)
 
 
 @dataclass
 class Measured:
-    """What an evaluation found: the body of evals/<id>.json, and evals/<id>.npz."""
+    """Result of an evaluation, stored as evals/<id>.json and, for `arrays`, evals/<id>.npz."""
 
     rows: Sequence[ResultRow]
-    """Counts of right images; [] for a kind that measures no accuracy."""
+    """Counts of correctly classified images; [] for a kind that measures no accuracy."""
     arrays: Mapping[str, NDArray[Any]]
     """Name -> integers or floats [n, ...], one entry per image in the order of the split. `index`
-    and `label` are added."""
+    and `label` are added by the caller."""
     expected: float | None = None
-    """Expected accuracy over all strengths; None if there is none."""
+    """Expected accuracy over all strengths, in [0, 1]; None if the kind has none."""
     forwards: int = 0
     backwards: int = 0
-    """Costs, counted in images."""
+    """Costs in images."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Further results by name, which tables show as they are (an AUROC, a median distance)."""
+    """Further results by name, which tables show unchanged (an AUROC, a median distance)."""
     extras: Mapping[str, Any] = field(default_factory=dict)
-    """Further entries of the record: plain data."""
+    """Further entries of the JSON record, plain data."""

@@ -1,8 +1,9 @@
-"""Distances to the decision boundary by FMN: one attack per image, accuracy at every strength.
+"""Distances to the decision boundary by FMN: one attack per image gives accuracy at every strength.
 
-An image is right at eps exactly if it is right as it is and the smallest perturbation found that
+An image counts as right at eps if it is right when clean and the smallest perturbation found that
 changes its prediction is longer than eps. Expected accuracy over eps ~ U[0, e] is then an exact
-integral, (1 / e) * mean(min(distance, e)) over right images, whatever strengths are asked for.
+integral, (1 / e) * mean(min(distance, e)), with distance 0 for images that are wrong when clean; it
+does not depend on the strengths of the evaluation.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ MARGINS = {"logit_margin": "float32", "feature_margin": "float32"}
 
 @dataclass
 class Distances:
-    """What a search found, by image [n], and what it cost, in images.
+    """Result of a search, as arrays [n] with an entry per image, and its cost in images.
 
-    distance: the smallest perturbation found that changes the prediction, inf if none was found; 0
-    of wrong images that were not attacked. predicted: the class of the clean image. correct:
-    whether that is its label. target: the class of the perturbed image, -1 if none was found.
+    distance: length of the smallest perturbation found that changes the prediction, inf if none was
+    found, 0 for wrong images that were not attacked. predicted: class of the clean image. correct:
+    whether that is its label. target: class of the perturbed image, -1 if none was found.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -55,14 +56,14 @@ class Distances:
 
     @property
     def to_wrong(self) -> NDArray[np.float32]:
-        """Distance to the nearest wrong image that was found: 0 of wrong ones."""
+        """Distances [n] to the nearest misclassified point found: 0 for images wrong when clean."""
         return np.where(self.arrays["correct"], self.arrays["distance"], np.float32(0))
 
 
 def measure(asked: MinimalNorm, model: nn.Module, split: Split, context: Context) -> Measured:
-    """A row per strength, each with the expected accuracy up to it, and the arrays of `Distances`
-    with the critical level of every image; logit, feature and pseudo-margins if they are asked for.
-    """
+    """Run the evaluation: a row per strength with the expected accuracy up to it, the arrays of
+    `Distances`, and the critical level of every image; logit, feature and pseudo-margins if the
+    config asks for them."""
     how: Any = {name: getattr(asked, name) for name in ("steps", "norm", "margins")}
     how |= context.means
     found = search(model, split, **how, progress=context.progress, snapshot=context.snapshot())
@@ -81,12 +82,15 @@ def measure(asked: MinimalNorm, model: nn.Module, split: Split, context: Context
         found.forwards += known.forwards + len(split) + len(held_out)
         found.backwards += known.backwards
         if failed := int(np.isinf(distance).sum()):
-            context.remark(f"{asked.id}: {failed} of {len(distance)} distances to learn not found")
+            context.remark(
+                f"{asked.id}: no distance found for {failed} of {len(distance)} images that "
+                "pseudo-margins learn from; these are left out"
+            )
     return measured(asked, found)
 
 
 def measured(asked: MinimalNorm, found: Distances) -> Measured:
-    """What is written of a search."""
+    """The record of a search: rows, arrays, expected accuracy."""
     distance, levels = found.to_wrong, asked.levels
     rows = [
         ResultRow(
@@ -118,7 +122,7 @@ def measured(asked: MinimalNorm, found: Distances) -> Measured:
 
 
 def critical(distance: NDArray[np.float32], levels: Sequence[float]) -> NDArray[np.int16]:
-    """[n]: index of the first strength that breaks an image, len(levels) if none does."""
+    """[n]: index of the smallest strength that breaks an image, len(levels) if none does."""
     found: NDArray[np.int16] = (
         (distance[:, None] > np.array(levels, np.float32)).sum(1).astype(np.int16)
     )
@@ -126,7 +130,8 @@ def critical(distance: NDArray[np.float32], levels: Sequence[float]) -> NDArray[
 
 
 def expected_accuracy(distance: NDArray[np.float32], epsilon: float) -> float:
-    """Over eps ~ U[0, epsilon], exactly; distance: 0 of wrong images, [n]. At 0 the accuracy."""
+    """Exact expected accuracy, in [0, 1], over eps ~ U[0, epsilon]; for epsilon 0, the clean
+    accuracy. distance: [n], 0 for images wrong when clean."""
     if not epsilon:
         return float((distance > 0).mean())
     return float(np.minimum(distance, epsilon).mean(dtype=np.float64) / epsilon)
@@ -136,7 +141,7 @@ def expected_accuracy(distance: NDArray[np.float32], epsilon: float) -> float:
 class _Slots(Slots):
     index: Tensor
     labels: Tensor
-    blind: Tensor  # whether it had no usable gradient while it was right
+    blind: Tensor  # whether its gradient was unusable at a point classified correctly
     path: Approach
 
 
@@ -153,10 +158,10 @@ def search(
     team: Team = ALONE,
     snapshot: Snapshot | None = None,
 ) -> Distances:
-    """Distances of every image of `split`. margins: attack the predictions of wrong images, too,
-    and measure margins.
+    """Distances of every image of `split`. margins: also attack the predictions of wrong images and
+    measure logit and feature margins.
 
-    Arguments and errors as those of core.evaluation.queue.search.
+    Other arguments, and errors, as of core.evaluation.queue.search.
     """
     rows = team.mine(torch.arange(len(split)))
     with attacking(model) as target:
@@ -170,10 +175,13 @@ def search(
 
 
 def _joined(parts: Sequence[tuple[NDArray[Any], Distances]], images: int) -> Distances:
-    """One search from those of a team. Raises TeamError unless every image is in exactly one."""
+    """The search from its parts, (rows, distances) of each process. Raises TeamError unless every
+    image is in exactly one part."""
     seen = np.concatenate([rows for rows, _ in parts])
     if not np.array_equal(np.sort(seen), np.arange(images)):
-        raise TeamError(f"{len(np.unique(seen))} of {images} images were evaluated, not each once")
+        raise TeamError(
+            f"expected each of {images} images evaluated once, got {len(np.unique(seen))}"
+        )
     order = np.argsort(seen)
     names = parts[0][1].arrays
     return Distances(
@@ -185,7 +193,7 @@ def _joined(parts: Sequence[tuple[NDArray[Any], Distances]], images: int) -> Dis
 
 
 class _Queue(Queue[_Slots]):
-    """Every image at its own step of the approach."""
+    """A batch of images, each at its own step of its `Approach`."""
 
     def __init__(
         self,
@@ -246,8 +254,8 @@ class _Queue(Queue[_Slots]):
         return done
 
     def _meet(self, slots: _Slots, rows: Tensor, right: Tensor, logits: Tensor) -> None:
-        """What the first look at clean images tells; wrong ones end here unless margins are asked
-        for."""
+        """Record what the logits of clean images show. Wrong images end here unless margins are
+        measured."""
         found = {"predicted": slots.path.own[rows], "correct": right}
         if self.margins:
             largest = logits.topk(2, dim=1).values
@@ -261,8 +269,8 @@ class _Queue(Queue[_Slots]):
         self._write(slots, rows, found)
 
     def _settle(self, slots: _Slots, rows: Tensor) -> None:
-        """Distances of finished images, of the perturbations as they are: those that guide the
-        search are rounded as float32 sums are."""
+        """Record the distances of finished images, computed again in float64: those that guided the
+        search have the rounding errors of float32 sums."""
         path = slots.path
         exact = path.length(path.best[rows].double() - path.clean[rows].double()).float()
         distance = torch.where(path.distance[rows].isfinite(), exact, torch.inf)

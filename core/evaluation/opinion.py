@@ -1,6 +1,6 @@
-"""A second opinion on APGD: FMN on the first images that it has not broken at each strength.
+"""A second opinion on APGD: FMN attacks the first images that APGD has not broken at each strength.
 
-It changes no accuracy. It tells how many of the images that count as right are not.
+It changes no accuracy, but shows how many of the images that count as right are not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.evaluation.queue import Search
 
 
 class Opinion(TypedDict):
-    """At one strength: of `images` that APGD has not broken, FMN breaks `broken`."""
+    """At strength `epsilon`, FMN breaks `broken` of `images` images that APGD has not broken."""
 
     epsilon: str
     images: int
@@ -29,7 +29,8 @@ class Opinion(TypedDict):
 def second_opinion(
     asked: RobustAccuracy, found: Search, model: nn.Module, split: Split, context: Context
 ) -> list[Opinion]:
-    """For every strength but 0; the cost is added to `found`. All processes of a team call this."""
+    """An opinion for every strength above 0 that has survivors. Adds its cost to `found`. All
+    processes of a team call this."""
     survivors = {
         level: np.flatnonzero(found.critical > level)[:SURVIVORS]
         for level in range(1, len(asked.epsilons))

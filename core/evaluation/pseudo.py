@@ -1,8 +1,8 @@
 """Pseudo-margins: networks that learn the distances of held-out images from logits or features.
 
-For models whose logit margin does not rank images by distance (arXiv 2406.18451, section 5), in the
-two variants that its text and its code have. Both train on images that neither training nor the
-judged split has seen: the validation split.
+For models whose logit margin does not rank images by distance (arXiv 2406.18451, section 5), in two
+variants: that of the paper's text and that of its code. Both train on the validation split, which
+is neither trained on nor evaluated.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from core.model.linear_head import find_linear_head
 
 WIDTH = 512
 EPOCHS = 500
-"""Steps, each on all images at once."""
+"""Number of steps, each on all images."""
 RATE = 1e-4
 TRAINED = 0.8
-"""Share of the held-out images that the networks learn from; as in the code, the others are left
-out."""
+"""Share of the held-out images that the networks learn from; as in the paper's code, the others are
+not used."""
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -39,12 +39,13 @@ def pseudo_margins(
     batch: int,
     device: torch.device,
 ) -> Arrays:
-    """Learned margins of the images of `split`, [n] in (0, 1) each: `pseudo_logits` from logits, to
-    the square root of the distance; `pseudo_features` from the input of the last layer, to the
-    distance over the largest one, unless that layer is not linear.
+    """Learned margins of the images of `split`, arrays [n] in (0, 1). `pseudo_logits` learns the
+    square root of the distance from logits; `pseudo_features`, only if the last layer is linear,
+    learns the distance divided by the largest one from the input of that layer.
 
-    model: ready to be attacked. distance: of the held-out images, inf if none was found; these are
-    not learned from. Where distances exceed 1 (l2, l1), their root is taken of the share, too.
+    model: as core.attack.apgd.attacking prepares it. distance: [held-out images]; those with inf,
+    for which none was found, are not learned from. If a distance exceeds 1 (l2, l1),
+    `pseudo_logits`, too, divides by the largest before taking the root.
     """
     finite = torch.from_numpy(np.isfinite(distance))
     target = torch.from_numpy(distance)[finite].to(device)
@@ -59,8 +60,7 @@ def pseudo_margins(
 
 @torch.no_grad()
 def _seen(model: nn.Module, split: Split, batch: int, device: torch.device) -> dict[str, Tensor]:
-    """Logits [n, classes] and features [n, D] of a split's images; no features without a linear
-    last layer."""
+    """Logits [n, classes] and, if the last layer is linear, features [n, D] of a split's images."""
     found: dict[str, list[Tensor]] = {"logits": [], "features": []}
     head = find_linear_head(model, split.batch(torch.arange(1), device)[0])
     hook = head and head.register_forward_pre_hook(
@@ -76,8 +76,8 @@ def _seen(model: nn.Module, split: Split, batch: int, device: torch.device) -> d
 
 
 def _learned(inputs: Tensor, targets: Tensor, asked: Tensor, name: str) -> NDArray[np.float32]:
-    """What a new network makes of `asked` [n, D] after it has learned `targets` [m] from `inputs`
-    [m, D]. Its random numbers follow from `name` alone."""
+    """Train a new network to predict `targets` [m] from `inputs` [m, D]; returns its predictions
+    for `asked` [n, D]. Its random numbers depend only on `name`."""
     devices = [inputs.device] if inputs.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         torch.manual_seed(derive(0, "pseudo margin", name))
@@ -95,7 +95,7 @@ def _learned(inputs: Tensor, targets: Tensor, asked: Tensor, name: str) -> NDArr
 
 
 def _layers(width: int) -> Iterator[nn.Module]:
-    """As in the code of the paper: no activation after the first layer."""
+    """The layers of the paper's code, which has no activation after the first."""
     yield nn.Linear(width, WIDTH)
     for _ in range(2):
         yield from (nn.Linear(WIDTH, WIDTH), nn.ReLU())

@@ -1,19 +1,19 @@
 """Robust accuracy at many strengths: for each image, the smallest strength that breaks it.
 
-Mode `exact`: clean-wrong images are never attacked; a right one climbs the strengths, each a full
-APGD started from the clean image, until one breaks it (any iterate misclassified). Balls nest, so
-what is broken at eps is broken at every larger eps, and the result is never above independent
-attacks at each eps.
+Mode `exact`: images that are wrong when clean are not attacked. A right one is attacked at one
+strength after another, each time by a full APGD from the clean image, until one breaks it (any
+iterate misclassified). Balls are nested, so an image broken at eps is broken at every larger eps,
+and the accuracy is at most that of independent attacks at each eps.
 
-Mode `fast`: a right image begins at the largest strength and comes down until it survives. Each
-strength at which it is called broken did break it; the smaller ones are taken to be survived
-without a look, so the result is never below independent attacks and needs an audit
-(core.evaluation.audit).
-An image that survives no more than the smallest strength has no untried one: both modes agree.
+Mode `fast`: a right image is attacked at the largest strength first, then at smaller ones until it
+survives. Every strength counted as breaking it was tried; the untried smaller ones count as
+survived, so the accuracy is at least that of independent attacks and needs an audit
+(core.evaluation.audit). For an image that survives at most the smallest strength, both modes agree.
 
-In both, images stop when broken and the next one takes their place, so batches stay full; loss and
-gradient at the clean image serve all strengths. The processes of a team take every n-th image each.
-A search that was interrupted goes on from its last snapshot, with the same bits.
+In both modes an image stops when it is broken and the next one takes its place, so batches stay
+full. Loss and gradient at the clean image are computed once for all strengths. Each of the n
+processes of a team takes every n-th image. An interrupted search continues from its last snapshot
+and gives bit-identical results.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ Mode = Literal["exact", "fast"]
 
 @dataclass
 class Search:
-    """critical[i]: index into the strengths of the first one that breaks image i (0: wrong when
-    clean), len(strengths) where none does. Costs are counted in images."""
+    """critical[i]: index of the smallest strength that breaks image i, 0 if it is wrong when clean,
+    len(strengths) if none does. forwards, backwards: costs in images."""
 
     critical: np.ndarray[tuple[int], np.dtype[np.int16]]
     forwards: int = 0
     backwards: int = 0
     zero_gradient_images: int = 0
-    """Right images without a usable gradient: zero everywhere at the clean image, or not finite
-    there or later on. Their robustness is not to be trusted (saturated or masked gradients)."""
+    """Right images without a usable gradient: zero at the clean image, or not finite at any point.
+    Their robustness cannot be trusted (saturated or masked gradients)."""
 
     def correct(self, level: int) -> int:
-        """Images that are right at strength number `level`."""
+        """Number of images that are right at the strength of index `level`."""
         return int((self.critical > level).sum())
 
 
 @dataclass
 class _Slots(Slots):
-    """The images under attack: where each came from, which strength it is at, its clean state."""
+    """The images under attack: place in the queue, current strength, state at the clean image."""
 
-    index: Tensor  # [B] which of the rows
-    level: Tensor  # [B] strength under attack; 0 is the clean image itself
+    index: Tensor  # [B] index into the queue's rows
+    level: Tensor  # [B] index of the current strength; 0 is the clean image
     labels: Tensor
     clean: Tensor  # [B, C, H, W]
     clean_loss: Tensor  # [B]
     clean_gradient: Tensor  # [B, C, H, W]
-    blind: Tensor  # [B] whether it had no usable gradient while it was right
+    blind: Tensor  # [B] whether its gradient was unusable at a point classified correctly
     path: Trajectory
 
 
@@ -82,10 +82,11 @@ def search(
     team: Team = ALONE,
     snapshot: Snapshot | None = None,
 ) -> Search:
-    """Critical strengths of every image of `split`; strengths ascend from 0.
+    """Critical strengths of every image of `split`. strengths: ascending from 0.
 
-    `progress` is told the number of finished images (of the whole team, as far as one process can
-    tell) now and then. Raises TeamError where not every image was searched exactly once.
+    progress: called with the number of finished images, estimated for the whole team from this
+    process's share. snapshot: where to store the state, and to continue from. Raises TeamError
+    unless every image was searched exactly once, ConfigError if the norm is unknown.
     """
     rows = team.mine(torch.arange(len(split)))
     with attacking(model) as target:
@@ -102,11 +103,13 @@ def search(
 
 
 def joined(parts: Sequence[tuple[np.ndarray[Any, Any], Search]], images: int) -> Search:
-    """One search from parts of it, each with the rows it covers. Raises TeamError unless every
-    image is in exactly one."""
+    """The search from its parts, each with the rows that it covers. Raises TeamError unless every
+    image is in exactly one part."""
     seen = np.concatenate([rows for rows, _ in parts])
     if not np.array_equal(np.sort(seen), np.arange(images)):
-        raise TeamError(f"{len(np.unique(seen))} of {images} images were evaluated, not each once")
+        raise TeamError(
+            f"expected each of {images} images evaluated once, got {len(np.unique(seen))}"
+        )
     whole = Search(np.zeros(images, np.int16))
     for rows, part in parts:
         whole.critical[rows] = part.critical
@@ -128,7 +131,7 @@ def _clean_search(
 
 
 class _Queue(Queue[_Slots]):
-    """Every image at its own strength."""
+    """A batch of images, each at its own strength."""
 
     def __init__(
         self,
@@ -161,15 +164,14 @@ class _Queue(Queue[_Slots]):
         self.found = Search(**known | {"critical": np.array(known["critical"], np.int16)})
 
     def enter(self, index: Tensor, x: Tensor, y: Tensor) -> _Slots:
-        """At level 0 the ball is a point, so that `advance` leaves images at the clean one for
-        their first look."""
+        """Slots at level 0, whose ball is a point: the first `advance` stays at the clean image."""
         level, loss = torch.zeros_like(y), torch.zeros(len(y), device=self.device)
         blind, gradient = torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(x)
         path = self._path(x, gradient, loss, level)
         return _Slots(index, level, y, x, loss, gradient, blind, path)
 
     def _path(self, x: Tensor, gradient: Tensor, loss: Tensor, level: Tensor) -> Trajectory:
-        """From clean images, of which loss and gradient are known, at their levels."""
+        """Trajectories at the given levels, from clean images with known gradient and loss."""
         return self.start(x, gradient.clone(), loss.clone(), self.strengths[level], self.steps)
 
     def step(self, slots: _Slots) -> Tensor:
@@ -197,7 +199,7 @@ class _Queue(Queue[_Slots]):
         return done
 
     def _restart(self, slots: _Slots, rows: Tensor) -> None:
-        """Start the given rows at their new level, from the clean image."""
+        """Start the given rows at their new levels, from the clean images."""
         if len(rows):
             known = slots.clean[rows], slots.clean_gradient[rows], slots.clean_loss[rows]
             slots.path.put(rows, self._path(*known, slots.level[rows]))
@@ -214,14 +216,14 @@ def _follow(mode: Mode) -> Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor,
 
 
 def _climb(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """From each image's level [B] to the next one up. Returns (next level, or the critical one of
-    images that end here; which images end)."""
+    """Move images [B] that passed one level up. Returns the new level, which is the critical one
+    for images that end, and which images end."""
     following = level + passed
     return following, broken | (following > top)
 
 
 def _descend(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """As `_climb`, but from the clean image to the top and from there down."""
+    """As `_climb`, but from the clean image to the top level and from there down."""
     clean = level == 0
     above = torch.where(clean, top, level + 1)
     below = (level - 1).clamp(min=1)
@@ -233,7 +235,7 @@ def _descend(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[T
 def clean_loss(
     model: nn.Module, split: Split, *, batch: int, device: torch.device, team: Team = ALONE
 ) -> tuple[float, int]:
-    """Mean cross-entropy on a split and the number of right images."""
+    """Mean cross-entropy on a split, and the number of images classified correctly."""
     total = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.long, device=device)
     with attacking(model) as target:

@@ -1,4 +1,4 @@
-"""Robust accuracy by APGD: what is written of a search for critical strengths."""
+"""Robust accuracy by APGD: runs a search for critical strengths and turns it into a record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from core.store.snapshot import Snapshot
 
 
 def measure(asked: RobustAccuracy, model: nn.Module, split: Split, context: Context) -> Measured:
-    """In the mode that is asked for; a fast search is audited. With a second opinion, if asked."""
+    """Run the evaluation in its mode, with an audit if that is `fast`, and a second opinion if
+    `asked.audit`."""
     found = search(asked, model, split, context, mode=asked.mode, snapshot=context.snapshot())
     match asked.mode:
         case "exact":
@@ -53,7 +54,7 @@ def search(
     mode: queue.Mode = "exact",
     snapshot: Snapshot | None = None,
 ) -> queue.Search:
-    """The search that `asked` describes; with a snapshot, it goes on from there."""
+    """The search that `asked` describes; continued from `snapshot` if that has a state."""
     return queue.search(
         model,
         split,
@@ -68,7 +69,7 @@ def search(
 
 
 def measured(asked: AtStrengths, found: queue.Search, **extras: Any) -> Measured:
-    """A row per strength, and the critical level of every image."""
+    """The record of a search: a row per strength, and the critical level of every image."""
     rows = [
         ResultRow(
             attack=asked.name,
@@ -90,7 +91,7 @@ def measured(asked: AtStrengths, found: queue.Search, **extras: Any) -> Measured
 
 
 def _expected(asked: AtStrengths, rows: Sequence[ResultRow]) -> float | None:
-    """Expected accuracy over the evaluation's whole grid; None if that is one point."""
+    """Expected accuracy over all strengths; None if there is only one."""
     if len(rows) < 2 and asked.prior is None:
         return None
     return expected_over(curve(rows), asked.prior)

@@ -1,6 +1,5 @@
-"""A queue of images on their way through an attack: as images finish, the next ones take their
-places, so that batches stay full. It can be interrupted and goes on from a snapshot, with the same
-bits.
+"""A queue of images to attack: as images finish, the next ones take their places, so that batches
+stay full. An interrupted queue continues from a snapshot, with bit-identical results.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from core.store.snapshot import Snapshot
 
 
 class Slots(Rows):
-    """The images under attack. index: [B], which of the queue's rows each one is."""
+    """The images under attack. index: [B], the place of each in the queue's rows."""
 
     index: Tensor
 
@@ -27,7 +26,7 @@ S = TypeVar("S", bound=Slots)
 
 
 class Queue(ABC, Generic[S]):
-    """The images `rows` of a split. What a subclass finds out stays in the subclass."""
+    """Attacks the images `rows` of a split. Subclasses define the attack and hold its results."""
 
     def __init__(self, split: Split, rows: Tensor, device: torch.device) -> None:
         self.split, self.rows, self.device = split, rows, device
@@ -35,28 +34,29 @@ class Queue(ABC, Generic[S]):
 
     @abstractmethod
     def enter(self, index: Tensor, x: Tensor, y: Tensor) -> S:
-        """Fresh slots for images x [K, C, H, W] with labels y [K]."""
+        """New slots for images x [K, C, H, W] with labels y [K]."""
 
     @abstractmethod
     def step(self, slots: S) -> Tensor:
-        """One look at every image; returns which places [K] of the slots are finished."""
+        """One step for every image; returns which slots [K] are finished."""
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
-        """What the search is, but for its images: a snapshot of any other one is no help."""
+        """The settings of the search; a snapshot is used only if it has the same."""
 
     @abstractmethod
     def known(self) -> dict[str, Any]:
-        """What was found so far, as plain data: no tensor, reading moves those to the GPU."""
+        """The results so far, as plain data without tensors: loading a snapshot would move tensors
+        to the GPU."""
 
     @abstractmethod
     def recall(self, known: dict[str, Any]) -> None:
-        """Take back what `known` gave."""
+        """Restore results from the output of `known`."""
 
     def run(
         self, batch: int, progress: Callable[[int], None], snapshot: Snapshot | None = None
     ) -> None:
-        """Until every image is finished, `batch` at once."""
+        """Attack all images, `batch` at a time. progress: called with the number finished."""
         slots = self._take(min(batch, len(self.rows)))
         finished = 0
         if snapshot:
@@ -73,7 +73,7 @@ class Queue(ABC, Generic[S]):
                 self._refill(slots, done)
 
     def _state(self, slots: S, finished: int) -> dict[str, Any]:
-        """All that the rest of the search depends on."""
+        """Everything that the rest of the search depends on."""
         return {
             "waiting": self.waiting,
             "finished": finished,
@@ -82,7 +82,7 @@ class Queue(ABC, Generic[S]):
         }
 
     def resume(self, state: dict[str, Any] | None, slots: S) -> int:
-        """Take over a state, if there is one; returns the number of finished images."""
+        """Restore a state unless it is None; returns the number of finished images."""
         if state is None:
             return 0
         self.waiting = state["waiting"]
@@ -99,7 +99,7 @@ class Queue(ABC, Generic[S]):
         return self.enter(index.to(self.device), x, y)
 
     def _refill(self, slots: S, done: Tensor) -> None:
-        """New images take the places of finished ones; places left over are dropped."""
+        """Replace finished images by waiting ones; drop the slots left over."""
         count = min(len(done), len(self.rows) - self.waiting)
         if count:
             slots.put(done[:count], self._take(count))
@@ -110,6 +110,6 @@ class Queue(ABC, Generic[S]):
 
 
 def _fields(state: dict[str, Any]) -> list[str]:
-    """The names in a state, those of nested ones too."""
+    """The names in a state, including those in nested ones."""
     nested = [name for value in state.values() if isinstance(value, dict) for name in value]
     return [*state, *nested]

@@ -1,4 +1,4 @@
-"""The machine under a run: device, precision, and a record of what computed its numbers."""
+"""Device, precision, and a record of the software and hardware that computed a run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PACKAGES = ("epsweep", "torch", "torchvision", "timm", "numpy", "wandb", "submit
 
 
 def device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def autocast(precision: str, on: torch.device) -> AbstractContextManager[object]:
-    """The context for forwards: bf16 autocast, or nothing for fp32."""
+    """The context for forwards on device `on`: bf16 autocast, or none for fp32."""
     if precision == "bf16":
         return torch.autocast(on.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
@@ -32,9 +32,9 @@ def autocast(precision: str, on: torch.device) -> AbstractContextManager[object]
 
 @contextlib.contextmanager
 def judging() -> Iterator[None]:
-    """Where final numbers are made: float32 in earnest, whatever the training's precision. On GPUs,
-    the inputs of convolutions would otherwise be rounded to 10 bits (TF32), and in NVIDIA's
-    containers, which set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, those of all matrix products too."""
+    """Context for evaluations: true float32, whatever the training's precision. On GPUs, the inputs
+    of convolutions would otherwise be rounded to 10 bits (TF32), and in NVIDIA's containers, which
+    set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, those of all matrix products, too."""
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
@@ -47,7 +47,7 @@ def judging() -> Iterator[None]:
 
 
 def describe() -> dict[str, Any]:
-    """Commit, hash of uncommitted changes, versions, host and device; kept as env.json."""
+    """Commit, hash of uncommitted changes, versions, host and device; stored in env.json."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -65,8 +65,8 @@ def describe() -> dict[str, Any]:
 
 
 def _kernels(on: torch.device) -> dict[str, Any]:
-    """What chooses the kernels of a training beside the device's name: numbers differ by rounding,
-    which adversarial training amplifies."""
+    """What decides, besides the device, which kernels a training uses: their results differ by
+    rounding, which adversarial training amplifies."""
     if on.type != "cuda":
         return {"cpu": torch.backends.cpu.get_cpu_capability()}
     return {
@@ -78,7 +78,7 @@ def _kernels(on: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The CPU's name where the kernel tells it, else its architecture."""
+    """The CPU's name if the kernel knows it, else its architecture."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

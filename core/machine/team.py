@@ -1,8 +1,7 @@
-"""The processes that work on one run together (`gpus_per_run`): what each one takes of it, and how
-they agree.
+"""A team: the processes that share one run (`gpus_per_run`), how they divide it and communicate.
 
-Rank 0 leads: it alone holds the claim and writes into the run folder. The others live as long as
-it does and no longer, so that no GPU is held by a run that has ended. One process is a team too.
+Rank 0 leads: only it holds the claim and writes into the run folder. The others exit when it does,
+so that no GPU is held by a run that has ended. A single process is a team, too.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ from core.store.files import remove
 from core.store.json_files import read_json, write_json
 
 JOIN_S = 600.0
-"""Seconds until all processes have to be there; importing torch from a cold disk takes minutes."""
+"""Seconds in which all processes must join; importing torch from a cold disk takes minutes."""
 PATIENCE = timedelta(days=2)
-"""How long one process waits for the others: a shard of AutoAttack may take a day longer."""
+"""How long a process waits for the others: one share of AutoAttack may take a day longer."""
 WORD_S = 5.0
-"""Seconds to wait for the last word of a process whose connection broke."""
+"""Seconds to wait for the last message of a process whose connection broke."""
 BUCKET = 2**23
-"""Numbers summed at once (32 MiB in float32): few messages, and little memory beside the model."""
+"""Numbers summed per message (32 MiB in float32): few messages that need little memory."""
 
 
 @dataclass(frozen=True)
 class Team:
-    """Processes 0 to size - 1; every method but `mine` and `tell` must be called by all of them,
-    in the same order, and raises TeamError where one is gone."""
+    """Processes 0 to size - 1. `total`, `mean`, `gather`, `share` and `part` must be called by all
+    of them in the same order, and raise TeamError (except `part`) if a process is gone."""
 
     rank: int = 0
     size: int = 1
@@ -54,12 +53,12 @@ class Team:
         return self.rank == 0
 
     def mine(self, rows: Tensor) -> Tensor:
-        """This process's part of some rows [N]: every size-th, so that images of one class, which
-        lie together in a test split, are shared out evenly."""
+        """This process's share of rows [N]: every size-th one, so that images of a class, which may
+        be consecutive, are divided evenly."""
         return rows[self.rank :: self.size]
 
     def total(self, tensors: Iterable[Tensor]) -> None:
-        """Sum each tensor over the team, in place; gradients in a few large messages."""
+        """Sum each tensor over the processes, in place, in a few large messages."""
         if self.size == 1:
             return
         for bucket in _buckets(tensors):
@@ -71,7 +70,7 @@ class Team:
                 tensor.copy_(part.view(tensor.shape))
 
     def mean(self, tensors: Iterable[Tensor]) -> None:
-        """As `total`, divided by the number of processes."""
+        """Average each tensor over the processes, in place."""
         if self.size == 1:
             return
         tensors = list(tensors)
@@ -80,7 +79,7 @@ class Team:
             tensor /= self.size
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gives, in the order of ranks; to all of them."""
+        """The values of all processes in the order of ranks; every process gets the list."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -89,16 +88,16 @@ class Team:
         return values
 
     def share(self, value: Any = None) -> Any:
-        """What the leader gives, to all."""
+        """The leader's value; every process gets it."""
         return self.gather(value)[0]
 
     def tell(self, word: dict[str, Any]) -> None:
-        """Leave a last word for the leader: why this process ends."""
+        """Send the leader a last message: why this process ends."""
         with contextlib.suppress(RuntimeError):
             self.store.set("word", json.dumps(word))
 
     def word(self) -> dict[str, Any] | None:
-        """For the leader: the last word of a process that has ended, None where there is none."""
+        """The last message of a process that has ended, for the leader; None if there is none."""
         try:
             self.store.wait(["word"], timedelta(seconds=WORD_S))
         except RuntimeError:
@@ -107,12 +106,12 @@ class Team:
         return word
 
     def part(self) -> None:
-        """The end of the common work: wait for the others, then go."""
+        """Wait until all processes have finished, then disconnect."""
         if self.size == 1:
             return
         if self.leads:
             self.store.set("over", "")
-        with contextlib.suppress(TeamError):  # nothing is left to be done, by nobody
+        with contextlib.suppress(TeamError):  # a process that is gone has nothing left to do
             self.gather(None)
         dist.destroy_process_group()
 
@@ -121,16 +120,16 @@ ALONE = Team()
 
 
 def join(file: Path, rank: int, size: int, *, local_rank: int = 0) -> Team:
-    """The team of `size` processes that call this with the same `file`, which tells the others
-    where the leader listens. Raises TeamError where they do not find each other in ten minutes."""
+    """The team of `size` processes that call this with the same `file`, through which the leader
+    tells the others its address. Raises TeamError if they do not connect within ten minutes."""
     cuda = torch.cuda.is_available()
-    if cuda:  # each rank sees its own GPU alone, or all of its node
+    if cuda:  # a rank may see only its own GPU, or all GPUs of the node
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     connect = _listen(file, size) if rank == 0 else _found(file)
     with _heard():
         store = connect()
         if rank:
-            threading.Thread(target=_outlive_not, args=(connect(),), daemon=True).start()
+            threading.Thread(target=_exit_with_leader, args=(connect(),), daemon=True).start()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=dist.PrefixStore("team", store),  # type: ignore[attr-defined]
@@ -144,7 +143,7 @@ def join(file: Path, rank: int, size: int, *, local_rank: int = 0) -> Team:
 
 
 def _listen(file: Path, size: int) -> Callable[[], Any]:
-    """The leader's side: listens on a port that is free, and writes down where."""
+    """The leader's side: listen on a free port and write the address to `file`."""
     store = dist.TCPStore(  # type: ignore[attr-defined]
         "0.0.0.0", 0, size, is_master=True, wait_for_workers=False, timeout=PATIENCE
     )
@@ -153,7 +152,8 @@ def _listen(file: Path, size: int) -> Callable[[], Any]:
 
 
 def _found(file: Path) -> Callable[[], Any]:
-    """The others' side. A file that leads nowhere was left by a job of the same id: read again."""
+    """The others' side: connect to the address in `file`. If nobody listens there, an earlier job
+    of the same id left the file: wait until it is overwritten."""
     end = time.monotonic() + JOIN_S
     while time.monotonic() < end:
         place = read_json(file, shapes.Place)
@@ -163,7 +163,7 @@ def _found(file: Path) -> Callable[[], Any]:
             except RuntimeError:
                 pass
         time.sleep(0.2)
-    raise TeamError(f"rank 0 was not heard of in {JOIN_S:g} s (looked in {file})")
+    raise TeamError(f"rank 0 did not publish its address within {JOIN_S:g} s (expected in {file})")
 
 
 def _client(place: dict[str, Any]) -> Callable[[], Any]:
@@ -174,13 +174,13 @@ def _client(place: dict[str, Any]) -> Callable[[], Any]:
         store.set_timeout(PATIENCE)
         return store
 
-    connect().num_keys()  # raises where nobody listens any more
+    connect().num_keys()  # raises if nobody listens there
     return connect
 
 
-def _outlive_not(store: Any) -> None:
-    """End this process as soon as the leader is gone, whatever it waits for: the leader has said
-    how the run ended, and nobody would hear of it from here."""
+def _exit_with_leader(store: Any) -> None:
+    """Exit this process as soon as the leader is gone, whatever it is waiting for: the leader has
+    recorded how the run ended."""
     try:
         while not _is_over(store):
             store.num_keys()  # raises if the leader is gone; it may work for longer than PATIENCE
@@ -197,7 +197,7 @@ def _is_over(store: Any) -> bool:
 
 @contextmanager
 def _heard() -> Iterator[None]:
-    """A broken connection as TeamError; torch raises plain RuntimeError for it."""
+    """Turns torch's RuntimeError for a broken connection into TeamError."""
     try:
         yield
     except RuntimeError as error:
@@ -205,7 +205,7 @@ def _heard() -> Iterator[None]:
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors in order, as many at once as fit into one message; of one type each."""
+    """Splits the tensors, in order, into lists of one dtype, each small enough for one message."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         size = sum(other.numel() for other in bucket)

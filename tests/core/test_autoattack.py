@@ -270,7 +270,7 @@ def test_what_cannot_be_attacked_is_told_when_it_is_planned(tmp_path: Path, stor
     lines = inputs.missing([config for config, _ in pairs], store, evals=pairs)
     assert len(lines) == 2, "one line each, however many runs ask for it"
     assert lines[0].startswith(f"dataset {tmp_path}/mine: ") and "at least 4 classes" in lines[0]
-    assert "images of 24 pixels; nearest image_size that it can: 23" in lines[1]
+    assert "images of 24 pixels; nearest image_size that works: 23" in lines[1]
 
 
 def test_an_image_size_that_square_cannot_take_is_not_trained(store: Store) -> None:

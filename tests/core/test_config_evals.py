@@ -125,7 +125,7 @@ class TestEvalConfig:
             ({"epsilons": [0, 1], "prior": [1, -1]}, "prior.1: input should be greater"),
             (
                 {"attack": "pgd"},
-                "attack: input .* 'apgd-ce', 'autoattack', 'fmn', 'corruptions'.*, got 'pgd'",
+                "attack: expected 'apgd-ce', 'autoattack', 'fmn', 'corruptions'.*, got 'pgd'",
             ),
             (
                 {"attack": "autoattack", "mode": "fast"},

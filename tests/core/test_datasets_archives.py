@@ -134,7 +134,7 @@ def test_a_wrong_checksum(downloaded: Callable[[str], Path], store: Store) -> No
     labels = folder / "imagelabels.mat"
     labels.write_bytes(labels.read_bytes()[:-1])
     message = one_line(lambda: prepare("flowers", folder, store))
-    assert message.startswith(f"{labels}: expected md5 ") and "partial download" in message
+    assert message.startswith(f"{labels}: expected md5 ") and "incomplete download" in message
     assert not store.data.exists()
 
 
@@ -149,7 +149,7 @@ def test_a_partial_archive(tmp_path: Path, suffix: str) -> None:
     for part in (whole[: len(whole) // 2], b"<html>404</html>" * 40):
         file.write_bytes(part)
         message = one_line(lambda: archive.extract(file, tmp_path / "out"))
-        assert message.startswith(f"{file}: a damaged or partial archive (")
+        assert message.startswith(f"{file}: a damaged or incomplete archive (")
     file.write_bytes(whole)
     archive.extract(file, tmp_path / "out")
     for i in range(20):
@@ -208,7 +208,7 @@ def test_members_that_clash_are_one_line(tmp_path: Path, suffix: str) -> None:
         write(file, dict.fromkeys(names, b"x"))
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         message = one_line(lambda: archive.extract(file, tmp_path / "out"))
-        assert message.startswith(f"{file}: a damaged or partial archive (")
+        assert message.startswith(f"{file}: a damaged or incomplete archive (")
 
 
 def write(file: Path, members: dict[str, bytes]) -> None:
@@ -341,9 +341,9 @@ def test_an_archive_of_something_else(tmp_path: Path, store: Store) -> None:
     assert "no CUB-200-2011 in it: images.txt and train_test_split.txt missing" in message
     assert list(store.data.iterdir()) == []
     message = one_line(lambda: prepare("cub", tmp_path / "holiday" / "1.jpg", store))
-    assert "no archive we can extract (expected CUB_200_2011.tgz)" in message
+    assert "not an archive (expected CUB_200_2011.tgz)" in message
     message = one_line(lambda: prepare("cub", tmp_path / "none.tgz", store))
     assert "no such file or folder" in message
     (store.data / "cub").mkdir()
     message = one_line(lambda: prepare("cub", tmp_path / "holiday.tar.gz", store))
-    assert f"{store.data}/cub is in the way" in message
+    assert f"{store.data}/cub: exists, but holds no CUB" in message

@@ -106,7 +106,7 @@ def test_a_release_that_wins_over_an_own_folder_of_its_name_is_said(
     miniature.write_folder(store.data / "pets", classes=2, each=1)
     with caplog.at_level("INFO", "epsweep"):
         assert len(load("pets", store).train) == known.splits["train"]
-    assert f"dataset pets: the release's prepared arrays, not {store.data}/pets" in caplog.messages
+    assert f"dataset pets: using prepared arrays, not {store.data}/pets" in caplog.messages
 
 
 def test_a_stage_is_a_copy(small: Callable[..., Entry], store: Store, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_miniature_never_passes_for_the_real_thing(tmp_path: Path, store: Stor
     miniature.furnish("cub", store, SIZE, tmp_path / "small")
     config = tiny.config(dataset="cub", image_size=SIZE)
     message = one_line(lambda: load("cub", store))
-    assert "a miniature for rehearsals, not CUB-200-2011" in message
+    assert "a miniature for dry runs, not CUB-200-2011" in message
     assert len(inputs.missing([config], store)) == 1
     assert load("cub", store, miniature=True).classes == 3
 

@@ -55,7 +55,7 @@ def test_numbers_are_those_of_python(text: str) -> None:
         ("a: !!timestamp 2024-01-31", "tagged !!timestamp"),
         ("a: !!set {x, y}", "f:1: a: expected a plain value, got one tagged !!set"),
         ("a: !!python/object:os.system x", "got 'x' tagged !!python/object:os.system"),
-        ("a: 1\n? [x]\n: 2", "f:2: ?: a key is text, put quotes around it"),
+        ("a: 1\n? [x]\n: 2", "f:2: ?: a key must be text, put quotes around it"),
         ("a: 1\nb: \x00", "f:2: not valid YAML: unexpected character #x0000"),
         ("[" * 5000, "f: not valid YAML: nested too deep"),
     ],

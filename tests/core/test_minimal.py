@@ -166,7 +166,7 @@ def test_processes_share_the_images(trained: tiny.Trained, found: Distances) -> 
             return [value] if len(parts) < 3 else [*parts]
 
     for rank in range(2):
-        with pytest.raises(Exception, match="of 96 images were evaluated, not each once"):
+        with pytest.raises(Exception, match="expected each of 96 images evaluated once"):
             look(trained.net, trained.test.first(96), margins=True, team=Third(rank, 3))
     whole = look(trained.net, trained.test.first(96), margins=True, team=Third(2, 3))
     assert np.allclose(whole.arrays["distance"], found.arrays["distance"], rtol=0.05)

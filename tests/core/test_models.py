@@ -99,7 +99,7 @@ def test_the_guides_normalisation_is_a_field(store: Store) -> None:
     assert build(other, 5, store).mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     plain = other.model_copy(update={"normalisation": "weights"})
     assert build(plain, 5, store).mean.flatten().tolist() == [0, 0, 0]
-    with pytest.raises(ConfigError, match="normalisation: 'guide' is known for the backbones of"):
+    with pytest.raises(ConfigError, match="normalisation: 'guide' is known only for the backbones"):
         RunConfig.parse({"backbone": "test_vit", "normalisation": "guide", **asked})
 
 

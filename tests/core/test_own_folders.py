@@ -195,7 +195,7 @@ def another_case_in_test(folder: Path) -> str:
     (folder / "test" / "red").rename(folder / "test" / "Red")
     return (
         "test: expected the 3 class folders of train, 'Red' is only there "
-        "(2 differ, 'red' is spelt alike)"
+        "(2 differ, 'red' is spelt the same)"
     )
 
 
@@ -260,14 +260,14 @@ def test_verify_names_every_problem_at_once(folder: Path, store: Store, call: Ca
     code, out, _ = call("data", "verify", str(folder))
     assert code == 1
     empty, page, lfs, cut = out.splitlines()
-    known = "unreadable image (not a picture that Pillow knows:"
+    known = "unreadable image (not an image format that Pillow knows:"
     assert empty == f"{folder}/train/red/0.png: {known} an empty file)"
     assert page == f"{folder}/val/red/0.png: {known} begins with '<html>404</html>')"
     assert lfs.startswith(f"{folder}/val/red/1.png: {known} a Git LFS pointer, not the file itself")
     assert cut.startswith(f"{folder}/test/sand/1.png: unreadable image (")
     spoilt = [broken_link(folder), all_gif_in_val(folder)]
     (line,) = missing(folder, store)
-    assert spoilt[0] in line and line.endswith(f"(+1 more, see: sweep data verify {folder})")
+    assert spoilt[0] in line and line.endswith(f"(and 1 more, run: sweep data verify {folder})")
     code, out, _ = call("data", "verify", str(folder))
     assert all(any(text in line for line in out.splitlines()) for text in spoilt)
     assert f"{folder}/train/red/0.png: {known}" in out, "images are looked at in any case"

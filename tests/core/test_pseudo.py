@@ -88,8 +88,8 @@ def test_an_evaluation_writes_them_beside_the_other_margins(
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"margins": False}, "pseudo_images: expected margins: true and split: test beside it"),
-        ({"split": "val"}, "pseudo_images: expected margins: true and split: test beside it"),
+        ({"margins": False}, "pseudo_images: needs margins: true and split: test"),
+        ({"split": "val"}, "pseudo_images: needs margins: true and split: test"),
         ({"pseudo_images": 49}, "margins are learned from at least 50 images, got 49"),
         ({"attack": "apgd-ce"}, "does not apply to attack 'apgd-ce', remove it"),
     ],

@@ -83,10 +83,10 @@ def test_idx_files_become_a_folder_of_ones_own(tmp_path: Path) -> None:
     [
         (lambda name, data: data[:-1], "bytes for"),
         (lambda name, data: data + b"x", "found more"),
-        (lambda name, data: b"PK" + data[2:], "expected an idx file of bytes, got b'PK"),
-        (lambda name, data: data[:2] + b"\x0d" + data[3:], "expected an idx file of bytes"),
-        (lambda name, data: data[:4] + b"\xff" * 4 + data[8:], "it announces"),
-        (lambda name, data: b"", "expected an idx file of bytes"),
+        (lambda name, data: b"PK" + data[2:], "expected an idx file of uint8, begins with b'PK"),
+        (lambda name, data: data[:2] + b"\x0d" + data[3:], "expected an idx file of uint8"),
+        (lambda name, data: data[:4] + b"\xff" * 4 + data[8:], "the header says"),
+        (lambda name, data: b"", "expected an idx file of uint8"),
     ],
 )
 def test_damaged_idx_files_are_one_line(

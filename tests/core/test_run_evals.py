@@ -225,8 +225,8 @@ def test_an_evaluation_that_fails_its_audit_falls_back_to_exact(
     assert seen["fell_back"] and seen["doubtful"] == seen["images"] == 12
     assert 0 < seen["wrong"] == seen["at_most"] and seen["forwards"] == 2 * exact["forwards"]
     told = (
-        f"mode fast is wrong on {seen['wrong']} of 12 audited images, so on up to {seen['wrong']} "
-        "of 12 that can be wrong (limit 1%); evaluating in mode exact"
+        f"mode fast is wrong on {seen['wrong']} of 12 audited images, hence on up to "
+        f"{seen['wrong']} of 12 doubtful ones (limit 1%); evaluating in mode exact"
     )
     assert told in caplog.messages
     assert told in read_jsonl(folder.attempts)[-1]["notes"]

@@ -141,8 +141,8 @@ seeds: [0, 1]
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"weights": "random"}, "weights: schedule none judges a network with the head"),
-        ({"schedule": "fix", "epochs": 0}, "epochs: expected at least 1, got 0; to judge a"),
+        ({"weights": "random"}, "weights: schedule none evaluates a network with the head"),
+        ({"schedule": "fix", "epochs": 0}, "epochs: expected at least 1, got 0; to evaluate a"),
         ({"schedule": {"kind": "none", "T1": 2}}, "T1 and T2 belong to kind: two_hinge"),
     ],
 )
@@ -161,7 +161,7 @@ def test_there_is_nothing_to_search_where_nothing_is_trained() -> None:
 
 def test_a_grid_of_networks_without_a_file_is_refused_at_its_line() -> None:
     text = "name: g\nbase: {backbone: vit, dataset: fake}\ngrid:\n  schedule: [none]\n"
-    with pytest.raises(ConfigError, match="weights: schedule none judges"):
+    with pytest.raises(ConfigError, match="weights: schedule none evaluates"):
         parse(text + "  weights: [random]\n")
 
 

@@ -112,7 +112,7 @@ def test_the_names_are_those_of_submitit() -> None:
         ("a: 2024-99-99", ":1: a: unknown key"),
         ("", "mine.yaml: expected `key: value` lines, got None"),
         ("- local", "mine.yaml: expected `key: value` lines"),
-        ("executor: local\n1: x", ":2: 1: a key is text, put quotes around it"),
+        ("executor: local\n1: x", ":2: 1: a key must be text, put quotes around it"),
     ],
 )
 def test_each_fault_is_one_line_with_its_place(tmp_path: Path, text: str, expected: str) -> None:

@@ -123,7 +123,7 @@ class TestMistakes:
             ("evals: [3]", ["3: evals: expected a mapping such as {attack: apgd-ce}, got 3"]),
             ("tables: [1, [2]]", ["3: tables: expected a name, got [2]"]),
             ("about: {x: &a [1], y: *a}", ["3: about.y: aliases (*) are not accepted"]),
-            ("1: 2", ["3: 1: a key is text, put quotes around it"]),
+            ("1: 2", ["3: 1: a key must be text, put quotes around it"]),
             ("about: {x: '${oc.env:HOME}'}", ["3: about.x: expected ${key.key}, the place of"]),
             ("about:\n  x: ${nope}", ["4: about.x: Interpolation key 'nope' not found"]),
             ("about:\n  x: '${'", ["4: about.x: "]),

@@ -76,7 +76,7 @@ def test_the_example_runs_and_an_edit_makes_other_runs(
 
     for config in before:
         if config.schedule.kind == "two_hinge" and config.objective.kind == "at":
-            with pytest.raises(ConfigError, match=r"own_code.py has changed: this run was made"):
+            with pytest.raises(ConfigError, match=r"own_code.py has changed: this run needs"):
                 execute(config, [], store, None, Options())
     assert numbers(grid, store) == measured
 
@@ -117,7 +117,7 @@ MISTAKES = {
     "objective: {kind: own_code:Power, epochs: 1}": "has no 'loss_sum'",
     "backbone: own_code:tiny": "did you mean 'Tiny'?",
     "backbone: bad:no_classes": "expected a parameter 'classes'",
-    "weights: pretrained": "expected random (as the function makes it) or a checkpoint",
+    "weights: pretrained": "expected random (as the function returns it) or a checkpoint",
     "code: {a: b}": "code: unknown field",
     "schedule: {kind: sweep.own:Power}": "'sweep' is the name of a module of epsweep",
 }
