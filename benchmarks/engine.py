@@ -240,7 +240,7 @@ def main() -> int:
         "training": lambda: training_cost(report, repetitions),
         "layout": lambda: layout_cost(report, repetitions),
         "robustness": lambda: robustness.measure(
-            report, *((80, 160) if asked.quick else (896, 4096))
+            report, *((40, 80) if asked.quick else (896, 4096))
         ),
         "data": lambda: data_cost(report, repetitions),
         "memory": lambda: memory(report),
