@@ -11,7 +11,7 @@ import shlex
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ import submitit
 from core.config import ConfigError
 from core.errors import ClusterError
 from core.store.files import remove, write_text
-from core.store.folders import SweepDir
+from core.store.folders import Store, SweepDir
 from slurm import cluster, environment, limits
 from slurm.profile import Profile
 from sweep.state import joblog, pending
 from sweep.state.pending import HIDDEN, Pending
 from sweep.submit import bundle, frozen_code, submissions
 from sweep.submit.backends import Backend, Key, Ordered, Started
+from sweep.submit.checks import Check
 from sweep.submit.order import Order, Task
 from sweep.worker import custody
 
@@ -84,12 +85,12 @@ class Slurm(Backend):
     queued = True
 
     def start(self, order: Ordered) -> Started[Ordered]:
-        sender = _Sender(frozen_code.snapshot(order.sweep, order.code), _limits(order.profile))
+        sender = _Sender(frozen_code.snapshot(order.sweep, order.code), limits_of(order.profile))
         left = [rest for part in order.parts() if (rest := sender.send(part)) is not None]
         return Started(sender.arrays, left, sender.cap)
 
     def script(self, order: Order) -> list[str]:
-        known = _limits(order.profile)
+        known = limits_of(order.profile)
         return [
             text(len(chunk), order.sweep, part.profile, order.code)
             for part in order.parts()
@@ -107,7 +108,7 @@ class Slurm(Backend):
         return profile.model_copy(update={"slurm": slurm})
 
     def room(self, profile: Profile) -> int:
-        return _limits(profile).room
+        return limits_of(profile).room
 
     def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
         """One squeue for all, and at most one sacct. A cluster may keep other users' jobs from us:
@@ -133,6 +134,13 @@ class Slurm(Backend):
     def release(self, jobs: Iterable[str]) -> None:
         for job in jobs:
             cluster.release(job)
+
+    def checks(self, profile: Profile, store: Store, *, node: bool) -> Iterator[Check]:
+        from sweep.submit import array_checks  # which imports this module
+
+        yield from array_checks.of_cluster(profile, store)
+        if node:
+            yield array_checks.of_node(profile, store)
 
 
 BACKEND = Slurm()
@@ -179,7 +187,7 @@ def hand_over(
     return job
 
 
-def _limits(profile: Profile) -> limits.Limits:
+def limits_of(profile: Profile) -> limits.Limits:
     return limits.read(profile.slurm.slurm_account, profile.slurm.slurm_qos or "normal")
 
 

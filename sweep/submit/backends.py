@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rich.console import Console
 
+from core.store.folders import Store
 from slurm.profile import Profile
 from sweep.state.pending import Pending
+from sweep.submit.checks import Check, torch_here
 from sweep.submit.order import Order
 
 if TYPE_CHECKING:  # 0.1 s, which only a launch has to wait for
@@ -120,6 +122,11 @@ class Backend(ABC):
     def release(self, jobs: Iterable[str]) -> None:
         """Let jobs start that the scheduler holds back. Raises ClusterError."""
         return
+
+    def checks(self, profile: Profile, store: Store, *, node: bool) -> Iterable[Check]:
+        """What `sweep doctor` finds out of the place where runs would run; with `node`, by a short
+        job, too. Submits nothing else."""
+        yield torch_here()
 
 
 def of(executor: str) -> Backend:

@@ -8,9 +8,11 @@ ones by their claims.
 
 from __future__ import annotations
 
+import tempfile
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import submitit
@@ -19,13 +21,14 @@ from submitit.core.plugins import get_executors
 
 from core.config import ConfigError, nearest
 from core.errors import ClusterError, counted
-from core.store.folders import SweepDir
+from core.store.folders import Store, SweepDir
 from slurm import cluster
 from slurm.cluster import JobState
 from slurm.profile import Profile
 from sweep.state.pending import Pending
 from sweep.submit import local, submissions
 from sweep.submit.backends import Backend, Key, Ordered, Started
+from sweep.submit.checks import Check
 from sweep.submit.order import Order
 from sweep.worker import custody
 
@@ -149,6 +152,16 @@ class Plugin(Backend):
                 raise ClusterError(
                     f"executor {self.executor}: job {item.job} cannot be ended: {_line(error)}"
                 ) from error
+
+    def checks(self, profile: Profile, store: Store, *, node: bool) -> Iterator[Check]:
+        """Whether it can be used here and takes the profile's parameters."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                self.made(SweepDir(Path(folder)), profile, "epsweep-doctor")
+            except (ClusterError, ConfigError) as error:
+                yield Check("executor", "fail", str(error))
+            else:
+                yield Check("executor", "ok", f"{self.executor} takes the parameters")
 
 
 def _apart(parts: Sequence[Ordered]) -> tuple[list[Ordered], list[Ordered]]:

@@ -14,7 +14,7 @@ from slurm_sweep import Sweep
 
 from core.store.folders import Store
 from slurm.testbed import Bed
-from sweep import checkup
+from sweep.submit import array_checks, checks
 
 pytestmark = needs_slurm
 SEEN = (
@@ -49,14 +49,14 @@ def test_a_job_gets_what_the_profile_says_wherever_it_comes_from(
     tiny: Sweep, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
     """The probe of `doctor --node` is such a job: it is there where jobs will be."""
-    monkeypatch.setattr(checkup, "PROBE", SEEN)
+    monkeypatch.setattr(checks, "PROBE", SEEN)
     outer = {"SBATCH_PARTITION": "preemptible", "SBATCH_WAIT": "1", "SBATCH_GPUS": "4"}
     for name, value in {**outer, "SBATCH_TIMELIMIT": "1", "SITE": "given"}.items():
         monkeypatch.setenv(name, value)
     slurm = {"slurm_partition": None, "mem_gb": 1, "slurm_additional_parameters": more}
     tiny.write_profile(slurm, env={"MINE": "a b"})
     store = Store(tiny.folder / 'it\'s a #1 "folder"' / "ü")
-    found = checkup._node(tiny.profile, store)
+    found = array_checks.of_node(tiny.profile, store)
     site = "None" if more.get("export") == "NONE" else "given"
     assert found.verdict == "ok", found.detail
     gpu = found.detail.split()[3]
