@@ -209,9 +209,17 @@ def _sure(results: Results) -> Sure:
 def _comparison(values: pd.DataFrame, number: int) -> Table:
     if number not in TABLES:
         raise ConfigError(f"--compare: no published numbers of Table {number}")
-    ours = table_cells(number, values)
-    theirs = table_cells(number, load_published(number))
-    return comparison(ours, theirs, f"Table {number}: ours and the published")
+    printed = load_published(number)
+    ours, theirs = (table_cells(number, frame) for frame in (values, printed))
+    title = f"Table {number}: ours and the published"
+    return comparison(ours, theirs, title, _called(values, printed))
+
+
+def _called(values: pd.DataFrame, printed: pd.DataFrame) -> dict[str, str]:
+    """What a published table calls our evaluations: as its own of the same kind."""
+    theirs = dict(zip(printed["kind"], printed["attack"], strict=True))
+    ours = values.loc[values["kind"].isin(theirs), ["attack", "kind"]].drop_duplicates()
+    return {attack: theirs[kind] for attack, kind in ours.itertuples(index=False, name=None)}
 
 
 def _tidy(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from analysis.cells import Cell, Key
@@ -51,16 +51,23 @@ def agreement(ours: Mapping[Key, Cell], published: Mapping[Key, Cell]) -> Agreem
     return Agreement(equal, different, unprinted)
 
 
-def comparison(ours: Mapping[Key, Cell], published: Mapping[Key, Cell], title: str) -> Table:
+def comparison(
+    ours: Mapping[Key, Cell],
+    published: Mapping[Key, Cell],
+    title: str,
+    called: Mapping[str, str] = MappingProxyType({}),
+) -> Table:
     """One line per (model, dataset, eps_g, setting), per attack where the published table has
-    several and per variant of ours: ours, published and their difference for each metric."""
+    several and per variant of ours: ours, published and their difference for each metric. called:
+    our evaluations -> what the published table calls them."""
     attacks = len({key.evaluation for key in published}) > 1
     mine, theirs = (_lines(side, attacks) for side in (ours, published))
-    found = {_counterpart(line) for line in mine}
+    other = {line: (*line[:-2], called.get(line[-2], line[-2]), "") for line in mine}
+    found = {*other.values()}
     lines = [*mine, *(line for line in theirs if line not in found)]
     fields = [name for i, name in enumerate(FIELDS) if i < 4 or any(line[i] for line in lines)]
     rows = tuple(
-        (_labels(line, fields), _numbers(mine.get(line, {}), theirs.get(_counterpart(line), {})))
+        (_labels(line, fields), _numbers(mine.get(line, {}), theirs.get(other.get(line, line), {})))
         for line in paper_order(lines, FIELDS)
     )
     header = [(metric, who) for metric in METRICS for who in ("ours", "published", "difference")]
@@ -86,12 +93,6 @@ def _lines(cells: Mapping[Key, Cell], attacks: bool) -> dict[Line, dict[str, Cel
         named = key if attacks else key._replace(evaluation="")
         found[tuple(getattr(named, name) for name in FIELDS)][key.metric] = cell
     return found
-
-
-def _counterpart(line: Line) -> Line:
-    """What the published table calls a line of ours: 'APGD-10' is 'APGD', variants are unknown."""
-    *names, evaluation, _ = line
-    return (*names, re.sub(r"-\d+$", "", evaluation), "")
 
 
 def _labels(line: Line, fields: Sequence[str]) -> tuple[str, ...]:

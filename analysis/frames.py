@@ -58,6 +58,7 @@ VALUES = Frame(
         "source": "str",
         "kind": "str",
         "about": "str",
+        "note": "str",
         **HINGES,
     },
 )

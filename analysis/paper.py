@@ -285,7 +285,7 @@ def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def describe_values(frame: pd.DataFrame) -> str:
     """What the numbers are: unit, attack, split, seeds."""
-    attacks = [attack for attack in dict.fromkeys(frame["attack"]) if attack]
+    judged = frame.loc[frame["attack"] != "", ["attack", "note", "eval_norm"]].drop_duplicates()
     splits = [split for split in dict.fromkeys(frame["split"]) if split]
     accuracies = {*METRICS, CORRUPTED, ACCURACY}
     text = "Accuracy in %" if set(frame["metric"]) <= accuracies else "As measured"
@@ -294,8 +294,11 @@ def describe_values(frame: pd.DataFrame) -> str:
     abouts = [text for text in dict.fromkeys(frame["about"]) if text]
     if not set(frame["metric"]) & {*METRICS}:
         text += "".join(f"; {about}" for about in abouts)
-    elif attacks:
-        named = [attack if attack.endswith(")") else f"{attack} (l-inf)" for attack in attacks]
+    elif len(judged):
+        named = [
+            attack if note else f"{attack} ({NORMS.get(norm, NORMS['linf'])})"
+            for attack, note, norm in judged.itertuples(index=False, name=None)
+        ]
         text += f"; adv and expected under {' and '.join(named)}"
         text += "".join(f"; {about}" for about in abouts)
     seeds = sorted(set(frame["seed"].dropna()))

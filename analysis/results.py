@@ -209,12 +209,13 @@ def _value_rows(run: Run, strengths: Sequence[Strength]) -> Iterator[Row]:
 
 def _metric_rows(about: Row, evaluation: Evaluation, trained: Strength) -> Iterator[Row]:
     record, target = evaluation.record, evaluation.target(trained)
-    made = record or {}
+    made, note = record or {}, evaluation.note(trained)
     about = {
         **about,
         "eval_id": evaluation.id,
         "eval_norm": evaluation.norm,
-        "attack": evaluation.attack + evaluation.note(trained),
+        "attack": evaluation.attack + note,
+        "note": note,
         "n": made.get("n"),
         "split": made.get("config", {}).get("split", ""),
         "split_images": made.get("split_images"),
