@@ -51,7 +51,8 @@ _SLURM_ONLY = {
     *("heartbeat_s", "stale_s"),
 }
 _REFERENCE = re.compile(r"(\$[A-Za-z_]\w*|\$\{[A-Za-z_]\w*\})", re.ASCII)
-EXECUTORS = ("local", "debug", "slurm")
+_PLAIN = ("local", "debug", "slurm")
+EXECUTORS = (*_PLAIN, "ray")
 """Those that come with epsweep; others are plug-ins of submitit."""
 _PACKAGED = files("slurm") / "profiles"
 
@@ -62,7 +63,7 @@ class Profile(Model):
     name: Text
     about: Text = "no description"
     executor: Text  # one of EXECUTORS, or a plug-in of submitit
-    parameters: dict[Variable, Any] = Field(default_factory=dict)  # of a plug-in, which checks them
+    parameters: dict[Variable, Any] = Field(default_factory=dict)  # of Ray or a plug-in
     workers: Count = Field(default_factory=lambda: len(os.sched_getaffinity(0)))  # local only
     slurm: Slurm = Slurm()
     env: dict[Variable, Integer | Line] = Field(default_factory=dict)
@@ -118,8 +119,8 @@ class Profile(Model):
             yield f"workers: only for executor 'local', this one is {self.executor!r}"
         if self.executor not in EXECUTORS and "timeout_min" not in self.parameters:
             yield "parameters.timeout_min: required (submitit would ask for 5 minutes)"
-        if self.executor in EXECUTORS and "parameters" in self.model_fields_set:
-            yield f"parameters: only for the executor of a plug-in, this one is {self.executor!r}"
+        if self.executor in _PLAIN and "parameters" in self.model_fields_set:
+            yield f"parameters: only for Ray and plug-ins, this executor is {self.executor!r}"
 
     def _slurm_faults(self) -> Iterator[str]:
         if self.slurm.timeout_min is None:

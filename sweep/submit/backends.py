@@ -37,6 +37,7 @@ HOMES = {
     "debug": "sweep.submit.in_process",
     "local": "sweep.submit.local",
     "slurm": "sweep.submit.array",
+    "ray": "sweep.submit.ray",
 }
 """By executor, the module whose BACKEND serves it; any other is a plug-in of submitit."""
 

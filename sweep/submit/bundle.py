@@ -15,11 +15,11 @@ import os
 import pickle
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import submitit
 from submitit.slurm.slurm import SlurmExecutor
@@ -39,17 +39,12 @@ class Executor(SlurmExecutor):
     """submitit's Slurm executor with one file per array."""
 
     def write(self, tasks: Sequence[Task]) -> None:
-        """The file of an array's tasks: what they have in common, then a line for each."""
-        fields = [asdict(task) for task in tasks]
-        same = {k: v for k, v in fields[0].items() if all(row[k] == v for row in fields)}
-        head = {
-            "job": f"{type(tasks[0]).__module__}.{type(tasks[0]).__name__}",
+        """The file of an array's tasks."""
+        limits = {
             "timeout_min": self.parameters.get("time", 5),
             "timeouts": self.max_num_timeout,
-            "same": same,
         }
-        rows = ({k: v for k, v in row.items() if k not in same} for row in fields)
-        custody.write(file(Path(self.folder), self.parameters["job_name"]), [head, *rows])
+        write(Path(self.folder), self.parameters["job_name"], tasks, limits)
 
     def text(self, tasks: int, command: str | None = None) -> str:
         """The batch script of an array, as submitit makes it; of a plain job for a single task.
@@ -73,6 +68,27 @@ def file(folder: Path, name: str) -> Path:
     return folder / f"{name}_tasks.jsonl"
 
 
+def write(
+    folder: Path, name: str, tasks: Sequence[Task], limits: Mapping[str, Any] | None = None
+) -> None:
+    """The file of an array's tasks: what they have in common, then a line for each."""
+    fields = [asdict(task) for task in tasks]
+    same = {k: v for k, v in fields[0].items() if all(row[k] == v for row in fields)}
+    job = f"{type(tasks[0]).__module__}.{type(tasks[0]).__name__}"
+    rows = ({k: v for k, v in row.items() if k not in same} for row in fields)
+    custody.write(file(folder, name), [{"job": job, **(limits or {}), "same": same}, *rows])
+
+
+def read(folder: Path, name: str, number: int) -> tuple[Task, Mapping[str, Any]]:
+    """Task `number` of an array, and the limits of its job. Raises AlienError."""
+    path = file(folder, name)
+    lines = custody.read(path).splitlines()
+    head, own = (parse_json(lines[n], path) for n in (0, 1 + number))
+    module, _, kind = head["job"].rpartition(".")
+    task: Task = getattr(import_module(module), kind)(**head["same"], **own)
+    return task, head
+
+
 def take(folder: Path, name: str) -> None:
     """Write this task's own file, where submitit looks for it. One that was queued again has it,
     and its time-outs are counted there; any other that lies there is of a job that Slurm forgot,
@@ -82,13 +98,9 @@ def take(folder: Path, name: str) -> None:
     mine, number = here.paths.submitted_pickle, here.job_id.partition("_")[2]
     if environment.current().restarts and exists(mine):
         return
-    path = file(folder, name)
-    lines = custody.read(path).splitlines()
-    head, own = (parse_json(lines[n], path) for n in (0, 1 + int(number or 0)))
-    module, _, kind = head["job"].rpartition(".")
-    job = getattr(import_module(module), kind)
-    task = DelayedSubmission(job(**head["same"], **own))
-    task.set_timeout(head["timeout_min"], head["timeouts"])
+    job, limits = read(folder, name, int(number or 0))
+    task = DelayedSubmission(job)
+    task.set_timeout(limits["timeout_min"], limits["timeouts"])
     with custody.own():
         write_atomic(mine, lambda draft: pickle.dump(task, draft))
 

@@ -46,7 +46,7 @@ class Plugin(Backend):
 
     def start(self, order: Ordered) -> Started[Ordered]:
         arrays: dict[str, int] = {}
-        ready, left = _apart(order.parts())
+        ready, left = apart(order.parts())
         for part in ready:
             name = f"epsweep-{part.sweep.path.name}-{uuid.uuid4().hex[:8]}"
             made, jobs = self.made(part.sweep, part.profile, name), list[str]()
@@ -164,7 +164,7 @@ class Plugin(Backend):
                 yield Check("executor", "ok", f"{self.executor} takes the parameters")
 
 
-def _apart(parts: Sequence[Ordered]) -> tuple[list[Ordered], list[Ordered]]:
+def apart(parts: Sequence[Ordered]) -> tuple[list[Ordered], list[Ordered]]:
     """Those that may begin, and those that would have to wait for jobs of other grids, which no
     executor but Slurm's can be asked to do."""
     ready, waiting = list[Ordered](), list[Ordered]()

@@ -33,6 +33,8 @@ log = logging.getLogger("epsweep")
 
 LOOKS = 3
 """At a run that others begin and leave at the same time."""
+JOB = "EPSWEEP_JOB"
+"""The environment variable with the id of a job that no scheduler of submitit has started."""
 LOST = "another process has taken this run over"
 
 
@@ -106,12 +108,16 @@ def claim_unfinished(
 def claim_for(run: RunDir, *, gpus: float = 0, after: int | None = None) -> Claim | None:
     """The claim on a run for the job this process is in; None if another process holds it. after:
     the attempts that may have been made before."""
-    job = triage.own_job()
+    return Claim.acquire(run, job=job_id(), gpus=gpus, after=after)
+
+
+def job_id() -> str | None:
+    """The id of the job this process is in, as its submission's record has it; None outside."""
     if os.environ.get("SUBMITIT_EXECUTOR") not in (None, "debug", "slurm"):
         from submitit import JobEnvironment  # takes 0.1 s, and a launch does without
 
-        job = str(JobEnvironment().job_id)
-    return Claim.acquire(run, job=job, gpus=gpus, after=after)
+        return str(JobEnvironment().job_id)
+    return os.environ.get(JOB) or triage.own_job()
 
 
 def conduct(

@@ -250,9 +250,9 @@ def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
 
 
 def await_former(folder: RunDir) -> None:
-    """Return once no live claim on a run has the id of this job. Only Slurm starts a job twice, and
-    it has ended the former process by then, or lost its node."""
-    job = triage.own_job()
+    """Return once no live claim on a run has the id of this job. Slurm, and ours on Ray, start a
+    job twice, and the former process has been ended by then, or its node is lost."""
+    job = attempt.job_id()
     patience = time.monotonic() + 2 * stale_seconds()
     while (former := find_holder(folder)) and former.live and former.info.get("job") == job:
         if job is None or time.monotonic() > patience:

@@ -263,9 +263,12 @@ def test_a_wrong_parameter_is_one_line(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("executor: my_frm", "expected one of local, debug, slurm, my_farm, got 'my_frm', did you"),
+        (
+            "executor: my_frm",
+            "expected one of local, debug, slurm, ray, my_farm, got 'my_frm', did you",
+        ),
         ("executor: slrm", "did you mean 'slurm'?"),
-        ("executor: local\nparameters: {}", "parameters: only for the executor of a plug-in"),
+        ("executor: local\nparameters: {}", "parameters: only for Ray and plug-ins"),
         (f"{MINE}gpus_per_run: 2", "gpus_per_run: executor 'my_farm' has one process"),
         (f"{MINE}max_requeues: 2", "max_requeues: only for executor 'slurm'"),
     ],
