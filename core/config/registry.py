@@ -162,6 +162,8 @@ PROCEDURAL = {"glyph": 64, "plane": 32, "source": 64}
 """Datasets drawn by core.data.drawn -> number of classes; they need nothing on disk."""
 SYNTHETIC = {"fake": 10}
 """Noise images for smoke tests -> number of classes; they need nothing on disk."""
+MADE = ("demo_fonts", "demo_fashion")
+"""Folders of real images in the store's data folder, which `sweep demo --real` makes."""
 
 
 def known_classes(dataset: str) -> int | None:
@@ -173,7 +175,7 @@ def known_classes(dataset: str) -> int | None:
 def dataset_problem(name: str) -> str | None:
     """Why `name` cannot be a dataset; None if it is a known name or a path, which is checked when
     it is read."""
-    known = (*PROCEDURAL, *SYNTHETIC, *entries())
+    known = (*PROCEDURAL, *SYNTHETIC, *MADE, *entries())
     if name in known or "/" in name:
         return None
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

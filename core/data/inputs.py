@@ -15,6 +15,7 @@ from typing import NamedTuple
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.datasets import entries
 from core.config.registry import (
+    MADE,
     PROCEDURAL,
     SYNTHETIC,
     backbone,
@@ -74,7 +75,8 @@ def weights_part(name: str, store: Store) -> tuple[Path, str | None]:
         return converted, None
     have = [path for path in store.weights.rglob("*") if path.suffix in CHECKPOINTS]
     listed = ", ".join(sorted(str(p.relative_to(store.weights)) for p in have)[:6]) or "none"
-    made = "demo" if name.startswith("demo/") else f"weights fetch {owner[0]}" if owner else None
+    demo = {"demo": "demo", "demo_real": "demo --real"}.get(name.partition("/")[0])
+    made = demo or (f"weights fetch {owner[0]}" if owner else None)
     hint = f"; run: sweep {made}" if made else ""
     if not made and (os.path.isfile(name) or os.path.isfile(name.partition("#")[0])):
         hint = f"; write the full path: {os.path.abspath(name)}"
@@ -169,7 +171,9 @@ def missing(
             try:
                 _check_dataset(dataset, size, store)
             except ConfigError as error:
-                problems.append(f"dataset {dataset}: {error}")
+                made = dataset in MADE and not (store.data / dataset).is_dir()
+                why = f"not in {store.data}; run: sweep demo --real" if made else str(error)
+                problems.append(f"dataset {dataset}: {why}")
     for file in dict.fromkeys(map(local_weights, configs)):
         if file:
             try:

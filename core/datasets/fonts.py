@@ -68,19 +68,22 @@ def invented_words(count: int, seed: int = 0) -> list[str]:
 
 
 def draw_fonts(
-    folder: Path, *, each: int = 100, contrast: int = 64, seed: int = 0
+    folder: Path, *, each: int = 100, contrast: int = 64, most: int | None = None, seed: int = 0
 ) -> Iterator[tuple[str, str, Image.Image]]:
     """Yields (split, class, image of 64 x 64 pixels): `each` words in every font below `folder`,
     70, 10 and 20 % of them in train, val and test. contrast: difference between letters and
-    background, 1 to 127 of 255. Raises ConfigError."""
+    background, 1 to 127 of 255. most: at most so many fonts, spread evenly over all of them. Raises
+    ConfigError."""
     if each < 10 or not 1 <= contrast <= 127:
         raise ConfigError(
             f"fonts: expected at least 10 images per class and a contrast of 1 to 127, got {each} "
             f"and {contrast}"
         )
-    fonts = find_fonts(folder)
+    fonts = list(find_fonts(folder).items())
+    chosen = min(len(fonts), most or len(fonts))
+    fonts = [fonts[i * len(fonts) // chosen] for i in range(chosen)]
     words = _divided(invented_words(each, seed))
-    for name, file in fonts.items():
+    for name, file in fonts:
         generator = random.Random(derive(seed, "fonts", name))
         for split, own in words.items():
             for word in own:

@@ -292,9 +292,26 @@ def run(
 
 
 @verbs.command(rich_help_panel=RUN)
-def demo(root: Root = None, max_parallel: Workers = None, tracking: TrackingOption = None) -> None:
+def demo(
+    real: Annotated[
+        bool,
+        typer.Option("--real", help="Take weights of ImageNet, and images of fonts and clothes."),
+    ] = False,
+    share: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --real: holds fonts/ and datasets/fashion-mnist/ [default: /usr/share]."
+        ),
+    ] = None,
+    root: Root = None,
+    max_parallel: Workers = None,
+    tracking: TrackingOption = None,
+) -> None:
     """Run the paper in miniature on this machine: pretrain, fine-tune under three schedules, and
     show the table and figures."""
     from sweep.demo import play
 
-    raise typer.Exit(play(Store.at(root), out, max_parallel, value_of(tracking)))
+    if share and not real:
+        raise ConfigError("demo --share: only --real takes images from there")
+    where = share or Path("/usr/share") if real else None
+    raise typer.Exit(play(Store.at(root), out, max_parallel, value_of(tracking), where))

