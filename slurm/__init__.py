@@ -1,1 +1,1 @@
-"""Where runs run: profiles, the limits and answers of a cluster, the job we are in, a test bed."""
+"""Slurm: profiles, limits and job states of a cluster, the current job, and a test bed."""

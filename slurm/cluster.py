@@ -1,7 +1,7 @@
-"""What the cluster says about jobs, and the few things we tell it: a hint, never the truth.
+"""Job states according to Slurm, and the few commands sent to it.
 
-No answer, an empty one or one that comes too late is "UNKNOWN", never a failure: the run folders
-are the truth.
+Slurm's answers are hints: a missing, empty or late one means "UNKNOWN", never a failure. The run
+folders are the source of truth.
 """
 
 import os
@@ -17,27 +17,27 @@ from slurm.command import Answer, ask
 from slurm.ids import compress as compress
 from slurm.ids import expand as expand
 
-# Slurm's words for a job that has ended. One that will run again is PENDING in squeue.
+# Slurm's states of a job that has ended. One that will run again is PENDING in squeue.
 OVER = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"}
     | {"NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 )
 _UNCLEAR = (OVER - {"COMPLETED"}) | {"UNKNOWN"}  # sacct may know more
 _SQUEUE = "JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:|,StartTime:|,Name:|"
-_SUBMIT_S = 300.0  # a controller that is busy makes sbatch wait
+_SUBMIT_S = 300.0  # sbatch waits while the controller is busy
 _SUBMITTED = r"^(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?\s*$"
 _SACCT = "JobID,State,NodeList,ExitCode,JobName"
 
 
 @dataclass(frozen=True)
 class JobState:
-    """One job as Slurm sees it: `state` is its word in capitals, or UNKNOWN.
+    """A job as Slurm sees it. state: Slurm's word in capitals, or UNKNOWN.
 
-    `exit_code` and `signal` are the batch script's, None while it runs. `current`: squeue answered.
-    Without that, an end may be one of an earlier attempt: in the accounting NODE_FAIL stays while
-    the job waits to run again. `name` tells whether it is the job we mean: a slurmctld that crashes
-    forgets the last seconds, and gives the ids of those jobs to others. `started`: when the job
-    began to run this time (Unix seconds), as far as squeue knows. `id` is "" where nobody knows it.
+    exit_code, signal: of the batch script, None while it runs. current: whether squeue answered; if
+    not, an end may be that of an earlier attempt, since the accounting keeps NODE_FAIL while the
+    job waits to run again. name: shows whether it is the intended job, since a slurmctld that
+    crashes forgets its last seconds and assigns the ids again. started: when the job last began to
+    run, in Unix seconds, if squeue knows. id: "" if unknown.
     """
 
     state: str = "UNKNOWN"
@@ -53,13 +53,13 @@ class JobState:
 
     @property
     def over(self) -> bool:
-        """It has ended and will not come back by itself."""
+        """Whether the job has ended and Slurm will not start it again."""
         return self.current and self.state in OVER
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One partition; `max_time_min` is None where there is no limit."""
+    """A partition; `max_time_min` is None if it has no time limit."""
 
     name: str
     default: bool
@@ -74,25 +74,25 @@ def available() -> bool:
 
 
 def several() -> str | None:
-    """What is wrong with the clusters that the environment names; None if it is at most one: an id
-    means a job of one cluster only."""
+    """The problem if the environment names several clusters, else None: job ids are unique only
+    within one cluster."""
     named, only_sbatch = (os.environ.get(f"{n}_CLUSTERS", "") for n in ("SLURM", "SBATCH"))
     if only_sbatch not in ("", named):
-        return f"SBATCH_CLUSTERS={only_sbatch}: squeue does not read it, export SLURM_CLUSTERS"
+        return f"SBATCH_CLUSTERS={only_sbatch}: squeue ignores it, export SLURM_CLUSTERS instead"
     if "," in named or named == "all":
         return f"SLURM_CLUSTERS={named}: expected the name of one cluster"
     return None
 
 
 def jobs(ids: Iterable[str], names: Collection[str] = ()) -> dict[str, JobState]:
-    """State of each id ("7", or "7_3" for a task of an array), UNKNOWN where nobody knows.
+    """The state of each id ("7", or "7_3" for a task of an array), UNKNOWN if Slurm does not know.
 
-    names: what the jobs are called, where each name is unique. squeue is then asked by name, so
-    that no other job that got one of the ids is taken for it; and in place of an id that was never
-    learnt, `ids` may hold the name ("sweep-5e", "sweep-5e_3").
+    names: the jobs' names, if these are unique. squeue is then asked by name, so that a job that
+    was assigned one of the ids later is not mistaken for it. `ids` may then contain a name in place
+    of an id that is unknown ("sweep-5e", "sweep-5e_3").
 
-    One squeue, and one sacct for those that squeue has forgotten or calls failed. Of the two,
-    squeue is right about the state: the accounting lags behind.
+    Runs squeue once, and sacct once for jobs that squeue has forgotten or reports as failed. If
+    they differ about a state, squeue is right: the accounting lags behind.
     """
     wanted = [*ids]
     if not wanted:
@@ -107,29 +107,30 @@ def jobs(ids: Iterable[str], names: Collection[str] = ()) -> dict[str, JobState]
 
 
 def cancel(ids: Iterable[str]) -> None:
-    """Ends jobs and tasks with one scancel; one already over is no fault. Raises ClusterError."""
+    """End jobs and tasks with one scancel; ended ones are ignored. Raises ClusterError."""
     if expressions := compress(ids):
         _must("scancel", *expressions)
 
 
 def cancel_pending(array: str) -> None:
-    """Takes those tasks of an array out of the queue that do not run. Raises ClusterError."""
+    """Remove the tasks of an array that are not running from the queue. Raises ClusterError."""
     _must("scancel", "--state=PENDING", array)
 
 
 def requeue(job: str) -> None:
-    """Ends a running job and puts it back into the queue. Raises ClusterError."""
+    """End a running job and put it back into the queue. Raises ClusterError."""
     _must("scontrol", "requeue", job)
 
 
 def release(job: str) -> None:
-    """Lets a job start that is held in the queue. Raises ClusterError."""
+    """Allow a job that is held in the queue to start. Raises ClusterError."""
     _must("scontrol", "release", job)
 
 
 def submit(script: str | Path, name: str) -> str:
-    """Hands a batch script over; the id of the job, which has that unique name: what sbatch prints
-    may hold a site's greetings, numbers among them. Raises ClusterError with Slurm's reason."""
+    """Submit a batch script; returns the job's id. name: the job's unique name, by which squeue
+    finds it if the id is unclear, since sites let sbatch print greetings, with numbers in them.
+    Raises ClusterError with Slurm's reason."""
     answer = ask("sbatch", "--parsable", str(script), timeout_s=_SUBMIT_S, plain={})
     if not answer.ok:
         raise ClusterError(f"sbatch refused: {answer.error or answer.text.strip()}")
@@ -137,22 +138,22 @@ def submit(script: str | Path, name: str) -> str:
     if len(found) != 1:
         found = [job.partition("_")[0] for job in _squeue(("--name", name))[1] if job[0].isdigit()]
     if not found:
-        raise ClusterError(f"sbatch told no job id, and squeue knows no job {name}")
+        raise ClusterError(f"sbatch printed no job id, and squeue lists no job {name}")
     job: str = found[0]
     return job
 
 
 def hides_jobs() -> bool:
-    """Whether this cluster keeps other users' jobs from us (PrivateData); True if it does not say.
-    Root sees all."""
+    """Whether this cluster hides other users' jobs (PrivateData); True if unknown. Root sees all
+    jobs."""
     said = re.search(r"^PrivateData\s*= (.*?)\s*$", ask("scontrol", "show", "config").text, re.M)
     return os.geteuid() != 0 and (said is None or "jobs" in said[1].split(","))
 
 
 def test_only(script: str | Path) -> str:
-    """What `sbatch --test-only` says of a script: when and where it would start.
+    """The output of `sbatch --test-only` for a script: when and where it would start.
 
-    Raises ClusterError with Slurm's reason if it would be refused. Submits nothing.
+    Submits nothing. Raises ClusterError with Slurm's reason if the script would be refused.
     """
     return _must("sbatch", "--test-only", str(script))
 
@@ -175,7 +176,7 @@ def partitions() -> dict[str, Partition]:
 
 
 def _squeue(selection: tuple[str, str]) -> tuple[bool, dict[str, JobState]]:
-    """Whether it answered, and its rows: jobs in the queue, or over since less than MinJobAge."""
+    """Whether squeue answered, and its rows: jobs in the queue or ended within MinJobAge."""
     answer = ask("squeue", "-h", "-t", "all", "-O", _SQUEUE, *selection)
     rows: dict[str, JobState] = {}
     for job, state, reason, nodes, status, start, name in _rows(answer, 7):
@@ -184,12 +185,13 @@ def _squeue(selection: tuple[str, str]) -> tuple[bool, dict[str, JobState]]:
         row = JobState(state, reason, nodes, exit_code, signal, name.removesuffix("|"), started)
         for one in expand(job):
             rows[one] = rows[row.name + one[len(one.partition("_")[0]) :]] = replace(row, id=one)
-    # squeue calls a lone id that slurmctld has forgotten an error; it is an answer all the same.
+    # For a single id that slurmctld has forgotten, squeue fails; that is an answer, too.
     return answer.ok or "Invalid job id" in answer.error, rows
 
 
 def _sacct(ids: list[str]) -> dict[str, JobState]:
-    """Rows of the accounting, with `oom` from the steps: the job itself often just says FAILED."""
+    """Rows of the accounting, with `oom` from job steps, since the job itself often only says
+    FAILED."""
     answer = ask("sacct", "-nP", "-o", _SACCT, "-j", _bases(ids))
     rows: dict[str, JobState] = {}
     killed: set[str] = set()
@@ -207,13 +209,13 @@ def _sacct(ids: list[str]) -> dict[str, JobState]:
 
 
 def _rows(answer: Answer, columns: int) -> list[list[str]]:
-    """Its lines, cut at the bars; a job's name comes last and may hold bars of its own."""
+    """The lines of an answer, split at '|'; a job's name comes last and may contain '|'."""
     cut = [line.split("|", columns - 1) for line in answer.text.splitlines()]
     return [row for row in cut if len(row) == columns]
 
 
 def _exit(state: str, status: str) -> tuple[int, int] | tuple[None, None]:
-    """Exit code and signal out of "3:0", or of the wait status that squeue prints up to 22.05."""
+    """Exit code and signal from "3:0", or from the wait status that squeue up to 22.05 prints."""
     if state not in OVER:
         return None, None
     code, colon, signal = status.partition(":")
@@ -221,7 +223,7 @@ def _exit(state: str, status: str) -> tuple[int, int] | tuple[None, None]:
 
 
 def _moment(text: str) -> float | None:
-    """Local time as Slurm prints it, in Unix seconds."""
+    """Local time as Slurm prints it -> Unix seconds; None if it is not a time."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:  # N/A
@@ -232,12 +234,12 @@ def _merged(queue: JobState, record: JobState) -> JobState:
     if queue.state == "UNKNOWN" and (record.state in OVER or not queue.current):
         return replace(record, current=queue.current)
     if queue.state == "UNKNOWN" or record.state not in OVER:
-        return queue  # the accounting still tells of an earlier time
+        return queue  # the accounting is outdated
     return replace(queue, exit_code=record.exit_code, signal=record.signal, oom=record.oom)
 
 
 def _find(rows: Mapping[str, JobState], job: str) -> JobState:
-    # The never started rest of an array, cancelled, is one row under the id of the array.
+    # Tasks that were cancelled before they started are one row under the array's id.
     return rows.get(job) or rows.get(job.rpartition("_")[0]) or JobState()
 
 
@@ -246,7 +248,7 @@ def _bases(ids: Iterable[str]) -> str:
 
 
 def _minutes(limit: str) -> int | None:
-    """Slurm's [days-]hours:minutes:seconds, None for UNLIMITED."""
+    """Slurm's [days-]hours:minutes:seconds in minutes, None for UNLIMITED."""
     if limit == "UNLIMITED":
         return None
     days, _, clock = limit.rpartition("-")
@@ -257,5 +259,5 @@ def _minutes(limit: str) -> int | None:
 def _must(*command: str) -> str:
     answer = ask(*command)
     if not answer.ok:
-        raise ClusterError(f"{command[0]}: {answer.error or 'failed without a word'}")
+        raise ClusterError(f"{command[0]}: {answer.error or 'failed without a message'}")
     return answer.text.strip() or answer.error

@@ -1,4 +1,4 @@
-"""The job this process is in, read from its environment: no command is run, nothing is guessed."""
+"""The Slurm job of this process, read from its environment without running a command."""
 
 import os
 import pwd
@@ -10,21 +10,21 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Job:
-    """Who we are: `id` as squeue prints it, "7_3" for a task of an array; None outside Slurm."""
+    """The current job."""
 
-    id: str | None
-    restarts: int  # how often Slurm requeued it
+    id: str | None  # as squeue prints it, "7_3" for a task of an array; None outside Slurm
+    restarts: int  # how often Slurm has requeued it
     node: str
-    rank: int  # of world_size processes that work on the same run
+    rank: int  # 0 to world_size - 1, among the processes that work on the same run
     local_rank: int
     world_size: int
 
 
 def current(environ: Mapping[str, str] = os.environ) -> Job:
-    """The job we are in.
+    """The job of this process.
 
-    Ranks count only under submitit: a shell on a node (salloc, an interactive session) has Slurm's
-    variables too, and what is started from there is a process of its own.
+    Ranks are read only under submitit: a shell on a node (salloc, an interactive session) has
+    Slurm's variables, too, but processes started in it do not work together.
     """
     variables = {
         "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
@@ -42,7 +42,7 @@ def current(environ: Mapping[str, str] = os.environ) -> Job:
 
 
 def user() -> str:
-    """Whose process this is, as Slurm sees it: $USER and $LOGNAME may say otherwise."""
+    """The user that Slurm sees as this process's owner; $USER and $LOGNAME may differ."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container without the cluster's users
@@ -50,13 +50,13 @@ def user() -> str:
 
 
 def node_tmpdir(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The job's folder on the node's own disk, $SLURM_TMPDIR; None where the cluster has none."""
+    """The job's folder on the node's own disk, $SLURM_TMPDIR; None if there is no writable one."""
     path = environ.get("SLURM_TMPDIR")
     return Path(path) if path and os.access(path, os.W_OK | os.X_OK) else None
 
 
 def _job_id(environ: Mapping[str, str]) -> str | None:
-    # For a task SLURM_JOB_ID is another number, which scontrol requeue and squeue do not show.
+    # For a task of an array, SLURM_JOB_ID is a number that squeue and scontrol do not show.
     if array := environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{environ['SLURM_ARRAY_TASK_ID']}"
     return environ.get("SLURM_JOB_ID")

@@ -1,14 +1,17 @@
-"""Ids of jobs and tasks: "7", "7_3", and what Slurm prints for several, "7_[0-2,5%4]"."""
+"""Ids of jobs and tasks: "7", "7_3", and Slurm's expressions for several, "7_[0-2,5%4]"."""
 
 import re
 from collections.abc import Iterable
 
 
 def expand(job: str) -> list[str]:
-    """Single ids of what Slurm prints for several: "7_[0-2,5%4]" -> 7_0, 7_1, 7_2, 7_5.
+    """The single ids of an expression: "7_[0-2,5%4]" -> 7_0, 7_1, 7_2, 7_5.
 
-    Steps ("0-8:4") too. An expression cut off at its end loses its last item, whose number may
-    lack digits.
+    Ranges may have steps ("0-8:4"). Of a truncated expression the last item is dropped, since its
+    number may lack digits.
+
+    >>> expand("7_[0-2,5%4]")
+    ['7_0', '7_1', '7_2', '7_5']
     """
     base, bracket, inside = job.partition("_[")
     if not bracket:
@@ -19,7 +22,7 @@ def expand(job: str) -> list[str]:
 
 
 def compress(ids: Iterable[str]) -> list[str]:
-    """The reverse of `expand`: one expression per array, which keeps a command line short."""
+    """The reverse of `expand`: one expression per array, to keep command lines short."""
     tasks: dict[str, set[int]] = {}
     whole = set()
     for job in ids:

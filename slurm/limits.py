@@ -1,4 +1,4 @@
-"""How many jobs may be submitted, and how to cut them into arrays. Read before every launch."""
+"""How many jobs may be submitted, and how to divide them into arrays. Read before every launch."""
 
 import getpass
 import re
@@ -10,7 +10,8 @@ from slurm.command import ask
 
 
 class Cap(NamedTuple):
-    """One limit on the jobs in the queue (an array task counts as one) and what it has used up."""
+    """A limit on jobs in the queue, of which each array task is one. most: the limit; queued: jobs
+    that count towards it now."""
 
     name: str
     most: int
@@ -22,22 +23,22 @@ _DEFAULT_CAP = Cap("MaxJobCount", 10_000, 0)
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may be submitted. The defaults are Slurm's own; `known` says they were read."""
+    """How much may be submitted. Defaults are Slurm's; known: whether the limits were read."""
 
     max_array_size: int = 1001  # tasks per array; the largest index is one less
-    cap: Cap = _DEFAULT_CAP  # the tightest
+    cap: Cap = _DEFAULT_CAP  # the tightest of all limits
     known: bool = False
 
     @property
     def room(self) -> int:
-        """Jobs that may be submitted now."""
+        """Number of jobs that may be submitted now."""
         return max(0, self.cap.most - self.cap.queued)
 
 
 def chunks(n: int, limits: Limits) -> list[range]:
-    """Cuts jobs 0..n-1 into arrays, as far as there is room: those left out have to wait.
+    """Divide jobs 0..n-1 into arrays. Jobs for which there is no room are left out.
 
-    MaxArraySize bounds the index rather than the count, so every array counts from 0 again.
+    MaxArraySize bounds indices, not counts, so every array starts at 0 again.
     """
     size = max(1, limits.max_array_size)
     fitting = min(n, limits.room)
@@ -47,8 +48,8 @@ def chunks(n: int, limits: Limits) -> list[range]:
 def read(account: str | None = None, qos: str = "normal") -> Limits:
     """The limits of this user; Slurm's defaults, not `known`, if slurmctld does not answer.
 
-    Looks at the association (the default one unless `account` is given), the accounts above it
-    and the QOS. Two commands, four where limits are enforced.
+    Considers the association (the default one unless `account` is given), the accounts above it
+    and the QOS. Runs two commands, or four if the cluster enforces limits.
     """
     config = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", ask("scontrol", "show", "config").text, re.M))
     if "MaxArraySize" not in config:
@@ -57,9 +58,9 @@ def read(account: str | None = None, qos: str = "normal") -> Limits:
     size = min(int(config["MaxArraySize"]), int(tasks[1]) if tasks else sys.maxsize)
     user = getpass.getuser()
     queue = ask("squeue", "-h", "-r", "-u", user, "-o", "%i")
-    if not queue.ok:  # no answer is not an empty queue
+    if not queue.ok:  # no answer does not mean an empty queue
         return Limits(size)
-    queued = len(re.findall(r"^\d\S*\s*$", queue.text, re.M))  # a site's greeting is no job
+    queued = len(re.findall(r"^\d\S*\s*$", queue.text, re.M))  # skips greetings that sites print
     caps = [Cap("MaxJobCount", int(config["MaxJobCount"]), queued)]
     if "limits" in config.get("AccountingStorageEnforce", ""):
         known = ask("scontrol", "show", "assoc_mgr", f"users={user}", "flags=assoc,qos")
@@ -73,9 +74,9 @@ def read(account: str | None = None, qos: str = "normal") -> Limits:
 
 
 def association_caps(text: str, user: str, account: str | None, qos: str) -> list[Cap]:
-    """The submit limits in what `scontrol show assoc_mgr` prints that apply to `user`."""
+    """The submit limits that apply to `user`, from the output of `scontrol show assoc_mgr`."""
     accounts: dict[str, str] = {}
-    applying: dict[str, str] = {}  # whose limits -> the record with them
+    applying: dict[str, str] = {}  # whose limits -> record that has them
     for record in re.split(r"\n(?=ClusterName=|QOS=)", text):
         if record.startswith(f"QOS={qos}("):
             applying[f"QOS {qos}"] = record.partition("Account Limits")[0]
@@ -99,4 +100,4 @@ def association_caps(text: str, user: str, account: str | None, qos: str) -> lis
 
 def _is_for(record: str, head: re.Match[str], user: str, account: str | None) -> bool:
     chosen = head[1] == account if account else "DefAssoc=Yes" in record
-    return head[2] == user and chosen and " Partition= " in record  # not one partition's own
+    return head[2] == user and chosen and " Partition= " in record  # not for one partition only

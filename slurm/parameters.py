@@ -1,6 +1,5 @@
-"""The Slurm parameters a profile may set, by submitit's own names, each with its type.
-
-The `slurm:` and `overrides:` mappings of `slurm.profile`.
+"""The Slurm parameters that a profile may set in `slurm:` and `overrides:`: submitit's names, each
+with its type.
 """
 
 import re
@@ -11,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
 from core.config import credentials
 
-# sbatch options with a name of their own in a profile; None: the launcher's business
+# sbatch options that are set by another name in a profile; None: only the launcher sets them
 _OWN_NAME: dict[str, str | None] = {
     "time": "timeout_min",
     "mem": "mem_gb",
@@ -38,12 +37,12 @@ _MEANT = {
     "SBATCH_CONSTRAINT": "slurm_constraint",
     "SBATCH_WCKEY": "slurm_wckey",
 }
-"""sbatch's own variables that fill what a profile leaves out, like SBATCH_RESERVATION; its others
-are ignored."""
+"""Variables of sbatch that set what a profile leaves out, as SBATCH_RESERVATION does; others are
+ignored."""
 
 
 def _one_line(text: str) -> str:
-    # A line break in a value would end its #SBATCH comment and run the rest as a command.
+    # A line break in a value would end its #SBATCH comment; the rest would run as a command.
     if any(c in text for c in "\n\r\0"):
         raise ValueError("must be one line of text")
     return text
@@ -96,13 +95,13 @@ Options = dict[
 
 
 class Model(BaseModel):
-    """A frozen mapping that refuses unknown keys."""
+    """A frozen mapping that rejects unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Slurm(Model):
-    """Keywords of submitit's `update_parameters`; one left out keeps its default there."""
+    """Keywords of submitit's `update_parameters`; those left out keep submitit's defaults."""
 
     timeout_min: Count | None = None
     mem_gb: Amount | None = None
@@ -124,7 +123,7 @@ class Slurm(Model):
     slurm_exclude: Text | None = None
     slurm_nodelist: Text | None = None
     slurm_exclusive: Literal[True] | Text | None = None
-    slurm_wckey: Line | None = None  # "": none, the same as leaving it out
+    slurm_wckey: Line | None = None  # "" is the same as leaving it out
     slurm_comment: Text | None = None
     slurm_mail_type: Text | None = None
     slurm_mail_user: Text | None = None
@@ -137,11 +136,11 @@ class Slurm(Model):
     slurm_additional_parameters: Options | None = None
 
     def given(self) -> dict[str, Any]:
-        """What the file sets, as plain data."""
+        """The values that are set, as plain data."""
         return self.model_dump(exclude_none=True)
 
     def gpu_requests(self) -> dict[str, str]:
-        """Every way in which GPUs are asked for: name -> value, such as "2", "h100:1", "gpu:2"."""
+        """All parameters that request GPUs: name -> value, such as "2", "h100:1", "gpu:2"."""
         given = self.given()
         given |= given.pop("slurm_additional_parameters", {})
         asked = {n: str(v) for n, v in given.items() if re.match("(slurm_)?(gpus|gres)([_-]|$)", n)}
@@ -149,7 +148,7 @@ class Slurm(Model):
 
 
 class Override(Slurm):
-    """What differs for one backbone: Slurm parameters, and how its runs share a job."""
+    """What differs for one backbone: Slurm parameters, and how many runs share a job."""
 
     gpus_per_run: CountOrNone | None = None
     gpu_memory_gb: Amount | None = None
@@ -158,8 +157,8 @@ class Override(Slurm):
 
 
 def completed(profile: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """A Slurm profile with what the user's environment says of where to run. What the file says
-    wins: sbatch alone would let a variable override it."""
+    """A Slurm profile completed from the user's environment variables, such as SBATCH_ACCOUNT. The
+    profile takes precedence; with sbatch alone, the variables would."""
     given = profile.get("slurm") or {}
     if profile.get("executor") != "slurm" or not isinstance(given, dict):
         return profile

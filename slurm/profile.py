@@ -1,7 +1,7 @@
-"""Profile: where and how runs run, read from YAML and checked before anything is submitted.
+"""Profile: where and how runs are executed, read from YAML and checked before submission.
 
-Holds nothing that changes the science. `sweep` turns it into submitit's keywords with
-`executor_options()` and `slurm_parameters()`.
+It contains nothing that affects results. `executor_options()` and `slurm_parameters()` convert it
+to submitit's keywords.
 """
 
 import os
@@ -36,7 +36,7 @@ from slurm.parameters import (
 )
 
 _SIGNAL_DELAY_S = 90  # submitit's own default
-_EXPECTED = {  # pydantic's error types in a reader's words
+_EXPECTED = {  # pydantic's error types -> words for messages
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text",
@@ -53,12 +53,13 @@ _SLURM_ONLY = {
 _REFERENCE = re.compile(r"(\$[A-Za-z_]\w*|\$\{[A-Za-z_]\w*\})", re.ASCII)
 _PLAIN = ("local", "debug", "slurm")
 EXECUTORS = (*_PLAIN, "ray")
-"""Those that come with epsweep; others are plug-ins of submitit."""
+"""The executors of epsweep; others are plug-ins of submitit."""
 _PACKAGED = files("slurm") / "profiles"
 
 
 class Profile(Model):
-    """Where and how runs run. Seconds end in `_s`, minutes in `_min`; memory is in GB."""
+    """Where and how runs are executed. Fields in seconds end in `_s`, in minutes in `_min`, in GB
+    in `_gb`."""
 
     name: Text
     about: Text = "no description"
@@ -71,12 +72,12 @@ class Profile(Model):
     staging: StrictBool = False  # copy the data to $SLURM_TMPDIR first
     compile: Compile = "none"  # torch.compile in training
     gpus_per_run: CountOrNone = 1
-    gpu_memory_gb: Amount | None = None  # of one GPU; `sweep dry-run` compares its estimate with it
+    gpu_memory_gb: Amount | None = None  # of one GPU; `sweep dry-run` compares its estimate to it
     runs_per_job: Count = 1
     packing: Literal["serial", "parallel"] = "serial"
     max_requeues: CountOrNone = 5
     heartbeat_s: Amount = 30.0
-    stale_s: Amount = 300.0  # a run without a heartbeat for so long is taken for dead
+    stale_s: Amount = 300.0  # a run without a heartbeat for this long counts as dead
     overrides: dict[Text, Override] = Field(default_factory=dict)
 
     @field_validator("executor")
@@ -103,7 +104,7 @@ class Profile(Model):
 
     def _faults(self) -> Iterator[str]:
         if self.stale_s < 3 * self.heartbeat_s:
-            yield "stale_s: must be at least 3 x heartbeat_s, or a slow disk looks like death"
+            yield "stale_s: must be at least 3 x heartbeat_s, or runs on a slow disk count as dead"
         if self.executor != "slurm":
             for key in sorted(self.model_fields_set & _SLURM_ONLY):
                 yield f"{key}: only for executor 'slurm', this one is {self.executor!r}"
@@ -114,17 +115,17 @@ class Profile(Model):
             one = f"executor {self.executor!r} has one process per run"
             yield f"gpus_per_run: {one}, got {self.gpus_per_run}"
         if self.ranks > 1 and self.runs_per_job > 1:
-            yield "runs_per_job: a job with several GPUs per run takes one run"
+            yield "runs_per_job: must be 1 if gpus_per_run is above 1"
         if self.executor != "local" and "workers" in self.model_fields_set:
             yield f"workers: only for executor 'local', this one is {self.executor!r}"
         if self.executor not in EXECUTORS and "timeout_min" not in self.parameters:
-            yield "parameters.timeout_min: required (submitit would ask for 5 minutes)"
+            yield "parameters.timeout_min: required (submitit's default is 5 minutes)"
         if self.executor in _PLAIN and "parameters" in self.model_fields_set:
             yield f"parameters: only for Ray and plug-ins, this executor is {self.executor!r}"
 
     def _slurm_faults(self) -> Iterator[str]:
         if self.slurm.timeout_min is None:
-            yield "slurm.timeout_min: required (submitit would ask for 5 minutes)"
+            yield "slurm.timeout_min: required (submitit's default is 5 minutes)"
         elif 60 * self.slurm.timeout_min <= self._signal_delay_s:
             yield (
                 f"slurm.slurm_signal_delay_s: {self._signal_delay_s} s before the end "
@@ -144,7 +145,7 @@ class Profile(Model):
             yield "packing: 'parallel' puts several runs on one GPU, so gpus_per_run must be 0 or 1"
         requests = self.slurm.gpu_requests()
         if len(requests) > 1:
-            yield f"slurm: GPUs are asked for twice ({', '.join(requests)})"
+            yield f"slurm: GPUs are requested twice ({', '.join(requests)})"
         for name, value in requests.items():
             count = re.search(r"(?:^|:)(\d+)(?=,|$)", value.partition("gpu")[2] or value)
             per_task = name.replace("-", "_").endswith("gpus_per_task")
@@ -154,7 +155,7 @@ class Profile(Model):
 
     @property
     def remote(self) -> bool:
-        """Whether runs run on other machines than this one."""
+        """Whether runs are executed on other machines."""
         return self.executor not in ("local", "debug")
 
     @property
@@ -163,17 +164,17 @@ class Profile(Model):
 
     @property
     def mem_gb(self) -> float | None:
-        """Host memory that a job asks for; None if the profile leaves that to the cluster."""
+        """Host memory that a job requests; None if the profile leaves that to the cluster."""
         given = self.slurm.mem_gb or self.parameters.get("mem_gb")
         return given if isinstance(given, int | float) else None
 
     @property
     def ranks(self) -> int:
-        """Processes that train one run together."""
+        """Number of processes that train one run together."""
         return max(1, self.gpus_per_run)
 
     def for_backbone(self, backbone: str) -> Self:
-        """This profile as it is for one backbone, its overrides laid over the rest."""
+        """This profile with the overrides for one backbone applied."""
         return self._merged(backbone) if backbone in self.overrides else self
 
     def _merged(self, backbone: str) -> Self:
@@ -188,15 +189,15 @@ class Profile(Model):
             return {"cluster": self.executor}
         options: dict[str, Any] = {"cluster": "slurm", "slurm_max_num_timeout": self.max_requeues}
         if self.slurm.slurm_use_srun is False:
-            # The time-limit signal then goes to the batch shell, so python must take its place.
+            # The time-limit signal then goes to the batch shell, so python must replace it.
             options["slurm_python"] = "exec " + shlex.quote(sys.executable)
         return options
 
     def slurm_parameters(self) -> dict[str, Any]:
-        """Keywords for `executor.update_parameters(**parameters)`, on Slurm.
+        """Keywords for `executor.update_parameters(**parameters)` on Slurm.
 
-        Adds what follows from the rest of the profile: the tasks and GPUs of one run, the
-        environment as `export` lines before the set-up commands, and whether Slurm may requeue.
+        Besides `slurm`, these contain what follows from other fields: the tasks and GPUs of a run,
+        `env` as `export` lines before the set-up commands, and whether Slurm may requeue.
         """
         given = self.slurm.given()
         nodes = self.slurm.nodes or 1
@@ -204,7 +205,7 @@ class Profile(Model):
         if self.gpus_per_run and not self.slurm.gpu_requests():
             given["gpus_per_node"] = self.gpus_per_run // nodes
         given["slurm_setup"] = [*self.exports(), *(self.slurm.slurm_setup or ())]
-        # Said outright: a cluster with JobRequeue=0 refuses `scontrol requeue` otherwise.
+        # Explicit, since a cluster with JobRequeue=0 otherwise refuses `scontrol requeue`.
         extra: dict[str, Any] = {"requeue" if self.max_requeues else "no-requeue": True}
         if self.slurm.slurm_use_srun is False:
             extra["signal"] = f"B:USR2@{self._signal_delay_s}"
@@ -214,13 +215,13 @@ class Profile(Model):
         return given
 
     def exports(self) -> list[str]:
-        """`env` as bash lines; only `$NAME` and `${NAME}` in a value expand, on the node."""
+        """`env` as bash lines; in values only `$NAME` and `${NAME}` are expanded, on the node."""
         return [f"export {name}={_bash(str(value))}" for name, value in self.env.items()]
 
     def environ(self, outer: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """`env` with its variables taken from `outer`, for runs started without a batch script.
+        """`env` with variables in values replaced from `outer`, for runs without a batch script.
 
-        Raises ConfigError when one of them is not set.
+        Raises ConfigError if one of them is not set.
         """
         try:
             return {
@@ -232,8 +233,8 @@ class Profile(Model):
 
 
 def _plugins() -> tuple[list[str], str]:
-    """Executors that installed packages add to submitit, and why the others cannot be used."""
-    from importlib import metadata  # 0.04 s to import, and a shipped profile needs none
+    """Executors that installed packages add to submitit, and a text about plug-ins that failed."""
+    from importlib import metadata  # 0.04 s to import, and shipped profiles do not need it
 
     found, broken = [], ""
     for entry in metadata.entry_points(group="submitit", name="executor"):
@@ -246,7 +247,7 @@ def _plugins() -> tuple[list[str], str]:
 
 
 def _bash(value: str) -> str:
-    """A bash word: variables expand (an unset one ends the script), all else is literal."""
+    """A bash word: variables are expanded (an unset one ends the script), the rest is literal."""
     pieces = enumerate(_REFERENCE.split(value))  # literal, reference, literal, ...
     words = [f'"${{{p.strip("${}")}:?}}"' if i % 2 else shlex.quote(p) for i, p in pieces if p]
     return "".join(words) or "''"
@@ -259,9 +260,10 @@ def names() -> list[str]:
 
 
 def read_profile(name_or_path: str | Path) -> Profile:
-    """A packaged profile by its name, or one of your own by its path (it ends in .yaml or .yml).
+    """A packaged profile by its name, or any profile by its path (ending in .yaml or .yml).
 
-    Raises ConfigError: no such profile, unreadable, unknown keys, wrong types, contradictions.
+    Raises ConfigError if there is no such profile, or it is unreadable, has unknown keys or wrong
+    types, or contradicts itself.
     """
     name = str(name_or_path)
     file: Path | Traversable = Path(name)
@@ -286,8 +288,8 @@ def _checked(read: Document, name: str) -> Profile:
 
 
 def _note(error: ValidationError, read: Document) -> None:
-    """One line per fault: what came, what was expected."""
-    faults: dict[Place, list[ErrorDetails]] = {}  # a union's members complain one by one
+    """Note one problem per fault: what came, what was expected."""
+    faults: dict[Place, list[ErrorDetails]] = {}  # each member of a union reports its own error
     for detail in error.errors():
         path = tuple(key for key in detail["loc"] if key != "[key]")
         while path and path not in read.places and detail["type"] != "missing":
@@ -295,7 +297,7 @@ def _note(error: ValidationError, read: Document) -> None:
         faults.setdefault(path, []).append(detail)
     for path, details in faults.items():
         for fault in _problem(path, details).splitlines():
-            # Those found by _consistent say their key themselves.
+            # Messages of _consistent begin with their key.
             at = path or tuple(fault.partition(": ")[0].split("."))
             read.problem(at, f"{dotted(path)}: {fault}" if path else fault)
 

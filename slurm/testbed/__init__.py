@@ -1,4 +1,4 @@
-"""A real one-host Slurm for tests: `Bed` in python, `python -m slurm.testbed` in a shell."""
+"""A real Slurm on one host for tests: `Bed` in Python, `python -m slurm.testbed` in a shell."""
 
 from slurm.testbed.bed import Bed as Bed
 from slurm.testbed.bed import BedError as BedError

@@ -1,8 +1,8 @@
 """The test bed from a shell.
 
-python -m slurm.testbed install [--dbd]          apt-get what is missing (CI does this)
+python -m slurm.testbed install [--dbd]          install missing packages with apt-get
 python -m slurm.testbed start [--nodes 2 --gpus 4 --acct shim|dbd|none ...]
-eval "$(python -m slurm.testbed env)"            then sbatch, squeue, ... talk to the bed
+eval "$(python -m slurm.testbed env)"            then sbatch, squeue, ... use the bed
 python -m slurm.testbed status | stop | wipe
 """
 
@@ -21,13 +21,13 @@ from slurm.testbed.config import Knobs
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 done, 1 it failed (one line says why), 2 usage."""
+    """Exit code: 0 done, 1 failed (one line says why), 2 usage error."""
     options = _parser().parse_args(arguments)
     try:
         if options.verb == "install":
             print(
                 "installed:",
-                " ".join(install.install_missing(dbd=options.dbd)) or "all there already",
+                " ".join(install.install_missing(dbd=options.dbd)) or "nothing was missing",
             )
         elif options.verb == "start":
             given = {f.name: getattr(options, f.name) for f in fields(Knobs)}
@@ -48,7 +48,7 @@ def _start(bed: Bed) -> None:
         bed.stop()  # the logs stay
         raise
     print(
-        f'{bed.root}: up; now: eval "$(python -m slurm.testbed env --root {quote(str(bed.root))})"'
+        f'{bed.root}: up; run: eval "$(python -m slurm.testbed env --root {quote(str(bed.root))})"'
     )
 
 
@@ -66,7 +66,7 @@ def _status(bed: Bed) -> None:
 
 
 def _guard(bed: Bed) -> None:
-    sys.stdin.read()  # ends when the process that holds the other end does
+    sys.stdin.read()  # returns when the process at the other end of the pipe ends
     bed.wipe()
 
 
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     home = (memory() or Path(tempfile.gettempdir())) / f"slurm-bed-of-{getpass.getuser()}"
     for verb in ("start", *_VERBS):
         verbs.add_parser(verb).add_argument(
-            "--root", type=Path, default=home, help=f"its folder ({home})"
+            "--root", type=Path, default=home, help=f"folder of the bed ({home})"
         )
     for name, default in asdict(Knobs()).items():
         flag = "--" + name.replace("_", "-")

@@ -1,10 +1,11 @@
-"""Bed: a real Slurm on this host, in a folder of its own, for tests and for trying things out.
+"""Bed: a real Slurm on this host, with its own folder, for tests and experiments.
 
     with Bed(nodes=2, gpus=4, acct="dbd") as bed:
         subprocess.run(["sbatch", "job.sh"], env=os.environ | bed.env())
 
-Touches neither /etc/slurm nor cgroups nor other daemons, and answers only to those who can read its
-munge key. It listens on loopback where the machine's own name means 127.0.0.1, else everywhere.
+It leaves /etc/slurm, cgroups and other daemons alone, and answers only to users who can read its
+munge key. It listens on loopback if the machine's name resolves to 127.0.0.1, else on all
+interfaces.
 """
 
 import getpass
@@ -30,25 +31,26 @@ from slurm.testbed.processes import Process
 
 _IMPORT_ROOT = Path(__file__).parents[2]
 _SACCT_SHIM = Path(__file__).with_name("sacct.py")
-_ROOM = 512 * 2**20  # bytes to leave for a bed with a database
+_ROOM = 512 * 2**20  # free bytes that a bed with a database needs
 _START_S = 30.0  # a daemon that takes longer has failed
 
 
 class BedError(RuntimeError):
-    """The bed cannot do that; the message says why."""
+    """The bed cannot do what was asked; the message says why."""
 
 
 def memory() -> Path | None:
-    """Where a bed is quickest: /dev/shm if there is room (a container may have 64 MB), or None."""
+    """The fastest place for a bed: /dev/shm, or None if it is too small, as in some containers."""
     shm = Path("/dev/shm")
     roomy = os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > _ROOM
     return shm if roomy else None
 
 
 class Bed:
-    """A Slurm of its own in `root` (a new folder in memory unless given), with the given `Knobs`.
+    """A separate Slurm in `root` (by default a new folder in memory), with the given `Knobs`.
 
-    As a context manager it is gone at the end, processes and folder, even when python was killed.
+    As a context manager it removes its processes and its folder at the end, even if Python is
+    killed.
     """
 
     def __init__(self, root: Path | None = None, **knobs: Any) -> None:
@@ -79,11 +81,11 @@ class Bed:
             self._guard.communicate()
 
     def env(self) -> dict[str, str]:
-        """What a process needs in its environment to use this bed."""
+        """The environment variables with which a process uses this bed."""
         return {"SLURM_CONF": str(self.conf), "PATH": f"{self.root}/bin:{install.search_path()}"}
 
     def run(self, *command: str, timeout_s: float = 20) -> str:
-        """Output of a command such as `bed.run("sbatch", "job.sh")`; BedError if it fails."""
+        """The output of a command, as in `bed.run("sbatch", "job.sh")`; BedError if it fails."""
         outer = {k: v for k, v in os.environ.items() if not re.match("S(LURM|BATCH|QUEUE|ACCT)", k)}
         try:
             done = subprocess.run(
@@ -101,7 +103,7 @@ class Bed:
         return done.stdout
 
     def check(self) -> None:
-        """Raises BedError when a bed cannot be started here: what is missing or in the way."""
+        """Raises BedError if a bed cannot be started here, naming what is missing or in the way."""
         if packages := install.missing(dbd=self.knobs.acct == "dbd"):
             wanted = ", ".join(packages)
             raise BedError(f"not installed: {wanted} (run python -m slurm.testbed install)")
@@ -111,7 +113,7 @@ class Bed:
             raise BedError(f"{self.root}: not empty, and not a bed")
 
     def start(self) -> None:
-        """Starts everything and returns when all nodes are idle; raises BedError if that fails."""
+        """Start all daemons and return when all nodes are idle; raises BedError if that fails."""
         self.check()
         self._write()
         self.start_daemon("munged")
@@ -125,15 +127,15 @@ class Bed:
         self.wait_idle()
 
     def stop(self) -> None:
-        """Ends the jobs and all daemons; a later `start` finds queue and accounting again."""
+        """End all jobs and daemons; queue and accounting are kept for a later `start`."""
         self._end([p for p in self.processes() if p.comm not in processes.DAEMONS], SIGKILL)
         for daemon in ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged"):
             self._end([p for p in self.processes() if p.comm == daemon], SIGTERM)
         self._end(self.processes(), SIGKILL)
 
     def wipe(self) -> None:
-        """Kills everything that belongs to the bed and removes its folder, if it is one."""
-        while left := self.processes():  # again: one may have forked while we read /proc
+        """Kill all processes of the bed and remove its folder, if that is a bed's."""
+        while left := self.processes():  # repeated, since one may fork while /proc is read
             self._end(left, SIGKILL)
         if self.conf.exists():
             shutil.rmtree(self.root, ignore_errors=True)
@@ -141,13 +143,13 @@ class Bed:
             self.root.rmdir()
 
     def processes(self) -> list[Process]:
-        """Daemons, steps and job processes of this bed."""
+        """The daemons, steps and job processes of this bed."""
         return processes.of(self.conf)
 
     def start_daemon(self, name: str) -> None:
-        """Starts munged, mariadbd, slurmdbd, slurmctld or a node and waits until it answers.
+        """Start munged, mariadbd, slurmdbd, slurmctld or a node and wait until it answers.
 
-        A node (n1, n2, ...) answers a little later: see `wait_idle`. Raises BedError.
+        A node (n1, n2, ...) is not waited for: see `wait_idle`. Raises BedError.
         """
         match name:
             case "munged":
@@ -166,24 +168,24 @@ class Bed:
                 raise BedError(f"no daemon {name!r} in this bed")
 
     def stop_daemon(self, name: str, sig: Signals = SIGKILL) -> None:
-        """Ends one daemon, by its name in `start_daemon`, and nothing else: its jobs run on."""
+        """End one daemon, by its name in `start_daemon`; its jobs keep running."""
         daemons = [p for p in self.processes() if p.comm in processes.DAEMONS]
         self._end([p for p in daemons if name in (p.comm, p.node)], sig)
 
     def crash(self, node: str) -> None:
-        """What a power cut does to a node: slurmd, steps and job processes are gone at once."""
+        """Kill slurmd, steps and job processes of a node at once, as a power cut would."""
         while struck := processes.on_node(node, self.processes()):
             self._end(struck, SIGKILL)
 
     def wait_idle(self, timeout_s: float = _START_S) -> None:
-        """Returns when every node is up (idle, or busy with jobs); BedError after `timeout_s`."""
+        """Return when every node is up (idle or running jobs); BedError after `timeout_s`."""
         end = time.monotonic() + timeout_s
         while True:
             states = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split()
             if all(state in ("idle", "mix", "alloc", "comp") for state in states):
                 return
             if any(state.startswith(("drain", "down", "inval")) for state in states):
-                with suppress(BedError):  # refused where the nodes have come back by themselves
+                with suppress(BedError):  # refused if the nodes have recovered meanwhile
                     nodes = f"NodeName=n[1-{self.knobs.nodes}]"
                     self.run("scontrol", "update", nodes, "State=RESUME")
             if time.monotonic() > end:
@@ -220,7 +222,7 @@ class Bed:
             self.run("mungekey", "--create", f"--keyfile={run}/munge.key")
         self.run(
             "munged",
-            "--force",  # the folder is ours alone, where munged wants to serve everybody
+            "--force",  # munged otherwise refuses a folder that other users cannot enter
             f"--key-file={run}/munge.key",
             f"--socket={run}/munge.sock",
             f"--pid-file={run}/munged.pid",
@@ -236,7 +238,7 @@ class Bed:
         self.run(*database.client_command(self.root, database.grant(self._password)))
 
     def _register(self) -> None:
-        """Tells slurmdbd of the cluster and, where there is one, of the user's submit limit."""
+        """Register the cluster with slurmdbd, and the user's submit limit if there is one."""
         show = ("sacctmgr", "-nP", "show", "assoc", "format=cluster,user")
         if "bed|" not in self.run(*show):
             self.run("sacctmgr", "-i", "add", "cluster", "bed")
@@ -258,11 +260,11 @@ class Bed:
             time.sleep(0.02)
 
     def _last_words(self, daemon: str) -> str:
-        """The end of its log: a bed that fails to start is wiped, log and all."""
+        """The last fatal line of a daemon's log; if a bed fails to start, its logs are deleted."""
         logs = [p.read_text(errors="replace") for p in (self.root / "log").glob(f"{daemon}*.log")]
         lines = "".join(logs).strip().splitlines()
         fatal = [line for line in lines if "fatal" in line or "ERROR" in line]
-        return (fatal or lines or ["it left no log"])[-1]
+        return (fatal or lines or ["no log was written"])[-1]
 
     def _end(self, ending: list[Process], sig: Signals) -> None:
         processes.kill(ending, sig)
@@ -271,7 +273,7 @@ class Bed:
 
 
 def _version() -> tuple[int, int]:
-    """Slurm's, as (22, 5)."""
+    """Slurm's version, such as (22, 5)."""
     command = shutil.which("slurmctld", path=install.search_path()) or "slurmctld"
     printed = subprocess.run([command, "-V"], capture_output=True, text=True, check=True).stdout
     major, minor = re.findall(r"\d+", printed)[:2]
@@ -279,12 +281,12 @@ def _version() -> tuple[int, int]:
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` consecutive free ports, below those the kernel hands out by itself."""
+    """The first of `count` consecutive free ports, below the range that the kernel assigns from."""
     for _ in range(100):
         base = random.randrange(20_000, 32_000)
         if all(_is_free(port) for port in range(base, base + count)):
             return base
-    raise BedError(f"found no {count} free ports in a row between 20000 and 32000")
+    raise BedError(f"found no {count} consecutive free ports between 20000 and 32000")
 
 
 def _is_free(port: int) -> bool:

@@ -1,7 +1,7 @@
 """The configuration files of a test bed: a pure function from its knobs to text.
 
-Several slurmd on one host, fake GPUs (symlinks to /dev/null), no cgroups, a munge key of its own:
-without it nobody, on this machine or elsewhere, can talk to the daemons.
+Several slurmd on one host, fake GPUs (symlinks to /dev/null), no cgroups, and a separate munge key:
+without that key nobody, on this machine or elsewhere, can talk to the daemons.
 """
 
 import os
@@ -14,22 +14,22 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Knobs:
-    """How a test bed behaves; `_s` are seconds. Slurm's own defaults stand in the comments."""
+    """Settings of a test bed. Comments give Slurm's default for those in seconds."""
 
     nodes: int = 2
-    cpus: int = 16  # per node, declared: more than the host has is fine
-    mem_mb: int = 16_000  # per node, declared
-    gpus: int = 4  # per node, fake: a job sees CUDA_VISIBLE_DEVICES, there is no device behind it
+    cpus: int = 16  # declared per node; may be more than the host has
+    mem_mb: int = 16_000  # declared per node
+    gpus: int = 4  # per node, fake: a job gets CUDA_VISIBLE_DEVICES, but there is no device
     acct: Literal["none", "shim", "dbd"] = "shim"  # sacct: fails | answers from squeue | is real
-    kill_wait: int = 5  # _s, 30: SIGTERM to SIGKILL after scancel, requeue, time limit
-    min_job_age: int = 3600  # _s, 300: how long squeue knows a finished job
+    kill_wait: int = 5  # seconds (30): SIGTERM to SIGKILL after scancel, requeue, time limit
+    min_job_age: int = 3600  # seconds (300): how long squeue knows a finished job
     max_array_size: int = 1001
     max_job_count: int = 10_000
     max_submit: int | None = None  # MaxSubmitJobs of the user; needs acct "dbd"
-    cred_expire: int = 5  # _s, 120: a requeued job waits for it; raise it for node-loss tests
-    preempt_grace: int = 20  # _s, 0: between the signal and the kill of a preempted job
-    slurmd_timeout: int = 15  # _s, 300: until a silent node is DOWN and its jobs are requeued
-    requeue: bool = True  # JobRequeue: what a job that says nothing gets
+    cred_expire: int = 5  # seconds (120) that a requeued job waits; raise it for node-loss tests
+    preempt_grace: int = 20  # seconds (0) between signal and kill of a preempted job
+    slurmd_timeout: int = 15  # seconds (300) until a silent node is DOWN and its jobs are requeued
+    requeue: bool = True  # JobRequeue: whether jobs may be requeued unless they say otherwise
 
     def __post_init__(self) -> None:
         if self.acct not in ("none", "shim", "dbd"):
@@ -45,10 +45,10 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a bed is: its folder, its consecutive ports, this machine, the release of Slurm.
+    """Where a bed is: its folder, its consecutive ports, this machine, and the version of Slurm.
 
-    Slurm's daemons bind either to all interfaces or to what the machine's own name stands for.
-    `loopback`: that is 127.0.0.1. Where it is not, they listen everywhere.
+    Slurm's daemons listen either on all interfaces or on the address of the machine's name.
+    loopback: whether that address is 127.0.0.1; if not, they listen on all interfaces.
     """
 
     root: Path
@@ -59,23 +59,24 @@ class Place:
 
     @property
     def dbd_port(self) -> int:
-        """Of slurmdbd; the base port is slurmctld's."""
+        """Port of slurmdbd; the base port is slurmctld's."""
         return self.base_port + 1
 
     @property
     def sql_port(self) -> int:
-        """Of the database."""
+        """Port of the database."""
         return self.base_port + 2
 
     def node_ports(self, count: int) -> str:
-        """Of the nodes, as slurm.conf writes a range."""
+        """Ports of the nodes, as a range in the syntax of slurm.conf."""
         return f"[{self.base_port + 3}-{self.base_port + 2 + count}]"
 
 
 def place(root: Path, base_port: int, version: tuple[int, int]) -> Place:
-    """A bed on this machine; its name may also mean 127.0.1.1 (Debian), outside or nothing.
+    """A bed on this machine, whose name may resolve to 127.0.0.1, to an outside address, or not.
 
-    Debian's will not do: the kernel sends from 127.0.0.1, and there the answers go.
+    Debian's 127.0.1.1 does not count as loopback: the kernel sends from 127.0.0.1, so answers go
+    there.
     """
     name = socket.gethostname()
     try:
@@ -86,12 +87,12 @@ def place(root: Path, base_port: int, version: tuple[int, int]) -> Place:
 
 
 def render(knobs: Knobs, place: Place, password: str) -> dict[str, str]:
-    """Name -> text of every file in `root/etc`. `password`: of slurmdbd at the database."""
+    """Name -> text of every file in `root/etc`. password: slurmdbd's for the database."""
     texts = {
         "slurm.conf": _slurm(knobs, place),
         "gres.conf": _gres(knobs, place),
-        # From 24.05 cgroups can be switched off. Before, v1 is left alone as no plugin here asks
-        # for it, whereas looking for v2 would need dbus.
+        # Since 24.05 cgroups can be disabled. Before, choose v1, which is not used as no plugin
+        # here needs it; detecting v2 would need dbus.
         "cgroup.conf": f"CgroupPlugin={'disabled' if place.version >= (24, 5) else 'cgroup/v1'}\n",
     }
     if knobs.acct == "dbd":
@@ -104,7 +105,7 @@ def _user() -> str:
 
 
 def _gres(knobs: Knobs, place: Place) -> str:
-    # Each file must be a character device (hence the links), and a bare Count= drains the node.
+    # Each file must be a character device (hence the links); with Count= alone the node is drained.
     if not knobs.gpus:
         return ""
     return f"NodeName=n[1-{knobs.nodes}] Name=gpu File={place.root}/dev/gpu[0-{knobs.gpus - 1}]\n"

@@ -1,4 +1,4 @@
-"""The MariaDB of a test bed: a datadir, a socket and a loopback port of its own."""
+"""The MariaDB of a test bed, with its own data folder, socket and loopback port."""
 
 import getpass
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def create_command(root: Path) -> list[str]:
-    """Makes an empty datadir; its superuser is this user, over the socket only."""
+    """The command that creates an empty data folder; only this user is superuser, by the socket."""
     return [
         "mariadb-install-db",
         "--no-defaults",
@@ -19,7 +19,7 @@ def create_command(root: Path) -> list[str]:
 
 
 def start_command(root: Path, port: int) -> list[str]:
-    """Starts the server in the background; losing the last second in a crash is fine here."""
+    """The command that starts the server in the background; a crash may lose its last second."""
     return [
         "setsid",
         "--fork",
@@ -36,18 +36,18 @@ def start_command(root: Path, port: int) -> list[str]:
         "--innodb-log-file-size=16M",
         "--innodb-buffer-pool-size=64M",
         "--innodb-flush-log-at-trx-commit=0",
-        "--innodb-lock-wait-timeout=900",  # slurmdbd asks for it
+        "--innodb-lock-wait-timeout=900",  # recommended by slurmdbd
     ]
 
 
 def client_command(root: Path, statement: str) -> list[str]:
-    """Runs one SQL statement as superuser."""
+    """The command that runs one SQL statement as superuser."""
     login = [f"--user={getpass.getuser()}", f"--socket={root}/run/mysql.sock"]
     return ["mariadb", "--no-defaults", *login, f"--execute={statement}"]
 
 
 def grant(password: str) -> str:
-    """The statement that lets slurmdbd in. `password` is hexadecimal."""
+    """The statement that grants slurmdbd access. password: hexadecimal."""
     who = "slurm@'127.0.0.1'"
     return (
         f"CREATE OR REPLACE USER {who} IDENTIFIED BY '{password}';"

@@ -1,4 +1,4 @@
-"""Which binaries a test bed needs, and the packages that bring them (Debian, Ubuntu)."""
+"""The binaries that a test bed needs, and the packages that contain them (Debian, Ubuntu)."""
 
 import os
 import shutil
@@ -15,20 +15,20 @@ _DBD_PACKAGE = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
 
 
 def search_path() -> str:
-    """PATH with the system's sbin folders at its end."""
+    """$PATH followed by the system's sbin folders."""
     return f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
 
 
 def missing(*, dbd: bool = False) -> list[str]:
-    """Packages still to be installed; `dbd` asks for the accounting database too."""
+    """Packages that are not installed; dbd: include those of the accounting database."""
     needed = _PACKAGE | (_DBD_PACKAGE if dbd else {})
     return [p for binary, p in needed.items() if shutil.which(binary, path=search_path()) is None]
 
 
 def install_missing(*, dbd: bool = False) -> list[str]:
-    """Installs what is missing with apt-get, as root or through sudo; returns the packages.
+    """Install missing packages with apt-get, as root or through sudo; returns them.
 
-    Raises CalledProcessError when apt-get fails.
+    Raises CalledProcessError if apt-get fails.
     """
     if not (packages := missing(dbd=dbd)):
         return []

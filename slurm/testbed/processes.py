@@ -1,6 +1,6 @@
-"""The processes of one test bed, found in /proc by their SLURM_CONF or the folder they are in.
+"""The processes of a test bed, found in /proc by their SLURM_CONF or working folder.
 
-No pid files: they go stale, and steps and jobs have none.
+Not by pid files, which become outdated and do not exist for steps and jobs.
 """
 
 import os
@@ -23,7 +23,7 @@ DAEMONS = (
 
 @dataclass(frozen=True)
 class Process:
-    """One process: `node` is the virtual node it is on, None for the bed's own daemons."""
+    """A process. node: the virtual node that it is on, None for daemons of the whole bed."""
 
     pid: int
     parent: int
@@ -35,27 +35,27 @@ class Process:
 
 
 def of(conf: Path) -> list[Process]:
-    """Daemons and job processes of the bed whose slurm.conf is `conf`, and all their descendants.
+    """The daemons and job processes of the bed whose slurm.conf is `conf`, with all descendants.
 
-    A shell that merely uses the bed has its SLURM_CONF too, and is not one of them.
+    Shells that only use the bed are not included, although they have its SLURM_CONF.
     """
     everyone = [p for p in map(_read, _pids()) if p is not None]
     mine = {p.pid: p for p in everyone if _belongs(p, conf)}
     while grown := [p for p in everyone if p.parent in mine and p.pid not in mine]:
-        mine |= {p.pid: p for p in grown}  # a child that scrubbed its environment has a parent
+        mine |= {p.pid: p for p in grown}  # finds children that have cleared their environment
     return list(mine.values())
 
 
 def _belongs(process: Process, conf: Path) -> bool:
     if process.comm not in DAEMONS:
         return process.in_job and process.conf == str(conf)
-    # A slurmstepd of 24.11 writes its title over its environment, but stays in the log folder.
+    # slurmstepd of 24.11 overwrites its environment with its title, but stays in the log folder.
     inside = process.cwd.startswith(f"{conf.parents[1]}/")
     return inside or process.conf == str(conf)
 
 
 def on_node(node: str, processes: Iterable[Process]) -> list[Process]:
-    """Those of one node: its slurmd, the job processes, and the steps that hold them."""
+    """The processes of one node: its slurmd, job processes, and the steps above them."""
     found = [p for p in processes if p.node == node]
     parents = {p.parent for p in found}
     return found + [p for p in processes if p.comm == "slurmstepd" and p.pid in parents]
@@ -66,7 +66,7 @@ def _pids() -> list[int]:
 
 
 def _read(pid: int) -> Process | None:
-    """None when it is gone meanwhile, over (a zombie), or another user's."""
+    """The process, or None if it has ended meanwhile, is a zombie, or is another user's."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         args = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
@@ -92,7 +92,7 @@ def _read(pid: int) -> Process | None:
 
 
 def kill(processes: Iterable[Process], sig: signal.Signals = signal.SIGKILL) -> None:
-    """Signals each one; those already gone are no fault."""
+    """Send a signal to each process; those that have ended are ignored."""
     for process in processes:
         try:
             os.kill(process.pid, sig)
@@ -101,7 +101,7 @@ def kill(processes: Iterable[Process], sig: signal.Signals = signal.SIGKILL) -> 
 
 
 def wait_gone(conf: Path, pids: Iterable[int], timeout_s: float) -> bool:
-    """True once none of `pids` is a process of the bed any more."""
+    """Wait until none of `pids` is a process of the bed; False after `timeout_s`."""
     gone = set(pids)
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:

@@ -1,7 +1,7 @@
-"""A stand-in for sacct where there is no accounting database: the test bed's acct="shim".
+"""A stand-in for sacct without an accounting database: the test bed's acct="shim".
 
-A plain script: `sacct [-n] [-P] [-X] -o FIELDS -j IDS`, answered from `squeue`. It knows no steps,
-does not lag, and forgets a job when slurmctld does (the bed's min_job_age).
+A script that answers `sacct [-n] [-P] [-X] -o FIELDS -j IDS` from `squeue`. Unlike sacct it knows
+no steps, does not lag, and forgets a job when slurmctld does (the bed's min_job_age).
 """
 
 import os
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 
-# sacct's name of a field -> squeue's
+# field name in sacct -> in squeue
 _FIELDS = {
     "JobID": "JobArrayID",
     "JobIDRaw": "JobID",
@@ -21,7 +21,7 @@ _FIELDS = {
 
 
 def main() -> int:
-    """Prints the table that sacct would; exit code of squeue, so an outage stays one."""
+    """Print the table that sacct would; the exit code is squeue's, so that it shows outages."""
     parser = ArgumentParser(prog="sacct", allow_abbrev=False)
     parser.add_argument("-n", "--noheader", action="store_true")
     parser.add_argument("-P", "--parsable2", action="store_true", required=True)
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _as_sacct(field: str, value: str) -> str:
-    if field == "ExitCode" and ":" not in value:  # squeue 22.05 gives a wait status
+    if field == "ExitCode" and ":" not in value:  # squeue 22.05 prints a wait status
         return f"{int(value) >> 8}:{int(value) & 127}"
     return value if field in _FIELDS else ""
 

@@ -134,7 +134,7 @@ def test_each_fault_is_one_line_with_its_place(tmp_path: Path, text: str, expect
         ("timeout_min: 60, gpus_per_node: 2", "gpus_per_node: '2' disagrees with gpus_per_run: 1"),
         ("timeout_min: 60, slurm_gres: 'gpu:a100:2,disk:1'", "'gpu:a100:2,disk:1' disagrees"),
         ("timeout_min: 60, slurm_gpus_per_node: '3090:2'", "'3090:2' disagrees"),
-        ("timeout_min: 60, gpus_per_node: 1, slurm_gres: 'gpu:1'", "asked for twice"),
+        ("timeout_min: 60, gpus_per_node: 1, slurm_gres: 'gpu:1'", "requested twice"),
         ("timeout_min: 60, nodes: 2", "slurm.nodes: 2 nodes cannot share 1 processes"),
         ("timeout_min: 60, tasks_per_node: 3", "tasks_per_node: gpus_per_run makes it 1"),
         ("timeout_min: 60, slurm_additional_parameters: {time: 5}", ".time: use timeout_min"),

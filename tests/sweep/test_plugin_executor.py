@@ -238,7 +238,7 @@ def _alive(job: str) -> bool:
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ("{queue: day}", "parameters.timeout_min: required (submitit would ask for 5 minutes)"),
+        ("{queue: day}", "parameters.timeout_min: required (submitit's default is 5 minutes)"),
         ("{queu: day, timeout_min: 9}", "parameters: queu: unknown key, did you mean 'queue'?"),
         (
             "{nodes: 2, timeout_min: 9}",
