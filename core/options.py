@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 Mode = Literal["auto", "online", "offline", "none"]
-"""How W&B tracks runs; 'auto' means online if the user is logged in."""
+"""How W&B tracks runs; 'auto' means online if the user is logged in, else offline."""
 Compile = Literal["none", "default", "cuda_graphs"]
 """How training calls the model, see core.training.compiling."""
 

@@ -22,8 +22,11 @@ import epsweep
 from core.attack import examples
 from core.config import ConfigError, RunConfig, evaluation, schedule, strength
 from core.errors import DamagedError
+from core.run import any_model
 from core.store.folders import Store
 from core.store.json_files import read_json
+from core.training import epsilon_schedule
+from slurm import ids
 
 ROOT = Path(__file__).parents[1]
 BASE: dict[str, Any] = {
@@ -60,7 +63,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return root, list(states)
 
 
-@pytest.mark.parametrize("module", [evaluation, examples, schedule, strength])
+@pytest.mark.parametrize(
+    "module", [any_model, epsilon_schedule, evaluation, examples, ids, schedule, strength]
+)
 def test_examples_in_docstrings_show_what_the_functions_return(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)
     assert tried and not failed
@@ -144,7 +149,7 @@ def test_the_verb_and_what_cannot_be_loaded(
     whole = Store(root).run(ids[0]).checkpoint
     content = whole.read_bytes()
     whole.write_bytes(content[:1000])
-    with pytest.raises(DamagedError, match=r"checkpoint\.pt is unusable"):
+    with pytest.raises(DamagedError, match=r"checkpoint\.pt is damaged"):
         epsweep.load_model(ids[0], root)
     whole.write_bytes(content)
     with pytest.raises(ConfigError, match="split: expected one of train, val, test, got 'tst'"):

@@ -126,7 +126,7 @@ def sched_hinges(epochs: int) -> tuple[int, int]:
 
 
 def _hinge(value: object, epochs: int, name: str) -> object:
-    """Whole epochs unchanged; a float in [0, 1], a fraction of the training, in whole epochs.
+    """A hinge in whole epochs: an int unchanged, a float in [0, 1] as a fraction of the training.
     Raises ValueError for other floats."""
     if isinstance(value, float):
         if not 0 <= value <= 1:

@@ -150,7 +150,7 @@ def evaluate(
                         raise
                     # Retried here, not by the caller: `gather` must be called once by each process.
                     batch = (batch + 1) // 2
-                    log.warning("out of memory: AutoAttack on %d images at once", batch)
+                    log.warning("out of memory: continuing AutoAttack with %d images each", batch)
                     continue
                 found.critical[rows[broken]] = level
                 tried[rows] = level

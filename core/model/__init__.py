@@ -1,1 +1,1 @@
-"""Networks: build one by name, load its weights, choose what trains, add LoRA adapters."""
+"""Networks: build one by name, load weights, choose which parameters train, add LoRA adapters."""

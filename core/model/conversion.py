@@ -1,9 +1,9 @@
-"""Released checkpoints as safetensors: nothing runs, whatever was pickled beside the tensors.
+"""Converts released checkpoints to safetensors without running any code that they contain.
 
 `python -m core.model.conversion FILE TO` reads FILE in a separate process, with an unpickler that
-knows tensors, numbers and containers; in the place of every other object it puts one that does
-nothing, and names it. What it writes is a plain state dict: names without the parts that wrappers
-add, the constants of normalisation and the twins inside an attacker left out.
+knows tensors, numbers and containers; every other object is replaced by one that does nothing, and
+its name is reported. The result is a plain state dict: prefixes that wrappers add are removed, and
+normalisation constants and copies of the model inside an attacker are left out.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from core.model.pretrained import CONSTANTS, tensors_in
 from core.store.files import write_atomic
 
 WRAPPERS = ("state_dict", "model", "module", "base_model", "_orig_mod")
-"""Names under which training code keeps a network."""
+"""Attributes in which training code wraps a network."""
 DROPPED = {"attacker", *CONSTANTS}
-"""The robustness library saves the model once more inside the attacker."""
+"""Parts of names to leave out: the robustness library saves a second copy of the model inside its
+attacker."""
 KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch", "Size"): torch.Size,
@@ -46,7 +47,7 @@ KNOWN: dict[tuple[str, str], Any] = {
 
 
 class _Inert(type):
-    """Answers whatever an unpickler asks of an object, and does nothing."""
+    """Accepts everything that an unpickler does to an object, and does nothing."""
 
     def __call__(cls, *_: object, **__: object) -> Any:
         return cls
@@ -57,14 +58,14 @@ class _Inert(type):
 
 
 class LeftOut(metaclass=_Inert):
-    """In the place of an object that is no tensor, number or container."""
+    """Stands in for an object that is not a tensor, number or container."""
 
     def __new__(cls, *_: object, **__: object) -> Any:
         return cls
 
 
 class Reader(pickle.Unpickler):
-    """Imports nothing that a file names. left_out: the names of what it has not read."""
+    """An unpickler that imports nothing a file asks for. left_out: names of replaced objects."""
 
     left_out: set[str]
 
@@ -83,7 +84,7 @@ class Reader(pickle.Unpickler):
 
 
 def read(file: Path) -> tuple[Any, set[str]]:
-    """What a .pt or .pth file holds, on the CPU, and which objects were left out of it. Raises
+    """The content of a .pt or .pth file, on the CPU, and the names of objects left out. Raises
     ConfigError if it cannot be read."""
     named: set[str] = set()
 
@@ -100,7 +101,7 @@ def read(file: Path) -> tuple[Any, set[str]]:
             with zipfile.ZipFile(file) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                     raise ConfigError(
-                        f"{file}: a TorchScript program, expected a file of torch.save"
+                        f"{file}: a TorchScript program, expected a file written by torch.save"
                     )
         content = torch.load(file, map_location="cpu", pickle_module=pickles, weights_only=False)
     except ConfigError:
@@ -112,7 +113,7 @@ def read(file: Path) -> tuple[Any, set[str]]:
 
 
 def state_of(content: Any) -> dict[str, Tensor]:
-    """Every named tensor that may be a weight, by its name without wrappers."""
+    """All tensors that may be weights, by their names without wrappers."""
     found: dict[str, Tensor] = {}
     for path, tensors in tensors_in(content, ()):
         for name, tensor in tensors.items():
@@ -121,27 +122,27 @@ def state_of(content: Any) -> dict[str, Tensor]:
                 found[".".join(parts)] = tensor
     while prefix := _wrapper(found):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    # Of squeeze-and-excitation in timm's first releases.
+    # timm's first releases named squeeze-and-excitation modules se_, later ones se_module.
     return {re.sub(r"(^|\.)se_(?!module\.)", r"\1se_module.", n): t for n, t in found.items()}
 
 
 def _wrapper(names: Iterable[str]) -> str | None:
-    """'module.' if all names begin so."""
+    """The common first part of all names if it is one of WRAPPERS, as 'module.'; else None."""
     heads = {name.partition(".")[0] for name in names}
     head = heads.pop() if len(heads) == 1 else ""
     return f"{head}." if head in WRAPPERS else None
 
 
 def convert(file: Path, to: Path) -> dict[str, Any]:
-    """Write the weights of `file` to `to`; returns how many tensors and numbers those are, and
-    what was left out. Raises ConfigError."""
+    """Write the weights of `file` to `to`; returns the counts of 'tensors' and 'numbers', and what
+    was 'left_out'. Raises ConfigError."""
     from safetensors.torch import save
 
     content, left_out = read(file)
     state = {n: t.detach().clone().contiguous() for n, t in state_of(content).items()}
     if not state:
         others = f"; it holds {_some(left_out)}" if left_out else ""
-        raise ConfigError(f"{file}: no tensors under names in it, expected a state dict{others}")
+        raise ConfigError(f"{file}: expected a state dict, found no named tensors{others}")
     data = save(state)
     write_atomic(to, lambda out: out.write(data))
     numbers = sum(tensor.numel() for tensor in state.values())

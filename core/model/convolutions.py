@@ -1,7 +1,7 @@
-"""Convolutions that CPUs compute wrongly, and how training avoids them: layout and precision.
+"""Works around two faults of convolutions on CPUs, by the choice of layout and precision.
 
-Both faults are oneDNN's (3.12, in torch 2.13); glibc's malloc check and NaN in freed memory show
-them.
+Both are in oneDNN 3.12 (torch 2.13); glibc's malloc check, and NaN written into freed memory, make
+them visible.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 NARROW = 16
-"""Channels in a vector of AVX-512."""
+"""Number of float32 channels in an AVX-512 register."""
 
 
 def layout(model: nn.Module) -> torch.memory_format:
-    """channels_last for convolutional networks; a transformer's one convolution, over patches,
-    gains nothing by it. Contiguous, too, for networks in which channels_last damages memory."""
+    """The memory format for a network: channels_last if it is convolutional, else contiguous, since
+    a transformer's single patch convolution gains nothing. Contiguous, too, if channels_last would
+    corrupt memory."""
     found = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     if len(found) < 2 or any(map(_overruns, found)):
         return torch.contiguous_format
@@ -25,23 +26,23 @@ def layout(model: nn.Module) -> torch.memory_format:
 
 
 def _overruns(conv: nn.Conv2d) -> bool:
-    """Whether the weight gradient writes past its buffer in channels_last: 1x1, strided, of fewer
-    channels than a vector holds (the stems of MobileOne and FastViT: 3 channels, stride 2)."""
+    """Whether the weight gradient writes past its buffer in channels_last: for strided 1x1
+    convolutions of fewer than NARROW channels (stems of MobileOne and FastViT: 3, stride 2)."""
     narrow = conv.in_channels // conv.groups < NARROW
     return conv.kernel_size == (1, 1) and max(conv.stride) > 1 and narrow
 
 
 def guard(model: nn.Module) -> None:
-    """For bf16 autocast on CPUs: strided convolutions compute in float32 on feature maps that are
-    narrower than their stride (1x1 at stride 2). Their weight gradients in bf16 are made of
-    uninitialised memory, in either layout: other numbers each time, or NaN."""
+    """For bf16 autocast on CPUs: make strided convolutions use float32 on feature maps narrower
+    than their stride (1x1 at stride 2). In bf16, in either layout, their weight gradients contain
+    uninitialised memory: different numbers each time, or NaN."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.stride) > 1:
             _Float32(module)
 
 
 class _Float32:
-    """Hooks of one convolution."""
+    """Hooks that switch autocast off around the forward of a convolution."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self._off: list[Any] = []

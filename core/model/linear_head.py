@@ -1,6 +1,4 @@
-"""The last layer of a classifier, where it is linear: how far logits are from each other in units
-of the features that they are computed from.
-"""
+"""The last layer of a classifier, if it is linear, and margins in the space of its inputs."""
 
 from __future__ import annotations
 
@@ -10,13 +8,12 @@ from torch import Tensor, nn
 from core.config.strength import Norm
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
-"""Norm of a perturbation -> order of the dual one."""
+"""Norm of a perturbation -> order of its dual norm."""
 
 
 def find_linear_head(model: nn.Module, x: Tensor) -> nn.Linear | None:
-    """The layer, whatever it is called, whose outputs for the images x [B, C, H, W] are the model's
-    logits; None if there is no such linear layer (two heads that are averaged, logits that are
-    scaled afterwards)."""
+    """The linear layer whose outputs for images x [B, C, H, W] are the model's logits; None if
+    there is none (two heads that are averaged, logits that are scaled afterwards)."""
     outputs: dict[nn.Module, list[Tensor]] = {
         layer: [] for layer in model.modules() if isinstance(layer, nn.Linear)
     }
@@ -39,16 +36,16 @@ def find_linear_head(model: nn.Module, x: Tensor) -> nn.Linear | None:
 
 
 def gaps(head: nn.Linear, norm: Norm) -> Tensor:
-    """[classes, classes]: ||w_i - w_j|| in the dual norm, inf on the diagonal; 0 between equal
-    rows."""
+    """[classes, classes]: ||w_i - w_j||, the distances of the head's weight rows in the dual norm,
+    inf on the diagonal."""
     weights = head.weight.detach().double()
     found = torch.cdist(weights, weights, p=DUAL[norm]).fill_diagonal_(torch.inf)
     return found.to(head.weight.dtype)
 
 
 def feature_margins(logits: Tensor, between: Tensor) -> Tensor:
-    """min_j (f_i - f_j) / ||w_i - w_j|| of predictions i, [B]: how far the features of images are
-    from those of another class. between: as `gaps` has it."""
+    """min_j (f_i - f_j) / ||w_i - w_j|| for predicted classes i, [B]: the distance from an image's
+    features to the boundary of another class. between: the output of `gaps`."""
     top, own = logits.max(1)
     lead = top[:, None] - logits
     return (lead / between[own]).where(lead > 0, 0).scatter(1, own[:, None], torch.inf).amin(1)

@@ -1,5 +1,5 @@
 """Low-rank adaptation (Hu et al. 2021) through the optional package peft: frozen weights W become
-W + alpha / rank * B A, and training moves A and B alone (and the head, see core.model.trainable).
+W + alpha / rank * B A, and only A, B and the head are trained (see core.model.trainable).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from core.model.trainable import head_names, is_in
 
 
 def require() -> Any:
-    """The package. Raises ConfigError where it is missing."""
+    """The module peft. Raises ConfigError if it is not installed."""
     try:
         import peft
     except ImportError:
@@ -31,11 +31,11 @@ def require() -> Any:
 
 
 def adapt(model: nn.Module, config: RunConfig) -> None:
-    """Give the target modules of `model`, on the CPU, their adapters, in place. These start as
-    nothing (B = 0); A comes from the run's own stream.
+    """Add adapters to the target modules of `model`, on the CPU, in place. They have no effect at
+    first (B = 0); A is drawn from a generator derived from the run's seed.
 
-    Raises ConfigError where peft is missing, a target names no module, or its weights are used
-    in a way that an adapter does not see.
+    Raises ConfigError if peft is missing, a target matches no module, or the network reads a
+    target's weights without calling it.
     """
     peft = require()
     wanted = config.lora.targets or backbone(config.backbone).lora
@@ -48,11 +48,11 @@ def adapt(model: nn.Module, config: RunConfig) -> None:
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(derive(config.seed, "lora"))
-        # Of grouped convolutions peft warns that they cannot be merged; nothing is merged here.
+        # peft warns that adapters of grouped convolutions cannot be merged; training merges none.
         warnings.filterwarnings("ignore", "LoRA adapter added to ConvNd", UserWarning)
         try:
             peft.inject_adapter_in_model(asked, model)
-        except (ValueError, NotImplementedError) as error:  # such as a rank that groups forbid
+        except (ValueError, NotImplementedError) as error:  # such as a rank that no group allows
             raise ConfigError(f"lora: {config.backbone}: {first_line(error)}") from None
     _must_be_called(model, chosen, config)
 
@@ -63,8 +63,8 @@ def adapted(model: nn.Module) -> list[str]:
 
 
 def merge(model: nn.Module) -> None:
-    """Add the adapters to the weights that they adapt, in place: a plain network is left. Raises
-    ConfigError for a module that cannot be merged (a grouped convolution)."""
+    """Add the adapters to the weights that they adapt, in place, which leaves a plain network.
+    Raises ConfigError for a module that cannot be merged (a grouped convolution)."""
     for name in adapted(model):
         layer: Any = model.get_submodule(name)
         try:
@@ -78,21 +78,21 @@ def merge(model: nn.Module) -> None:
 
 
 def sentence(model: nn.Module, config: RunConfig) -> str:
-    """Which and how many modules are adapted, for the log."""
+    """A line for the log: which modules are adapted, and how many."""
     names = adapted(model)
     return f"LoRA of rank {config.lora.rank} on {len(names)} modules: {_kinds(names)}"
 
 
 def _kinds(names: Sequence[str]) -> str:
-    """'12 attn.proj, 12 attn.qkv': module names by their last two parts, without numbers."""
+    """'12 attn.proj, 12 attn.qkv': counts of the last two parts of names, without numbers."""
     parts = (name.split(".")[-2:] for name in names)
     counted = Counter(".".join(part for part in pair if not part.isdigit()) for pair in parts)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counted.items()))
 
 
 def _modules(model: nn.Module, targets: Sequence[str], owner: str) -> list[str]:
-    """Full names of the linear layers and convolutions that end in one of the targets, without
-    the head, which is trained as a whole."""
+    """Full names of the linear layers and convolutions whose names end in a target, except the
+    head, which is trained as a whole. Raises ConfigError if a target matches none."""
     heads = head_names(model)
     known = [
         name
@@ -112,7 +112,7 @@ def _modules(model: nn.Module, targets: Sequence[str], owner: str) -> list[str]:
 
 
 def _endings(names: Sequence[str]) -> list[str]:
-    """What a target may be called: last parts of names without block numbers, frequent first."""
+    """Possible targets: the last parts of names without block numbers, most frequent first."""
     parts = [name.split(".") for name in names]
     counted = Counter(".".join(p[-2:]) if not p[-2].isdigit() else p[-1] for p in parts if p[1:])
     counted.update(p[-1] for p in parts if not p[-1].isdigit())
@@ -121,8 +121,8 @@ def _endings(names: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def _must_be_called(model: nn.Module, chosen: Sequence[str], config: RunConfig) -> None:
-    """Some networks read the weights of a layer without calling it (fused attention): its adapter
-    would silently do nothing."""
+    """Raises ConfigError if a forward does not call all chosen modules. Some networks read a
+    layer's weights without calling it (fused attention); its adapter would do nothing."""
     called: set[str] = set()
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(
@@ -137,5 +137,5 @@ def _must_be_called(model: nn.Module, chosen: Sequence[str], config: RunConfig) 
     if idle := [name for name in chosen if name not in called]:
         raise ConfigError(
             f"lora.targets: {config.backbone} uses the weights of {_kinds(idle)} without calling "
-            "these modules, so that adapters there would do nothing; name other ones"
+            "these modules, so adapters there would do nothing; choose other modules"
         )

@@ -1,6 +1,6 @@
-"""Backbones through timm, with a new head and the input normalisation inside the model.
+"""Backbones from timm, with a new head and with input normalisation inside the model.
 
-Everything outside sees pixels in [0, 1]; attacks therefore work in pixel space.
+All other code passes pixels in [0, 1], so attacks work in pixel space.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger("epsweep")
 
 
 class Classifier(nn.Module):
-    """Logits [B, classes] of images [B, 3, H, W] in [0, 1]."""
+    """Maps images [B, 3, H, W] in [0, 1] to logits [B, classes]. net: takes normalised images."""
 
     mean: Tensor
     std: Tensor
@@ -50,10 +50,11 @@ class Classifier(nn.Module):
 
 
 def build(config: RunConfig, classes: int, store: Store) -> Classifier:
-    """The run's model before training, on the CPU, in the layout that suits its convolutions.
+    """The run's model before training, on the CPU, in the memory format that suits it.
 
-    Random parts (a new head, or everything for weights: random) come from the run's own stream.
-    Raises ConfigError where weights cannot be found or do not fit.
+    Random parts (a new head, or everything for `weights: random`) are drawn from a generator
+    derived from the run's seed. Raises ConfigError if weights are missing or do not fit, or the
+    network cannot take images of the run's size.
     """
     if own_code.is_own(config.backbone):
         return _own(config, classes, store)
@@ -68,7 +69,7 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
         torch.manual_seed(derive(config.seed, "init"))
         file = local_weights(config)
         pretrained = config.weights == "pretrained" and not file
-        if config.schedule.trains or not pretrained:  # else with the classes of the weights
+        if config.schedule.trains or not pretrained:  # else keep the head of the weights
             options["num_classes"] = classes
         net = _create(entry.timm, pretrained, options)
     if file:
@@ -84,13 +85,13 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
 
 
 def _statistics(config: RunConfig, net: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the input, per channel."""
+    """Mean and standard deviation per channel by which the model normalises its input."""
     entry = backbone(config.backbone)
     match config.normalisation:
         case "weights":
             cfg = net.pretrained_cfg
             return entry.mean or cfg["mean"], entry.std or cfg["std"]
-        case "guide":  # a config says so only for backbones whose own are others
+        case "guide":  # only for backbones whose own statistics differ, see RunConfig
             return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         case _:
             assert_never(config.normalisation)
@@ -99,8 +100,8 @@ def _statistics(config: RunConfig, net: Any) -> tuple[tuple[float, ...], tuple[f
 def rehearse(config: RunConfig, store: Store, classes: int = 2) -> None:
     """Build the run's network once with random weights. Raises ConfigError if that fails.
 
-    On torch's meta device, which knows shapes and holds no numbers: half a second for most. What
-    that device cannot do is no fault of a network, so a failure counts if it repeats on the CPU.
+    First on torch's meta device, which has shapes but no data and takes 0.5 s for most networks.
+    That device does not support everything, so a failure counts only if it repeats on the CPU.
     """
     plain = config.model_copy(update={"weights": "random"})
     try:
@@ -111,7 +112,7 @@ def rehearse(config: RunConfig, store: Store, classes: int = 2) -> None:
 
 
 def _own(config: RunConfig, classes: int, store: Store) -> Classifier:
-    """A network that a function of the user's makes, for pixels in [0, 1] as they are."""
+    """A network returned by a function of the user's; it gets pixels in [0, 1], not normalised."""
     name, size = config.backbone, config.image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init"))
@@ -124,7 +125,7 @@ def _own(config: RunConfig, classes: int, store: Store) -> Classifier:
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(2, 3, size, size))
-    except Exception as error:  # a network of the user's may raise anything
+    except Exception as error:  # the user's network may raise anything
         raise ConfigError(
             f"backbone {name}: cannot take images of {size} pixels ({first_line(error)})"
         ) from None
@@ -139,18 +140,18 @@ def _own(config: RunConfig, classes: int, store: Store) -> Classifier:
 
 
 def _load(net: nn.Module, file: str, config: RunConfig, store: Store) -> None:
-    """All but the head, which is new; of a network that is judged untrained the head, too."""
+    """Load the weights without those of the head, which is new; with `schedule: none`, all."""
     path, pick = weights_part(file, store)
     log.info("%s", load_weights(net, path, pick, head=not config.schedule.trains))
 
 
 def _check_head(model: Classifier, name: str, classes: int) -> None:
-    """Raises ConfigError where the network's head is not where it says, or not a new one: some
-    architectures ignore how many classes are asked for."""
+    """Raises ConfigError if the network lacks the head that timm names, or if its head has another
+    number of classes: some architectures ignore `num_classes`."""
     modules = dict(model.named_modules())
     for head in head_names(model):
         if head not in modules:
-            raise ConfigError(f"backbone {name}: its head '{head}' is not found in it")
+            raise ConfigError(f"backbone {name}: has no module '{head}' for its head")
         found = getattr(modules[head], "out_features", classes)
         if found != classes:
             raise ConfigError(f"backbone {name}: its head has {found} classes instead of {classes}")
@@ -158,8 +159,8 @@ def _check_head(model: Classifier, name: str, classes: int) -> None:
 
 @torch.no_grad()
 def _try_size(model: nn.Module, config: RunConfig, usual: int | None) -> None:
-    """Raises ConfigError if the network cannot take images of the run's size, naming the size that
-    it was made for."""
+    """Raises ConfigError if the network cannot take images of the run's size. usual: the size that
+    it was made for, which the message suggests."""
     size = config.image_size
     try:
         model.eval()(torch.zeros(1, 3, size, size))

@@ -1,11 +1,11 @@
-"""The backbone's weights from a checkpoint file, however it was saved.
+"""Loads a backbone's weights from a checkpoint file, however it was saved.
 
-One rule for all of them: the tensors of a file are looked through, in every dict and under every
-prefix (module., model., _orig_mod., backbone., ...), for one that has all names and shapes of the
-backbone; timm's own converters are asked where names are those of an older release. Each such place
-is a candidate, called by its path: 'state_dict_ema', 'model.module'. Several with equal values are
-one. Of several that differ, averaged weights win over the plain ones beside them under the names
-that timm (and our own checkpoints) use; any other choice is the user's: `weights: file.pt#NAME`.
+Every dict in the file and every prefix (module., model., _orig_mod., backbone., ...) is searched
+for tensors with all names and shapes of the backbone; timm's converters translate names of older
+releases. Each such place is a candidate, named by its path: 'state_dict_ema', 'model.module'.
+Candidates with equal values count as one. If several differ, averaged weights are preferred to the
+plain ones beside them, under the names that timm and our own checkpoints use; otherwise the user
+has to choose: `weights: file.pt#NAME`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ from core.model.trainable import heads_of
 
 State = dict[str, Tensor]
 AVERAGED = {"state_dict_ema": "state_dict", "model_ema": "model", "average": "model"}
-"""Averaged weights -> the plain ones they win over: timm.models.load_state_dict does so by default
-(use_ema), and a run evaluates its own average."""
+"""Averaged weights -> the plain ones they are preferred to, as timm.models.load_state_dict does by
+default (use_ema) and as runs do with their own average."""
 CONSTANTS = ("normalize", "normalizer")
-"""Modules that robust models keep the mean and standard deviation of the input in; ours has its own
-from the registry."""
+"""Modules in which robust models store mean and standard deviation of the input; ignored, since the
+registry defines ours."""
 COUNTER = "num_batches_tracked"
-"""Of BatchNorm; PyTorch before 0.4.1 and converted checkpoints lack it. No number depends on it."""
+"""A buffer of BatchNorm that PyTorch before 0.4.1 and converted checkpoints lack; results do not
+depend on it."""
 PARTIAL = 0.25
-"""Share of the backbone's names under a prefix from which that is a place to look at."""
+"""A prefix is considered if at least this share of the backbone's names is found under it."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The tensors in one place of a file, by the backbone's names; the head's are left out."""
+    """Tensors from one place in a file, by the backbone's names and without the head. misfits: kind
+    of mismatch -> names."""
 
     name: str
     state: State
@@ -55,11 +57,11 @@ class Candidate:
 
 
 def load_weights(net: Any, file: Path, pick: str | None = None, *, head: bool = False) -> str:
-    """Load all but the head from `file`; returns a sentence for the log: from where, how much.
+    """Load a network's weights except its head from `file`; returns a line for the log.
 
-    pick: the candidate to take, by its name or some whole parts of it. head: load that, too. Raises
-    ConfigError if the file is no checkpoint, nothing in it fits, several candidates do, or a tensor
-    is not finite.
+    pick: which candidate to take, by its name or by consecutive parts of it. head: load the head,
+    too. Raises ConfigError if the file is not a checkpoint, nothing in it fits, several different
+    candidates fit, or a tensor is not finite.
     """
     heads = () if head else heads_of(net)
     own = {k: v for k, v in net.state_dict().items() if not k.startswith(heads)}
@@ -76,7 +78,7 @@ def load_weights(net: Any, file: Path, pick: str | None = None, *, head: bool = 
     chosen = _choose(fitting, file)
     for name, tensor in chosen.state.items():
         if not tensor.isfinite().all():
-            raise ConfigError(f"{file}: tensor '{name}' holds NaN or infinity; nothing can learn")
+            raise ConfigError(f"{file}: tensor '{name}' has NaN or infinite values")
     net.load_state_dict(chosen.state, strict=False)
     others = [candidate for candidate in fitting if candidate is not chosen]
     also = f"; it also has: {_names(others)} (to choose: {file.name}#NAME)" if others else ""
@@ -88,9 +90,9 @@ def load_weights(net: Any, file: Path, pick: str | None = None, *, head: bool = 
 
 
 def read_checkpoint(file: Path) -> Any:
-    """What a .pt, .pth or .safetensors file holds, on the CPU. Raises ConfigError if it is damaged
-    or holds more than tensors and plain data; argparse.Namespace, which timm's training script and
-    many others save beside the weights, is plain data."""
+    """The content of a .pt, .pth or .safetensors file, on the CPU. Raises ConfigError if it is
+    damaged or has more than tensors and plain data; that includes argparse.Namespace, which timm's
+    training script and many others save with the weights."""
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -103,22 +105,23 @@ def read_checkpoint(file: Path) -> Any:
 
 
 def _why(file: Path, error: Exception) -> str:
-    """torch's own text advises to read the file without protection: that would run its code."""
+    """Why a file cannot be read, in place of torch's message, which suggests weights_only=False:
+    that would run code from the file."""
     text = str(error)
     named = re.search(r"GLOBAL ([\w.]+)", text)
     if named or "TorchScript" in text:
         what = f"the Python object {named[1]}" if named else "a TorchScript program"
         return (
-            f"it holds {what}, and reading it could run code; where it was made, save the tensors "
-            "alone: torch.save(model.state_dict(), 'weights.pt')"
+            f"it holds {what}, and reading it could run code; where it was made, save only the "
+            "tensors: torch.save(model.state_dict(), 'weights.pt')"
         )
     if "Weights only load failed" in text:
         return f"{beginning(file)}; expected a file of torch.save or .safetensors"
-    return f"damaged or cut short: {beginning(file)}; {first_line(error)}"
+    return f"damaged or truncated: {beginning(file)}; {first_line(error)}"
 
 
 def _candidates(content: Any, own: State, heads: tuple[str, ...], net: Any) -> Iterator[Candidate]:
-    """Places that fit; all that could be tried where a file has none that fits."""
+    """The candidates that fit; if none does, all that were tried."""
     names = {name for name in own if not name.endswith(COUNTER)}
     tried = []
     for path, tensors in tensors_in(content, ()):
@@ -132,7 +135,7 @@ def _candidates(content: Any, own: State, heads: tuple[str, ...], net: Any) -> I
 
 
 def _fitted(name: str, state: State, own: State, heads: tuple[str, ...], net: Any) -> Candidate:
-    """A candidate of these tensors: as they are, or with timm's names where that makes them fit."""
+    """A candidate from these tensors: unchanged, or converted to timm's names if that fits."""
     attempts = []
     for convert in (dict, lambda plain: _converted(plain, net), lambda p: rename_lite(p, net)):
         given = {k: v for k, v in convert(state).items() if not k.startswith(heads)}
@@ -144,7 +147,7 @@ def _fitted(name: str, state: State, own: State, heads: tuple[str, ...], net: An
 
 
 def tensors_in(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], State]]:
-    """Every dict of a checkpoint with its tensors, at any depth."""
+    """Yields (path, tensors by name) for every dict with tensors in a checkpoint, at any depth."""
     if not isinstance(content, dict):
         return
     named = {key: value for key, value in content.items() if isinstance(key, str)}
@@ -156,7 +159,7 @@ def tensors_in(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 
 
 def _prefixes(tensors: State, names: set[str]) -> Counter[str]:
-    """Prefix -> how many of `names` are found under it."""
+    """Prefix -> number of `names` found under it."""
     found = Counter[str]()
     for key in tensors:
         parts = key.split(".")
@@ -167,18 +170,18 @@ def _prefixes(tensors: State, names: set[str]) -> Counter[str]:
 
 
 def _shared(tensors: State) -> str:
-    """The whole parts that all names begin with, such as 'module.'."""
+    """The longest prefix of whole parts that all names share, such as 'module.'."""
     folders = ["/" + key.replace(".", "/").rpartition("/")[0] for key in tensors]
     common = os.path.commonpath(folders).strip("/").replace("/", ".")
     return f"{common}." if common else ""
 
 
 def _converted(state: State, net: Any) -> State:
-    """Names as timm's architecture has them now, by timm's own rules for older and other names."""
+    """The tensors under the current names of timm's architecture, by timm's conversion rules."""
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     try:
         converted: State = convert(dict(state), net) if convert else state
-    except Exception:  # a converter fails in its own way on names it does not know
+    except Exception:  # converters raise various errors for names that they do not know
         return state
     return converted
 
@@ -192,12 +195,12 @@ def _misfits(own: State, given: State) -> dict[str, list[str]]:
 
 
 def _choose(fitting: list[Candidate], file: Path) -> Candidate:
-    """The one to load. Raises ConfigError if several differ and no convention says which."""
+    """The candidate to load. Raises ConfigError if several differ and no convention decides."""
     distinct: list[Candidate] = []
     for candidate in sorted(fitting, key=lambda c: c.name.count(".")):
         if not any(_are_equal(candidate.state, other.state) for other in distinct):
             distinct.append(candidate)
-    # The robustness library saves the model once more inside the attacker that it trains with.
+    # The robustness library saves a second copy of the model inside the attacker it trains with.
     kept = [c for c in distinct if "attacker" not in c.name.split(".")] or distinct
     lost = {AVERAGED.get(_first(candidate)) for candidate in kept}
     kept = [candidate for candidate in kept if _first(candidate) not in lost]
@@ -218,7 +221,7 @@ def _are_equal(a: State, b: State) -> bool:
 
 
 def _is_called(name: str, pick: str) -> bool:
-    """Whether `pick` is a candidate's name or whole parts of it; '.' is the top of the file."""
+    """Whether `pick` is a candidate's name or consecutive parts of it; '.' means the top level."""
     return pick == (name or ".") or f".{pick}." in f".{name}."
 
 
@@ -227,7 +230,7 @@ def _names(candidates: list[Candidate]) -> str:
 
 
 def _nearest(found: list[Candidate], own: State) -> str:
-    """How far the best candidate is from fitting."""
+    """Describes what the best candidate lacks."""
     best = min(found, key=lambda candidate: len(candidate.misfits["missing"]))
     matched = sum(name in best.state for name in own)
     parts = [f"{_some(keys)} {kind}" for kind, keys in best.misfits.items() if keys]

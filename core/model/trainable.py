@@ -1,10 +1,9 @@
-"""Which weights a run trains: head and backbone, each with its learning rate and weight decay, and
-which of them do not decay.
+"""Which weights a run trains, with which learning rate and weight decay.
 
 Full fine-tuning trains everything. Linear probing freezes the backbone and keeps it in evaluation
-mode, so that its BatchNorm statistics and its dropout stay out of the training too. With LoRA the
-backbone's own weights are frozen, adapters and head are trained; all is in training mode but
-BatchNorm, whose statistics belong to the frozen weights.
+mode, so that BatchNorm statistics do not change and dropout is off. LoRA freezes the backbone's
+weights and trains adapters and head; all modules are in training mode except BatchNorm, whose
+statistics belong to the frozen weights.
 """
 
 from __future__ import annotations
@@ -19,23 +18,24 @@ from core.config import ConfigError, Optim, RunConfig
 
 
 def heads_of(net: nn.Module) -> tuple[str, ...]:
-    """Dotted names of a network's classifier modules (two for distilled models): as timm states
-    them, else its module `head`; empty if it has none."""
+    """Dotted names of a network's classifier modules (two for distilled models): those that timm
+    states, else `head` if it has such a module, else none."""
     own = ("head",) if isinstance(getattr(net, "head", None), nn.Module) else ()
     names = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or own
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """The same by their names in the model, which wraps its network as `net`."""
+    """`heads_of` with the names that the modules have in the model, which wraps its network as
+    `net`."""
     net = getattr(model, "net", model)
     prefix = "net." if net is not model else ""
     return tuple(prefix + name for name in heads_of(net))
 
 
 def prepare(model: nn.Module, config: RunConfig) -> None:
-    """Freeze what the run does not train. Raises ConfigError where a head is needed and none is
-    known."""
+    """Freeze what the run does not train. Raises ConfigError if that, or the optimiser, depends on
+    which module is the head and this is unknown."""
     optim, heads = config.optim, head_names(model)
     parts = (optim.head_lr, optim.head_weight_decay)
     if not heads and (config.protocol != "full" or parts != (None, None)):
@@ -57,14 +57,14 @@ def prepare(model: nn.Module, config: RunConfig) -> None:
 
 
 def sentence(model: nn.Module) -> str:
-    """How many parameters train, for the log."""
+    """A line for the log: how many parameters are trained."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     trained, whole = sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
     return f"training {trained:,} of {whole:,} parameters"
 
 
 def train_mode(model: nn.Module, config: RunConfig) -> None:
-    """Training mode for what the run trains, evaluation mode for the rest."""
+    """Set training and evaluation mode of modules as the module docstring says."""
     match config.protocol:
         case "full":
             model.train()
@@ -82,14 +82,14 @@ def train_mode(model: nn.Module, config: RunConfig) -> None:
 
 
 def has_batchnorm(model: nn.Module, config: RunConfig) -> bool:
-    """Whether what a training step computes of an image depends on those beside it."""
+    """Whether training uses batch statistics, so that an image's logits depend on its batch."""
     return config.protocol == "full" and any(isinstance(m, _BatchNorm) for m in model.modules())
 
 
 def groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
-    """Parameter groups of the optimiser: backbone before head, `peak` being the learning rate at
-    the top of its schedule. Vectors and scalars (biases, norms, layer scales) do not decay, with
-    `no_decay: library` neither does what timm lists."""
+    """Parameter groups for the optimiser, backbone before head. `peak` is the learning rate after
+    warm-up. Vectors and scalars (biases, norms, layer scales) do not decay, nor, with
+    `no_decay: library`, do the parameters that timm lists."""
     heads = head_names(model)
     exempt = listed(model) if config.optim.no_decay == "library" else frozenset()
     found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -124,5 +124,5 @@ def _of_head(optim: Optim, name: str, head: bool) -> float:
 
 
 def is_in(name: str, modules: tuple[str, ...]) -> bool:
-    """Whether a parameter's dotted name lies in one of these modules."""
+    """Whether a dotted name is inside one of these modules."""
     return any(name.startswith(f"{module}.") for module in modules)

@@ -1,9 +1,9 @@
 """Import this before timm or torchvision: makes torchvision importable beside a CPU-only torch.
 
-PyPI's torchvision wheel is built for CUDA. Beside a CPU wheel of torch its compiled operators do
-not load, and `import torchvision` dies with "operator torchvision::nms does not exist" because it
-registers shape functions for them. Declaring the two operators is enough: nothing here calls them.
-Where torchvision's own operators load, nothing is declared.
+PyPI's torchvision wheel is built for CUDA. With a CPU wheel of torch its compiled operators do not
+load, and `import torchvision` fails with "operator torchvision::nms does not exist", because it
+registers shape functions for them. Declaring the two operators is enough, since nothing here calls
+them. If torchvision's own operators load, nothing is declared.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def _import_torchvision() -> None:
     library = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         library.define(f"{operator}{_SCHEMA}")
-    _library.append(library)  # the declarations live as long as the object
+    _library.append(library)  # declarations exist only as long as this object
     importlib.import_module("torchvision")
 
 
 with warnings.catch_warnings():
-    # torchvision warns about its image extension, which we do not use: PIL reads our files.
+    # torchvision warns about its image extension, which is not needed: Pillow reads images here.
     warnings.filterwarnings("ignore", message="Failed to load image Python extension")
     _import_torchvision()

@@ -1,4 +1,4 @@
-"""The evaluations of a grid on any classifier and any images, outside of runs."""
+"""The evaluations of runs, for any classifier and any images: `epsweep.evaluate`."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from core.store.records import ResultRow
 
 @dataclass(frozen=True)
 class Accuracies:
-    """What an evaluation found."""
+    """Result of an evaluation."""
 
     n: int
-    """Images."""
+    """Number of images."""
     rows: list[ResultRow]
-    """Right images per strength, or per type of corruption: attack, norm, epsilon, n, correct."""
+    """One per strength, or per type of corruption: attack, norm, epsilon, n, correct (counts)."""
     expected: float | None
-    """Mean accuracy over the strengths, in [0, 1]; None for fewer than two of them."""
+    """Expected accuracy over the strengths, in [0, 1]; None if there are fewer than two."""
     arrays: dict[str, NDArray[Any]]
-    """Per image, in the order of the data: `critical`, the index of the first strength that breaks
-    it (0: wrong without attack; the number of strengths: none does), or `right` [n, types]."""
+    """Per image, in the order of the data: `critical`, the index of the smallest strength that
+    breaks it (0: wrong without attack; number of strengths: none breaks it), or `right`
+    [n, types]."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """What an own kind of evaluation declares."""
+    """The metrics that a user-defined kind of evaluation declares."""
     zero_gradient_images: int = 0
-    """Right images whose gradient vanishes or is not finite: their robustness is not to be
-    trusted."""
+    """Right images whose gradient is zero or not finite: their robustness cannot be trusted."""
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -58,23 +58,28 @@ def evaluate(
     batch: int = 128,
     **evaluation: Any,
 ) -> Accuracies:
-    """Measure a model as a run is measured: same code, same numbers.
+    """Evaluate a model like the model of a run: same code, same numbers.
 
-    model: maps images [B, C, H, W] in [0, 1] to logits [B, classes], on the device where it is
-    evaluated, in float32 and in evaluation mode; it comes back as it was. data: a pair (images
+    model: maps images [B, C, H, W] in [0, 1] to logits [B, classes]. It is evaluated on its device,
+    in float32 and in evaluation mode; modes and requires_grad are restored. data: a pair (images
     [N, C, H, W], labels [N]) of tensors or arrays, or an iterable of such batches (a DataLoader),
     all held in memory: images as uint8 or as floats in [0, 1], labels integers from 0. batch:
-    images at a time, halved whenever memory runs out. The other arguments are those of an
+    images per forward, halved whenever memory runs out. The other arguments are those of an
     evaluation in a grid (docs/evaluations.md): attack='apgd-ce', norm='linf', steps=10,
     epsilons='0..16/255' or ['0', '4/255'], mode='exact', images (only the first ones), ...
 
-    Raises ConfigError for data, a model or an argument that does not fit, and whatever the model
-    raises.
+    Raises ConfigError if data, model or an argument is invalid, and whatever the model raises.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    >>> data = torch.full((5, 3, 2, 2), 0.5), torch.zeros(5, dtype=torch.long)
+    >>> found = evaluate(model, data, epsilons=["0", "4/255"], steps=2)
+    >>> found.n, [*found.accuracy]
+    (5, ['0', '4/255'])
     """
     if batch < 1:
         raise ConfigError(f"batch: expected at least 1, got {batch}")
     if "split" in evaluation:
-        raise ConfigError("split: does not apply, the data is given")
+        raise ConfigError("split: does not apply to data that you pass, remove it")
     plain = {key: [*item] if isinstance(item, tuple) else item for key, item in evaluation.items()}
     asked = EvalConfig.parse(plain, where="evaluate")
     split = _split(data).first(asked.images)

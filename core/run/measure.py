@@ -1,6 +1,6 @@
-"""One evaluation of a trained run, of whatever kind: measured and written.
+"""Makes one evaluation of a trained run, of any kind, and writes its result.
 
-Arrays per image first, then the rows: where the rows are, the evaluation is whole.
+Per-image arrays are written before the JSON record, so an evaluation with a record is complete.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ log = logging.getLogger("epsweep")
 
 
 def remark(claim: Claim | None, text: str) -> None:
-    """A line for the log and, in the process that has the claim, for the record of the attempt."""
+    """Log a line and, in the process that has the claim, add it to the attempt's record."""
     log.warning("%s", text)
     if claim:
         claim.note(text)
 
 
 def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch: int) -> None:
-    """Run one evaluation, with `batch` images at once, and write its flags, then its rows; nothing
-    if it is on disk. All processes of a team call this; the one with the claim writes."""
+    """Make one evaluation, with `batch` images per forward, and write its arrays and then its
+    record; does nothing if both exist. All processes of a team call this; the one with the claim
+    writes."""
     run, team = trainer.run, trainer.team
     if team.share(exists(run.eval_json(asked.id)) and exists(run.eval_flags(asked.id))):
         return
     whole: Split = getattr(trainer.data, asked.split)
     split = whole.first(asked.images)
     started = time.perf_counter()
-    first: tuple[int, float] | None = None  # what was done already when this attempt began
+    first: tuple[int, float] | None = None  # images done when this attempt began, and that time
 
     def progress(done: int) -> None:
         nonlocal first
@@ -100,7 +101,8 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
 
 
 def _progress(done: int, images: int, lately: int, seconds: float) -> dict[str, Any]:
-    """lately: images done in the last `seconds`; their speed gives the time left."""
+    """The progress to show. lately: images done in the last `seconds`, from which the remaining
+    time is estimated."""
     state = {"phase": "evaluate", "share": round(done / images, 4), "images_per_s": 0.0}
     if lately:
         state["images_per_s"] = round(lately / seconds, 1)
@@ -109,7 +111,7 @@ def _progress(done: int, images: int, lately: int, seconds: float) -> dict[str, 
 
 
 def fitting(work: Callable[[Context], Measured], context: Context) -> Measured:
-    """What `work` finds. Each time memory runs out, half as many images are evaluated at once."""
+    """The result of `work`, which is retried with half the batch each time memory runs out."""
     while True:
         try:
             return work(context)
@@ -128,7 +130,8 @@ def _points(found: Measured) -> str:
 
 
 def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: Measured) -> int:
-    """Write the arrays per image; returns the checksum of the file."""
+    """Write the per-image arrays; returns the file's CRC32. Raises ConfigError if an array does not
+    have one number, or row of numbers, per image."""
     arrays: dict[str, Any] = {
         **found.arrays,
         "index": np.arange(len(split), dtype=np.int32),
@@ -138,8 +141,8 @@ def _write_flags(run: RunDir, asked: EvalConfig, split: Split, found: Measured) 
         if not values.ndim or len(values) != len(split) or values.dtype.kind not in "iufb":
             got = f"{values.dtype} {list(values.shape)}"
             raise ConfigError(
-                f"attack {asked.attack}: array '{name}' has one number per image, "
-                f"expected {len(split)}, got {got}"
+                f"attack {asked.attack}: array '{name}': expected numbers [{len(split)}, ...], one "
+                f"entry per image, got {got}"
             )
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)

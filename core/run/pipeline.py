@@ -1,6 +1,6 @@
 """One run from config to result: data, model, training, evaluations, result.json.
 
-`execute` is what a cluster node, the local executor and `sweep run` all call.
+Cluster jobs, local workers and `sweep run` all call `execute`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def execute(
     options: Options,
     team: Team = ALONE,
 ) -> dict[str, Any]:
-    """Train (or go on training) one run, evaluate it, and write its result; returns that.
+    """Train a run or resume its training, evaluate it, and write its result, which is returned.
 
-    What is on disk already is not done again. The processes of a team call this together; its
-    leader has the claim and writes, the others have none and get {}. Raises ConfigError,
-    DivergedError, NotOwnedError, TeamError, OSError and whatever the model raises; the run folder
-    stays resumable.
+    Work that is on disk is not repeated. All processes of a team call this; the leader has the
+    claim and writes, the others pass None and get {}. Raises ConfigError, StaleError,
+    DivergedError, NotOwnedError, TeamError, OSError and whatever the model raises; the run can then
+    still be resumed.
     """
     config.check_code()
     run = store.run(config.id).fenced(team.share(claim.run.fence if claim else None))
@@ -102,22 +102,22 @@ def _settle_inputs(
     claim: Claim,
     about: dict[str, Any],
 ) -> None:
-    """Record what a new run is made from; what was begun goes on from the same inputs alone, or is
-    put away where a retry asks for that. Raises StaleError."""
+    """Record the inputs of a new run. Raises StaleError if those of an existing run have changed,
+    unless a retry has asked to replace them: then its results are moved away first."""
     known, sources = digests.Known(store), Sources.of(config)
     made_from = digests.recorded(run)
     changed = known.changed(sources, made_from)
     if changed and digests.mark(made_from) != options.replaces:
-        raise StaleError(f"{changed}; `sweep retry --failed stale` makes the run anew")
+        raise StaleError(f"{changed}; `sweep retry --failed stale` starts the run over")
     if changed:
-        remark(claim, f"{changed}; its numbers so far are put away in {digests.put_away(run)}")
+        remark(claim, f"{changed}; its results so far are moved to {digests.put_away(run)}")
     if not run.begun:
         made_from = known.inputs(sources)
     run.write_json(run.env, about | ({"inputs": made_from} if made_from else {}))
 
 
 def _load(config: RunConfig, store: Store, options: Options, team: Team) -> splits.Dataset:
-    """The leader of a team first: it decodes what nobody has prepared yet."""
+    """The run's dataset. The leader loads it first, since that may prepare arrays on disk."""
     if not team.leads:
         team.share()
     dataset = splits.load(config, store, stage=options.stage, miniature=options.rehearsal)
@@ -129,7 +129,7 @@ def _load(config: RunConfig, store: Store, options: Options, team: Team) -> spli
 def _lead(
     trainer: Trainer, evals: Sequence[EvalConfig], claim: Claim, options: Options, fits: Fits
 ) -> dict[str, Any]:
-    """Train, evaluate, write and track."""
+    """What the leader does: train, evaluate, write the result, report to W&B."""
     config, run = trainer.config, trainer.run
     begun_with = trainer.step.micro_batch
     tracker = Tracker.start(
@@ -176,7 +176,7 @@ def _sentence(row: records.MetricsRow, config: RunConfig) -> str:
 def _write_result(
     trainer: Trainer, evals: Sequence[EvalConfig], run: RunDir, claim: Claim
 ) -> dict[str, Any]:
-    """result.json: written last; names every evaluation on disk."""
+    """Write result.json, the last file of a run; it lists every evaluation on disk."""
     config = trainer.config
     before = read_json(run.result) or {"evals": sorted(run.evals_on_disk())}
     names = [*before["evals"], *(item.id for item in evals)]
@@ -201,7 +201,7 @@ def _write_result(
 def _summary(
     result: dict[str, Any], evals: Sequence[EvalConfig], config: RunConfig, run: RunDir
 ) -> dict[str, Any]:
-    """Final values for W&B: delay, and per evaluation clean, adv and expected accuracy."""
+    """Final values for W&B: delay, and accuracies and metrics of each evaluation."""
     summary: dict[str, Any] = {"delay": result["delay"], "setting": result["setting"]}
     for item in evals:
         stored = read_json(run.eval_json(item.id))
@@ -220,7 +220,7 @@ def _summary(
 def _curve(
     prefix: str, item: AtStrengths, rows: Sequence[Any], config: RunConfig
 ) -> dict[str, float]:
-    """Accuracy at every strength, and the expected one of a run that is judged by its own norm."""
+    """Accuracy at every strength, and expected accuracy if the evaluation has the run's norm."""
     accuracy, unit = records.curve(rows), 255
     if item.norm != "linf":
         prefix, unit = f"{prefix}-{item.norm}", 1
@@ -229,7 +229,7 @@ def _curve(
     if exact is not None and item.prior is None:
         found[f"{prefix}/expected"] = exact
     elif item.norm == config.norm == "linf" and config.epsilon_g:
-        # Of a grid that is too thin there is none.
+        # Too few strengths up to eps_g raise ValueError: no expected accuracy then.
         with contextlib.suppress(ValueError):
             found[f"{prefix}/expected"] = records.expected_up_to(
                 accuracy, config.epsilon_g, item.prior

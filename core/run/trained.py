@@ -1,8 +1,8 @@
 """The network of a run whose training has ended, loaded for use, and exported for other programs.
 
 An export is a folder that timm loads (`timm.create_model("local-dir:DIR", pretrained=True)`):
-model.safetensors with the weights, config.json with the architecture, in timm's format, and
-card.json with what the network was trained on and how it was judged.
+model.safetensors with the weights, config.json with the architecture in timm's format, and
+card.json with training data, config and evaluations.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
 
 
 def load_trained(run: RunDir, store: Store, device: torch.device | str = "cpu") -> Classifier:
-    """The final network of a run (the averaged one, if it kept an average), in evaluation mode on
-    `device`: pixels [B, 3, H, W] in [0, 1] to logits [B, classes]. The checkpoint is read without
-    running code from it (weights_only); pretrained weights are not needed.
+    """The final network of a run (with averaged weights if the run has them), in evaluation mode on
+    `device`: maps pixels [B, 3, H, W] in [0, 1] to logits [B, classes]. Reading the checkpoint runs
+    no code from it (weights_only); pretrained weights are not needed.
 
-    Raises ConfigError if the training has not ended, or own code that it used has changed, and
-    DamagedError.
+    Raises ConfigError if the training has not ended or the user's own code has changed since, and
+    DamagedError if the checkpoint is damaged.
     """
     return _load(run, store)[2].to(device).eval()
 
@@ -53,22 +53,24 @@ def _load(run: RunDir, store: Store) -> tuple[RunConfig, int, Classifier]:
         raise ConfigError(f"{run.id}: trained for {len(rows)} of {config.epochs} epochs{said}")
     classes = classes_of(run, config.dataset, rows)
     if classes is None:
-        raise ConfigError(f"{run.id}: nothing in its folder tells how many classes it has")
+        raise ConfigError(f"{run.id}: its folder does not record the number of classes")
     model = network.build(config.model_copy(update={"weights": "random"}), classes, store)
     try:
         model.load_state_dict(state.get("average", state["model"]))
-    except RuntimeError as error:  # another version of timm names parts otherwise
+    except RuntimeError as error:  # timm renames modules between versions
         raise ConfigError(
-            f"{run.id}: its weights do not fit the network of this timm ({first_line(error)})"
+            f"{run.id}: its weights do not fit the network of this timm version "
+            f"({first_line(error)})"
         ) from None
     return config, classes, model
 
 
 def export(run: RunDir, store: Store, to: Path) -> dict[str, Any]:
-    """Write the final network of a run to the folder `to`, LoRA adapters merged into the weights;
-    returns its card. Raises what `load_trained` raises, and ConfigError if the folder has files."""
+    """Write the final network of a run to the folder `to`, with LoRA adapters merged into the
+    weights; returns its card. Raises as `load_trained`, and ConfigError if the folder is not empty.
+    """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError(f"{to}: expected an empty or a new folder")
+        raise ConfigError(f"{to}: expected an empty or new folder")
     config, classes, model = _load(run, store)
     lora.merge(model.eval())
     mean, std = (part.flatten().tolist() for part in (model.mean, model.std))
@@ -105,12 +107,12 @@ def export(run: RunDir, store: Store, to: Path) -> dict[str, Any]:
 
 
 def _is_plain(config: RunConfig) -> bool:
-    """Whether the architecture is one of timm's as it is."""
+    """Whether the architecture is one of timm's, unmodified."""
     return not own_code.is_own(config.backbone) and not backbone(config.backbone).group_norm
 
 
 def _config(net: Any, classes: int, pixels: dict[str, Any]) -> dict[str, Any]:
-    """What timm reads of a model beside its weights, as on the Hugging Face hub."""
+    """The content of config.json, in the format that timm reads from the Hugging Face hub."""
     cfg: dict[str, Any] = net.pretrained_cfg
     kept = ("classifier", "first_conv", "fixed_input_size")
     about = {key: cfg[key] for key in kept if cfg.get(key) is not None}
@@ -125,7 +127,7 @@ def _config(net: Any, classes: int, pixels: dict[str, Any]) -> dict[str, Any]:
 
 
 def _how_to_load(config: RunConfig, classes: int, to: Path) -> str:
-    """The Python expression that makes the network, with its weights."""
+    """A Python expression that creates the network with its weights."""
     entry, file = backbone(config.backbone), str(to / WEIGHTS)
     if _is_plain(config):
         return f"timm.create_model({f'local-dir:{to}'!r}, pretrained=True)"
@@ -139,7 +141,7 @@ def _how_to_load(config: RunConfig, classes: int, to: Path) -> str:
 
 
 def _backbone(config: RunConfig, net: Any) -> dict[str, Any]:
-    """The weights that training began with. licence: as timm states it, else None."""
+    """The weights that training began with. licence: as stated by timm, or None."""
     entry, pretrained = backbone(config.backbone), config.weights == "pretrained"
     cfg: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
     return {

@@ -1,7 +1,7 @@
-"""One trial of a hyper-parameter search: a training that is judged on its validation split.
+"""One trial of a hyper-parameter search: a training whose result is its validation accuracy.
 
-It is a run like any other, through the same trainer and resumable after a kill, but it never
-touches the test split, may be stopped after an epoch that promises little, and leaves no weights.
+It uses the same trainer as a run and can be resumed after a kill, but it never reads the test
+split, may be stopped early by the search, and stores no final weights.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from core.training.trainer import Monitor, Trainer
 
 log = logging.getLogger("epsweep")
 POINTS = 4
-"""Intervals of [0, eps_g] on which `expected` is measured in the end."""
+"""Number of intervals of [0, eps_g] for the final measurement of `expected`."""
 
 
 class _UnpromisingError(Exception):
-    """The search gives this trial up."""
+    """The search stops this trial early."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What became of a trial. value: accuracy in [0, 1] after the last epoch, None where it was
-    given up before; images: of the validation split, by which the value was measured."""
+    """Result of a trial. value: accuracy in [0, 1] after the last epoch, None if it was stopped
+    early; epochs: number trained; images: number of validation images behind the value."""
 
     value: float | None
     epochs: int
@@ -56,18 +56,18 @@ def train(
     stage: Path | None = None,
     compile: Compile = "none",
 ) -> Judgement:
-    """Train (or go on training) a trial in the folder `run` and judge it.
+    """Train a trial in the folder `run`, or resume its training, and measure its value.
 
-    promising: told the value after every epoch so far, says whether to go on. stage, compile: as
-    for a run. Raises DivergedError, ConfigError, NotOwnedError, OSError; the folder stays
-    resumable.
+    promising: called after every epoch with the values of all epochs so far; returns whether to go
+    on. stage, compile: as for a run. Raises DivergedError, ConfigError, NotOwnedError, OSError; the
+    trial can then still be resumed.
     """
     config.check_code()
     run.write_config(config.to_dict())
     run.write_json(run.env, runtime.describe())
     claim.progress = {"phase": "load data"}
     dataset = splits.load(config, store, stage=stage)
-    dataset = replace(dataset, test=dataset.test.first(0))  # not even by mistake
+    dataset = replace(dataset, test=dataset.test.first(0))  # cannot be used, even by mistake
     model, device = network.build(config, dataset.classes, store), runtime.device()
     monitor = Monitor(remark=lambda text: remark(claim, text))
     fits = Fits(config, store, device, compile=compile)
@@ -103,8 +103,8 @@ def train(
 
 
 def _final(trainer: Trainer, split: splits.Split, goal: Goal) -> float:
-    """The accuracy after the last epoch; `expected` by the trapezoidal rule on five strengths
-    from 0 to eps_g, on the images of the adversarial validation."""
+    """The goal's value after the last epoch; for `expected`, by the trapezoidal rule on five
+    strengths from 0 to eps_g, on the images of the adversarial validation."""
     if goal != "expected":
         return reached(trainer.rows[-1], goal)
     config = trainer.config

@@ -1,9 +1,9 @@
 """Who works on a run: a claim is an exclusive right with a heartbeat, without locks or a database.
 
-Attempt n of a run owns `claim-<n>.json`, created with O_EXCL: of several takers of attempt n
-exactly one wins. The highest n is the owner; it is live until it records an outcome, its process
-is gone (as far as this machine can tell) or its heartbeat stops. An owner that was taken over can
-change nothing in the run folder any more, whenever it wakes up; core.store.fence says how.
+Attempt n of a run owns `claim-<n>.json`, created with O_EXCL: if several processes try to become
+attempt n, exactly one succeeds. The highest n is the owner; it is live until it records an outcome,
+its process is gone (as far as this machine can tell) or its heartbeat stops. After a takeover, the
+former owner cannot change the run folder any more, even if it wakes up later: see core.store.fence.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ log = logging.getLogger("epsweep")
 
 
 def now() -> str:
-    """The time as ISO 8601, UTC, whole seconds."""
+    """The current time in ISO 8601, UTC, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _beats(run: RunDir, seen: Holder) -> bool:
-    """Whether the heart of a claim beats although its last beat seems to be long ago, or yet to
-    come. Clocks of nodes differ, and some file systems take the time of whoever writes: look
-    whether the claim changes, for as long as an owner may be silent by our own clock."""
+    """Whether a claim still has heartbeats although the last one seems long ago or in the future:
+    clocks of nodes differ, and some file systems store the writer's time. Watches the claim for a
+    change, by this process's clock, for as long as an owner may be silent."""
     seconds = seen.patience if seen.age < 0 else 2 * float(seen.info.get("beat_s", 0))
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -59,10 +59,11 @@ class Claim:
         self.run, self.attempt, self.info = run, attempt, info
         self._said: set[str] = set()
         self.progress: dict[str, Any] = {}
-        """What the run is doing (phase, epoch, images/s); shown by status."""
+        """What the run is doing (phase, epoch, images/s), written with each heartbeat for `status`.
+        """
         self.on_cancel: Callable[[], None] | None = None
-        """Called once, from the heartbeat's thread, when the run is asked to stop or was taken
-        over by another process."""
+        """Called once, in the heartbeat's thread, when the run is cancelled or another process has
+        taken it over."""
         self._notes: list[str] = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -72,16 +73,16 @@ class Claim:
     def acquire(
         cls, run: RunDir, *, job: str | None = None, gpus: float = 0, after: int | None = None
     ) -> Claim | None:
-        """Claim a run for this process. None if another live process holds it, or, with `after`,
-        if that is not the number of the newest attempt any more.
+        """Claim a run for this process. None if another live process holds it, or, if `after` is
+        given, if the newest attempt has another number.
 
-        gpus: how many it occupies, a share where runs share one. Side effect: a row in
-        attempts.jsonl; the row of a dead predecessor is closed as 'lost'.
+        gpus: how many the run occupies, a fraction if runs share one. Side effect: adds a row to
+        attempts.jsonl, and sets the outcome of a dead predecessor to 'lost'.
         """
         beat_s, stale_s = beat_seconds(), stale_seconds()
         run.path.mkdir(parents=True, exist_ok=True)
         clock = shared_clock(run.path)
-        # Claims may have been deleted by hand, while their owners sleep.
+        # Claims may have been deleted by hand while their owners are suspended; count those, too.
         former = fence.newest_drafts(run.path)
         previous = find_holder(run, clock=clock)
         if previous and (previous.live or (previous.hung and _beats(run, previous))):
@@ -119,28 +120,28 @@ class Claim:
         try:
             claim._write()
             claim._open_row()
-        except NotOwnedError:  # it fell asleep on the way
+        except NotOwnedError:  # this process was suspended meanwhile, and another one took over
             return None
         for number in range(1, attempt):
             remove(claim_path(run, number))
-        for draft in run.path.glob(".checkpoint*"):  # of a former version; as large as the model
+        for draft in run.path.glob(".checkpoint*"):  # drafts of older versions, as large as models
             remove(draft)
         claim._thread.start()
         return claim
 
     def held(self) -> bool:
-        """Whether this process is still the owner. What it writes needs no such check: a write
-        raises NotOwnedError itself. Raises OSError if that cannot be told."""
+        """Whether this process is still the owner. Not needed before writing, which raises
+        NotOwnedError itself. Raises OSError if the answer cannot be determined."""
         assert self.run.fence
         return self.run.fence.holds()
 
     def note(self, text: str) -> None:
-        """Keep one line about this attempt (a fallback, a tracker that failed)."""
+        """Add a line to this attempt's record (a fallback, a tracker that failed)."""
         self._notes.append(text)
 
     def release(self, outcome: str, *, kind: str | None = None, reason: str | None = None) -> bool:
-        """End the attempt: 'done', 'failed', 'cancelled' or 'interrupted'; reason is one line.
-        False if another process had taken the run over: nothing is recorded then."""
+        """End the attempt with an outcome: 'done', 'failed', 'cancelled' or 'interrupted'. reason:
+        one line. Returns False, recording nothing, if another process has taken the run over."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -167,7 +168,7 @@ class Claim:
         self.run.write_jsonl(self.run.attempts, [*rows, self._row()])
 
     def _rows(self) -> list[dict[str, Any]]:
-        """The attempts before this one; of a damaged file those that can be read."""
+        """The rows of attempts before this one; those that can be read if the file is damaged."""
         try:
             rows = read_jsonl(self.run.attempts, shapes.Attempt)
         except DamagedError:
@@ -186,22 +187,23 @@ class Claim:
             self._surviving(self._look_around)
 
     def _surviving(self, act: Callable[[], None]) -> None:
-        """Nothing that fails may silence a healthy run: say it, once of each kind, and go on."""
+        """Call `act`; log each kind of error once and go on, since a healthy run must not fall
+        silent because one heartbeat failed."""
         try:
             act()
         except Exception as error:
             kind = f"{type(error).__name__} {getattr(error, 'errno', '')}"
             if kind not in self._said:
                 self._said.add(kind)
-                log.warning("heartbeat: %s; the next one may succeed", error)
+                log.warning("heartbeat failed: %s; trying again at the next one", error)
 
     def _beat_once(self) -> None:
         try:
             self._write()
         except NotOwnedError:
-            pass  # the look around finds that out too, and acts on it
+            pass  # `_look_around` notices this, too, and acts on it
         except OSError:
-            with contextlib.suppress(OSError):  # a full disk
+            with contextlib.suppress(OSError):  # on a full disk, a new time is as good as a beat
                 os.utime(claim_path(self.run, self.attempt))
             raise
 
@@ -212,8 +214,8 @@ class Claim:
 
 
 def shared_clock(folder: Path) -> float:
-    """The file server's time, told by a file that is written for it: nodes' clocks that differ must
-    not make an owner look stale."""
+    """The file server's time in Unix seconds, from a file written for this purpose: with nodes'
+    own clocks, which differ, an owner might look stale."""
     probe = folder / f".clock.{uuid.uuid4().hex[:8]}"
     moment: list[float] = []
     write_atomic(probe, lambda file: moment.append(os.fstat(file.fileno()).st_mtime))

@@ -1,6 +1,6 @@
-"""How many classes the task of a run has: what thresholds of accuracy depend on. Torch-free.
+"""The number of classes of a run's task, on which thresholds of accuracy depend. Torch-free.
 
-New runs record it with every epoch. Of older ones it is found in what lies there.
+Runs record it with every epoch. For runs of older versions it is inferred from other files.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from core.store.records import classes_in
 
 
 def classes_of(run: RunDir, dataset: str, rows: Sequence[Mapping[str, Any]]) -> int | None:
-    """The classes of a run's task: as its metrics `rows` say, else what is known of a dataset of
-    this name, else by the labels of a whole split that it was evaluated on; None if nothing tells.
-    """
+    """The number of classes of a run's task: from its metrics `rows`, else from the dataset's name,
+    else from the labels of an evaluation on a whole split; None if all of these fail."""
     return classes_in(rows) or known_classes(dataset) or _labelled(run)
 
 
@@ -29,7 +28,7 @@ def _labelled(run: RunDir) -> int | None:
         with suppress(OSError, DamagedError):
             record = read_json(path, shapes.Evaluation)
             if record and record["n"] == record["split_images"]:
-                from core.store.flags import read_flags  # imports numpy, which new runs do not need
+                from core.store.flags import read_flags  # imports numpy, which is rarely needed
 
                 flags = read_flags(run.eval_flags(path.stem))
                 if flags and "label" in flags:

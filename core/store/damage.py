@@ -1,6 +1,6 @@
-"""Damaged files of a run: found without touching anything, and moved out of the way by its owner.
+"""Damaged files of a run: anybody can find them; the run's owner moves them out of the way.
 
-One damaged file concerns one run. A reader of many runs goes on with the others.
+A damaged file affects one run only; a reader of many runs goes on with the others.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ def find(
     seen: dict[Path, Any] | None = None,
     current: Holder | None = None,
 ) -> list[DamagedError]:
-    """Every damaged file of a run, [] if all can be read. evals: ids of evaluations to look at,
-    besides those its result names. seen: takes what whole files hold, so that a reader need not
-    read them again. current: the newest claim, if it was read. The checkpoint is not read: training
-    does that itself."""
+    """The damaged files of a run, except checkpoints, which training checks. Changes nothing.
+
+    evals: ids of evaluations to check besides those that the result names. seen: filled with the
+    content of undamaged files, so that the caller need not read them again. current: the newest
+    claim, if the caller has read it."""
     found: list[DamagedError] = []
 
     def tried(read: Callable[..., Any], path: Path, *what: Any) -> Any:
@@ -62,10 +63,8 @@ def _evaluation(path: Path, flags_file: Path) -> dict[str, Any] | None:
         return None
     content = present(flags_file.read_bytes)
     if content is not None and zlib.crc32(content) == record.get("flags_crc32"):
-        return record  # as written: 0.05 ms instead of 3 ms for looking into it
-    from core.store.flags import (
-        read_flags,  # imports numpy, which a run without evaluations never needs
-    )
+        return record  # flags unchanged since written: 0.05 ms instead of 3 ms to parse them
+    from core.store.flags import read_flags  # imports numpy, which is rarely needed
 
     flags = read_flags(flags_file)
     if flags and len(flags["index"]) != record["n"]:
@@ -80,16 +79,16 @@ def _every_epoch(path: Path, rows: int, epochs: int) -> None:
 
 
 def described(found: Sequence[DamagedError], run: RunDir) -> str:
-    """The first damaged file and what is wrong with it, in one line."""
+    """One line: the first damaged file with its problem, and how many more there are."""
     first, *others = found
     more = f" (and {len(others)} more)" if others else ""
     return f"{first.path.relative_to(run.path)}: {first.reason}{more}"
 
 
 def repair(run: RunDir, evals: Iterable[str] = ()) -> list[str]:
-    """Set the damaged files of a run aside, so that its owner makes again what they held; returns
-    a line for each. An evaluation goes as a whole, and the result before it: what a result names
-    is always there."""
+    """Set the damaged files of a run aside, so that its owner remakes their content; returns a line
+    for each. If one file of an evaluation is damaged, both are set aside, after the result is
+    deleted: a result must never name a missing evaluation."""
     found = find(run, evals)
     for error in found:
         if error.path.parent == run.evals:
@@ -97,6 +96,6 @@ def repair(run: RunDir, evals: Iterable[str] = ()) -> list[str]:
                 run.remove(run.result)
             run.set_aside(run.eval_json(error.path.stem))
             run.set_aside(run.eval_flags(error.path.stem))
-        elif not error.path.name.startswith("claim-"):  # the next attempt has removed it
+        elif not error.path.name.startswith("claim-"):  # each new attempt removes old claims
             run.set_aside(error.path)
     return [f"{error}; set aside" for error in found]

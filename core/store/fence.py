@@ -1,18 +1,19 @@
-"""Only the newest attempt changes a run folder, whatever a former one was about to do.
+"""Ensures that only the newest attempt changes a run folder, whatever earlier ones still try.
 
-A process may sleep between any two steps (SIGSTOP, a hung disk), be taken over, and wake up again:
-asking whether it still owns the run proves nothing about the moment of its next write. Therefore
-attempt n has a folder of drafts in the run folder, and
+A process may be suspended between any two steps (SIGSTOP, a hung disk), lose its run to another
+process, and wake up again: a check of ownership proves nothing about the moment of its next write.
+Therefore attempt n has a folder for drafts in the run folder, and
 
 1. every file is written there, then renamed to its place;
-2. every file to be deleted is renamed into it, then removed there;
-3. who takes the run over removes the folders of all former attempts before it reads anything.
+2. every file to delete is renamed into it, then removed there;
+3. a process that takes the run over removes the folders of all earlier attempts before it reads
+   anything.
 
-A rename is one step of the file server, and it fails if a folder at either end is gone. So nothing
-that a former attempt does after 3 changes a file; it gets NotOwnedError. No node's cache of names
-gets around that: the server knows a removed folder no more, by name or by handle.
+A rename is atomic on the file server and fails if a folder at either end is gone. So nothing that
+an earlier attempt does after 3 changes a file; it gets NotOwnedError. A node's cache of names
+cannot bypass this: the server rejects a removed folder both by name and by handle.
 
-Nor can a folder be made too late: attempt n creates its claim, then its folder, then looks for
+Nor can a folder be created too late: attempt n creates its claim, then its folder, then looks for
 higher claims; its successor creates its claim, then looks for folders. One of them sees the other.
 """
 
@@ -34,12 +35,12 @@ from core.store.files import copy_atomic, is_gone, present, write_atomic
 
 _DRAFTS = r"\.drafts-(\d+)-"
 _TRIES = 100
-"""A process that is not asleep may make a draft while its folder is emptied, and again."""
+"""Tries to empty a folder, in which a running process may keep creating drafts."""
 
 
 @dataclass(frozen=True)
 class Fence:
-    """What an attempt changes its run folder through; every method may raise OSError, and
+    """The only way in which an attempt changes its run folder. Every method may raise OSError, and
     NotOwnedError once another attempt has taken over."""
 
     drafts: Path
@@ -47,23 +48,23 @@ class Fence:
 
     @classmethod
     def open(cls, run: Path, attempt: int) -> Fence:
-        """Make the folder of an attempt. The name is unique: a run folder that was deleted and made
-        anew counts its attempts from 1 again."""
+        """Create the folder of an attempt. Its name is unique, since a run folder that was deleted
+        and created again counts its attempts from 1."""
         drafts = run / f".drafts-{attempt:04d}-{uuid.uuid4().hex[:8]}"
         drafts.mkdir()
         return cls(drafts, attempt)
 
     def holds(self) -> bool:
-        """Whether no other attempt has taken over. Raises OSError if that cannot be told."""
+        """Whether no other attempt has taken over. Raises OSError if that cannot be determined."""
         try:
             os.stat(self.drafts)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        # A process of a version without fences takes over by its claim alone.
+        # Versions without fences take a run over without removing folders: check claims, too.
         return newest_attempt(self.drafts.parent) <= self.attempt
 
     def write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
-        """As write_atomic."""
+        """Write a file as write_atomic does."""
 
         def owned(file: IO[bytes]) -> None:
             write(file)
@@ -76,12 +77,12 @@ class Fence:
             write_atomic(path, owned, drafts=self.drafts)
 
     def copy(self, path: Path, target: Path) -> None:
-        """Replace `target` by what is in `path`."""
+        """Atomically replace `target` by the content of `path`."""
         with self._owned():
             copy_atomic(path, target, drafts=self.drafts)
 
     def remove(self, path: Path) -> None:
-        """Delete a file if it is there."""
+        """Delete a file if it exists."""
         gone = self.drafts / f"{path.name}.{uuid.uuid4().hex[:8]}"
         with self._owned():
             if not self.holds():
@@ -95,7 +96,7 @@ class Fence:
         present(gone.unlink)
 
     def close(self) -> None:
-        """Remove the folder, with what failed writes have left in it."""
+        """Remove the folder and whatever failed writes have left in it."""
         _raze(self.drafts)
 
     @contextmanager
@@ -136,8 +137,8 @@ def _numbered(run: Path, pattern: str) -> list[tuple[Path, int]]:
 
 
 def _raze(folder: Path) -> None:
-    # Renamed first: where a stopped process of this node has a draft open, NFS keeps the file, and
-    # with it the folder, until the process ends; by its path it finds neither.
+    # Renamed first: if a stopped process on this node has a draft open, NFS keeps the file and thus
+    # the folder until the process ends, but the process cannot find them under the old path.
     aside = folder.with_name(f"{folder.name}.gone")
     with suppress(OSError):
         os.rename(folder, aside)

@@ -1,7 +1,7 @@
-"""Files on a disk that nodes share: atomic writes, and reads that bear with what is gone.
+"""Files on a disk shared by nodes: atomic writes, and reads that tolerate missing files.
 
-A file is written beside its place, flushed to disk, then renamed over it: a reader sees the old
-content or the new one, never half of either, also when the disk fills up or the process dies.
+A file is written under a temporary name, flushed to disk, then renamed: a reader sees either the
+old content or the new, complete, even if the disk fills up or the process dies.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import IO, TypeVar
 
 _T = TypeVar("_T")
 Write = Callable[[Path, Callable[[IO[bytes]], object]], None]
-"""How a file is written: write_atomic, or RunDir.write."""
+"""A function that writes a file: write_atomic or RunDir.write."""
 _LOOKS = 4
 _PAUSE_S = 0.05
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether an error says that there is no such file, or no such folder (any more). NFS has a
-    word of its own (ESTALE) for what another node has removed or replaced."""
+    """Whether an error means that the file or its folder does not exist. On NFS that includes
+    ESTALE: another node has removed or replaced it."""
     missing = isinstance(error, FileNotFoundError | NotADirectoryError)
     return missing or error.errno == errno.ESTALE
 
 
 def present(look: Callable[[], _T]) -> _T | None:
-    """What `look` finds, None if the file or its folder is not there. What is stale may only have
-    been replaced: look again, a few times. Raises any other OSError."""
+    """The result of `look`, None if the file or its folder does not exist. After ESTALE, which may
+    only mean that the file was replaced, looks again a few times. Raises other OSErrors."""
     for left in reversed(range(_LOOKS)):
         try:
             return look()
@@ -51,15 +51,16 @@ def exists(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete a file if it is there."""
+    """Delete a file if it exists."""
     present(path.unlink)
 
 
 def write_atomic(
     path: Path, write: Callable[[IO[bytes]], object], *, drafts: Path | None = None
 ) -> None:
-    """Call `write` on a temporary file, beside `path` or in the folder `drafts`, then rename it to
-    `path`. Raises OSError; `path` keeps its old content then, and nothing is left behind."""
+    """Call `write` with a temporary file, beside `path` or in the folder `drafts`, then rename it
+    to `path`. Raises OSError or what `write` raises; `path` then keeps its old content, and the
+    temporary file is removed."""
     if drafts is None:
         drafts = path.parent
         drafts.mkdir(parents=True, exist_ok=True)
@@ -75,8 +76,8 @@ def write_atomic(
 
 
 def copy_atomic(path: Path, target: Path, *, drafts: Path) -> None:
-    """Atomically replace `target` by what is in `path`: a second name for it, or where the disk has
-    no hard links across folders, a copy."""
+    """Atomically replace `target` by the content of `path`: by a hard link, or a copy if the disk
+    has no hard links across folders."""
     draft = drafts / f".{target.name}.{uuid.uuid4().hex[:8]}"
     try:
         try:
@@ -94,7 +95,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_end(path: Path, most: int) -> bytes:
-    """The last bytes of a file, at most so many; none if there is no such file."""
+    """The last `most` bytes of a file, or all of a smaller one; b"" if there is no such file."""
 
     def read() -> bytes:
         with open(path, "rb") as file:
@@ -106,10 +107,10 @@ def read_end(path: Path, most: int) -> bytes:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a damaged file to `<name>.damaged`, for a person to look at; the newest one stays."""
+    """Rename a damaged file to `<name>.damaged`, for a person to look at; replaces an older one."""
     present(partial(os.replace, path, aside(path)))
 
 
 def aside(path: Path) -> Path:
-    """Where a damaged file is kept."""
+    """The path at which a damaged file is kept."""
     return path.with_name(f"{path.name}.damaged")

@@ -1,12 +1,12 @@
-"""evals/<id>.npz: what an evaluation found, image by image.
+"""evals/<id>.npz: the per-image results of an evaluation.
 
-index     int [n]     the image's place in its split
+index     int [n]         the image's index in its split
 label     int [n]
-critical  int [n]     of attacks: index into the strengths of the first one that breaks the image
-right     int [n, types]  under common corruptions: 1 right, 0 wrong, -1 not tried
-distance, predicted, correct, target [n]  of fmn, see core.evaluation.minimal.Distances
+critical  int [n]         attacks: index of the smallest strength that breaks the image
+right     int [n, types]  common corruptions: 1 right, 0 wrong, -1 not tried
+distance, predicted, correct, target [n]  fmn, see core.evaluation.minimal.Distances
 
-Other kinds have other arrays of numbers, an entry per image each.
+User-defined kinds have other arrays of numbers, with one entry per image.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INTEGERS = ("index", "label", "critical", "right")
 
 
 def read_flags(path: Path) -> dict[str, NDArray[Any]] | None:
-    """The arrays in `path`, None if there is no such file. Raises DamagedError."""
+    """The arrays in `path`; None if there is no such file. Raises DamagedError."""
     content = present(path.read_bytes)
     if content is None:
         return None
@@ -36,7 +36,7 @@ def read_flags(path: Path) -> dict[str, NDArray[Any]] | None:
         index = flags["index"]
         whole = len(np.unique(index)) == len(index)
     except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DamagedError(path, f"not a whole npz file ({error})") from None
+        raise DamagedError(path, f"not a complete npz file ({error})") from None
     for name, values in flags.items():
         what, kinds = ("integers", "iu") if name in INTEGERS else ("numbers", "iufb")
         if values.dtype.kind not in kinds or not values.ndim or len(values) != len(index):

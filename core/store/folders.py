@@ -1,4 +1,4 @@
-"""Where things lie on disk: every path of a store, of a sweep and of a run folder."""
+"""Where things are on disk: every path of a store, a sweep and a run folder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of one run. Its files are the truth about the run; see docs/internals.md.
+    """The folder of a run, the only source of truth about it; see docs/internals.md.
 
-    fence: of the attempt that changes it, see core.store.fence; None for those who only look."""
+    fence: that of the attempt which changes the folder, see core.store.fence; None for readers."""
 
     path: Path
     fence: Fence | None = None
@@ -36,8 +36,8 @@ class RunDir:
         return replace(self, fence=fence)
 
     def write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
-        """As write_atomic. This and what follows raises OSError, and NotOwnedError if another
-        attempt has taken the run over."""
+        """Write a file as write_atomic does. All methods that change the folder raise OSError, and
+        NotOwnedError if another attempt has taken the run over."""
         if self.fence:
             self.fence.write(path, write)
         else:
@@ -52,25 +52,25 @@ class RunDir:
         self.write_text(path, json_text(value))
 
     def write_jsonl(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Atomically replace `path` by one JSON object a line."""
+        """Atomically replace `path` by JSON objects, one per line."""
         self.write_text(path, jsonl_text(rows))
 
     def copy(self, path: Path, target: Path) -> None:
-        """Atomically replace `target` by what is in `path`."""
+        """Atomically replace `target` by the content of `path`."""
         if self.fence:
             self.fence.copy(path, target)
         else:
             copy_atomic(path, target, drafts=self.path)
 
     def remove(self, path: Path) -> None:
-        """Delete a file if it is there."""
+        """Delete a file if it exists."""
         if self.fence:
             self.fence.remove(path)
         else:
             remove(path)
 
     def set_aside(self, path: Path) -> None:
-        """As the function of that name."""
+        """Rename a damaged file to `<name>.damaged`, replacing an older one."""
         if exists(path):
             self.copy(path, aside(path))
             self.remove(path)
@@ -101,22 +101,22 @@ class RunDir:
 
     @property
     def checkpoints(self) -> tuple[Path, Path]:
-        """The newest one, and the one before it."""
+        """The newest checkpoint and the one before it."""
         return self.checkpoint, self.previous_checkpoint
 
     @property
     def begun(self) -> bool:
-        """Whether anything was made yet that a further attempt would go on from."""
+        """Whether there is a checkpoint or result, from which another attempt would continue."""
         return any(exists(file) for file in (self.result, *self.checkpoints))
 
     @property
     def replaced(self) -> Path:
-        """Numbers that were made from inputs which have changed since, one folder per time."""
+        """Results from inputs that have changed since; a subfolder each time a run starts over."""
         return self.path / "replaced"
 
     @property
     def result(self) -> Path:
-        """Exists if and only if the training and the evaluations it names are on disk."""
+        """Exists only if training is finished and all evaluations that it names are on disk."""
         return self.path / "result.json"
 
     @property
@@ -125,17 +125,17 @@ class RunDir:
 
     @property
     def cancel(self) -> Path:
-        """A request to stop this run and not to start it again until it is asked for."""
+        """A request to stop this run, and not to start it again unless asked to."""
         return self.path / "cancel.json"
 
     @property
     def repair(self) -> Path:
-        """What retries have changed about how this run is executed."""
+        """Options of execution that retries have changed for this run."""
         return self.path / "repair.json"
 
     @property
     def memory(self) -> Path:
-        """What a training step keeps in memory; only in rehearsals."""
+        """Memory that a training step needs; written by dry runs only."""
         return self.path / "memory.json"
 
     @property
@@ -157,12 +157,12 @@ class RunDir:
         return self.evals / f"{eval_id}.npz"
 
     def holds(self, result: Mapping[str, Any], evals: Iterable[str]) -> bool:
-        """Whether a result names these evaluations and all are there: one that somebody has deleted
-        is to be made again."""
+        """Whether a result names these evaluations and all of them exist; one that was deleted has
+        to be made again."""
         return all(name in result["evals"] and exists(self.eval_json(name)) for name in evals)
 
     def evals_on_disk(self) -> Iterator[str]:
-        """Ids of the evaluations that are there as a whole, whoever has asked for them."""
+        """Ids of all complete evaluations in the folder, whether or not the result names them."""
         for file in self.evals.glob("*.json"):
             if exists(self.eval_flags(file.stem)):
                 yield file.stem
@@ -173,19 +173,19 @@ class RunDir:
             self.remove(file)
 
     def read_config(self) -> dict[str, Any]:
-        """The resolved config. Raises DamagedError."""
+        """The resolved config. Raises DamagedError, OSError."""
         try:
             config = yaml.load(self.config.read_bytes(), Loader=yaml.CSafeLoader)
-        except (yaml.YAMLError, ValueError) as error:  # no YAML, or no UTF-8
+        except (yaml.YAMLError, ValueError) as error:  # not YAML, or not UTF-8
             said = " ".join(str(error).split())
-            raise DamagedError(self.config, f"not whole YAML ({said})") from None
+            raise DamagedError(self.config, f"not complete YAML ({said})") from None
         if problem := misfit(config, AnyObject):
             raise DamagedError(self.config, problem)
         checked: dict[str, Any] = config
         return checked
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Record the resolved config once; an identical file is left alone."""
+        """Write the resolved config, unless the file has it already."""
         text = yaml.safe_dump(dict(config), sort_keys=False)
         if present(self.config.read_bytes) != text.encode():
             self.write_text(self.config, text)
@@ -193,7 +193,7 @@ class RunDir:
 
 @dataclass(frozen=True)
 class SweepDir:
-    """The folder of one sweep: what was asked for and what was submitted."""
+    """The folder of a sweep: what the grid asked for, and what was submitted."""
 
     path: Path
 
@@ -203,7 +203,7 @@ class SweepDir:
 
     @property
     def manifest(self) -> Path:
-        """One row per run of the grid, in order: id, setting, config, evals."""
+        """One row per run, in the order of the grid: id, setting, config, evals."""
         return self.path / "manifest.jsonl"
 
     @property
@@ -212,7 +212,7 @@ class SweepDir:
 
     @property
     def failures(self) -> Path:
-        """Runs that failed, by what their tracebacks have in common."""
+        """Failed runs, grouped by what their tracebacks have in common."""
         return self.path / "failures"
 
     @property
@@ -222,14 +222,14 @@ class SweepDir:
 
 @dataclass(frozen=True)
 class Store:
-    """The folder that holds everything: `./outputs`, `--root` or `EPSWEEP_ROOT`."""
+    """The folder that contains everything: `--root`, $EPSWEEP_ROOT or ./outputs."""
 
     root: Path
 
     @classmethod
     def at(cls, root: str | Path | None = None) -> Store:
-        """The store at `root`, else at $EPSWEEP_ROOT, else at ./outputs; always absolute. Raises
-        ConfigError for a path that cannot be used."""
+        """The store at `root`, else at $EPSWEEP_ROOT, else at ./outputs, as an absolute path.
+        Raises ConfigError if the path cannot be used."""
         return cls(at_home(at_home(root or settings.root()).absolute()))
 
     @property
@@ -257,5 +257,5 @@ class Store:
         return SweepDir(self.root / "sweeps" / name)
 
     def sweeps(self) -> list[SweepDir]:
-        """Those that were launched, by name."""
+        """The sweeps that were launched, sorted by name."""
         return [SweepDir(path) for path in sorted((self.root / "sweeps").glob("*/"))]

@@ -1,4 +1,4 @@
-"""Who holds a run: its newest claim as read from disk, and whether that one is alive.
+"""Who holds a run: its newest claim as read from disk, and whether its process is alive.
 
 A claim is live until it records an outcome, its process is gone (as far as this machine can tell)
 or its heartbeat stops.
@@ -33,39 +33,39 @@ class Holder:
     attempt: int
     info: dict[str, Any]
     beat: float
-    """When its heart last beat: the file server's time, Unix seconds."""
+    """Time of the last heartbeat in Unix seconds, by the file server's clock."""
     age: float
-    """Seconds since then, by the clock of who looks."""
+    """Seconds since then, by the reader's clock."""
     damage: DamagedError | None = None
-    """Of a claim that cannot be read: nobody works by it, a living owner would have replaced it."""
+    """Set if the claim cannot be read; it is then not live, since an owner would replace it."""
 
     @property
     def live(self) -> bool:
-        """Whether its process still works on the run, as far as can be told from here."""
+        """Whether its process still works on the run, as far as this machine can tell."""
         silent = self.info.get("outcome") or self.damage or self._silent
         return not silent and not self._gone
 
     @property
     def hung(self) -> bool:
-        """Silent for long, without an outcome, though its process may still exist."""
+        """Whether it has been silent for too long without an outcome; its process may exist."""
         return not self.info.get("outcome") and not self._gone and self._silent
 
     @property
     def silence(self) -> str:
         """Why it counts as hung."""
         if self.age < 0:
-            return f"its last heartbeat lies {-self.age:.0f} s ahead of the clock"
+            return f"its last heartbeat is {-self.age:.0f} s in the future"
         return f"no heartbeat for {self.age:.0f} s"
 
     @property
     def _silent(self) -> bool:
-        # A heartbeat far in the future (clocks differ, or a copied file) tells nothing either.
+        # A heartbeat far in the future (clocks differ, or a copied file) proves nothing either.
         return abs(self.age) >= self.patience
 
     @property
     def patience(self) -> float:
         """Seconds without a heartbeat after which it counts as silent."""
-        # As its owner says: a profile sets that for jobs, not for whoever looks from outside.
+        # The owner's own setting: the reader may run without the job's profile, which sets it.
         return float(self.info.get("stale_s", stale_seconds()))
 
     @property
@@ -74,12 +74,12 @@ class Holder:
 
     @property
     def seconds(self) -> float:
-        """How long this attempt and those before it have held the run."""
+        """Seconds for which this attempt and all before it have held the run."""
         return float(self.info.get("seconds_before", 0)) + self._held
 
     @property
     def gpu_seconds(self) -> float:
-        """The same times the GPUs held; 0 on machines without."""
+        """These seconds times the number of GPUs occupied; 0 without GPUs."""
         before = float(self.info.get("gpu_seconds_before", 0))
         return before + self._held * float(self.info.get("gpus", 0))
 
@@ -87,7 +87,8 @@ class Holder:
     def _held(self) -> float:
         held = self.beat - float(self.info.get("since", self.beat))
         if self.info.get("ended"):
-            # A copied file has the time of the copy; its owner told its own, in whole seconds.
+            # A copied file has the time of the copy, but its owner has recorded both times, in
+            # whole seconds.
             ended, started = (
                 datetime.fromisoformat(self.info[key]) for key in ("ended", "started")
             )
@@ -115,12 +116,12 @@ def find_holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
             modified, text = found
             age = (time.time() if clock is None else clock) - modified
             try:
-                # An empty file is a claim whose owner has not yet written its first line.
+                # The file is empty until its owner has written it for the first time.
                 info = parse_json(text, path, shapes.Claim) if text else {}
             except DamagedError as error:
                 return Holder(attempt, {}, modified, age, error)
             return Holder(attempt, info, modified, age)
-        # Superseded between the two looks. A node may list a folder as it was a minute ago, but
-        # what it opens by name is there: try that too.
+        # A new attempt began meanwhile. A node may list a folder as it was a minute ago but still
+        # open newer files by name: every other time, try the next number.
         attempt = max(attempt + look % 2, newest_attempt(run.path))
-    raise OSError(errno.ESTALE, "the list of its files is out of date; try again", str(run.path))
+    raise OSError(errno.ESTALE, "this node's list of files is outdated; try again", str(run.path))

@@ -1,7 +1,7 @@
 """JSON and JSONL files: written atomically, read with a check of their shape.
 
-A last line that was cut off while it was written counts as not written; whatever else is wrong is
-damage, and is said with the file's path.
+An incomplete last line of a JSONL file counts as not written. Anything else wrong is damage, and
+is reported with the file's path.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def json_text(value: Mapping[str, Any]) -> str:
-    """One JSON object as a file has it, readable for people."""
+    """The file content for a JSON object, indented."""
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Atomically replace `path` by one JSON object a line."""
+    """Atomically replace `path` by JSON objects, one per line."""
     write_text(path, jsonl_text(rows))
 
 
 def jsonl_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """JSON objects as a file has them, one a line."""
+    """The file content for JSON objects, one per line."""
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def read_json(path: Path, shape: object = AnyObject) -> dict[str, Any] | None:
-    """The object in `path`, None if there is no such file. shape: of core.store.shapes.
+    """The object in `path`, None if there is no such file. shape: a type of core.store.shapes.
 
     Raises DamagedError.
     """
@@ -51,10 +51,10 @@ def read_json(path: Path, shape: object = AnyObject) -> dict[str, Any] | None:
 
 
 def read_jsonl(path: Path, shape: object = AnyObject) -> list[dict[str, Any]]:
-    """The rows of `path`, [] if there is no such file, without a last one that was cut off while
-    it was written. Raises DamagedError."""
+    """The rows of `path` without an incomplete last one, [] if there is no such file. Raises
+    DamagedError."""
     lines = _lines(path)
-    # As one array takes half the time of line by line, which tells what is wrong with which.
+    # Parsing all as one array takes half the time; line by line tells which one is damaged.
     with suppress(ValueError, RecursionError):
         rows: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(lines))
         if len(rows) == len(lines) and all_fit(rows, shape):
@@ -63,7 +63,7 @@ def read_jsonl(path: Path, shape: object = AnyObject) -> list[dict[str, Any]]:
 
 
 def salvage(path: Path, shape: object = AnyObject) -> list[dict[str, Any] | None]:
-    """The rows of `path`, None in the place of each that is damaged; these are logged once."""
+    """The rows of `path`, with None for each damaged one; each of these is logged once."""
     rows: list[dict[str, Any] | None] = []
     for line in _lines(path):
         try:
@@ -76,7 +76,7 @@ def salvage(path: Path, shape: object = AnyObject) -> list[dict[str, Any] | None
 
 @cache
 def warn_once(text: str) -> None:
-    """Log a line, the first time in this process."""
+    """Log a warning unless this process has already logged the same text."""
     log.warning("%s", text)
 
 
@@ -87,7 +87,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _is_torn(last: bytes) -> bool:
-    """Whether what follows the last line break is nothing, or the beginning of an object."""
+    """Whether what follows the last line break is empty or an incomplete object."""
     if not last.startswith(b"{"):
         return not last
     try:
@@ -98,11 +98,11 @@ def _is_torn(last: bytes) -> bool:
 
 
 def parse_json(text: bytes, path: Path, shape: object = AnyObject) -> dict[str, Any]:
-    """The object that `text` of `path` is. Raises DamagedError."""
+    """The object in `text`, which was read from `path`. Raises DamagedError."""
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
-        raise DamagedError(path, f"not whole JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+        raise DamagedError(path, f"not complete JSON ({error})") from None
     problem = misfit(value, shape)
     if problem:
         raise DamagedError(path, problem)

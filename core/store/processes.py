@@ -1,4 +1,4 @@
-"""Which process is meant, on which machine, and whether it still runs."""
+"""Identifies a process and its machine, and tells whether it still runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def _machine() -> str:
-    """One name per kernel and process namespace: only there does a pid mean anything."""
+    """A name for this boot of the kernel and its process namespace, within which pids are valid."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -20,8 +20,8 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When the kernel started `pid` (tells a reused pid apart), "alive" if that is not to be seen;
-    None if there is no such process."""
+    """When the kernel started `pid`, which distinguishes reused pids; "alive" if that cannot be
+    read; None if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -29,7 +29,7 @@ def _process_start(pid: int) -> str | None:
             os.kill(pid, 0)
         except ProcessLookupError:
             return None
-        except OSError:  # another user's
+        except OSError:  # it exists, but is another user's
             pass
         return "alive"
     fields = stat.rpartition(")")[2].split()
@@ -37,7 +37,7 @@ def _process_start(pid: int) -> str | None:
 
 
 def describe_process(pid: int) -> dict[str, Any]:
-    """What tells a process from every other one, on any machine, also after its pid is reused."""
+    """What distinguishes a process from all others, on any machine, even if its pid is reused."""
     return {"machine": _machine(), "pid": pid, "pid_start": _process_start(pid)}
 
 

@@ -1,7 +1,7 @@
-"""The rows a run leaves behind: metrics per epoch, results per evaluation, and their arithmetic.
+"""The rows that a run writes: metrics per epoch, results per evaluation, and their arithmetic.
 
-Accuracies are counts over a stated number of images, never bare fractions, so that a partial
-measurement cannot look whole.
+Accuracies are stored as counts with the number of images, never as bare fractions, so that a
+partial measurement cannot look complete.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any, Literal, NotRequired, TypedDict
 from core.config import Strength
 
 DELAY_THRESHOLD = 0.05
-"""Task adaptation begins when validation clean accuracy exceeds 5 % (paper, adaptation delay), on
-tasks of at least FEWEST classes; see `threshold` for fewer."""
+"""A run has adapted to its task once validation clean accuracy exceeds 5 % (paper, adaptation
+delay), on tasks of at least FEWEST classes; see `threshold` for fewer."""
 FEWEST = 100
-"""Classes of the smallest task of the paper's main tables, of which chance gets 1 % right."""
+"""Number of classes of the smallest task in the paper's main tables; chance is 1 % there."""
 
 EXACT = 9
-"""Digits of accuracies that are compared: they are quotients of counts, what floats add (1e-16)
-must not decide where a share is just reached."""
+"""Digits to which accuracies are rounded before they are compared, so that rounding errors of
+floats (1e-16) do not decide when a share is exactly reached."""
 
 
 class MetricsRow(TypedDict):
-    """One epoch in metrics.jsonl. All but seconds and images_per_s repeats bit for bit, given the
-    same images per BatchNorm statistic."""
+    """One epoch in metrics.jsonl. All fields but seconds and images_per_s are bit-reproducible,
+    given the same number of images per BatchNorm statistic."""
 
     epoch: int  # from 0
     classes: NotRequired[int]  # of the task; rows of older versions lack it
     epsilon: float  # strength of the training attack, pixels in [0, 1]; a mean if images differ
-    epsilon_quartiles: NotRequired[list[float]]  # of those, if every image has its own
+    epsilon_quartiles: NotRequired[list[float]]  # of the images' strengths, if these differ
     lr: float  # at the end of the epoch
-    train_loss: float  # mean over the epoch's images, on the attacked ones
-    train_clean_correct: int  # before the attack, in evaluation mode; -1 where eps = 0
-    train_adv_correct: NotRequired[int]  # right at every point the attack looked at; else the same
+    train_loss: float  # mean over the epoch's attacked images
+    train_clean_correct: int  # before the attack, in evaluation mode; -1 if eps = 0
+    train_adv_correct: NotRequired[int]  # right at every point of the attack; -1 if eps = 0
     train_images: int
     val_loss: float  # clean
     val_clean_correct: int
@@ -46,8 +46,8 @@ class MetricsRow(TypedDict):
     val_epsilon: str  # strength of the adversarial measurement
     seconds: float
     micro_batch: NotRequired[int]  # images per forward of a process, at the end of the epoch
-    batchnorm_images: NotRequired[list[int]]  # per statistic, [128, 64] if it shrank; [] without
-    images_per_s: float  # training images per second of the epoch's training part
+    batchnorm_images: NotRequired[list[int]]  # per statistic, [128, 64] if halved; [] if no such
+    images_per_s: float  # of training, without validation
 
 
 class ResultRow(TypedDict):
@@ -59,22 +59,22 @@ class ResultRow(TypedDict):
     n: int
     correct: int
     type: NotRequired[str]  # of corruption; such rows have strength 0
-    expected: NotRequired[float]  # over eps ~ U[0, epsilon], exactly; where distances tell it
+    expected: NotRequired[float]  # exact accuracy over eps ~ U[0, epsilon], if known from distances
 
 
 def overall_accuracy(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Accuracy in [0, 1] over the images of all rows (of common corruptions with all types on
-    every image, the mean over types)."""
+    """Accuracy in [0, 1] over the images of all rows; for common corruptions with all types on
+    every image, this is the mean over types."""
     return float(sum(row["correct"] for row in rows) / sum(row["n"] for row in rows))
 
 
 Goal = Literal["clean", "adversarial", "expected"]
-"""Which accuracy on the validation split hyper-parameters are chosen by."""
+"""The accuracy on the validation split by which hyper-parameters are chosen."""
 
 
 def reached(row: MetricsRow, goal: Goal) -> float:
-    """Accuracy in [0, 1] by which an epoch is judged; of `expected` its coarsest estimate, the mean
-    of clean and adversarial accuracy."""
+    """The goal's value after an epoch, in [0, 1]; `expected` is estimated by the mean of clean and
+    adversarial accuracy."""
     clean = row["val_clean_correct"] / row["val_clean_images"]
     adversarial = row["val_adv_correct"] / row["val_adv_images"]
     if goal == "expected":
@@ -85,9 +85,9 @@ def reached(row: MetricsRow, goal: Goal) -> float:
 def threshold(classes: int | None) -> float:
     """Clean accuracy in (0, 1) above which a run has adapted to a task.
 
-    The paper's 5 % from 100 classes on, and if their number is unknown (None). Of fewer classes
-    chance alone may exceed 5 %: the same power of chance, (1 / classes) ** 0.65, which is 5 % at
-    100 classes, 6.7 % at 64, 22.4 % at 10 and 63.7 % at 2.
+    The paper's 5 % for 100 classes or more, and if `classes` is None (unknown). With fewer classes
+    chance alone may exceed 5 %, so the threshold is (1 / classes) ** 0.65, a power of chance that
+    is 5 % at 100 classes: 6.7 % at 64, 22.4 % at 10, 63.7 % at 2.
     """
     if classes is None or classes >= FEWEST:
         return DELAY_THRESHOLD
@@ -95,18 +95,18 @@ def threshold(classes: int | None) -> float:
 
 
 def chance(classes: int | None) -> float:
-    """Accuracy in [0, 1] of guessing; 0 from 100 classes on, as the paper takes it."""
+    """Accuracy in [0, 1] of guessing; taken as 0 for 100 classes or more, as in the paper."""
     return 0.0 if classes is None or classes >= FEWEST else 1 / classes
 
 
 def classes_in(rows: Sequence[Mapping[str, Any]]) -> int | None:
-    """How many classes the task has, as the rows of metrics.jsonl say; None if they do not."""
+    """The number of classes that rows of metrics.jsonl record; None if they do not."""
     return next((int(row["classes"]) for row in rows if "classes" in row), None)
 
 
 def delay(rows: Sequence[Mapping[str, Any]], epochs: int, classes: int | None = None) -> int:
     """Adaptation delay: first epoch (from 0) whose validation clean accuracy exceeds `threshold`;
-    `epochs` if none does. classes: of the task, by default as the rows say."""
+    `epochs` if none does. classes: number for the threshold, by default that of the rows."""
     limit = threshold(classes or classes_in(rows))
     for row in rows:
         if row["val_clean_correct"] > limit * row["val_clean_images"]:
@@ -115,7 +115,7 @@ def delay(rows: Sequence[Mapping[str, Any]], epochs: int, classes: int | None = 
 
 
 def curve(rows: Sequence[Mapping[str, Any]]) -> dict[Fraction, float]:
-    """Result rows of one evaluation -> accuracy in [0, 1] at each strength, by its number."""
+    """Strength, as a number -> accuracy in [0, 1], from the result rows of one evaluation."""
     return {
         Strength.parse(row["epsilon"], row.get("norm", "linf")).number: row["correct"] / row["n"]
         for row in rows
@@ -126,8 +126,9 @@ def expected_accuracy(accuracy: Mapping[Fraction, float], epsilon_g: Fraction) -
     """Mean accuracy over eps ~ U[0, eps_g], by the trapezoidal rule on the 1/255 grid.
 
     For eps_g = k/255: (Acc_0/2 + Acc_1 + ... + Acc_{k-1} + Acc_k/2) / k (paper, expected
-    robustness). accuracy: strength -> value in [0, 1]. Raises ValueError where eps_g is no
-    positive multiple of 1/255 or a grid point is missing: a thinner grid would be another number.
+    robustness). accuracy: strength -> value in [0, 1]. Raises ValueError if eps_g is not a positive
+    multiple of 1/255, or a strength on the grid is missing, since a coarser grid gives another
+    value.
     """
     grid = unit_grid(epsilon_g)
     missing = [str(Strength(eps)) for eps in grid if eps not in accuracy]
@@ -142,9 +143,9 @@ def expected_over(
 ) -> float:
     """Mean accuracy over all strengths of a curve, of any norm.
 
-    prior: a weight per strength, in ascending order of these; None is eps ~ U[0, largest], by the
-    trapezoidal rule whatever the spacing. Raises ValueError where a uniform prior has no two
-    strengths to lie between, or weights do not fit.
+    prior: a weight per strength, in ascending order of strengths; None means eps ~ U[0, largest],
+    by the trapezoidal rule for any spacing. Raises ValueError if there are fewer than two strengths
+    and no prior, or if the weights do not match.
     """
     grid = sorted(accuracy)
     if prior is not None:
@@ -158,8 +159,8 @@ def expected_over(
 
 
 def expected_exactly(rows: Sequence[Mapping[str, Any]], epsilon: Strength) -> float | None:
-    """Accuracy expected over U[0, epsilon] as the rows of an evaluation state it; None unless it
-    measured distances, and has a row at that strength."""
+    """Exact expected accuracy over U[0, epsilon] from the rows of an evaluation; None unless it
+    measured distances and has a row at that strength."""
     for row in rows:
         if "expected" in row and Strength.parse(row["epsilon"], epsilon.norm) == epsilon:
             return float(row["expected"])
@@ -171,11 +172,11 @@ def expected_up_to(
     epsilon: Strength,
     prior: Sequence[float] | None = None,
 ) -> float:
-    """Expected accuracy of a run by its evaluation: over the strengths up to `epsilon` alone.
+    """Expected accuracy over the strengths of a curve up to `epsilon`.
 
-    prior: a weight per strength of the whole curve; None is eps ~ U[0, epsilon], for l-inf on the
-    1/255 grid, else by the trapezoid over the strengths there are. Raises ValueError where
-    strengths are missing or no weight is left.
+    prior: a weight per strength of the whole curve; None means eps ~ U[0, epsilon], for l-inf on
+    the 1/255 grid, else by the trapezoidal rule on the strengths measured. Raises ValueError if
+    strengths are missing or all weights up to `epsilon` are 0.
     """
     below = {eps: value for eps, value in accuracy.items() if eps <= epsilon.number}
     if prior is None:
@@ -187,7 +188,7 @@ def expected_up_to(
 
 
 def unit_grid(epsilon_g: Fraction) -> list[Fraction]:
-    """0, 1/255, ..., eps_g. Raises ValueError where eps_g is no positive multiple of 1/255."""
+    """0, 1/255, ..., eps_g. Raises ValueError unless eps_g is a positive multiple of 1/255."""
     k = epsilon_g * 255
     if k.denominator != 1 or k < 1:
         raise ValueError(f"expected eps_g = k/255 with k >= 1, got {epsilon_g}")
@@ -195,6 +196,6 @@ def unit_grid(epsilon_g: Fraction) -> list[Fraction]:
 
 
 def batchnorm_images(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Distinct images per BatchNorm statistic in a training, largest first; [] for networks without
-    BatchNorm and for runs that did not record it."""
+    """The distinct numbers of images per BatchNorm statistic in a training, largest first; [] for
+    networks without BatchNorm and for runs that did not record them."""
     return sorted({n for row in rows for n in row.get("batchnorm_images") or ()}, reverse=True)

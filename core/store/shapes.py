@@ -1,7 +1,7 @@
-"""The shapes of the files in a store: what a reader may rely on, checked as a file is read.
+"""The shapes of the files in a store: what a reader may rely on, checked when a file is read.
 
-Only what is used is required, so that stores of other versions stay readable; further fields are
-ignored.
+Only fields that are always needed are required, so that stores of other versions stay readable;
+unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Time = Annotated[str, AfterValidator(_time)]
 
 
 class Inputs(TypedDict):
-    """What a run was made from, see core.data.digests: digests, and the cache of hub weights."""
+    """The inputs of a run, see core.data.digests: digests, and the cache of its hub weights."""
 
     data: NotRequired[str | None]
     weights: NotRequired[str | None]
@@ -52,7 +52,7 @@ class _Env(TypedDict):
 
 def _something(env: _Env) -> _Env:
     if not env:
-        raise ValueError("says nothing")
+        raise ValueError("is empty")
     return env
 
 
@@ -73,7 +73,7 @@ class Result(TypedDict):
 
 
 class Progress(TypedDict):
-    """What an attempt was doing when its heart last beat."""
+    """What an attempt was doing at its last heartbeat."""
 
     phase: NotRequired[str]
     epoch: NotRequired[Count]
@@ -111,7 +111,7 @@ class Claim(Attempt):
 
 
 class Metrics(TypedDict):
-    """A row of metrics.jsonl, as core.store.records.MetricsRow has it."""
+    """A row of metrics.jsonl, see core.store.records.MetricsRow."""
 
     epoch: Count
     epsilon: float
@@ -248,7 +248,7 @@ def _complete(row: _Submission) -> _Submission:
 
 
 Submission = Annotated[_Submission, AfterValidator(_complete)]
-"""A row of submissions.jsonl: of a Slurm array, the jobs of a plug-in, or worker processes."""
+"""A row of submissions.jsonl: a Slurm array, the jobs of a plug-in, or worker processes."""
 
 
 class _Trial(TypedDict):
@@ -262,7 +262,7 @@ class _Trial(TypedDict):
 
 def _judged(trial: _Trial) -> _Trial:
     if trial["state"] == "completed" and (trial["value"] is None or "params" not in trial):
-        raise ValueError("a completed trial has a value and params")
+        raise ValueError("a completed trial must have a value and params")
     return trial
 
 
@@ -279,20 +279,20 @@ class Winner(TypedDict):
 
 
 class Digests(TypedDict):
-    """Files as they were when they were read: name -> size, inode, times, sha256."""
+    """Cached digests of files: name -> size, inode, times and sha256 when it was read."""
 
     files: dict[str, Annotated[list[int | str], Field(min_length=5, max_length=5)]]
 
 
 class Place(TypedDict):
-    """Where the leader of a team listens."""
+    """The address at which the leader of a team listens."""
 
     host: str
     port: Count
 
 
 class Prepared(TypedDict):
-    """progress.json of images that are being prepared."""
+    """progress.json: how many images of a dataset have been prepared."""
 
     images: Count
 
@@ -312,7 +312,7 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
 
 
 def all_fit(values: list[Any], shape: Any) -> bool:
-    """Whether all of `values` have a shape."""
+    """Whether all of `values` match a shape."""
     if not all(isinstance(value, dict) for value in values):
         return False
     try:
@@ -323,7 +323,7 @@ def all_fit(values: list[Any], shape: Any) -> bool:
 
 
 def misfit(value: object, shape: object) -> str | None:
-    """Why `value` does not have a shape ('rows.0.n: Field required'), None if it does."""
+    """Why `value` does not match a shape ('rows.0.n: field required'); None if it does."""
     if not isinstance(value, Mapping):
         return f"expected an object, got {type(value).__name__}"
     try:

@@ -1,7 +1,7 @@
-"""What went wrong in a run, by name: signatures of failure in its curves and evaluations.
+"""Signatures of failure, such as suboptimal transfer, in a run's curves and evaluations.
 
-Each signature is one rule over numbers that a run has left on disk, and one sentence that gives
-the rule with those numbers. Torch-free: the status of a sweep, tables and the report all use it.
+Each signature is a rule over numbers that a run has stored, with a sentence that states the rule
+and these numbers. Torch-free, since status, tables and the report use it.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from core.config.strength import NO_ATTACK
 from core.store.records import EXACT, FEWEST, chance, classes_in, curve, delay, threshold
 
 LATE = 0.25
-"""Share of the epochs after which an adaptation is late (the paper's T1 is about a quarter)."""
+"""Share of the epochs after which adaptation is late (the paper's T1 is about a quarter)."""
 FAR = 0.2
-"""Accuracy (20 points) by which a run that adapts late must end below its standard run to be far
-below it."""
+"""A run that adapts late is far below its standard run if its accuracy is this much lower (20
+points)."""
 VERY_FAR = 0.5
-"""The same of a run that adapts in time, which robustness alone may cost 20 points."""
+"""The same limit for a run that adapts in time, since robustness alone may cost 20 points."""
 LOST = 0.5
-"""Share of its accuracy, less chance, that a collapse takes away."""
+"""Share of a run's accuracy above chance whose loss is a collapse."""
 SUDDEN = 0.1
-"""Share of the epochs within which a collapse follows the first attacked epoch."""
+"""Share of the epochs, after the first attack, within which such a loss is a collapse."""
 CLEAN, ROBUST = 0.2, 0.05
-"""A run is not robust if it is right on more than the first share of clean images, and on more than
-one that has not adapted, and keeps less than the second of those under attack."""
+"""A run is not robust if its clean accuracy is above CLEAN and the threshold of adaptation, and its
+adversarial accuracy is below the share ROBUST of it."""
 GROWN = 2.0
-"""Factor over the first epoch's training loss from which training diverges."""
+"""Training diverges if its loss exceeds that of the first epoch by more than this factor."""
 MASKED = 0.01
-"""Share of the images of an evaluation that are right and have no usable gradient from which its
-attack may be blind: adversarial accuracy may be too high by a whole point."""
+"""Gradients may be masked if more than this share of an evaluation's images are right without a
+usable gradient: adversarial accuracy may then be too high by a whole point."""
 
 Row = Mapping[str, Any]
 
 
 class Finding(NamedTuple):
-    """One signature: its name, and a sentence with its rule and numbers."""
+    """A signature found in a run: its name, and a sentence with its rule and numbers."""
 
     name: str
     text: str
@@ -53,11 +53,11 @@ def of_training(
     standard: Sequence[Row] | None = None,
     classes: int | None = None,
 ) -> list[Finding]:
-    """The signatures in a run's metrics; most show at the end of the training only.
+    """The signatures in a run's metrics; most can be seen only after the last epoch.
 
-    epochs: how many the run has to do. standard: metrics of the standard run of the same cell,
-    None (or unfinished) if there is none: what needs it says so. classes: of the task, by default
-    as the rows say; None takes the paper's thresholds.
+    epochs: number of epochs of the run. standard: metrics of the standard run of the same cell, or
+    None; checks that need it report it if it is missing or unfinished. classes: number of classes,
+    by default that of the rows; if both are None, the paper's thresholds are used.
     """
     classes = classes or classes_in(rows)
     ended = clean(standard[-1]) if standard and len(standard) >= epochs else None
@@ -68,7 +68,7 @@ def of_training(
 
 
 def of_course(rows: Sequence[Row], epochs: int, classes: int | None) -> list[Finding]:
-    """The signatures in a run's metrics that show without its standard run."""
+    """The signatures in a run's metrics that need no standard run."""
     checks = [_diverging(rows)]
     if rows and len(rows) >= epochs and rows[-1]["epsilon"] > 0:
         checks += [_unstable(rows, classes), _trained_for_nothing(rows[-1], classes)]
@@ -76,26 +76,25 @@ def of_course(rows: Sequence[Row], epochs: int, classes: int | None) -> list[Fin
 
 
 class Transfer(NamedTuple):
-    """What of a finished adversarial training is compared with standard fine-tuning."""
+    """What is compared with standard fine-tuning after an adversarial training has finished."""
 
     adapted: int
-    """Its adaptation delay,"""
+    """Adaptation delay in epochs."""
     epochs: int
-    """of so many epochs, and"""
     final: float
-    """its validation accuracy in the end, in [0, 1]."""
+    """Clean validation accuracy after the last epoch, in [0, 1]."""
     classes: int | None
 
 
 def transfer_of(rows: Sequence[Row], epochs: int, classes: int | None) -> Transfer | None:
-    """None of a run that has not ended, or was not attacked."""
+    """The numbers to compare; None if the run is not finished or ends without an attack."""
     if not rows or len(rows) < epochs or rows[-1]["epsilon"] <= 0:
         return None
     return Transfer(delay(rows, epochs, classes), epochs, clean(rows[-1]), classes)
 
 
 def of_end(kind: str | None, reason: str | None) -> list[Finding]:
-    """The signature in how the last attempt at a run ended."""
+    """The signature in the kind and reason of failure of a run's last attempt."""
     return [Finding("divergence", str(reason))] if kind == "diverged" else []
 
 
@@ -104,8 +103,8 @@ def of_evaluation(
     epsilon_g: Strength = NO_ATTACK,
     classes: int | None = None,
 ) -> list[Finding]:
-    """The signatures in an evaluation's json. epsilon_g: what the run was trained against, 0
-    for standard fine-tuning. classes: of its task; None takes the paper's thresholds."""
+    """The signatures in an evaluation's record. epsilon_g: strength that the run was trained
+    against, 0 for standard fine-tuning. classes: None means the paper's thresholds."""
     found = []
     blind, n = record.get("zero_gradient_images", 0), record["n"]
     if is_masked(blind, n):
@@ -124,13 +123,13 @@ def of_evaluation(
 
 
 def is_masked(zero_gradient_images: int, n: int) -> bool:
-    """Whether this many of n images without a usable gradient make an evaluation doubtful."""
+    """Whether so many of n images lack a usable gradient that an evaluation is doubtful."""
     return zero_gradient_images > MASKED * n
 
 
 def of_transfer(run: Transfer | None, standard: float | None) -> list[Finding]:
-    """The signature of a late or poor adaptation. standard: validation accuracy in [0, 1] at the
-    end of the standard run of the same cell, None if that is not finished."""
+    """The signature of late or poor adaptation. standard: final validation accuracy in [0, 1] of
+    the standard run of the same cell, None if that is not finished."""
     if run is None:
         return []
     adapted, epochs, final, classes = run
@@ -142,13 +141,13 @@ def of_transfer(run: Transfer | None, standard: float | None) -> list[Finding]:
     if adapted >= epochs:
         when = f"never adapted{rule} in {epochs} epochs"
     if standard is None:
-        text = f"{when}; how far its {final:.1%} is below standard fine-tuning is unknown, as the"
-        text += " standard run of this cell is not finished here"
+        text = f"{when}; how far its {final:.1%} is below standard fine-tuning is unknown, since"
+        text += " the standard run of this cell is not finished here"
         return [Finding("late adaptation", text)] if late else []
     gap = round(standard - final, EXACT)
     if late and standard <= limit:
-        text = f"{when}, and standard fine-tuning, which ends at {standard:.1%}, neither"
-        return [Finding("no adaptation", f"{text}: no attack is to blame")]
+        text = f"{when}; standard fine-tuning, which ends at {standard:.1%}, did not adapt"
+        return [Finding("no adaptation", f"{text}: the attack is not the cause")]
     far = FAR if late else VERY_FAR
     if gap < far:
         return []
@@ -183,12 +182,12 @@ def _trained_for_nothing(last: Row, classes: int | None) -> Finding | None:
 
 
 def _not_robust(right: float, kept: float, where: str, classes: int | None) -> Finding | None:
-    """right, kept: clean and adversarial accuracy in [0, 1]."""
+    """The signature of missing robustness; right, kept: clean and adversarial accuracy, [0, 1]."""
     least = max(CLEAN, threshold(classes))
     if right <= least or round(kept - ROBUST * right, EXACT) >= 0:
         return None
     text = (
-        f"{right:.1%} clean but {kept:.1%} adversarial {where}, less than {ROBUST:.0%} of it, "
+        f"{right:.1%} clean but {kept:.1%} adversarial {where}, less than {ROBUST:.0%} of clean, "
         "though it was trained on attacks"
     )
     return Finding("no robustness", text)
@@ -208,22 +207,22 @@ def clean(row: Row) -> float:
 
 
 def twin(config: RunConfig, schedule: str | Mapping[str, Any]) -> RunConfig:
-    """The run that differs from this one in its schedule, and what follows from that, alone."""
+    """A run that differs from this one only in its schedule and what follows from it."""
     return RunConfig.parse({**config.to_dict(), "schedule": schedule})
 
 
 def standards(configs: Iterable[RunConfig]) -> dict[RunConfig, RunConfig]:
-    """The standard runs among these, as `standard_of` looks them up."""
+    """The standard runs among these, in the form that `standard_of` takes."""
     return {_bare(config): config for config in configs if config.schedule.kind == "standard"}
 
 
 def standard_of(config: RunConfig, known: Mapping[RunConfig, RunConfig]) -> RunConfig:
-    """The standard run of the same cell: the one in `known`, else the one that would be it."""
+    """The standard run of the same cell: the one in `known`, else its config."""
     plain = twin(config, "standard")
     return known.get(_bare(plain), plain)
 
 
 def _bare(config: RunConfig) -> RunConfig:
-    """Without what may differ between standard runs of one cell: how validation attacks them."""
+    """The config without what may differ between standard runs of a cell: validation's attack."""
     plain = RunConfig.model_fields["validation"].default
     return config.model_copy(update={"validation": plain, "norm": "linf"})

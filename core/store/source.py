@@ -12,13 +12,13 @@ from core.config.own_code import FROZEN
 from core.store.json_files import read_json
 
 UNKNOWN = "unknown"
-"""Stands for what git was asked and did not answer."""
+"""Recorded if git does not answer."""
 PATIENCE_S = 10
 
 
 def state() -> dict[str, Any]:
     """{"commit", "dirty"}: dirty is a hash of uncommitted changes, None if there are none. Either
-    is UNKNOWN if git fails or is slow, and both are None if the code is no checkout, nor a frozen
+    is UNKNOWN if git fails or is slow. Both are None if the code is neither a checkout nor a frozen
     copy of one."""
     folder = Path(__file__).resolve().parents[2]
     frozen = read_json(folder / FROZEN)
@@ -36,7 +36,7 @@ def state() -> dict[str, Any]:
 
 
 def tracked(package: Path) -> set[Path]:
-    """The files of a package that git knows; empty if it is no checkout, or git fails."""
+    """The files of a package that git tracks; empty if it is not in a checkout, or git fails."""
     if not any((folder / ".git").exists() for folder in package.parents):
         return set()
     names = (_git(package, "ls-files", "-z") or b"").split(b"\0")
@@ -44,7 +44,8 @@ def tracked(package: Path) -> set[Path]:
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
-    """What git prints, or None if it fails. A hook of git sets GIT_DIR to another repository."""
+    """What git prints, None if it fails. GIT_* variables are dropped: inside a git hook, GIT_DIR
+    may name another repository."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(

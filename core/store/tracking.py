@@ -1,9 +1,9 @@
 """W&B as a mirror of a run folder: curves and the final summary, never the only copy.
 
-W&B may fail in any way without stopping a run; the first failure is said once and kept in
-attempts.jsonl. The W&B id is the run id, so a resumed run goes on as the same W&B run. Offline,
-every attempt leaves a segment that repeats the epochs before it: that of the last attempt is
-complete. Which one that is, the segments themselves tell: W&B names them by the local time.
+No failure of W&B stops a run; the first one is logged and recorded in attempts.jsonl. The W&B id is
+the run id, so a resumed run continues the same W&B run. Offline, every attempt writes a segment
+that repeats all earlier epochs, so the last attempt's is complete. Each segment records its
+attempt's number, since W&B names segments by local time only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from core.store.records import MetricsRow
 
 PROJECT = "epsweep"
 ATTEMPT = "attempt"
-"""In a segment's folder: the number of the attempt that it is of."""
+"""File in a segment's folder with the number of its attempt."""
 SERVICE = frozenset(
     f"WANDB_{name}"
     for name in (
@@ -36,12 +36,12 @@ SERVICE = frozenset(
         "ERROR_REPORTING",
     )
 )
-"""Variables that say where W&B is, who asks, and how runs are labelled. Any other would change
-which run this is or where its files are: under WANDB_SWEEP_ID, W&B drops the id it is given."""
+"""Variables for W&B's address, login and labels of runs. Others are hidden from it, since they
+would change a run's id or the place of its files: with WANDB_SWEEP_ID, W&B ignores the given id."""
 
 
 def environment() -> dict[str, str]:
-    """The environment for W&B: of its own variables only those of SERVICE."""
+    """The environment for W&B: without WANDB_* variables other than SERVICE."""
     return {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") or k in SERVICE}
 
 
@@ -57,7 +57,7 @@ def _own_environment() -> Iterator[None]:
 
 
 def login_problem() -> str | None:
-    """Why runs cannot be uploaded from here, None if W&B has credentials; asks no server."""
+    """Why runs cannot be uploaded, None if W&B has credentials. Contacts no server."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     with _own_environment():
         import wandb  # 0.3 s; not needed for --tracking none
@@ -70,8 +70,8 @@ def login_problem() -> str | None:
 
 
 def is_online(mode: Mode) -> bool:
-    """Whether runs are uploaded while they run: `auto` is online with a login, unless the user
-    has set WANDB_MODE to something else."""
+    """Whether runs are uploaded while they run. `auto` means online if W&B has credentials and
+    WANDB_MODE does not say otherwise."""
     match mode:
         case "online":
             return True
@@ -85,7 +85,7 @@ def is_online(mode: Mode) -> bool:
 
 
 class Tracker:
-    """Logs one run; every method is safe to call after a failure and then does nothing."""
+    """Logs one run to W&B. After a failure all methods do nothing."""
 
     def __init__(self, on_failure: Callable[[str], None]) -> None:
         self._on_failure = on_failure
@@ -102,24 +102,25 @@ class Tracker:
         group: str | None,
         on_failure: Callable[[str], None],
     ) -> Tracker:
-        """Begin or resume the W&B run of `config`. Side effect: files under <run>/wandb."""
+        """Begin or resume the W&B run of `config`; with mode 'none' a tracker that does nothing.
+        on_failure: called with a line. Side effect: files under <run>/wandb."""
         tracker = cls(on_failure)
         if mode != "none":
             tracker._guarded(lambda: tracker._open(config, run, mode, group))
         return tracker
 
     def log(self, rows: Sequence[MetricsRow]) -> None:
-        """Log the epochs W&B does not have yet; `rows` are all epochs so far."""
+        """Log the epochs that W&B does not have yet; `rows` are all epochs so far."""
         if self._run:
             self._guarded(lambda: self._log(rows))
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
-        """Set final values of the run."""
+        """Set the run's final values."""
         if self._run:
             self._guarded(lambda: self._run.summary.update(dict(summary)))
 
     def finish(self, *, failed: bool = False) -> None:
-        """Flush and close."""
+        """Flush and close the W&B run."""
         if self._run:
             self._guarded(lambda: self._run.finish(exit_code=int(failed)))
             self._run = None
@@ -127,9 +128,9 @@ class Tracker:
     def _guarded(self, act: Callable[[], object]) -> None:
         try:
             act()
-        except Exception as error:  # whatever W&B does must not reach the run
+        except Exception as error:  # no failure of W&B may stop the run
             self._run = None
-            self._on_failure(f"W&B stopped ({first_line(error)}); the run folder keeps everything")
+            self._on_failure(f"W&B failed ({first_line(error)}); the run folder has all results")
 
     def _open(self, config: RunConfig, run: RunDir, mode: Mode, group: str | None) -> None:
         online = is_online(mode)
@@ -158,10 +159,10 @@ def _begin(config: RunConfig, run: RunDir, online: bool, group: str | None) -> A
         config=config.to_dict() | {"setting": config.setting},
         dir=str(run.path),
         mode="online" if online else "offline",
-        # A segment repeats every epoch: as a "resumed" one, it would be appended on upload to
-        # what W&B has of the run, with steps of its own.
+        # An offline segment repeats every epoch: marked as resumed, it would be appended on upload
+        # to the epochs that W&B has already.
         resume="allow" if online else None,
-        # A run that W&B failed on is still open; this one must not become a part of it.
+        # If W&B has failed on an earlier run, that is still open; do not continue it.
         reinit="create_new",
         settings=wandb.Settings(
             silent=True,
@@ -175,7 +176,7 @@ def _begin(config: RunConfig, run: RunDir, online: bool, group: str | None) -> A
 
 
 def curves(row: MetricsRow, norm: Norm) -> dict[str, float]:
-    """One epoch as W&B sees it: accuracies in [0, 1], the strength in 255ths in l-inf alone."""
+    """One epoch's values for W&B: accuracies in [0, 1], the strength in 255ths only for l-inf."""
     in_255ths = {"train/epsilon_255": row["epsilon"] * 255}
     logged: dict[str, float] = {
         "epoch": row["epoch"],

@@ -1,8 +1,8 @@
-"""Schedules that watch the training: they keep to the ends of `sched` and choose the way between.
+"""Schedules that adapt to the training: they end when `sched` does, but choose the path to eps_g.
 
 The deadline matters: the paper's `auto` reaches eps_g only at the last epoch, where the learning
-rate is 0, and has less expected robustness than `sched` (Table 4). `target`, `curriculum` and
-`instance` are at eps_g from T2 of `sched` on, for the last quarter of the training.
+rate is 0, and has less expected robustness than `sched` (Table 4). `target` and `curriculum` are at
+eps_g from T2 of `sched` on, for the last quarter of the training, and `instance` may go up to it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from core.store.records import threshold
 from core.training.epsilon_schedule import HELD, EpsilonSchedule, Seen, hinged
 
 LEARNT = 0.9
-"""Share of the best validation accuracy so far; the paper's rule for T1, with what is known."""
+"""Share of the best validation accuracy so far at which the task counts as learnt. The paper chose
+T1 by this share of standard fine-tuning's final accuracy, which a run cannot know."""
 FINEST = 10**6
-"""Largest denominator of fractions that depend on accuracies; those of `sched` are far smaller."""
+"""Fractions computed from accuracies are rounded to at most this denominator; those of `sched` have
+far smaller ones."""
 LEVELS = 8
-"""Of `curriculum`."""
+"""Number of steps of `curriculum` from 0 to eps_g."""
 
 
 class Ramp(EpsilonSchedule):
-    """From 0 to 1 at T2 of `sched`. Begins after T1 or, if it `listens`, once the task is learnt:
-    the network is above the threshold of adaptation, and was at 90 % of its best validation
-    accuracy a twelfth of the training ago."""
+    """Rises from 0 to 1 at T2 of `sched`. Begins after T1 or, if `listens`, as soon as the task is
+    learnt: validation accuracy has exceeded the threshold of adaptation, and had reached 90 % of
+    its best value so far by a twelfth of the training ago."""
 
     listens = True
 
@@ -36,15 +38,15 @@ class Ramp(EpsilonSchedule):
         self.wait = max(1, epochs // 12)
         self.cleans: list[float] = []  # validation accuracy by epoch
         self.begun = False
-        self.reference = 0.0  # the best of them when the ramp began
-        self.now = Fraction(self.T2 == 0)  # of the epoch that comes next
+        self.reference = 0.0  # best validation accuracy when the ramp began
+        self.now = Fraction(self.T2 == 0)  # alpha of the next epoch
 
     @abstractmethod
     def after(self, seen: Seen) -> Fraction:
-        """The fraction for the epoch after `seen`, which is on the ramp."""
+        """alpha of the epoch after `seen`; called on the ramp only."""
 
     def alpha(self, epoch: int) -> Fraction:
-        """Of the next epoch; of later ones as far as is known, linear to the deadline."""
+        """alpha of the next epoch; for later ones an estimate, linear up to the deadline."""
         following = len(self.cleans)
         start = following if self.begun else max(self.T1, following)
         if epoch <= start and epoch < self.T2:
@@ -62,8 +64,8 @@ class Ramp(EpsilonSchedule):
             self.now = min(Fraction(1), self.after(seen).limit_denominator(FINEST))
 
     def hold_of(self, seen: Seen) -> float | None:
-        """Training accuracy under attack as a share of the clean accuracy when the ramp began; None
-        after an epoch without an attack."""
+        """Training accuracy under attack, as a share of the clean validation accuracy when the ramp
+        began; None after an epoch without attack."""
         if seen.train_adv is None:
             return None
         return seen.train_adv / self.reference if self.reference else 0.0
@@ -81,21 +83,22 @@ class Ramp(EpsilonSchedule):
         self.reference, self.now = state["reference"], Fraction(state["now"])
 
     def attacked_epochs(self, epochs: int) -> int:
-        """At most: as if the task were learnt as early as can be known."""
+        """An upper bound: as if the task were learnt at the earliest possible epoch."""
         earliest = min(self.T1, self.wait) if self.listens else self.T1
         return max(0, epochs - earliest - 1)
 
     def rehearsed(self) -> tuple[int, dict[str, Any]]:
-        """Without an attack, on the ramp, and at full strength."""
+        """Four epochs: without attack, on the ramp, and at full strength."""
         return 4, {}
 
 
 class Target(Ramp):
-    """A controller: the ramp is faster while training accuracy under attack holds, and slower
-    while it does not, by a factor of 2**gain at most.
+    """A controller: the ramp is faster while training accuracy under attack is high, and slower
+    while it is low, by a factor of up to 2**gain.
 
-    With u = (held share - hold) / (1 - hold), cut to [-1, 1], the step after epoch t is
-    2**(gain u) (1 - alpha) / (T2 - t). gain = 0 does not listen: it is `sched`, bit for bit.
+    With u = (share - hold) / (1 - hold), clipped to [-1, 1], where share is that of `hold_of`, the
+    step after epoch t is 2**(gain u) (1 - alpha) / (T2 - t). gain = 0 ignores the training and is
+    exactly `sched`.
     """
 
     def __init__(self, epochs: int, hold: float, gain: float) -> None:
@@ -110,8 +113,9 @@ class Target(Ramp):
 
 
 class Curriculum(Ramp):
-    """Eighths of eps_g (Cai et al. 2018, whose lessons are numbers of steps): the next one when
-    training accuracy under attack holds, or at the latest when `sched` has come that far."""
+    """Eighths of eps_g: moves to the next one when training accuracy under attack is high enough,
+    at the latest when `sched` has reached it. After Cai et al. 2018, whose lessons are numbers of
+    attack steps."""
 
     def __init__(self, epochs: int, hold: float) -> None:
         super().__init__(epochs)
@@ -125,14 +129,14 @@ class Curriculum(Ramp):
 
 
 class Instance(EpsilonSchedule):
-    """A strength for each training image (Balaji et al. 2019, Cheng et al. 2022), below that of
-    `sched`: an image is attacked one of `levels` steps above what it has held, and keeps what it
-    holds. One attack per step of training, as in every other schedule."""
+    """A strength for each training image (Balaji et al. 2019, Cheng et al. 2022), at most that of
+    `sched`. An image is attacked one level, of `levels`, above the highest that it has withstood.
+    One attack per training step, as in every other schedule."""
 
     def __init__(self, epochs: int, levels: int) -> None:
         self.T1, self.T2 = sched_hinges(epochs)
         self.levels = levels
-        self.held: list[int] = []  # by image, in steps of eps_g / levels
+        self.held: list[int] = []  # highest level withstood, by image; in steps of eps_g / levels
 
     def alpha(self, epoch: int) -> Fraction:
         return hinged(epoch, self.T1, self.T2)
@@ -161,8 +165,8 @@ class Instance(EpsilonSchedule):
 
 class Friendly(EpsilonSchedule):
     """Friendly adversarial training (Zhang et al. 2020): eps_g throughout, but the attack on an
-    image ends 0, later 1, at last 2 steps after it first succeeds, at the point where it then is.
-    Turns of 120 epochs: 50 and 90."""
+    image ends 0 steps after its first success, and its last point is used; from epoch 50 of 120
+    on, 1 step after it, and from 90 on, 2 steps."""
 
     def __init__(self, epochs: int) -> None:
         self.turns = 50 * epochs / 120, 90 * epochs / 120

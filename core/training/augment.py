@@ -1,7 +1,7 @@
-"""Training augmentation on the device, one set of random numbers per image and epoch.
+"""Training augmentation on the device, with random numbers per image and epoch.
 
-The numbers of image i at epoch t are row i of a table drawn from (seed, t): they depend on neither
-batch order nor the number of workers, and a resumed run draws the same ones.
+The numbers of image i at epoch t are row i of a table drawn from (seed, t), so they depend neither
+on batch order nor on the number of workers, and a resumed run draws the same ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _COLUMNS = 7  # flip, brightness, contrast, saturation, angle, shift down, shift
 
 
 def draw_table(seed: int, epoch: int, images: int) -> Tensor:
-    """Uniform numbers in [0, 1), [images, 7], for one epoch."""
+    """The random numbers of an epoch, [images, 7], uniform in [0, 1)."""
     generator = torch.Generator().manual_seed(derive(seed, "augment", epoch))
     return torch.rand(images, _COLUMNS, generator=generator)
 
@@ -68,7 +68,7 @@ def _jitter(x: Tensor, factors: Tensor) -> Tensor:
 
 
 def _grey(x: Tensor) -> Tensor:
-    """Luma [B, 1, H, W] (ITU-R 601, the weights of PIL)."""
+    """Luma [B, 1, H, W] (ITU-R 601, with Pillow's weights)."""
     red, green, blue = x.split(1, dim=1)
     luma: Tensor = 0.299 * red + 0.587 * green + 0.114 * blue
     return luma

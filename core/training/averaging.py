@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, evaluated in their place."""
+"""An exponential moving average of the weights, which is evaluated instead of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 
 class Average:
-    """After step t: average = decay * average + (1 - decay) * weights, beginning with the weights
-    before the first step. BatchNorm statistics are averaged with them, counters copied."""
+    """After each step, average = decay * average + (1 - decay) * weights, starting from the weights
+    before the first step. BatchNorm statistics are averaged, too; counters are copied."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -18,7 +18,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights after an optimiser step."""
+        """Include the weights after an optimiser step."""
         mine, theirs = self.model.state_dict(), model.state_dict()
         floats: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, value in mine.items():

@@ -1,7 +1,7 @@
 """torch.compile and CUDA graphs for the model calls of a training step.
 
-A matter of execution, chosen by the profile: weights keep their names and their memory, so that
-checkpoints, averages and evaluations, which all use the model itself, know nothing of it.
+The profile chooses this, since it affects only execution: weights keep their names and memory, so
+checkpoints, averages and evaluations use the model itself and are not affected.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from core.errors import first_line
 from core.options import Compile
 
 _VARIANTS = 64
-"""Programs per model: attack with and without gradient, and training, for each size of batch. The
-default of 8 would be used up by the last, smaller part of a batch and two halvings."""
+"""Most compiled variants per model: attack with and without gradient, and training, for each batch
+size. A smaller last micro-batch and two halvings would exceed torch's default of 8."""
 
 
 def compiled(model: nn.Module, kind: Compile) -> nn.Module:
-    """What to call in place of `model`; the first call of each kind compiles. Raises RuntimeError,
-    here or in a call, where compiling fails."""
+    """A module to call instead of `model`; it compiles at the first call with each shape. Raises
+    RuntimeError, here or in a call, if compiling fails."""
     if kind == "none":
         return model
     import torch._dynamo.config as settings  # 1 s, and few runs need it
@@ -37,14 +36,9 @@ def _compile(model: nn.Module, mode: str) -> nn.Module:
     return cast(nn.Module, made)
 
 
-def reason(error: Exception) -> str:
-    """Why compiling failed, in one line."""
-    return first_line(error)
-
-
 class _Copied(nn.Module):
-    """Hands out copies of logits and gradients: a CUDA graph writes them to the same memory again
-    at its next replay, while an attack still holds the last ones."""
+    """Returns copies of logits and gradients: a CUDA graph overwrites its outputs at its next
+    replay, while an attack may still use them."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -55,6 +49,6 @@ class _Copied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
-            x.register_hook(torch.clone)  # ends with x, which an attack makes anew each time
+            x.register_hook(torch.clone)  # the hook ends with x, a new tensor for each call
         logits: Tensor = self.inner(x)
         return logits.clone()

@@ -1,7 +1,7 @@
-"""What a training step keeps in memory, counted while one is made; rehearsals ask for it.
+"""Measures how much memory a training step needs, for dry runs.
 
-Nothing is timed and no GPU is needed: autograd tells each tensor that it saves for the backward
-pass, and those are of the same size on every device.
+No GPU is needed: autograd reports each tensor that it saves for the backward pass, and their sizes
+are the same on every device.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from core.training.trainer import Trainer
 
 COPIES = 3
-"""Of every weight that is trained: its gradient and AdamW's two moments."""
+"""Copies of every trained weight: its gradient and AdamW's two moments."""
 
 
 class Meter:
-    """Counts what the training forwards of `model` save, each storage once, until `take`.
+    """Counts the bytes that training forwards of `model` save, each storage once, until `take`.
 
-    Forwards of attacks, in which no weight needs a gradient, save less and are left out.
+    Forwards of attacks save less, since no weight needs a gradient, and are ignored.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -31,7 +31,7 @@ class Meter:
         self._hooks: saved_tensors_hooks | None = None
         held = list(chain(model.parameters(), model.buffers()))
         self._held = {tensor.untyped_storage().data_ptr() for tensor in held}
-        # Autocast works on copies of the weights: known by their size, as nothing else tells.
+        # Autocast saves copies of the weights, which can be recognised only by their size.
         self._casts = {tensor.numel() * torch.bfloat16.itemsize for tensor in held}
         model.register_forward_pre_hook(self._enter)
         model.register_forward_hook(self._leave, always_call=True)
@@ -52,17 +52,17 @@ class Meter:
         cast = tensor.dtype == torch.bfloat16 and storage.nbytes() in self._casts
         if not cast and storage.data_ptr() not in self._held:
             self.saved[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # the tensor itself would hold its own graph
+        return tensor.detach()  # the tensor itself would keep its graph alive
 
     def take(self) -> float:
-        """Bytes per image since the last call (both forwards of TRADES)."""
+        """Bytes per image saved since the last call, over all forwards (TRADES has two)."""
         found = sum(self.saved.values()) / max(1, self.images)
         self.saved = {}
         return found
 
 
 def watch(trainer: Trainer) -> None:
-    """From now on, keep in the run's memory.json what its largest step needs, in bytes."""
+    """From now on, record in the run's memory.json what its largest step needs, in bytes."""
     model, meter = trainer.model, Meter(trainer.model)
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
     weights, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)

@@ -1,7 +1,7 @@
-"""How many images of a kind of run fit into a kind of GPU at once: found by the first run whose
-memory runs out, kept in <root>/index/fits, and where later runs begin.
+"""The largest micro-batch for a kind of run on a kind of GPU: found by the first run whose memory
+runs out, stored in <root>/index/fits, and used by later runs from the start.
 
-Safe to delete: the next run finds it again, at the price of one step that is begun anew.
+Safe to delete: the next run finds it again, at the cost of repeating one step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from core.store.folders import Store
 from core.store.json_files import read_json, write_json
 
 _OTHERS = 0.1
-"""A GPU of which other processes hold more than this share says nothing about itself."""
+"""If other processes use more than this share of a GPU's memory, nothing is learnt from it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Card:
 
 
 def card(device: torch.device) -> Card | None:
-    """The GPU under a run; None on a CPU, and where other processes use its memory too."""
+    """The GPU that a run uses; None on a CPU, or if other processes use the GPU's memory, too."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
@@ -47,7 +47,7 @@ def card(device: torch.device) -> Card | None:
 
 @dataclass(frozen=True)
 class Fits:
-    """The largest micro-batch known to fit, for runs that need as much memory as `config` does."""
+    """The largest micro-batch known to fit, for runs that need the same memory as `config`."""
 
     config: RunConfig
     store: Store
@@ -56,21 +56,21 @@ class Fits:
     compile: Compile = "none"
 
     def recall(self) -> int | None:
-        """The micro-batch to begin with; None where nothing is known."""
+        """The micro-batch to start with; None if nothing is known."""
         path = self._file()
-        with suppress(DamagedError):  # as if nothing were known
+        with suppress(DamagedError):  # the same as if nothing were known
             found = read_json(path, shapes.Repair) if path else None
             return (found or {}).get("micro_batch")
         return None
 
     def remember(self, micro_batch: int) -> None:
-        """Keep a micro-batch to which memory has forced a run; the smallest one stays."""
+        """Store a micro-batch to which a run had to shrink, unless a smaller one is stored."""
         path, known = self._file(), self.recall()
         if path and (known is None or micro_batch < known):
             write_json(path, self._kind() | {"micro_batch": micro_batch})
 
     def _kind(self) -> dict[str, Any]:
-        """All that decides how much memory an image takes."""
+        """Everything that decides how much memory an image needs."""
         config, on = self.config, card(self.device)
         return {
             "backbone": config.backbone,

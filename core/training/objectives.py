@@ -1,6 +1,6 @@
 """Training losses: cross-entropy on attacked images, and TRADES (Zhang et al. 2019).
 
-torch is imported where a loss is computed: estimates ask a loss what it costs without it.
+torch is imported only when a loss is computed, since cost estimates use this module without it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 
 
 class Loss(ABC):
-    """What training minimises. An own one inherits this; its knobs are keyword arguments."""
+    """What training minimises; base of built-in and user-defined losses. Arguments of the
+    constructor: knobs (other keys of the mapping in the grid)."""
 
     extra_forwards: int = 0
-    """Forwards to the weights beside that of the attacked images, in epochs with an attack."""
+    """Forwards with a gradient for the weights, besides that of the attacked images, in epochs with
+    an attack."""
 
     @abstractmethod
     def loss_sum(self, model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> Tensor:
-        """The loss of images x [B, 3, H, W] with labels y [B], summed over them, in float32; adv
-        are the attacked images, or x itself (the same object) if the epoch has no attack."""
+        """The loss summed over images x [B, 3, H, W] with labels y [B], in float32. adv: the
+        attacked images, or x itself (the same object) if the epoch has no attack."""
 
 
 class CrossEntropy(Loss):
-    """Of the attacked images alone (Madry et al. 2018)."""
+    """Cross-entropy of the attacked images only (Madry et al. 2018)."""
 
     def loss_sum(self, model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> Tensor:
         import torch.nn.functional as F
@@ -36,8 +38,8 @@ class CrossEntropy(Loss):
 
 
 class Trades(Loss):
-    """CE(clean) + beta KL(clean || attacked), both branches in training mode and each a forward by
-    itself; without an attack both are cross-entropy on x."""
+    """CE(clean) + beta KL(clean || attacked) (Zhang et al. 2019), with separate forwards for clean
+    and attacked images, both in training mode; cross-entropy of x without an attack."""
 
     extra_forwards = 1
 
@@ -61,7 +63,7 @@ KINDS: dict[str, type[Loss]] = {"at": CrossEntropy, "trades": Trades}
 
 
 def make(objective: Objective) -> Loss:
-    """The loss of a run. Raises ConfigError if it is own code that cannot be made."""
+    """The loss of a run. Raises ConfigError if a user-defined one cannot be created."""
     made: Loss = own_code.make(
         "objective", KINDS, objective.kind, objective.knobs, {"beta": objective.beta}
     )

@@ -1,8 +1,8 @@
 """Epsilon schedules: which fraction alpha(t) of eps_g the training attack uses at epoch t.
 
-epsilon(t) = alpha(t) * eps_g, with t counted from 0 and constant within an epoch (paper, section
-on epsilon-scheduling). Those of the paper are here, those that watch the training more closely in
-core.training.adaptive; a state, if there is one, is part of the checkpoint.
+epsilon(t) = alpha(t) * eps_g, with t counted from 0 and alpha constant within an epoch (paper,
+section on epsilon-scheduling). The paper's schedules are here, others that adapt to the training in
+core.training.adaptive. The state of an adaptive schedule is part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from core.store.records import EXACT
 from core.training.adaptive import Curriculum, Friendly, Instance, Target
 from core.training.epsilon_schedule import EpsilonSchedule, Seen, hinged
 
-__all__ = ["EpsilonSchedule", "Seen"]  # for own schedules
+__all__ = ["EpsilonSchedule", "Seen"]  # imported from here by users' schedules
 
 
 class Standard(EpsilonSchedule):
@@ -32,14 +32,14 @@ class Standard(EpsilonSchedule):
 
 
 class Untrained(Standard):
-    """No epoch at all. A dry run trains one: it needs no head from a file then."""
+    """No epochs. A dry run trains one with `standard`, so that it needs no head from a file."""
 
     def rehearsed(self) -> tuple[int, dict[str, Any]]:
         return 1, {"kind": "standard"}
 
 
 class TwoHinge(EpsilonSchedule):
-    """The paper's: 0 before T1, linear from T1 to T2, 1 from T2 on.
+    """The paper's schedule: 0 before T1, linear from T1 to T2, 1 from T2 on.
 
     T1 = T2 = 0 is a fixed strength, T1 = 0 < T2 a linear warm-up, T1 = T2 > 0 a hard switch.
     """
@@ -56,8 +56,8 @@ class TwoHinge(EpsilonSchedule):
 
 
 class Points(EpsilonSchedule):
-    """Linear between given (epoch, fraction) points, constant before the first and after the last;
-    of two points at one epoch the later one counts from there on."""
+    """Linear between given (epoch, fraction) points, constant before the first and after the last.
+    Of two points at one epoch, the second applies from that epoch on."""
 
     def __init__(self, points: Sequence[tuple[int, Fraction]]) -> None:
         self.points = points
@@ -76,7 +76,7 @@ class Points(EpsilonSchedule):
 
 
 class Uniform(EpsilonSchedule):
-    """alpha ~ U[0, 1], one draw per epoch, from the run's own stream (paper, Table 8)."""
+    """alpha ~ U[0, 1], drawn for each epoch from the run's seed (paper, Table 8)."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -88,8 +88,8 @@ class Uniform(EpsilonSchedule):
 class Auto(EpsilonSchedule):
     """0 until validation accuracy has converged, then linear to 1 at the last epoch (Table 4).
 
-    Converged after epoch t: none of the last `patience` epochs beat the best one before them by
-    more than `tolerance` (absolute). A run that never converges is never attacked.
+    It has converged after epoch t if none of the last `patience` epochs exceeded the best accuracy
+    before them by more than `tolerance` (absolute). A run that never converges is never attacked.
     """
 
     def __init__(self, epochs: int, patience: int, tolerance: float) -> None:
@@ -120,11 +120,11 @@ class Auto(EpsilonSchedule):
         self.best, self.stale, self.start = state["best"], state["stale"], state["start"]
 
     def attacked_epochs(self, epochs: int) -> int:
-        """At most: it cannot converge before `patience` epochs have followed the first."""
+        """An upper bound: at least `patience` epochs after the first come before convergence."""
         return max(0, epochs - self.epochs_to_wait - 1)
 
     def rehearsed(self) -> tuple[int, dict[str, Any]]:
-        """It learns that it has converged after the second epoch, and attacks in a third."""
+        """Three epochs: it converges after the second and attacks in the third."""
         return 3, {"patience": 1, "tolerance": 0.99}
 
 
@@ -143,8 +143,8 @@ KINDS: dict[str, type[EpsilonSchedule]] = {
 
 
 def make(config: RunConfig) -> EpsilonSchedule:
-    """The schedule of a run, before its first epoch. Raises ConfigError if it is own code that
-    cannot be made."""
+    """The schedule of a run, in its state before the first epoch. Raises ConfigError if a
+    user-defined one cannot be created."""
     fields = {name: getattr(config.schedule, name) for name in type(config.schedule).model_fields}
     facts = fields | {"epochs": config.epochs, "seed": config.seed}
     made: EpsilonSchedule = own_code.make(
@@ -154,8 +154,8 @@ def make(config: RunConfig) -> EpsilonSchedule:
 
 
 def check(config: RunConfig) -> None:
-    """Raises ConfigError if an own schedule cannot be made, does not answer, or leaves [0, 1] as
-    far as that is known before training."""
+    """Raises ConfigError if a user-defined schedule cannot be created, raises an error, or leaves
+    [0, 1], as far as can be checked before training."""
     schedule = make(config)
     with own_code.blamed(config.schedule.kind):
         for epoch in range(config.epochs):
@@ -165,7 +165,7 @@ def check(config: RunConfig) -> None:
 
 
 def alpha(schedule: EpsilonSchedule, epoch: int) -> Fraction:
-    """alpha at an epoch, exactly. Raises ConfigError if it is no number in [0, 1]."""
+    """The exact alpha at an epoch. Raises ConfigError if it is not in [0, 1]."""
     found = schedule.alpha(epoch)
     if not 0 <= found <= 1:
         name = type(schedule).__name__

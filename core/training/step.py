@@ -1,5 +1,5 @@
-"""One optimiser step: attack, loss and gradients of a batch, in parts that fit into memory and over
-all processes of the team."""
+"""One optimiser step: attack, loss and gradients of a batch, in micro-batches that fit in memory,
+divided among the processes of the team."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core.attack.apgd import is_right, run_apgd
 from core.config import RunConfig
 from core.data.splits import Split, rows
+from core.errors import first_line
 from core.machine.runtime import autocast
 from core.machine.team import ALONE, Team
 from core.model import convolutions, trainable
@@ -18,16 +19,16 @@ from core.options import Compile
 from core.training import objectives
 from core.training.augment import augment_images
 from core.training.averaging import Average
-from core.training.compiling import compiled, reason
+from core.training.compiling import compiled
 from core.training.epsilon_schedule import BROKEN, HELD
 
 
 class Threat:
-    """The attack of an epoch on the training images, and what became of each of them.
+    """The attack of an epoch on the training images, and its outcome for each of them.
 
-    epsilon: the largest strength, 0 for no attack. strengths [n]: one for each image, on the CPU,
-    or None if all have that one. stop_after: as in `run_apgd`. A step that is made again notes the
-    same again.
+    epsilon: the largest strength, 0 for no attack. strengths [n]: one per image, on the CPU, or
+    None if all have `epsilon`. stop_after: as in `run_apgd`. A step may be repeated after a
+    failure; `note` then overwrites the same entries.
     """
 
     def __init__(
@@ -42,12 +43,12 @@ class Threat:
         self.epsilon, self.stop_after = epsilon, stop_after
         self.strengths, self._numbers = strengths, torch.arange(images)  # in host memory
         self.clean = torch.zeros(images, dtype=torch.int32, device=device)
-        """1 for images that were right before the attack."""
+        """1 for images classified correctly before the attack."""
         self.fates = torch.zeros(images, dtype=torch.int32, device=device)
-        """BROKEN or HELD; 0 for those that were not attacked."""
+        """BROKEN or HELD; 0 for images that were not attacked."""
 
     def of(self, index: Tensor) -> float | Tensor:
-        """The strength of the images `index` [B]."""
+        """The strength of the images `index` [B]: one number, or a tensor [B] on the device."""
         if self.strengths is None:
             return self.epsilon
         return rows(self.strengths, index, self.fates.device)
@@ -59,12 +60,12 @@ class Threat:
 
 
 class Step:
-    """Makes the steps of one training; holds what they change: weights, optimiser, average.
+    """Makes the steps of a training; holds what they change: weights, optimiser, average.
 
-    micro_batch: images per forward and backward of this process; the gradient is that of the whole
-    batch, by accumulation. It shrinks for good where memory runs out, unless the config fixes the
-    images per BatchNorm statistic. compile: how to call the model; where that fails it is called as
-    it is.
+    micro_batch: images per forward and backward of this process; gradients are accumulated over the
+    whole batch. When memory runs out it is reduced for the rest of the training, unless the config
+    fixes the images per BatchNorm statistic. compile: how to call the model; if compiling fails,
+    the model is called uncompiled.
     """
 
     def __init__(
@@ -82,35 +83,35 @@ class Step:
         self.model = model
         self.loss = objectives.make(config.objective)
         self.micro_batch = config.batchnorm_images or micro_batch
-        self.sizes: list[int] = []  # distinct micro-batches of the steps since it was emptied
+        self.sizes: list[int] = []  # distinct micro-batches used in this epoch
         self.optimizer = torch.optim.AdamW(
             trainable.groups(model, config), betas=config.optim.betas, fused=True
         )
         decay = config.optim.ema
         self.average = Average(model, decay) if decay else None
         self.layout = convolutions.layout(model)
-        self.network = model  # what is called
+        self.network = model  # the module to call: compiled, or the model itself
         try:
             self.network = compiled(model, compile)
         except RuntimeError as error:
-            self._uncompile(reason(error))
+            self._uncompile(first_line(error))
 
     def set_rate(self, share: Callable[[float], float]) -> None:
-        """Set the learning rate of each group; share: peak -> the rate now."""
+        """Set the learning rate of each group. share: maps the group's peak to the current rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = share(group["peak"])
 
     def make(self, split: Split, index: Tensor, table: Tensor, threat: Threat) -> Tensor:
-        """One step on the images `index` [B] of a split, augmented by the rows of `table`.
+        """One step on the images `index` [B] of a split, augmented with rows of `table`.
 
-        Returns this process's part of the mean loss; `threat` notes what became of its images.
+        Returns this process's share of the mean loss; outcomes of the attack go to `threat`.
         """
         loss = self._fitting(split, index, table, threat)
         if self.micro_batch not in self.sizes:
             self.sizes.append(self.micro_batch)
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
         self.team.total(weight.grad for weight in weights if weight.grad is not None)
-        # As if the running statistics of BatchNorm had seen the whole batch.
+        # Running statistics of BatchNorm become those of the whole batch.
         self.team.mean(b for b in self.model.buffers() if b.is_floating_point())
         if self.config.optim.clip:
             nn.utils.clip_grad_norm_(weights, self.config.optim.clip)
@@ -121,9 +122,9 @@ class Step:
         return loss
 
     def _fitting(self, split: Split, index: Tensor, table: Tensor, threat: Threat) -> Tensor:
-        """`_accumulate`, with half the micro-batch as often as memory runs out, and without the
-        compiler where that fails. It begins again from where it began: random streams, buffers
-        (BatchNorm statistics) and gradients."""
+        """`_accumulate`, repeated with half the micro-batch each time memory runs out, and without
+        the compiler if that fails. Each time, random states, buffers (BatchNorm statistics) and
+        gradients are reset."""
         devices = [self.device] if self.device.type == "cuda" else []
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         streams = torch.get_rng_state(), [torch.cuda.get_rng_state(on) for on in devices]
@@ -137,8 +138,8 @@ class Step:
             except RuntimeError as error:
                 if self.network is self.model:
                     raise
-                failure = reason(error)
-            # Outside of the handlers, whose tracebacks keep the activations alive.
+                failure = first_line(error)
+            # Outside the handlers, since their tracebacks keep the activations in memory.
             if failure:
                 self._uncompile(failure)
             else:
@@ -153,8 +154,8 @@ class Step:
                 torch.cuda.empty_cache()
 
     def _parts(self, index: Tensor) -> list[Tensor]:
-        """This process's part of a batch, in micro-batches. Where the config fixes what a BatchNorm
-        statistic is over, the images of each are the same for every size of the team."""
+        """This process's share of a batch, in micro-batches. If the config fixes the number of
+        images per BatchNorm statistic, these are the same images for any number of processes."""
         if self.config.batchnorm_images:
             return list(index.split(self.micro_batch))[self.team.rank :: self.team.size]
         return list(self.team.mine(index).split(self.micro_batch))
@@ -164,7 +165,7 @@ class Step:
         self.remark(f"compiling failed, going on without: {failure}")
 
     def _accumulate(self, split: Split, index: Tensor, table: Tensor, threat: Threat) -> Tensor:
-        """Gradients of this process's part of the batch; returns as `make`."""
+        """Compute gradients of this process's share of the batch; returns its share of the loss."""
         total = torch.zeros((), device=self.device)
         for part in self._parts(index):
             x, y = split.batch(part, self.device)
@@ -174,7 +175,7 @@ class Step:
             with autocast(self.config.precision, self.device):
                 if threat.epsilon:
                     attacked = run_apgd(
-                        # With fewer images at every step nothing compiled fits.
+                        # Each step may have fewer images, so a compiled program would not fit.
                         self.network if threat.stop_after is None else self.model,
                         x,
                         y,

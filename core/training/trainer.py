@@ -1,8 +1,8 @@
 """Adversarial fine-tuning under an epsilon schedule: the training loop.
 
-One epoch is the unit of everything: of the schedule, of validation, of the checkpoint. All
-randomness is derived from (seed, purpose, epoch), so that a killed and resumed run repeats an
-uninterrupted one bit for bit (on the same machine with the same number of threads).
+The strength changes, validation takes place and a checkpoint is written once per epoch. All
+randomness is derived from (seed, purpose, epoch), so that a killed and resumed run gives the same
+bits as an uninterrupted one (on the same machine with the same number of threads).
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from core.training.step import Step, Threat
 
 @dataclass
 class Monitor:
-    """What the trainer tells the outside; every function may be called often and must be cheap."""
+    """Callbacks of the trainer; they may be called often and must be cheap."""
 
     progress: Callable[[dict[str, Any]], None] = lambda state: None
-    """Where the run is: phase, epoch, epochs, images_per_s."""
+    """Called with the current state: phase, epoch, epochs, share, images_per_s, left_s."""
     epoch: Callable[[MetricsRow], None] = lambda row: None
-    """A finished epoch, after its checkpoint is on disk."""
+    """Called after each epoch, when its checkpoint is on disk."""
     remark: Callable[[str], None] = lambda text: None
-    """A line for the log, such as a damaged checkpoint."""
+    """Called with a line for the log, such as about a damaged checkpoint."""
 
 
 def learning_rate(config: RunConfig, step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over the first `optim.warmup` of all steps to `peak`, then as `optim.rate`
-    says."""
+    """The learning rate at `step` of `steps`: linear warm-up to `peak` over the share
+    `optim.warmup` of all steps, then as `optim.rate` says."""
     warm = round(config.optim.warmup * steps)
     if step < warm:
         return peak * (step + 1) / warm
@@ -61,9 +61,9 @@ def learning_rate(config: RunConfig, step: int, steps: int, peak: float) -> floa
 class Trainer:
     """Trains one model; `fit` returns the metrics of every epoch.
 
-    micro_batch: images per forward and backward; the effective batch stays config.batch, by
-    accumulation. compile: how training calls the model. team: the processes that share each batch;
-    every one has the whole model, and all make the same step.
+    micro_batch: images per forward and backward; gradients are accumulated over config.batch
+    images. compile: how training calls the model. team: the processes that share each batch; each
+    has the whole model, and all make the same steps.
     """
 
     def __init__(
@@ -108,17 +108,17 @@ class Trainer:
         self.schedule = schedules.make(config)
         self.steps_per_epoch = len(data.train) // self.batch
         self.rows: list[MetricsRow] = []
-        self._begun = time.perf_counter(), 0.0  # when, and at which share of the work
+        self._begun = time.perf_counter(), 0.0  # time, and share of the work done by then
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model whose accuracy counts: the averaged one where there is one."""
+        """The model to evaluate: the averaged one if there is one."""
         return self.step.average.model if self.step.average else self.model
 
     def fit(self) -> list[MetricsRow]:
-        """Train to the last epoch, from the newest checkpoint where there is one.
+        """Train to the last epoch, from the newest checkpoint if there is one.
 
-        Raises DivergedError, NotOwnedError, OSError (a full disk; resumable).
+        Raises DivergedError, NotOwnedError, TeamError, OSError (such as a full disk).
         """
         self._resume()
         self._begun = time.perf_counter(), len(self.rows) / max(1, self.config.epochs)
@@ -129,7 +129,7 @@ class Trainer:
         return self.rows
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The content of a checkpoint."""
         average = {"average": self.step.average.model.state_dict()} if self.step.average else {}
         return {
             "run": self.config.id,
@@ -156,7 +156,7 @@ class Trainer:
             self.monitor.remark(remark)
         found = self.team.gather(len(state["rows"]) if state else 0)
         if len(set(found)) > 1:
-            raise OSError(f"the processes see checkpoints of epochs {found}; is the disk shared?")
+            raise OSError(f"processes found checkpoints of epochs {found}; is the disk shared?")
         if state is None:
             return
         self.model.load_state_dict(state["model"])
@@ -174,14 +174,14 @@ class Trainer:
         if not self.team.leads:
             return
         if len(self.rows) == self.config.epochs:
-            # These are new final weights. What was measured of former ones, whose checkpoint is
-            # gone, must not stand beside what will be measured of these.
+            # Results of earlier final weights, whose checkpoint is gone, must not be mixed with
+            # results of these.
             self.run.forget_results()
         checkpoint.save(self.run, self.state())
         self.run.write_jsonl(self.run.metrics, self.rows)
 
     def finish(self) -> None:
-        """Keep the final weights alone; every evaluation is on disk by now."""
+        """Keep only the final weights; call it when all evaluations are on disk."""
         if self.team.leads:
             checkpoint.slim(self.run, self.state())
 
@@ -205,7 +205,7 @@ class Trainer:
             "seconds": round(time.perf_counter() - started, 3),
             "images_per_s": round(speed, 1),
         }
-        if not math.isfinite(row["val_loss"]):  # the last step broke what no later one will see
+        if not math.isfinite(row["val_loss"]):  # the epoch's last step may have done this
             raise DivergedError(
                 f"the validation loss became {row['val_loss']} after epoch {epoch} "
                 f"(learning rate {self.config.optim.lr:g}, "
@@ -216,7 +216,7 @@ class Trainer:
         return finished
 
     def _threat(self, epoch: int) -> Threat:
-        """The attack of an epoch, as the schedule has it."""
+        """The attack of an epoch, from the schedule."""
         images, strength = len(self.data.train), float(self.config.epsilon_g.number)
         alpha = schedules.alpha(self.schedule, epoch)
         shares = self.schedule.strengths(epoch, images) if alpha else None
@@ -229,7 +229,7 @@ class Trainer:
         )
 
     def _train(self, epoch: int, threat: Threat) -> Tensor:
-        """One pass over the training split. Returns the loss of every step."""
+        """One pass over the training split. Returns the mean loss of every step [steps]."""
         config, split = self.config, self.data.train
         order = torch.randperm(len(split), generator=_generator(config.seed, "order", epoch))
         table = draw_table(config.seed, epoch, len(split))
@@ -237,8 +237,8 @@ class Trainer:
         trainable.train_mode(self.model, config)
         self.step.sizes = []
         steps = config.epochs * self.steps_per_epoch
-        # Dropout and stochastic depth draw from torch's global streams: fork them for the epoch,
-        # one for each process of the team.
+        # Dropout and stochastic depth use torch's global generators: fork these for the epoch, with
+        # a different seed for each process of the team.
         own = (self.team.rank,) if self.team.rank else ()
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -262,7 +262,7 @@ class Trainer:
         return losses
 
     def _validate(self) -> dict[str, Any]:
-        """Clean loss and accuracy on all validation images, adversarial on the first ones."""
+        """Clean loss and accuracy on all validation images, adversarial accuracy on the first."""
         asked, split = self.config.validation, self.data.val
         attacked = split.first(asked.images)
         how: Any = {"batch": self.step.micro_batch, "device": self.device, "team": self.team}
@@ -297,14 +297,14 @@ class Trainer:
             "share": round(share, 4),
             "images_per_s": round(speed, 1),
         }
-        if share > before:  # by the speed of this attempt
+        if share > before:  # time left, by the speed of this attempt
             seconds = (time.perf_counter() - begun) * (1 - share) / (share - before)
             state["left_s"] = round(seconds, 1)
         self.monitor.progress(state)
 
 
 def _told(threat: Threat) -> dict[str, Any]:
-    """What the row of an epoch says of its attack."""
+    """The fields of an epoch's row that describe its attack."""
     if not threat.epsilon:
         return {"epsilon": 0.0, "train_clean_correct": -1, "train_adv_correct": -1}
     told: dict[str, Any] = {
@@ -320,7 +320,7 @@ def _told(threat: Threat) -> dict[str, Any]:
 
 
 def _seen(row: Mapping[str, Any], threat: Threat) -> Seen:
-    """An epoch as its schedule sees it."""
+    """An epoch's results for the schedule."""
     attacked, images = bool(threat.epsilon), row["train_images"]
     return Seen(
         epoch=row["epoch"],

@@ -121,7 +121,7 @@ def test_a_truncated_evaluation_is_damage_of_its_run(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:100])
     frame = load(tmp_path)
     assert set(frame["state"]) == {"damaged"} and frame["value"].isna().all()
-    assert frame["reason"].str.startswith(f"evals/{path.name}: not whole JSON").all()
+    assert frame["reason"].str.startswith(f"evals/{path.name}: not complete JSON").all()
 
 
 def test_only_seeds_share_a_cell(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def assert_sound(run: RunDir, content: bytes) -> bool:
         run.checkpoint.write_bytes(whole)
     assert_same(found, state(1 if remarks else 2))
     for remark in remarks:
-        assert remark.startswith("checkpoint.pt is unusable (") and "\n" not in remark
+        assert remark.startswith("checkpoint.pt is damaged (") and "\n" not in remark
     return not remarks
 
 
@@ -119,7 +119,7 @@ def test_both_damaged_is_said_twice(run: RunDir) -> None:
     run.previous_checkpoint.write_bytes(b"x" * 100)
     found, remarks = checkpoint.load(run)
     assert found is None
-    assert [remark.split(" is unusable")[0] for remark in remarks] == [
+    assert [remark.split(" is damaged")[0] for remark in remarks] == [
         "checkpoint.pt",
         "checkpoint.previous.pt",
     ]

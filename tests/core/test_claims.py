@@ -319,7 +319,7 @@ def test_the_heart_survives_a_full_disk(
 def test_every_ending_leaves_its_row(run: RunDir, acquire: Callable[..., Claim | None]) -> None:
     first = acquire(run, job="5")
     assert first
-    first.note("checkpoint.pt is unusable")
+    first.note("checkpoint.pt is damaged")
     first.note("W&B stopped")
     first.release("failed", kind="oom", reason="out of memory at epoch 3")
     second = acquire(run)
@@ -327,7 +327,7 @@ def test_every_ending_leaves_its_row(run: RunDir, acquire: Callable[..., Claim |
     second.release("done")
     one, two = read_jsonl(run.attempts)
     assert list(one) == list(two)
-    assert one["notes"] == ["checkpoint.pt is unusable", "W&B stopped"] and two["notes"] == []
+    assert one["notes"] == ["checkpoint.pt is damaged", "W&B stopped"] and two["notes"] == []
     told = [(row["attempt"], row["outcome"], row["kind"], row["reason"]) for row in (one, two)]
     assert told == [(1, "failed", "oom", "out of memory at epoch 3"), (2, "done", None, None)]
     assert one["job"] == "5" and one["started"] <= one["ended"] <= two["started"] <= two["ended"]
@@ -434,7 +434,7 @@ def test_a_claim_from_the_future_holds_nothing_for_ever(
 ) -> None:
     foreign(run, age=-ahead, stale_s=0.5)
     owner = find_holder(run)
-    assert owner and owner.hung and f"{owner.silence}".endswith("s ahead of the clock")
+    assert owner and owner.hung and f"{owner.silence}".endswith("s in the future")
     claim = acquire(run)
     assert claim and claim.attempt == 2
 

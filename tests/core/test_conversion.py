@@ -178,8 +178,8 @@ def test_bad_files_are_one_line(call: Callable[..., tuple[int, str, str]], tmp_p
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ([1, 2], "no tensors under names in it, expected a state dict"),
-        ({"model": Extra("x")}, "expected a state dict; it holds posix.mkdir"),
+        ([1, 2], "expected a state dict, found no named tensors"),
+        ({"model": Extra("x")}, "found no named tensors; it holds posix.mkdir"),
         ({"a": torch.eye(2).to_sparse()}, "it holds torch._utils._rebuild_sparse_tensor"),
     ],
 )

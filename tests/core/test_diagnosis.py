@@ -79,15 +79,15 @@ class TestSuboptimalTransfer:
     def test_a_cell_that_nothing_adapts_to(self) -> None:
         (finding,) = of_training(curve([2] * EPOCHS), EPOCHS, curve([5] * EPOCHS, epsilon=0.0))
         assert str(finding) == (
-            "no adaptation: never adapted in 8 epochs, and standard fine-tuning, which ends at "
-            "5.0%, neither: no attack is to blame"
+            "no adaptation: never adapted in 8 epochs; standard fine-tuning, which ends at 5.0%, "
+            "did not adapt: the attack is not the cause"
         )
 
     @pytest.mark.parametrize("standard", [None, [], STANDARD[:5]])
     def test_without_the_standard_run_it_says_so(self, standard: Any) -> None:
         (finding,) = of_training(curve(LATE), EPOCHS, standard)
         assert finding.name == "late adaptation"
-        assert "unknown, as the standard run of this cell is not finished here" in finding.text
+        assert "unknown, since the standard run of this cell is not finished here" in finding.text
 
     def test_nothing_is_said_before_the_end(self) -> None:
         assert names(curve(LATE[:7]), EPOCHS, STANDARD) == []

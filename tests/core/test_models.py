@@ -126,7 +126,7 @@ def test_images_that_a_network_cannot_take_are_one_line(store: Store, name: str,
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"classifier": "nowhere"}, "backbone test_vit: its head 'net.nowhere' is not found in it"),
+        ({"classifier": "nowhere"}, "backbone test_vit: has no module 'net.nowhere' for its head"),
         ({"num_classes": 7}, "backbone test_vit: its head has 7 classes instead of 10"),
     ],
 )

@@ -107,7 +107,7 @@ def test_damage_is_remarked_in_log_and_attempts(
     with caplog.at_level(logging.WARNING, logger="epsweep"):
         execute(store, CONFIG, [FAST])
     (note,) = read_jsonl(folder.attempts)[-1]["notes"]
-    assert note.startswith("checkpoint.pt is unusable (") and note in caplog.text
+    assert note.startswith("checkpoint.pt is damaged (") and note in caplog.text
     assert assert_keeps_its_promise(folder)
 
 

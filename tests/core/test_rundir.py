@@ -184,7 +184,7 @@ def test_what_is_missing_reads_as_nothing(tmp_path: Path) -> None:
 def test_what_is_broken_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text('{"a": ')
-    with pytest.raises(DamagedError, match="not whole JSON"):
+    with pytest.raises(DamagedError, match="not complete JSON"):
         read_json(path)
     for wrong in ("[]", "null", "3", '"x"'):
         path.write_text(wrong)

@@ -186,13 +186,13 @@ def broken_init(patch: pytest.MonkeyPatch, folder: RunDir) -> str:
         raise wandb.errors.CommError("Run initialization has timed out\nafter 60 s")
 
     patch.setattr(wandb, "init", fail)
-    return "W&B stopped (Run initialization has timed out); the run folder keeps everything"
+    return "W&B failed (Run initialization has timed out); the run folder has all results"
 
 
 def broken_folder(patch: pytest.MonkeyPatch, folder: RunDir) -> str:
     folder.path.mkdir(parents=True)
     folder.tracking.write_text("in the way")
-    return "W&B stopped ("
+    return "W&B failed ("
 
 
 def broken_log(patch: pytest.MonkeyPatch, folder: RunDir) -> str:
@@ -200,7 +200,7 @@ def broken_log(patch: pytest.MonkeyPatch, folder: RunDir) -> str:
         raise BrokenPipeError
 
     patch.setattr(tracking, "curves", fail)
-    return "W&B stopped (BrokenPipeError); the run folder keeps everything"
+    return "W&B failed (BrokenPipeError); the run folder has all results"
 
 
 def broken_summary(patch: pytest.MonkeyPatch, folder: RunDir) -> str:
@@ -208,7 +208,7 @@ def broken_summary(patch: pytest.MonkeyPatch, folder: RunDir) -> str:
         raise ValueError("strange value")
 
     patch.setattr(tracking, "dict", fail, raising=False)
-    return "W&B stopped (strange value); the run folder keeps everything"
+    return "W&B failed (strange value); the run folder has all results"
 
 
 SPOILERS = [broken_init, broken_folder, broken_log, broken_summary]

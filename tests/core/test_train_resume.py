@@ -165,7 +165,7 @@ def test_falls_back_to_the_checkpoint_before_a_damaged_one(
     work = killable.trainer(tmp_path, fields("two_hinge"), Monitor(remark=remarks.append))
     rows = work.fit()
     assert len(remarks) == 2
-    assert remarks[0].startswith("checkpoint.pt is unusable (")
+    assert remarks[0].startswith("checkpoint.pt is damaged (")
     assert remarks[1] == f"resuming after epoch {EPOCHS - 1} of {EPOCHS}"
     assert tiny.repeatable(rows) == tiny.repeatable(end(references["two_hinge"])["rows"])
     assert same(work.state()["model"], end(references["two_hinge"])["model"])
@@ -182,8 +182,8 @@ def test_starts_afresh_where_both_checkpoints_are_damaged(
     work = killable.trainer(tmp_path, fields("two_hinge"), Monitor(remark=remarks.append))
     rows = work.fit()
     assert [remark.split(" (")[0] for remark in remarks] == [
-        "checkpoint.pt is unusable",
-        "checkpoint.previous.pt is unusable",
+        "checkpoint.pt is damaged",
+        "checkpoint.previous.pt is damaged",
     ]
     assert tiny.repeatable(rows) == tiny.repeatable(end(references["two_hinge"])["rows"])
 

@@ -352,7 +352,7 @@ def test_a_damaged_file_is_named_by_status(
     damaged = store.run(again.runs[0].id).path / name
     damaged.write_bytes(content)
     code, out, err = call("status", str(again.path))
-    assert (code, err) == (0, "") and f": {name}: not whole JSON (" in out
+    assert (code, err) == (0, "") and f": {name}: not complete JSON (" in out
 
 
 def test_the_profile_debug_runs_here(
