@@ -1,10 +1,10 @@
-"""What attacking, evaluating and a scheduled training cost on a CPU, with gates.
+"""Costs of attacks, evaluations and scheduled training on a CPU, with gates.
 
     python benchmarks/engine.py [--only PART ...] [--repetitions 5] [--quick] [--no-peers]
 
-Ratios within one process. Times are CPU seconds of this process on one thread, the least of
-several, variants taking turns; counts are exact. Writes benchmarks/results/engine.md. Exit code 1
-where a gate is missed.
+Results are ratios within one process. Times are CPU seconds on one thread, the minimum of several
+repetitions in which the variants alternate; counts are exact. Writes benchmarks/results/engine.md.
+Exit code 1 if a gate is missed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from core.training.step import Step, Threat
 PARTS = ("attack", "training", "layout", "robustness", "data", "memory")
 STEPS, EPSILON = 7, 4 / 255
 CPU = torch.device("cpu")
-# backbone, image size, batch, gate of APGD / bound
+# backbone, image size, batch, limit for APGD's time over the bound
 NETWORKS = [
     ("mini_resnet", 32, 32, 1.25),
     ("mini_convnext", 32, 32, 1.25),
@@ -59,7 +59,7 @@ def build(config: RunConfig) -> nn.Module:
 
 
 def bound(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """The calls of the model that APGD cannot do without."""
+    """The model calls that APGD needs at least."""
     with attacking(model) as target:
         for _ in range(STEPS):
             gradient_of(target, x, y)
@@ -75,7 +75,7 @@ def attack_cost(report: Report, repetitions: int, others: bool) -> None:
     for backbone, size, batch, limit in NETWORKS:
         model = build(config_of(backbone, size)).eval()
         x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-        # Labels the model agrees with: other libraries skip images that are wrong from the start.
+        # Labels are the model's predictions, since other libraries skip misclassified images.
         y = model(x).argmax(1)
         variants: dict[str, Work] = {
             "bound": lambda: bound(model, x, y),  # noqa: B023  called within this turn
@@ -93,7 +93,7 @@ def attack_cost(report: Report, repetitions: int, others: bool) -> None:
 
 
 def training_cost(report: Report, repetitions: int) -> None:
-    """Whole steps, and from them a whole run under `sched`."""
+    """Costs of whole training steps, and of a run under `sched` computed from them."""
     report.section(
         f"A training step with APGD-{STEPS} and AdamW, and a run of 50 epochs under sched",
         *("network", "batch", "bound (s)", "ours", "published loop", "sched / always attacking"),
@@ -144,7 +144,7 @@ def training_cost(report: Report, repetitions: int) -> None:
 
 
 def layout_cost(report: Report, repetitions: int) -> None:
-    """Attacked forwards and backwards of convolutional networks in either memory layout."""
+    """Costs of attacks and weight gradients of convolutional networks in both memory layouts."""
     report.section(
         f"Memory layouts: APGD-{STEPS} and the gradient of the weights",
         *("network", "batch", "contiguous (s)", "channels_last / contiguous"),
@@ -168,7 +168,7 @@ def layout_cost(report: Report, repetitions: int) -> None:
 
 
 def data_cost(report: Report, repetitions: int) -> None:
-    """Batches of a prepared uint8 array, augmented, against a step on the same images."""
+    """Cost of reading and augmenting a batch of a uint8 array, over a step on the same images."""
     report.section("Data", "224 px, one core", "images per second", "trained per second")
     config = config_of("resnet50", 224, batch=8)
     step = Step(config, build(config), device=CPU, micro_batch=8)
@@ -198,7 +198,7 @@ def data_cost(report: Report, repetitions: int) -> None:
 def memory(report: Report) -> None:
     report.section(
         "Saved for one backward of the attack, MiB at batch 2",
-        *("network", "weights ask for gradients", "frozen"),
+        *("network", "weights require gradients", "frozen"),
     )
     for backbone, size, _, _ in NETWORKS[2:]:
         model, found = build(config_of(backbone, size)).eval(), []

@@ -1,11 +1,11 @@
-"""What one GPU does with this engine, beside what it can do, and how long 150 runs would take.
+"""Throughput of the engine on one GPU, as a share of the GPU's peak, and hours for 150 runs.
 
     benchmarks/gpu.sh [--minutes 9] [--quick] [--out FILE]
 
-Trains on noise with random weights: bf16, APGD-7, the grid's batch. Eager calls first, then
-compiled ones and CUDA graphs, as far as the minutes go. The page is rewritten after every part, so
-that a call that is cut off leaves what it found. --quick: tiny networks, also on a CPU, to try all
-of this. Exit code 1 where a gate is missed, 2 where there is no GPU.
+Trains on noise with random weights: bf16, APGD-7, the grid's batch. Measures eager calls first,
+then compiled ones and CUDA graphs, as far as time allows. The page is rewritten after every part,
+so that an interrupted call leaves its results. --quick: tiny networks, also on a CPU, to test the
+benchmark. Exit code 1 if a gate is missed, 2 if there is no GPU.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EPSILON, CLASSES = 4 / 255, 100
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is."""
+    """Sizes of networks, images and measurements."""
 
     backbones: tuple[str, ...] = ("r50", "vit", "swin", "cnx")
     image: int = 224
@@ -74,7 +74,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def rate(self, work: Work, images: int) -> float:
-        """Images per second of something that does so many, after two rounds to warm up."""
+        """Images per second of `work`, which processes `images`, after two warm-up rounds."""
         work()
         work()
         self.wait()
@@ -104,7 +104,7 @@ class Bench:
         return step
 
     def work(self, step: Step, epsilon: float, batch: int | None = None) -> Work:
-        """One step on noise in host memory."""
+        """A function that makes one step on noise in host memory."""
         batch, size = batch or self.sizes.batch, self.sizes.image
         generator = torch.Generator().manual_seed(0)
         shape = (batch, 3, size, size)
@@ -125,9 +125,9 @@ def measure_peak(bench: Bench) -> None:
 
 
 def flops(bench: Bench, backbone: str) -> float:
-    """Of one image in a step with attack; a product of matrices counts two per multiplication.
+    """Floating-point operations per image of a step with attack; a multiply-add counts as two.
 
-    The counter cannot follow gradients with respect to inputs: they are half of a backward.
+    Gradients with respect to inputs, which the counter cannot follow, count as half a backward.
     """
     step = bench.step(backbone)
     with FlopCounterMode(display=False) as whole:
@@ -142,7 +142,7 @@ def flops(bench: Bench, backbone: str) -> float:
 
 
 def train(bench: Bench, how: Compile, layout: str = "as built") -> None:
-    """One table: every backbone, called in one way."""
+    """Measure training of every backbone with one way of calling the model; one table."""
     called = {"none": "eager", "default": "torch.compile", "cuda_graphs": "CUDA graphs"}[how]
     note = "" if layout == "as built" else f", {layout} instead of channels_last"
     bench.report.section(
@@ -186,8 +186,8 @@ def train(bench: Bench, how: Compile, layout: str = "as built") -> None:
 
 
 def evaluating(bench: Bench, step: Step, known: dict[str, float]) -> None:
-    """Forward and input gradient per image: in fp32, as final numbers are judged, and in bf16, as
-    validations are."""
+    """Measure forward and input gradient: in fp32, as evaluations use them, and in bf16, as
+    validation does."""
     size, batch = bench.sizes.image, 2 * bench.sizes.batch
     while True:
         try:
@@ -204,7 +204,7 @@ def evaluating(bench: Bench, step: Step, known: dict[str, float]) -> None:
 
 
 def waits(bench: Bench) -> None:
-    """A step under torch's own watch for operations that make the host wait."""
+    """Make a step in torch's debug mode, which reports operations that make the host wait."""
     bench.report.section("Host and device")
     found = 0
     for backbone in bench.sizes.backbones[:2] if bench.on.type == "cuda" else ():
@@ -226,7 +226,7 @@ def waits(bench: Bench) -> None:
 
 
 def smoke(bench: Bench) -> None:
-    """A run from config to result.json, resumable and all, on this device."""
+    """Make a whole run on this device, from config to result.json."""
     from core.run import pipeline
 
     bench.report.section("A whole run")
@@ -244,7 +244,7 @@ def smoke(bench: Bench) -> None:
         stored = read_json(store.run(config.id).eval_json(asked.id)) or {}
     done = result["epochs"] == 2 and len(stored["rows"]) == 3
     bench.report.say(f"{config.id}: {result['seconds']} s of training, {stored['rows']}")
-    bench.report.gate("a whole run that did not end as it should", float(not done), 0)
+    bench.report.gate("a whole run failed", float(not done), 0)
 
 
 def main() -> int:
@@ -254,7 +254,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if not torch.cuda.is_available() and not asked.quick:
-        print("gpu.py: torch sees no GPU here (--quick rehearses on a CPU)", file=sys.stderr)
+        print("gpu.py: torch finds no GPU (use --quick to test on a CPU)", file=sys.stderr)
         return 2
     logging.getLogger("epsweep").setLevel(logging.ERROR)
     if asked.quick:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What one GPU does with this engine: benchmarks/gpu.py from a bare checkout, in one call.
+# Runs benchmarks/gpu.py from a bare checkout, in one call.
 #
 #   benchmarks/gpu.sh [--wheels FOLDER] [options of gpu.py]
 #
-# Needs a python with torch (CUDA) and timm; PYTHON names another one than python3. Where there is no
-# internet, packages that are missing are taken from FOLDER, which holds wheels.
+# Needs a Python with torch (CUDA) and timm: $PYTHON, by default python3. Without internet, missing
+# packages are installed from wheels in FOLDER.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -23,7 +23,7 @@ print(*(name for name in needed if find_spec(name) is None))
 EOF
 )
 if [[ -n $missing ]]; then
-    echo "gpu.sh: $python lacks: $missing (pip install them, or give a folder: --wheels FOLDER)" >&2
+    echo "gpu.sh: $python lacks: $missing (pip install them, or use --wheels FOLDER)" >&2
     exit 2
 fi
 PYTHONPATH="$PWD:${PYTHONPATH:-}" "$python" benchmarks/gpu.py "$@"

@@ -1,10 +1,10 @@
-"""How analysis grows with the number of runs: reading, indexing, aggregating, the report page.
+"""How the cost of analysis grows with the number of runs: reading, index, aggregation, report page.
 
     python benchmarks/growth.py [--runs 360 720 1440] [--rows 25000 50000 100000]
 
-Makes stores of made-up but format-true run folders (50 epochs, 17 strengths, 1,000 images each) in
-a temporary folder. Times are process CPU seconds and wall seconds; the last column divides by the
-first line's cost per item: about 1 is linear growth.
+Makes stores of invented run folders in the real format (50 epochs, 17 strengths, 1,000 images each)
+in a temporary folder. Times are CPU and wall seconds; the last column is the cost per item over
+that of the first line, so about 1 means linear growth.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ DATASETS = ("aircraft", "caltech256", "cars", "cub", "dogs")
 
 
 def configs() -> Iterator[RunConfig]:
-    """Runs in grid order: seeds without end over backbones, datasets, strengths and schedules."""
+    """Configs in grid order, endlessly: for each seed, all backbones, datasets, strengths and
+    schedules."""
     for seed in itertools.count():
         for backbone, dataset, eps, schedule in itertools.product(
             BACKBONES, DATASETS, ("4/255", "8/255"), ("fix", "sched")
@@ -46,7 +47,7 @@ def configs() -> Iterator[RunConfig]:
 
 
 def make(root: Path, count: int) -> list[dict[str, Any]]:
-    """A finished sweep of `count` runs; its manifest rows."""
+    """Write a finished sweep of `count` runs; returns its manifest rows."""
     generator = np.random.default_rng(0)
     rows = []
     for run in itertools.islice(configs(), count):
@@ -108,7 +109,7 @@ def timed(act: Callable[[], object]) -> tuple[float, float]:
 
 
 class Growth:
-    """Prints the lines of one measurement, each against the first one's cost per item."""
+    """Prints the lines of one measurement, with the cost per item over that of the first line."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -124,7 +125,7 @@ EVERYTHING = ("values", "curves", "epochs", "table")
 
 
 def reading(counts: list[int]) -> None:
-    """The frames with and without an index, and the page."""
+    """Measure reading frames with and without an index, and writing the report page."""
     growth = {
         name: Growth(name)
         for name in (
@@ -144,7 +145,7 @@ def reading(counts: list[int]) -> None:
 
 
 def measured(root: Path, count: int) -> Iterator[tuple[str, tuple[float, float]]]:
-    """(what, time spent) of every measurement on a store of `count` runs."""
+    """Yields (what, (CPU, wall) seconds) for every measurement on a store of `count` runs."""
     rows = make(root, count)
 
     def read(names: tuple[str, ...], index: bool) -> None:
@@ -154,7 +155,7 @@ def measured(root: Path, count: int) -> Iterator[tuple[str, tuple[float, float]]
 
     yield "values, no index", timed(lambda: read(("values",), False))
     yield "all frames, no index", timed(lambda: read(EVERYTHING, False))
-    time.sleep(2.5)  # files must have settled before the index keeps them
+    time.sleep(2.5)  # the index stores only files that have not changed for 2 s
     read(EVERYTHING, True)
     yield "values, from the index", timed(lambda: read(("values",), True))
     yield "all frames, from the index", timed(lambda: read(EVERYTHING, True))
@@ -166,7 +167,7 @@ def measured(root: Path, count: int) -> Iterator[tuple[str, tuple[float, float]]
 
 
 def aggregating(sizes: list[int]) -> None:
-    """Result rows -> cells, ten seeds each."""
+    """Measure grouping result rows into cells of ten seeds."""
     growth = Growth("rows into cells")
     for size in sizes:
         frame = made_up(size)

@@ -1,7 +1,7 @@
 """GPU-hours of the benchmark of 150 runs, from the speeds that benchmarks/gpu.py measured.
 
-Every run of the grid with its own schedule and dataset; what a run does beside attacking, training
-and judging is taken to cost nothing.
+Adds up all runs of the grid, each with its schedule and dataset. Only attacks, training, validation
+and evaluation are counted.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from core.training import schedules
 
 GRID = Path(__file__).parents[1] / "grids" / "epsilon_scheduling.yaml"
 EXACT_SHARE = 0.3
-"""Forwards of an exact evaluation beside one attack per image and strength: the published
-accuracies of the sched runs, summed over 0..16/255, give 0.25."""
+"""Forwards of an exact evaluation, as a share of one attack per image and strength; the published
+accuracies of the sched runs, averaged over 0..16/255, give 0.25."""
 GOAL = 40.0
 SAME = {"clipvit": "vit", "clipcnx": "cnx"}  # the same networks with other weights
 
@@ -38,12 +38,12 @@ def runs(grid: Mapping[str, Any]) -> list[RunConfig]:
 
 
 def seconds(config: RunConfig, evals: list[EvalConfig], speeds: Speeds) -> dict[str, float]:
-    """Of one run; speeds in images per second: steps without and with attack, and forward with
-    input gradient in bf16 and fp32."""
+    """Seconds of one run by part. speeds: images per second of steps without ('clean') and with
+    attack ('attacked'), and of forward with input gradient in 'bf16' and 'fp32'."""
     images, schedule = entries()[config.dataset].splits, schedules.make(config)
     clean = sum(schedule.alpha(epoch) == 0 for epoch in range(config.epochs))
     attacked = config.epochs - clean
-    # Clean accuracy, and an attack that no image is spared.
+    # Clean accuracy, and an attack on every image to the last step.
     looks = images["val"] * (1 + config.validation.steps + 1)
     judged = sum(1 + (len(e.epsilons) - 1) * e.steps * EXACT_SHARE for e in evals)
     return {
@@ -54,7 +54,7 @@ def seconds(config: RunConfig, evals: list[EvalConfig], speeds: Speeds) -> dict[
 
 
 def extrapolate(report: Report, measured: Mapping[str, Speeds], quick: bool) -> None:
-    """A table of hours, and the gate."""
+    """Add a table of GPU-hours and their gate to the report."""
     grid = yaml.safe_load(GRID.read_text("utf-8"))
     evals = [EvalConfig.parse(item) for item in grid["evals"]]
     spent: dict[str, float] = {}

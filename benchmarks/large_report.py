@@ -1,14 +1,13 @@
-"""What `sweep report` of a large sweep costs to make and to open, with gates.
+"""Cost of making and opening the report of a large sweep, with gates.
 
     python benchmarks/large_report.py [--seeds 4 28] [--stores FOLDER] [--out PAGE.md]
 
-Draws stores of 360 runs for each seed (50 epochs, 17 strengths, a third of the images of the
-paper's test splits) and calls `sweep report` twice: on folders that nobody has read yet, and from
-the index. CPU seconds and memory are those of the whole process, start of Python included. Then
-Chromium opens the page: wall seconds until its tables are drawn, and the elements in it; and of a
-served report the CPU share while a browser watches it for a minute. --stores keeps the drawn
-stores, and takes those that are there. Writes benchmarks/results/large_report.md. Exit code 1 if a
-gate is missed.
+Generates stores with 360 runs per seed (50 epochs, 17 strengths, a third of the images of the
+paper's test splits) and calls `sweep report` twice: without and with an index. CPU seconds and
+memory are those of the whole process, including the start of Python. Then Chromium opens the page:
+measured are wall seconds until its tables are drawn, and the number of elements. Last, the CPU
+share of a served report while a browser watches it for a minute. --stores keeps the stores, and
+reuses those that exist. Writes benchmarks/results/large_report.md. Exit code 1 if a gate is missed.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ WATCHED_S = 60
 
 
 def made(command: list[str]) -> tuple[float, float]:
-    """(CPU seconds, MB) of a process."""
+    """(CPU seconds, MB of peak memory) of a command. Exits if it fails."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, ended, used = os.wait4(process.pid, 0)
     if ended:
@@ -44,7 +43,7 @@ def made(command: list[str]) -> tuple[float, float]:
 
 
 def opened(page: Path, browser: Any) -> tuple[float, int]:
-    """(wall seconds until the tables are there, elements); the fastest of three."""
+    """(wall seconds until a page's tables are drawn, number of elements); the fastest of three."""
     best, elements = float("inf"), 0
     for _ in range(3):
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -58,7 +57,7 @@ def opened(page: Path, browser: Any) -> tuple[float, int]:
 
 
 def served(command: list[str], browser: Any) -> float:
-    """CPU share of the server of a report while a browser watches it."""
+    """CPU share of a report's server while a browser has the page open."""
     process = subprocess.Popen([*command, "--serve"], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     address = process.stdout.readline().split()[0]
@@ -96,7 +95,7 @@ def main() -> int:
             if not root.is_dir():
                 drawn_sweep.draw(root, seeds, share_of_images=SHARE_OF_IMAGES)
             shutil.rmtree(root / "index", ignore_errors=True)
-            time.sleep(2.5)  # files must have settled before the index keeps them
+            time.sleep(2.5)  # the index stores only files that have not changed for 2 s
             command = [sys.executable, "-m", "sweep.cli", "report", str(root / "drawn.yaml")]
             command += ["--root", str(root)]
             html = root / "reports" / "drawn" / "index.html"

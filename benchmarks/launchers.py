@@ -1,4 +1,4 @@
-"""Launches by other tools: submitit alone, dora-search and hydra's launcher for submitit."""
+"""Launches with other tools: submitit alone, dora-search, and Hydra's submitit launcher."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ main()
 
 
 def submitit(queue: Queue, sizes: Sequence[int]) -> Iterator[Row]:
-    """What `sweep launch` submits by, alone."""
+    """Launches with submitit alone, which `sweep launch` uses."""
     line = [sys.executable, "-c", SUBMITIT]
     for runs in sizes:
         yield queue.measure(
@@ -66,7 +66,7 @@ def submitit(queue: Queue, sizes: Sequence[int]) -> Iterator[Row]:
 
 
 def others(queue: Queue, home: Path, sizes: Sequence[int]) -> Iterator[Row]:
-    """dora-search and hydra-submitit-launcher, in an environment of their own."""
+    """Launches with dora-search and hydra-submitit-launcher, in a separate environment."""
     problem = _install(home)
     if problem:
         yield Row(f"dora-search, hydra-submitit-launcher: skipped ({problem})", 0, None)
@@ -91,7 +91,7 @@ COMMIT = ("-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit")
 
 
 def _tried(work: Callable[[], Row]) -> Row:
-    """A peer that does not run here is one honest line."""
+    """The row of a measurement; a row that says so if the tool does not work here."""
     try:
         return work()
     except (ValueError, OSError, subprocess.SubprocessError, TimeoutError) as error:
@@ -99,7 +99,7 @@ def _tried(work: Callable[[], Row]) -> Row:
 
 
 def _hydra(queue: Queue, python: str, runs: int) -> Row:
-    """Until its jobs are in the queue: it stays until they have ended, and is told to stop here."""
+    """Measure until all jobs are queued; then kill Hydra, which would wait for them to end."""
     options = {"partition": "main", "gpus_per_node": 1, "mem_gb": 1, "timeout_min": 20}
     line = [python, "app.py", "-m", "hydra/launcher=submitit_slurm", f"+seed=range({runs})"]
     line += [f"hydra.launcher.{key}={value}" for key, value in options.items()]
@@ -129,8 +129,8 @@ def _hydra(queue: Queue, python: str, runs: int) -> Row:
 
 
 def _install(home: Path) -> str | None:
-    """Make the environment where it is not there; why it cannot be made, None where it can.
-    torch, which dora imports, is this environment's own."""
+    """Create the environment of other tools unless it exists; returns why that failed, or None.
+    It uses this environment's torch, which dora imports."""
     if (home / "ready").exists():
         return None
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-q"]

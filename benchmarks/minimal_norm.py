@@ -1,12 +1,13 @@
-"""Attacks that look for the smallest perturbation: how near they come, and what they cost.
+"""Minimal-norm attacks: how small the perturbations are that they find, and what they cost.
 
     python benchmarks/minimal_norm.py --root outputs
 
-judges two networks that `sweep demo` left in the store (32 and 64 classes): distances from their
-own predictions by every attack at hand, times over that of ours, and accuracy by distance beside
-AutoAttack. A ResNet-18 of 224 pixels with random weights shows the cost where the network is nearly
-all of it. Peers: adv-lib (FMN, DeepFool, PDPGD, DDN) and pyautoattack (FAB, the standard ensemble),
-as benchmarks/peers.py installs them. Quotients of CPU seconds; run it on an idle machine.
+Attacks two networks that `sweep demo` has trained (32 and 64 classes) and compares distances from
+their own predictions by all available attacks, times over ours, and accuracy by distance with
+AutoAttack's. A ResNet-18 with random weights at 224 pixels shows the cost when nearly all of it is
+the network's. Peers: adv-lib (FMN, DeepFool, PDPGD, DDN) and pyautoattack (FAB, the standard
+ensemble), installed by benchmarks/peers.py. Times are ratios of CPU seconds; run it on an idle
+machine.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ from core.store.folders import Store
 CPU = torch.device("cpu")
 ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 SMALL = ("mini_convnext-plane-eps4-sched", "mini_resnet-glyph-eps4-sched")
-"""How the ids of the demo's two networks begin: 32 and 64 classes."""
+"""Beginnings of the ids of the demo's two networks, with 32 and 64 classes."""
 STEPS = 100
 AT = {SMALL[0]: 2 / 255, SMALL[1]: 1.5 / 255}
-"""Strengths in the middle of their curves, at which AutoAttack judges."""
+"""Strengths in the middle of their curves, at which AutoAttack is run."""
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 @dataclass
 class Result:
-    """Distances [n], inf where it failed, and CPU seconds."""
+    """Distances [n], inf for images that an attack failed on, and its CPU seconds."""
 
     distance: Tensor
     seconds: float
@@ -61,7 +62,7 @@ def ours(model: nn.Module, split: Split, norm: Norm, batch: int = 64) -> minimal
 
 
 def others(norm: str) -> Iterator[tuple[str, Attack]]:
-    """The peers that know the norm."""
+    """The attacks of other libraries for a norm, by name."""
     import adv_lib.attacks as adv
 
     order = ORDERS[norm]
@@ -87,7 +88,7 @@ def others(norm: str) -> Iterator[tuple[str, Attack]]:
 
 
 def fab(norm: str, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """All classes, one restart, no bound on the distance."""
+    """FAB towards all classes with one restart and no bound on the distance."""
     from pyautoattack.fab_pt import FABAttack_PT
 
     named = autoattack.NORMS[norm]
@@ -104,7 +105,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def judged(model: nn.Module, x: Tensor, y: Tensor, norm: str, attack: Attack) -> Result:
     try:
         adversarial, spent = timed(lambda: attack(model, x, y).detach())
-    except ValueError as error:  # adv-lib refuses images that DeepFool has not broken
+    except ValueError as error:  # adv-lib rejects starting points that are not adversarial
         print(f"  {error}")
         return Result(torch.full((len(x),), math.inf), math.nan)
     with torch.no_grad():
@@ -121,14 +122,14 @@ def network(root: Path, begins: str) -> tuple[nn.Module, Split]:
     store = Store.at(root)
     found = sorted((store.root / "runs").glob(f"{begins}-*"))
     if not found:
-        raise ConfigError(f"{root}: no run {begins}-...; make it by: sweep demo --root {root}")
+        raise ConfigError(f"{root}: no run {begins}-...; run: sweep demo --root {root}")
     run = store.run(found[0].name)
     data = splits.load(RunConfig.parse(run.read_config()), store)
     return load_trained(run, store), data.test
 
 
 def distances(report: Report, begins: str, model: nn.Module, split: Split, norm: Norm) -> None:
-    """Every attack on the same images, from the network's own predictions."""
+    """Compare distances of all attacks on the same images, from the network's own predictions."""
     x, _ = split.batch(torch.arange(len(split)), CPU)
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -163,7 +164,7 @@ def distances(report: Report, begins: str, model: nn.Module, split: Split, norm:
 
 
 def cost(report: Report, name: str, model: nn.Module, split: Split, repetitions: int) -> None:
-    """Our time over that of the gradients which the attack uses."""
+    """Our time over that of the gradients that the attack computes."""
     x, y = split.batch(torch.arange(len(split)), CPU)
 
     def once() -> None:
@@ -182,7 +183,7 @@ def cost(report: Report, name: str, model: nn.Module, split: Split, repetitions:
 
 
 def accuracy(report: Report, begins: str, model: nn.Module, split: Split) -> None:
-    """Share of right images by distance, by AutoAttack, and by both."""
+    """Compare robust accuracy by distance with AutoAttack's, and with that under both."""
     epsilon = AT[begins]
     x, y = split.batch(torch.arange(len(split)), CPU)
     found, spent = timed(lambda: minimal.search(model, split, steps=STEPS, batch=64, device=CPU))
@@ -210,8 +211,8 @@ def accuracy(report: Report, begins: str, model: nn.Module, split: Split) -> Non
 
 
 def large() -> tuple[nn.Module, Split]:
-    """A ResNet-18 with random weights, whose BatchNorm knows such images, and noise to classify."""
-    import timm  # after core.model, which sees to torchvision
+    """A ResNet-18 with random weights and BatchNorm statistics of noise, and images of noise."""
+    import timm  # after core.model, which makes torchvision importable
 
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():

@@ -1,11 +1,11 @@
-"""What orchestrating costs, from a grid file to runs in a queue and back, beside other tools.
+"""Cost of orchestration, from a grid file to queued runs and their states, beside other tools.
 
     python benchmarks/orchestration.py [--peers FOLDER] [--out FILE.md] [--json FILE]
 
-Launches go to the real Slurm of the test bed, whose partition is down, so that jobs queue up and
-none starts. Times are of whole processes, start of python included, the best of three. `--peers`
-makes an environment there for dora-search and hydra-submitit-launcher, from PyPI (one pass each);
-what cannot be installed is skipped, with a line that says so.
+Launches use the real Slurm of the test bed with its partition down, so that jobs are queued but do
+not start. Times are of whole processes, including the start of Python, the best of three. `--peers`
+creates an environment in FOLDER for dora-search and hydra-submitit-launcher, from PyPI (one pass
+each); what cannot be installed is skipped, with a line that says so.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def overheads() -> Iterator[Row]:
 
 
 def _nothing(runs: int = 50) -> Row:
-    """What an attempt costs whose work is nothing: claim, heartbeat, log, word of its end."""
+    """Cost of an attempt without any work: claim, heartbeat, log, record of its outcome."""
     times = []
     with tempfile.TemporaryDirectory() as name:
         for number in range(runs):
@@ -93,13 +93,13 @@ def _nothing(runs: int = 50) -> Row:
             if claim is None or attempt.conduct(claim, dict, "nothing", None) != "done":
                 raise ValueError("the attempt is not done")
             times.append(time.perf_counter() - started)
-    note = "attempt.conduct with no work: claim, heartbeat, log, word of its end; the median"
-    return Row("a run whose work is nothing", runs, sorted(times)[runs // 2], note, "< 0.05 s each")
+    note = "attempt.conduct without work: claim, heartbeat, log, record of the outcome; the median"
+    return Row("a run without work", runs, sorted(times)[runs // 2], note, "< 0.05 s each")
 
 
 def _finished(runs: int = 21) -> Row:
-    """What a local worker spends on a run that is done but for its result: data, model, and the
-    finished checkpoint are read, nothing is computed, and the result is written."""
+    """Seconds that a local worker spends on a run that lacks only its result: it reads data, model
+    and the final checkpoint, computes nothing, and writes the result."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         grid = {**GRID, "grid": GRID["grid"] | {"schedule": ["standard"]}}
@@ -113,11 +113,11 @@ def _finished(runs: int = 21) -> Row:
             ends = sorted(path.stat().st_mtime for path in _launched(folder))
             best = min(best, (ends[-1] - ends[0]) / (runs - 1))
     note = "local executor: reads data, model and checkpoint, writes the result"
-    return Row("a run done but for its result", runs, best, note)
+    return Row("a run that lacks only its result", runs, best, note)
 
 
 def _launched(folder: Path) -> Iterator[Path]:
-    """Launch on this machine; the result of every run."""
+    """Launch on this machine; returns the result files of all runs."""
     subprocess.run(
         _launch(folder), env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True
     )
@@ -129,7 +129,7 @@ def _seconds(value: float | None) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, with machine and commit."""
+    """The rows as a page in Markdown, with machine and commit."""
     lines = ["# What orchestrating costs", "", f"{origin()}, {time.strftime('%Y-%m-%d')}", ""]
     lines += [
         f"Load {os.getloadavg()[0]:.1f} at the end; seconds are of wall clock and of CPU.",
@@ -157,7 +157,7 @@ def main() -> None:
             print(f"{row.what:32} {row.runs:>7,} {spent}  {row.note}", flush=True)
             rows.append(row)
 
-    take(statuses())  # first: a process's peak memory counts that of the one it was forked from
+    take(statuses())  # first, since a process's peak memory includes that of its parent at the fork
     take(planning())
     with tempfile.TemporaryDirectory() as name, Bed(acct="none", max_array_size=2001) as bed:
         queue = Queue(bed, Path(name))

@@ -1,8 +1,7 @@
-"""The same attack by other libraries, timed in the same process as ours.
+"""APGD by other libraries, timed in the same process as ours.
 
-They are installed once, into a folder of the user's cache that nothing else reads. Our own packages
-come first, so a peer uses our torch; torchattacks comes without its dependencies, which are years
-old.
+They are installed once, into a separate folder in the user's cache. This environment's packages
+come first, so peers use its torch; torchattacks is installed without its outdated dependencies.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ PEERS = {
     "pyautoattack": ("pyautoattack", ["pyautoattack==0.2.0"]),
     "adv-lib": ("adv_lib", ["--no-deps", "adv-lib==0.2.8"]),
 }
-"""Name -> module, and what pip is asked for."""
+"""Name -> module, arguments of pip."""
 
 Attack = Callable[[], Tensor]
 
 
 def folder() -> Path:
-    """Where the peers are installed."""
+    """The folder in which the peers are installed."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "epsweep" / f"peers-{sysconfig.get_python_version()}"
 
 
 def install() -> list[str]:
-    """Make the peers importable; one line for each that is not there and cannot be installed."""
+    """Make the peers importable; returns a line for each that could not be installed."""
     place = folder()
     python = place / "bin" / "python"
     if not python.exists():
         venv.create(place, with_pip=True)
     theirs = Path(sysconfig.get_path("purelib", vars={"base": str(place)}))
-    # pip finds there what is installed here, and does not install it again.
+    # With this, pip finds the packages of this environment and does not install them again.
     (theirs / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
     sys.path.append(str(theirs))
     problems = []
@@ -59,7 +58,7 @@ def install() -> list[str]:
             if done.returncode:
                 reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
                 problems.append(f"{name} is not compared, it could not be installed: {reason}")
-    # adv-lib imports visdom, which draws curves of its attacks if one asks for them.
+    # adv-lib imports visdom, which it needs only for plots.
     sys.modules.setdefault("visdom", ModuleType("visdom")).__dict__.setdefault("Visdom", object)
     return problems
 
@@ -67,8 +66,8 @@ def install() -> list[str]:
 def attack(
     name: str, model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int
 ) -> Attack | None:
-    """A peer's attack on the images x [B, C, H, W], which gives adversarial images; None where the
-    peer is not installed."""
+    """A function that runs a peer's attack on images x [B, C, H, W] and returns adversarial images;
+    None if the peer is not installed."""
     logging.getLogger("art").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

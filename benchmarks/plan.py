@@ -1,10 +1,10 @@
-"""What planning costs: a grid file to runs with ids, against the least any tool must do for it, and
-the whole command `sweep plan`.
+"""Cost of planning: from a grid file to runs with ids, compared with the least that any tool must
+do, and of the whole command `sweep plan`.
 
-The floor is itertools.product, a merge of two dicts and one SHA-256 of JSON per combination; it
-checks nothing. Both are CPU seconds of this process, the best of several passes. The command is
-measured with the start of python and its peak of memory, the best of three, for grids of half as
-many known datasets as folders, a schedule with a name of its own, and two evaluations.
+The floor is itertools.product, a merge of two dicts and a SHA-256 of JSON per combination, without
+checks. Both are CPU seconds of this process, the best of several passes. The command is measured
+including the start of Python, with its peak memory, the best of three; its grids have known
+datasets and folders, a schedule with a custom name, and two evaluations.
 
     python benchmarks/plan.py [--out benchmarks/results/plan.md]
 """
@@ -34,7 +34,7 @@ SCHEDULES = ["fix", "sched", "uniform", "auto", {"kind": "two_hinge", "T1": 5, "
 
 
 def axes(backbones: int, datasets: int, strengths: int, schedules: int) -> dict[str, list[Any]]:
-    """Axes of a grid, every value valid, by how many values each has."""
+    """Axes of a grid with as many values as the arguments say, all valid."""
     names = [f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")]
     names += [f"resnet{n}" for n in (18, 26, 34, 50, 101, 152)]
     names += [f"convnext_{size}" for size in ("atto", "femto", "pico", "nano", "tiny", "small")]
@@ -48,7 +48,7 @@ def axes(backbones: int, datasets: int, strengths: int, schedules: int) -> dict[
 
 
 def floor(product: dict[str, list[Any]]) -> int:
-    """Distinct hashes of every combination."""
+    """The number of distinct hashes of all combinations."""
     keys = list(product)
     ids = set()
     for values in itertools.product(*product.values()):
@@ -58,12 +58,12 @@ def floor(product: dict[str, list[Any]]) -> int:
 
 
 def ours(path: Path) -> int:
-    """Distinct ids of the runs of a grid file."""
+    """The number of distinct ids of the runs of a grid file."""
     return len({run.id for run in load_grid(path).runs})
 
 
 def cpu_seconds(work: Callable[[], int], runs: int, passes: int) -> float:
-    """CPU seconds of the fastest pass. Raises ValueError if a pass loses a run."""
+    """CPU seconds of the fastest pass. Raises ValueError unless each returns `runs`."""
     best = float("inf")
     for _ in range(passes):
         start = time.process_time()
@@ -75,7 +75,7 @@ def cpu_seconds(work: Callable[[], int], runs: int, passes: int) -> float:
 
 
 class Cost(NamedTuple):
-    """CPU seconds to plan so many runs, and the least any tool needs."""
+    """CPU seconds to plan `runs` runs: the floor's (`least`) and ours (`spent`)."""
 
     runs: int
     least: float
@@ -83,7 +83,7 @@ class Cost(NamedTuple):
 
 
 def costs() -> Iterator[Cost]:
-    """Of 1,440 and of 100,000 runs."""
+    """Costs of planning 1,440 and 100,000 runs."""
     for shape, seeds, passes in (((8, 5, 4, 3), 3, 7), ((20, 10, 10, 5), 10, 3)):
         product = axes(*shape)
         data = {"name": "plan", "base": BASE, "grid": product, "seeds": list(range(seeds))}
@@ -97,7 +97,7 @@ def costs() -> Iterator[Cost]:
 
 
 class Command(NamedTuple):
-    """One `sweep plan`."""
+    """Cost of one `sweep plan`: CPU seconds and MB."""
 
     what: str
     runs: int
@@ -111,7 +111,7 @@ GOALS |= {(100_000, "--json"): "< 9 s, < 600 MB"}
 
 
 def commands() -> Iterator[Command]:
-    """`sweep plan` and `sweep plan --json` of ever more runs."""
+    """Costs of `sweep plan` and `sweep plan --json` for increasing numbers of runs."""
     with tempfile.TemporaryDirectory() as name:
         environ = status.environ(Path(name))
         for runs, seeds in ((1_440, 0), (10_000, 1), (30_000, 3), (100_000, 10)):
@@ -135,7 +135,7 @@ def _many(folder: Path, seeds: int) -> str:
 
 
 def report() -> Iterator[str]:
-    """The lines of a page, as they are measured."""
+    """Yields the lines of the page as they are measured."""
     yield from ("# What planning costs", "", f"{origin()}, {time.strftime('%Y-%m-%d')}")
     yield f"Load {os.getloadavg()[0]:.1f} at the beginning; seconds are of CPU."
     yield from ("", "| what | runs | CPU | per run | peak | goal |", "|:--|--:|--:|--:|--:|:--|")

@@ -1,7 +1,7 @@
-"""The published training loop, written anew and plainly: what our step is compared with.
+"""A plain rewrite of the published training loop, with which our step is compared.
 
-Every step attacks, at eps = 0 too, through a model whose parameters ask for gradients; each
-quantity is a new tensor, and images are picked by index.
+Like the original, it attacks at every step, even at eps = 0, through a model whose parameters
+require gradients; each quantity is a new tensor, and images are selected by index.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 
 def attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, steps: int) -> Tensor:
-    """The point of highest loss of APGD from the clean images: steps + 1 forwards, steps gradients.
+    """APGD's points of highest loss, from the clean images: steps + 1 forwards, `steps` gradients.
 
-    Its first step counts as a rise in any case, since it is compared with a loss of 0.
+    The first step always counts as a rise, since it is compared with a loss of 0.
     """
 
     def look(point: Tensor, last: bool) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def step(
     epsilon: float,
     steps: int,
 ) -> float:
-    """One step of adversarial training; the loss is read at once, for a progress bar."""
+    """One step of adversarial training; reads the loss at once, as for a progress bar."""
     model.eval()
     attacked = attack(model, x, y, epsilon, steps)
     model.train()

@@ -1,4 +1,4 @@
-"""A queue to launch into, and what a launch costs: its time, its questions to Slurm, its files."""
+"""A queue to launch into, and the cost of a launch: time, calls of Slurm, files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PASSES = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One figure, and the goal it has to meet."""
+    """A measurement, and the goal for it."""
 
     what: str
     runs: int
@@ -28,11 +28,11 @@ class Row:
     note: str = ""
     goal: str = ""
     cpu: float | None = None
-    """CPU seconds, where they were taken: what a busy machine changes least."""
+    """CPU seconds, if measured: they depend least on the machine's load."""
 
 
 class Queue:
-    """A bed that takes jobs and starts none, and counts what it is asked."""
+    """A test bed that queues jobs without starting them, and counts calls of Slurm's commands."""
 
     def __init__(self, bed: Bed, folder: Path) -> None:
         self.bed, self.folder = bed, folder
@@ -66,7 +66,8 @@ class Queue:
         self, what: str, runs: int, command: Callable[[Path], list[str]], goal: str = "",
         passes: int = PASSES, **environ: str,
     ) -> Row:  # fmt: skip
-        """Launch into a new folder, `passes` times. Raises ValueError where jobs are missing."""
+        """Launch into a new folder, `passes` times; the best time. Raises ValueError if the launch
+        fails or jobs are missing in the queue."""
         best = (float("inf"), 0.0)
         for _ in range(passes):
             with tempfile.TemporaryDirectory(dir=self.folder) as name:
@@ -86,7 +87,8 @@ class Queue:
 
 
 def _timed(line: list[str], environ: dict[str, str], folder: Path) -> tuple[float, float]:
-    """(wall, CPU) seconds of a process and its children. Raises ValueError with its last line."""
+    """(wall, CPU) seconds of a process and its children. Raises ValueError with the last line of
+    its output if it fails."""
     with tempfile.TemporaryFile() as said:
         started = time.perf_counter()
         process = subprocess.Popen(line, env=environ, cwd=folder, stdout=said, stderr=said)

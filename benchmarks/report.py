@@ -1,6 +1,6 @@
-"""How benchmarks measure and what they leave: CPU seconds, gates, and a page in Markdown.
+"""Helpers of the benchmarks: CPU seconds, gates, and a page in Markdown.
 
-The page says on which machine, under which load and from which commit its numbers come.
+The page states machine, load and commit of its numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Work = Callable[[], object]
 
 
 def seconds(variants: dict[str, Work], repetitions: int) -> dict[str, float]:
-    """CPU seconds of each variant: the least of so many, which other processes disturb least. The
-    variants take turns, after one round to warm up."""
+    """CPU seconds of each variant: the minimum of `repetitions`, which other processes affect
+    least. Variants alternate, after one warm-up round."""
     spent: dict[str, list[float]] = {name: [] for name in variants}
     for repetition in range(repetitions + 1):
         for name, work in variants.items():
@@ -35,7 +35,7 @@ def seconds(variants: dict[str, Work], repetitions: int) -> dict[str, float]:
 
 @dataclass
 class Report:
-    """Prints as it grows; `write` keeps it."""
+    """A page that is printed line by line; `write` stores it."""
 
     title: str
     about: str
@@ -48,7 +48,7 @@ class Report:
         self.lines.append(line)
 
     def section(self, title: str, *columns: str) -> None:
-        """A heading and, with columns, the head of a table."""
+        """Add a heading and, if columns are given, the head of a table."""
         self.say(f"\n## {title}\n")
         if columns:
             self.row(*columns)
@@ -59,11 +59,11 @@ class Report:
         self.say(f"| {' | '.join(shown)} |")
 
     def gate(self, name: str, value: float, limit: float) -> None:
-        """A number that must not be above its limit."""
+        """Add a gate: `value` must not exceed `limit`."""
         self.gates.append((name, value, limit))
 
     def close(self) -> bool:
-        """Print the gates; whether all of them hold."""
+        """Print the gates; returns whether all of them hold."""
         if self.gates:
             self.section("Gates", "gate", "measured", "limit", "")
         for name, value, limit in self.gates:

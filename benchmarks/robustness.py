@@ -1,6 +1,6 @@
 """Expected robustness in modes `exact` and `fast`: cost, and agreement with independent attacks.
 
-A part of benchmarks/engine.py.
+Part of benchmarks/engine.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @contextmanager
 def many_images(images: int) -> Iterator[None]:
-    """Draw this many test images of `plane` per class that the small network knows."""
+    """Draw so many images of `plane` that `images` have classes that the small network knows."""
     sizes, before = drawn.SIZES["plane"], drawn.SIZES["plane"]["test"]
     sizes["test"] = images // tiny.CLASSES * drawn.CLASSES["plane"]
     try:
@@ -40,8 +40,8 @@ HOW: dict[str, Any] = {"steps": 10, "batch": 128, "device": CPU}
 
 
 def measure(report: Report, few: int, many: int) -> None:
-    """Costs on a few and on many images (an audit looks at about as many of either), and agreement
-    on the few."""
+    """Measure costs on few and on many images, since an audit takes about the same number of both,
+    and agreement on the few."""
     with many_images(many):
         trained = tiny.train_one()
     net, split = trained.net, trained.test.first(few)
@@ -57,7 +57,7 @@ def measure(report: Report, few: int, many: int) -> None:
 def costs(
     report: Report, net: nn.Module, split: Split, repetitions: int
 ) -> tuple[queue.Search, queue.Search]:
-    """Forwards, gradients and time of each mode; returns what exact and fast found."""
+    """Measure forwards, gradients and time of each mode; returns the exact and the fast search."""
 
     def naive() -> None:
         for epsilon in GRID[1:]:
@@ -108,8 +108,8 @@ def agreement(
     exact: queue.Search,
     quick: queue.Search,
 ) -> None:
-    """Flags against one independent attack per strength, written a second time, image by image;
-    accuracies against pyautoattack's APGD, which begins at random points."""
+    """Compare flags with a second, image-by-image implementation that makes one independent attack
+    per strength, and accuracies with pyautoattack's APGD, which starts at random points."""
     report.section(
         f"Accuracy (%) of {len(y)} images",
         "eps x 255",
@@ -122,7 +122,7 @@ def agreement(
     standing = torch.ones(len(y), dtype=torch.bool)
     for level, epsilon in enumerate(grid):
         alone = ~plain.attack(model, x, y, [epsilon] * len(y), 10).fooled
-        standing &= alone  # what is broken stays broken
+        standing &= alone  # an image broken at a smaller strength stays broken
         row = []
         for mode, found in (("exact", exact), ("fast", quick)):
             right = torch.from_numpy(found.critical > level)

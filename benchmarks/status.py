@@ -1,11 +1,11 @@
-"""What `sweep status` costs: seconds, memory and questions to Slurm, against the least any tool
-must do for it, which is to list every run's folder and parse the files that tell its state.
+"""Cost of `sweep status`: seconds, memory and calls of Slurm, compared with the least that any tool
+must do, which is to list every run's folder and parse the files that show its state.
 
     python benchmarks/status.py [--runs 1440 10000]
 
-Makes stores of made-up but format-true run folders: a quarter each done, running, failed and
-waiting in a Slurm array. squeue and sacct are stand-ins that count their calls. Times are wall
-seconds of a whole `sweep status`, start of python included; the floor is one process's too.
+Makes stores of invented run folders in the real format: a quarter each done, running, failed and
+waiting in a Slurm array. squeue and sacct are stand-ins that count their calls. Times are of whole
+processes, including the start of Python, also for the floor.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from sweep.submit import submissions
 
 ROOT = Path(__file__).parents[1]
 IMAGES = 5000
-"""Of the evaluation of a run that is done."""
+"""Number of images in the evaluation of a finished run."""
 SWEEP = (sys.executable, "-c", "from epsweep.command import main; main()")
-"""The console script, of this checkout."""
+"""The console script of this checkout."""
 STATES = ("done", "running", "failed", "pending")
 EVALUATION = {
     "config": {"attack": "apgd-ce", "norm": "linf", "split": "test"},
@@ -56,7 +56,7 @@ for run in os.scandir(sys.argv[1]):
 
 
 def make(folder: Path, runs: int) -> tuple[Grid, Store]:
-    """A grid file, and a store in which its runs stand everywhere."""
+    """Write a grid file and a store with its runs in all four states."""
     data = {
         "name": "many",
         "base": {"epochs": 50},
@@ -80,7 +80,7 @@ def make(folder: Path, runs: int) -> tuple[Grid, Store]:
 
 
 def begin(folder: Path, state: str, evals: list[str]) -> None:
-    """The files of a run that a process on another machine works on, or has ended."""
+    """Write the files of a run that is running on another machine, or has ended."""
     folder.mkdir(parents=True)
     claim = {
         "attempt": 1,
@@ -111,7 +111,7 @@ def begin(folder: Path, state: str, evals: list[str]) -> None:
 
 
 def queue(loaded: Grid, sweep: SweepDir) -> None:
-    """One array for all runs: those that have begun are settled, the others wait."""
+    """Record the submission of all runs as one Slurm array."""
     write_jsonl(
         sweep.path / "submission-0001.jsonl",
         (submissions.manifest_row(run) | {"after": 0} for run in loaded.runs),
@@ -122,7 +122,7 @@ def queue(loaded: Grid, sweep: SweepDir) -> None:
 
 
 def scheduler(folder: Path, runs: int) -> Path:
-    """squeue and sacct that answer for the array, and note each call."""
+    """Write scripts squeue and sacct that answer for the array and record each call."""
     waiting = ",".join(str(i) for i in range(3, runs, 4))
     answer = f"7_[{waiting}%64]|PENDING|Resources||0|N/A|many|"
     for name, text in (("squeue", answer), ("sacct", "")):
@@ -134,19 +134,19 @@ def scheduler(folder: Path, runs: int) -> Path:
 
 
 def environ(folder: Path) -> dict[str, str]:
-    """Of a command of this checkout with its byte code kept in `folder`, as an installation has it
-    beside its modules."""
+    """The environment for a command of this checkout, with byte code cached in `folder` as an
+    installation caches it beside its modules."""
     kept = {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | kept
 
 
 def measure(command: list[str], variables: dict[str, str]) -> tuple[float, float, float]:
-    """(wall seconds, CPU seconds, MB) of a process; the fastest of three."""
+    """(wall seconds, CPU seconds, MB of peak memory) of a command; the fastest of three."""
     best = (float("inf"), 0.0, 0.0)
     for _ in range(3):
         started = time.perf_counter()
         process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
-        _, ended, used = os.wait4(process.pid, 0)  # of this process alone, and its own children
+        _, ended, used = os.wait4(process.pid, 0)  # usage of this process and its children only
         wall = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(ended)
         if process.returncode:
@@ -156,7 +156,7 @@ def measure(command: list[str], variables: dict[str, str]) -> tuple[float, float
 
 
 class Cost(NamedTuple):
-    """Of one `sweep status`: seconds, MB, questions to Slurm, and the seconds of the floor."""
+    """Cost of a `sweep status`: wall and CPU seconds, MB, Slurm calls; and seconds of the floor."""
 
     runs: int
     wall: float
@@ -167,7 +167,7 @@ class Cost(NamedTuple):
 
 
 def cost(runs: int) -> Cost:
-    """Of a store with so many runs."""
+    """The cost for a store with `runs` runs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         loaded, store = make(folder, runs)

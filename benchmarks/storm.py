@@ -1,14 +1,15 @@
-"""A storm over the demo: a real Slurm whose daemons, nodes, jobs and processes die while it runs.
+"""Fault injection: the demo on a real Slurm whose daemons, nodes, jobs and processes are killed.
 
-Pretraining and fine-tuning of `sweep demo` go through `sweep launch` to a test bed of two nodes.
-Meanwhile two jobs are requeued, a process is killed, a job is cancelled, another preempted, a node
-loses its slurmd, another its power, and slurmctld is killed. What is not queued again by itself is
-launched and retried, as a user would. In the end every run has to be done, none may have been held
-by two attempts at once, and the tables have to be those of a calm execution on this machine.
+`sweep launch` sends pretraining and fine-tuning of `sweep demo` to a test bed of two nodes. During
+this "storm", two jobs are requeued, a process is killed, a job is cancelled, another preempted, a
+node loses its slurmd, another its power, and slurmctld is killed. Runs that Slurm does not requeue
+are launched and retried, as a user would do. In the end every run must be done, none may have been
+held by two attempts at once, and the tables must equal those of an undisturbed execution on this
+machine, here called calm.
 
     python benchmarks/storm.py [--small] [--out benchmarks/results/storm.txt]
 
-Half an hour on two cores at most; `--small` (8 runs of 6 epochs) takes two minutes.
+Takes up to half an hour on two cores; `--small` (8 runs of 6 epochs) takes two minutes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from core.store.json_files import read_jsonl
 from slurm.testbed import Bed, BedError
 
 BED: dict[str, Any] = {"nodes": 2, "gpus": 4, "cpus": 2, "kill_wait": 2, "slurmd_timeout": 8}
-"""Eight GPUs, but four runs at a time: a node has two CPUs, and a run takes one."""
+"""Eight GPUs, but only four runs at a time, since a node has two CPUs and a run uses one."""
 ENV = {"EPSWEEP_HEARTBEAT_S": "1", "EPSWEEP_STALE_S": "20"}
 PROFILES: dict[str, dict[str, Any]] = {
     "slurm": {
@@ -66,32 +67,33 @@ SMALL: dict[str, dict[str, Any]] = {
         "grid.schedule": ["fix", "sched"],
     },
 }
-"""What makes the demo small: two pretrainings of one epoch, and eight runs of six."""
+"""Changes for the small demo: two pretrainings of one epoch and eight runs of six."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a storm left behind."""
+    """The result of a storm."""
 
     states: dict[str, int]
+    """Number of runs in each state."""
     attempts: dict[str, int]
-    """How many attempts at all runs ended how."""
+    """Number of attempts, over all runs, with each outcome."""
     overlaps: list[str]
     """Runs that two attempts held at the same time."""
     differing: list[str]
-    """Runs whose metrics or evaluations are not, to the last digit, those of the calm execution."""
+    """Runs whose metrics or evaluations differ in any digit from those of the calm execution."""
     tables: tuple[str, str]
-    """What `sweep tables` prints: after the storm, after the calm."""
+    """Output of `sweep tables` after the storm and after the calm execution."""
 
     @property
     def fine(self) -> bool:
-        """Whether the storm changed nothing."""
+        """Whether all runs are done with the results of the calm execution."""
         lost = self.overlaps or self.differing or self.tables[0] != self.tables[1]
         return set(self.states) == {"done"} and not lost
 
 
 def write(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
-    """The two grids of the demo with changes ({grid: {dotted place: value}}), and the profiles."""
+    """Write the demo's two grids with changes ({grid: {dotted key: value}}), and the profiles."""
     for name in ("demo_source", "demo"):
         text: Any = yaml.safe_load((ROOT / "grids" / f"{name}.yaml").read_text())
         for place, value in changes.get(name, {}).items():
@@ -106,7 +108,7 @@ def write(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
 
 
 def measured(run: RunDir) -> list[Any]:
-    """What a run measured: every epoch and every evaluation, without timings."""
+    """The results of a run: all epochs and evaluations, without timings."""
     timed = {"seconds", "images_per_s"}
     rows = [{k: v for k, v in row.items() if k not in timed} for row in read_jsonl(run.metrics)]
     evals = [json.loads(file.read_text()) for file in sorted(run.path.glob("evals/*.json"))]
@@ -114,7 +116,8 @@ def measured(run: RunDir) -> list[Any]:
 
 
 def overlaps(run: RunDir) -> bool:
-    """Whether an attempt began before the one before it had ended, as far as that could say so."""
+    """Whether attempts are not numbered 1, 2, ..., or one began before the recorded end of the
+    previous one."""
     rows = read_jsonl(run.attempts)
     numbered = [row["attempt"] for row in rows] == [*range(1, len(rows) + 1)]
     return not numbered or any(
@@ -124,14 +127,14 @@ def overlaps(run: RunDir) -> bool:
 
 
 def calm(place: Place) -> None:
-    """Both grids, one after the other, undisturbed."""
+    """Run both grids, one after the other, undisturbed."""
     place.launch("demo_source")
     place.publish()
     place.launch("demo")
 
 
 def run_storm(bed: Bed, place: Place) -> None:
-    """Both grids on the bed, the second one under the storm."""
+    """Run both grids on the bed, the second one during the storm."""
     weather = Storm(bed, place)
     place.launch("demo_source")
     weather.calm_down("demo_source")
@@ -142,7 +145,7 @@ def run_storm(bed: Bed, place: Place) -> None:
 
 
 def compare(stormy: Place, calm: Place) -> Outcome:
-    """The stores after a storm and after a calm execution."""
+    """Compare the stores after a storm and after a calm execution."""
     runs = [run for name in ("demo_source", "demo") for run in stormy.grid(name).runs]
     folders = [stormy.store.run(run.id) for run in runs]
     ends = Counter(row["outcome"] for f in folders for row in read_jsonl(f.attempts))
@@ -157,11 +160,11 @@ def compare(stormy: Place, calm: Place) -> Outcome:
 
 
 def play(folder: Path, bed: Bed, say: Callable[[str], None], *, small: bool) -> Outcome:
-    """The calm execution, the storm, and the comparison. The bed has to be up, and this process
-    has to have its environment."""
+    """Make the calm execution, then the storm, and compare them. The bed must be up, and this
+    process must have its environment variables."""
     write(folder, SMALL if small else {})
     two = ",".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
-    # A local worker takes its share of the CPUs it may use: with two for two it is one thread.
+    # Two local workers divide the CPUs they may use: with two CPUs, each has one thread.
     quiet = Place(folder, "local", {}, say, ["taskset", "-c", two])
     say("calm execution on this machine")
     calm(quiet)
@@ -172,7 +175,7 @@ def play(folder: Path, bed: Bed, say: Callable[[str], None], *, small: bool) -> 
 
 
 def origin() -> str:
-    """Machine and commit of a measurement, on one line."""
+    """Machine and commit of a measurement, as one line."""
     code, cpus = source.state(), len(os.sched_getaffinity(0))
     commit = f"{str(code['commit'])[:7]}{' with changes' if code['dirty'] else ''}"
     with suppress(OSError):

@@ -1,13 +1,14 @@
-"""Do the suggestions of `sweep suggest-backbone` beat simple rules on datasets they have not seen?
+"""Do the suggestions of `sweep suggest-backbone` beat simple rules on unseen datasets?
 
     python benchmarks/suggest_backbone.py [--out FILE.md]
 
 Each of the six published datasets is held out in turn. A rule sees the other five and spends a
-budget of GPU-hours on tries, whose outcomes are the published accuracies of the dataset held out;
-its regret is what the best of all configurations has there above the best of its tries, in points
-of the mean over a threat model. The rules: the suggestions; the biggest backbones first; the
-published ranking (Borda counts over all five accuracies), made of the other five datasets. All skip
-what the rest of the budget does not pay for, and go on until nothing fits.
+budget of GPU-hours on configurations, whose results are the published accuracies on the dataset
+held out. Its regret is the accuracy of the best of all configurations there, minus that of the best
+one tried, in points of the mean over a threat model. The rules: the suggestions; the largest
+backbones first; the published ranking (Borda counts over all five accuracies), from the other five
+datasets. Each rule skips what the rest of the budget does not cover, and goes on until nothing
+fits.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ Hours = Mapping[Key, float]
 
 
 def tries(order: list[Key], hours: Hours, budget: float) -> Iterator[Key]:
-    """What a budget pays for, in order."""
+    """The configurations that a budget covers, tried in order."""
     for one in order:
         if hours[one] <= budget:
             budget -= hours[one]
@@ -56,7 +57,7 @@ def tries(order: list[Key], hours: Hours, budget: float) -> Iterator[Key]:
 
 
 def orders(seen: pd.DataFrame, able: list[Key]) -> dict[str, list[Key]]:
-    """The rules that are orders, from the datasets seen."""
+    """The rules that are fixed orders, from the datasets seen: rule -> configurations."""
     borda = points(seen).sum(axis=1).groupby([seen["backbone"], seen["loss"]]).sum()
     by_borda = sorted(able, key=lambda one: -borda[one])
     by_size = sorted(able, key=lambda one: (-(params(one[0]) or 0), -LOSSES.index(one[1])))
@@ -64,7 +65,7 @@ def orders(seen: pd.DataFrame, able: list[Key]) -> dict[str, list[Key]]:
 
 
 def regrets(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per dataset held out, threat model, budget and rule; budget inf: a single try."""
+    """A row per dataset held out, threat model, budget and rule; budget inf means a single try."""
     rows = []
     for ours, held_out in DATASETS.items():
         known = hours_of(ours, PROTOCOL, Store.at("outputs"), load_profile("local"))

@@ -1,4 +1,4 @@
-"""What a storm does to runs on a test bed: jobs, processes, daemons and nodes that go away."""
+"""The faults that a storm injects on a test bed: loss of jobs, processes, daemons and nodes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from sweep.grid import Grid, Run, load_grid
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 240.0
-"""Seconds in which something has to happen; importing torch takes long on a busy machine."""
+"""Seconds to wait for an event; importing torch takes long on a busy machine."""
 DOWN_S = 2.0
-"""How long a daemon or node is away."""
+"""Seconds for which a daemon or node is down."""
 
 
 @dataclass
 class Place:
-    """One store with the two grids of the demo, driven through the command line."""
+    """A store with the demo's two grids, used through the command line."""
 
     folder: Path
     profile: str
     environ: dict[str, str]
     say: Callable[[str], None]
     threads: list[str] = field(default_factory=list)
-    """A command before the command, which limits it to as many CPUs as it has workers."""
+    """A prefix for commands, such as taskset, that limits them to as many CPUs as workers."""
 
     @property
     def store(self) -> Store:
@@ -43,7 +43,7 @@ class Place:
         return load_grid(self.folder / f"{name}.yaml")
 
     def sweep(self, verb: str, name: str, *options: str) -> str:
-        """What `sweep VERB GRID` prints. Raises CalledProcessError."""
+        """The output of `sweep VERB GRID`. Raises CalledProcessError."""
         if verb in ("launch", "retry"):
             options = (*options, "--profile", str(self.folder / f"{self.profile}.yaml"))
         command = [sys.executable, "-m", "sweep.cli", verb, str(self.folder / f"{name}.yaml")]
@@ -58,32 +58,32 @@ class Place:
         return done.stdout
 
     def launch(self, name: str, verb: str = "launch") -> None:
-        """Launch or retry a grid, and say what came of it."""
+        """Launch or retry a grid, and report what was submitted."""
         said = self.sweep(verb, name).splitlines()
         told = [line for line in said if "submitted" in line or "nothing to" in line]
         self.say(f"sweep {verb} {name}: {'; '.join(told) or 'done'}")
 
     def states(self, name: str) -> dict[str, int]:
-        """How many runs are in which state."""
+        """Number of runs in each state."""
         counts = launcher.look(self.grid(name), self.store).counts
         return {str(state): n for state, n in counts.items() if n}
 
     def publish(self) -> None:
-        """Make the pretrained checkpoints the weights that the demo starts from."""
+        """Install the pretrained checkpoints as the weights that the demo starts from."""
         demo.publish(self.grid("demo_source"), self.grid("demo"), self.store)
 
 
 @dataclass
 class Storm:
-    """The disturbances, each of which waits for somebody to meet."""
+    """The faults; each waits until there is a run to hit."""
 
     bed: Bed
     place: Place
     met: set[str] = field(default_factory=set)
-    """Runs that were struck by name: others come first."""
+    """Runs that were hit already; others are preferred."""
 
     def strike(self) -> None:
-        """Everything once, in an order in which one trouble meets the consequences of the last."""
+        """Inject all faults, in an order in which each hits while the last one has consequences."""
         self.requeue()
         self.kill()
         self.lose_slurmd()
@@ -111,7 +111,7 @@ class Storm:
         self.place.launch("demo", "retry")
 
     def preempt(self) -> None:
-        """A job of higher priority that needs the whole node of a run."""
+        """Submit a job of higher priority that needs the whole node of a run."""
         node = self._node(self._meet("a job of higher priority takes the node of"))
         whole = ("-p", "main", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
         job = self.bed.run("sbatch", "--parsable", *whole).strip()
@@ -119,7 +119,7 @@ class Storm:
         self._wait(lambda: bool(self.bed.run(*begun).strip()), "the job to take it")
 
     def lose_slurmd(self) -> None:
-        """The daemon alone: its jobs run on, and nobody may notice."""
+        """Kill only slurmd on a node; its jobs keep running and must not be affected."""
         node = self._node(self._meet("slurmd killed under"))
         self.bed.stop_daemon(node)
         time.sleep(DOWN_S)
@@ -127,7 +127,7 @@ class Storm:
         self.place.say(f"slurmd of {node} is back")
 
     def crash(self) -> None:
-        """Daemon, steps and processes of a node are gone at once; it boots, and has no jobs."""
+        """Kill daemon, steps and processes of a node at once; then start it again without jobs."""
         node = self._node(self._meet("power cut at the node of"))
         self.bed.crash(node)
         time.sleep(DOWN_S)
@@ -136,7 +136,7 @@ class Storm:
         self.place.say(f"{node} is back")
 
     def lose_slurmctld(self) -> None:
-        """Killed: it forgets what it has not written down yet."""
+        """Kill slurmctld, which loses what it has not yet saved."""
         self.bed.stop_daemon("slurmctld")
         self.place.say("slurmctld killed")
         time.sleep(DOWN_S)
@@ -145,7 +145,7 @@ class Storm:
         self.place.say("slurmctld is back")
 
     def calm_down(self, name: str) -> None:
-        """Launch and retry, as a user would, until every run is done, or that does not help."""
+        """Launch and retry, as a user would, until every run is done, at most six times."""
         for _ in range(6):
             self._wait(lambda: not self._busy(name), "the queue to empty", 10 * PATIENCE_S)
             states = self.place.states(name)
@@ -162,7 +162,8 @@ class Storm:
         return any(s.state in ("pending", "running") and not s.held for s in seen)
 
     def _meet(self, trouble: str) -> Holder:
-        """The run to strike: one that has just begun to train, so that there is much to lose."""
+        """Wait for a run to hit and return its claim: the one least far in its training, so that
+        most of it is still to come. trouble: for the log."""
         runs = self.place.grid("demo").runs
         found: list[tuple[float, str]] = []
 
@@ -181,18 +182,18 @@ class Storm:
         return current
 
     def _is_fresh(self, run: Run) -> bool:
-        """Neither struck before nor done."""
+        """Whether a run was neither hit before nor is done."""
         return run.id not in self.met and not self.place.store.run(run.id).result.exists()
 
     def _at(self, run: Run) -> list[tuple[float, str]]:
-        """(share done, id) of a run that is in training."""
+        """[(share done, id)] of a run that is being trained, else []."""
         current = find_holder(self.place.store.run(run.id))
         if current is None or not current.live:
             return []
         progress = current.info.get("progress") or {}
         finished, wanted = progress.get("epoch", 0), run.config.epochs
         begun = progress.get("phase") == "train" and 1 <= finished < wanted - 1
-        # After a power cut the last heartbeat looks alive for a while; the process is gone.
+        # After a power cut the last heartbeat still counts for a while: check the process, too.
         begun = begun and Path(f"/proc/{current.info['pid']}").exists()
         return [(finished / wanted, run.id)] if begun else []
 

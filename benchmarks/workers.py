@@ -1,11 +1,11 @@
-"""What it costs that many workers share one store: claims per second, file-system operations per
-claim, and whether every run is done exactly once.
+"""Cost of many workers sharing one store: claims per second, file-system operations per claim, and
+whether every run is done exactly once.
 
-    flock LOCK python benchmarks/workers.py [--runs 10000] [--workers 200] [--root FOLDER]
+    python benchmarks/workers.py [--runs 10000] [--workers 200] [--root FOLDER]
 
-Each worker is a forked process that does what `sweep work` does, but for the run itself: it looks
+Each worker is a forked process that does the same as `sweep work` except the run itself: it looks
 for a run, claims it (with heartbeat, log and record of the attempt), writes its result and releases
-it. Operations are calls of Python that reach the file system, counted in the processes themselves.
+it. Operations are Python's calls to the file system, counted in the workers.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ CALLS = (
     *("stat", "lstat", "open", "listdir", "scandir", "access", "utime", "fsync"),
     *("mkdir", "rename", "replace", "unlink", "remove", "rmdir", "link"),
 )
-"""Of module os; `open` of files is counted as `open`, too."""
+"""Functions of module os that are counted; the built-in `open` is counted as `open`, too."""
 
 
 class Found(NamedTuple):
-    """What one set of workers did."""
+    """Result of one set of workers."""
 
     workers: int
     runs: int
@@ -58,7 +58,7 @@ class Found(NamedTuple):
     operations: Counter[str]
     done: list[str]
     missed: int
-    """Claims that another worker was faster with."""
+    """Number of claims that failed because another worker was faster."""
     problems: list[str]
 
     @property
@@ -68,7 +68,7 @@ class Found(NamedTuple):
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """The operations of this process while inside."""
+    """Counts the file-system operations of this process inside the context."""
     calls: Counter[str] = Counter()
 
     def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ def counted() -> Iterator[Counter[str]]:
 
 
 def worker(runs: list[Run], root: Path, in_order: bool, gate: Any, results: Any) -> None:
-    """One process: waits for the others, then shares the runs."""
+    """The main function of a worker: wait for the others, then share the runs with them."""
     store, done, missed = Store(root), list[str](), 0
 
     def do(run: Run) -> str:
@@ -105,7 +105,7 @@ def worker(runs: list[Run], root: Path, in_order: bool, gate: Any, results: Any)
         done.append(run.id)
         return outcome
 
-    gc.freeze()  # what the parent has made would be looked through after every run
+    gc.freeze()  # otherwise garbage collection would scan the parent's objects after every run
     gate.wait()
     with counted() as operations:
         if in_order:
@@ -117,7 +117,7 @@ def worker(runs: list[Run], root: Path, in_order: bool, gate: Any, results: Any)
 
 
 def _finish(run: Run, claim: Claim) -> None:
-    """What is left of a run that does nothing: the files that make it done."""
+    """Write the files that make a run count as done."""
     folder = claim.run
     for item in run.evals:
         folder.write(folder.eval_flags(item.id), lambda file: file.write(b""))
@@ -130,7 +130,7 @@ def _finish(run: Run, claim: Claim) -> None:
 
 
 def measure(runs: list[Run], workers: int, folder: Path, in_order: bool = False) -> Found:
-    """A new store, and that many workers on it."""
+    """Let `workers` workers share a new store. in_order: each goes through the runs in order."""
     root = Path(tempfile.mkdtemp(dir=folder))
     context = multiprocessing.get_context("fork")
     gate, results = context.Barrier(workers + 1), context.SimpleQueue()
@@ -155,7 +155,7 @@ def measure(runs: list[Run], workers: int, folder: Path, in_order: bool = False)
 
 
 def _problems(runs: list[Run], store: Store, done: list[str]) -> Iterator[str]:
-    """By the workers' own lists and, apart from these, by the records in the store."""
+    """Runs that were lost or done twice, by the workers' lists and by the records in the store."""
     if twice := [name for name, count in Counter(done).items() if count > 1]:
         yield f"{len(twice)} runs were done twice, such as {twice[0]}"
     if lost := {run.id for run in runs} - {*done}:
@@ -175,9 +175,9 @@ def page(found: list[Found], raced: Found, largest: Found, folder: Path) -> str:
         f"{os.cpu_count()} cores ({platform.machine()}), store on {_kind(folder)}, {commit}, "
         f"{now()[:10]}; load {os.getloadavg()[0]:.1f} at the end.",
         "",
-        "What `python benchmarks/workers.py` measures: light processes that do what `sweep work`",
-        "does, but for the run itself, which only writes its files. All processes share these",
-        "cores, so claims per second say what the cores allow, not the file system.",
+        "What `python benchmarks/workers.py` measures: light processes that do the same as",
+        "`sweep work`, except that a run only writes its files. All processes share these cores,",
+        "so claims per second are limited by the cores, not by the file system.",
         "",
         "| workers | runs | seconds | claims per second | operations per claim | claims missed |",
         "|--:|--:|--:|--:|--:|--:|",
@@ -186,8 +186,7 @@ def page(found: list[Found], raced: Found, largest: Found, folder: Path) -> str:
         lines.append(_row(one))
     lines += [
         "",
-        "If every worker takes the next run that nobody holds, from the first one on, as workers",
-        "that share a list do:",
+        "If every worker instead goes through the list from the start and takes the next free run:",
         "",
         "| workers | runs | seconds | claims per second | operations per claim | claims missed |",
         "|--:|--:|--:|--:|--:|--:|",
@@ -220,7 +219,7 @@ def _row(one: Found) -> str:
 
 
 def _kind(folder: Path) -> str:
-    """The file system of a folder."""
+    """The type of a folder's file system."""
     best = ("", "?")
     for line in Path("/proc/mounts").read_text().splitlines():
         _, place, kind, *_ = line.split()

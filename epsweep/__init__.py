@@ -1,6 +1,6 @@
-"""What a script or a notebook needs of epsweep: results, trained models, attacks, and launches.
+"""The Python interface for scripts and notebooks: results, trained models, attacks and launches.
 
-Importing it costs nothing: each function imports what it needs when it is first used. From then on
+Importing it is cheap: a function's dependencies are imported when it is first used. From then on
 `core`, `sweep`, `slurm` and `analysis` are epsweep's packages in this process. See docs/python.md.
 """
 
@@ -53,7 +53,7 @@ _HOMES = {
     "Accuracies": "core.run.any_model",
     **dict.fromkeys(("ClusterError", "ConfigError", "DamagedError", "StoppedError"), "core.errors"),
 }
-"""Where a name comes from, if not from epsweep.functions."""
+"""Name -> module, for names that are not in epsweep.functions."""
 
 
 def __getattr__(name: str) -> Any:

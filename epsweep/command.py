@@ -1,7 +1,7 @@
-"""The command `sweep`, whatever packages the user's path has: core, analysis and the like are names
-of many projects, and PYTHONPATH comes before what is installed.
+"""Entry point of the command `sweep`, which finds this project's packages under any PYTHONPATH.
 
-Outside of them, since a `sweep` of the user's would be found in place of ours.
+Other projects have packages called core, analysis and the like, and PYTHONPATH precedes installed
+packages. This module is in `epsweep`, since another `sweep` might be found in place of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HERE = str(Path(__file__).resolve().parents[1])
 
 
 class Ours:
-    """Finds this program's packages where it is installed; leaves all else to the path."""
+    """An import finder for the packages of this installation; other names are left to sys.path."""
 
     @staticmethod
     def find_spec(
@@ -31,7 +31,7 @@ class Ours:
 
 
 def prefer_ours() -> None:
-    """From now on `core`, `sweep`, `slurm` and `analysis` are ours in this process."""
+    """Make imports of `core`, `sweep`, `slurm` and `analysis` find this installation's packages."""
     if Ours not in sys.meta_path:
         sys.meta_path.insert(0, Ours)
 
@@ -39,7 +39,7 @@ def prefer_ours() -> None:
 def main() -> None:
     """Entry point of the console script."""
     prefer_ours()
-    gc.disable()  # what is imported stays: looking for garbage in it again and again takes 0.1 s
+    gc.disable()  # imported modules stay; collecting garbage among them takes 0.1 s
     with without_traceback():
         from sweep.cli import main as run
     gc.freeze()
@@ -49,10 +49,10 @@ def main() -> None:
 
 @contextmanager
 def without_traceback() -> Iterator[None]:
-    """While modules are imported, Ctrl-C ends the process at once: nothing has to be put in order,
-    and what a half-imported library makes of an exception is anybody's guess."""
+    """While modules are imported, let Ctrl-C end the process at once: there is nothing to clean up,
+    and half-imported libraries handle exceptions unpredictably."""
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # else who called us wants it ignored
+    if before is signal.default_int_handler:  # otherwise the caller wants it ignored
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     try:
         yield

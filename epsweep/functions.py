@@ -1,6 +1,7 @@
-"""Runs, results and launches by name: what the package's functions do, over core, sweep and
-analysis. `run` is a run's id, or the beginning of one; `root` the store, by default $EPSWEEP_ROOT
-or ./outputs.
+"""The functions of `epsweep` for runs, results and launches, built on core, sweep and analysis.
+
+Common arguments: `run` is a run's id or the beginning of one; `root` is the store, by default
+$EPSWEEP_ROOT or ./outputs; `grid` is a grid file, the name of a shipped grid, or a mapping.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ AnyGrid = str | Path | Mapping[str, Any]
 
 
 def load(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
-    """The results of a store as one tidy frame, a row per (run, evaluation, eps_g, metric).
+    """The results of a store as a tidy frame, with a row per (run, evaluation, eps_g, metric).
 
-    grid: only its runs, with rows for those that are missing. Columns are listed in
-    docs/python.md; accuracies are in percent, NaN if not measured, and state and reason say why.
-    Raises ConfigError if the store holds no run.
+    grid: only runs of this grid, with rows for missing ones, too. docs/python.md lists the columns.
+    Accuracies are in percent, or NaN if not measured; the columns state and reason say why. Raises
+    ConfigError if the store has no runs.
+
+    Example: `load("outputs").query("metric == 'expected'").groupby("setting").value.mean()`.
     """
     from analysis import load as load_frame
 
@@ -42,29 +45,32 @@ def load(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
 
 
 def curves(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
-    """Accuracy in percent at every strength of every attack evaluation: columns of the run, then
-    epsilon (255ths, in any norm), correct, n and accuracy. Raises as `load`."""
+    """Accuracy at every strength of every attack evaluation, a row each. Columns: those of the run,
+    epsilon (in 255ths, in any norm), correct, n and accuracy (percent). Raises as `load` does."""
     from analysis import Results
 
     return Results(Store.at(root).root, _rows(grid, root)).curves
 
 
 def epochs(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
-    """A row per run and epoch: epsilon in [0, 1], learning rate, losses, val_clean and val_adv in
-    percent, seconds, images/s. Raises as `load`."""
+    """The metrics of training, a row per run and epoch. Columns: those of the run, epsilon in
+    [0, 1], learning rate, losses, val_clean and val_adv in percent, seconds, images per second.
+    Raises as `load` does."""
     from analysis import Results
 
     return Results(Store.at(root).root, _rows(grid, root)).epochs
 
 
 def flags(run: str, evaluation: str | None = None, root: Root = None) -> pd.DataFrame:
-    """What an evaluation found of every image, a row each in the order of the split.
+    """The result of an evaluation for each image, a row each in the order of the split.
 
-    evaluation: its id, or the beginning of one; not needed if the run has one only. Columns: index
-    (place in the split), label, and what the kind of evaluation records: of attacks critical (the
-    index of the first strength that breaks the image) and epsilon (that strength as text, '' if
-    none does); under corruptions one column per type: 1 right, 0 wrong, -1 not tried.
-    Raises ConfigError for a name that fits none or several, DamagedError.
+    evaluation: its id or the beginning of one; may be omitted if the run has only one. Columns:
+    index in the split, label, and those of the kind of evaluation. For attacks: critical (index of
+    the smallest strength that breaks the image) and epsilon (that strength as text, '' if none
+    does). For corruptions: one per type, 1 right, 0 wrong, -1 not tried.
+    Raises ConfigError if no run or evaluation matches, or several do, and DamagedError.
+
+    Example: `flags("vit-cub-eps4", "apgd").epsilon.value_counts()`.
     """
     import pandas as pd
 
@@ -74,7 +80,7 @@ def flags(run: str, evaluation: str | None = None, root: Root = None) -> pd.Data
     name = _chosen(evaluation, sorted(folder.evals_on_disk()), folder)
     found, record = read_flags(folder.eval_flags(name)), read_json(folder.eval_json(name))
     if found is None or record is None:
-        raise ConfigError(f"{folder.id}: evaluation {name} is gone")
+        raise ConfigError(f"{folder.id}: evaluation {name} was deleted meanwhile")
     columns: dict[str, Any] = {key: found.pop(key) for key in ("index", "label")}
     for key, values in found.items():
         if values.ndim == 1:
@@ -92,11 +98,12 @@ def flags(run: str, evaluation: str | None = None, root: Root = None) -> pd.Data
 def load_model(run: str, root: Root = None, *, device: torch.device | str = "cpu") -> Classifier:
     """The trained network of a run, in evaluation mode on `device`.
 
-    It maps pixels [B, 3, H, W] in [0, 1] to logits [B, classes]; normalisation is inside. The size
-    of images is the run's `image_size`. Of a run that kept a moving average of its weights, it is
-    the average. The checkpoint is read without running code from it (weights_only).
-    Raises ConfigError if no run, or several, have such an id, or its training has not ended, and
-    DamagedError.
+    It maps pixels [B, 3, H, W] in [0, 1], of the run's `image_size`, to logits [B, classes], with
+    normalisation inside. If the run has a moving average of the weights, that is used. Reading the
+    checkpoint runs no code from it (weights_only).
+    Raises ConfigError if no run or several match, or the training has not ended, and DamagedError.
+
+    Example: `load_model("vit-cub-eps4-sched-s0")(images).argmax(1)`.
     """
     from core.run.trained import load_trained
 
@@ -106,10 +113,12 @@ def load_model(run: str, root: Root = None, *, device: torch.device | str = "cpu
 def load_images(
     run: str, split: str = "test", count: int | None = None, root: Root = None
 ) -> tuple[Tensor, Tensor]:
-    """Images of a run's dataset as it saw them: float32 [N, 3, H, W] in [0, 1], and labels [N].
+    """Images and labels of a run's dataset: float32 [N, 3, H, W] in [0, 1], and int64 [N].
 
-    split: 'train' (without augmentation), 'val' or 'test'; count: only the first ones, which are a
-    fair sample. Raises ConfigError if there is no such split, or the dataset is not here.
+    split: 'train' (without augmentation), 'val' or 'test'. count: only the first images, which are
+    a fair sample. Raises ConfigError if the split is unknown or the dataset is not on this machine.
+
+    Example: `images, labels = load_images("vit-cub-eps4-sched-s0", "test", count=100)`.
     """
     import torch
 
@@ -126,8 +135,9 @@ def load_images(
 
 
 def export(run: str, to: str | Path, root: Root = None) -> dict[str, Any]:
-    """Write the trained network of a run to a new folder, for programs without epsweep; returns
-    the content of its card.json. As `sweep export`; raises as `load_model`."""
+    """Write the trained network of a run to a new folder, for use without epsweep, as
+    `sweep export` does; returns the content of its card.json. Raises as `load_model` does, and
+    ConfigError if the folder is not empty."""
     from core.run import trained
 
     return trained.export(_folder(run, root), Store.at(root), Path(to))
@@ -143,17 +153,19 @@ def launch(
     tracking: str | None = None,
     quiet: bool = False,
 ) -> dict[str, str]:
-    """Run everything that a grid still lacks, as `sweep launch`; returns run id -> state.
+    """Run whatever a grid still lacks, as `sweep launch` does; returns run id -> state.
 
     grid: a file, the name of a shipped grid, or the content of a grid file as a mapping. profile: a
-    shipped one ('debug' works in this process, 'local' in workers on this machine) or a file. only:
-    filters such as 'backbone=swin'. wait: until the runs have ended, where they run on this
-    machine; on a cluster it returns once they are queued. tracking: 'none', 'offline', 'online' or
-    'auto' for W&B; by default the profile's.
+    shipped one ('debug' runs in this process, 'local' in workers on this machine) or a file. only:
+    filters such as 'backbone=swin'. wait: wait until runs on this machine have ended; on a cluster,
+    return as soon as they are queued. tracking: 'none', 'offline', 'online' or 'auto' for W&B; None
+    for the profile's.
 
-    A script that other processes import (multiprocessing, spawn) has to call it under
-    `if __name__ == "__main__":`. Raises ConfigError and ClusterError, and StoppedError on Ctrl-C,
-    once the workers have put their runs in order.
+    A script that other processes import (multiprocessing, spawn) must call this under
+    `if __name__ == "__main__":`. Raises ConfigError and ClusterError; on Ctrl-C, StoppedError once
+    the workers have saved their runs.
+
+    Example: `launch({"name": "mine", "base": {...}, "grid": {"schedule": ["fix", "sched"]}})`.
     """
     from rich.console import Console
 
@@ -169,8 +181,8 @@ def launch(
 
 
 def status(grid: AnyGrid, root: Root = None, *, only: Sequence[str] = ()) -> dict[str, str]:
-    """Where the runs of a grid stand: run id -> 'new', 'pending', 'running', 'done', 'failed', ...;
-    touches nothing. Raises ConfigError."""
+    """The states of a grid's runs: run id -> 'new', 'pending', 'running', 'done', 'failed', ...
+    Changes nothing. Raises ConfigError."""
     from sweep.tune import winners
 
     store = Store.at(root)
@@ -197,7 +209,7 @@ def _grid(grid: AnyGrid) -> Grid:
 
 
 def _rows(grid: AnyGrid | None, root: Root) -> list[dict[str, Any]] | None:
-    """The rows of a grid's manifest; None for every run of the store."""
+    """The manifest rows of a grid's runs; None for all runs of the store."""
     if grid is None:
         return None
     from sweep.submit.submissions import manifest_row
@@ -211,7 +223,8 @@ def _folder(run: str, root: Root) -> RunDir:
 
 
 def _chosen(name: str | None, there: Sequence[str], run: RunDir) -> str:
-    """The one evaluation that is meant."""
+    """The only id in `there` that is or begins with `name`. Raises ConfigError if there is none, or
+    several."""
     found = [item for item in there if item.startswith(name or "")]
     if name in there or len(found) == 1:
         return name if name in there else found[0]  # type: ignore[return-value]

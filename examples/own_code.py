@@ -1,4 +1,4 @@
-"""A schedule, a loss and a backbone that are not part of epsweep; own_code.yaml uses them."""
+"""User-defined schedule, loss and backbone, used by own_code.yaml."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from core.training.schedules import EpsilonSchedule
 
 
 class Power(EpsilonSchedule):
-    """From 0 at the first epoch to the full strength at the last, as a power of time."""
+    """Rises from 0 at the first epoch to full strength at the last, as a power of time."""
 
     def __init__(self, epochs: int, power: float = 1.0) -> None:
         self.last, self.power = max(1, epochs - 1), power

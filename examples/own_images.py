@@ -1,4 +1,4 @@
-"""Draw a small folder of images, laid out as epsweep reads one's own, and a grid for it.
+"""Draw a small folder of images, in the layout that epsweep expects, and write a grid for it.
 
     python examples/own_images.py FOLDER
 
@@ -26,7 +26,7 @@ evals:
 
 
 def drawn(shape: str, random: random.Random) -> Image.Image:
-    """One shape of random place, size and grey on a background of another grey, 64 x 64."""
+    """A shape of random position, size and colour on a random background, 64 x 64 pixels."""
     image = Image.new("RGB", (64, 64), tuple(random.randint(90, 140) for _ in range(3)))
     pen, colour = ImageDraw.Draw(image), tuple(random.randint(120, 190) for _ in range(3))
     x, y, r = random.randint(18, 46), random.randint(18, 46), random.randint(8, 16)
@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
             for number in range(count):
                 drawn(shape, generator).save(place / f"{number:02}.png")
     (folder / "shapes.yaml").write_text(GRID.format(images=images))
-    print(f"{folder / 'shapes.yaml'}: sweep launch it")
+    print(f"next: sweep launch {folder / 'shapes.yaml'}")
 
 
 if __name__ == "__main__":

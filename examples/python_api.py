@@ -2,7 +2,7 @@
 
     python examples/python_api.py [FOLDER]
 
-takes a minute on a CPU. FOLDER gets the store and the export, by default ./python_api.
+Takes a minute on a CPU. Store and export are written to FOLDER, by default ./python_api.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     x, y = epsweep.load_images(run, "test", count=20, root=root)
     adversarial = epsweep.attack(model, x, y, epsilon="2/255")
     right = [(model(images).argmax(1) == y).sum().item() for images in (x, adversarial)]
-    print(f"right of {len(y)}: {right[0]} clean, {right[1]} attacked")
+    print(f"right of {len(y)} images: {right[0]} clean, {right[1]} attacked")
 
     card = epsweep.export(run, folder / "exported", root)
     print(card["load"])

@@ -48,5 +48,5 @@ def test_the_gpu_script_says_what_is_missing(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.strip().endswith(
-        "lacks: timm wandb (pip install them, or give a folder: --wheels FOLDER)"
+        "lacks: timm wandb (pip install them, or use --wheels FOLDER)"
     )

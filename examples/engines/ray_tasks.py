@@ -1,9 +1,9 @@
-"""Workers of a sweep as Ray tasks, one per GPU of the Ray cluster (or per WORKERS).
+"""Workers of a sweep as Ray tasks: N of them, by default one per GPU of the Ray cluster.
 
     python ray_tasks.py GRID [--workers N] [--gpus 1]
 
-The store has to lie on a file system that the nodes of the cluster share. A task that is lost with
-its node is started again; its run goes on from its last epoch.
+The store must be on a file system that the nodes of the cluster share. If a node is lost, its task
+is restarted, and the run continues from its last epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ray
 
 @ray.remote(max_retries=3, retry_exceptions=False)
 def work(command: list[str], environment: dict[str, str]) -> int:
-    """One worker, in a process of its own: Ray's keeps its signal handlers."""
+    """One worker, in a separate process, since Ray needs its own signal handlers."""
     return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
 
 
@@ -27,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("grid", type=Path)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--gpus", type=float, default=1.0, help="of a worker")
+    parser.add_argument("--gpus", type=float, default=1.0, help="GPUs per worker")
     asked = parser.parse_args()
     ray.init()
     there = ray.cluster_resources().get("GPU" if asked.gpus else "CPU", 0)

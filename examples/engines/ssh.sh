@@ -1,6 +1,6 @@
 #!/bin/bash
-# ./ssh.sh GRID HOST...: a worker for every GPU of each host. They go on if this shell ends; look
-# at them with `sweep status GRID`, stop those of a host with: ssh HOST pkill -TERM -f "'sweep work'"
+# ./ssh.sh GRID HOST...: a worker for every GPU of each host. They keep running when this shell ends.
+# See `sweep status GRID`; stop those of a host with: ssh HOST pkill -TERM -f "'sweep work'"
 set -eu
 grid=$(realpath "$1")
 root=$(realpath "${EPSWEEP_ROOT:-outputs}")
