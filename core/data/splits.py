@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -59,9 +60,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, n: int | None) -> Split:
+    def first(self, n: int | None) -> Self:
         """The first n images; all if n is None or larger than their number."""
-        return self if n is None else Split(self.images[:n], self.labels[:n])
+        return self if n is None else replace(self, images=self.images[:n], labels=self.labels[:n])
 
     def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images in [0, 1] as float32 [B, 3, H, W] and labels [B], on `device`."""
@@ -80,9 +81,6 @@ class FloatSplit(Split):
             raise ConfigError(f"images: expected floats [N, C, H, W], got {kind} {list(shape)}")
         if len(self.labels) != len(self.images):
             raise ConfigError(f"labels: expected {len(self.images)}, got {len(self.labels)}")
-
-    def first(self, n: int | None) -> FloatSplit:
-        return self if n is None else FloatSplit(self.images[:n], self.labels[:n])
 
     def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         return rows(self.images, index, device).float(), rows(self.labels, index, device)

@@ -29,7 +29,7 @@ from core.config import ConfigError
 from core.config.datasets import Entry, entries
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS
-from core.datasets.prepared import describe, place
+from core.datasets.prepared import INDEX, describe, place
 from core.datasets.read import Contents, read_release
 from core.errors import DamagedError
 from core.store import shapes
@@ -106,7 +106,7 @@ def _fill(
         "decoder": f"Pillow {PIL.__version__}",
         "made": now(),
     }
-    write_json(draft / "index.json", index)
+    write_json(draft / INDEX, index)
     remove(draft / "progress.json")
     try:
         os.rename(draft, folder)
