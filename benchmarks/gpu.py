@@ -181,7 +181,7 @@ def train(bench: Bench, how: Compile, layout: str = "as built") -> None:
         )
         if how != "none" and step.network is not step.model:
             apart = abs(loss / known["loss"] - 1)
-            bench.report.gate(f"{called}, {backbone}: first loss, beside eager", apart, 0.05)
+            bench.report.gate(f"{called}, {backbone}: first loss, apart from eager", apart, 0.05)
         del step, attacked
 
 

@@ -228,7 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, default=Path("outputs"))
     parser.add_argument("--images", type=int, default=48)
-    parser.add_argument("--norms", nargs="*", default=["l2", "l1"], help="beside l-inf, of one net")
+    parser.add_argument("--norms", nargs="*", default=["l2", "l1"], help="on one network, too")
     parser.add_argument("--judged", type=int, default=200, help="images for AutoAttack")
     parser.add_argument("--out", type=Path, default=RESULTS / "minimal_norm.md")
     asked = parser.parse_args()

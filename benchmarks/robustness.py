@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @contextmanager
 def many_images(images: int) -> Iterator[None]:
-    """Draw so many images of `plane` that `images` have classes that the small network knows."""
+    """Draw enough test images of `plane` that `images` of them have classes the network knows."""
     sizes, before = drawn.SIZES["plane"], drawn.SIZES["plane"]["test"]
     sizes["test"] = images // tiny.CLASSES * drawn.CLASSES["plane"]
     try:

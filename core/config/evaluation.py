@@ -227,7 +227,7 @@ class RobustAccuracy(AtStrengths):
     attack: Literal["apgd-ce"] = "apgd-ce"
     mode: Literal["exact", "fast"] = "exact"
     """`exact` for tables; `fast` costs a sixth of that plus an audit of up to 300 images, and falls
-    back to `exact` if it is wrong on more than 1 % of the audited images that it may get wrong."""
+    back to `exact` unless the audit shows that at most 1 % of the doubtful images are wrong."""
     audit: bool = False
     """A second opinion: FMN on the first 100 images that survive each strength."""
 

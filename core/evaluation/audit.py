@@ -28,8 +28,7 @@ LIMIT = 0.01
 RISK = 0.05
 """Largest probability of accepting a search with a larger share."""
 FEW = 100
-"""If there are at most this many doubtful images, all are audited: one wrong one may exceed LIMIT.
-"""
+"""Up to this many doubtful images are all audited, since one that is missed may exceed LIMIT."""
 
 
 @dataclass(frozen=True)

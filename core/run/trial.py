@@ -1,7 +1,7 @@
 """One trial of a hyper-parameter search: a training whose result is its validation accuracy.
 
 It uses the same trainer as a run and can be resumed after a kill, but it never reads the test
-split, may be stopped early by the search, and stores no final weights.
+split, may be stopped early by the search, and its weights are not kept.
 """
 
 from __future__ import annotations
