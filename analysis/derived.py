@@ -46,7 +46,7 @@ def means(found: Mapping[Key, Cell], over: Over, *, partial: bool = False) -> di
 
 
 def _averaged(key: Key, over: Over) -> Key:
-    return key._replace(dataset="mean") if over == "dataset" else key._replace(model="mean")
+    return key._replace(**{over: "mean"})
 
 
 def _mean(parts: Sequence[Cell], asked: int, over: Over, partial: bool) -> Cell:

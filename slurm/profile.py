@@ -9,18 +9,17 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, assert_never, cast
 
 from pydantic import Field, StrictBool, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
-from core.config.document import Document, Place, dotted, read_text
+from core.config.document import Document, Place, read_text
 from core.errors import ConfigError, first_line
 from core.options import Compile, Mode
+from slurm.faults import did_you_mean, note
 from slurm.parameters import (
     Amount,
     Count,
@@ -36,25 +35,30 @@ from slurm.parameters import (
 )
 
 _SIGNAL_DELAY_S = 90  # submitit's own default
-_EXPECTED = {  # pydantic's error types -> words for messages
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-}
-_UNITS = {"_min": " of minutes", "_s": " of seconds", "_gb": " of gigabytes"}
-_SLURM_ONLY = {
-    *("slurm", "overrides", "staging", "runs_per_job", "packing", "max_requeues"),
-    *("heartbeat_s", "stale_s"),
-}
 _REFERENCE = re.compile(r"(\$[A-Za-z_]\w*|\$\{[A-Za-z_]\w*\})", re.ASCII)
-_PLAIN = ("local", "debug", "slurm")
-EXECUTORS = (*_PLAIN, "ray")
+Home = Literal["local", "debug", "slurm", "ray", "plug-in"]
+"""Where an executor runs jobs: here, in this process, on Slurm, on Ray, or wherever a plug-in of
+submitit does."""
+EXECUTORS = ("local", "debug", "slurm", "ray")
 """The executors of epsweep; others are plug-ins of submitit."""
+_ONLY: Mapping[str, tuple[str, tuple[Home, ...]]] = {
+    **dict.fromkeys(
+        (
+            *("slurm", "overrides", "staging", "runs_per_job", "packing", "max_requeues"),
+            *("heartbeat_s", "stale_s"),
+        ),
+        ("executor 'slurm'", ("slurm",)),
+    ),
+    "workers": ("executor 'local'", ("local",)),
+    "parameters": ("Ray and plug-ins", ("ray", "plug-in")),
+}
+"""Keys that belong to some executors only, and how these are called."""
 _PACKAGED = files("slurm") / "profiles"
+
+
+def home_of(executor: str) -> Home:
+    """Where an executor runs jobs, of a profile or of a record."""
+    return cast(Home, executor) if executor in EXECUTORS else "plug-in"
 
 
 class Profile(Model):
@@ -89,7 +93,7 @@ class Profile(Model):
         if name in found:
             return name
         valid = [*EXECUTORS, *found]
-        near = _did_you_mean(name, valid)
+        near = did_you_mean(name, valid)
         raise ValueError(f"expected one of {', '.join(valid)}, got {name!r}{near}{broken}")
 
     @model_validator(mode="after")
@@ -105,23 +109,27 @@ class Profile(Model):
     def _faults(self) -> Iterator[str]:
         if self.stale_s < 3 * self.heartbeat_s:
             yield "stale_s: must be at least 3 x heartbeat_s, or runs on a slow disk count as dead"
-        if self.executor != "slurm":
-            for key in sorted(self.model_fields_set & _SLURM_ONLY):
-                yield f"{key}: only for executor 'slurm', this one is {self.executor!r}"
-        else:
-            yield from self._slurm_faults()
-            yield from self._gpu_faults()
-        if self.ranks > 1 and self.executor not in ("local", "slurm"):
-            one = f"executor {self.executor!r} has one process per run"
-            yield f"gpus_per_run: {one}, got {self.gpus_per_run}"
+        home = home_of(self.executor)
+        for key in sorted(self.model_fields_set & _ONLY.keys()):
+            whose, homes = _ONLY[key]
+            if home not in homes:
+                yield f"{key}: only for {whose}, this one is {self.executor!r}"
+        match home:
+            case "slurm":
+                yield from self._slurm_faults()
+                yield from self._gpu_faults()
+            case "debug" | "ray" | "plug-in":
+                if self.ranks > 1:
+                    one = f"executor {self.executor!r} has one process per run"
+                    yield f"gpus_per_run: {one}, got {self.gpus_per_run}"
+                if home == "plug-in" and "timeout_min" not in self.parameters:
+                    yield "parameters.timeout_min: required (submitit's default is 5 minutes)"
+            case "local":
+                pass
+            case _:
+                assert_never(home)
         if self.ranks > 1 and self.runs_per_job > 1:
             yield "runs_per_job: must be 1 if gpus_per_run is above 1"
-        if self.executor != "local" and "workers" in self.model_fields_set:
-            yield f"workers: only for executor 'local', this one is {self.executor!r}"
-        if self.executor not in EXECUTORS and "timeout_min" not in self.parameters:
-            yield "parameters.timeout_min: required (submitit's default is 5 minutes)"
-        if self.executor in _PLAIN and "parameters" in self.model_fields_set:
-            yield f"parameters: only for Ray and plug-ins, this executor is {self.executor!r}"
 
     def _slurm_faults(self) -> Iterator[str]:
         if self.slurm.timeout_min is None:
@@ -156,7 +164,7 @@ class Profile(Model):
     @property
     def remote(self) -> bool:
         """Whether runs are executed on other machines."""
-        return self.executor not in ("local", "debug")
+        return home_of(self.executor) not in ("local", "debug")
 
     @property
     def _signal_delay_s(self) -> int:
@@ -272,7 +280,7 @@ def read_profile(name_or_path: str | Path) -> Profile:
         source, file = f"slurm/profiles/{name}.yaml", _PACKAGED / f"{name}.yaml"
     elif Path(name).suffix not in (".yaml", ".yml"):
         known = f"{', '.join(names())}, or the path of a .yaml file"
-        raise ConfigError(f"no profile {name!r}{_did_you_mean(name, names())} ({known})")
+        raise ConfigError(f"no profile {name!r}{did_you_mean(name, names())} ({known})")
     return _checked(Document(read_text(file, source), source), Path(name).stem)
 
 
@@ -282,46 +290,10 @@ def _checked(read: Document, name: str) -> Profile:
     try:
         profile = Profile.model_validate({"name": name, **completed(read.data, os.environ)})
     except ValidationError as error:
-        _note(error, read)
+        missing = f"required ({', '.join(EXECUTORS)}, or a plug-in of submitit)"
+        note(error, read, _unknown, missing=missing)
     read.check()
     return profile
-
-
-def _note(error: ValidationError, read: Document) -> None:
-    """Note one problem per fault: what came, what was expected."""
-    faults: dict[Place, list[ErrorDetails]] = {}  # each member of a union reports its own error
-    for detail in error.errors():
-        path = tuple(key for key in detail["loc"] if key != "[key]")
-        while path and path not in read.places and detail["type"] != "missing":
-            path = path[:-1]
-        faults.setdefault(path, []).append(detail)
-    for path, details in faults.items():
-        for fault in _problem(path, details).splitlines():
-            # Messages of _consistent begin with their key.
-            at = path or tuple(fault.partition(": ")[0].split("."))
-            read.problem(at, f"{dotted(path)}: {fault}" if path else fault)
-
-
-def _problem(path: Place, details: list[ErrorDetails]) -> str:
-    first = details[0]
-    came = repr(first["input"])[:60]
-    kinds = [_EXPECTED[d["type"]] for d in details if d["type"] in _EXPECTED]
-    match first["type"]:
-        case "extra_forbidden":
-            return _unknown(path)
-        case "missing":
-            return f"required ({', '.join(EXECUTORS)}, or a plug-in of submitit)"
-        case "value_error":
-            return str(first["ctx"]["error"])
-        case "literal_error" if not kinds:
-            allowed = re.findall(r"'(\w+)'", first["ctx"]["expected"])
-            near = _did_you_mean(came.strip("'"), allowed)
-            return f"expected one of {', '.join(allowed)}, got {came}{near}"
-        case _ if kinds:
-            unit = next((u for end, u in _UNITS.items() if str(path[-1]).endswith(end)), "")
-            return f"expected {' or '.join(kinds)}{unit}, got {came}"
-        case _:
-            return f"got {came}: {first['msg']}"
 
 
 def _unknown(path: Place) -> str:
@@ -330,9 +302,4 @@ def _unknown(path: Place) -> str:
     valid = [*model.model_fields]
     if model is Profile and key in Slurm.model_fields:
         return f"unknown key: {key!r} belongs under `slurm:`"
-    return f"unknown key{_did_you_mean(key, valid)} (valid: {', '.join(valid)})"
-
-
-def _did_you_mean(word: str, valid: list[str]) -> str:
-    near = get_close_matches(word, valid, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f"unknown key{did_you_mean(key, valid)} (valid: {', '.join(valid)})"

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, assert_never
 
 from rich.text import Text
 
@@ -77,14 +77,19 @@ def _disk(store: Store) -> Iterator[Check]:
 
 
 def _tracking(profile: Profile) -> Iterator[Check]:
-    wanted = profile.tracking
-    problem = login_problem() if wanted in ("online", "auto") else None
-    if wanted == "online":
-        yield Check("W&B", "fail" if problem else "ok", problem or "online")
-    elif wanted == "auto" and not is_online("auto"):
-        yield Check("W&B", "ok", f"offline ({problem or 'WANDB_MODE'}); upload: sweep sync")
-    else:
-        yield Check("W&B", "ok", "online" if wanted == "auto" else wanted)
+    match profile.tracking:
+        case "online":
+            problem = login_problem()
+            yield Check("W&B", "fail" if problem else "ok", problem or "online")
+        case "auto" if not is_online("auto"):
+            why = login_problem() or "WANDB_MODE"
+            yield Check("W&B", "ok", f"offline ({why}); upload: sweep sync")
+        case "auto":
+            yield Check("W&B", "ok", "online")
+        case "offline" | "none":
+            yield Check("W&B", "ok", profile.tracking)
+        case _:
+            assert_never(profile.tracking)
 
 
 def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:

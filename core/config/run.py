@@ -23,7 +23,16 @@ from pydantic import (
 
 from core.config import own_code
 from core.config.knobs import Code
-from core.config.parts import Attack, Augment, Lora, Objective, Optim, Validation
+from core.config.parts import (
+    Attack,
+    Augment,
+    Lora,
+    Objective,
+    Optim,
+    Precision,
+    Protocol,
+    Validation,
+)
 from core.config.registry import backbone, backbones, canonical_backbone, size_problem
 from core.config.schedule import Schedule, resolve_schedule, unused
 from core.config.strength import Norm, Strength
@@ -66,7 +75,7 @@ def untrained(config: RunConfig) -> RunConfig:
     return config.model_copy(update=plain | nothing | {"code": code})
 
 
-def _canonical_optim(optim: Optim, protocol: str) -> Optim:
+def _canonical_optim(optim: Optim, protocol: Protocol) -> Optim:
     """Reset fields without effect: head_lr and head_weight_decay if only the head is trained or if
     they equal the backbone's, `no_decay` without weight decay or if the backbone is frozen."""
     changes: dict[str, Any] = {}
@@ -81,7 +90,7 @@ def _canonical_optim(optim: Optim, protocol: str) -> Optim:
     return optim.model_copy(update=changes) if changes else optim
 
 
-def _canonical_lora(lora: Lora, protocol: str, name: str) -> Lora:
+def _canonical_lora(lora: Lora, protocol: Protocol, name: str) -> Lora:
     """Defaults without LoRA; else targets sorted, and () if they are the registry's. Raises
     ValueError if neither names a target."""
     if protocol != "lora":
@@ -98,7 +107,7 @@ def _canonical_lora(lora: Lora, protocol: str, name: str) -> Lora:
 
 @cache
 def _slug(
-    backbone: str, dataset: str, strength: Strength | None, protocol: str, setting: str
+    backbone: str, dataset: str, strength: Strength | None, protocol: Protocol, setting: str
 ) -> str:
     """A run's slug without the seed; cached, since many runs of a grid share it."""
     parts = [backbone, dataset.rstrip("/").rsplit("/", 1)[-1]]
@@ -137,7 +146,7 @@ class RunConfig(Part):
     batchnorm_images: Count | None = None
     """Images over which BatchNorm takes its statistics in training, a divisor of the batch, however
     many fit in memory; None means the micro-batch, which each epoch's row records."""
-    protocol: Literal["full", "linear", "lora"] = "full"
+    protocol: Protocol = "full"
     """What is trained: `full` everything; `linear` only the head, on a frozen backbone; `lora` the
     head and low-rank adapters."""
     lora: Lora = Lora()
@@ -146,7 +155,7 @@ class RunConfig(Part):
     attack: Attack = Attack()
     validation: Validation = Validation()
     augment: Augment = Augment()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] = 0  # fits an int64 column
     code: Code = ()
     """Digests of the user's own code that the run uses, see `with_code`."""

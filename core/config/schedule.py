@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Literal, assert_never, cast, get_args
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 
@@ -23,6 +23,18 @@ Share = Annotated[
     PlainSerializer(str, return_type=str, when_used="always"),
 ]
 """A share of eps_g in [0, 1], written like a strength: 0.5 or 1/2."""
+Kind = Literal[
+    "none",
+    "standard",
+    "two_hinge",
+    "points",
+    "uniform",
+    "auto",
+    "target",
+    "curriculum",
+    "instance",
+    "friendly",
+]
 KNOBS: dict[str, tuple[str, ...]] = {
     "none": (),
     "standard": (),
@@ -36,7 +48,7 @@ KNOBS: dict[str, tuple[str, ...]] = {
     "friendly": (),
 }
 """Kind -> the fields that apply to it."""
-KINDS = tuple(KNOBS)
+KINDS: tuple[str, ...] = get_args(Kind)
 PRESETS = (
     *("none", "standard", "fix", "sched", "uniform", "auto"),
     *("target", "curriculum", "instance", "friendly"),
@@ -97,21 +109,22 @@ class Schedule(Part):
         'points=0:0;9:1'; for a class of the user's, name and knobs: 'Cosine;power=2'."""
         if own_code.is_own(self.kind):
             return own_code.label(self.kind, self.knobs)
-        if self.kind == "points":
-            pairs = (f"{epoch}:{float(fraction):g}" for epoch, fraction in self.points)
-            return f"points={';'.join(pairs)}"
-        if self.kind in ("target", "curriculum", "instance"):
-            usual = Schedule(kind=self.kind)
-            knobs = [(name, getattr(self, name)) for name in KNOBS[self.kind]]
-            changed = [(name, value) for name, value in knobs if value != getattr(usual, name)]
-            return ";".join([self.kind, *(f"{name}={value:g}" for name, value in changed)])
-        if self.kind != "two_hinge":
-            return self.kind
-        if self.is_fix:
-            return "fix"
-        if sched_hinges(epochs) == (self.T1, self.T2):
-            return "sched"
-        return f"T1={self.T1};T2={self.T2}"
+        match kind := cast(Kind, self.kind):
+            case "points":
+                pairs = (f"{epoch}:{float(fraction):g}" for epoch, fraction in self.points)
+                return f"points={';'.join(pairs)}"
+            case "target" | "curriculum" | "instance":
+                usual = Schedule(kind=kind)
+                knobs = [(name, getattr(self, name)) for name in KNOBS[kind]]
+                changed = [(name, value) for name, value in knobs if value != getattr(usual, name)]
+                return ";".join([kind, *(f"{name}={value:g}" for name, value in changed)])
+            case "none" | "standard" | "uniform" | "auto" | "friendly":
+                return kind
+            case "two_hinge":
+                sched = sched_hinges(epochs) == (self.T1, self.T2)
+                return "fix" if self.is_fix else "sched" if sched else f"T1={self.T1};T2={self.T2}"
+            case _:
+                assert_never(kind)
 
 
 def unused(kind: str) -> dict[str, object]:

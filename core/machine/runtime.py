@@ -9,10 +9,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 
+from core.config.parts import Precision
 from core.store import source
 
 PACKAGES = ("epsweep", "torch", "torchvision", "timm", "numpy", "wandb", "submitit")
@@ -23,11 +24,15 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(precision: str, on: torch.device) -> AbstractContextManager[object]:
+def autocast(precision: Precision, on: torch.device) -> AbstractContextManager[object]:
     """The context for forwards on device `on`: bf16 autocast, or none for fp32."""
-    if precision == "bf16":
-        return torch.autocast(on.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    match precision:
+        case "bf16":
+            return torch.autocast(on.type, dtype=torch.bfloat16)
+        case "fp32":
+            return contextlib.nullcontext()
+        case _:
+            assert_never(precision)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, assert_never
 
 from core.config import Strength
 
@@ -77,9 +77,15 @@ def reached(row: MetricsRow, goal: Goal) -> float:
     adversarial accuracy."""
     clean = row["val_clean_correct"] / row["val_clean_images"]
     adversarial = row["val_adv_correct"] / row["val_adv_images"]
-    if goal == "expected":
-        return (clean + adversarial) / 2
-    return clean if goal == "clean" else adversarial
+    match goal:
+        case "clean":
+            return clean
+        case "adversarial":
+            return adversarial
+        case "expected":
+            return (clean + adversarial) / 2
+        case _:
+            assert_never(goal)
 
 
 def threshold(classes: int | None) -> float:

@@ -6,7 +6,7 @@ checkpoints, averages and evaluations use the model itself and are not affected.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, assert_never, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,21 @@ size. A smaller last micro-batch and two halvings would exceed torch's default o
 def compiled(model: nn.Module, kind: Compile) -> nn.Module:
     """A module to call instead of `model`; it compiles at the first call with each shape. Raises
     RuntimeError, here or in a call, if compiling fails."""
-    if kind == "none":
-        return model
-    import torch._dynamo.config as settings  # 1 s, and few runs need it
-
-    settings.recompile_limit = max(settings.recompile_limit, _VARIANTS)
-    if kind == "default":
-        return _compile(model, "default")
-    return _Copied(_compile(model, "reduce-overhead"))
+    match kind:
+        case "none":
+            return model
+        case "default":
+            return _compile(model, "default")
+        case "cuda_graphs":
+            return _Copied(_compile(model, "reduce-overhead"))
+        case _:
+            assert_never(kind)
 
 
 def _compile(model: nn.Module, mode: str) -> nn.Module:
+    import torch._dynamo.config as settings  # 1 s, and few runs need it
+
+    settings.recompile_limit = max(settings.recompile_limit, _VARIANTS)
     made: Any = torch.compile(model, dynamic=False, mode=mode)
     return cast(nn.Module, made)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from core.store.records import MetricsRow
 from core.training import schedules
 from core.training.augment import draw_table
 from core.training.epsilon_schedule import HELD, Seen
+from core.training.rate import learning_rate
 from core.training.step import Step, Threat
 
 
@@ -45,17 +46,6 @@ class Monitor:
     """Called after each epoch, when its checkpoint is on disk."""
     remark: Callable[[str], None] = lambda text: None
     """Called with a line for the log, such as about a damaged checkpoint."""
-
-
-def learning_rate(config: RunConfig, step: int, steps: int, peak: float) -> float:
-    """The learning rate at `step` of `steps`: linear warm-up to `peak` over the share
-    `optim.warmup` of all steps, then as `optim.rate` says."""
-    warm = round(config.optim.warmup * steps)
-    if step < warm:
-        return peak * (step + 1) / warm
-    if config.optim.rate == "constant":
-        return peak
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 class Trainer:
@@ -191,7 +181,7 @@ class Trainer:
         losses = self._train(epoch, threat)
         images = self.steps_per_epoch * self.batch
         speed = images / (time.perf_counter() - started)
-        self._report("validate", epoch, speed)
+        self._report("validate", epoch, speed, self.steps_per_epoch)
         row: Any = {
             "epoch": epoch,
             "classes": self.data.classes,
@@ -285,10 +275,11 @@ class Trainer:
             "val_epsilon": str(self.config.validation_epsilon),
         }
 
-    def _report(self, phase: str, epoch: int, speed: float, step: int = 0) -> None:
+    def _report(
+        self, phase: Literal["train", "validate"], epoch: int, speed: float, step: int
+    ) -> None:
+        """step: of the epoch, all of them when it is validated."""
         share = (epoch + step / self.steps_per_epoch) / self.config.epochs
-        if phase == "validate":
-            share = (epoch + 1) / self.config.epochs
         begun, before = self._begun
         state = {
             "phase": phase,

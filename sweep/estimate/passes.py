@@ -7,18 +7,17 @@ Torch-free: `sweep.estimate.cost` asks this for every run of a plan.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.datasets import entries
+from core.config.parts import Protocol
 from core.config.registry import backbone
 from core.data import inputs
 from core.datasets.own import image_files
 from core.store.folders import Store
 from core.training import objectives, schedules
 
-STEP = {"full": 3, "lora": 2, "linear": 1}
-"""Passes of a training step by what it trains: no gradients of weights that are frozen."""
 UNATTACKED, ATTACKED = (0.1, 0.02), (0.5, 0.33)
 """By whether training ever attacks: the share of validation images that are attacked to the last
 step, and the share of (test image, strength) pairs that are. Guesses near the paper's accuracies,
@@ -48,7 +47,7 @@ def count_passes(
     config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, int]
 ) -> Passes:
     """The passes of a run on a dataset with so many images per split."""
-    step, attacked = STEP[config.protocol], schedules.make(config).attacked_epochs(config.epochs)
+    step, attacked = _step(config.protocol), schedules.make(config).attacked_epochs(config.epochs)
     broken = ATTACKED if attacked else UNATTACKED
     # n gradients with respect to the image and n + 1 forwards, n of them those of the gradients.
     attack = 2 * config.attack.steps + 1 + step * objectives.make(config.objective).extra_forwards
@@ -59,6 +58,19 @@ def count_passes(
     counts = [min(item.images or sizes[item.split], sizes[item.split]) for item in evals]
     tried = tuple(item.passes(n, broken[1]) for item, n in zip(evals, counts, strict=True))
     return Passes(fit, tried)
+
+
+def _step(protocol: Protocol) -> int:
+    """Passes of a training step by what it trains: no gradients of weights that are frozen."""
+    match protocol:
+        case "full":
+            return 3
+        case "lora":
+            return 2
+        case "linear":
+            return 1
+        case _:
+            assert_never(protocol)
 
 
 def gflops(config: RunConfig) -> float | None:

@@ -14,14 +14,13 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, assert_never
 
 from rich.console import Console
 
 from core.store.folders import Store
-from slurm.profile import Profile
+from slurm.profile import Profile, home_of
 from sweep.state.pending import Pending
 from sweep.submit.checks import Check, torch_here
 from sweep.submit.order import Order
@@ -33,13 +32,6 @@ if TYPE_CHECKING:  # 0.1 s, which only a launch has to wait for
 
 Key = TypeVar("Key")
 Ordered = TypeVar("Ordered", bound=Order)
-HOMES = {
-    "debug": "sweep.submit.in_process",
-    "local": "sweep.submit.local",
-    "slurm": "sweep.submit.array",
-    "ray": "sweep.submit.ray",
-}
-"""By executor, the module whose BACKEND serves it; any other is a plug-in of submitit."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +124,29 @@ class Backend(ABC):
 
 def of(executor: str) -> Backend:
     """The backend of a profile's, or a record's, executor."""
-    if executor not in HOMES:
-        from sweep.submit.plugin import Plugin  # which imports this module
+    match home := home_of(executor):  # the modules import this one
+        case "debug":
+            from sweep.submit import in_process
 
-        return Plugin(executor)
-    found: Backend = import_module(HOMES[executor]).BACKEND
-    return found
+            return in_process.BACKEND
+        case "local":
+            from sweep.submit import local
+
+            return local.BACKEND
+        case "slurm":
+            from sweep.submit import array
+
+            return array.BACKEND
+        case "ray":
+            from sweep.submit import ray
+
+            return ray.BACKEND
+        case "plug-in":
+            from sweep.submit.plugin import Plugin
+
+            return Plugin(executor)
+        case _:
+            assert_never(home)
 
 
 def states(promised: Mapping[Key, Pending]) -> dict[Key, Pending]:

@@ -17,7 +17,8 @@ from core.config import ConfigError, Objective, RunConfig
 from core.model import network, trainable
 from core.store.folders import Store
 from core.training.objectives import make
-from core.training.trainer import Trainer, learning_rate
+from core.training.rate import learning_rate
+from core.training.trainer import Trainer
 
 TRADES = Objective(kind="trades", beta=3.0)
 
