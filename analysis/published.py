@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from analysis.csv_lines import read_lines
 from analysis.frames import VALUES
 from analysis.names import CORRUPTED, METRICS, MODELS, dataset_name, model_name
 from core.config import ConfigError, Strength, nearest
@@ -69,30 +70,12 @@ def _frame(files: Sequence[Traversable]) -> pd.DataFrame:
 
 
 def _rows(file: Traversable) -> list[Row]:
-    try:
-        text = file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{file}: {reason}") from None
-    reader = csv.DictReader(text.splitlines())
-    header = tuple(reader.fieldnames or ())
-    if header == BACKBONES:
-        return []
-    missing = [name for name in REQUIRED if name not in header]
-    if missing:
-        raise ConfigError(
-            f"{file}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)} "
-            f"(expected {','.join(REQUIRED)}; got {','.join(header) or 'an empty file'})"
-        )
-    rows = [_row(line, f"{file.name}:{reader.line_num}") for line in reader]
+    rows = [_row(fields, where) for where, fields in read_lines(file, REQUIRED, BACKBONES)]
     _refuse_fractions(rows, file)
     return rows
 
 
-def _row(line: Mapping[str, str | None], where: str) -> Row:
-    if None in line or None in line.values():
-        raise ConfigError(f"{where}: expected as many cells as the header has")
-    fields = {name: (cell or "").strip() for name, cell in line.items()}
+def _row(fields: Mapping[str, str], where: str) -> Row:
     value = _value(fields["value"], where)
     seeds = fields.get("seeds", "")
     setting = fields["setting"]

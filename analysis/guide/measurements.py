@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.csv_lines import read_lines
 from analysis.frames import Frame
 from analysis.guide.design import (
     CELL,
@@ -115,25 +116,8 @@ def records(frame: pd.DataFrame) -> list[Row]:
 
 
 def _rows(file: Path | Traversable) -> Iterator[tuple[str, Row]]:
-    """(file:line, row) of one CSV file."""
-    try:
-        text = file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{file}: {reason}") from None
-    reader = csv.DictReader(text.splitlines())
-    header = reader.fieldnames or ()
-    missing = [name for name in (*KEYS, *COLUMNS) if name not in header]
-    if missing:
-        raise ConfigError(
-            f"{file}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)} "
-            f"(expected {','.join((*KEYS, *COLUMNS))})"
-        )
-    for line in reader:
-        where = f"{file.name}:{reader.line_num}"
-        if None in line or None in line.values():
-            raise ConfigError(f"{where}: expected as many cells as the header has")
-        yield where, _row({name: (text or "").strip() for name, text in line.items()}, where)
+    for where, line in read_lines(file, (*KEYS, *COLUMNS)):
+        yield where, _row(line, where)
 
 
 def _row(line: Mapping[str, str], where: str) -> Row:

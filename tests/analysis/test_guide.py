@@ -36,7 +36,6 @@ from analysis.guide.own import of_runs
 from analysis.guide.ranking import best, medals, rank
 from analysis.report import Digests, write
 from core.config.registry import backbone_problem
-from sweep import cli
 from sweep.cli import guide
 
 HEADER = [*KEYS, *COLUMNS]
@@ -47,18 +46,6 @@ Call = Callable[..., tuple[object, str, str]]
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
     return published()
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def called(*words: str) -> tuple[object, str, str]:
-        monkeypatch.setattr("sys.argv", ["sweep", *words])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        told = capsys.readouterr()
-        return left.value.code or 0, told.out, told.err
-
-    return called
 
 
 def small(path: Path, change: Callable[[list[dict[str, Any]]], object] = lambda rows: None) -> str:

@@ -19,24 +19,11 @@ from analysis.guide.design import LOSSES, METRICS
 from analysis.guide.measurements import build, published
 from analysis.guide.own import with_own
 from core.config import ConfigError
-from sweep import cli
 
 FFT = "FFT (50 epochs)"
 SETS = ("caltech101", "stanford_cars", "flowers-102")
 BACKBONES = ("convnext_base.fb_in22k", "vit_base_patch16_224.mae", "coat_tiny.in1k")
 Call = Callable[..., tuple[object, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def called(*words: str) -> tuple[object, str, str]:
-        monkeypatch.setattr("sys.argv", ["sweep", *words])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        told = capsys.readouterr()
-        return left.value.code or 0, told.out, told.err
-
-    return called
 
 
 def frame(accuracy: Callable[[int, int, int], float | None]) -> pd.DataFrame:

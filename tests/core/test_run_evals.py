@@ -21,6 +21,7 @@ from core.store import checkpoint
 from core.store.claims import Claim
 from core.store.folders import Store
 from core.store.json_files import read_json, read_jsonl
+from core.store.tracking import curves
 from core.training.trainer import Trainer
 
 
@@ -84,8 +85,14 @@ def test_an_evaluation_of_which_half_is_lost_is_done_again(
     assert searches == [2] and np.array_equal(before, flags(folder, FAST)["critical"])
 
 
-def test_another_norm_from_training_to_result(store: Store) -> None:
-    config = tiny.config(norm="l2", epsilon_g="1/2", epochs=1)
+TEXTS = (".yaml", ".json", ".jsonl")
+
+
+def test_another_norm_from_training_to_result(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "epsweep")
+    config = tiny.config(norm="l2", epsilon_g="1/5", epochs=1)
     asked = EvalConfig.parse(
         {"norm": "l1", "steps": 2, "epsilons": [0, 1, 4], "images": 6, "prior": [1, 2, 1]}
     )
@@ -97,7 +104,11 @@ def test_another_norm_from_training_to_result(store: Store) -> None:
     right = [row["correct"] / 6 for row in stored["rows"]]
     assert stored["expected"] == pytest.approx((right[0] + 2 * right[1] + right[2]) / 4)
     (row,) = read_jsonl(folder.metrics)
-    assert (row["epsilon"], row["val_epsilon"]) == (0.5, "0.5")
+    assert (row["epsilon"], row["val_epsilon"]) == (0.2, "0.2")
+    assert curves(row, config.norm)["train/epsilon"] == 0.2 and "1: eps 0.2, " in caplog.text
+    texts = [path.read_text() for path in folder.path.rglob("*") if path.suffix in TEXTS]
+    assert any("epsilon_g: '0.2'" in text for text in texts)
+    assert not any("51/255" in text or "1/5" in text for text in (*texts, caplog.text))
     summary = pipeline._summary(result, [asked], config, folder)
     assert "test/apgd-ce-2-l1/eps4" in summary
     assert not any(name.endswith("/expected") for name in summary)
