@@ -23,7 +23,7 @@ from sweep.inputs import needs
 from sweep.state import breaker, pending, plan, repair
 from sweep.state.plan import LAUNCHABLE, ON_REQUEST, REPAIRABLE, Plan, State, Status
 from sweep.submit import backends, submissions, watcher
-from sweep.submit.backends import Started
+from sweep.submit.backend import Started
 from sweep.submit.cancellation import end_jobs, withdraw
 from sweep.submit.order import Runs
 from sweep.tune import winners

@@ -7,8 +7,6 @@ manifest, k = runs_per_job. Jobs import the frozen code and read the frozen conf
 from __future__ import annotations
 
 import re
-import shlex
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,21 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import submitit
-
-from core.config import ConfigError
 from core.errors import ClusterError
 from core.store.files import remove, write_text
 from core.store.folders import Store, SweepDir
 from slurm import cluster, environment, limits
 from slurm.profile import Profile
-from sweep.state import joblog, pending
+from sweep.state import pending
 from sweep.state.pending import HIDDEN, Pending
-from sweep.submit import bundle, frozen_code, submissions
-from sweep.submit.backends import Backend, Key, Ordered, Started
+from sweep.submit import array_checks, batch_script, bundle, frozen_code, submissions
+from sweep.submit.backend import Backend, Key, Ordered, Started
 from sweep.submit.checks import Check
 from sweep.submit.order import Order, Task
-from sweep.worker import custody
 
 LIMITS = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specification")
 """How sbatch says that an array is too large, or one job more than the user may submit."""
@@ -85,14 +79,15 @@ class Slurm(Backend):
     queued = True
 
     def start(self, order: Ordered) -> Started[Ordered]:
-        sender = _Sender(frozen_code.snapshot(order.sweep, order.code), limits_of(order.profile))
+        code = frozen_code.snapshot(order.sweep, order.code)
+        sender = _Sender(code, batch_script.limits_of(order.profile))
         left = [rest for part in order.parts() if (rest := sender.send(part)) is not None]
         return Started(sender.arrays, left, sender.cap)
 
     def script(self, order: Order) -> list[str]:
-        known = limits_of(order.profile)
+        known = batch_script.limits_of(order.profile)
         return [
-            text(len(chunk), order.sweep, part.profile, order.code)
+            batch_script.text(len(chunk), order.sweep, part.profile, order.code)
             for part in order.parts()
             for chunk in limits.chunks(part.jobs, known)
         ]
@@ -101,14 +96,14 @@ class Slurm(Backend):
         if not cluster.available():
             return None
         with tempfile.TemporaryDirectory() as scratch:
-            return f"sbatch --test-only: {verdict(script, Path(scratch))}"
+            return f"sbatch --test-only: {batch_script.verdict(script, Path(scratch))}"
 
     def limited(self, profile: Profile, most: int) -> Profile:
         slurm = profile.slurm.model_copy(update={"slurm_array_parallelism": most})
         return profile.model_copy(update={"slurm": slurm})
 
     def room(self, profile: Profile) -> int:
-        return limits_of(profile).room
+        return batch_script.limits_of(profile).room
 
     def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
         """One squeue for all, and at most one sacct. A cluster may keep other users' jobs from us:
@@ -136,8 +131,6 @@ class Slurm(Backend):
             cluster.release(job)
 
     def checks(self, profile: Profile, store: Store, *, node: bool) -> Iterator[Check]:
-        from sweep.submit import array_checks  # which imports this module
-
         yield from array_checks.of_cluster(profile, store)
         if node:
             yield array_checks.of_node(profile, store)
@@ -168,7 +161,7 @@ def hand_over(
         "mem_gb": profile.slurm.mem_gb,
         "code": code.name,
     }
-    sender = executor(sweep, code, profile, name)
+    sender = batch_script.executor(sweep, code, profile, name)
     sender.write(tasks)
     script = sweep.logs / f"{name}_submission.sh"
     write_text(script, sender.text(len(tasks)))
@@ -185,59 +178,3 @@ def hand_over(
     script.rename(sweep.logs / f"{job}_submission.sh")
     submissions.record(sweep, manifest, profile, **about | {"array": job})
     return job
-
-
-def limits_of(profile: Profile) -> limits.Limits:
-    return limits.read(profile.slurm.slurm_account, profile.slurm.slurm_qos or "normal")
-
-
-def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> bundle.Executor:
-    """submitit's Slurm executor with everything the profile says; its logs go to the sweep. Raises
-    ClusterError on a machine without Slurm, ConfigError for a folder that Slurm cannot log to."""
-    if not (cluster.available() and shutil.which("srun")):
-        raise ClusterError(f"profile {profile.name}: Slurm's commands are not on the PATH here")
-    if problem := cluster.several():
-        raise ConfigError(problem)
-    if odd := re.search(r"[%\\\x00-\x1f]", str(sweep.logs)):
-        raise ConfigError(
-            f"{sweep.path}: a folder of results on Slurm may not have {odd[0]!r} in its path: "
-            "Slurm reads names of log files as patterns"
-        )
-    made = submitit.AutoExecutor(sweep.logs, **profile.executor_options())
-    plain: Any = made._executor
-    made._executor = bundle.Executor(plain.folder, plain.max_num_timeout, python=plain.python)
-    exports = {
-        "PYTHONSAFEPATH": "1",  # else the folder of the launch comes first, frozen or not
-        "PYTHONDONTWRITEBYTECODE": "1",  # a cache in the frozen code would be open to a group
-        "SLURM_EXPORT_ENV": "ALL",  # srun hands on what is set here, whatever sbatch did
-        "EPSWEEP_HEARTBEAT_S": f"{profile.heartbeat_s:g}",
-        "EPSWEEP_STALE_S": f"{profile.stale_s:g}",
-    }
-    start = f'echo "{joblog.START} ${{SLURM_RESTART_COUNT:-0}} on $SLURMD_NODENAME" >&2'
-    ours = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
-    # Last, and first on the path: nothing that a profile or a site sets leads around the frozen
-    # code, and packages that a site gives by PYTHONPATH are found behind it.
-    path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    parameters = profile.slurm_parameters()
-    ours += [*custody.guard(code), path]
-    parameters["slurm_setup"] = [start, *parameters["slurm_setup"], *ours]
-    made.update_parameters(slurm_job_name=name, **parameters)
-    sender: bundle.Executor = made._executor
-    if not profile.slurm.slurm_wckey:
-        sender.parameters["wckey"] = None  # submitit's own default may be none of the cluster's
-    return sender
-
-
-def text(tasks: int, sweep: SweepDir, profile: Profile, code: frozen_code.Code = ()) -> str:
-    """The batch script of one array: submitit's own rendering, as it makes it before sbatch. code:
-    the own code that its tasks need."""
-    frozen = frozen_code.place(sweep, code)
-    return executor(sweep, frozen, profile, f"epsweep-{sweep.path.name}").text(tasks)
-
-
-def verdict(script: str, scratch: Path) -> str:
-    """What Slurm says of a batch script without submitting it. Raises ClusterError if it would
-    be refused."""
-    path = scratch / "dry-run.sh"
-    path.write_text(script)
-    return cluster.test_only(path)

@@ -18,7 +18,7 @@ from slurm import cluster
 from slurm.cluster import Partition
 from slurm.profile import Profile
 from sweep.state import joblog
-from sweep.submit import array, checks, frozen_code
+from sweep.submit import batch_script, checks, frozen_code
 from sweep.submit.checks import NO_GPU, PATIENCE_S, Check
 
 
@@ -26,7 +26,7 @@ def of_cluster(profile: Profile, store: Store) -> Iterator[Check]:
     if not cluster.available():
         yield Check("Slurm", "fail", "sbatch, squeue, scontrol or scancel is not on the PATH")
         return
-    known = array.limits_of(profile)
+    known = batch_script.limits_of(profile)
     jobs = counted(known.room, "more job")
     room = f"{jobs} may be submitted ({known.cap.name} = {known.cap.most})"
     yield Check(
@@ -68,8 +68,8 @@ def _one_partition(wanted: str, known: Mapping[str, Partition], minutes: int) ->
 def _test_only(profile: Profile, store: Store, name: str) -> Check:
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            text = array.text(1, store.sweep("doctor"), profile)
-            return Check(name, "ok", array.verdict(text, Path(scratch)))
+            text = batch_script.text(1, store.sweep("doctor"), profile)
+            return Check(name, "ok", batch_script.verdict(text, Path(scratch)))
         except (ClusterError, ConfigError) as error:
             return Check(name, "fail", str(error))
 
@@ -90,7 +90,7 @@ def of_node(profile: Profile, store: Store) -> Check:
 
 def _probe(name: str, profile: Profile, sweep: SweepDir) -> Check:
     sweep.logs.mkdir()
-    sender = array.executor(sweep, frozen_code.snapshot(sweep), profile, name)
+    sender = batch_script.executor(sweep, frozen_code.snapshot(sweep), profile, name)
     script = sweep.logs / "submission.sh"
     script.write_text(sender.text(1, f"{sender.python} -c {shlex.quote(checks.PROBE)}"))
     job = cluster.submit(script, name)

@@ -22,7 +22,7 @@ from core.store.holder import find_holder
 from sweep.grid.fields import show
 from sweep.grid.file import GridFile
 from sweep.submit import local
-from sweep.submit.backends import Backend, Ordered, Started
+from sweep.submit.backend import Backend, Ordered, Started
 from sweep.submit.order import Order, Share
 from sweep.worker import attempt
 from sweep.worker.stop import stoppable

@@ -22,13 +22,13 @@ from core.store.processes import describe_process
 from slurm.profile import Profile
 from sweep.state.pending import Pending
 from sweep.submit import frozen_code, submissions
-from sweep.submit.backends import Backend, Crew, Ordered, Started
+from sweep.submit.backend import Backend, Crew, Ordered, Started
 from sweep.submit.order import Order, Share, Task
 from sweep.worker import custody
 from sweep.worker.task_file import DelayedSubmission
 
 if TYPE_CHECKING:
-    from sweep.submit.backends import Job
+    from sweep.submit.backend import Job
 
 FOREVER_MIN = 60 * 24 * 365
 """Local workers have no time limit; submitit wants one."""

@@ -27,7 +27,7 @@ from slurm.cluster import JobState
 from slurm.profile import Profile
 from sweep.state.pending import Pending
 from sweep.submit import local, submissions
-from sweep.submit.backends import Backend, Key, Ordered, Started
+from sweep.submit.backend import Backend, Key, Ordered, Started
 from sweep.submit.checks import Check
 from sweep.submit.order import Order
 from sweep.worker import custody

@@ -24,12 +24,12 @@ from sweep.grid import Run
 from sweep.state import joblog, pending, plan
 from sweep.state.pending import Pending
 from sweep.state.plan import Plan, State, Status
-from sweep.submit.backends import Crew
+from sweep.submit.backend import Crew
 from sweep.worker import custody
 from sweep.worker.stop import stoppable
 
 if TYPE_CHECKING:
-    from sweep.submit.backends import Job
+    from sweep.submit.backend import Job
 
 COLOURS = {
     State.NEW: "dim",

@@ -23,7 +23,7 @@ from sweep.state import breaker, decision, pending, repair
 from sweep.state.decision import Facts, State
 from sweep.state.pending import Pending
 from sweep.submit import backends, submissions, watcher
-from sweep.submit.backends import Crew, Started
+from sweep.submit.backend import Crew, Started
 from sweep.tune.order import Trials
 from sweep.tune.table import brief, tabulate
 from sweep.tune.winners import by_run

@@ -15,7 +15,7 @@ from core.errors import AlienError
 from core.store.folders import Store
 from core.store.shapes import AnyObject
 from slurm.profile import read_profile
-from sweep.submit import array, frozen_code
+from sweep.submit import batch_script, frozen_code
 from sweep.worker import custody
 from sweep.worker.job import RunJob
 
@@ -172,7 +172,7 @@ def test_a_script_guards_the_code_that_its_job_imports(
     for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    lines = array.text(1, store.sweep("s"), read_profile("testbed")).splitlines()
+    lines = batch_script.text(1, store.sweep("s"), read_profile("testbed")).splitlines()
     code = str(frozen_code.place(store.sweep("s")))
     (guard,) = (n for n, line in enumerate(lines) if line.startswith(f'alien="$(find {code} '))
     (path,) = (n for n, line in enumerate(lines) if line.startswith(f"export PYTHONPATH={code}$"))

@@ -28,7 +28,7 @@ from sweep.state import plan
 from sweep.state.plan import Plan, State
 from sweep.submit import submissions, watcher
 from sweep.submit.array import BACKEND
-from sweep.submit.backends import Started
+from sweep.submit.backend import Started
 
 GRID = """
 name: small

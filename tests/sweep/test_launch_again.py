@@ -21,8 +21,8 @@ from slurm.profile import read_profile
 from sweep import launcher
 from sweep.grid import Grid, load_grid
 from sweep.state.plan import State
-from sweep.submit import array, frozen_code, local, submissions
-from sweep.submit.backends import Crew, Started
+from sweep.submit import array, batch_script, frozen_code, local, submissions
+from sweep.submit.backend import Crew, Started
 from sweep.submit.order import Runs
 from sweep.tune import session
 from sweep.worker.job import RunJob
@@ -154,7 +154,7 @@ def test_jobs_inherit_nothing_that_changes_them(
     assert "#SBATCH --partition=main\n" in script, "a profile's own word wins"
     assert "--wckey" not in script
     monkeypatch.setenv("SBATCH_WCKEY", "ours")
-    assert "#SBATCH --wckey=ours\n" in array.text(1, sweep, read_profile("testbed"))
+    assert "#SBATCH --wckey=ours\n" in batch_script.text(1, sweep, read_profile("testbed"))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_jobs_go_to_the_cluster_that_is_asked_about_them(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=told):
-        array.text(1, store.sweep("s"), read_profile("testbed"))
+        batch_script.text(1, store.sweep("s"), read_profile("testbed"))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_no_command_of_a_profile_leads_around_the_frozen_code(
         "slurm: {timeout_min: 9, slurm_setup: ['export PYTHONPATH=/edited/2']}\n"
     )
     frozen_code.snapshot(store.sweep(again.name))
-    script = array.text(1, store.sweep(again.name), read_profile(path))
+    script = batch_script.text(1, store.sweep(again.name), read_profile(path))
     commands = "\n".join(line for line in script.splitlines() if not line.startswith("srun"))
     shown = subprocess.run(
         ["bash", "-c", f"{commands}\necho $PYTHONPATH"], capture_output=True, text=True, check=True

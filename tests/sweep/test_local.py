@@ -21,7 +21,7 @@ from sweep.grid import Grid, load_grid
 from sweep.state import plan
 from sweep.state.plan import State
 from sweep.submit import local, submissions, watcher
-from sweep.submit.backends import Crew
+from sweep.submit.backend import Crew
 from sweep.submit.frozen_code import PACKAGES
 from sweep.worker import custody
 from sweep.worker.attempt import is_done

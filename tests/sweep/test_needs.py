@@ -12,7 +12,7 @@ import tiny
 from core.model import network
 from core.store.folders import Store
 from sweep.inputs.needs import misfits
-from sweep.submit import backends
+from sweep.submit import backend
 from sweep.submit.checks import Check
 
 Call = Callable[..., tuple[int, str, str]]
@@ -33,7 +33,7 @@ def test_a_size_that_a_backbone_cannot_take_is_refused_by_launch_and_doctor(
     (line,) = [line for line in err.splitlines() if "image_size" in line]
     assert "image_size 16: convnext_atto cannot take such images (" in line
     assert line.endswith("; it can take 224")
-    monkeypatch.setattr(backends, "torch_here", lambda: Check("torch here", "ok", ""))
+    monkeypatch.setattr(backend, "torch_here", lambda: Check("torch here", "ok", ""))
     code, out, _ = call("doctor", str(path), "--root", str(root), "--json")
     (found,) = [check for check in json.loads(out) if check["name"] == "networks"]
     assert code == 1 and found["verdict"] == "fail" and "convnext_atto" in found["detail"]

@@ -24,7 +24,7 @@ from slurm.profile import read_profile
 from sweep.grid import search
 from sweep.submit import submissions
 from sweep.submit.array import BACKEND
-from sweep.submit.backends import Started
+from sweep.submit.backend import Started
 from sweep.tune import session, table, trial_job
 from sweep.tune.order import Trials
 from sweep.tune.trial_job import TuneJob
