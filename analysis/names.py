@@ -17,6 +17,8 @@ MODELS = {
     "robcnx": "RobCNX",
     "robr50": "RobR50",
 }
+ROBUST = ("RobViT", "RobSWIN", "RobCNX", "RobR50")
+"""Models whose weights were trained adversarially."""
 DATASETS = {
     "aircraft": "Aircraft",
     "caltech256": "Caltech",

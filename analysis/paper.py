@@ -12,7 +12,7 @@ from analysis.cells import BY, Cell, Key, at, group_cells, strengths
 from analysis.derived import Over, means, paired_tests, tests_table
 from analysis.gates import cell_gates, constant_gates, marked, masking_gates, notes, row_gates
 from analysis.kinds import KINDS, kind_of
-from analysis.names import ACCURACY, CORRUPTED, METRICS, NORMS, SETTINGS
+from analysis.names import ACCURACY, CORRUPTED, METRICS, NORMS, ROBUST, SETTINGS
 from analysis.tables import PLUS_MINUS, Table, pivot, winners
 from core.config import ConfigError, nearest
 
@@ -54,7 +54,7 @@ def compared(found: Cells) -> dict[Key, Cell]:
 
 
 def _robust(model: str) -> bool:
-    return model.startswith("Rob")
+    return model in ROBUST
 
 
 def _beside(setting: str) -> Callable[[Key, Cells], bool]:
