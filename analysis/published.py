@@ -22,7 +22,7 @@ from analysis.frames import VALUES
 from analysis.names import CORRUPTED, METRICS, MODELS, dataset_name, model_name
 from core.config import ConfigError, Strength, nearest
 from core.config.registry import backbone_problem
-from core.config.strength import LARGEST, Norm
+from core.config.strength import LARGEST, Norm, in_pixels
 from core.errors import counted
 
 HINGES = re.compile(r"T1=(\d+);T2=(\d+)", re.ASCII)
@@ -140,7 +140,7 @@ def _strength(text: str, norm: Norm, where: str) -> float:
         strength = Fraction(re.sub(r"/255$", "", text))
     except (ValueError, ZeroDivisionError):
         strength = Fraction(-1)
-    if not 0 <= strength <= 255 * (1 if norm == "linf" else LARGEST):
+    if not 0 <= strength <= 255 * (1 if in_pixels(norm) else LARGEST):
         raise ConfigError(f"{where}: epsilon_g: expected 255ths such as 4, got '{text}'")
     return float(strength)
 

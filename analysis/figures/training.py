@@ -27,7 +27,7 @@ from analysis.figures.style import Looks, blocks, legend, looks, matrix, styled
 from analysis.names import datasets_in_order, models_in_order
 from analysis.results import Results
 from core.config import Strength
-from core.config.strength import NO_ATTACK
+from core.config.strength import NO_ATTACK, in_pixels
 
 Drawn = Iterator[tuple[str, Figure]]
 COLUMNS = {"val_clean": "clean (%)", "val_adv": "adversarial (%)", "val_loss": "loss"}
@@ -44,8 +44,8 @@ def trained(results: Results) -> list[Strength]:
 
 def stem(name: str, strength: Strength) -> str:
     """'adaptation-eps4', 'adaptation-l2_eps0_2'."""
-    number = strength.number if strength.norm != "linf" else strength.number * 255
-    prefix = "" if strength.norm == "linf" else f"{strength.norm}_"
+    number = strength.number * 255 if in_pixels(strength.norm) else strength.number
+    prefix = "" if in_pixels(strength.norm) else f"{strength.norm}_"
     return f"{name}-{prefix}eps{float(number):g}".replace(".", "_")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, assert_never
 
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo
 from pydantic_core import core_schema
@@ -19,6 +19,17 @@ from pydantic_core import core_schema
 Norm = Literal["linf", "l2", "l1"]
 LARGEST = 10**6
 """No l2 or l1 ball in [0, 1]^n with images of any size is larger."""
+
+
+def in_pixels(norm: Norm) -> bool:
+    """Whether strengths in this norm bound each pixel alone: in [0, 1], written in 255ths."""
+    match norm:
+        case "linf":
+            return True
+        case "l2" | "l1":
+            return False
+        case _:
+            assert_never(norm)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -43,9 +54,9 @@ class Strength:
         ('8/255', '0.5')
         """
         number = value.number if isinstance(value, Strength) else fraction(value)
-        if norm != "linf" and not 0 <= number <= LARGEST:
+        if not in_pixels(norm) and not 0 <= number <= LARGEST:
             raise ValueError(f"a strength for {norm} lies in [0, {LARGEST}], got {value}")
-        if norm == "linf" and not 0 <= number <= 1:
+        if in_pixels(norm) and not 0 <= number <= 1:
             whole = number.denominator == 1 and 1 < number <= 255
             hint = f", did you mean {number}/255?" if whole else ""
             raise ValueError(f"a strength lies in [0, 1], got {value}{hint}")
@@ -68,7 +79,7 @@ class Strength:
     def __str__(self) -> str:
         """l-inf: '8/255' (not reduced), or a plain fraction if it is no multiple of 1/255. l2 and
         l1: '0.2', or a fraction if no decimal equals it. `parse` inverts it."""
-        return in_255ths(self.number) if self.norm == "linf" else decimal(self.number)
+        return in_255ths(self.number) if in_pixels(self.norm) else decimal(self.number)
 
     def __float__(self) -> float:
         return float(self.number)
@@ -80,7 +91,7 @@ class Strength:
     @property
     def slug(self) -> str:
         """Its part of a run id: 'eps4', 'l2_eps1_5'."""
-        if self.norm == "linf":
+        if in_pixels(self.norm):
             return f"eps{self.number * 255}".replace("/", "_")
         return f"{self.norm}_eps{self.number}".replace("/", "_")
 
@@ -128,9 +139,9 @@ def decimal(number: Fraction) -> str:
     return f"{quotient:f}" if Fraction(quotient) == number else str(number)
 
 
-def shown(epsilon: float, norm: str) -> str:
+def shown(epsilon: float, norm: Norm) -> str:
     """A strength rounded for display: '2.67/255', or '0.5' for l2 and l1."""
-    return f"{epsilon * 255:.3g}/255" if norm == "linf" else f"{epsilon:.3g}"
+    return f"{epsilon * 255:.3g}/255" if in_pixels(norm) else f"{epsilon:.3g}"
 
 
 def _listed(value: object) -> object:

@@ -12,6 +12,7 @@ from typing import Any
 
 from core.config import ConfigError, EvalConfig, RunConfig, own_code, shown
 from core.config.evaluation import AtStrengths
+from core.config.strength import in_pixels
 from core.data import digests, splits
 from core.data.inputs import Sources
 from core.errors import StaleError
@@ -222,7 +223,7 @@ def _curve(
 ) -> dict[str, float]:
     """Accuracy at every strength, and expected accuracy if the evaluation has the run's norm."""
     accuracy, unit = records.curve(rows), 255
-    if item.norm != "linf":
+    if not in_pixels(item.norm):
         prefix, unit = f"{prefix}-{item.norm}", 1
     found = {f"{prefix}/eps{float(e) * unit:g}": value for e, value in accuracy.items()}
     exact = records.expected_exactly(rows, config.epsilon_g) if item.norm == config.norm else None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from core.config import RunConfig
-from core.config.strength import Norm
+from core.config.strength import Norm, in_pixels
 from core.errors import first_line
 from core.options import Mode
 from core.store.fence import newest_attempt
@@ -180,7 +180,7 @@ def curves(row: MetricsRow, norm: Norm) -> dict[str, float]:
     in_255ths = {"train/epsilon_255": row["epsilon"] * 255}
     logged: dict[str, float] = {
         "epoch": row["epoch"],
-        **(in_255ths if norm == "linf" else {"train/epsilon": row["epsilon"]}),
+        **(in_255ths if in_pixels(norm) else {"train/epsilon": row["epsilon"]}),
         "train/lr": row["lr"],
         "train/loss": row["train_loss"],
         "train/images_per_s": row["images_per_s"],
