@@ -84,8 +84,11 @@ def test_the_names_are_those_of_submitit() -> None:
     ("text", "expected"),
     [
         ("executer: local\nexecutor: local", ":1: executer: unknown key, did you mean 'executor'?"),
-        ("executor: slrum", ":1: executor: expected one of local, debug, slurm, got 'slrum', did"),
-        ("about: x", "executor: required (local, debug, slurm, or a plug-in of submitit)"),
+        (
+            "executor: slrum",
+            ":1: executor: expected one of local, debug, slurm, ray, got 'slrum', did",
+        ),
+        ("about: x", "executor: required (local, debug, slurm, ray, or a plug-in of submitit)"),
         (SLURM + "runs_per_job: many", ":3: runs_per_job: expected a whole number, got 'many'"),
         (SLURM + "runs_per_job: 0", ":3: runs_per_job: got 0: Input should be greater than"),
         (SLURM + "runs_per_job: true", ":3: runs_per_job: expected a whole number, got True"),
