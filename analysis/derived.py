@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 
@@ -46,7 +46,13 @@ def means(found: Mapping[Key, Cell], over: Over, *, partial: bool = False) -> di
 
 
 def _averaged(key: Key, over: Over) -> Key:
-    return key._replace(**{over: "mean"})
+    match over:
+        case "dataset":
+            return key._replace(dataset="mean")
+        case "model":
+            return key._replace(model="mean")
+        case _:
+            assert_never(over)
 
 
 def _mean(parts: Sequence[Cell], asked: int, over: Over, partial: bool) -> Cell:
