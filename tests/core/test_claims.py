@@ -6,16 +6,15 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import killable
 import pytest
+from claiming import foreign, until
 from forks import Forks
 
 from core.store import claims, processes
@@ -25,45 +24,6 @@ from core.store.folders import RunDir
 from core.store.holder import find_holder
 from core.store.json_files import read_jsonl
 from core.store.processes import describe_process, process_alive
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunDir:
-    return RunDir(tmp_path / "runs" / "r")
-
-
-@pytest.fixture
-def acquire() -> Iterator[Callable[..., Claim | None]]:
-    """Claim.acquire, but every claim is released in the end: its heartbeat is a thread."""
-    taken: list[Claim] = []
-
-    def acquired(run: RunDir, **options: Any) -> Claim | None:
-        claim = Claim.acquire(run, **options)
-        if claim:
-            taken.append(claim)
-        return claim
-
-    yield acquired
-    for claim in taken:
-        claim.release("interrupted")
-
-
-def foreign(run: RunDir, *, age: float, attempt: int = 1, **info: Any) -> Path:
-    """A claim by a process of another machine, whose last heartbeat is `age` seconds old."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    path = run.path / f"claim-{attempt:04d}.json"
-    described = {"attempt": attempt, "machine": "elsewhere", "pid": 1, "pid_start": "1"}
-    path.write_text(json.dumps(described | {"outcome": None} | info))
-    moment = time.time() - age
-    os.utime(path, (moment, moment))
-    return path
 
 
 def test_exactly_one_of_three_wins_every_round(forks: Forks, tmp_path: Path) -> None:
@@ -165,42 +125,6 @@ def test_a_process_whose_name_is_odd(tmp_path: Path) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize(("age", "free"), [(0, False), (100, False), (140, True)])
-def test_an_owner_elsewhere_counts_as_gone_when_its_heart_stops(
-    run: RunDir, acquire: Callable[..., Claim | None], age: float, free: bool
-) -> None:
-    """120 seconds, by default."""
-    foreign(run, age=age)
-    owner = find_holder(run)
-    assert owner and owner.live is not free and owner.age == pytest.approx(age, abs=15)
-    assert (acquire(run) is not None) is free
-
-
-def test_patience_is_a_setting(
-    run: RunDir, acquire: Callable[..., Claim | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    foreign(run, age=20)
-    assert acquire(run) is None
-    monkeypatch.setenv("EPSWEEP_STALE_S", "10")
-    claim = acquire(run)
-    assert claim and claim.attempt == 2
-
-
-def test_an_owner_is_as_silent_as_its_own_setting_allows(
-    run: RunDir, acquire: Callable[..., Claim | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A job with the patience of its profile, seen from a login node that knows nothing of it."""
-    monkeypatch.setenv("EPSWEEP_STALE_S", "600")
-    claim = acquire(run)
-    assert claim
-    monkeypatch.delenv("EPSWEEP_STALE_S")
-    monkeypatch.setattr(processes, "_machine", lambda: "elsewhere")
-    for age, live in ((150, True), (650, False)):
-        os.utime(run.path / "claim-0001.json", (time.time() - age,) * 2)
-        owner = find_holder(run)
-        assert owner and (owner.live, owner.hung) == (live, not live)
-
-
 @pytest.mark.parametrize("outcome", ["done", "failed", "interrupted"])
 def test_an_owner_elsewhere_that_said_goodbye_is_gone(
     run: RunDir, acquire: Callable[..., Claim | None], outcome: str
@@ -208,26 +132,6 @@ def test_an_owner_elsewhere_that_said_goodbye_is_gone(
     foreign(run, age=0, outcome=outcome)
     claim = acquire(run)
     assert claim and claim.attempt == 2
-
-
-def test_clocks_that_differ_make_nobody_look_dead(
-    run: RunDir, acquire: Callable[..., Claim | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """This node's clock is an hour ahead of the file server's."""
-    foreign(run, age=5)
-    ahead = time.time() + 3600
-    monkeypatch.setattr(claims.time, "time", lambda: ahead)
-    assert acquire(run) is None
-
-
-def test_a_claim_without_its_first_line_is_live_for_a_while(
-    run: RunDir, acquire: Callable[..., Claim | None]
-) -> None:
-    path = foreign(run, age=0)
-    path.write_text("")
-    assert acquire(run) is None
-    os.utime(path, (time.time() - 500,) * 2)
-    assert acquire(run) is not None
 
 
 def test_a_late_taker_loses_to_a_higher_attempt(
@@ -244,30 +148,6 @@ def test_a_late_taker_loses_to_a_higher_attempt(
     assert newest_attempt(run.path) == 3
 
 
-def test_an_owner_that_was_taken_over_notices_and_stays_silent(
-    forks: Forks,
-    run: RunDir,
-    acquire: Callable[..., Claim | None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A process hangs (SIGSTOP), another machine takes over, the first one wakes up again."""
-    beats = {"EPSWEEP_HEARTBEAT_S": "0.02", "EPSWEEP_STALE_S": "0.4"}
-    hung = forks.start(killable.claim_and_wait, run.path, beats)
-    until((run.path / "ready").exists)
-    monkeypatch.setattr(processes, "_machine", lambda: "elsewhere")
-    time.sleep(0.6)
-    assert acquire(run) is None, "its heart beats: age alone does not make it stale"
-    os.kill(hung.pid, signal.SIGSTOP)
-    took: list[Claim] = []
-    until(lambda: took.append(acquire(run)) or took[-1])  # type: ignore[func-returns-value]
-    (run.path / "go").touch()
-    os.kill(hung.pid, signal.SIGCONT)
-    hung.join(30)
-    assert (run.path / "held").read_text() == "False"
-    assert took[-1].held()
-    assert [row["outcome"] for row in read_jsonl(run.attempts)] == ["lost", None]
-
-
 def test_a_folder_that_vanished_is_not_held(
     run: RunDir, acquire: Callable[..., Claim | None]
 ) -> None:
@@ -277,43 +157,6 @@ def test_a_folder_that_vanished_is_not_held(
     assert not claim.held()
     claim.release("done")
     assert not run.path.exists()
-
-
-def test_the_heart_beats_and_tells_progress(
-    run: RunDir, acquire: Callable[..., Claim | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EPSWEEP_HEARTBEAT_S", "0.02")
-    claim = acquire(run)
-    assert claim
-
-    def told() -> Any:
-        owner = find_holder(run)
-        assert owner
-        return owner.info["progress"]
-
-    claim.progress = {"phase": "train", "epoch": 3}
-    until(lambda: told() == {"phase": "train", "epoch": 3})
-    os.utime(run.path / "claim-0001.json", (0, 0))
-    until(lambda: (run.path / "claim-0001.json").stat().st_mtime > 0)
-
-
-def test_the_heart_survives_a_full_disk(
-    run: RunDir, acquire: Callable[..., Claim | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EPSWEEP_HEARTBEAT_S", "0.02")
-    claim = acquire(run)
-    assert claim
-    failures = []
-
-    def full(run: RunDir, path: Path, value: Any) -> None:
-        failures.append(path)
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDir, "write_json", full)
-        until(lambda: len(failures) > 2)
-    claim.progress = {"phase": "after"}
-    until(lambda: "after" in (run.path / "claim-0001.json").read_text())
 
 
 def test_every_ending_leaves_its_row(run: RunDir, acquire: Callable[..., Claim | None]) -> None:
@@ -336,19 +179,6 @@ def test_every_ending_leaves_its_row(run: RunDir, acquire: Callable[..., Claim |
     assert owner and not owner.live and owner.info["outcome"] == "done"
 
 
-def test_a_released_claim_stops_beating(
-    run: RunDir, acquire: Callable[..., Claim | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EPSWEEP_HEARTBEAT_S", "0.01")
-    claim = acquire(run)
-    assert claim
-    claim.release("done")
-    path = run.path / "claim-0001.json"
-    os.utime(path, (0, 0))
-    time.sleep(0.1)
-    assert path.stat().st_mtime == 0
-
-
 def test_a_copied_store_has_taken_no_longer(
     run: RunDir, acquire: Callable[..., Claim | None]
 ) -> None:
@@ -361,52 +191,6 @@ def test_a_copied_store_has_taken_no_longer(
     os.utime(path, (copied, copied))
     owner = find_holder(run)
     assert owner and owner.seconds < 5 and owner.gpu_seconds < 10
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A heart that beats often, and counts as stopped soon."""
-    monkeypatch.setenv("EPSWEEP_HEARTBEAT_S", "0.05")
-    monkeypatch.setenv("EPSWEEP_STALE_S", "0.5")
-
-
-@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES])
-@pytest.mark.parametrize("times", [1, 40])
-def test_the_heart_survives_every_error_of_the_disk(
-    run: RunDir,
-    acquire: Callable[..., Claim | None],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    quick: None,
-    number: int,
-    times: int,
-) -> None:
-    """One error or many, in whatever it does; said once, and the run is not taken for lost."""
-    claim = acquire(run)
-    assert claim
-    claim.on_cancel = lambda: pytest.fail("nobody has cancelled the run")
-    failed: list[object] = []
-
-    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
-        def act(path: Any, *more: Any, **options: Any) -> Any:
-            if len(failed) < times and threading.current_thread().name == "heartbeat":
-                failed.append(path)
-                raise OSError(number, os.strerror(number), str(path))
-            return real(path, *more, **options)
-
-        return act
-
-    with monkeypatch.context() as patch:
-        for name in ("listdir", "replace", "stat"):
-            patch.setattr(os, name, failing(getattr(os, name)))
-        until(lambda: len(failed) == times)
-    claim.progress = {"phase": "after"}
-    until(lambda: "after" in (run.path / "claim-0001.json").read_text())
-    assert claim.held() and acquire(run) is None
-    said = [record.message for record in caplog.records if "heartbeat" in record.message]
-    assert len(said) <= 1
-    if times > 1:
-        assert os.strerror(number) in said[0]
 
 
 def test_a_list_of_files_may_be_old(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,37 +210,6 @@ def test_a_list_of_files_may_be_old(run: RunDir, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(OSError, match="out of date"):
             find_holder(run)
         assert len(looks) < 30
-
-
-@pytest.mark.parametrize("ahead", [3600, 10 * 365 * 86400])
-def test_a_claim_from_the_future_holds_nothing_for_ever(
-    run: RunDir, acquire: Callable[..., Claim | None], quick: None, ahead: float
-) -> None:
-    foreign(run, age=-ahead, stale_s=0.5)
-    owner = find_holder(run)
-    assert owner and owner.hung and f"{owner.silence}".endswith("s in the future")
-    claim = acquire(run)
-    assert claim and claim.attempt == 2
-
-
-@pytest.mark.parametrize("ahead", [3600, -3600])
-def test_an_owner_whose_clock_is_wrong_is_left_alone(
-    run: RunDir, acquire: Callable[..., Claim | None], quick: None, ahead: float
-) -> None:
-    """On a file system that takes the time of whoever writes."""
-    path, over = foreign(run, age=-ahead, stale_s=0.5, beat_s=0.2), threading.Event()
-
-    def beat() -> None:
-        while not over.wait(0.01):
-            moment = time.time() + ahead
-            os.utime(path, (moment, moment))
-
-    heart = threading.Thread(target=beat)
-    heart.start()
-    assert acquire(run) is None
-    over.set()
-    heart.join()
-    assert acquire(run) is not None
 
 
 def test_claims_removed_by_hand_let_no_sleeper_back_in(
