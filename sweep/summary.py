@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
+from statistics import mean
+from types import MappingProxyType
 from typing import NamedTuple
 
 from rich.console import Group
@@ -19,12 +21,30 @@ from sweep.state.plan import Plan, State, Status
 from sweep.submit import watcher
 from sweep.tune import winners
 
+
+class Published(NamedTuple):
+    """What others measured of the runs of a plan."""
+
+    metric: str
+    """The one to show,"""
+    values: Mapping[str, Mapping[str, float]]
+    """and all of them, in percent, by run id."""
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """That one, of the runs that have it."""
+        every = self.values.items()
+        return {run: found[self.metric] for run, found in every if self.metric in found}
+
+
+NOTHING: Mapping[str, float] = MappingProxyType({})
 MARKED = (State.RUNNING, State.PENDING, State.FAILED, State.DAMAGED, State.STALE)
 """States that a cell counts besides done."""
 
 
-def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
-    """The question, the store, the counts, the hours, and runs by cell."""
+def of(grid: Grid, seen: Plan, cost: Cost, published: Published | None = None) -> Group:
+    """The question, the store, the counts, the hours, and runs by cell, with what was published of
+    them if that is asked for."""
     question = str(grid.about.get("question", ""))
     lines = [Text.assemble((grid.name, "bold"), "  ", question), place(cost.store, grid)]
     told = grid.shared and len(seen.statuses) == len(grid.runs)  # of a part nobody has counted it
@@ -43,7 +63,13 @@ def of(grid: Grid, seen: Plan, cost: Cost) -> Group:
     if phases := _phases(by_phase(works, before), cost.unit):
         lines.append(phases)
     lines += winners.lines(grid) + searches(grid, before, cost.unit)
-    return Group(*lines, cells(seen, works, cost.unit))
+    printed = published.shown if published else {}
+    if published:
+        some = sum(status.run.id in printed for status in seen.statuses)
+        what = f"{published.metric} as published, in %"
+        runs = counted(some, "run")
+        lines.append(Text(f"{what}, of {runs}: the mean over those of a cell"))
+    return Group(*lines, cells(seen, works, cost.unit, printed))
 
 
 def works_of(seen: Plan, cost: Cost) -> list[Work]:
@@ -88,17 +114,22 @@ def searches(grid: Grid, hours: Sum, unit: str) -> list[Text]:
     return [Text(text, style="yellow")] if left else []
 
 
-def cells(seen: Plan, works: Sequence[Work], unit: str) -> Sheet:
-    """Done/all runs by backbone and dataset, how many of the others are under way or failed, and
-    the estimate for all of a backbone, in hours of `unit`."""
+def cells(
+    seen: Plan, works: Sequence[Work], unit: str, published: Mapping[str, float] = NOTHING
+) -> Sheet:
+    """Done/all runs by backbone and dataset, how many of the others are under way or failed, what
+    was published of them, and the estimate for all of a backbone, in hours of `unit`."""
     datasets: dict[str, None] = {}
     counts: dict[str, dict[str, Counter[State]]] = defaultdict(lambda: defaultdict(Counter))
+    printed: dict[tuple[str, str], list[float]] = defaultdict(list)
     hours: dict[str, list[float | None]] = defaultdict(list)
     for status, work in zip(seen.statuses, works, strict=True):
         backbone, dataset = status.run.config.backbone, _name(status.run.config.dataset)
         datasets[dataset] = None
         counts[backbone][dataset][status.state] += 1
         hours[backbone].append(work.hours)
+        if status.run.id in published:
+            printed[backbone, dataset].append(published[status.run.id])
     totals = {name: Sum.of(each) for name, each in hours.items()}
     table = Sheet(box=None, pad_edge=False, header_style="bold")
     table.add_column("done/runs")
@@ -109,7 +140,9 @@ def cells(seen: Plan, works: Sequence[Work], unit: str) -> Sheet:
     if largest:
         table.add_column(unit, justify="right", style="dim")
     for backbone, row in counts.items():
-        shown = [_cell(row[name]) if name in row else "" for name in datasets]
+        shown = [
+            _cell(row[name], printed[backbone, name]) if name in row else "" for name in datasets
+        ]
         total = totals[backbone]
         if largest:
             known = f"about {short(total.known * factor)}" if total.known else ""
@@ -119,12 +152,14 @@ def cells(seen: Plan, works: Sequence[Work], unit: str) -> Sheet:
     return table
 
 
-def _cell(states: Counter[State]) -> Text:
+def _cell(states: Counter[State], published: Sequence[float]) -> Text:
     done = states[State.DONE]
     text = Text(f"{done}/{states.total()}", style="green" if done else "")
     for state in MARKED:
         if states[state]:
             text.append(f" {states[state]} {state}", style=watcher.COLOURS[state])
+    if published:
+        text.append(f"{mean(published):6.1f}", style="dim")
     return text
 
 

@@ -1,5 +1,6 @@
 """The Guide (the sister benchmark, arXiv 2508.14079) on the command line: when a command asks for
-its tables, where their measurements come from, and the verb suggest-backbone.
+its tables, where their measurements come from, what was published of a plan, and the verb
+suggest-backbone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from analysis.command import Output
     from analysis.guide.command import Measured
     from slurm.profile import Profile
+    from sweep.grid import Grid
+    from sweep.state.plan import Plan
+    from sweep.summary import Published
 
 TABLES = (
     *("ranking", "medals", "best", "means", "heatmap", "correlation", "proxies", "wins", "effects"),
@@ -112,6 +116,21 @@ def tables(
         sidecar = output.with_name(f"{output.name}.provenance.json")
         write_text(sidecar, dumps(command.provenance(measured), indent=1) + "\n")
     return made
+
+
+def published(loaded: Grid, seen: Plan, metric: str) -> Published:
+    """What the papers measured of the runs of a plan. Raises ConfigError for nothing at all, and
+    for a metric that is not among it."""
+    from analysis.priors import find_published
+    from sweep.summary import Published
+
+    values = find_published(manifest(status.run for status in seen.statuses), loaded.tables)
+    known = [*dict.fromkeys(name for found in values.values() for name in found)]
+    if not known:
+        raise ConfigError(f"--published: nothing is published of the runs of {loaded.name}")
+    if metric not in known:
+        raise ConfigError(f"--published: unknown metric '{metric}'{nearest(metric, known)}")
+    return Published(metric, values)
 
 
 @verbs.command("suggest-backbone", rich_help_panel=LOOK)

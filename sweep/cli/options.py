@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sweep.estimate.cost import Cost
     from sweep.grid import Grid, Run
     from sweep.state.plan import Plan
+    from sweep.summary import Published
 
 PREPARE, RUN, LOOK, REPAIR = "Prepare", "Run", "Look", "Repair"
 """Groups of verbs in `sweep --help`."""
@@ -107,10 +108,10 @@ def cost_of(loaded: Grid, store: Store, profile: Profile) -> Cost:
     return cost.of(profile, store, loaded.about.get("hardware"))
 
 
-def print_plan(loaded: Grid, seen: Plan, cost: Cost) -> None:
+def print_plan(loaded: Grid, seen: Plan, cost: Cost, published: Published | None = None) -> None:
     from sweep import summary
 
-    out.print(summary.of(loaded, seen, cost))
+    out.print(summary.of(loaded, seen, cost, published))
 
 
 def print_warnings(loaded: Grid) -> None:

@@ -49,11 +49,20 @@ def plan(
     profile: ProfileOption = "local",
     root: Root = None,
     only: Only = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--published",
+            metavar="METRIC",
+            help="Also the published accuracy: clean, linf, expected, ...",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what would run and what is missing for it, and for several grids what they share.
     Changes nothing."""
     from sweep import launcher, several
+    from sweep.cli import guide
     from sweep.state.plan import as_json
     from sweep.tune import winners
 
@@ -62,16 +71,20 @@ def plan(
     where = launcher.load_profile(profile)
     for grid in loaded:
         print_warnings(grid)
+    if published and len(loaded) > 1:
+        raise ConfigError("--published: expected one GRID")
     if len(loaded) == 1:
         seen = look(loaded[0], store, only)
+        printed = guide.published(loaded[0], seen, published) if published else None
         cost = cost_of(loaded[0], store, where)
         if json:
             more = {"shared": loaded[0].shared, **winners.as_dict(loaded[0])}
+            more |= {"published": printed.values} if printed else {}
             runs = [status.run for status in seen.statuses]
             estimate = cost.as_dict(runs, loaded[0].searches)
             sys.stdout.writelines(as_json(seen, name=loaded[0].name, estimate=estimate, **more))
             return
-        print_plan(loaded[0], seen, cost)
+        print_plan(loaded[0], seen, cost, printed)
     else:
         shares = several.look(loaded, store, only or (), where)
         seen = several.union(shares)

@@ -23,7 +23,7 @@ from core.config import ConfigError
 FFT = "FFT (50 epochs)"
 SETS = ("caltech101", "stanford_cars", "flowers-102")
 BACKBONES = ("convnext_base.fb_in22k", "vit_base_patch16_224.mae", "coat_tiny.in1k")
-Call = Callable[..., tuple[object, str, str]]
+Call = Callable[..., tuple[int, str, str]]
 
 
 def frame(accuracy: Callable[[int, int, int], float | None]) -> pd.DataFrame:
