@@ -14,6 +14,7 @@ as far; 50 towards each of the two nearest end 0.3 to 0.6 % further away.
 
 A point counts only once the model has misclassified it, so a distance is always an upper bound.
 Like APGD's `Trajectory`, an `Approach` needs no random numbers and never calls the model.
+What depends on the norm is in core.attack.approaches.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ import torch
 from torch import Tensor
 
 from core.attack.apgd import is_right
-from core.attack.projection import LARGEST, per_image, project_l1, usable
+from core.attack.projection import LARGEST, per_image, usable
 from core.attack.rows import Rows
-from core.config.strength import Norm
 
 RIVALS = 9
 """Classes that SCAN ranks. Each more costs a gradient; more than nine change no distance."""
@@ -61,7 +61,7 @@ def _annealed(bounds: tuple[float, float], steps: int, device: torch.device) -> 
     return torch.tensor([last + (first - last) * share for share in shares], device=device)
 
 
-def _norms(images: Tensor) -> Tensor:
+def l2_norms(images: Tensor) -> Tensor:
     """l2 norms [B]."""
     found: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
     return found
@@ -144,10 +144,10 @@ class Approach(Rows, ABC):
     def observe(self, lead: Tensor, gradient: Tensor, logits: Tensor, steps: int) -> Tensor:
         """Take in lead [B], its gradient and the logits at `point`, and set the next `point`.
         steps: FMN's, over all descents. Returns which images [B] were misclassified at `point`."""
-        before, steepness = self.point, _norms(gradient)
+        before, steepness = self.point, l2_norms(gradient)
         if not bool((steepness < LARGEST).all()):  # checking costs less than a copy
             gradient = usable(gradient)
-            steepness = _norms(gradient)
+            steepness = l2_norms(gradient)
         fresh = (self.own < 0).nonzero().flatten()
         if len(fresh):
             self._meet(fresh, logits[fresh])
@@ -274,60 +274,3 @@ class Approach(Rows, ABC):
     def _halve(self, rows: Tensor) -> None:
         self.epsilon[rows] = (self.low[rows] + self.distance[rows]) / 2
         self.point[rows] = self.within(self.best[rows], self.clean[rows], self.epsilon[rows])
-
-
-class Linf(Approach):
-    @staticmethod
-    def length(delta: Tensor) -> Tensor:
-        return delta.flatten(1).abs().amax(1)
-
-    @staticmethod
-    def slant(gradient: Tensor) -> Tensor:
-        return gradient.flatten(1).abs().sum(1)
-
-    @staticmethod
-    def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
-        radius = per_image(epsilon)
-        return torch.clamp(point, clean - radius, clean + radius, out=point).clamp_(0, 1)
-
-    @staticmethod
-    def gaining(gradient: Tensor, gain: Tensor) -> Tensor:
-        size = gain / gradient.flatten(1).abs().sum(1).clamp(min=LEAST)
-        return gradient.sign() * per_image(size)
-
-
-class L2(Approach):
-    @staticmethod
-    def length(delta: Tensor) -> Tensor:
-        return _norms(delta)
-
-    @staticmethod
-    def slant(gradient: Tensor) -> Tensor:
-        return _norms(gradient)
-
-    @staticmethod
-    def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
-        """Scaled into the ball, then clipped to [0, 1], which only shortens it further."""
-        delta = point.sub_(clean)
-        share = (epsilon / delta.flatten(1).norm(dim=1).clamp(min=LEAST)).clamp(max=1)
-        return torch.addcmul(clean, delta, per_image(share)).clamp_(0, 1)
-
-
-class L1(Approach):
-    change = 0.15, 0.001
-    """Larger than for the others: DeepFool's steps are l2's, which end far away in l1."""
-
-    @staticmethod
-    def length(delta: Tensor) -> Tensor:
-        return delta.flatten(1).abs().sum(1)
-
-    @staticmethod
-    def slant(gradient: Tensor) -> Tensor:
-        return gradient.flatten(1).abs().amax(1)
-
-    @staticmethod
-    def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
-        return project_l1(point, clean, epsilon)
-
-
-APPROACHES: dict[Norm, type[Approach]] = {"linf": Linf, "l2": L2, "l1": L1}

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.attack.apgd import attacking, rivalry_of
-from core.attack.minimal import APPROACHES, END, Approach
+from core.attack.approaches import APPROACHES
+from core.attack.minimal import END, Approach
 from core.config.evaluation import MinimalNorm
 from core.config.strength import Norm
 from core.data.splits import Split
-from core.errors import TeamError
 from core.evaluation.measured import Context, Measured
 from core.evaluation.pseudo import pseudo_margins
+from core.evaluation.queue import order_of
 from core.evaluation.slots import Queue, Slots
 from core.machine.team import ALONE, Team
 from core.model.linear_head import feature_margins, find_linear_head, gaps
@@ -177,18 +178,14 @@ def search(
 def _joined(parts: Sequence[tuple[NDArray[Any], Distances]], images: int) -> Distances:
     """The search from its parts, (rows, distances) of each process. Raises TeamError unless every
     image is in exactly one part."""
-    seen = np.concatenate([rows for rows, _ in parts])
-    if not np.array_equal(np.sort(seen), np.arange(images)):
-        raise TeamError(
-            f"expected each of {images} images evaluated once, got {len(np.unique(seen))}"
-        )
-    order = np.argsort(seen)
-    names = parts[0][1].arrays
+    order = order_of([rows for rows, _ in parts], images)
+    searches = [found for _, found in parts]
+    names = searches[0].arrays
     return Distances(
-        {name: np.concatenate([part.arrays[name] for _, part in parts])[order] for name in names},
-        sum(part.forwards for _, part in parts),
-        sum(part.backwards for _, part in parts),
-        sum(part.zero_gradient_images for _, part in parts),
+        {name: np.concatenate([one.arrays[name] for one in searches])[order] for name in names},
+        sum(one.forwards for one in searches),
+        sum(one.backwards for one in searches),
+        sum(one.zero_gradient_images for one in searches),
     )
 
 

@@ -105,18 +105,25 @@ def search(
 def joined(parts: Sequence[tuple[np.ndarray[Any, Any], Search]], images: int) -> Search:
     """The search from its parts, each with the rows that it covers. Raises TeamError unless every
     image is in exactly one part."""
-    seen = np.concatenate([rows for rows, _ in parts])
+    order = order_of([rows for rows, _ in parts], images)
+    searches = [found for _, found in parts]
+    return Search(
+        np.concatenate([one.critical for one in searches])[order],
+        sum(one.forwards for one in searches),
+        sum(one.backwards for one in searches),
+        sum(one.zero_gradient_images for one in searches),
+    )
+
+
+def order_of(rows: Sequence[np.ndarray[Any, Any]], images: int) -> np.ndarray[Any, Any]:
+    """Where each image is if the rows of a team's processes are put one after the other. Raises
+    TeamError unless every image is there exactly once."""
+    seen = np.concatenate(rows)
     if not np.array_equal(np.sort(seen), np.arange(images)):
         raise TeamError(
             f"expected each of {images} images evaluated once, got {len(np.unique(seen))}"
         )
-    whole = Search(np.zeros(images, np.int16))
-    for rows, part in parts:
-        whole.critical[rows] = part.critical
-        whole.forwards += part.forwards
-        whole.backwards += part.backwards
-        whole.zero_gradient_images += part.zero_gradient_images
-    return whole
+    return np.argsort(seen)
 
 
 def _clean_search(

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from core.attack.apgd import rivalry_of
-from core.attack.minimal import APPROACHES, END, HALVINGS, RIVALS, STARTS
+from core.attack.approaches import APPROACHES
+from core.attack.minimal import END, HALVINGS, RIVALS, STARTS
 from core.config import ConfigError, EvalConfig
 from core.config.evaluation import MinimalNorm, RobustAccuracy
 from core.data.splits import Split

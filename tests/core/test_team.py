@@ -148,7 +148,7 @@ def test_a_search_in_shards_finds_the_same(forks: Forks, tmp_path: Path) -> None
 )
 def test_a_missing_or_doubled_image_is_no_result(rows: list[list[int]]) -> None:
     parts = [(np.array(part, int), Search(np.zeros(len(part), np.int16))) for part in rows]
-    with pytest.raises(TeamError, match="of 3 images were evaluated"):
+    with pytest.raises(TeamError, match="each of 3 images evaluated once"):
         joined(parts, 3)
 
 

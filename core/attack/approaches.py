@@ -1,0 +1,68 @@
+"""The approach to the nearest other class in each norm: lengths, slopes, balls, shortest steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from core.attack.minimal import LEAST, Approach, l2_norms
+from core.attack.projection import per_image, project_l1
+from core.config.strength import Norm
+
+
+class Linf(Approach):
+    @staticmethod
+    def length(delta: Tensor) -> Tensor:
+        found: Tensor = torch.linalg.vector_norm(delta.flatten(1), float("inf"), dim=1)
+        return found
+
+    @staticmethod
+    def slant(gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).abs().sum(1)
+
+    @staticmethod
+    def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
+        radius = per_image(epsilon)
+        return torch.clamp(point, clean - radius, clean + radius, out=point).clamp_(0, 1)
+
+    @staticmethod
+    def gaining(gradient: Tensor, gain: Tensor) -> Tensor:
+        size = gain / gradient.flatten(1).abs().sum(1).clamp(min=LEAST)
+        return gradient.sign() * per_image(size)
+
+
+class L2(Approach):
+    @staticmethod
+    def length(delta: Tensor) -> Tensor:
+        return l2_norms(delta)
+
+    @staticmethod
+    def slant(gradient: Tensor) -> Tensor:
+        return l2_norms(gradient)
+
+    @staticmethod
+    def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
+        """Scaled into the ball, then clipped to [0, 1], which only shortens it further."""
+        delta = point.sub_(clean)
+        share = (epsilon / delta.flatten(1).norm(dim=1).clamp(min=LEAST)).clamp(max=1)
+        return torch.addcmul(clean, delta, per_image(share)).clamp_(0, 1)
+
+
+class L1(Approach):
+    change = 0.15, 0.001
+    """Larger than for the others: DeepFool's steps are l2's, which end far away in l1."""
+
+    @staticmethod
+    def length(delta: Tensor) -> Tensor:
+        return delta.flatten(1).abs().sum(1)
+
+    @staticmethod
+    def slant(gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).abs().amax(1)
+
+    @staticmethod
+    def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
+        return project_l1(point, clean, epsilon)
+
+
+APPROACHES: dict[Norm, type[Approach]] = {"linf": Linf, "l2": L2, "l1": L1}
