@@ -6,9 +6,10 @@ from pathlib import Path
 
 import analysis_store as made
 import numpy as np
+import pytest
 
 from analysis.command import Source, tables
-from core.config import AutoAttack
+from core.config import AutoAttack, EvalConfig
 
 
 def test_comparison_with_the_published(tmp_path: Path) -> None:
@@ -25,17 +26,23 @@ def test_comparison_with_the_published(tmp_path: Path) -> None:
     assert table.complete
 
 
-def test_each_attack_is_compared_with_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_each_attack_is_compared_with_itself(tmp_path: Path, weighted: bool) -> None:
+    """By its kind, whatever its name says beside it."""
+    usual = made.EVALUATION
+    if weighted:
+        usual = EvalConfig.parse(usual.to_dict() | {"prior": [1] * len(usual.epsilons)})
+    name = "APGD-10 (l-inf, expected by a prior of its own)" if weighted else "APGD-10"
     strong = AutoAttack(epsilons=made.EVALUATION.epsilons)
     (run,) = made.grid(("swin",), ("cars",), ("4/255",), ("fix",))
-    for asked, share in ((strong, 299), (made.EVALUATION, 319)):  # 29.90 and 31.90 %, as published
+    for asked, share in ((strong, 299), (usual, 319)):  # 29.90 and 31.90 %, as published
         critical = np.repeat([0, 9], [1000 - share, share]).astype(np.int16)
         made.finish(tmp_path, run, asked, critical=critical)
-    source = Source.store(tmp_path, made.manifest(tmp_path, [run], (strong, made.EVALUATION)))
+    source = Source.store(tmp_path, made.manifest(tmp_path, [run], (strong, usual)))
     (table,) = tables(source, numbers=[6], compare=True).tables
     rows = {labels: [entry.text for entry in row] for labels, row in table.rows}
     cell = ("SWIN", "Cars", "4/255", "fix")
-    assert rows[*cell, "APGD-10"][3:6] == ["31.90", "31.90", "+0.00"]
+    assert rows[*cell, name][3:6] == ["31.90", "31.90", "+0.00"]
     assert rows[*cell, "AutoAttack-10"][3:6] == ["29.90", "29.90", "+0.00"]
     assert rows["SWIN", "Cars", "8/255", "fix", "APGD"][4] == "3.20" and len(rows) == 16
 
