@@ -121,7 +121,8 @@ def order_of(rows: Sequence[np.ndarray[Any, Any]], images: int) -> np.ndarray[An
     seen = np.concatenate(rows)
     if not np.array_equal(np.sort(seen), np.arange(images)):
         raise TeamError(
-            f"expected each of {images} images evaluated once, got {len(np.unique(seen))}"
+            f"expected each of {images} images evaluated once, got {len(seen)} evaluations of "
+            f"{len(np.unique(seen))} images"
         )
     return np.argsort(seen)
 

@@ -207,7 +207,7 @@ def test_a_list_of_files_may_be_old(run: RunDir, monkeypatch: pytest.MonkeyPatch
         owner = find_holder(run)
         assert owner and owner.attempt == 2 and len(looks) < 10
         (run.path / "claim-0002.json").unlink()
-        with pytest.raises(OSError, match="out of date"):
+        with pytest.raises(OSError, match="is outdated"):
             find_holder(run)
         assert len(looks) < 30
 

@@ -161,7 +161,7 @@ def test_jobs_inherit_nothing_that_changes_them(
     ("name", "value", "told"),
     [
         ("SLURM_CLUSTERS", "a,b", "SLURM_CLUSTERS=a,b: expected the name of one cluster"),
-        ("SBATCH_CLUSTERS", "b", "SBATCH_CLUSTERS=b: squeue does not read it"),
+        ("SBATCH_CLUSTERS", "b", "SBATCH_CLUSTERS=b: squeue ignores it"),
     ],
 )
 def test_jobs_go_to_the_cluster_that_is_asked_about_them(

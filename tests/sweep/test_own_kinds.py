@@ -207,7 +207,7 @@ def test_mistakes_are_one_line(toy: EvalConfig, old: str, new: str, line: str) -
     ("old", "new", "line"),
     [
         ("return Measured(", "return (", "measure must return a core.evaluation"),
-        ('"margin": margins', '"margin": margins[1:]', "'margin' has one number per image"),
+        ('"margin": margins', '"margin": margins[1:]', "array 'margin': expected numbers"),
         ('{"median_margin": ', '{"mean": ', "declares the metrics accuracy, median_margin"),
     ],
 )
