@@ -114,7 +114,7 @@ def test_every_common_kind_of_file_becomes_rgb(tmp_path: Path, suffix: str, mode
 def test_sixteen_bits_are_refused_not_saturated(tmp_path: Path) -> None:
     file = tmp_path / "deep.png"
     Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(file)
-    with pytest.raises(ConfigError, match=r"deep.png: unreadable image \(mode I;16, expected 8"):
+    with pytest.raises(ConfigError, match=r"deep.png: unreadable image \(mode I(;16)?, expected 8"):
         splits.read_image(file, SIZE)
 
 

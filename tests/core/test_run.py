@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_the_config_on_disk_is_the_run(finished: tuple[Store, RunDir]) -> None:
 
 def test_the_environment_on_disk(finished: tuple[Store, RunDir]) -> None:
     env = read_json(finished[1].env)
-    assert env is not None and env["versions"]["torch"] == torch.__version__
+    assert env is not None and env["versions"]["torch"] == metadata.version("torch")
     assert {"commit", "dirty", "python", "host", "device", "threads"} <= set(env)
     assert env["threads"] == torch.get_num_threads()
 

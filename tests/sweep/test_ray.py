@@ -193,11 +193,14 @@ def test_a_storm_on_a_real_cluster(
     def trained(run: str) -> int:
         return len(read_jsonl(store.run(run).metrics))
 
+    def claimed(run: str) -> int:
+        return len(read_jsonl(store.run(run).attempts))
+
     def started(job: str) -> dict[int, int]:
         return processes(ray_tasks.__name__, str(store.sweep("far").logs), job)
 
-    for number in (0, 1):
-        until(lambda number=number: trained(runs[number]) or not started(str(number)))
+    for number, begun in enumerate((trained, claimed)):
+        until(lambda begun=begun, number=number: begun(runs[number]))
         for process, worker in started(str(number)).items():
             os.kill(worker if number else process, signal.SIGKILL)
 
