@@ -10,6 +10,7 @@ from typing import Any
 from analysis.names import dataset_name, model_name
 from analysis.runs import Row
 from core.config import RunConfig, Strength
+from core.config.run import parent_of
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -26,22 +27,43 @@ def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     Only seeds may be averaged; runs of one cell that differ in anything else are other columns.
     """
+    configs = _with_parents_told(rows)
     cells = defaultdict(list)
     for row in rows:
-        config = row["config"]
+        config = configs[row["id"]]
         # By the names that tables show: two folders may be called the same.
         names = model_name(config["backbone"]), dataset_name(config["dataset"])
         number = Strength.parse(config["epsilon_g"], config["norm"]).number
-        cells[*names, number, row["setting"]].append(row)
+        cells[*names, number, row["setting"]].append(config)
     fields: dict[str, None] = {}
     for twins in cells.values():
         if len(twins) > 1:
-            fields |= dict.fromkeys(_differing([row["config"] for row in twins]))
+            fields |= dict.fromkeys(_differing(twins))
     found = {}
     for row in rows:
-        config = _whole(row["config"]) if fields else {}
+        config = _whole(configs[row["id"]]) if fields else {}
         found[row["id"]] = ", ".join(f"{n}={config[n]}" for n in fields if n in config)
     return found
+
+
+def _with_parents_told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Run id -> config. Ids of runs whose weights others begin with have a seed in them: in their
+    place stands what those runs are beside these, 'run (epochs 5; protocol linear)'."""
+    configs = {row["id"]: row["config"] for row in rows}
+
+    def told(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        parent = parent_of(config["weights"])
+        if parent is None:
+            return config
+        if parent not in configs:
+            return {**config, "weights": f"run {parent.rpartition('-s')[0]}"}
+        ours, theirs = dict(flat(config)), dict(flat(told(configs[parent])))
+        ours |= {"seed": theirs["seed"], "weights": "pretrained"}
+        # Neither ', ' nor '=': these part the fields of a variant.
+        changed = [f"{n} {theirs[n]}" for n in sorted(theirs) if ours.get(n) != theirs[n]]
+        return {**config, "weights": f"run ({'; '.join(changed)})"}
+
+    return {name: told(config) for name, config in configs.items()}
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -20,9 +20,9 @@ from sweep import summary
 from sweep.estimate import cost
 from sweep.grid import Grid, Run, select_runs
 from sweep.inputs import needs
-from sweep.state import breaker, pending, plan, repair
+from sweep.state import breaker, parents, pending, plan, repair
 from sweep.state.plan import LAUNCHABLE, ON_REQUEST, REPAIRABLE, Plan, State, Status
-from sweep.submit import backends, submissions, watcher
+from sweep.submit import backends, generations, submissions, watcher
 from sweep.submit.backend import Started
 from sweep.submit.cancellation import end_jobs, withdraw
 from sweep.submit.order import Runs
@@ -144,17 +144,17 @@ def _go(
         # By this machine's clock, were it ahead, healthy jobs would seem hung and be ended.
         seen = look(grid, store, only, clock=shared_clock(sweep.path))
         _release(seen, console)
-        chosen = [status for status in seen.statuses if wanted(status)]
+        chosen = _chosen(seen, wanted)
         console.print(summary.of(grid, seen, cost.of(profile, store, grid.about.get("hardware"))))
         _say_stale([status for status in seen.statuses if status not in chosen], console)
-        runs = _repaired(chosen, store, profile, console)
+        runs = _able(_repaired(chosen, store, profile, console), grid, seen, store, console)
         if not runs:
             console.print(_nothing(seen))
             return None if backend.queued and not seen.of(LAUNCHABLE | REPAIRABLE) else seen
         withdraw(runs, store)
         end_jobs([status.run for status in chosen if status.kind == "hung"], seen, store)
         breaker.close(sweep)
-        started = backend.start(Runs(sweep, store, profile, runs, seen.behind))
+        started = generations.start(Runs(sweep, store, profile, runs, seen.behind))
     if backend.queued:
         _say_queued(started, runs, grid, store, console)
         if feed_s is not None:
@@ -173,6 +173,38 @@ def _go(
     # Of the same runs, also where `only` has chosen them by the states they were in.
     runs = [status.run for status in seen.statuses]
     return plan.make(runs, store, pending.promises(sweep), ask=backends.states)
+
+
+def _chosen(seen: Plan, wanted: Callable[[Status], bool]) -> list[Status]:
+    """What is wanted, and new runs that wait for it."""
+    found: dict[str, Status] = {}
+    for status in seen.statuses:
+        waits = status.state is State.NEW and status.run.config.parent in found
+        if waits or wanted(status):
+            found[status.run.id] = status
+    return [*found.values()]
+
+
+def _able(runs: Sequence[Run], grid: Grid, seen: Plan, store: Store, console: Console) -> list[Run]:
+    """Those that can begin some time; says which others wait for runs that nobody will do."""
+    waits = {run.id: parents.obstacle(run.config.parent, store.runs) for run in runs}
+    if not any(waits.values()):
+        return [*runs]
+    looked = {status.run.id for status in seen.statuses}
+    wanted = {run.config.parent for run in runs} - looked
+    left_out = [run for run in grid.runs if run.id in wanted]
+    beside = plan.make(left_out, store, seen.promised, ask=backends.states)
+    coming = {run.id for each in (seen, beside) for run in each.of({State.PENDING, State.RUNNING})}
+    able, left = list[Run](), Counter[str]()
+    for run in runs:
+        if (why := waits[run.id]) and run.config.parent not in coming:
+            left[why] += 1
+        else:
+            coming.add(run.id)
+            able.append(run)
+    for why, count in left.items():
+        console.print(Text(f"{counted(count, 'run')} left alone: {why}", "yellow"), soft_wrap=True)
+    return able
 
 
 def _release(seen: Plan, console: Console) -> None:
@@ -250,7 +282,7 @@ def _feed(
                     seen = look(grid, store)
                     ready = {s.run.id for s in seen.statuses if wanted(s)}
                     runs = [run for run in left if run.id in ready]
-                    started = backend.start(Runs(sweep, store, profile, runs, seen.behind))
+                    started = generations.start(Runs(sweep, store, profile, runs, seen.behind))
                 left = _left(started)
                 if started.arrays:
                     _say_queued(started, runs, grid, store, console)

@@ -74,7 +74,9 @@ USES = {
         ),
         "core.training.schedules.EpsilonSchedule",
     ),
-    "objective": Use((), ("loss_sum", "extra_forwards"), "core.training.objectives.Loss"),
+    "objective": Use(
+        (), ("begin_epoch", "loss_sum", "extra_forwards"), "core.training.objectives.Loss"
+    ),
     "backbone": Use(("classes",), needs=("classes",)),
 }
 

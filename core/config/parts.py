@@ -48,7 +48,7 @@ class Optim(Part):
     place of the weights; 0 means no average."""
 
 
-OBJECTIVES = ("at", "trades")
+OBJECTIVES = ("at", "trades", "autolora")
 
 
 def _objective(kind: str) -> str:
@@ -58,8 +58,9 @@ def _objective(kind: str) -> str:
 
 
 class Objective(Part):
-    """What training minimises: `at` is cross-entropy on attacked images (Madry et al. 2018), or
-    `trades` (Zhang et al. 2019)."""
+    """What training minimises: `at` is cross-entropy on attacked images (Madry et al. 2018),
+    `trades` (Zhang et al. 2019), or `autolora` (Xu et al. 2024), which gives the network adapters
+    as `lora` describes while it is trained."""
 
     kind: Annotated[str, AfterValidator(_objective)] = "at"
     """One of `OBJECTIVES`, or the import path of a class of the user's: 'my_pkg.mod:Loss'."""
@@ -104,7 +105,7 @@ class Augment(Part):
 
 
 class Lora(Part):
-    """Adapters of `protocol: lora`: W + alpha / rank * B A, through peft."""
+    """Adapters of `protocol: lora` and of AutoLoRa: W + alpha / rank * B A, through peft."""
 
     rank: Count = 8
     alpha: Annotated[Number, Field(gt=0)] = 16.0

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from core.config import own_code
+from core.config.canon import lora_used, objective_used, optim_used
 from core.config.knobs import Code
 from core.config.parts import (
     Attack,
@@ -39,8 +40,15 @@ from core.config.strength import Norm, Strength
 from core.config.values import Count, Part, delta_of, hashed, named_or_full, problems, safe_name
 from core.errors import ConfigError
 
+OF_RUN = "run:"
+"""Before the id of a run, as weights."""
 UNATTACKED = Strength(Fraction(4, 255))
 """Strength (l-inf) at which runs of standard fine-tuning are validated by default."""
+
+
+def parent_of(weights: str) -> str | None:
+    """Id of the run that weights are of; None if they are no run's."""
+    return weights.removeprefix(OF_RUN) if weights.startswith(OF_RUN) else None
 
 
 def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -62,6 +70,10 @@ def untrained(config: RunConfig) -> RunConfig:
     network is evaluated once, whichever grid asks for it. Raises ValueError if its weights are
     random, which leaves it without a trained head.
     """
+    if config.parent:
+        raise ValueError(
+            "weights: schedule none trains nothing; another run is judged by evals of its own"
+        )
     if config.weights == "random":
         raise ValueError(
             "weights: schedule none evaluates a network with the head in its file, expected a "
@@ -73,36 +85,6 @@ def untrained(config: RunConfig) -> RunConfig:
     nothing = {"schedule": Schedule(kind="none"), "epochs": 0, "epsilon_g": Strength(Fraction(0))}
     code = tuple(pair for pair in config.code if pair[0] == config.backbone)
     return config.model_copy(update=plain | nothing | {"code": code})
-
-
-def _canonical_optim(optim: Optim, protocol: Protocol) -> Optim:
-    """Reset fields without effect: head_lr and head_weight_decay if only the head is trained or if
-    they equal the backbone's, `no_decay` without weight decay or if the backbone is frozen."""
-    changes: dict[str, Any] = {}
-    if protocol != "full" or not optim.weight_decay:
-        changes["no_decay"] = "vectors"
-    for name in ("lr", "weight_decay"):
-        common, head = getattr(optim, name), getattr(optim, f"head_{name}")
-        if protocol == "linear" and head is not None:
-            changes[name] = common = head
-        if head == common:
-            changes[f"head_{name}"] = None
-    return optim.model_copy(update=changes) if changes else optim
-
-
-def _canonical_lora(lora: Lora, protocol: Protocol, name: str) -> Lora:
-    """Defaults without LoRA; else targets sorted, and () if they are the registry's. Raises
-    ValueError if neither names a target."""
-    if protocol != "lora":
-        return Lora()
-    known = backbone(name).lora
-    if not lora.targets and not known:
-        raise ValueError(
-            f"lora.targets: no target modules are known for '{name}', name some of its linear "
-            "layers or convolutions, e.g. lora.targets: [attn.qkv, attn.proj]"
-        )
-    targets = tuple(sorted(set(lora.targets)))
-    return lora.model_copy(update={"targets": () if targets == tuple(sorted(known)) else targets})
 
 
 @cache
@@ -126,7 +108,9 @@ class RunConfig(Part):
     """A shorthand of the registry, a timm id, or a function of the user's: 'my_pkg.mod:build'."""
     weights: Annotated[str, Field(min_length=1)] = "pretrained"
     """'pretrained' (from timm), 'random', or a checkpoint: its full path, or its name in
-    <root>/weights; 'file.pt#NAME' selects one of several sets of weights in the file."""
+    <root>/weights; 'file.pt#NAME' selects one of several sets of weights in the file. 'run:ID'
+    stands for the final weights, head included, of a run of the same network on the same dataset;
+    a grid names that run by what it changes."""
     dataset: Annotated[str, Field(min_length=1), AfterValidator(named_or_full)]
     """A known name, or the full path of a folder with train/, val/ and test/."""
     image_size: Annotated[Count, Field(ge=8)] = 224
@@ -183,13 +167,12 @@ class RunConfig(Part):
             vars(self).update(vars(untrained(self)))
         plain = unused(self.schedule.kind)
         object.__setattr__(self, "schedule", self.schedule.model_copy(update=plain))
-        object.__setattr__(self, "optim", _canonical_optim(self.optim, self.protocol))
-        lora = _canonical_lora(self.lora, self.protocol, self.backbone)
-        object.__setattr__(self, "lora", lora)
+        object.__setattr__(self, "optim", optim_used(self.optim, self.protocol))
         object.__setattr__(self, "normalisation", self._canonical_normalisation())
-        kind = self.objective.kind
-        if kind == "at" or (kind == "trades" and not self.schedule.attacks):
-            object.__setattr__(self, "objective", Objective())
+        goal = objective_used(self.objective, self.protocol, self.schedule.attacks)
+        object.__setattr__(self, "objective", goal)
+        lora = lora_used(self.lora, self.adapted, self.backbone)
+        object.__setattr__(self, "lora", lora)
         used = tuple(pair for pair in self.code if pair[0] in self.own_names)
         object.__setattr__(self, "code", used)
         # Standard fine-tuning never attacks: it is one run, whatever eps_g a table needs it for.
@@ -290,6 +273,16 @@ class RunConfig(Part):
         return f"{shared}-s{self.seed}"
 
     @property
+    def parent(self) -> str | None:
+        """Id of the run with whose weights it begins; None if it begins with no run's."""
+        return parent_of(self.weights)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether its network has adapters while it is trained."""
+        return self.protocol == "lora" or self.objective.kind == "autolora"
+
+    @property
     def own_names(self) -> tuple[str, ...]:
         """Import paths of the user's own code that the run uses."""
         names = self.backbone, self.schedule.kind, self.objective.kind
@@ -309,7 +302,7 @@ class RunConfig(Part):
 
     def with_optim(self, optim: Optim) -> Self:
         """A copy with another optimiser."""
-        return self.model_copy(update={"optim": _canonical_optim(optim, self.protocol)})
+        return self.model_copy(update={"optim": optim_used(optim, self.protocol)})
 
     @property
     def delta(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 from core.config import ConfigError
 from core.config.datasets import entries
 from core.config.registry import hub_repo
+from core.config.run import parent_of
 from core.data import inputs
 from core.data.inputs import Sources
 from core.datasets.own import checked
@@ -60,7 +61,9 @@ class Known:
             self._inputs[sources, hub] = {
                 "data": self._digest(data) if data else None,
                 "weights": self._digest(weights) if weights else None,
-                "hub": str(hub) if weights and not inputs.local_weights(sources) else None,
+                "hub": str(hub)
+                if weights and sources.weights == "pretrained" and not inputs.local_weights(sources)
+                else None,
             }
         return self._inputs[sources, hub]
 
@@ -71,7 +74,8 @@ class Known:
             return None
         hub = made_from.get("hub")
         now = self.inputs(sources, Path(hub) if hub else None)
-        weights = inputs.local_weights(sources) or sources.backbone
+        pretrained = sources.weights == "pretrained"
+        weights = inputs.local_weights(sources) or sources[2 if pretrained else 3]
         names = {"data": f"images of {sources.dataset}", "weights": f"weights {weights}"}
         for part, name in names.items():
             before = made_from.get(part)
@@ -97,6 +101,8 @@ class Known:
         return self._prepared / f"{name}-{size}"
 
     def _weights(self, sources: Sources, hub: Path) -> Path | None:
+        if parent := parent_of(sources.weights):
+            return self.store.run(parent).checkpoint
         file = inputs.local_weights(sources)
         if file:
             with suppress(ConfigError):

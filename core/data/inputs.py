@@ -23,6 +23,7 @@ from core.config.registry import (
     hub_repo,
     known_classes,
 )
+from core.config.run import parent_of
 from core.config.values import at_home
 from core.datasets import prepared
 from core.datasets.own import SPLITS, checked, class_folders, survey
@@ -111,11 +112,12 @@ class Sources(NamedTuple):
 
 
 def local_weights(config: RunConfig | Sources) -> str | None:
-    """The checkpoint file that a run starts from; None if its weights are timm's or random."""
+    """The checkpoint file that a run starts from; None if its weights are timm's, random, or those
+    of another run."""
     if config.weights == "pretrained":
         checkpoint = backbone(config.backbone).checkpoint
         return checkpoint.file if checkpoint else None
-    return None if config.weights == "random" else config.weights
+    return None if config.weights == "random" or parent_of(config.weights) else config.weights
 
 
 HUB_FILES = (
@@ -180,9 +182,9 @@ def missing(
                 weights_file(file, store)
             except ConfigError as error:
                 problems.append(str(error))
-    adapted = any(config.protocol == "lora" for config in configs)
+    adapted = any(config.adapted for config in configs)
     if adapted and importlib.util.find_spec("peft") is None:
-        problems.append("protocol lora needs the package peft: pip install 'epsweep[lora]'")
+        problems.append("LoRA needs the package peft: pip install 'epsweep[lora]'")
     # Runs of a grid share their evaluation objects; hashing one for each of 100,000 runs is slow.
     each = {(c.dataset, c.image_size, id(item)): (c, item) for c, item in evals}.values()
     asked = dict.fromkeys((config.dataset, config.image_size, item) for config, item in each)

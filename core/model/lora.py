@@ -1,12 +1,16 @@
 """Low-rank adaptation (Hu et al. 2021) through the optional package peft: frozen weights W become
 W + alpha / rank * B A, and only A, B and the head are trained (see core.model.trainable).
+
+AutoLoRa trains W, too: there the adapters are a branch that calls of the model take only within
+`branch`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,15 +28,13 @@ def require() -> Any:
     try:
         import peft
     except ImportError:
-        raise ConfigError(
-            "protocol lora needs the package peft: pip install 'epsweep[lora]'"
-        ) from None
+        raise ConfigError("LoRA needs the package peft: pip install 'epsweep[lora]'") from None
     return peft
 
 
 def adapt(model: nn.Module, config: RunConfig) -> None:
     """Add adapters to the target modules of `model`, on the CPU, in place. They have no effect at
-    first (B = 0); A is drawn from a generator derived from the run's seed.
+    first (B = 0); A is drawn from a generator derived from the run's seed. AutoLoRa's are off.
 
     Raises ConfigError if peft is missing, a target matches no module, or the network reads a
     target's weights without calling it.
@@ -46,6 +48,7 @@ def adapt(model: nn.Module, config: RunConfig) -> None:
         lora_dropout=config.lora.dropout,
         target_modules=chosen,
     )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(derive(config.seed, "lora"))
         # peft warns that adapters of grouped convolutions cannot be merged; training merges none.
@@ -55,6 +58,39 @@ def adapt(model: nn.Module, config: RunConfig) -> None:
         except (ValueError, NotImplementedError) as error:  # such as a rank that no group allows
             raise ConfigError(f"lora: {config.backbone}: {first_line(error)}") from None
     _must_be_called(model, chosen, config)
+    if config.objective.kind == "autolora":
+        for parameter in trained:  # peft has frozen them
+            parameter.requires_grad_(True)
+        _switch(model, on=False)
+
+
+@contextmanager
+def branch(model: nn.Module) -> Iterator[None]:
+    """Within it calls of `model` take its adapters, and train these and the head alone."""
+    heads = head_names(model)
+    frozen = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and ".lora_" not in name and not is_in(name, heads)
+    ]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        _switch(model, on=True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        _switch(model, on=False)
+
+
+def _switch(model: nn.Module, *, on: bool) -> None:
+    for name in adapted(model):
+        layer: Any = model.get_submodule(name)
+        layer.enable_adapters(on)  # which also freezes adapters that are off
+        for own, parameter in layer.named_parameters():
+            if own.startswith("lora_"):
+                parameter.requires_grad_(True)
 
 
 def adapted(model: nn.Module) -> list[str]:
@@ -62,13 +98,15 @@ def adapted(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
 
 
-def merge(model: nn.Module) -> None:
-    """Add the adapters to the weights that they adapt, in place, which leaves a plain network.
-    Raises ConfigError for a module that cannot be merged (a grouped convolution)."""
+def remove(model: nn.Module) -> None:
+    """Leave a plain network, in place: adapters are added to the weights that they adapt, or
+    dropped if they are off. Raises ConfigError for a module whose adapter cannot be added (a
+    grouped convolution)."""
     for name in adapted(model):
         layer: Any = model.get_submodule(name)
         try:
-            layer.merge(safe_merge=True)
+            if not layer.disable_adapters:
+                layer.merge(safe_merge=True)
         except Exception as error:  # peft raises several kinds
             raise ConfigError(
                 f"lora: the adapter of {name} cannot be merged ({first_line(error)})"

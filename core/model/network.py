@@ -22,12 +22,15 @@ from core.config import ConfigError, RunConfig, own_code
 from core.config.registry import backbone
 from core.config.seeds import derive
 from core.data.inputs import local_weights, weights_part
-from core.errors import first_line
+from core.errors import DamagedError, first_line
 from core.model import lora
 from core.model.convolutions import layout
 from core.model.pretrained import load_weights
 from core.model.trainable import head_names
-from core.store.folders import Store
+from core.store import checkpoint
+from core.store.classes import classes_of
+from core.store.files import exists
+from core.store.folders import RunDir, Store
 
 log = logging.getLogger("epsweep")
 
@@ -56,6 +59,17 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
     derived from the run's seed. Raises ConfigError if weights are missing or do not fit, or the
     network cannot take images of the run's size.
     """
+    model = _bare(config, classes, store)
+    if config.parent:
+        _inherit(model, store.run(config.parent), classes, store)
+    if config.adapted:
+        lora.adapt(model, config)
+    model.to(memory_format=layout(model))  # type: ignore[call-overload]
+    return model
+
+
+def _bare(config: RunConfig, classes: int, store: Store) -> Classifier:
+    """The network without adapters; with random weights if it is to have those of a run."""
     if own_code.is_own(config.backbone):
         return _own(config, classes, store)
     entry = backbone(config.backbone)
@@ -78,10 +92,44 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
     _check_head(model, config.backbone, classes)
     if not cfg or cfg.input_size[-1] != config.image_size:
         _try_size(model, config, cfg.input_size[-1] if cfg else None)
-    if config.protocol == "lora":
-        lora.adapt(model, config)
-    model.to(memory_format=layout(model))  # type: ignore[call-overload]
     return model
+
+
+def load_final(run: RunDir, store: Store) -> tuple[RunConfig, int, Classifier]:
+    """Config, number of classes and network of a run whose training has ended, on the CPU. Raises
+    ConfigError if it has not, and DamagedError."""
+    config = RunConfig.parse(run.read_config(), where=str(run.config))
+    state, remarks = checkpoint.load(run)
+    if state is None and remarks:
+        raise DamagedError(run.checkpoint, remarks[0])
+    rows = state["rows"] if state else []
+    if state is None or len(rows) < config.epochs:
+        said = "".join(f" ({remark})" for remark in remarks)
+        raise ConfigError(f"{run.id}: trained for {len(rows)} of {config.epochs} epochs{said}")
+    classes = classes_of(run, config.dataset, rows)
+    if classes is None:
+        raise ConfigError(f"{run.id}: its folder does not record the number of classes")
+    model = build(config.model_copy(update={"weights": "random"}), classes, store)
+    try:
+        model.load_state_dict(state.get("average", state["model"]))
+    except RuntimeError as error:  # timm renames modules between versions
+        raise ConfigError(
+            f"{run.id}: its weights do not fit the network of this timm version "
+            f"({first_line(error)})"
+        ) from None
+    return config, classes, model
+
+
+def _inherit(model: Classifier, run: RunDir, classes: int, store: Store) -> None:
+    """Give `model` the final weights of a run, with its head; adapters are merged into them."""
+    if not exists(run.config):
+        raise ConfigError(f"weights: no run {run.id} in {run.path.parent}")
+    _, known, trained = load_final(run, store)
+    if known != classes:
+        raise ConfigError(f"weights: {run.id} has {known} classes, expected {classes}")
+    lora.remove(trained)
+    model.load_state_dict(trained.state_dict())
+    log.info("weights: network, with its head, from run %s", run.id)
 
 
 def _statistics(config: RunConfig, net: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -133,9 +181,6 @@ def _own(config: RunConfig, classes: int, store: Store) -> Classifier:
         got = [*logits.shape] if isinstance(logits, Tensor) else type(logits).__name__
         raise ConfigError(f"backbone {name}: expected logits [2, {classes}] of 2 images, got {got}")
     model.train()
-    if config.protocol == "lora":
-        lora.adapt(model, config)
-    model.to(memory_format=layout(model))  # type: ignore[call-overload]
     return model
 
 

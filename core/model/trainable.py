@@ -3,7 +3,7 @@
 Full fine-tuning trains everything. Linear probing freezes the backbone and keeps it in evaluation
 mode, so that BatchNorm statistics do not change and dropout is off. LoRA freezes the backbone's
 weights and trains adapters and head; all modules are in training mode except BatchNorm, whose
-statistics belong to the frozen weights.
+statistics belong to the frozen weights. AutoLoRa trains everything, adapters included.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def prepare(model: nn.Module, config: RunConfig) -> None:
     which module is the head and this is unknown."""
     optim, heads = config.optim, head_names(model)
     parts = (optim.head_lr, optim.head_weight_decay)
-    if not heads and (config.protocol != "full" or parts != (None, None)):
+    if not heads and (config.protocol != "full" or config.adapted or parts != (None, None)):
         raise ConfigError(
-            f"protocol {config.protocol}, optim.head_*: {config.backbone} does not say which of "
-            "its modules is the head; call it 'head'"
+            f"protocol {config.protocol}, autolora, optim.head_*: {config.backbone} does not say "
+            "which of its modules is the head; call it 'head'"
         )
     match config.protocol:
         case "full":

@@ -84,7 +84,7 @@ def execute(
     )
     if options.rehearsal:
         memory.watch(trainer)
-    if config.protocol == "lora":
+    if config.adapted:
         log.info("%s", lora.sentence(model, config))
     log.info("%s", trainable.sentence(model))
     if claim is None:

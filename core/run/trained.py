@@ -17,11 +17,9 @@ from safetensors.torch import save
 from core.config import ConfigError, RunConfig, own_code
 from core.config.datasets import entries
 from core.config.registry import backbone
-from core.errors import DamagedError, first_line
 from core.model import lora, network
 from core.model.network import Classifier
-from core.store import checkpoint, shapes
-from core.store.classes import classes_of
+from core.store import shapes
 from core.store.files import write_atomic
 from core.store.folders import RunDir, Store
 from core.store.json_files import read_json, write_json
@@ -41,28 +39,9 @@ def load_trained(run: RunDir, store: Store, device: torch.device | str = "cpu") 
 
 
 def _load(run: RunDir, store: Store) -> tuple[RunConfig, int, Classifier]:
-    """Config, number of classes and network, on the CPU."""
-    config = RunConfig.parse(run.read_config(), where=str(run.config))
-    config.check_code()
-    state, remarks = checkpoint.load(run)
-    if state is None and remarks:
-        raise DamagedError(run.checkpoint, remarks[0])
-    rows = state["rows"] if state else []
-    if state is None or len(rows) < config.epochs:
-        said = "".join(f" ({remark})" for remark in remarks)
-        raise ConfigError(f"{run.id}: trained for {len(rows)} of {config.epochs} epochs{said}")
-    classes = classes_of(run, config.dataset, rows)
-    if classes is None:
-        raise ConfigError(f"{run.id}: its folder does not record the number of classes")
-    model = network.build(config.model_copy(update={"weights": "random"}), classes, store)
-    try:
-        model.load_state_dict(state.get("average", state["model"]))
-    except RuntimeError as error:  # timm renames modules between versions
-        raise ConfigError(
-            f"{run.id}: its weights do not fit the network of this timm version "
-            f"({first_line(error)})"
-        ) from None
-    return config, classes, model
+    """As `network.load_final`, where own code is as it was."""
+    RunConfig.parse(run.read_config(), where=str(run.config)).check_code()
+    return network.load_final(run, store)
 
 
 def export(run: RunDir, store: Store, to: Path) -> dict[str, Any]:
@@ -72,7 +51,7 @@ def export(run: RunDir, store: Store, to: Path) -> dict[str, Any]:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"{to}: expected an empty or new folder")
     config, classes, model = _load(run, store)
-    lora.merge(model.eval())
+    lora.remove(model.eval())
     mean, std = (part.flatten().tolist() for part in (model.mean, model.std))
     size = config.image_size
     pixels = {

@@ -118,6 +118,7 @@ class Metrics(TypedDict):
     lr: float
     train_loss: float
     epsilon_quartiles: NotRequired[list[float]]
+    branch_accuracy: NotRequired[float]
     train_clean_correct: int
     train_adv_correct: NotRequired[int]
     train_images: Many

@@ -77,7 +77,7 @@ class Fits:
             "image_size": config.image_size,
             "precision": config.precision,
             "protocol": config.protocol,
-            "lora": config.lora.rank if config.protocol == "lora" else 0,
+            "lora": config.lora.rank if config.adapted else 0,
             "objective": config.objective.kind,
             "norm": config.norm,
             "averaged": config.optim.ema > 0,

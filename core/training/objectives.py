@@ -1,4 +1,5 @@
-"""Training losses: cross-entropy on attacked images, and TRADES (Zhang et al. 2019).
+"""Training losses: cross-entropy on attacked images, TRADES (Zhang et al. 2019) and AutoLoRa (Xu et
+al. 2024).
 
 torch is imported only when a loss is computed, since cost estimates use this module without it.
 """
@@ -6,6 +7,7 @@ torch is imported only when a loss is computed, since cost estimates use this mo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from core.config import Objective, own_code
@@ -21,6 +23,15 @@ class Loss(ABC):
     extra_forwards: int = 0
     """Forwards with a gradient for the weights, besides that of the attacked images, in epochs with
     an attack."""
+
+    def begin_epoch(self, model: nn.Module, accuracy: Callable[[], float]) -> dict[str, float]:
+        """Called before every epoch with an attack. accuracy: looks which share of the training
+        images, not augmented, `model` classifies correctly as it is called then.
+
+        Returns what the epoch's row in metrics.jsonl is to say of it. What a loss keeps from here
+        must follow from the weights: a resumed run calls this again before its first epoch.
+        """
+        return {}
 
     @abstractmethod
     def loss_sum(self, model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> Tensor:
@@ -53,13 +64,56 @@ class Trades(Loss):
         if adv is x:
             return F.cross_entropy(logits, y, reduction="sum")
         clean = model(x).float()
-        drift = F.kl_div(
-            logits.log_softmax(1), clean.log_softmax(1), reduction="sum", log_target=True
-        )
-        return F.cross_entropy(clean, y, reduction="sum") + self.beta * drift
+        return F.cross_entropy(clean, y, reduction="sum") + self.beta * _drift(clean, logits)
 
 
-KINDS: dict[str, type[Loss]] = {"at": CrossEntropy, "trades": Trades}
+class AutoLora(Loss):
+    """Clean images go through the adapters, attacked ones through the network without them:
+
+    (1 - a) CE(clean) + a CE(attacked) + 6 a KL(clean || attacked),
+
+    a being the accuracy of the former on the training images, measured before each epoch. Clean
+    images train adapters and head, attacked ones the network and its head. Without an attack it is
+    cross-entropy on x, and the adapters wait.
+    """
+
+    extra_forwards = 1
+    """Two thirds of one, whose backbone gets no gradients of its weights, and the look at the
+    accuracy."""
+    strength = 6.0
+
+    def begin_epoch(self, model: nn.Module, accuracy: Callable[[], float]) -> dict[str, float]:
+        from core.model import lora
+
+        self.adapted = model  # what `loss_sum` gets may be compiled
+        with lora.branch(model):
+            self.accuracy = accuracy()
+        return {"branch_accuracy": self.accuracy}
+
+    def loss_sum(self, model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
+        from core.model import lora
+
+        logits = model(adv).float()
+        attacked = F.cross_entropy(logits, y, reduction="sum")
+        if adv is x:
+            return attacked
+        with lora.branch(self.adapted):
+            clean = model(x).float()
+        natural = F.cross_entropy(clean, y, reduction="sum")
+        own = (1 - self.accuracy) * natural + self.accuracy * attacked
+        return own + self.strength * self.accuracy * _drift(clean, logits)
+
+
+def _drift(clean: Tensor, attacked: Tensor) -> Tensor:
+    """KL(clean || attacked) of logits [B, classes], summed."""
+    import torch.nn.functional as F
+
+    return F.kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="sum", log_target=True)
+
+
+KINDS: dict[str, type[Loss]] = {"at": CrossEntropy, "trades": Trades, "autolora": AutoLora}
 
 
 def make(objective: Objective) -> Loss:

@@ -4,6 +4,7 @@ divided among the processes of the team."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,21 @@ class Threat:
         index = rows(self._numbers, index, self.fates.device)
         self.clean[index] = clean.int()
         self.fates[index] = torch.where(held, HELD, BROKEN).int()
+
+    def told(self) -> dict[str, Any]:
+        """The fields of an epoch's row that describe its attack."""
+        if not self.epsilon:
+            return {"epsilon": 0.0, "train_clean_correct": -1, "train_adv_correct": -1}
+        told: dict[str, Any] = {
+            "epsilon": self.epsilon,
+            "train_clean_correct": int(self.clean.sum()),
+            "train_adv_correct": int((self.fates == HELD).sum()),
+        }
+        if self.strengths is not None:
+            used = self.strengths[self.fates.cpu() > 0]
+            told["epsilon"] = float(used.mean())
+            told["epsilon_quartiles"] = used.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+        return told
 
 
 class Step:

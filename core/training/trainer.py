@@ -31,7 +31,7 @@ from core.store.folders import RunDir
 from core.store.records import MetricsRow
 from core.training import schedules
 from core.training.augment import draw_table
-from core.training.epsilon_schedule import HELD, Seen
+from core.training.epsilon_schedule import Seen
 from core.training.rate import learning_rate
 from core.training.step import Step, Threat
 
@@ -178,6 +178,7 @@ class Trainer:
     def _epoch(self, epoch: int) -> MetricsRow:
         started = time.perf_counter()
         threat = self._threat(epoch)
+        told = self.step.loss.begin_epoch(self.model, self._accuracy) if threat.epsilon else {}
         losses = self._train(epoch, threat)
         images = self.steps_per_epoch * self.batch
         speed = images / (time.perf_counter() - started)
@@ -185,7 +186,8 @@ class Trainer:
         row: Any = {
             "epoch": epoch,
             "classes": self.data.classes,
-            **_told(threat),
+            **threat.told(),
+            **told,
             "lr": self.step.optimizer.param_groups[0]["lr"],
             "train_loss": float(losses.mean()),
             "train_images": images,
@@ -251,6 +253,13 @@ class Trainer:
             )
         return losses
 
+    def _accuracy(self) -> float:
+        """The share of training images, not augmented, that are right."""
+        split = self.data.train
+        how: Any = {"batch": self.step.micro_batch, "device": self.device, "team": self.team}
+        with autocast(self.config.precision, self.device):
+            return queue.clean_loss(self.model, split, **how)[1] / len(split)
+
     def _validate(self) -> dict[str, Any]:
         """Clean loss and accuracy on all validation images, adversarial accuracy on the first."""
         asked, split = self.config.validation, self.data.val
@@ -292,22 +301,6 @@ class Trainer:
             seconds = (time.perf_counter() - begun) * (1 - share) / (share - before)
             state["left_s"] = round(seconds, 1)
         self.monitor.progress(state)
-
-
-def _told(threat: Threat) -> dict[str, Any]:
-    """The fields of an epoch's row that describe its attack."""
-    if not threat.epsilon:
-        return {"epsilon": 0.0, "train_clean_correct": -1, "train_adv_correct": -1}
-    told: dict[str, Any] = {
-        "epsilon": threat.epsilon,
-        "train_clean_correct": int(threat.clean.sum()),
-        "train_adv_correct": int((threat.fates == HELD).sum()),
-    }
-    if threat.strengths is not None:
-        used = threat.strengths[threat.fates.cpu() > 0]
-        told["epsilon"] = float(used.mean())
-        told["epsilon_quartiles"] = used.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
-    return told
 
 
 def _seen(row: Mapping[str, Any], threat: Threat) -> Seen:

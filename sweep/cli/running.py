@@ -286,7 +286,8 @@ def dry_run(
             accepted = False
     print_lacks(seen, store, where)
     runs = [status.run for status in seen.statuses]
-    found = rehearse(loaded[0], runs, store, where, out)
+    whole = replace(loaded[0], runs=tuple(run for grid in loaded for run in grid.runs))
+    found = rehearse(whole, runs, store, where, out)
     out.print(report(found, where), soft_wrap=True)
     raise typer.Exit(0 if found.passed and accepted else 1)
 

@@ -45,7 +45,7 @@ from core.config.document import read_text
 from core.config.values import digest
 from core.store.folders import Store
 from sweep.grid import keys, reach, tune_block
-from sweep.grid.expansion import Found, Run, judge, product, report
+from sweep.grid.expansion import Found, Run, judge, product, report, with_parent
 from sweep.grid.fields import Axis, Choice, join, set_field, union
 from sweep.grid.file import GridFile, Place
 from sweep.grid.filters import select_runs
@@ -121,7 +121,11 @@ def parse_grid(text: str, path: Path) -> Grid:
     name, about = keys.read_name(file), keys.mapping(file, "about")
     evals, tables = keys.read_evals(file), keys.read_tables(file)
     runs, shared = _distinct(
-        file, (Run(found.config, found.setting, evals, id=found.id) for found in _expand(file))
+        file,
+        (
+            (Run(found.config, found.setting, evals, id=found.id), found.added)
+            for found in _expand(file)
+        ),
     )
     _check_labels(file, runs)
     tune = tune_block.read(file)
@@ -165,20 +169,20 @@ def _included(
         verdict = judge(choice | seed, set(RunConfig.model_fields))
         report(file, ((at or place, line) for at, line in verdict.problems))
         if not verdict.problems:
-            values = verdict.values | {"code": tuple(sorted(verdict.code))}
-            config = RunConfig.model_construct(**values)
-            yield Found(config, verdict.setting, config.id)
+            yield from with_parent(file, verdict.whole(), verdict.setting, choice | seed)
 
 
-def _distinct(file: GridFile, runs: Iterable[Run]) -> tuple[tuple[Run, ...], int]:
-    """The runs without repetitions, and how many of those there were."""
+def _distinct(file: GridFile, runs: Iterable[tuple[Run, bool]]) -> tuple[tuple[Run, ...], int]:
+    """The runs without repetitions, and how many of those there were; each run comes with whether
+    the file does not ask for it itself."""
     found: dict[str, Run] = {}
-    shared = 0
-    for run in runs:
+    shared, asked = 0, set[str]()
+    for run, added in runs:
+        shared += run.id in asked and not added
+        asked |= set() if added else {run.id}
         other = found.setdefault(run.id, run)
         if other is run:
             continue
-        shared += 1
         if other.config != run.config:
             both = f"{other.config.delta} and {run.config.delta}"
             file.problem((), f"{run.id}: two different runs have this id: {both}")

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig, own_code, resolve_schedule
-from core.config.run import untrained
+from core.config.run import OF_RUN, untrained
 from core.training import objectives, schedules
-from sweep.grid.fields import Axis, Choice, canonical
+from sweep.grid.fields import Axis, Changes, Choice, canonical
 from sweep.grid.file import GridFile, Place
 
 COUPLED = (
@@ -56,6 +56,8 @@ class Found(NamedTuple):
     config: RunConfig
     setting: str
     id: str
+    added: bool = False
+    """Whether the file asks for it only as the parent of another."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class Verdict:
     dropped: int
     code: tuple[tuple[str, str], ...] = ()
     delta: Mapping[str, Any] = field(default_factory=dict)
+
+    def whole(self) -> RunConfig:
+        """The config, if all its fields were judged and none has a problem."""
+        return RunConfig.model_construct(**self.values | {"code": tuple(sorted(self.code))})
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,12 @@ def product(
             if code:
                 values["code"] = delta["code"] = tuple(sorted(set(code)))
             config = template.model_copy(update=values)
+            if config.parent and config.schedule.trains:
+                choice = dict(base)
+                for axis, i in zip(axes, index, strict=True):
+                    choice |= axis[i]
+                yield from with_parent(file, config, setting, choice)
+                continue
             if config.schedule.trains:
                 yield Found(config, setting, config.id_of(delta))
                 continue
@@ -126,6 +138,38 @@ def product(
             file.problem(place, "exclude: matches no combination")
 
 
+def with_parent(file: GridFile, config: RunConfig, setting: str, choice: Choice) -> Iterator[Found]:
+    """A run, behind the one that it begins with if it begins with another's weights."""
+    if not config.parent:
+        yield Found(config, setting, config.id)
+        return
+    changes, place = choice["weights"]
+    fields: Choice = changes.fields
+    if not fields:
+        return  # which is said where it stands
+    kept = {
+        key: item
+        for key, item in choice.items()
+        if key != "weights" and not any(_overlap(key, other) for other in fields)
+    }
+    verdict = judge(kept | fields, set(RunConfig.model_fields))
+    problems = [(at or place, f"weights.run: {line}") for at, line in verdict.problems]
+    if not problems and not verdict.values["schedule"].trains:
+        problems.append((place, "weights.run: schedule none trains nothing, name a checkpoint"))
+    report(file, problems)
+    if problems:
+        return
+    found = [*with_parent(file, verdict.whole(), verdict.setting, kept | fields)]
+    yield from (one._replace(added=True) for one in found)
+    if found:
+        config = config.model_copy(update={"weights": f"{OF_RUN}{found[-1].id}"})
+        yield Found(config, setting, config.id)
+
+
+def _overlap(key: str, other: str) -> bool:
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
 def report(file: GridFile, found: Iterable[tuple[Place, str]]) -> None:
     """Note problems at their lines; one with no line, a missing field, may follow from others."""
     for place, line in sorted(found, key=lambda item: not item[0]):
@@ -136,6 +180,8 @@ def report(file: GridFile, found: Iterable[tuple[Place, str]]) -> None:
 def judge(choice: Choice, fields: set[str], exclude: Sequence[Choice] = ()) -> Verdict:
     """Validate `fields` as `choice` sets them, with stand-ins and defaults for the others."""
     data = {key: value for key, value in STAND_IN.items() if key not in fields} | _nested(choice)
+    if isinstance(data.get("weights"), Changes):
+        data["weights"] = f"{OF_RUN}?"  # until the parent is known
     dropped = sum(
         1 << number
         for number, wanted in enumerate(exclude)
@@ -181,9 +227,13 @@ def _groups(base: Choice, axes: Sequence[Axis], exclude: Sequence[Choice]) -> li
     """The fields of RunConfig, parted so that no group depends on another, all judged; the last
     group is of fields that no axis sets."""
     parts: list[tuple[set[str], list[int]]] = []
+    coupled: tuple[set[str], ...] = COUPLED
+    goals = (choice.get("objective.kind") for choice in (base, *itertools.chain(*axes)))
+    if any(goal and goal[0] == "autolora" for goal in goals):
+        coupled = (set().union(*COUPLED),)  # only then does `lora` depend on the objective
     for number, axis in enumerate(axes):
         fields = {_top(key) for choice in axis for key in choice}
-        fields = fields.union(*(coupled for coupled in COUPLED if fields & coupled))
+        fields = fields.union(*(part for part in coupled if fields & part))
         numbers = [number]
         for part in [part for part in parts if part[0] & fields]:
             parts.remove(part)

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from core.config import RunConfig, fields_of, nearest, own_code
 from core.config.registry import backbone_problem, canonical_backbone, dataset_problem
+from core.config.run import parent_of
 from sweep.grid.file import GridFile, Place
 
 _INNER = ("code", "schedule.knobs", "objective.knobs")
 """What only stored configs have."""
+_SAME = frozenset({"backbone", "dataset", "image_size", "normalisation"})
+"""What weights fit to."""
 FIELDS = (*(name for name in fields_of(RunConfig) if name not in _INNER), "schedule.name")
 SECTIONS = {name.rpartition(".")[0] for name in FIELDS} - {"", "schedule"}
 """Fields that only hold others. A schedule does too, but it is one value: a preset has no parts."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What `weights: {run: ...}` says of the parent: its fields that are not those of the run."""
+
+    fields: Choice
+
+    def __str__(self) -> str:
+        return str({key: str(value) for key, (value, _) in self.fields.items()})
+
 
 Choice = dict[str, tuple[Any, Place]]
 """What one value of an axis sets: dotted field -> (value as written, where it stands)."""
@@ -31,9 +46,23 @@ def set_field(file: GridFile, key: str, value: Any, place: Place) -> Choice:
         return {}
     if isinstance(value, dict) and key in SECTIONS and not own_code.is_own(value.get("kind")):
         return union(file, value, place, key + ".")
+    if key == "weights" and (isinstance(value, dict) or parent_of(str(value))):
+        value = _changes(file, value, place)
     if problem := _problem_of(key, value):
         file.problem(place, f"{key}: {problem}")
     return {key: (value, place)}
+
+
+def _changes(file: GridFile, given: Any, place: Place) -> Changes:
+    changed = given.get("run") if isinstance(given, dict) and len(given) == 1 else None
+    if not isinstance(changed, dict) or not changed:
+        shape = "{run: {FIELD: VALUE, ...}}, the fields in which that run is another"
+        file.problem(place, f"weights: expected {shape}, got {show(given)}")
+        return Changes({})
+    for name in _SAME.intersection(changed):
+        line = f"weights.run: {name}: a run and the one it begins with share it, leave it out"
+        file.problem((*place, "run", name), line)
+    return Changes(union(file, changed, (*place, "run")))
 
 
 def _problem_of(key: str, value: Any) -> str | None:

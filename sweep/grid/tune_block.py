@@ -143,6 +143,10 @@ def _check_unset(file: GridFile, tune: Tune) -> None:
 
 def check(file: GridFile, tune: Tune, configs: Iterable[RunConfig]) -> None:
     """Note what does not go together in the block, and with the runs."""
+    configs = [*configs]
+    if any(config.parent for config in configs):
+        what = "the rates found would make other runs of those whose weights others begin with"
+        file.problem(("tune",), f"tune: {what}; leave out weights: {{run: ...}}")
     if not all(config.schedule.trains for config in configs):
         what = "schedule none trains nothing; judge such networks in a grid of their own"
         file.problem(("tune",), f"tune: {what}")

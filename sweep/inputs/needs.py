@@ -40,7 +40,11 @@ def misfits(configs: Iterable[RunConfig], store: Store) -> list[str]:
     """One line per network that cannot be built as a run asks for it: for its image size (the line
     names the one it was made for), its LoRA modules, its head. Imports torch if there is a network
     to try."""
-    kinds = {(c.backbone, c.image_size, c.protocol, c.lora): c for c in configs if not _known(c)}
+    kinds = {
+        (c.backbone, c.image_size, c.protocol, c.adapted, c.lora): c
+        for c in configs
+        if not _known(c)
+    }
     problems = []
     for config in kinds.values():
         from core.model import network  # imports torch
@@ -56,5 +60,5 @@ def _known(config: RunConfig) -> bool:
     return (
         config.backbone in backbones()
         and config.image_size == USUAL
-        and not (config.protocol == "lora" and config.lora.targets)
+        and not (config.adapted and config.lora.targets)
     )

@@ -77,7 +77,8 @@ def rehearse(
         rehearsal = miniature.Rehearsal(folder)
         datasets = miniature.furnish(runs, store, rehearsal)
         sound = [run for run in runs if run.config.dataset not in datasets.broken]
-        pairs = miniature.share([(run, miniature.shrink(run, datasets)) for run in sound])
+        known = {run.id: run for run in grid.runs}
+        pairs = miniature.share(miniature.shrink_all(sound, known, datasets))
         small = list({pair[1].id: pair[1] for pair in pairs}.values())
         distinct = counted(len(small), "distinct miniature")
         console.print(f"{distinct} of {counted(len(runs), 'run')}, {workers} at a time:")
@@ -148,8 +149,9 @@ def _run(grid: Grid, rehearsal: Store, here: Profile, console: Console) -> Plan:
 
 
 def _prune(seen: Plan, rehearsal: Store) -> None:
-    """Delete what is large of runs that have ended."""
-    for run in seen.of(watcher.ENDED):
+    """Delete what is large of runs that have ended, unless others are to begin with it."""
+    waited = {s.run.config.parent for s in seen.statuses if s.state not in watcher.ENDED}
+    for run in (run for run in seen.of(watcher.ENDED) if run.id not in waited):
         folder = rehearsal.run(run.id)
         for file in (folder.checkpoint, folder.previous_checkpoint):
             remove(file)

@@ -8,7 +8,7 @@ would do the same share one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from core.config import Optim, RunConfig, Strength
 from core.config.datasets import entries
 from core.config.registry import backbone, backbones
+from core.config.run import OF_RUN
 from core.data import inputs
 from core.datasets import miniature
 from core.datasets.own import image_files
@@ -46,13 +47,14 @@ class Datasets:
     broken: dict[str, str] = field(default_factory=dict)
 
 
-def shrink(run: Run, datasets: Datasets) -> Run:
-    """The miniature of a run; runs that differ in seed, strength, rates or length share one."""
+def shrink(run: Run, datasets: Datasets, parent: Run | None = None) -> Run:
+    """The miniature of a run; runs that differ in seed, strength, rates or length share one.
+    parent: the miniature of the run with whose weights it begins."""
     config = run.config
     # Two batches: of one epoch, or one in each of several.
     epochs, shorter = schedules.make(config).rehearsed()
     changes = {
-        "weights": "random",
+        "weights": f"{OF_RUN}{parent.id}" if parent else "random",
         "dataset": datasets.names.get(config.dataset, config.dataset),
         "schedule": config.schedule.model_copy(update=shorter),
         "epsilon_g": Strength(Fraction(2, 255), config.norm),
@@ -70,6 +72,23 @@ def shrink(run: Run, datasets: Datasets) -> Run:
         del data["epsilon_g"]
     evals = dict.fromkeys(item.shrunk() for item in run.evals)
     return Run(RunConfig.model_validate(data), run.setting, tuple(evals))
+
+
+def shrink_all(
+    runs: Iterable[Run], known: Mapping[str, Run], datasets: Datasets
+) -> list[tuple[Run, Run]]:
+    """Runs and their miniatures, parents included. known: run id -> run, of the whole grid."""
+    found: dict[str, tuple[Run, Run]] = {}
+
+    def add(run: Run) -> Run:
+        if run.id not in found:
+            parent = add(known[run.config.parent]) if run.config.parent else None
+            found[run.id] = run, shrink(run, datasets, parent)
+        return found[run.id][1]
+
+    for run in runs:
+        add(run)
+    return [*found.values()]
 
 
 def _optim(optim: Optim) -> Optim:
@@ -99,14 +118,20 @@ def share(pairs: Sequence[tuple[Run, Run]]) -> list[tuple[Run, Run]]:
             found.append((run, small))
         else:
             found.append((run, kinds[kind]))
-    return found
+    # What a miniature begins with is a miniature, too.
+    needed = {small.config.parent for _, small in found}
+    for _, small in reversed(pairs):
+        needed |= {small.config.parent} if small.id in needed else set()
+    both = zip(pairs, found, strict=True)
+    return [(run, own if own.id in needed else other) for (run, own), (_, other) in both]
 
 
 def _kind(config: RunConfig) -> RunConfig:
     """A miniature without the names of its dataset and of its pretrained weights."""
     entry = backbone(config.backbone)
     architecture = f"{entry.timm.partition('.')[0]} {entry.group_norm or ''}"
-    return config.model_copy(update={"dataset": "", "backbone": architecture})
+    same = {"dataset": "", "backbone": architecture}
+    return config.model_copy(update=same | ({"weights": OF_RUN} if config.parent else {}))
 
 
 def furnish(runs: Iterable[Run], store: Store, rehearsal: Rehearsal) -> Datasets:

@@ -19,7 +19,7 @@ from core.store.files import exists
 from core.store.folders import RunDir
 from core.store.holder import Holder, find_holder
 from sweep.grid import Run
-from sweep.state import triage
+from sweep.state import parents, triage
 from sweep.state.pending import Pending
 
 
@@ -104,6 +104,7 @@ class Facts:
     """The newest claim; None if no process ever began the run."""
     promise: Pending | None = None
     """Of the newest submission, with the scheduler's answer if it was asked."""
+    obstacle: str | None = None  # what it waits for, in words: the run whose weights it takes
     cancel: bool = False
     """Whether it was asked to stop. This and what follows are not read of a run at work."""
     damaged: str | None = None
@@ -194,15 +195,13 @@ def _before(reason: str | None) -> str | None:
 
 
 def _new(facts: Facts) -> dict[str, Any]:
-    if not facts.promise:
-        return {}
-    reason = _before((facts.stillborn or (None, None))[1])
-    return {"job": facts.promise.job, "reason": reason}
+    reason = facts.obstacle or _before((facts.stillborn or (None, None))[1])
+    return {"job": facts.promise and facts.promise.job, "reason": reason}
 
 
 def _pending(facts: Facts) -> dict[str, Any]:
     assert facts.promise
-    return {"job": facts.promise.job, "reason": waits(facts.promise)}
+    return {"job": facts.promise.job, "reason": facts.obstacle or waits(facts.promise)}
 
 
 def _hung(facts: Facts) -> dict[str, Any]:
@@ -282,7 +281,8 @@ def read(
     images and weights are compared with, None for not at all."""
     current = find_holder(folder, clock=clock)
     if current is None:
-        return Facts(run.config.epochs, promise=promise, cancel=exists(folder.cancel))
+        obstacle = parents.obstacle(run.config.parent, folder.path.parent)
+        return Facts(run.config.epochs, None, promise, obstacle, exists(folder.cancel))
     if current.live:
         return Facts(run.config.epochs, current, promise)
     wanted = [item.id for item in run.evals]
@@ -296,6 +296,7 @@ def read(
         run.config.epochs,
         current,
         promise,
+        parents.obstacle(run.config.parent, folder.path.parent),
         cancel=exists(folder.cancel),
         damaged=damage.described(damaged, folder) if damaged else None,
         changed=changed,

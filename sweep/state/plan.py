@@ -71,7 +71,7 @@ def make(
     known, begun = known or Known(store), store.run_ids()
     statuses = [
         look(run, store.run(run.id), promised.get(run.id), clock, known)
-        if run.id in begun or run.id in promised
+        if run.id in begun or run.id in promised or run.config.parent
         else Status(run, State.NEW)  # of 100,000 runs most have no folder to look into
         for run in runs
     ]

@@ -21,6 +21,7 @@ from core.store.folders import Store
 from core.store.holder import find_holder
 from sweep.grid.fields import show
 from sweep.grid.file import GridFile
+from sweep.state import parents
 from sweep.submit import local
 from sweep.submit.backend import Backend, Ordered, Started
 from sweep.submit.order import Order, Share
@@ -42,6 +43,8 @@ def run(file: Path, store: Store, tracking: Mode, console: Console) -> str:
     asked = [EvalConfig.parse(item, where=f"{file}: evals") for item in evals]
     folder = store.run(config.id)
     console.print(f"{config.id}\n{folder.path}")
+    if waits := parents.obstacle(config.parent, store.runs):
+        raise ConfigError(f"{config.id}: {waits}")
     changed = Known(store).changed(Sources.of(config), recorded(folder))
     if changed:
         raise ConfigError(f"{config.id}: {changed}; remove {folder.path} to make it anew")

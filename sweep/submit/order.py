@@ -113,25 +113,24 @@ class Runs(Order):
         return {pair for run in self.runs for pair in run.code}
 
     def parts(self) -> Sequence[Self]:
-        groups: dict[tuple[str, float | None, bool], list[Run]] = {}
+        groups: dict[tuple[str, float | None, frozenset[str]], list[Run]] = {}
         for run in self.runs:
             backbone = run.config.backbone if run.config.backbone in self.profile.overrides else ""
             memory = repair.read(self.store.run(run.id)).mem_gb
-            groups.setdefault((backbone, memory, run.id in self.behind), []).append(run)
+            # By arrays: behind each task of one by itself there would be an array for each run.
+            behind = frozenset(job.partition("_")[0] for job in self.behind.get(run.id, ()))
+            groups.setdefault((backbone, memory, behind), []).append(run)
         return [
-            replace(self, profile=self._special(members, *key), runs=members)
+            replace(self, profile=self._special(members, *key[:2]), runs=members)
             for key, members in groups.items()
         ]
 
-    def _special(
-        self, runs: Sequence[Run], backbone: str, memory: float | None, waits: bool
-    ) -> Profile:
+    def _special(self, runs: Sequence[Run], backbone: str, memory: float | None) -> Profile:
         special = self.profile.for_backbone(backbone)
         changed: dict[str, Any] = {}
         if memory:
             changed["mem_gb"] = max(memory, special.slurm.mem_gb or 0)
-        if waits:
-            jobs = {job for run in runs for job in self.behind[run.id]}
+        if jobs := {job for run in runs for job in self.behind.get(run.id, ())}:
             changed["slurm_additional_parameters"] = _after(special, jobs)
         slurm = special.slurm.model_copy(update=changed)
         return special.model_copy(update={"slurm": slurm})

@@ -59,7 +59,7 @@ class Plugin(Backend):
                 rows = part.span(range(len(jobs)))
                 submissions.record(part.sweep, manifest, part.profile, **known, **rows)
             arrays |= {jobs[0]: len(jobs)} if jobs else {}
-        return Started(arrays, left, "other grids have them first" if left else "")
+        return Started(arrays, left, "jobs of other runs have to be over first" if left else "")
 
     def _submitted(self, made: Any, task: Any) -> str:
         try:
@@ -165,7 +165,7 @@ class Plugin(Backend):
 
 
 def apart(parts: Sequence[Ordered]) -> tuple[list[Ordered], list[Ordered]]:
-    """Those that may begin, and those that would have to wait for jobs of other grids, which no
+    """Those that may begin, and those that would have to wait for other jobs, which no
     executor but Slurm's can be asked to do."""
     ready, waiting = list[Ordered](), list[Ordered]()
     for part in parts:

@@ -59,7 +59,7 @@ class Ray(Backend):
                     submissions.forget(part.sweep, name)
                 raise ClusterError(f"Ray refused the job: {first_line(error)}") from error
             arrays[name] = part.jobs
-        return Started(arrays, left, "other grids have them first" if left else "")
+        return Started(arrays, left, "jobs of other runs have to be over first" if left else "")
 
     def script(self, order: Order) -> list[str]:
         return [

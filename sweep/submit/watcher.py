@@ -168,7 +168,8 @@ def reasons(seen: Plan, most: int = ROWS) -> list[Text]:
     """One line per way in which runs ended badly, `most` at most; further ones are counted."""
     alike: dict[tuple[State, str], list[str]] = {}
     for status in seen.statuses:
-        if status.reason and (status.state in REASONED or status.held):
+        waits = status.state is State.NEW and status.run.config.parent
+        if status.reason and (status.state in REASONED or status.held or waits):
             # 'cancelled on request', and 'damaged' is the state itself.
             told = status.kind in (None, status.state) or status.reason.startswith(status.kind)
             why = status.reason if told else f"{status.kind}: {status.reason}"

@@ -11,14 +11,15 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import EvalConfig, RunConfig
+from core.config.run import parent_of
 from core.config.settings import beat_seconds, stale_seconds
 from core.errors import ClusterError, DamagedError, StoppedError
 from core.options import Compile, Mode, Options
@@ -27,7 +28,7 @@ from core.store.folders import RunDir, Store
 from core.store.holder import find_holder
 from core.store.json_files import salvage
 from slurm import cluster, environment
-from sweep.state import breaker, repair, triage
+from sweep.state import breaker, parents, repair, triage
 from sweep.worker import attempt, custody
 from sweep.worker.stop import own_signals, stoppable
 
@@ -81,7 +82,12 @@ class RunJob:
         if self.together and self.count > 1:
             return self._side_by_side()
         team, outcomes = self._team(), Counter[str]()
-        for row in self._rows():
+        rows = self._rows()
+        for number in self._turns(rows):
+            if team:
+                team.share(number)
+            if number is None:
+                continue
             # A rehearsal is there to find every fault, and each costs it seconds.
             sweep = Store(Path(self.root)).sweep(self.sweep)
             held = None if self.batches else breaker.tripped(sweep)
@@ -89,7 +95,7 @@ class RunJob:
                 log.warning("%s", held)
                 call_off()
                 break
-            outcome = self._one(row, team)
+            outcome = self._one(rows[number], team)
             outcomes[outcome] += 1
             if team and outcome not in ("done", "skipped"):
                 break  # a team that was torn apart ends with its leader
@@ -105,9 +111,13 @@ class RunJob:
         # The leader hears the same signals, and says how the run ended; see core.machine.team.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        for row in self._rows():
-            config, evals = _parsed(row)
-            store = Store(Path(self.root))
+        rows, ended, store = self._rows(), 0, Store(Path(self.root))
+        while ended < len(rows):
+            number = team.share()
+            if number is None:
+                continue
+            ended += 1
+            config, evals = _parsed(rows[number])
             options = self._options(config, store)
             outcomes[attempt.assist(config, evals, store, options, team)] += 1
         team.part()
@@ -151,6 +161,24 @@ class RunJob:
             for row in range(self.first, self.first + self.count)
         )
 
+    def _turns(self, rows: Sequence[dict[str, Any]]) -> Iterator[int | None]:
+        """The numbers of the rows in the order in which they are to be done: one whose parent
+        another process works on comes after those that can begin. None after each wait for it."""
+        left, passed = deque(range(len(rows))), 0
+        runs = Store(Path(self.root)).runs
+        while left:
+            number = left.popleft()
+            if parents.is_awaited(parent_of(rows[number]["config"]["weights"]), runs):
+                left.append(number)
+                passed += 1
+                if passed == len(left):
+                    time.sleep(min(1.0, beat_seconds()))
+                    passed = 0
+                    yield None
+            else:
+                passed = 0
+                yield number
+
     def _one(self, row: dict[str, Any], team: Team | None) -> str:
         config, evals = _parsed(row)
         if not self._may_begin(Store(Path(self.root)).run(config.id), row["after"]):
@@ -162,6 +190,10 @@ class RunJob:
     def do(self, config: RunConfig, evals: Sequence[EvalConfig], team: Team | None = None) -> str:
         """One run, whatever the rows are; returns its outcome, see attempt.make."""
         store = Store(Path(self.root))
+        if parents.obstacle(config.parent, store.runs):
+            if team:
+                team.share(False)
+            return "skipped"
         self._limit_threads()
         options = self._options(config, store)
         return attempt.make(config, evals, store, options, gpus=self.gpus, team=team)

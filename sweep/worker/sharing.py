@@ -20,7 +20,7 @@ from core.store.claims import shared_clock
 from core.store.folders import RunDir, Store
 from core.store.json_files import read_json, salvage
 from sweep.grid import Run
-from sweep.state import decision
+from sweep.state import decision, parents
 from sweep.state.decision import LAUNCHABLE, State
 from sweep.state.pending import Pending
 
@@ -52,12 +52,19 @@ def share(
     chance = random.Random()
     first = chance.randrange(len(runs) or 1)
     left, outcomes = [*runs[first:], *runs[:first]], Counter[str]()
+    open_ = {run.id for run in runs}  # those that may still be claimed, here or elsewhere
     look, last = _Look(store), time.monotonic()
     while True:
         promised, ahead = promises(), deque(left)
         left, begun = [], False
         while ahead:
             run = ahead.popleft()
+            if parents.obstacle(run.config.parent, store.runs):
+                if run.config.parent in open_:
+                    left.append(run)
+                else:  # nor is that for a worker to mend
+                    open_.discard(run.id)
+                continue
             state = look(run, promised.get(run.id))
             outcome = do(run) if state in LAUNCHABLE else ""
             if outcome not in ("", "skipped"):
@@ -65,6 +72,8 @@ def share(
                 begun, last = True, time.monotonic()
             if outcome in COME_BACK or state in (State.PENDING, State.RUNNING):
                 left.append(run)
+            else:
+                open_.discard(run.id)
             if ahead and (outcome == "skipped" or state is State.RUNNING):
                 # Another process is here: two that go on side by side would race for every run.
                 ahead.rotate(chance.randrange(len(ahead)))

@@ -215,7 +215,7 @@ class TestBadInput:
 
     def test_without_peft(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "peft", None)
-        told = "protocol lora needs the package peft: pip install 'epsweep[lora]'"
+        told = "LoRA needs the package peft: pip install 'epsweep[lora]'"
         assert self.refused(store, config()) == told
         find = importlib.util.find_spec
         monkeypatch.setattr(

@@ -64,7 +64,10 @@ def weights(store: Store, config: RunConfig) -> dict[str, torch.Tensor]:
 AVERAGED: dict[str, Any] = {"optim": {"lr": 1e-3, "clip": 0.1, "ema": 0.9}, "schedule": "instance"}
 
 
-@pytest.mark.parametrize("fields", [{}, AVERAGED], ids=str)
+BRANCHED = {"objective": {"kind": "autolora"}, "lora": {"targets": ["mlp.fc1"]}}
+
+
+@pytest.mark.parametrize("fields", [BRANCHED, AVERAGED], ids=str)
 def test_two_processes_do_what_one_does(forks: Forks, tmp_path: Path, fields: Any) -> None:
     """Up to rounding: the same sums in another order."""
     config = tiny.config(**CONFIG | fields)

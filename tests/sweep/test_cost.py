@@ -49,6 +49,7 @@ def test_passes_of_a_training_step() -> None:
     assert fit(attack={"steps": 1}) == 4 * (3 + 3)
     assert fit(schedule={"T1": 2, "T2": 2}) == 4 * 3 + 2 * 15
     assert fit(objective={"kind": "trades"}) == 4 * (6 + 15)
+    assert fit(objective={"kind": "autolora"}) == 4 * (6 + 15), "two of its clean half, one a look"
     assert fit(protocol="linear") == 4 * (1 + 15)
     assert fit(protocol="lora") == 4 * (2 + 15)
     assert fit(schedule="auto", epochs=8) == 8 * 3 + 2 * 15, "none up to epoch 5, its patience"

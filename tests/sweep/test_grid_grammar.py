@@ -268,6 +268,7 @@ def test_runs_are_those_of_a_plain_expansion(
         ("protocol: lora, lora.targets: [attn.proj, attn.qkv]", "backbone: [swin, r50]"),
         ("normalisation: guide", "backbone: [vit, swin]"),
         ("lora.rank: 4", "protocol: [full, lora]"),
+        ("lora.rank: 4", "objective: [{kind: at}, {kind: autolora}]"),
     ],
 )
 def test_fields_that_depend_on_each_other_are_judged_together(base: str, axis: str) -> None:

@@ -59,6 +59,7 @@ def test_one_miniature_per_backbone_dataset_and_kind_of_schedule() -> None:
     "fields",
     [
         {"objective": {"kind": "trades"}},
+        {"objective": {"kind": "autolora"}},
         {"protocol": "linear"},
         {"protocol": "lora"},
         {"precision": "bf16"},

@@ -1,0 +1,44 @@
+"""Runs that wait for each other: a queue gets them in turn, each behind the jobs of its parent.
+
+Workers of this machine need none of it: they share one manifest and find out themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sweep.state import parents, pending
+from sweep.submit import backends
+from sweep.submit.backend import Started
+from sweep.submit.order import Runs
+
+WAITING = "the runs that they wait for are not submitted yet"
+
+
+def start(order: Runs) -> Started[Runs]:
+    """As the backend's own, of any runs. Raises as that."""
+    backend = backends.of(order.profile.executor)
+    if not backend.queued:
+        return backend.start(order)
+    whole = Started[Runs]()
+    ready, *others = parents.generations(order.runs, order.store)
+    if ready:
+        whole = backend.start(replace(order, runs=ready))
+    for runs in others:
+        # By now the jobs of the generation before are on record.
+        promised = pending.promises(order.sweep)
+        jobs = parents.arrays(runs, promised, backends.states)
+        behind = {
+            run.id: {*jobs.get(run.id, ()), *order.behind.get(run.id, ())}
+            for run in runs
+            if run.id in jobs
+        }
+        late = [run for run in runs if run.id not in jobs]
+        some = Started[Runs]()
+        if behind:
+            able = [run for run in runs if run.id in jobs]
+            some = backend.start(replace(order, runs=able, behind=behind))
+        left = [*whole.left, *some.left, *([replace(order, runs=late)] if late else [])]
+        cap = whole.cap or some.cap or (WAITING if late else "")
+        whole = Started({**whole.arrays, **some.arrays}, left, cap)
+    return whole
