@@ -168,8 +168,8 @@ def distances(report: Report, begins: str, model: nn.Module, split: Split, norm:
 
 
 def paired(model: nn.Module, split: Split) -> tuple[float, list[float], list[float]]:
-    """The gradients per image that our attack uses; the time of each of its steps, and that of a
-    gradient after each."""
+    """The number of gradients per image that our attack uses, the time of each of its steps, and
+    that of a gradient computed after each step."""
     x, y = split.batch(torch.arange(len(split)), CPU)
     steps: list[float] = []
     gradients: list[float] = []
@@ -186,8 +186,8 @@ def paired(model: nn.Module, split: Split) -> tuple[float, list[float], list[flo
 
 
 def cost(report: Report, name: str, model: nn.Module, split: Split, repetitions: int = 3) -> None:
-    """Our time over that of the gradients that the attack uses. Both take turns, and the least
-    time of a step counts, so that other processes disturb both alike, and as little as possible."""
+    """Our time over that of the gradients that the attack uses. Both alternate, and the minimum for
+    each step counts, so that other processes affect both alike and as little as possible."""
     used, taken, spent = zip(*(paired(model, split) for _ in range(repetitions)), strict=True)
     step, gradient = (torch.tensor(times).amin(0) for times in (taken, spent))
     ratio = float(step.sum() / (used[0] * gradient.mean()))

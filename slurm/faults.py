@@ -1,4 +1,4 @@
-"""What pydantic finds wrong in a profile, in a reader's words."""
+"""Turns pydantic's errors about a profile into messages for users."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _UNITS = {"_min": " of minutes", "_s": " of seconds", "_gb": " of gigabytes"}
 def note(
     error: ValidationError, read: Document, unknown: Callable[[Place], str], *, missing: str
 ) -> None:
-    """Give `read` one line per fault: what came, what was expected. unknown: what to say of a key
-    that is none; missing: of one that is not there."""
+    """Note one problem per fault in `read`: what came, what was expected. unknown: returns the
+    message for an unknown key; missing: the message for a missing one."""
     faults: dict[Place, list[ErrorDetails]] = {}  # each member of a union reports its own error
     for detail in error.errors():
         path = tuple(key for key in detail["loc"] if key != "[key]")
@@ -36,7 +36,7 @@ def note(
         faults.setdefault(path, []).append(detail)
     for path, details in faults.items():
         for fault in _problem(path, details, unknown, missing).splitlines():
-            # Those of several keys say their key themselves.
+            # Messages about several keys begin with their key.
             at = path or tuple(fault.partition(": ")[0].split("."))
             read.problem(at, f"{dotted(path)}: {fault}" if path else fault)
 

@@ -52,12 +52,12 @@ _ONLY: Mapping[str, tuple[str, tuple[Home, ...]]] = {
     "workers": ("executor 'local'", ("local",)),
     "parameters": ("Ray and plug-ins", ("ray", "plug-in")),
 }
-"""Keys that belong to some executors only, and how these are called."""
+"""Key -> the executors that it applies to: their name in messages, and their homes."""
 _PACKAGED = files("slurm") / "profiles"
 
 
 def home_of(executor: str) -> Home:
-    """Where an executor runs jobs, of a profile or of a record."""
+    """Where the executor of a profile or a record runs jobs."""
     return cast(Home, executor) if executor in EXECUTORS else "plug-in"
 
 

@@ -18,7 +18,7 @@ from core.config.values import Count, Number, Part, nearest
 Protocol = Literal["full", "linear", "lora"]
 """Which weights are trained: all, the head, or the head and adapters."""
 Precision = Literal["fp32", "bf16"]
-"""Of forwards and backwards in training."""
+"""Precision of forwards and backwards in training."""
 Beta = Annotated[Number, Field(ge=0, lt=1)]
 
 

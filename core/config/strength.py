@@ -22,7 +22,8 @@ LARGEST = 10**6
 
 
 def in_pixels(norm: Norm) -> bool:
-    """Whether strengths in this norm bound each pixel alone: in [0, 1], written in 255ths."""
+    """Whether a strength in this norm bounds single pixels: then it is in [0, 1] and written in
+    255ths."""
     match norm:
         case "linf":
             return True

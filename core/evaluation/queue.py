@@ -116,8 +116,8 @@ def joined(parts: Sequence[tuple[np.ndarray[Any, Any], Search]], images: int) ->
 
 
 def order_of(rows: Sequence[np.ndarray[Any, Any]], images: int) -> np.ndarray[Any, Any]:
-    """Where each image is if the rows of a team's processes are put one after the other. Raises
-    TeamError unless every image is there exactly once."""
+    """The order that sorts the concatenated rows of a team's processes. Raises TeamError unless
+    they contain every image exactly once."""
     seen = np.concatenate(rows)
     if not np.array_equal(np.sort(seen), np.arange(images)):
         raise TeamError(

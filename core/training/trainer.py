@@ -287,7 +287,7 @@ class Trainer:
     def _report(
         self, phase: Literal["train", "validate"], epoch: int, speed: float, step: int
     ) -> None:
-        """step: of the epoch, all of them when it is validated."""
+        """Report the run's state. step: steps done in this epoch; all of them in validation."""
         share = (epoch + step / self.steps_per_epoch) / self.config.epochs
         begun, before = self._begun
         state = {
