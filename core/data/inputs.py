@@ -215,6 +215,21 @@ def _classes(dataset: str, size: int, store: Store) -> int | None:
     return None
 
 
+def class_names(dataset: str, size: int, store: Store) -> list[str]:
+    """The names of a dataset's classes, in the order of their numbers; [] if it is drawn, or not
+    here."""
+    if is_drawn(dataset):
+        return []
+    if dataset in entries() and not is_own(dataset, size, store):
+        place = prepared.place(dataset, size, store)
+        if not place.is_dir():
+            return []
+        return [*prepared.describe(place, entries()[dataset], miniature=True)["classes"]]
+    with contextlib.suppress(OSError):
+        return [*class_folders(dataset_folder(dataset, store) / "train")]
+    return []
+
+
 def left_out(configs: Iterable[RunConfig], store: Store) -> list[str]:
     """One line per split of a user's folder that contains files which runs ignore."""
     own = {

@@ -102,8 +102,10 @@ def load_final(run: RunDir, store: Store) -> tuple[RunConfig, int, Classifier]:
     state, remarks = checkpoint.load(run)
     if state is None and remarks:
         raise DamagedError(run.checkpoint, remarks[0])
-    rows = state["rows"] if state else []
-    if state is None or len(rows) < config.epochs:
+    if state is None:
+        raise ConfigError(f"{run.id}: has no checkpoint.pt")
+    rows = state["rows"]
+    if len(rows) < config.epochs:
         said = "".join(f" ({remark})" for remark in remarks)
         raise ConfigError(f"{run.id}: trained for {len(rows)} of {config.epochs} epochs{said}")
     classes = classes_of(run, config.dataset, rows)

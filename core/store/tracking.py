@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, assert_never
 
-from core.config import RunConfig
+from core.config import ConfigError, RunConfig
 from core.config.strength import Norm, in_pixels
 from core.errors import first_line
 from core.options import Mode
@@ -151,20 +151,26 @@ class Tracker:
 def _begin(config: RunConfig, run: RunDir, online: bool, group: str | None) -> Any:
     import wandb
 
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
-        id=config.id,
-        name=config.id,
-        group=group,
-        config=config.to_dict() | {"setting": config.setting},
-        dir=str(run.path),
-        mode="online" if online else "offline",
+    about = config.to_dict() | {"setting": config.setting}
+    return wandb.init(**_how(config.id, run.path, online), group=group, config=about)
+
+
+def _how(name: str, folder: Path, online: bool) -> dict[str, Any]:
+    """What every W&B run is begun with."""
+    import wandb
+
+    return {
+        "project": os.environ.get("WANDB_PROJECT", PROJECT),
+        "id": name,
+        "name": name,
+        "dir": str(folder),
+        "mode": "online" if online else "offline",
         # An offline segment repeats every epoch: marked as resumed, it would be appended on upload
         # to the epochs that W&B has already.
-        resume="allow" if online else None,
+        "resume": "allow" if online else None,
         # If W&B has failed on an earlier run, that is still open; do not continue it.
-        reinit="create_new",
-        settings=wandb.Settings(
+        "reinit": "create_new",
+        "settings": wandb.Settings(
             silent=True,
             console="off",
             disable_git=True,
@@ -172,7 +178,27 @@ def _begin(config: RunConfig, run: RunDir, online: bool, group: str | None) -> A
             init_timeout=60,
             sagemaker_disable=True,  # it would choose the id
         ),
-    )
+    }
+
+
+def show(name: str, images: Mapping[str, Sequence[tuple[Any, str]]], folder: Path) -> str:
+    """Log pictures (uint8 [H, W, 3], with a line on each) under their keys, as a W&B run `name`
+    beside those of the runs, which hold their epochs alone. Returns where they are: the address,
+    or the command that uploads them. Raises ConfigError for whatever W&B does."""
+    online = is_online("auto")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        with _own_environment():
+            import wandb
+
+            run = wandb.init(**_how(name, folder, online), job_type="pictures")
+            for key, pictures in images.items():
+                run.log({key: [wandb.Image(pixels, caption=text) for pixels, text in pictures]})
+            run.finish()
+    except Exception as error:
+        raise ConfigError(f"W&B: {first_line(error)}") from None
+    return str(run.url) if online else f"wandb sync {Path(run.dir).parent}"
 
 
 def curves(row: MetricsRow, norm: Norm) -> dict[str, float]:

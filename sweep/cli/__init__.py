@@ -15,7 +15,18 @@ from rich.text import Text
 from core.config import ConfigError, settings
 from core.config.values import at_home
 from core.errors import ClusterError, DamagedError, StoppedError
-from sweep.cli import checking, data, guide, page, results, running, tuning, weights, working
+from sweep.cli import (
+    checking,
+    data,
+    guide,
+    page,
+    pictures,
+    results,
+    running,
+    tuning,
+    weights,
+    working,
+)
 from sweep.cli.options import PREPARE, err
 from sweep.cli.terminal import fit_encoding, literal
 from sweep.worker.stop import own_signals
@@ -43,6 +54,7 @@ for verbs in (
     tuning.verbs,
     results.verbs,
     page.verbs,
+    pictures.verbs,
     guide.verbs,
     checking.verbs,
 ):
@@ -129,6 +141,7 @@ MANY: dict[str, Callable[[str, str], bool]] = {
     "--only": lambda _, word: "=" in word,
     "--table": lambda _, word: word.isdigit() or word in ("main", "margin", *guide.TABLES),
     "--figure": lambda _, word: word in (*results.FIGURES, *guide.FIGURES),
+    "--strength": lambda _, word: word[0].isdigit(),
     "--threat": lambda _, word: word in guide.THREATS,
     # Every word after --from is a file: these verbs take a grid before it. Other verbs' --from
     # takes one path.

@@ -1,0 +1,243 @@
+"""One HTML page on how networks see images under attack: pixels, predictions, what one run keeps
+and another loses, and which class is taken for which.
+
+A `Subject` and what the networks see of its images -> `write`. The page loads nothing and has no
+script; every picture lies in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from analysis.names import dataset_name
+from analysis.report.confusion import Confusion, confusions
+from analysis.report.pictures import Judged, Subject
+from core.store.files import write_text
+
+Array = NDArray[Any]
+SMALL = 64
+"""Images of up to this many pixels a side are drawn as squares, not smoothed."""
+FEW = 16
+"""Up to this many classes a confusion is a table of numbers, above it a map."""
+MISTAKES = 10
+"""Confusions that are named beside a map."""
+INK = (68, 138, 220)
+"""Colour of maps, which light and dark pages can show."""
+
+
+class Looked(NamedTuple):
+    """What networks see of a subject's images (its `rows`). clean: uint8 [N, 3, H, W]; seen: of
+    each run (predicted [1 + S, N], clean ones first; attacked [S, N, 3, H, W] in [0, 1]); names:
+    of the classes, [] if they have only numbers."""
+
+    clean: Array
+    seen: Sequence[tuple[Array, Array]]
+    names: Sequence[str]
+
+
+class Attacked(NamedTuple):
+    """One image under one attack: pictures as addresses, factor by which the change is scaled."""
+
+    change: str
+    factor: str
+    image: str
+    predicted: str
+    right: bool
+    alt: str
+
+
+class Line(NamedTuple):
+    """What one run sees of an image."""
+
+    run: str
+    predicted: str
+    right: bool
+    attacked: list[Attacked]
+
+
+class Shown(NamedTuple):
+    """An image, and what each run sees of it."""
+
+    place: int
+    image: str
+    label: str
+    lines: list[Line]
+
+
+def write(subject: Subject, looked: Looked, path: Path) -> Path:
+    """Write the page and return its path."""
+    environment = Environment(
+        loader=PackageLoader("analysis.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = environment.get_template("pictures.css").render()
+    album = Album(subject, looked)
+    mine = subject.judged[0]
+    text = environment.get_template("pictures.html.j2").render(
+        style=style,
+        digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        subject=subject,
+        dataset=dataset_name(mine.config.dataset),
+        attack=f"APGD with {subject.steps} steps",
+        size="small" if looked.clean.shape[-1] <= SMALL else "large",
+        first=album.shown(subject.first),
+        pairs=[
+            (
+                other,
+                subject.tallies(other),
+                album.shown(subject.kept(mine, other)),
+                album.shown(subject.kept(other, mine)),
+            )
+            for other in subject.judged[1:]
+        ],
+        confusions=[(one.name, _confusion(one, subject, looked.names)) for one in subject.judged],
+    )
+    write_text(path, text)
+    return path
+
+
+class Album:
+    """The pictures of a subject's images."""
+
+    def __init__(self, subject: Subject, looked: Looked) -> None:
+        self.subject, self.looked = subject, looked
+        self._at = {row: number for number, row in enumerate(subject.rows)}
+
+    def shown(self, rows: Sequence[int]) -> list[Shown]:
+        return [self._shown(row) for row in rows]
+
+    def captioned(self, run: int) -> Iterator[tuple[Array, str]]:
+        """Attacked images [H, W, 3] of one of the runs, with a line on each."""
+        predicted, attacked = self.looked.seen[run]
+        for row, at in self._at.items():
+            for level, strength in enumerate(self.subject.shown):
+                label, taken = self.subject.label[row], predicted[level + 1, at]
+                said = f"{self._name(label)} at {strength}: taken for {self._name(taken)}"
+                yield _pixels(attacked[level, at]), f"image {self.subject.index[row]}, {said}"
+
+    def _shown(self, row: int) -> Shown:
+        at, label = self._at[row], int(self.subject.label[row])
+        lines = [
+            Line(
+                one.name,
+                self._name(predicted[0, at]),
+                bool(predicted[0, at] == label),
+                [self._attacked(one, number, row, level) for level in range(len(attacked))],
+            )
+            for number, (one, (predicted, attacked)) in enumerate(
+                zip(self.subject.judged, self.looked.seen, strict=True)
+            )
+        ]
+        clean = np.moveaxis(self.looked.clean[at], 0, -1)
+        return Shown(int(self.subject.index[row]), address(clean), self._name(label), lines)
+
+    def _attacked(self, one: Judged, number: int, row: int, level: int) -> Attacked:
+        at, strength = self._at[row], self.subject.shown[level]
+        predicted, attacked = self.looked.seen[number]
+        taken = int(predicted[level + 1, at])
+        change = attacked[level, at] - self.looked.clean[at].astype(np.float32) / 255
+        most = float(np.abs(change).max())
+        factor = 0.5 / most if most else 1.0
+        return Attacked(
+            address(_pixels(0.5 + factor * change)),
+            f"{factor:.3g}",
+            address(_pixels(attacked[level, at])),
+            self._name(taken),
+            taken == self.subject.label[row],
+            f"image {self.subject.index[row]} attacked at {strength}, as {one.name} sees it",
+        )
+
+    def _name(self, number: Any) -> str:
+        names = self.looked.names
+        return names[int(number)] if int(number) < len(names) else f"class {int(number)}"
+
+
+class Matrix(NamedTuple):
+    """A confusion as the page draws it. rows: of numbers with a shade from 0 to 4, if classes are
+    few; image: a map, if they are many."""
+
+    strength: str
+    said: str
+    names: list[str]
+    rows: list[list[tuple[int, int]]]
+    image: str
+    mistakes: list[tuple[str, str, int]]
+
+
+class Confusions(NamedTuple):
+    """matrices: none if no evaluation of the run tells classes; right: then of each class its
+    images and those that are right, clean and at the strengths shown."""
+
+    source: str
+    images: int
+    matrices: list[Matrix]
+    right: list[tuple[str, list[int]]]
+
+
+def _confusion(one: Judged, subject: Subject, names: Sequence[str]) -> Confusions:
+    def name(number: int) -> str:
+        return names[number] if number < len(names) else f"class {number}"
+
+    for evaluation, flags in subject.classed(one):
+        at = [(str(strength), float(strength)) for strength in subject.shown]
+        found = [_matrix(matrix, name) for matrix in confusions(flags, at)]
+        return Confusions(evaluation, len(flags["label"]), found, [])
+    levels = [0, *(subject.strengths.index(strength) for strength in subject.shown)]
+    right = [
+        (
+            name(int(label)),
+            [int(mine.sum()), *(int((mine & (one.critical > level)).sum()) for level in levels)],
+        )
+        for label in np.unique(subject.label)
+        for mine in [subject.label == label]
+    ]
+    return Confusions(subject.evaluation, len(subject.label), [], right)
+
+
+def _matrix(found: Confusion, name: Callable[[int], str]) -> Matrix:
+    counts = found.counts
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    shades = np.ceil(4 * share).astype(int)
+    few = len(counts) <= FEW
+    return Matrix(
+        found.strength,
+        f"{found.right} of {counts.sum()} images right",
+        [name(number) for number in range(len(counts))],
+        np.stack([counts, shades], axis=-1).tolist() if few else [],
+        "" if few else _map(share),
+        [(name(own), name(taken), count) for own, taken, count in found.mistakes(MISTAKES)],
+    )
+
+
+def _map(share: Array) -> str:
+    """A pixel for each pair of classes, the more opaque the more of the true class."""
+    pixels = np.zeros((*share.shape, 4), np.uint8)
+    pixels[..., :3] = INK
+    pixels[..., 3] = np.rint(255 * np.sqrt(share))
+    return address(pixels)
+
+
+def _pixels(image: Array) -> Array:
+    """[3, H, W] in [0, 1] -> uint8 [H, W, 3]."""
+    found: Array = np.rint(255 * np.moveaxis(image, 0, -1).clip(0, 1)).astype(np.uint8)
+    return found
+
+
+def address(pixels: Array) -> str:
+    """Pixels [H, W, 3 or 4] as a PNG that a page carries."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,249 @@
+"""Which images of runs are worth a picture: the first ones, and those that one run keeps and
+another loses, by the flags of an evaluation that judged them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.names import model_name
+from analysis.report.confusion import CLASSES
+from core.config import ConfigError, RunConfig, Strength, nearest
+from core.store import shapes
+from core.store.flags import read_flags
+from core.store.folders import RunDir
+from core.store.json_files import read_json
+
+Array = NDArray[Any]
+
+
+class Judged(NamedTuple):
+    """A run, and by its evaluation the first strength that breaks each image (its number), [n]."""
+
+    run: RunDir
+    config: RunConfig
+    critical: Array
+    name: str
+
+
+class Tally(NamedTuple):
+    """At one strength: images that both runs keep, the first alone, the second alone, neither."""
+
+    strength: Strength
+    both: int
+    first: int
+    second: int
+    neither: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Runs that were judged on the same images. index, label: [n]; config: of the evaluation;
+    strengths: at which it judged, from 0; shown: those of the pictures; apart: the one by which
+    images are told apart."""
+
+    judged: Sequence[Judged]
+    evaluation: str
+    config: Mapping[str, Any]
+    index: Array
+    label: Array
+    strengths: Sequence[Strength]
+    shown: Sequence[Strength]
+    apart: Strength
+    most: int
+    """Images in each part of the page."""
+
+    @classmethod
+    def of(
+        cls,
+        runs: Sequence[RunDir],
+        *,
+        evaluation: str | None = None,
+        strengths: Sequence[str] = (),
+        most: int = 6,
+    ) -> Subject:
+        """Raises ConfigError for runs that are not done, were judged on other images or by no
+        evaluation in common, and strengths that it does not have; DamagedError."""
+        configs = [_config_of(run) for run in runs]
+        for run, config in zip(runs[1:], configs[1:], strict=True):
+            if config.dataset != configs[0].dataset:
+                raise ConfigError(
+                    f"expected runs of one dataset, got {configs[0].dataset} ({runs[0].id}) "
+                    f"and {config.dataset} ({run.id})"
+                )
+        name = _shared(runs, evaluation)
+        record = _record(runs[0], name)
+        flags = [_flags(run, name) for run in runs]
+        orders = [np.argsort(one["index"]) for one in flags]
+        labels = [one["label"][order] for one, order in zip(flags, orders, strict=True)]
+        for run, label in zip(runs, labels, strict=True):
+            if not np.array_equal(label, labels[0]):
+                raise ConfigError(_others(runs[0], run))
+        critical = [one["critical"][order] for one, order in zip(flags, orders, strict=True)]
+        judged = [
+            Judged(*one) for one in zip(runs, configs, critical, _names(runs, configs), strict=True)
+        ]
+        asked = record["config"]
+        known = [Strength.parse(text, asked["norm"]) for text in asked["epsilons"]]
+        shown = _chosen(known, strengths, name) if strengths else _usual(known, configs)
+        apart = shown[0] if strengths else _trained(known, configs)
+        index = flags[0]["index"][orders[0]]
+        return cls(judged, name, asked, index, labels[0], known, sorted({*shown}), apart, most)
+
+    @property
+    def level(self) -> int:
+        """The number of the strength by which images are told apart."""
+        return self.strengths.index(self.apart)
+
+    @property
+    def first(self) -> list[int]:
+        """Rows of the first images."""
+        return [*range(min(self.most, len(self.index)))]
+
+    def kept(self, mine: Judged, other: Judged) -> list[int]:
+        """Rows of the first images that one run keeps and another loses."""
+        alone = (mine.critical > self.level) & (other.critical <= self.level)
+        return [int(row) for row in np.flatnonzero(alone)[: self.most]]
+
+    @property
+    def rows(self) -> list[int]:
+        """Rows of all images that the page shows, ascending."""
+        found = {*self.first}
+        for other in self.judged[1:]:
+            found |= {*self.kept(self.judged[0], other), *self.kept(other, self.judged[0])}
+        return sorted(found)
+
+    @property
+    def places(self) -> list[int]:
+        """Where these images are in their split."""
+        return [int(self.index[row]) for row in self.rows]
+
+    @property
+    def steps(self) -> int:
+        """Of the attack that the pictures show: as many as the evaluation's."""
+        return int(self.config.get("steps", 10))
+
+    def classed(self, one: Judged) -> Iterator[tuple[str, dict[str, Array]]]:
+        """The evaluations of a run that tell classes in the same norm, with their flags."""
+        for name in sorted(one.run.evals_on_disk()):
+            flags = _flags(one.run, name)
+            if {*flags} >= CLASSES and _record(one.run, name)["config"]["norm"] == self.apart.norm:
+                yield name, flags
+
+    def tallies(self, other: Judged) -> list[Tally]:
+        """The first run against another one, at every strength."""
+        found = []
+        for level, strength in enumerate(self.strengths):
+            a, b = self.judged[0].critical > level, other.critical > level
+            counts = (a & b, a & ~b, ~a & b, ~a & ~b)
+            found.append(Tally(strength, *(int(part.sum()) for part in counts)))
+        return found
+
+    def check_same(self, other: RunDir, images: Array, its: Array) -> None:
+        """Raises ConfigError unless two runs have the same pixels."""
+        if images.shape != its.shape or not np.array_equal(images, its):
+            raise ConfigError(_others(self.judged[0].run, other))
+
+
+def _config_of(run: RunDir) -> RunConfig:
+    if read_json(run.result, shapes.Result) is None:
+        raise ConfigError(f"{run.id}: not done; see: sweep logs {run.id}")
+    return RunConfig.parse(run.read_config(), where=str(run.config))
+
+
+def _names(runs: Sequence[RunDir], configs: Sequence[RunConfig]) -> list[str]:
+    """'ViT, sched, 4/255', with the end of the run's id if another one is called so."""
+    names = [
+        ", ".join(
+            [model_name(config.backbone), config.setting]
+            + [str(config.epsilon_g)] * bool(config.epsilon_g)
+        )
+        for config in configs
+    ]
+    return [
+        name if names.count(name) == 1 else f"{name} ({run.id[-8:]})"
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def _shared(runs: Sequence[RunDir], asked: str | None) -> str:
+    """The evaluation that judged all of the runs at several strengths, with flags: the one that is
+    asked for, or the first that the first run has, APGD's before others."""
+    there = [{name for name in run.evals_on_disk() if _is_attack(run, name)} for run in runs]
+    shared = sorted(set.intersection(*there))
+    if asked is None and shared:
+        made = (read_json(runs[0].result, shapes.Result) or {}).get("evals", ())
+        order = [name for name in made if name in shared] or shared
+        return min(order, key=lambda name: not name.startswith("apgd"))
+    matches = [name for name in shared if name.startswith(asked or "")]
+    if len(matches) == 1:
+        return matches[0]
+    if not shared:
+        have = "; ".join(
+            f"{run.id}: {', '.join(sorted(names)) or 'none'}"
+            for run, names in zip(runs, there, strict=True)
+        )
+        raise ConfigError(f"expected an attack that has judged all of the runs, got {have}")
+    said = f"{len(matches)} begin so" if matches else "unknown"
+    raise ConfigError(f"--evaluation {asked}: {said}{nearest(str(asked), shared)}")
+
+
+def _is_attack(run: RunDir, name: str) -> bool:
+    return len(_record(run, name)["config"].get("epsilons", ())) > 1 and "critical" in _flags(
+        run, name
+    )
+
+
+def _record(run: RunDir, name: str) -> Mapping[str, Any]:
+    record = read_json(run.eval_json(name), shapes.Evaluation)
+    if record is None:
+        raise ConfigError(f"{run.id}: evaluation {name} is gone")
+    return record
+
+
+def _flags(run: RunDir, name: str) -> dict[str, Array]:
+    flags = read_flags(run.eval_flags(name))
+    if flags is None:
+        raise ConfigError(f"{run.id}: the flags of evaluation {name} are gone")
+    return flags
+
+
+def _others(first: RunDir, second: RunDir) -> str:
+    return (
+        f"{second.id}: was judged on other images than {first.id}; expected runs of one dataset "
+        "and image size, and of one seed where images are drawn"
+    )
+
+
+def _chosen(known: Sequence[Strength], asked: Sequence[str], evaluation: str) -> list[Strength]:
+    found = []
+    for text in asked:
+        try:
+            strength = Strength.parse(text, known[0].norm)
+        except ValueError as error:
+            raise ConfigError(f"--strength: {error}") from None
+        if strength not in known or not strength:
+            names = ", ".join(map(str, known[1:]))
+            raise ConfigError(f"--strength {text}: expected one of {evaluation}: {names}")
+        found.append(strength)
+    return found
+
+
+def _trained(known: Sequence[Strength], configs: Sequence[RunConfig]) -> Strength:
+    """The largest strength that a run was trained against; the middle one if the evaluation has
+    none of these."""
+    trained = [config.epsilon_g for config in configs if config.epsilon_g in known[1:]]
+    return max(trained, default=known[len(known) // 2])
+
+
+def _usual(known: Sequence[Strength], configs: Sequence[RunConfig]) -> list[Strength]:
+    """Half of that, it, and twice it, as far as the evaluation has them."""
+    middle = _trained(known, configs)
+    wanted = [Strength(middle.number * part, middle.norm) for part in (Fraction(1, 2), 1, 2)]
+    return [strength for strength in wanted if strength in known]
