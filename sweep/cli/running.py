@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,14 @@ from sweep.cli.options import (
 )
 
 verbs = typer.Typer()
+
+
+class Sort(StrEnum):
+    """Orders of `sweep status`, those of sweep.state.plan."""
+
+    name = "name"
+    state = "state"
+    hours = "hours"
 
 
 @verbs.command(rich_help_panel=PREPARE)
@@ -154,6 +163,12 @@ def status(
     page: Annotated[
         int | None, typer.Option("--page", min=1, help="Show the Nth page of the runs.")
     ] = None,
+    sort: Annotated[
+        Sort | None,
+        typer.Option(
+            "--sort", help="Pages by name, by state (failed first) or by hours spent (most first)."
+        ),
+    ] = None,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Name what went wrong in runs, from their curves.")
     ] = False,
@@ -168,6 +183,8 @@ def status(
     store = Store.at(root)
     if page and (every or watch or json):
         raise ConfigError("--page: does not go with --all, --watch or --json, which show every run")
+    if sort and (watch or json):
+        raise ConfigError("--sort: does not go with --watch or --json, which keep the grid's order")
     loaded = tuned_grid(grid, store)
     if watch:
         known = Known(store)
@@ -187,7 +204,9 @@ def status(
         out.print(summary.of(loaded, seen, replace(cost, at_once=None)))
         with out.pager() if every and out.is_terminal else nullcontext():
             most = len(seen.statuses) if every else watcher.ROWS
-            out.print(watcher.table(seen, footer=False, most=most, page=page))
+            listed, first = (seen.ordered(sort), page or 1) if sort else (seen, page)
+            spent = sort is Sort.hours
+            out.print(watcher.table(listed, footer=False, most=most, page=first, spent=spent))
         for line in diagnosis.lines(found) if diagnose else ():
             out.print(line, soft_wrap=True)
         held = breaker.tripped(store.sweep(loaded.name))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,19 @@ from sweep.state.decision import REPAIRABLE as REPAIRABLE
 from sweep.state.decision import State as State
 from sweep.state.decision import Status as Status
 from sweep.state.pending import Pending as Pending
+
+WORST = (
+    *(State.FAILED, State.DAMAGED, State.STALE, State.CANCELLED, State.INTERRUPTED),
+    *(State.RUNNING, State.PENDING, State.UNEVALUATED, State.NEW, State.DONE),
+)
+"""What somebody has to look at first."""
+
+
+ORDERS: dict[str, Callable[[Status], str | float]] = {
+    "name": lambda status: status.run.id,
+    "state": lambda status: WORST.index(status.state),
+    "hours": lambda status: -status.seconds,
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,10 @@ class Plan:
     def of(self, states: Collection[State]) -> list[Run]:
         """The runs in one of `states`."""
         return [status.run for status in self.statuses if status.state in states]
+
+    def ordered(self, by: str) -> Plan:
+        """The same runs by one of ORDERS; equal ones stay in the order of the grid."""
+        return replace(self, statuses=sorted(self.statuses, key=ORDERS[by]))
 
     @property
     def behind(self) -> dict[str, frozenset[str]]:

@@ -113,10 +113,12 @@ def table(
     footer: bool = True,
     most: int = ROWS,
     page: int | None = None,
+    spent: bool = False,
 ) -> Group:
     """The state of every run, or of those under way if there are more than `most`. screen: the
     terminal into which all of it has to fit. page: in place of those, `most` runs in the order of
-    the grid, counted from 1. Raises ConfigError beyond the last page."""
+    the plan, counted from 1. spent: how long each was held. Raises ConfigError beyond the last
+    page."""
     why, rows = reasons(seen), most
     if screen:  # what is below it would not be seen: the counts, and why runs failed
         why = reasons(seen, max(1, screen.height // 3))
@@ -141,8 +143,10 @@ def table(
     grid.add_column("", min_width=0)  # the one that gives way where the terminal is narrow
     grid.add_column("images/s", justify="right", no_wrap=True, min_width=8)
     grid.add_column("left", justify="right", no_wrap=True, min_width=5)
+    if spent:
+        grid.add_column("spent", justify="right", no_wrap=True, min_width=7)
     for status, name in shown:
-        grid.add_row(name, *_cells(status))
+        grid.add_row(name, *_cells(status), *[duration(status.seconds)] * spent)
     counts = counts_line(seen)
     if clock:
         counts.append(f"   left {duration(clock.left(seen))}", style="bold")

@@ -16,8 +16,9 @@ from core.config import ConfigError
 from core.store.folders import Store
 from slurm.profile import Profile, Slurm, read_profile
 from sweep import several, summary
+from sweep.cli.running import Sort
 from sweep.estimate import cost
-from sweep.state.plan import Plan, State, Status
+from sweep.state.plan import ORDERS, WORST, Plan, State, Status
 from sweep.submit import watcher
 from sweep.tune import winners
 
@@ -194,3 +195,22 @@ def test_a_page_that_is_not_there_is_one_line(
     for more in ("--all", "--watch", "--json"):
         code, out, err = call("status", str(path), "--page", "1", more)
         assert (code, out, err.count("\n")) == (2, "", 1) and more in err
+    code, _, err = call("status", str(path), "--sort", "state", "--json")
+    assert code == 2 and err.startswith("--sort: does not go with --watch or --json")
+
+
+def test_sorted_pages_show_what_asks_for_somebody_first(store: Store) -> None:
+    runs = parse(GRID % ("swin", ", ".join(map(str, range(40))))).runs
+    states = [State.DONE, State.RUNNING, State.FAILED, State.NEW]
+    seen = Plan([Status(run, states[i % 4], seconds=60.0 * i) for i, run in enumerate(runs)])
+
+    def rows(by: str, page: int) -> list[list[str]]:
+        told = watcher.table(seen.ordered(by), footer=False, page=page, spent=by == "hours")
+        return [row.split() for row in shown(told, 160).splitlines() if "swin-" in row]
+
+    assert [row[1] for row in rows("state", 1)] == ["failed"] * 10 + ["running"] * 10 + ["new"] * 10
+    assert [row[1] for row in rows("state", 2)] == ["done"] * 10
+    assert [row[-1] for row in rows("hours", 1)[:2]] == ["39:00", "38:00"]
+    names = [row[0] for page in (1, 2) for row in rows("name", page)]
+    assert names == sorted(names) and len({*names}) == 40
+    assert {*ORDERS} == {*Sort} and {*WORST} == {*State}
