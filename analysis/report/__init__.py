@@ -13,7 +13,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from itertools import groupby
@@ -56,6 +56,7 @@ SECTIONS = {
     "cost": "Time",
     "origin": "Origin",
 }
+GUIDE = "guide"
 SCRIPTS = ("packed.js", "table.js", "run.js", "verdict.js", "live.js", "report.js")
 """One after the other in one script."""
 PAIRS = 12
@@ -75,23 +76,24 @@ def write(
     title: str,
     about: Mapping[str, Any] | None = None,
     wandb: str | None = None,
-    guide: bool = False,
+    tables: Sequence[str] = (),
 ) -> Path:
     """Write `folder`/index.html and return its path.
 
     title: the sweep's name. about: the grid's own (question, gpu_hours). wandb: address of the
     W&B project, 'https://wandb.ai/ENTITY/PROJECT', for links; None where nothing was synced.
-    guide: whether its tables and figures are those of the sister benchmark (arXiv 2508.14079).
-    Raises ConfigError if they are, and runs of one of its cells differ in more than the seed.
+    tables: what the grid feeds. Rules of the paper's tables are for grids that feed one of these;
+    of one that feeds 'guide' the page has the tables and figures of the sister benchmark (arXiv
+    2508.14079). Raises ConfigError then, if runs of a cell differ in more than the seed.
     """
     path = Path(folder) / "index.html"
-    write_text(path, page(digests, title, dict(about or {}), wandb, guide=guide))
+    write_text(path, page(digests, title, dict(about or {}), wandb, tables))
     return path
 
 
-def core(digests: Digests, wandb: str | None = None, *, guide: bool = False) -> str:
+def core(digests: Digests, wandb: str | None = None, tables: Sequence[str] = ()) -> str:
     """JSON of the page's tables; see `write`."""
-    benchmark = of_runs(digests.results) if guide else None
+    benchmark = of_runs(digests.results) if GUIDE in tables else None
     data = {
         "wandb": wandb,
         "together": TOGETHER,
@@ -119,13 +121,13 @@ def page(
     title: str,
     about: Mapping[str, Any],
     wandb: str | None = None,
+    tables: Sequence[str] = (),
     *,
-    guide: bool = False,
     live: bool = False,
 ) -> str:
     """The whole page; see `write`. live: it asks the server that it comes from what has changed."""
     results = digests.results
-    benchmark = of_runs(results) if guide else None
+    benchmark = of_runs(results) if GUIDE in tables else None
     template = Environment(
         loader=PackageLoader("analysis.report"),
         autoescape=True,
@@ -143,7 +145,7 @@ def page(
         question=about.get("question", ""),
         states=Counter(state for state, _ in digests.states.values()).most_common(),
         sections=SECTIONS.items(),
-        findings=_findings(digests, benchmark),
+        findings=_findings(digests, tables, benchmark),
         violations=facts.violations(digests),
         what=describe_values(one_evaluation(results.values)),
         filters=rows.filters(results),
@@ -159,7 +161,7 @@ def page(
         environment_names=list(dict.fromkeys(name for one in environments for name in one)),
         shared=shared,
         packed={
-            "core": _packed(core(digests, wandb, guide=guide)),
+            "core": _packed(core(digests, wandb, tables)),
             **{f"figure-{i}": _packed(json.dumps(one["svg"])) for i, one in enumerate(figures)},
             **{
                 f"details-{i // TOGETHER}": _packed(_details(digests, i, differing))
@@ -191,9 +193,10 @@ def _shown(digests: Digests, run: Run, config: str) -> str:
     return json.dumps(more)[:-1] + "," + digests.shown[run.dir.id][1:]
 
 
-def _findings(digests: Digests, benchmark: pd.DataFrame | None) -> list[str]:
+def _findings(digests: Digests, tables: Sequence[str], benchmark: pd.DataFrame | None) -> list[str]:
     if benchmark is None:
-        return facts.findings(digests, Verdict(digests).sentence())
+        paper = any(table.isdecimal() for table in tables)
+        return facts.findings(digests, paper=paper)
     # Settings of a schedule, which the others compare, are all one there.
     return [*summary.sentences(benchmark), *facts.standing(digests)]
 

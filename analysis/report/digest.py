@@ -18,7 +18,7 @@ from analysis.cells import Cell, Key, group_cells
 from analysis.diagnosis import diagnose_alone, standard_runs
 from analysis.frames import Frame
 from analysis.gates import gates_of
-from analysis.names import paper_order
+from analysis.names import METRICS, paper_order
 from analysis.paper import one_evaluation
 from analysis.results import Results
 from analysis.runs import Evaluation, Row, Run
@@ -234,6 +234,13 @@ class Digests:
     def found(self) -> Mapping[Key, Cell]:
         """The cells of the evaluation that judges."""
         return group_cells(one_evaluation(self.results.values))
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Of METRICS those that the judging evaluation gives: one at eps_g alone has no expected
+        accuracy. All, as long as nothing is measured."""
+        measured = {key.metric for key, cell in self.found.items() if cell.value is not None}
+        return tuple(name for name in METRICS if name in measured) or METRICS
 
     @cached_property
     def standard(self) -> Mapping[str, Run]:

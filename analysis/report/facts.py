@@ -16,6 +16,7 @@ from analysis.gates import cell_gates, commit_gates, row_gates
 from analysis.margins import trends
 from analysis.paper import compared, one_evaluation
 from analysis.report.digest import Digests
+from analysis.report.verdict import Verdict
 from analysis.rounding import half_up
 from analysis.tables import ABSENT, bracketed
 from core.config import Strength
@@ -25,14 +26,22 @@ SURE = 0.05
 FEW = 3
 
 
-def findings(digests: Digests, verdict: str | None = None) -> list[str]:
+def findings(digests: Digests, *, paper: bool = False) -> list[str]:
     """Headline sentences, each computed: what the runs show, counts, tests, open problems.
-    verdict: the first comparison of settings in words."""
+    paper: whether the grid feeds the paper's tables, whose rules and pairs then count where it has
+    fix and sched."""
+    results, verdict = digests.results, Verdict(digests)
+    both = paper and any(gap.clean for gap in gaps(results.values))
+    sentences = _of_paper(digests, verdict) if both else verdict.sentences()
+    if not sentences:
+        sentences = ["Nothing to compare yet: no two settings are complete, all else equal."]
+    sentences += [f"{line[0].upper()}{line[1:]}." for line in trends.sentences(results.margins)]
+    return [*sentences, *standing(digests)]
+
+
+def _of_paper(digests: Digests, verdict: Verdict) -> list[str]:
     results = digests.results
-    sentences = [finding(results)]
-    if verdict:  # of a grid without fix and sched the first finding says only that
-        both = any(gap.clean for gap in gaps(results.values))
-        sentences = [*sentences[:both], verdict]
+    sentences = [finding(results), *verdict.sentences()[:1]]
     for tested in paired_tests(compared(digests.found)):
         if tested.test and tested.metric != "clean":
             test = tested.test
@@ -43,9 +52,7 @@ def findings(digests: Digests, verdict: str | None = None) -> list[str]:
                 f"{half_up(test.difference, 1):+} points on average (paired t = {test.t:.2f}, "
                 f"p = {test.p:.2g}: {sure} at 5 %)."
             )
-    sentences += [f"{line[0].upper()}{line[1:]}." for line in claims(results.values)]
-    sentences += [f"{line[0].upper()}{line[1:]}." for line in trends.sentences(results.margins)]
-    return [*sentences, *standing(digests)]
+    return sentences + [f"{line[0].upper()}{line[1:]}." for line in claims(results.values)]
 
 
 def standing(digests: Digests) -> list[str]:

@@ -64,9 +64,9 @@ def cells_table(digests: Digests) -> Row:
     judged = one_evaluation(digests.results.values)
     flags = Flags(digests.results, judged, digests.evaluation)
     rows = [
-        _cell_row(name, groups[name], found, best, flags) for name in paper_order(groups, FIELDS)
+        _cell_row(name, groups[name], digests, best, flags) for name in paper_order(groups, FIELDS)
     ]
-    numbers = (*METRICS, "n", "seeds")
+    numbers = (*digests.metrics, "n", "seeds")
     return _table("results", rows, numbers, ("reason",))
 
 
@@ -91,17 +91,18 @@ def _table(what: str, rows: list[Row], numbers: tuple[str, ...], hidden: tuple[s
 def _cell_row(
     name: tuple[Any, ...],
     metrics: Mapping[str, Key],
-    found: Mapping[Key, Cell],
+    digests: Digests,
     best: set[Key],
     flags: Flags,
 ) -> Row:
-    parts = [found[metric] for metric in metrics.values()]
+    found = digests.found
+    parts = [found[key] for name, key in metrics.items() if name in digests.metrics]
     worst = next((part for part in parts if not part.complete), parts[0])
     entries = {
         metric: _entry(metrics[metric], found[metrics[metric]], best, flags)
         if metric in metrics
         else ABSENT
-        for metric in METRICS
+        for metric in digests.metrics
     }
     return {
         **_named(*name),
@@ -147,7 +148,7 @@ def runs_table(digests: Digests) -> Row:
     """One row for each run."""
     results = digests.results
     chosen = one_evaluation(results.values)
-    accuracy = dict(_accuracies(chosen[chosen["metric"].isin(METRICS)]))
+    accuracy = dict(_accuracies(chosen[chosen["metric"].isin(digests.metrics)]))
     table = results.table
     known = table["delay"].notna()
     delays = dict(zip(table["run_id"][known], table["delay"][known].astype(int), strict=True))
@@ -156,7 +157,7 @@ def runs_table(digests: Digests) -> Row:
         {"run": short(run, digits)} | _run_row(run, digests, accuracy, delays.get(run.dir.id))
         for run in digests.runs
     ]
-    numbers = ("seed", *METRICS, "delay", "minutes")
+    numbers = ("seed", *digests.metrics, "delay", "minutes")
     return _table("runs", rows, numbers, ("id", "reason"))
 
 
@@ -178,7 +179,7 @@ def _run_row(
         "state": state,
         **_named(*({**about, "strength": run.epsilon_g}[field] for field in FIELDS)),
         "seed": about["seed"],
-        **{metric: accuracy.get((run.dir.id, metric), "") for metric in METRICS},
+        **{metric: accuracy.get((run.dir.id, metric), "") for metric in digests.metrics},
         "delay": "" if delay is None else "never" if delay >= total else delay,
         "minutes": f"{minutes:.1f}" if state == "done" else "",
         "reason": reason,

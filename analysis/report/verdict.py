@@ -26,8 +26,11 @@ from analysis.rounding import difference, half_up
 from analysis.statistics import CONFIDENCE
 from analysis.tables import ABSENT, bracketed
 from core.config import ConfigError, Strength
+from core.errors import counted
 
 SCHEDULE = "schedule"
+SAID = 12
+"""Comparisons that are put in words: a grid of many values has hundreds."""
 LONG = {"clean": "clean", "adv": "adversarial", "expected": "expected"}
 
 
@@ -169,32 +172,32 @@ class Verdict:
     """What the comparisons of a sweep come to, as the page shows it."""
 
     def __init__(self, digests: Digests) -> None:
-        self.found = digests.found
+        self.found, self.metrics = digests.found, digests.metrics
         judged = one_evaluation(digests.results.values)
         self._flags = Flags(digests.results, judged, digests.evaluation)
         self.comparisons = comparisons(self.found)
 
-    def sentence(self) -> str | None:
-        """The first comparison in words; None if there is nothing to compare."""
-        if not self.comparisons:
-            return None
-        first = self.comparisons[0]
+    def sentences(self) -> list[str]:
+        """The first comparisons in words; [] if there is nothing to compare."""
+        return [self._sentence(one) for one in self.comparisons[:SAID]]
+
+    def _sentence(self, one: Comparison) -> str:
         said = [
             f"at eps_g = {strength}, "
             + ", ".join(
-                f"{LONG[m]} accuracy by {self._effect(first, strength, m)}" for m in by_metric
+                f"{LONG[m]} accuracy by {self._effect(one, strength, m)}" for m in by_metric
             )
-            + f" points over {max(map(len, by_metric.values()))} backbone-dataset pairs"
-            for strength, by_metric in first.pairs.items()
+            + f" points over {counted(max(map(len, by_metric.values())), 'backbone-dataset pair')}"
+            for strength, by_metric in one.pairs.items()
         ]
-        return (
-            f"{first.name[0].upper()}{first.name[1:]} changes, {'; '.join(said)} (95 % intervals)."
-        )
+        name = f"{one.name[0].upper()}{one.name[1:]}"
+        return f"{name} changes, {'; '.join(said)} (95 % intervals)."
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for the page's script."""
-        best = _best(self.found)
+        best = _best(self.found, self.metrics)
         return {
+            "metrics": [LONG[metric] for metric in self.metrics],
             "comparisons": [self._comparison(one) for one in self.comparisons],
             "effects": [self._effects()] if self.comparisons else [],
             "best": [best] if best["rows"] else [],
@@ -216,9 +219,9 @@ class Verdict:
         table = {
             "title": f"{name}: change in points, with its 95 % interval",
             "stub": ["eps_g"],
-            "levels": [[(LONG[metric], 1) for metric in METRICS]],
+            "levels": [[(LONG[metric], 1) for metric in self.metrics]],
             "rows": [
-                ([str(strength)], [self._entry(one, strength, metric) for metric in METRICS])
+                ([str(strength)], [self._entry(one, strength, metric) for metric in self.metrics])
                 for strength in one.pairs
             ],
             "notes": [_basis(one)],
@@ -227,7 +230,10 @@ class Verdict:
             {
                 "strength": str(strength),
                 "pairs": [
-                    [*pair, *(by_metric.get(metric, {}).get(Pair(*pair)) for metric in METRICS)]
+                    [
+                        *pair,
+                        *(by_metric.get(metric, {}).get(Pair(*pair)) for metric in self.metrics),
+                    ]
                     for pair in paper_order(
                         (p for gaps in by_metric.values() for p in gaps), Pair._fields
                     )
@@ -248,7 +254,7 @@ class Verdict:
         rows = []
         for one in self.comparisons:
             entries = []
-            for metric in METRICS:
+            for metric in self.metrics:
                 gaps: dict[Pair, list[float]] = defaultdict(list)
                 for by_metric in one.pairs.values():
                     for pair, gap in by_metric.get(metric, {}).items():
@@ -259,7 +265,7 @@ class Verdict:
         return {
             "title": "Main effects in points, with 95 % intervals over backbone-dataset pairs",
             "stub": ["Change"],
-            "levels": [[(LONG[metric], 1) for metric in METRICS]],
+            "levels": [[(LONG[metric], 1) for metric in self.metrics]],
             "rows": rows,
             "notes": [note],
         }
@@ -274,9 +280,10 @@ def _basis(one: Comparison) -> str:
     return text + left * bool(one.incomplete)
 
 
-def _best(found: Mapping[Key, Cell]) -> dict[str, Any]:
-    """By eps_g the setting of highest mean expected accuracy over the pairs on which all of them
-    are complete, with its clean and adversarial accuracy on these."""
+def _best(found: Mapping[Key, Cell], metrics: Sequence[str]) -> dict[str, Any]:
+    """By eps_g the setting of highest mean accuracy in the last of the metrics (expected, if it
+    can be had) over the pairs on which all settings are complete, with the others on these."""
+    named = [LONG[metric] for metric in metrics]
     groups: dict[Strength, dict[tuple[str, str], dict[Pair, dict[str, float]]]] = {}
     for key, cell in found.items():
         if key.setting == "standard" or not key.epsilon_g or not cell.complete or cell.constant:
@@ -287,14 +294,14 @@ def _best(found: Mapping[Key, Cell]) -> dict[str, Any]:
     rows = []
     for strength, settings in sorted(groups.items()):
         whole = {
-            name: {pair: one for pair, one in pairs.items() if {*METRICS} <= {*one}}
+            name: {pair: one for pair, one in pairs.items() if {*metrics} <= {*one}}
             for name, pairs in settings.items()
         }
         shared = set.intersection(*map(set, whole.values()))
         if not shared:
             continue
         means = {
-            name: [float(np.mean([pairs[pair][metric] for pair in shared])) for metric in METRICS]
+            name: [float(np.mean([pairs[pair][metric] for pair in shared])) for metric in metrics]
             for name, pairs in whole.items()
         }
         (setting, variant), best = max(means.items(), key=lambda item: item[1][-1])
@@ -302,9 +309,9 @@ def _best(found: Mapping[Key, Cell]) -> dict[str, Any]:
         entries = [*(str(half_up(value, 1)) for value in best), str(len(shared)), str(len(means))]
         rows.append(([str(strength), name], entries))
     return {
-        "title": "Best setting by expected accuracy (%)",
+        "title": f"Best setting by {named[-1]} accuracy (%)",
         "stub": ["eps_g", "Setting"],
-        "levels": [[(name, 1) for name in (*LONG.values(), "pairs", "of settings")]],
+        "levels": [[(name, 1) for name in (*named, "pairs", "of settings")]],
         "rows": rows,
         "notes": ["means over the pairs on which every setting is complete"],
     }

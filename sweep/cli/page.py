@@ -11,7 +11,6 @@ from rich.progress import Progress
 from core.config import ConfigError
 from core.data.digests import Known
 from core.store.folders import Store
-from sweep.cli import guide
 from sweep.cli.options import (
     LOOK,
     GridArgument,
@@ -78,7 +77,7 @@ def report(
         title=loaded.name,
         about=loaded.about,
         wandb=address,
-        guide=guide.NAME in loaded.tables,
+        tables=loaded.tables,
     )
     out.print(str(page), soft_wrap=True)
 
@@ -94,7 +93,6 @@ def _answers(grid: Grid, store: Store, only: list[str], first: Digests, wandb: s
 
     known, clock = Known(store), watcher.Clock()
     cost = cost_of(grid, store, launcher.load_profile("local"))
-    is_guide = guide.NAME in grid.tables
     shown = {run.dir.id for run in first.runs}
     rows = manifest(run for run in grid.runs if run.id in shown)
 
@@ -118,8 +116,8 @@ def _answers(grid: Grid, store: Store, only: list[str], first: Digests, wandb: s
 
     return Live(
         seen,
-        core=lambda: core(read(), wandb, guide=is_guide),
-        page=lambda: page(read(), grid.name, grid.about, wandb, guide=is_guide, live=True),
+        core=lambda: core(read(), wandb, grid.tables),
+        page=lambda: page(read(), grid.name, grid.about, wandb, grid.tables, live=True),
         run=lambda name: details_of(first, name),
     )
 

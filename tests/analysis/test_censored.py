@@ -71,7 +71,7 @@ def test_findings_count_the_pairs_that_the_tests_and_claims_count(tmp_path: Path
     """Robust backbones and ImageNette have tables of their own, and are said to be left out."""
     backbones, datasets = ("vit", "swin", "robvit"), ("cars", "imagenette")
     results = Results(tmp_path, made.fill(tmp_path, made.grid(backbones, datasets)))
-    said = findings(Digests.of(results))
+    said = findings(Digests.of(results), paper=True)
     assert "on 2 of 2 backbone-dataset pairs" in said[0]
     assert said[0].endswith("Robust backbones and ImageNette (4 pairs) are not counted.")
     assert any(line.startswith("Over 2 pairs") for line in said)
@@ -82,6 +82,6 @@ def test_findings_count_the_pairs_that_the_tests_and_claims_count(tmp_path: Path
 def test_a_grid_of_nothing_else_is_counted_whole(tmp_path: Path) -> None:
     runs = made.grid(("robvit", "robswin"), ("cars",))
     results = Results(tmp_path, made.fill(tmp_path, runs))
-    said = findings(Digests.of(results))
+    said = findings(Digests.of(results), paper=True)
     assert "on 2 of 2 backbone-dataset pairs" in said[0] and "not counted" not in said[0]
     assert any("Clean at 8/255: sched better in 2 of 2" in line for line in said)

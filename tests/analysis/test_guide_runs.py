@@ -67,7 +67,7 @@ def test_the_report_of_the_benchmark_has_its_tables_and_figures(tmp_path: Path) 
         for protocol in ("full", "linear"):
             finished(tmp_path, right, backbone=backbone, epochs=5, protocol=protocol)
     digests = Digests.of(Results(tmp_path, index=False))
-    path = write(digests, tmp_path / "out", title="mini", guide=True)
+    path = write(digests, tmp_path / "out", title="mini", tables=["guide"])
     text, parts = path.read_text("utf-8"), unpacked(path)
     assert "FFT (5 epochs): resnet50.a1_in1k with Classic AT ranks first of 2" in text
     assert "no pair of fix and sched" not in text and "Rankings and tests" in text

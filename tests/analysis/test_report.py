@@ -22,7 +22,7 @@ from analysis.report import Digests, levels, write
 from analysis.report.facts import coverage, findings, hours
 from analysis.report.rows import runs_table
 from analysis.tables import Table
-from core.config import Corruptions
+from core.config import Corruptions, EvalConfig
 from core.store.json_files import write_jsonl
 
 
@@ -128,7 +128,11 @@ def _packed_of(root: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def test_findings_count_what_is_done(tmp_path: Path) -> None:
     sentences = findings(Digests.of(sweep(tmp_path)))
     assert sentences[-1].startswith("7 of 10 runs done; no sanity gate is broken")
-    assert any("sched better in" in sentence for sentence in sentences)
+    assert sentences[0].startswith("Sched instead of fix changes, at eps_g = 4/255, clean accuracy")
+    assert not any("sched better in" in sentence for sentence in sentences)
+    of_paper = findings(Digests.of(sweep(tmp_path / "paper")), paper=True)
+    assert any("sched better in" in sentence for sentence in of_paper)
+    assert of_paper[0].startswith("Suboptimal transfer shows") and of_paper[1] == sentences[0]
 
 
 def test_minutes_of_a_run_are_those_of_its_attempts(tmp_path: Path) -> None:
@@ -249,6 +253,24 @@ def opens_a_run(tab: Tab) -> None:
 def test_text_has_contrast(page: Path, browser: Any, scheme: str) -> None:
     tab = Tab(browser, page, color_scheme=scheme)
     assert unreadable(tab.page) == []
+
+
+def test_a_metric_that_no_evaluation_gives_is_no_missing_one(tmp_path: Path) -> None:
+    """Judged at the training strength alone, as the sister benchmark does it."""
+    runs = made.grid(("vit",), ("cars",), ("4/255",))
+    at_once = EvalConfig.parse({"epsilons": ["0", "4/255"], "steps": 10})
+    for run in runs:
+        made.finish(tmp_path, run, at_once)
+    digests = Digests.of(Results(tmp_path, made.manifest(tmp_path, runs, (at_once,))))
+    core = unpacked(write(digests, tmp_path / "out", title="at once"))["core"]
+    for table in ("cells", "runs"):
+        keys = {column["key"] for column in core[table]["columns"]}
+        assert {"clean", "adv"} <= keys and "expected" not in keys
+    assert core["verdict"]["metrics"] == ["clean", "adversarial"]
+    (compared,) = core["verdict"]["comparisons"]
+    assert len(compared["pictures"][0]["pairs"][0]) == 2 + 2
+    (best,) = core["verdict"]["best"]
+    assert best["title"] == "Best setting by adversarial accuracy (%)" and len(best["rows"]) == 1
 
 
 def test_a_sweep_that_is_judged_under_corruptions_alone(tmp_path: Path) -> None:

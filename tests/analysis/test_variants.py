@@ -61,7 +61,9 @@ def test_a_pair_counts_once_in_a_sentence(source: Source) -> None:
         *["5 of 5"] * 3,
         *["6 of 6"] * 3,
     ]
-    tested = [text for text in findings(Digests.of(results)) if text.startswith("Over ")]
+    tested = [
+        text for text in findings(Digests.of(results), paper=True) if text.startswith("Over ")
+    ]
     assert tested and all(text.startswith("Over 6 pairs at eps_g = 4/255 [") for text in tested)
 
 

@@ -73,10 +73,11 @@ def test_of_one_pair_the_images_tell(tmp_path: Path) -> None:
     (table,) = [one["table"] for one in verdict.as_data()["comparisons"]]
     ((_, entries),) = table["rows"]
     assert entries[0].startswith("+30.0\n[+2") and "over its images" in table["notes"][0]
-    assert "Sched instead of fix changes, at eps_g = 4/255, clean accuracy by +30.0 [" in (
-        verdict.sentence() or ""
+    (said,) = verdict.sentences()
+    assert said.startswith(
+        "Sched instead of fix changes, at eps_g = 4/255, clean accuracy by +30.0 ["
     )
-    assert "adversarial accuracy by" in (verdict.sentence() or ""), "never left out"
+    assert "adversarial accuracy by" in said, "never left out"
 
 
 def test_what_is_not_complete_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_what_is_not_complete_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_a_sweep_without_two_settings_has_no_verdict(tmp_path: Path) -> None:
     verdict = judged(tmp_path, {made.config(schedule="fix"): 0.5})
-    assert verdict.sentence() is None and verdict.as_data()["comparisons"] == []
+    assert verdict.sentences() == [] and verdict.as_data()["comparisons"] == []
 
 
 def test_fields_of_a_variant_may_hold_commas() -> None:

@@ -26,30 +26,31 @@ class DataTable {
   // extra: what cells of some columns hold, by their keys, and what follows a row.
   constructor(name, host, data, view, extra = {}) {
     Object.assign(this, { name, host, view, extra, what: data.what });
-    this.columns = data.columns;
-    this.shown = data.columns.filter((column) => !column.hidden);
-    this.rows = data.rows.map((row) => this.row(row));
     this.count = make("span", { class: "count", "aria-live": "polite" });
     this.pager = make("span", { class: "pager" });
     const save = make("button", { type: "button", class: "save" }, "CSV of these");
     save.addEventListener("click", () => this.save());
     this.bar = make("p", { class: "bar" }, this.count, " ", save, " ", this.pager);
     this.head = make("tr");
-    for (const column of this.shown) {
-      const button = make("button", { type: "button" }, column.title);
-      button.addEventListener("click", () => this.sortBy(column.key));
-      const attributes = { scope: "col", "data-key": column.key, class: column.number && "number" };
-      this.head.append(make("th", attributes, button));
-    }
     this.body = make("tbody");
     const table = make("table", { id: name }, make("thead", {}, this.head), this.body);
     const label = `${this.what[0].toUpperCase()}${this.what.slice(1)} table`;
     const scroll = { class: "scroll", tabindex: 0, role: "region", "aria-label": label };
     host.replaceChildren(this.bar, make("div", scroll, table));
+    this.replace(data);
   }
 
+  // data: other rows, and other columns once something is measured.
   replace(data) {
+    this.columns = data.columns;
+    this.shown = data.columns.filter((column) => !column.hidden);
     this.rows = data.rows.map((row) => this.row(row));
+    const headers = this.shown.map((column) => {
+      const button = make("button", { type: "button" }, column.title);
+      button.addEventListener("click", () => this.sortBy(column.key));
+      return make("th", { scope: "col", "data-key": column.key, class: column.number && "number" }, button);
+    });
+    this.head.replaceChildren(...headers);
   }
 
   // What a look at a run tells of it, without touching where the reader is.

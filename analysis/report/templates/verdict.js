@@ -1,23 +1,21 @@
 // Which setting is better: a comparison's table, and a small picture for each eps_g.
 
-const METRICS = ["clean", "adversarial", "expected"];
-
-// Three bars around a line in the middle: how clean, adversarial and expected accuracy change.
-function bars(gaps, most) {
+// Bars around a line in the middle: how accuracies change.
+function bars(gaps, most, names) {
   const [width, height, bar] = [48, 34, 12];
-  const said = METRICS.map((name, i) => (gaps[i] === null ? `${name}: none` : `${name} ${gaps[i] > 0 ? "+" : ""}${gaps[i].toFixed(1)}`));
+  const said = names.map((name, i) => (gaps[i] === null ? `${name}: none` : `${name} ${gaps[i] > 0 ? "+" : ""}${gaps[i].toFixed(1)}`));
   const root = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said.join(", ") }, make("title", {}, said.join("\n")));
   gaps.forEach((gap, i) => {
     if (gap === null) return;
     const tall = Math.max(0.6, (Math.abs(gap) / most) * (height / 2 - 1));
     const y = gap > 0 ? height / 2 - tall : height / 2;
-    root.append(make("rect", { class: `${gap > 0 ? "up" : "down"} ${METRICS[i]}`, x: 4 + i * (bar + 2), y, width: bar, height: tall }));
+    root.append(make("rect", { class: `${gap > 0 ? "up" : "down"} ${names[i]}`, x: 4 + i * (bar + 2), y, width: bar, height: tall }));
   });
   root.append(make("line", { class: "axis", x1: 0, x2: width, y1: height / 2, y2: height / 2 }));
   return root;
 }
 
-function picture({ strength, pairs }) {
+function picture({ strength, pairs }, names) {
   const [models, datasets] = [0, 1].map((i) => [...new Set(pairs.map((pair) => pair[i]))]);
   const of = new Map(pairs.map(([model, dataset, ...gaps]) => [`${model} ${dataset}`, gaps]));
   const most = Math.max(1, ...pairs.flatMap((pair) => pair.slice(2).map(Math.abs)));
@@ -29,21 +27,21 @@ function picture({ strength, pairs }) {
       make("th", { scope: "row" }, model),
       ...datasets.map((dataset) => {
         const gaps = of.get(`${model} ${dataset}`);
-        return make("td", {}, gaps ? bars(gaps, most) : "\u2013");
+        return make("td", {}, gaps ? bars(gaps, most, names) : "\u2013");
       }),
     ),
   );
-  const caption = `eps_g = ${strength}: bars of clean, adversarial, expected; the tallest is ${most.toFixed(1)} points`;
+  const caption = `eps_g = ${strength}: bars of ${names.join(", ")}; the tallest is ${most.toFixed(1)} points`;
   const scroll = { class: "scroll picture", tabindex: 0, role: "region", "aria-label": `Where it helped at ${strength}` };
   return make("div", scroll, make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)));
 }
 
 function drawVerdict(verdict, view) {
   const host = document.getElementById("verdict-host");
-  const names = verdict.comparisons.map((one) => one.name);
-  const chosen = verdict.comparisons[Math.max(0, names.indexOf(view.comparison))];
+  const all = verdict.comparisons.map((one) => one.name);
+  const chosen = verdict.comparisons[Math.max(0, all.indexOf(view.comparison))];
   if (!chosen) return;
-  const select = make("select", { id: "comparison" }, ...names.map((name) => make("option", {}, name)));
+  const select = make("select", { id: "comparison" }, ...all.map((name) => make("option", {}, name)));
   select.value = chosen.name;
   select.addEventListener("change", () => {
     view.comparison = select.value;
@@ -52,10 +50,10 @@ function drawVerdict(verdict, view) {
   });
   const label = make("p", {}, make("label", { for: "comparison" }, "Compare "), select);
   host.replaceChildren(
-    ...(names.length > 1 ? [label] : []),
+    ...(all.length > 1 ? [label] : []),
     ...laidOut(chosen.table),
-    make("div", { class: "pictures" }, ...chosen.pictures.map(picture)),
+    make("div", { class: "pictures" }, ...chosen.pictures.map((one) => picture(one, verdict.metrics))),
     ...verdict.best.flatMap(laidOut),
-    ...(names.length > 1 ? verdict.effects.flatMap(laidOut) : []),
+    ...(all.length > 1 ? verdict.effects.flatMap(laidOut) : []),
   );
 }
