@@ -19,7 +19,13 @@ from scipy import stats
 
 from analysis.cells import Cell, Key
 from analysis.intervals import Flags
-from analysis.names import METRICS, paper_order, settings_in_order
+from analysis.names import (
+    METRICS,
+    datasets_in_order,
+    models_in_order,
+    paper_order,
+    settings_in_order,
+)
 from analysis.paper import one_evaluation
 from analysis.report.digest import Digests
 from analysis.rounding import difference, half_up
@@ -229,14 +235,14 @@ class Verdict:
         pictures = [
             {
                 "strength": str(strength),
+                "models": models_in_order(pair.model for pair in _pairs(by_metric)),
+                "datasets": datasets_in_order(pair.dataset for pair in _pairs(by_metric)),
                 "pairs": [
                     [
                         *pair,
                         *(by_metric.get(metric, {}).get(Pair(*pair)) for metric in self.metrics),
                     ]
-                    for pair in paper_order(
-                        (p for gaps in by_metric.values() for p in gaps), Pair._fields
-                    )
+                    for pair in _pairs(by_metric)
                 ],
             }
             for strength, by_metric in one.pairs.items()
@@ -269,6 +275,12 @@ class Verdict:
             "rows": rows,
             "notes": [note],
         }
+
+
+def _pairs(by_metric: Mapping[str, Mapping[Pair, float]]) -> list[Pair]:
+    """In the paper's order."""
+    found = paper_order((pair for gaps in by_metric.values() for pair in gaps), Pair._fields)
+    return [Pair(*pair) for pair in found]
 
 
 def _basis(one: Comparison) -> str:

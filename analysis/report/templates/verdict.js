@@ -15,8 +15,7 @@ function bars(gaps, most, names) {
   return root;
 }
 
-function picture({ strength, pairs }, names) {
-  const [models, datasets] = [0, 1].map((i) => [...new Set(pairs.map((pair) => pair[i]))]);
+function picture({ strength, models, datasets, pairs }, names) {
   const of = new Map(pairs.map(([model, dataset, ...gaps]) => [`${model} ${dataset}`, gaps]));
   const most = Math.max(1, ...pairs.flatMap((pair) => pair.slice(2).map(Math.abs)));
   const head = make("tr", {}, make("td"), ...datasets.map((name) => make("th", { scope: "col" }, name)));
