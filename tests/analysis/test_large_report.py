@@ -44,6 +44,14 @@ def test_the_page_is_small_and_holds_little_at_a_time(page: Path, browser: Any) 
     assert tab.page.locator("#runs-table tr[data-run]").count() == 100
     tab.page.get_by_role("button", name="Next page of runs").click()
     assert "page 2 of 15" in tab.page.locator("#runs-host .pager").inner_text()
+    # The bar of filters stays above the head of a table that is scrolled under it.
+    above = """() => {
+      const head = document.querySelector("#runs-table thead");
+      window.scrollBy({ top: head.getBoundingClientRect().top - 20, behavior: "instant" });
+      const { left, top } = head.getBoundingClientRect();
+      return document.elementFromPoint(left + 30, top + 10).closest("#filter") !== null;
+    }"""
+    assert tab.page.evaluate(above)
     assert tab.wrong == []
 
 
@@ -108,6 +116,9 @@ def test_the_verdict_compares_any_two_settings(page: Path, browser: Any) -> None
     host = tab.page.locator("#verdict-host")
     assert "Sched instead of fix" in host.inner_text()
     assert host.locator(".picture").count() == 2, "one for each eps_g"
+    for picture in host.locator(".picture").all():
+        columns = picture.locator("thead th").all_inner_texts()
+        assert columns == ["Aircraft", "Caltech", "Cars", "Cub", "Dogs"], "also where one lacks"
     bars = host.locator(".picture svg").first
     assert "adversarial +" in str(bars.get_attribute("aria-label"))
     tab.page.locator("#comparison").select_option("objective.kind: trades instead of at")
@@ -158,3 +169,24 @@ def test_a_phone_can_read_it(page: Path, browser: Any) -> None:
     tab.page.locator("#coverage summary").click()
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert unreadable(tab.page) == [] and tab.wrong == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_to_mend(page: Path, browser: Any, scheme: str, width: int) -> None:
+    """With a run opened, two compared, every block unfolded and every figure drawn."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core").Axe()
+    view = {"width": width, "height": 900}
+    tab = Tab(browser, page, color_scheme=scheme, viewport=view)
+    tab.page.locator("#runs-table .open").first.click()
+    tab.page.locator("#runs-table .detail pre").first.wait_for()
+    for number in (0, 7):
+        tab.page.locator("#runs-table input[type=checkbox]").nth(number).click()
+    tab.page.locator("#chosen table").wait_for()
+    tab.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    for figure in tab.page.locator("figure[data-packed]").all():
+        figure.scroll_into_view_if_needed()
+        figure.locator("svg").wait_for()
+    found = axe.run(tab.page).response
+    assert [one["id"] for one in found["violations"]] == [] and len(found["passes"]) > 20
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width

@@ -144,7 +144,8 @@ class _Drawn:
         ]
         record = {"id": asked.id, "config": asked.to_dict(), "rows": rows, "n": n}
         record |= {"split_images": n, "forwards": 40 * n, "backwards": 30 * n, "seconds": 250.0}
-        record |= {"zero_gradient_images": 0, "commit": "0123abc"}
+        commit = ("0123abcdef" if self.run.seed else "abcdef0123") * 4
+        record |= {"zero_gradient_images": 0, "commit": commit}
         record |= {"flags_crc32": zlib.crc32(content.getvalue())}
         self.folder.eval_json(asked.id).write_text(json.dumps(record))
         result = {"id": self.run.id, "setting": self.run.setting, "epochs": 50}

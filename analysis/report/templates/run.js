@@ -53,8 +53,8 @@ function opened(row, details, wandb) {
     list.append(make("dt", {}, "W&B"), make("dd", {}, make("a", { href: address, rel: "noreferrer" }, address)));
   }
   const inner = make("div", { class: "inner" }, make("p", {}, details.diagnosis), plots(details), list);
-  if (details.config) inner.append(make("h4", {}, "Configuration, where runs differ"), make("pre", {}, details.config));
-  if (details.log) inner.append(make("h4", {}, "End of the log"), make("pre", {}, details.log));
+  if (details.config) inner.append(make("h3", {}, "Configuration, where runs differ"), make("pre", {}, details.config));
+  if (details.log) inner.append(make("h3", {}, "End of the log"), make("pre", {}, details.log));
   return inner;
 }
 
