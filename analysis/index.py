@@ -32,6 +32,7 @@ SCHEMA = 10
 SETTLED = 2_000_000_000
 """Nanoseconds a file must have been left alone: a second change within one tick of its clock would
 look like none, so younger files are read again the next time."""
+CHUNK = 2000
 MARKS = b"epsweep.marks"
 """Key of the Parquet metadata under which {run id: mark} lies."""
 
@@ -71,18 +72,18 @@ class Index:
     ) -> list[pd.DataFrame]:
         kept = [self._load(frame) for frame, _ in parts]
         known = [self._unchanged(stored) for stored, _ in kept]
-        fresh: list[list[Row]] = [[] for _ in parts]
+        fresh = [_Fresh(frame) for frame, _ in parts]
         for run in self._runs:
             for (_, rows), ids, into in zip(parts, known, fresh, strict=True):
                 if run.dir.id not in ids:
-                    into.extend(rows(run))
+                    into.add(rows(run))
             leave(run)
         place = {run.dir.id: i for i, run in enumerate(self._runs)}
         found = []
         for (frame, _), (stored, table), ids, read in zip(parts, kept, known, fresh, strict=True):
             mine = table[table["run_id"].isin(list(ids))]
             if len(ids) < len(self._runs):
-                mine = _joined(mine, frame.build(read))
+                mine = _joined(mine, read.whole())
                 self._save(frame, mine, stored, table)
             order = mine["run_id"].map(place).argsort(kind="stable")
             found.append(mine.iloc[order].reset_index(drop=True))
@@ -126,6 +127,28 @@ class Index:
         arrow = arrow.replace_schema_metadata(metadata)
         with suppress(OSError):
             write_atomic(self._path(frame), lambda file: pq.write_table(arrow, file))
+
+
+class _Fresh:
+    """Rows read from folders, a frame for every CHUNK of them: as dicts they take ten times as
+    much memory."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame, self._rows, self._built = frame, list[Row](), list[pd.DataFrame]()
+
+    def add(self, rows: Iterable[Row]) -> None:
+        self._rows.extend(rows)
+        if len(self._rows) >= CHUNK:
+            self._build()
+
+    def whole(self) -> pd.DataFrame:
+        if self._rows or not self._built:
+            self._build()
+        return pd.concat(self._built, ignore_index=True) if self._built[1:] else self._built[0]
+
+    def _build(self) -> None:
+        self._built.append(self._frame.build(self._rows))
+        self._rows.clear()
 
 
 def _joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:

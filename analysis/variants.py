@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,13 +13,16 @@ from core.config import RunConfig, Strength
 from core.config.run import parent_of
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted names and values of a nested config."""
+def flat(config: Mapping[str, Any], prefix: str = "") -> Row:
+    """A nested config by dotted names."""
+    found: Row = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+        # Not Mapping: to ask plain data for that takes ten times as long, a second of 10,000 runs.
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            found[prefix + key] = value
+    return found
 
 
 def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -86,9 +89,9 @@ def _differ(name: str, values: Sequence[Any]) -> bool:
 
 def _whole(config: Mapping[str, Any]) -> Row:
     """A config flat, with the defaults of fields that are younger than what wrote it."""
-    return _defaults() | dict(flat(config))
+    return _defaults() | flat(config)
 
 
 @cache
 def _defaults() -> Row:
-    return dict(flat(RunConfig(backbone="vit", dataset="fake").to_dict()))
+    return flat(RunConfig(backbone="vit", dataset="fake").to_dict())

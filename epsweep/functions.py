@@ -212,10 +212,10 @@ def _rows(grid: AnyGrid | None, root: Root) -> list[dict[str, Any]] | None:
     """The manifest rows of a grid's runs; None for all runs of the store."""
     if grid is None:
         return None
-    from sweep.submit.submissions import manifest_row
+    from sweep.submit.submissions import manifest_rows
     from sweep.tune import winners
 
-    return [manifest_row(run) for run in winners.apply(_grid(grid), Store.at(root)).runs]
+    return [*manifest_rows(winners.apply(_grid(grid), Store.at(root)).runs)]
 
 
 def _folder(run: str, root: Root) -> RunDir:

@@ -25,7 +25,7 @@ from sweep import launcher
 from sweep.grid import Grid, load_grid, select_runs
 from sweep.inputs.real import furnish
 from sweep.state.plan import Plan, State
-from sweep.submit.submissions import manifest_row
+from sweep.submit.submissions import manifest_rows
 
 if TYPE_CHECKING:
     from analysis.attacks import Lowered
@@ -98,7 +98,7 @@ def show(grid: Grid, store: Store, console: Console) -> None:
     from analysis.formats import terminal
     from analysis.paper import main_tables
 
-    results = Results(store.root, [manifest_row(run) for run in grid.runs])
+    results = Results(store.root, [*manifest_rows(grid.runs)])
     for table in main_tables(results.values):
         console.print(terminal(table))
     console.print(Text(_second_opinion(lowered(results.runs), grid), style="yellow"))

@@ -69,7 +69,7 @@ def _counted(run: Run) -> Row:
         "course": _course(run),
         "findings": [str(finding) for finding in diagnose_alone(run)],
         "transfer": transfer_of(run.epochs, total, run.classes),
-        "final": _percent(run.epochs[-1], "clean") / 100 if ended else None,
+        "final": _clean(run.epochs[-1]) / 100 if ended else None,
         "gates": [*gates_of(run), *overrating(run)],
         "records": {
             one.id: [record["n"], [row["correct"] for row in record["rows"]], _attack(record)]
@@ -90,11 +90,13 @@ def _attack(record: Mapping[str, Any]) -> str:
 
 
 def _percents(epochs: Sequence[Mapping[str, Any]], kind: str) -> list[float]:
-    return [round(_percent(row, kind), 1) for row in epochs]
+    right, images = f"val_{kind}_correct", f"val_{kind}_images"
+    return [round(100 * row[right] / row[images], 1) for row in epochs]
 
 
-def _percent(row: Mapping[str, Any], kind: str) -> float:
-    return float(100 * row[f"val_{kind}_correct"] / row[f"val_{kind}_images"])
+def _clean(row: Mapping[str, Any]) -> float:
+    """Clean validation accuracy of an epoch in percent."""
+    return float(100 * row["val_clean_correct"] / row["val_clean_images"])
 
 
 def _measured(run: Run) -> list[tuple[Any, Mapping[str, Any]]]:
@@ -156,8 +158,7 @@ def _course(run: Run) -> str:
     rows, total = run.epochs, int(run.config["epochs"])
     if not rows:
         return run.reason or ("no epoch yet" if total else "judged as its file has it")
-    clean = _percent(rows[-1], "clean")
-    best = max(_percent(row, "clean") for row in rows)
+    clean, best = _clean(rows[-1]), max(map(_clean, rows))
     parts = [
         f"{len(rows)} of {counted(total, 'epoch')}",
         f"validation accuracy {clean:.1f} % at the end",

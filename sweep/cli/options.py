@@ -79,9 +79,9 @@ Workers = Annotated[
 
 
 def manifest(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    from sweep.submit.submissions import manifest_row
+    from sweep.submit.submissions import manifest_rows
 
-    return [manifest_row(run) for run in runs]
+    return [*manifest_rows(runs)]
 
 
 def value_of(tracking: Tracking | None) -> Mode | None:

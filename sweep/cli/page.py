@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,23 +63,26 @@ def report(
     runs = [status.run for status in look(loaded, store, only).statuses] if only else loaded.runs
     results = Results(store.root, manifest(runs))
     if not serve:
+        loaded, runs = replace(loaded, runs=()), ()  # the page needs rows alone, not 100 MB of runs
         require_something(results, "report")
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("reading runs", total=len(runs))
-        digests = Digests.of(results, lambda: bar.advance(task))
     address = f"https://wandb.ai/{wandb}" if wandb else None
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("reading runs", total=len(results.runs))
+        digests = Digests.of(results, lambda: bar.advance(task))
+        if not serve:
+            bar.add_task("making the page", total=None)
+            page = write(
+                digests,
+                output or store.root / "reports" / loaded.name,
+                title=loaded.name,
+                about=loaded.about,
+                wandb=address,
+                tables=loaded.tables,
+            )
     if serve:
         _serve(_answers(loaded, store, only or [], digests, address), port)
         return
     say_what_is_missing(results)
-    page = write(
-        digests,
-        output or store.root / "reports" / loaded.name,
-        title=loaded.name,
-        about=loaded.about,
-        wandb=address,
-        tables=loaded.tables,
-    )
     out.print(str(page), soft_wrap=True)
 
 
