@@ -18,9 +18,9 @@ from core.errors import ClusterError, DamagedError, StoppedError
 from sweep.cli import (
     checking,
     data,
+    gallery,
     guide,
     page,
-    pictures,
     results,
     running,
     tuning,
@@ -54,7 +54,7 @@ for verbs in (
     tuning.verbs,
     results.verbs,
     page.verbs,
-    pictures.verbs,
+    gallery.verbs,
     guide.verbs,
     checking.verbs,
 ):

@@ -152,7 +152,7 @@ def test_young_files_are_read_again(
     store: tuple[Path, list], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second change within one tick of the clock would look like none."""
-    monkeypatch.setattr("analysis.index.SETTLED", 10**18)  # all files are young, however slow we are
+    monkeypatch.setattr("analysis.index.SETTLED", 10**18)  # every file is young
     assert SETTLED >= 1_000_000_000
     root, rows = store
     assert len(Results(root, rows).values)
