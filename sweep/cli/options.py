@@ -51,6 +51,22 @@ Only = Annotated[
     list[str] | None,
     typer.Option("--only", help="Runs to select: backbone=swin dataset=cars,cub state=failed."),
 ]
+
+
+class Sort(StrEnum):
+    """Orders of `sweep status`, those of sweep.state.plan."""
+
+    name = "name"
+    state = "state"
+    hours = "hours"
+
+
+SortOption = Annotated[
+    Sort | None,
+    typer.Option(
+        "--sort", help="Pages by name, by state (failed first) or by hours spent (most first)."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,8 @@ from sweep.cli.options import (
     Only,
     ProfileOption,
     Root,
+    Sort,
+    SortOption,
     TrackingOption,
     Workers,
     cost_of,
@@ -42,14 +43,6 @@ from sweep.cli.options import (
 )
 
 verbs = typer.Typer()
-
-
-class Sort(StrEnum):
-    """Orders of `sweep status`, those of sweep.state.plan."""
-
-    name = "name"
-    state = "state"
-    hours = "hours"
 
 
 @verbs.command(rich_help_panel=PREPARE)
@@ -163,12 +156,7 @@ def status(
     page: Annotated[
         int | None, typer.Option("--page", min=1, help="Show the Nth page of the runs.")
     ] = None,
-    sort: Annotated[
-        Sort | None,
-        typer.Option(
-            "--sort", help="Pages by name, by state (failed first) or by hours spent (most first)."
-        ),
-    ] = None,
+    sort: SortOption = None,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Name what went wrong in runs, from their curves.")
     ] = False,

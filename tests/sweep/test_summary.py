@@ -16,7 +16,7 @@ from core.config import ConfigError
 from core.store.folders import Store
 from slurm.profile import Profile, Slurm, read_profile
 from sweep import several, summary
-from sweep.cli.running import Sort
+from sweep.cli.options import Sort
 from sweep.estimate import cost
 from sweep.state.plan import ORDERS, WORST, Plan, State, Status
 from sweep.submit import watcher
