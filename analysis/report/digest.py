@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 from analysis.attacks import overrating
@@ -23,6 +23,7 @@ from analysis.paper import one_evaluation
 from analysis.results import Results
 from analysis.runs import Evaluation, Row, Run
 from core.config import Strength
+from core.config.strength import Norm
 from core.errors import counted
 from core.store.files import read_end
 from core.store.signatures import Transfer, of_transfer, transfer_of
@@ -105,15 +106,18 @@ def _measured(run: Run) -> list[tuple[Any, Mapping[str, Any]]]:
 
 def _curve(attack: str, record: Mapping[str, Any]) -> list[Any]:
     norm = record["rows"][0]["norm"]
-    unit, name = (255, "1/255") if norm == "linf" else (1, norm)
     points = [
-        [
-            round(float(Strength.parse(row["epsilon"], row["norm"]).number * unit), 6),
-            round(100 * row["correct"] / row["n"], 2),
-        ]
+        [_place(row["epsilon"], row["norm"]), round(100 * row["correct"] / row["n"], 2)]
         for row in record["rows"]
     ]
-    return [attack, record["n"], points, name]
+    return [attack, record["n"], points, "1/255" if norm == "linf" else norm]
+
+
+@lru_cache
+def _place(epsilon: str, norm: Norm) -> float:
+    """Where a strength lies on the axis: in 255ths for l-inf."""
+    number = Strength.parse(epsilon, norm).number
+    return round(float(number * 255 if norm == "linf" else number), 6)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
