@@ -30,6 +30,7 @@ from analysis.paper import (
 )
 from analysis.provenance import sidecar, why
 from analysis.published import TABLES, load_published, read
+from analysis.regret import regret_frame, regret_table
 from analysis.results import Results
 from analysis.tables import Table
 from analysis.tidy import comma_separated, export_frame, tidy_cells, tidy_tests
@@ -42,7 +43,9 @@ MARGIN = -1
 """Among numbers of tables: those of margin consistency."""
 ATTACKS = -2
 """And what several attacks say of each run."""
-NAMED = {"main": MAIN, "margin": MARGIN, "attacks": ATTACKS}
+REGRET = -3
+"""And how far each schedule falls short of the best."""
+NAMED = {"main": MAIN, "margin": MARGIN, "attacks": ATTACKS, "regret": REGRET}
 """Tables that the paper has no number for."""
 
 
@@ -99,7 +102,7 @@ def tables(
     """
     if form not in FORMS:
         raise ConfigError(f"--format: unknown format '{form}'{nearest(form, FORMS)}")
-    for name in ("margin", "attacks"):
+    for name in NAMED.keys() - {"main"}:
         if NAMED[name] in numbers and (compare or (form == "tidy" and len(numbers) > 1)):
             raise ConfigError(
                 f"--table {name}: does not go with --compare, nor with others as tidy"
@@ -171,6 +174,8 @@ def _named(source: Source, number: int, bold: Sure | None) -> list[Table]:
             return main_tables(source.values, sure=bold)
         case _ if number == MARGIN:
             return _margins(source)
+        case _ if number == REGRET:
+            return [regret_table(source.values)]
         case _:
             return [_attacks(source)]
 
@@ -228,6 +233,8 @@ def _tidy(
     """All that the tables show: those of the paper with every digit they are computed from."""
     if ATTACKS in numbers and source.results:
         return comma_separated(attack_frame(source.results))
+    if REGRET in numbers:
+        return comma_separated(regret_frame(source.values))
     frames = [_tidy_number(n, source.values, partial) for n in laid_out if n in NUMBERS]
     if frames:
         return comma_separated(pd.concat(frames))

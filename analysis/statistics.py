@@ -60,6 +60,19 @@ def paired_test(first: NDArray[np.float64], second: NDArray[np.float64]) -> Pair
     )
 
 
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down correction of the p-values of several tests, by name; nan stays nan.
+
+    The k-th smallest of m is multiplied by m - k + 1, and none comes below a smaller one.
+    """
+    tested = sorted((name for name in p if not np.isnan(p[name])), key=p.__getitem__)
+    corrected, least = dict(p), 0.0
+    for k, name in enumerate(tested):
+        least = max(least, min(1.0, p[name] * (len(tested) - k)))
+        corrected[name] = least
+    return corrected
+
+
 def median_delay(delays: ArrayLike, epochs: ArrayLike) -> float:
     """The median adaptation delay by Kaplan and Meier's estimate; inf where at most half adapt.
 

@@ -139,7 +139,7 @@ def spread_only(arguments: Iterable[str]) -> list[str]:
 
 MANY: dict[str, Callable[[str, str], bool]] = {
     "--only": lambda _, word: "=" in word,
-    "--table": lambda _, word: word.isdigit() or word in ("main", "margin", *guide.TABLES),
+    "--table": lambda _, word: word.isdigit() or word in (*results.TABLES, *guide.TABLES),
     "--figure": lambda _, word: word in (*results.FIGURES, *guide.FIGURES),
     "--strength": lambda _, word: word[0].isdigit(),
     "--threat": lambda _, word: word in guide.THREATS,

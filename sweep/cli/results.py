@@ -51,6 +51,8 @@ FIGURES = (
     *("margins", "roc", "estimates", "strength", "bars", "pareto", "hinges"),
 )
 """Repeats the names in `analysis.figures`, which takes a second to import."""
+TABLES = ("main", "margin", "attacks", "regret")
+"""Repeats the names in `analysis.command`."""
 
 OptionalGrid = Annotated[
     str | None,
@@ -73,8 +75,9 @@ def tables(
         typer.Option(
             "--table",
             metavar="TABLE...",
-            help="From the paper: 1 to 4, 6 to 12, or margin [default: those the grid names]. "
-            "Table 5 lists backbones, see sweep weights list. From the Guide: "
+            help="From the paper: 1 to 4, 6 to 12 [default: those the grid names]. Table 5 lists "
+            "backbones, see sweep weights list. Also margin, attacks, and regret, which compares "
+            "schedules with `sched`. From the Guide: "
             f"{', '.join(guide.TABLES)}.",
         ),
     ] = None,
