@@ -76,7 +76,15 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     found = [_whole(one) for one in plain]
     names = dict.fromkeys(name for one in found for name in one)
-    return [name for name in names if _differ(name, [one.get(name) for one in found])]
+    differing = [name for name in names if _differ(name, [one.get(name) for one in found])]
+    # T1 and T2 of one setting are shares of the epochs: if these differ, nothing is added.
+    others = [name for name in differing if not name.startswith("schedule.")]
+    return others if _tell_apart(others, found) == _tell_apart(differing, found) else differing
+
+
+def _tell_apart(names: Sequence[str], configs: Sequence[Row]) -> int:
+    """How many of the configs differ in the fields `names`."""
+    return len({str([config.get(name) for name in names]) for config in configs})
 
 
 def _differ(name: str, values: Sequence[Any]) -> bool:

@@ -26,6 +26,7 @@ TABLES = (
     "main",
     "margin",
     "attacks",
+    "regret",
     "guide",
 )
 """The paper's tables of accuracies; what a grid measured, as it is without the key tables; its

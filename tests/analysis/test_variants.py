@@ -84,6 +84,16 @@ def test_maps_of_hinges_show_every_variant(tmp_path: Path) -> None:
     assert len(drawn["dynamics-ViT-Cars"].axes) == 4, "two T1 for each of two rates"
 
 
+def test_hinges_that_follow_from_the_epochs_set_nothing_apart(tmp_path: Path) -> None:
+    """`sched` turns after other epochs in a longer training: it still competes with `fix` there."""
+    runs = [run for epochs in (8, 16) for run in made.grid(epsilons=("4/255",), epochs=epochs)]
+    for run in runs:
+        made.finish(tmp_path, run)
+    values = Source.store(tmp_path, made.manifest(tmp_path, runs)).values
+    assert set(values["variant"]) == {"epochs=8", "epochs=16"}
+    assert {test.variant for test in paired_tests(main_cells(values))} == {"epochs=8", "epochs=16"}
+
+
 def test_delays_of_variants_are_not_averaged(tmp_path: Path) -> None:
     fixes = rated(backbones=("vit",), datasets=("cars",), schedules=("fix",))
     results = Results(tmp_path, made.fill(tmp_path, fixes))
