@@ -1,7 +1,8 @@
 """Figures of whole trainings, a row per model and a column per dataset, one figure per eps_g.
 
 `adaptation`: validation accuracy and where adaptation begins. `robustness`: accuracy against the
-attack's strength. `training`: clean and adversarial accuracy and loss per epoch.
+attack's strength. `training`: strength of the training attack, clean and adversarial accuracy and
+loss per epoch.
 """
 
 from __future__ import annotations
@@ -30,8 +31,13 @@ from core.config import Strength
 from core.config.strength import NO_ATTACK, in_pixels
 
 Drawn = Iterator[tuple[str, Figure]]
-COLUMNS = {"val_clean": "clean (%)", "val_adv": "adversarial (%)", "val_loss": "loss"}
-"""Rows of the `training` figure: validation measurements after each epoch."""
+COLUMNS = {
+    "alpha": "training attack / eps_g",
+    "val_clean": "clean (%)",
+    "val_adv": "adversarial (%)",
+    "val_loss": "loss",
+}
+"""Rows of the `training` figure: what the schedule asks for, and validation after each epoch."""
 
 
 def trained(results: Results) -> list[Strength]:
@@ -84,11 +90,12 @@ def robustness(results: Results) -> Drawn:
 
 
 def draw_training(results: Results) -> Drawn:
-    """Clean accuracy, adversarial accuracy and loss on the validation split per epoch."""
+    """The schedule, and clean accuracy, adversarial accuracy and loss on the validation split."""
     for strength in trained(results):
         epochs = named(at_strength(results.epochs, strength, results.table))
         if epochs.empty:
             continue
+        epochs = epochs.assign(alpha=epochs["epsilon"] / float(strength.number or 1))
         pairs, styles = pairs_of(epochs), looks(epochs["setting"])
         with styled():
             figure, grid = blocks(len(pairs), 4, rows=len(COLUMNS))
@@ -103,7 +110,7 @@ def draw_training(results: Results) -> Drawn:
 def _history(column: np.ndarray, epochs: pd.DataFrame, styles: Looks, *, first: bool) -> None:
     for axes, (name, label) in zip(column, COLUMNS.items(), strict=False):
         panels.per_epoch(axes, epochs, name, styles)
-        if name != "val_loss":
+        if name.startswith("val") and name != "val_loss":
             axes.set_ylim(0, 100)
         if first:
             attacked = " and ".join(dict.fromkeys(epochs["val_epsilon"]))

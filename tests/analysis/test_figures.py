@@ -220,7 +220,7 @@ def test_a_pair_has_panels_at_its_own_strengths_only(tmp_path: Path) -> None:
     runs = made.grid(("vit",), ("cars",), ("4/255",)) + made.grid(("swin",), ("cars",), ("8/255",))
     results = store(tmp_path, runs).results
     assert results
-    for name, panels in (("transfer", 2), ("training", 3), ("adaptation", 1), ("robustness", 1)):
+    for name, panels in (("transfer", 2), ("training", 4), ("adaptation", 1), ("robustness", 1)):
         for stem, figure in draw(Source(results.values, results), [name]):
             model = "ViT" if stem.endswith("eps4") else "SWIN"
             titles = [axes.get_title() for axes in figure.axes if axes.axison]
