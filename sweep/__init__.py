@@ -1,1 +1,1 @@
-"""Many runs: grid, plan, submission, job, status. The only package that imports submitit."""
+"""Many runs: grid, plan, submission, jobs, status. The only package that imports submitit."""

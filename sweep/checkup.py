@@ -1,6 +1,6 @@
-"""`sweep doctor`: would a launch work? Every check is one line; nothing is submitted for good.
+"""`sweep doctor`: would a launch work? Every check is one line.
 
-What can be asked of the place where runs would run, the backend knows (`Backend.checks`).
+Checks of the place where runs would run are those of its backend (`Backend.checks`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sweep.submit.checks import Check
 LOW_DISK_GB = 20
 """A run of a base-size backbone keeps about 1 GB while it trains."""
 CLASSES = 2
-"""Of the networks that checkpoints are compared with; their heads are new in any case."""
+"""Of the networks that checkpoints are compared with: any number, as the head is always new."""
 PROBE_BYTES = 16_000_000
 
 
@@ -41,7 +41,7 @@ def examine(profile: Profile, store: Store, grid: Grid | None, *, node: bool) ->
 
 
 def table(checks: list[Check]) -> Sheet:
-    """For a terminal."""
+    """One row per check, for a terminal."""
     shown = Sheet(box=None, pad_edge=False, show_header=False)
     style = {"ok": "green", "warn": "yellow", "fail": "red"}
     for check in checks:
@@ -55,7 +55,7 @@ def _profile(profile: Profile) -> Iterator[Check]:
         spelt = registry.canonical_backbone(name)
         problem = registry.backbone_problem(name)
         if spelt != name:
-            problem = f"runs call this backbone '{spelt}'"
+            problem = f"never used, runs call this backbone '{spelt}'"
         if problem:
             yield Check("profile", "fail", f"overrides.{name}: {problem}")
 
@@ -65,7 +65,7 @@ def _disk(store: Store) -> Iterator[Check]:
     if not os.access(place, os.W_OK):
         yield Check("results", "fail", f"{store.root}: no permission to write there")
         return
-    try:  # free space says nothing of a quota
+    try:  # a quota may be used up although the disk has space
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(PROBE_BYTES))
     except OSError as error:
@@ -107,8 +107,8 @@ def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
 
 
 def _fit(grid: Grid, store: Store) -> Iterator[Check]:
-    """Whether the tensors of each local checkpoint are those of its backbone, by names and shapes:
-    a run would find out on its node. Builds every such network once, as a run does."""
+    """Whether each local checkpoint has its backbone's tensors, by name and shape; otherwise a run
+    would fail on its node. Builds every such network once, as a run does."""
     configs = (run.config for run in grid.runs if inputs.local_weights(run.config))
     pairs = {(config.backbone, config.weights, config.image_size): config for config in configs}
     if not pairs:
@@ -124,4 +124,4 @@ def _fit(grid: Grid, store: Store) -> Iterator[Check]:
             yield Check("weights", "fail", error.lines[0])
     if not wrong:
         checkpoints = counted(len(pairs), "local checkpoint")
-        yield Check("weights", "ok", f"{checkpoints} compared: the tensors are their backbones'")
+        yield Check("weights", "ok", f"{checkpoints} compared: the tensors fit their backbones")

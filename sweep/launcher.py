@@ -1,4 +1,4 @@
-"""Launching: grid + store + profile -> what is missing gets submitted. Used by several verbs."""
+"""Submit what a grid's runs still lack: from a grid, a store and a profile to jobs."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from sweep.tune import winners
 from sweep.worker.stop import stoppable
 
 FEED_S = 30.0
-"""Seconds between two looks whether the cluster takes more jobs."""
+"""Seconds between two checks whether the cluster accepts more jobs."""
 
 
 def load_profile(
     name: str, *, max_parallel: int | None = None, tracking: str | None = None
 ) -> Profile:
-    """A profile with what the command line overrides. Raises ConfigError."""
+    """A profile with the command line's overrides. Raises ConfigError for an unknown or bad one."""
     loaded = read_profile(name)
     if tracking:
         loaded = loaded.model_copy(update={"tracking": tracking})
@@ -53,8 +53,8 @@ def look(
     clock: float | None = None,
     known: Known | None = None,
 ) -> Plan:
-    """The plan of a grid's runs, or of those that match every filter; the rest as plan.make. Raises
-    ConfigError for a filter that names no field or matches no run."""
+    """The plan of a grid's runs, or of those that match every filter in `only`. clock, known: as in
+    plan.make. Raises ConfigError for a filter that names no field or matches no run."""
     states, fields = _split(only)
     sweep, ask = store.sweep(grid.name), backends.states
     seen = plan.make(
@@ -68,7 +68,7 @@ def look(
 
 
 def _split(only: Sequence[str]) -> tuple[set[State], list[str]]:
-    """Filters on the state, and the others."""
+    """The states asked for by `state=` filters, and the other filters."""
     states: set[State] = set()
     for item in only:
         if item.startswith("state="):
@@ -94,7 +94,7 @@ def launch(
     """Submit every run that is neither done nor on its way. Returns the final plan, or None if the
     runs were queued and are not waited for. Raises ConfigError, ClusterError.
 
-    feed_s: if a limit of the cluster leaves runs behind, try again after that many seconds.
+    feed_s: if the cluster's limits leave runs without room, try again after this many seconds.
     """
 
     def wanted(status: Status) -> bool:
@@ -112,8 +112,9 @@ def retry(
     kind: str | None = None,
     console: Console,
 ) -> Plan | None:
-    """Submit failed, cancelled and damaged runs again, as their failures ask for; `kind` limits
-    it to one class of failure, or of interruption. Raises ConfigError, ClusterError.
+    """Submit failed, cancelled and damaged runs again, adjusted to how they failed (see
+    sweep.state.repair). kind: only this class of failure or interruption. Returns and raises as
+    `launch`.
     """
     kinds = repair.classes(kind)
 
@@ -136,12 +137,13 @@ def _go(
     wait: bool = True,
     feed_s: float | None = None,
 ) -> Plan | None:
-    # Before the turn, so that a launch which is refused writes nothing. What is submitted follows
-    # from the look within it: another launch may have had its turn since.
+    # Checked before the lock, so that a refused launch writes nothing; looked at again under the
+    # lock, as another launch may have submitted runs meanwhile.
     require(grid, [s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
     sweep, backend = submissions.record_grid(grid, store), backends.of(profile.executor)
     with submissions.turn(sweep):
-        # By this machine's clock, were it ahead, healthy jobs would seem hung and be ended.
+        # The file system's clock: if this machine's were ahead, healthy jobs would seem hung and be
+        # ended.
         seen = look(grid, store, only, clock=shared_clock(sweep.path))
         _release(seen, console)
         chosen = _chosen(seen, wanted)
@@ -170,7 +172,7 @@ def _go(
         console.print(Text(f"{started_runs} started; watch with: {how}"), soft_wrap=True)
         return None
     _say_held(sweep, console)
-    # Of the same runs, also where `only` has chosen them by the states they were in.
+    # The runs as first selected: `only` may have selected by states, which have changed.
     runs = [status.run for status in seen.statuses]
     return plan.make(runs, store, pending.promises(sweep), ask=backends.states)
 
@@ -208,7 +210,7 @@ def _able(runs: Sequence[Run], grid: Grid, seen: Plan, store: Store, console: Co
 
 
 def _release(seen: Plan, console: Console) -> None:
-    """Let jobs start that the scheduler has held since a node failed to start them."""
+    """Release jobs that the scheduler holds because a node failed to start them."""
     jobs = {
         status.job: replace(seen.promised[status.run.id], job=status.job)
         for status in seen.statuses
@@ -217,14 +219,14 @@ def _release(seen: Plan, console: Console) -> None:
     backends.release(jobs.values())
     if jobs:
         held = counted(len(jobs), "job")
-        console.print(f"{held} released that Slurm had held after a node failed to start one")
+        console.print(f"released {held} that Slurm held because a node failed to start them")
 
 
 def _repaired(
     chosen: Sequence[Status], store: Store, profile: Profile, console: Console
 ) -> list[Run]:
-    """The runs to submit; what a failure asks to be changed is kept in their folders. Says which
-    failed runs are left alone, and why."""
+    """The runs to submit, with the adjustments for their failures saved in their folders. Prints
+    which failed runs are left alone, and why."""
     runs, refused = [], Counter[str]()
     for status in chosen:
         folder = store.run(status.run.id)
@@ -250,12 +252,12 @@ def _say_queued(
         how = grid.command("status", store, "--watch")
         console.print(Text(f"watch them with: {how}"), soft_wrap=True)
     if left:
-        later = "repeat this when some are done (`sweep launch --feed` goes on by itself)"
+        later = "repeat the command later, or use `sweep launch --feed`, which waits and submits"
         console.print(f"no room yet for {counted(left, 'run')} ({started.cap}); {later}")
 
 
 def _left(started: Started[Runs]) -> list[Run]:
-    """The runs without room."""
+    """The runs that could not be submitted yet."""
     return [run for order in started.left for run in order.runs]
 
 
@@ -268,7 +270,7 @@ def _feed(
     console: Console,
     every_s: float,
 ) -> None:
-    """Submit what is left whenever there is room, until all is submitted or the breaker trips."""
+    """Submit the runs left whenever there is room, until none is left or the breaker trips."""
     sweep, backend, said = store.sweep(grid.name), backends.of(profile.executor), ""
     with stoppable():
         while left:
@@ -289,7 +291,7 @@ def _feed(
             except (ClusterError, ConfigError) as error:  # Slurm is down, or another launch submits
                 if str(error) != said:
                     said = str(error)
-                    console.print(Text(f"{said}; tried again every {every_s:g} s", style="yellow"))
+                    console.print(Text(f"{said}; trying again every {every_s:g} s", style="yellow"))
 
 
 def _say_held(sweep: SweepDir, console: Console) -> bool:
@@ -300,14 +302,14 @@ def _say_held(sweep: SweepDir, console: Console) -> bool:
 
 
 def require(grid: Grid, runs: Sequence[Run], store: Store, profile: Profile) -> None:
-    """Raises ConfigError, before anything is written, if runs of a grid cannot be launched: it is
-    not tuned yet, or they lack data or weights."""
+    """Raise ConfigError, before anything is written, if the grid is not tuned yet or these runs
+    lack data or weights."""
     winners.require(grid)
     needs.require([run.config for run in runs], store, profile, _evals(runs))
 
 
 def lacks(seen: Plan, store: Store, profile: Profile) -> list[str]:
-    """What the runs that are not done would lack, one line each."""
+    """The data and weights that are missing for the runs that are not done, one line each."""
     left = [status.run for status in seen.statuses if status.state is not State.DONE]
     return needs.missing((run.config for run in left), store, profile, _evals(left))
 
@@ -317,7 +319,8 @@ def _evals(runs: Sequence[Run]) -> needs.Evals:
 
 
 def _say_stale(left: Sequence[Status], console: Console) -> None:
-    """Runs whose inputs have changed stay as they are until they are asked for by name."""
+    """Print which runs are left alone because their inputs have changed: only an explicit retry
+    trains them again."""
     reasons = Counter(status.reason for status in left if status.state is State.STALE)
     for reason, count in reasons.items():
         text = f"{counted(count, 'run')} left alone, {reason}; redo: `sweep retry --failed stale`"
@@ -326,14 +329,12 @@ def _say_stale(left: Sequence[Status], console: Console) -> None:
 
 def _nothing(seen: Plan) -> Text:
     if not seen.statuses:
-        return Text("nothing to submit: no run is in such a state")
+        return Text("nothing to submit: no run is in the states asked for")
     if seen.counts[State.DONE] == len(seen.statuses):
         return Text("nothing to do: every run is done", style="green")
     if seen.of(LAUNCHABLE):
         return Text("nothing to retry; `sweep launch` runs what is new or was interrupted")
     hint = (
-        "; `sweep retry` runs failed, cancelled and damaged ones again"
-        if seen.of(REPAIRABLE)
-        else ""
+        "; use `sweep retry` for failed, cancelled and damaged ones" if seen.of(REPAIRABLE) else ""
     )
-    return Text(f"nothing to submit: every run is done, on its way or ended{hint}")
+    return Text(f"nothing to submit: every run is done, on its way or needs a retry{hint}")

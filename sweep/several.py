@@ -1,4 +1,4 @@
-"""Several grids at once: their distinct runs, and what is saved where grids share runs."""
+"""Several grids at once: their distinct runs, and what sharing runs saves."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from sweep.tune import winners
 
 @dataclass(frozen=True)
 class Share:
-    """One grid among several."""
+    """One grid among several, in their order."""
 
     grid: Grid
     plan: Plan
     shared: int
-    """Runs that an earlier grid has too."""
+    """How many of its runs an earlier grid has, too."""
     estimate: Sum
-    """Hours of its searches and of what no earlier grid has."""
+    """Hours of its searches and of what no earlier grid does."""
     cost: Cost
 
 
 def look(
     grids: Sequence[Grid], store: Store, only: Sequence[str] = (), profile: Profile | None = None
 ) -> list[Share]:
-    """Every grid's plan, in order, and what it costs on a profile (default: this machine). Raises
-    ConfigError for a filter that fits none of its runs."""
+    """Every grid's plan, in order, and its cost on a profile (default: this machine). Raises
+    ConfigError for a filter that matches no run of some grid."""
     seen: dict[str, set[EvalConfig]] = {}
     costs: dict[str, Cost] = {}
     shares = []
@@ -49,7 +49,7 @@ def look(
         named = str(grid.about.get("hardware"))
         rate = costs.get(named) or cost.of(profile or read_profile("local"), store, named)
         costs[named] = rate
-        # What is not tuned yet is shared with nobody: its rates will be others.
+        # Runs that are not tuned yet are shared with none: their learning rates will change.
         known = seen if winners.are_in(grid) else {}
         shared = sum(status.run.id in known for status in plan.statuses)
         hours = _hours([status.run for status in plan.statuses], rate, known)
@@ -60,7 +60,8 @@ def look(
 
 
 def _hours(runs: Sequence[Run], cost: Cost, seen: Mapping[str, Collection[EvalConfig]]) -> Sum:
-    """Of runs; of those that an earlier grid has, only the evaluations that it lacks."""
+    """Hours of these runs. seen: run id -> evaluations of earlier grids; of such runs only the
+    other evaluations count."""
 
     def each(run: Run) -> float | None:
         known = seen.get(run.id)
@@ -72,8 +73,8 @@ def _hours(runs: Sequence[Run], cost: Cost, seen: Mapping[str, Collection[EvalCo
 
 
 def union(shares: Sequence[Share]) -> Plan:
-    """The distinct runs; one that two grids share is done once it has the evaluations of both. What
-    is not tuned yet counts as its grid's own, under the ids of its file."""
+    """The distinct runs; a run of two grids is done once it has the evaluations of both. Runs that
+    are not tuned yet count as not shared."""
     merged: dict[tuple[str, str], Status] = {}
     for share in shares:
         own = "" if winners.are_in(share.grid) else share.grid.name
@@ -85,7 +86,8 @@ def union(shares: Sequence[Share]) -> Plan:
 
 
 def table(shares: Sequence[Share]) -> Group:
-    """Runs of each grid, how many of them an earlier one has, and the sum."""
+    """A row for each grid: its runs, how many of them an earlier grid has, too, and hours; then the
+    sums, for a terminal."""
     shown = Sheet(box=None, pad_edge=False, header_style="bold")
     shown.add_column("grid")
     for column in ("runs", "shared", "done", "estimate"):
@@ -115,7 +117,7 @@ def _searches(share: Share) -> list[Text]:
 
 
 def _sums(shares: Sequence[Share]) -> list[str]:
-    """How many estimates there are not, and the sum of the others by unit."""
+    """How many runs have no estimate, and the sum of the others for each unit."""
     sums: dict[str, float] = {}
     for share in shares:
         sums[share.cost.unit] = sums.get(share.cost.unit, 0) + share.estimate.known
@@ -125,7 +127,7 @@ def _sums(shares: Sequence[Share]) -> list[str]:
 
 
 def as_dict(shares: Sequence[Share]) -> dict[str, Any]:
-    """Of each grid its counts and its estimate, for programs."""
+    """Grid -> its counts and its estimate, for `--json`."""
     return {
         share.grid.name: {
             "counts": share.plan.counted,

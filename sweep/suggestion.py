@@ -1,12 +1,12 @@
-"""`sweep suggest-schedule`: the hinges T1 and T2 that finished standard and fix runs call for.
+"""`sweep suggest-schedule`: hinges T1 and T2 from finished standard and fix runs.
 
-As the paper chose its own: T1 is the epoch (from 0) at which standard fine-tuning reaches 90 % of
-its final validation accuracy, T2 the adaptation delay of fix, which is all epochs for a run that
-never adapts; both are means over seeds here, and one pair for each (backbone, dataset, eps_g). Of
-fewer than 100 classes, chance counts: see `core.store.records.threshold`.
+As in the paper: T1 is the epoch (from 0) at which standard fine-tuning reaches 90 % of its final
+validation accuracy; T2 is the adaptation delay of fix, or all epochs if it never adapts. Here both
+are means over seeds, one pair for each (backbone, dataset, eps_g). With fewer than 100 classes,
+accuracy by chance is taken into account: see `core.store.records.threshold`.
 
-A rule of thumb is no measurement: where the store has the runs, a suggestion is compared with the
-other settings of its cell in expected accuracy, and does not stand if one of them has more.
+This is only a rule of thumb: if the store has the runs, a suggestion is compared with the other
+settings of its cell in expected accuracy, and withdrawn if one of them has more.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What the runs of one cell call for; `problem` says why there is no schedule."""
+    """The hinges for one cell. problem: why no schedule is suggested, '' if one is."""
 
     backbone: str
     dataset: str
     epsilon_g: str
     variant: str = ""
-    """What sets the cell apart from others of the same three, such as 'protocol=lora'."""
+    """What differs from other cells with the same three fields, such as 'protocol=lora'."""
     T1: int | None = None
     T2: int | None = None
     seeds: int = 0
     problem: str = ""
     never: int = 0
-    """Seeds whose fix run never adapted; T2 counts all their epochs."""
+    """Seeds whose fix run never adapted; for them T2 counts all epochs."""
     measured: str = "not measured"
-    """How its expected accuracy compares with that of the cell's other settings."""
+    """How its expected accuracy compares with the cell's other settings."""
 
     @property
     def snippet(self) -> str:
-        """The line for a grid file; '' if there is none."""
+        """The line for a grid file; '' if no schedule is suggested."""
         hinges = f"T1: {self.T1}, T2: {self.T2}"
         return "" if self.problem else f"schedule: {{kind: two_hinge, {hinges}}}"
 
@@ -67,9 +67,11 @@ class Suggestion:
 def suggest(
     configs: Sequence[RunConfig], store: Store, evals: Sequence[AtStrengths] = ()
 ) -> list[Suggestion]:
-    """One suggestion for each cell of these runs, in their order. Standard and fix runs may also
-    come from other grids: any finished one in the store that differs in schedule alone counts.
-    evals: what compares it with other settings; the first one in a run's norm that has its eps_g.
+    """One suggestion for each cell of these runs, in their order. Standard and fix runs may come
+    from other grids: any finished run in the store counts if only its schedule differs.
+
+    evals: the evaluations to compare settings by; of each run, the first one in its norm that
+    measures its eps_g.
     """
     cells: dict[RunConfig, list[RunConfig]] = {}
     settings: dict[RunConfig, dict[Schedule, None]] = defaultdict(dict)
@@ -98,7 +100,7 @@ def _compared(
     store: Store,
     evals: Sequence[AtStrengths],
 ) -> Suggestion:
-    """A suggestion with what its cell's runs say of it, on the seeds that it and a rival share."""
+    """The suggestion, compared with each rival setting on the seeds that both have."""
     mine = {fix.seed: twin(fix, {"T1": one.T1, "T2": one.T2}) for fix in fixes}
     ours = {seed: expected_of(run, store, evals) for seed, run in mine.items()}
     leads: dict[str, tuple[float, str]] = {}
@@ -113,7 +115,7 @@ def _compared(
         if both and theirs != mine:
             means = [100 * sum(values) / len(both) for values in zip(*both, strict=True)]
             seeds = f"{len(both)} seed{'s' if len(both) > 1 else ''}"
-            told = f"expected {means[0]:.1f}% against {means[1]:.1f}% of {name} ({seeds})"
+            told = f"expected {means[0]:.1f}% against {means[1]:.1f}% for {name} ({seeds})"
             leads[name] = means[0] - means[1], told
     if not leads:
         return one
@@ -124,7 +126,7 @@ def _compared(
 
 
 def expected_of(config: RunConfig, store: Store, evals: Sequence[AtStrengths]) -> float | None:
-    """Expected accuracy in [0, 1] of a run up to its eps_g; None if nothing in the store tells."""
+    """Expected accuracy in [0, 1] of a run up to its eps_g; None if the store does not have it."""
     for item in evals:
         if item.norm != config.norm or config.epsilon_g.number not in {
             epsilon.number for epsilon in item.epsilons
@@ -144,7 +146,8 @@ def expected_of(config: RunConfig, store: Store, evals: Sequence[AtStrengths]) -
 
 
 def _variants(cells: Sequence[RunConfig]) -> dict[RunConfig, str]:
-    """Cell -> the fields in which it differs from others of its backbone, dataset and eps_g."""
+    """Cell -> the fields in which it differs from cells of the same backbone, dataset and eps_g,
+    such as 'protocol=lora'; '' if in none."""
     found = {}
     for cell in cells:
         same = ("backbone", "dataset", "epsilon_g")
@@ -193,7 +196,7 @@ def _of_curves(
 ) -> Suggestion:
     seeds, limit = len(found), threshold(classes)
     if any(clean(standard[-1]) <= limit for standard, _ in found):
-        said = f"standard fine-tuning itself ends at or below {100 * limit:.3g}% accuracy"
+        said = f"even standard fine-tuning ends at or below {100 * limit:.3g}% accuracy"
         return Suggestion(*name, seeds=seeds, problem=said)
     T1 = _mean([adapted(standard, classes) for standard, _ in found])
     delays = [delay(fix, epochs, classes) for _, fix in found]
@@ -201,7 +204,7 @@ def _of_curves(
     problem = ""
     if T2 <= T1:
         gap = max(clean(standard[-1]) - clean(fix[-1]) for standard, fix in found)
-        advice = "nothing to wait for, use fix"
+        advice = "no delay is needed, use fix"
         if round(gap - VERY_FAR, EXACT) >= 0:
             advice = f"yet it ends {100 * gap:.1f} points below standard, take T2 from other cells"
         problem = f"fix adapts at epoch {T2}, no later than T1 = {T1}: {advice}"
@@ -209,20 +212,20 @@ def _of_curves(
 
 
 def adapted(rows: Rows, classes: int | None = None) -> int:
-    """First epoch (from 0) at which validation clean accuracy is 90 % of the last epoch's, both
-    less what chance has of few `classes`."""
+    """First epoch (from 0) at which clean validation accuracy is 90 % of the last epoch's. With few
+    `classes`, accuracy by chance is subtracted from both."""
     guessed = chance(classes)
     goal = guessed + REACHED * (clean(rows[-1]) - guessed)
     return next(int(row["epoch"]) for row in rows if round(clean(row) - goal, EXACT) >= 0)
 
 
 def _mean(epochs: Sequence[int]) -> int:
-    """Rounded half up, as the hinges of `sched` are."""
+    """The mean, rounded half up like the hinges of `sched`."""
     return int(Fraction(sum(epochs), len(epochs)) + Fraction(1, 2))
 
 
 def _finished(config: RunConfig, store: Store) -> Rows:
-    """The epochs of a run that is through its training, else none."""
+    """The metrics of each epoch if the run has trained to its end, else []."""
     try:
         rows = read_jsonl(store.run(config.id).metrics, shapes.Metrics)
     except DamagedError:
@@ -231,7 +234,8 @@ def _finished(config: RunConfig, store: Store) -> Rows:
 
 
 def overall(found: Sequence[Suggestion]) -> str:
-    """One pair for all cells that have one, as the paper uses; '' for fewer than two."""
+    """The mean T1 and T2 of all cells that have both, as the paper uses one pair; '' for fewer than
+    two such cells."""
     hinges = [(s.T1, s.T2) for s in found if s.T1 is not None and s.T2 is not None]
     if len(hinges) < 2:
         return ""
@@ -243,8 +247,8 @@ def overall(found: Sequence[Suggestion]) -> str:
 
 
 def table(found: Sequence[Suggestion]) -> Sheet:
-    """For a terminal: a line per cell, with the grid's line or what is missing. never: how many of
-    the seeds have a fix run that never adapts."""
+    """A row per cell, for a terminal, with the line for a grid file or the problem. never: how many
+    seeds have a fix run that never adapts."""
     shown = Sheet(stub=3, box=None, pad_edge=False, header_style="bold")
     for name in ("backbone", "dataset", "eps_g"):
         shown.add_column(name)

@@ -1,4 +1,4 @@
-"""A plan at a glance: counts, runs by backbone and dataset, hours spent and left."""
+"""A plan in a few lines: counts, runs by backbone and dataset, hours spent and left."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from sweep.tune import winners
 
 
 class Published(NamedTuple):
-    """What others measured of the runs of a plan."""
+    """Published values for the runs of a plan."""
 
     metric: str
-    """The one to show,"""
+    """The metric to show."""
     values: Mapping[str, Mapping[str, float]]
-    """and all of them, in percent, by run id."""
+    """Run id -> metric -> percent."""
 
     @property
     def shown(self) -> dict[str, float]:
-        """That one, of the runs that have it."""
+        """Run id -> percent in the metric to show, for the runs that have it."""
         every = self.values.items()
         return {run: found[self.metric] for run, found in every if self.metric in found}
 
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
 MARKED = (State.RUNNING, State.PENDING, State.FAILED, State.DAMAGED, State.STALE)
-"""States that a cell counts besides done."""
+"""States whose counts a cell shows besides done."""
 
 
 def of(grid: Grid, seen: Plan, cost: Cost, published: Published | None = None) -> Group:
-    """The question, the store, the counts, the hours, and runs by cell, with what was published of
-    them if that is asked for."""
+    """The grid's question, the store, counts, hours, and runs by cell, for a terminal; with
+    published values if they are given."""
     question = str(grid.about.get("question", ""))
     lines = [Text.assemble((grid.name, "bold"), "  ", question), place(cost.store, grid)]
-    told = grid.shared and len(seen.statuses) == len(grid.runs)  # of a part nobody has counted it
+    told = grid.shared and len(seen.statuses) == len(grid.runs)  # only counted for the whole grid
     shared = f" for {len(grid.runs) + grid.shared} combinations" if told else ""
     runs = counted(len(seen.statuses), "run")
     lines.append(Text.assemble(f"{runs}{shared}: ", watcher.counts_line(seen)))
@@ -73,33 +73,33 @@ def of(grid: Grid, seen: Plan, cost: Cost, published: Published | None = None) -
 
 
 def works_of(seen: Plan, cost: Cost) -> list[Work]:
-    """Of every run of a plan, in its order."""
+    """The work of every run of a plan, in its order."""
     return [cost.work(status.run.config, status.run.evals) for status in seen.statuses]
 
 
 def place(store: Store, *grids: Grid) -> Text:
-    """Where the results are, and whether there are any: of a wrong folder every run is new."""
+    """Where the results are, and whether there are any: in a wrong folder every run is new."""
     if not store.root.is_dir():
         state = " (no such folder yet)"
     elif not any(store.sweep(grid.name).path.is_dir() for grid in grids):
-        state = " (nothing was launched there under this name)"
+        state = " (no grid of this name was launched there)"
     else:
         state = ""
     return Text(f"in {store.root}{state}", style="dim", overflow="fold")
 
 
 def _at_once(told: Hours, longest: float, cost: Cost) -> str:
-    """How long all of it takes on the devices at hand; '' if nobody knows how many those are."""
+    """How long the rest takes on the available devices; '' if their number is unknown."""
     if not (told.known and cost.at_once):
         return ""
     wall = max(told.known / cost.at_once, longest if cost.device != "CPU" else 0)
     devices = "core" if cost.device == "CPU" else "GPU"
     plural = "s" if cost.at_once > 1 else ""
-    return f"; what is left takes {spelled(wall, 'hours')} on {cost.at_once} {devices}{plural}"
+    return f"; the rest takes {spelled(wall, 'hours')} on {cost.at_once} {devices}{plural}"
 
 
 def _phases(phases: Mapping[str, Sum], unit: str) -> Text | None:
-    """'by phase: training 766, search 0, autoattack 2,019 GPU-hours'; None if nothing tells."""
+    """'by phase: training 766, search 0, autoattack 2,019 GPU-hours'; None if all are unknown."""
     factor, unit = scaled(max(total.known for total in phases.values()), unit)
     told = (f"{name} {short(total.known * factor)}" for name, total in phases.items())
     known = any(total.known for total in phases.values())
@@ -107,7 +107,8 @@ def _phases(phases: Mapping[str, Sum], unit: str) -> Text | None:
 
 
 def searches(grid: Grid, hours: Sum, unit: str) -> list[Text]:
-    """What has to come before the runs of a grid that is not tuned yet, and its hours."""
+    """A line with the searches that must finish before the grid's runs, and their hours; [] if the
+    grid is tuned or needs no search."""
     left = sum(one.winner() is None for one in grid.searches)
     about = f" of {lasting(hours, unit)}" if hours.known else ""
     text = f"{grid.name}: first {counted(left, 'search')}{about}, then runs with the rates found"
@@ -117,8 +118,9 @@ def searches(grid: Grid, hours: Sum, unit: str) -> list[Text]:
 def cells(
     seen: Plan, works: Sequence[Work], unit: str, published: Mapping[str, float] = NOTHING
 ) -> Sheet:
-    """Done/all runs by backbone and dataset, how many of the others are under way or failed, what
-    was published of them, and the estimate for all of a backbone, in hours of `unit`."""
+    """Done/all runs by backbone and dataset, how many others are under way or failed, published
+    values (percent, by run id), and the estimate for each backbone. unit: 'GPU-hours' or
+    'core-hours'."""
     datasets: dict[str, None] = {}
     counts: dict[str, dict[str, Counter[State]]] = defaultdict(lambda: defaultdict(Counter))
     printed: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -169,40 +171,41 @@ def _name(dataset: str) -> str:
 
 
 class Hours(NamedTuple):
-    """What a sweep costs, in `unit`s; None where nothing tells."""
+    """What a sweep costs, in hours of `unit`."""
 
     spent: float
     left: float | None
+    """None if a run that is left has no estimate."""
     unit: str
     basis: str
-    """Where the estimate of what is left comes from."""
+    """Where the estimate of `left` comes from."""
     finished: int
-    """Runs that are done and had an estimate before anything ran,"""
+    """Runs that are done and had an estimate before anything ran."""
     planned: float
-    """which was this,"""
+    """The estimate for the `finished` runs."""
     actual: float
-    """while they took this."""
+    """What the `finished` runs took."""
     known: float = 0.0
-    """Left for the runs that have an estimate,"""
+    """Hours left for the runs that have an estimate."""
     unknown: int = 0
-    """and how many of the runs that are left have none; `left` is None then."""
+    """How many of the runs that are left have no estimate."""
     at_work: float = 0.0
-    """GPUs (processes where no run had one) that are at work on its runs now."""
+    """GPUs in use by its runs now (processes, if no run has used a GPU)."""
 
     @property
     def lines(self) -> list[str]:
-        """What is spent, what is left and how far off the plan was, as far as that is known."""
+        """Hours spent, hours left and the error of the estimate, as far as they are known."""
         parts = [f"{spelled(self.spent, self.unit)} spent"] if self.spent else []
         if self.known:
             rest = lasting(Sum(self.known, self.unknown), self.unit, " runs")
             parts.append(f"{rest} left, {self.basis}")
         elif self.unknown:
-            parts.append("no estimate of what is left until one such run has finished here")
+            parts.append("no estimate of the rest until one such run has finished here")
         said = [", ".join(parts)] if parts else []
         if self.known and self.at_work and not self.unknown:
             what = "GPU" if self.unit == "GPU-hours" else "process"
             now = counted(max(1, round(self.at_work)), what)
-            said.append(f"{spelled(self.known / self.at_work, 'hours')} to go with {now} as now")
+            said.append(f"{spelled(self.known / self.at_work, 'hours')} to go on {now} as now")
         if self.planned and self.actual:
             off = f"{self.actual / self.planned - 1:+.0%}"
             planned, actual = (spelled(n, self.unit) for n in (self.planned, self.actual))
@@ -216,7 +219,8 @@ def short(number: float) -> str:
 
 
 def scaled(hours: float, unit: str) -> tuple[float, str]:
-    """The factor from hours to a unit in which `hours` is no small fraction, and its name."""
+    """(factor, unit): hours, minutes or seconds, whichever is the largest in which `hours` is at
+    least 1, in place of the hours in `unit`."""
     for factor, name in ((1, "hours"), (60, "minutes")):
         if hours * factor >= 1:
             return factor, unit.replace("hours", name)
@@ -230,14 +234,15 @@ def spelled(hours: float, unit: str) -> str:
 
 
 def lasting(total: Sum, unit: str, what: str = "") -> str:
-    """'about 2.5 GPU-hours', and how many more there are that nobody can tell."""
+    """'about 2.5 GPU-hours and 3 of unknown length'. what: follows that count, such as ' runs'."""
     rest = f" and {total.unknown}{what} of unknown length" if total.unknown else ""
     return f"about {spelled(total.known, unit)}{rest}"
 
 
 def hours(seen: Plan, cost: Cost) -> Hours:
-    """GPU-hours (hours of runs where no run had a GPU) so far, and what is left: by the speed of
-    the runs of this plan, of the same backbone where there are some, else by the estimate."""
+    """GPU-hours spent so far (hours of runs if no run has used a GPU) and left. What is left
+    follows from the speed of this plan's runs, of the same backbone if possible, else from the
+    estimate."""
     return _hours(seen, works_of(seen, cost), cost)
 
 
@@ -276,7 +281,7 @@ def _hours(seen: Plan, works: Sequence[Work], cost: Cost) -> Hours:
 
 
 def _devices(status: Status, on_gpus: bool) -> float:
-    """How many a run is at work on: a share where runs have one together."""
+    """GPUs (processes, if not on_gpus) a run is using now: a fraction if runs share one."""
     if status.state is not State.RUNNING:
         return 0.0
     return status.gpu_seconds / status.seconds if on_gpus and status.seconds else 1.0
@@ -285,8 +290,8 @@ def _devices(status: Status, on_gpus: bool) -> float:
 def _left(
     seen: Plan, works: Sequence[Work], used: Mapping[str, float], made: Mapping[str, float]
 ) -> tuple[float, int]:
-    """Hours of the runs that are not done and have an estimate, and how many have none. used, made:
-    seconds and PFLOP by backbone."""
+    """(hours left for the runs with an estimate, number of runs without one). used, made: seconds
+    and PFLOP so far, by backbone."""
     total, unknown, every = 0.0, 0, sum(made.values())
     for status, work in zip(seen.statuses, works, strict=True):
         if status.state is State.DONE:
@@ -303,7 +308,8 @@ def _left(
 
 
 def _share(status: Status, work: Work) -> float:
-    """Share of a run's operations that is done: AutoAttack takes several times its training."""
+    """Share of a run's operations that is done, in [0, 1]. Not the share of its epochs: AutoAttack
+    takes several times as long as the training."""
     if status.state is State.DONE or not work.petaflops or work.training is None:
         return watcher.done_share(status)
     trained = work.training / work.petaflops

@@ -1,8 +1,8 @@
 """`sweep sync`: upload offline W&B runs, several at a time.
 
-Each attempt of a run leaves an offline segment that repeats the epochs before it, so that of the
-last attempt is the whole run: it alone is uploaded, in step order by construction. W&B's own marker
-file says what is uploaded; repeating the command goes on with the rest.
+Each attempt of a run leaves an offline segment that repeats the epochs before it. So the last
+segment is the whole run, in the order of steps, and the only one uploaded. W&B's own marker file
+shows what is uploaded; repeating the command uploads the rest.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from sweep.grid import Run
 AT_ONCE = 4
 """Uploads at the same time; the service limits requests per minute."""
 PATIENCE_S = 300.0
-"""Seconds for one segment, which takes seconds: W&B itself tries for ever without a network."""
+"""Longest wait for one segment, which normally takes seconds: without a network W&B retries for
+ever."""
 
 
 def segments(runs: Sequence[Run], store: Store) -> list[Path]:
-    """The last offline segment of each run that is not uploaded yet; none of runs at work, whose
-    segment grows."""
+    """The last offline segment of each run, if not uploaded yet and the run is not running: then
+    its segment still grows."""
     last = (_last(store.run(run.id)) for run in runs)
     return [folder for folder in last if folder and not any(folder.glob("*.wandb.synced"))]
 
@@ -44,22 +45,22 @@ def _last(run: RunDir) -> Path | None:
 
 
 def _order(segment: Path) -> tuple[int, float]:
-    """By attempt, which older versions did not note, then by the last change. Their names hold a
-    local time, which jumps with time zones and in autumn."""
+    """Sort key: the attempt (0 in segments of older versions), then the time of the last change.
+    Not the name: it holds a local time, which jumps with time zones and daylight saving."""
     attempt = int(present((segment / ATTEMPT).read_bytes) or 0)
     return attempt, max((file.stat().st_mtime for file in segment.glob("*.wandb")), default=0.0)
 
 
 def check_login() -> None:
-    """Raises ConfigError if nothing can be uploaded from here."""
+    """Raise ConfigError if W&B has no login here."""
     problem = login_problem()
     if problem:
         raise ConfigError(f"W&B: {problem}")
 
 
 def upload_segments(folders: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
-    """Upload segments; yields each with the reason it failed, None where it is up. Once one got no
-    answer in time, those that have not begun are left."""
+    """Upload segments; yields each with the reason it failed, or None if it is uploaded. Once one
+    gets no answer in time, those that have not begun are not tried."""
     mute = Event()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         waiting = {pool.submit(_upload_segment, folder, mute): folder for folder in folders}
@@ -84,7 +85,7 @@ def _upload_segment(folder: Path, mute: Event) -> str | None:
         said, _ = process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         mute.set()
-        os.killpg(process.pid, signal.SIGKILL)  # with the service that it has started
+        os.killpg(process.pid, signal.SIGKILL)  # the group, as wandb starts a service process
         process.communicate()
         return f"W&B did not answer in {PATIENCE_S:g} s"
     if process.returncode == 0 and any(folder.glob("*.wandb.synced")):

@@ -7,21 +7,21 @@ The grammar, all of it (a field is a dotted RunConfig field such as `optim.lr`):
     name     the sweep's name and folder: lower-case letters, digits, '_' and '-'
     about    free: question, runs, gpu_hours, hardware, expect
     base     fields that hold for every run, dotted or nested
-    grid     field -> list of values; all combinations, the last field turns fastest. Any other
-             name -> list of mappings: an axis each value of which sets several fields at once
+    grid     field -> list of values; all combinations, the last field varies fastest. Any other
+             name -> list of mappings: an axis whose values each set several fields at once
     zip      field -> list of values, all of one length; they advance together, as one axis that
              comes before or after those of grid, as in the file
     seeds    list of seeds; the very last axis
     exclude  list of mappings; a combination of grid, zip and seeds is dropped if it matches every
              field of one
     include  list of mappings; each is one more combination, laid over base and run with every
-             seed; where there is no grid and no zip, these are the only runs
+             seed; without grid and zip these are the only runs
     evals    list of evaluations, each done on every run; by default robust accuracy by APGD-10
     tables   the tables this grid feeds, see sweep.grid.keys.TABLES
     tune     a search for hyper-parameters that comes before the runs, see sweep.grid.tune_block
 
-A schedule is one value: a preset or a mapping, whose `name` labels it in tables. So is an objective
-of the user's: `{kind: my_pkg.mod:Loss, gamma: 2}`.
+A schedule is one value: a preset or a mapping, whose `name` labels it in tables. A user's own
+objective is one value, too: `{kind: my_pkg.mod:Loss, gamma: 2}`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MOST_COMBINATIONS = 1_000_000
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid file, expanded. `shared`: combinations that are the same run as an earlier one."""
+    """A grid file, expanded. shared: how many combinations are the same run as an earlier one."""
 
     name: str
     about: Mapping[str, Any]
@@ -74,18 +74,18 @@ class Grid:
     path: Path
     tune: Tune | None = None
     warnings: tuple[str, ...] = ()
-    """What its tables will lack though every run is done, a line each."""
+    """What its tables will lack even when every run is done, one line each."""
     searches: tuple[Search, ...] = ()
-    """Those of `tune`, once `sweep.tune.winners.apply` has looked at them in a store; if all have a
-    winner, the runs have taken it."""
+    """The searches of `tune`, filled in by `sweep.tune.winners.apply` from a store; once all have a
+    winner, the runs use it."""
 
     @property
     def argument(self) -> str:
-        """What names it on the command line: a shipped grid its name, any other its file."""
+        """How the command line names it: a shipped grid by its name, any other by its file."""
         return self.name if shipped_grids().get(self.name) == self.path else str(self.path)
 
     def command(self, verb: str, store: Store, *options: str) -> str:
-        """`sweep VERB` on this grid and store, to be pasted into the shell that is here."""
+        """`sweep VERB` on this grid and store, quoted to be pasted into this shell."""
         root = [] if store == Store.at() else ["--root", str(store.root)]
         return shlex.join(["sweep", verb, self.argument, *root, *options])
 
@@ -93,7 +93,7 @@ class Grid:
 def shipped_grids() -> dict[str, Path]:
     """Name -> path of the grids that come with the package."""
     here = Path(__file__).parents[1]
-    # A wheel carries them inside this package; in a checkout they lie beside it.
+    # A wheel holds them inside this package, a checkout beside it.
     folder = here / "grids" if (here / "grids").is_dir() else here.parent / "grids"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
@@ -139,7 +139,7 @@ def parse_grid(text: str, path: Path) -> Grid:
 
 
 def _expand(file: GridFile) -> Iterator[Found]:
-    """All that the file asks for, in order, the same run perhaps repeatedly."""
+    """Every combination the file asks for, in order; the same run may come more than once."""
     base = union(file, keys.mapping(file, "base"), ("base",))
     seeds = [
         set_field(file, "seed", s, ("seeds", i)) for i, s in enumerate(keys.section(file, "seeds"))
@@ -173,8 +173,8 @@ def _included(
 
 
 def _distinct(file: GridFile, runs: Iterable[tuple[Run, bool]]) -> tuple[tuple[Run, ...], int]:
-    """The runs without repetitions, and how many of those there were; each run comes with whether
-    the file does not ask for it itself."""
+    """The runs without repetitions, and the number of repetitions. The bool of a run says that it
+    was added as another's parent: the file does not ask for it."""
     found: dict[str, Run] = {}
     shared, asked = 0, set[str]()
     for run, added in runs:
@@ -193,8 +193,9 @@ def _distinct(file: GridFile, runs: Iterable[tuple[Run, bool]]) -> tuple[tuple[R
 
 
 def _check_labels(file: GridFile, runs: Iterable[Run]) -> None:
-    """Two schedules under one label in one cell of a table would be averaged as if seeds."""
-    # Runs of one cell are of one length: of 100,000 runs few are compared, if any.
+    """Note two schedules under one label in one cell of a table: tables would average them like
+    seeds."""
+    # First by (label, epochs): of 100,000 runs only those with an ambiguous label are compared.
     named: dict[tuple[str, int], dict[int, Schedule]] = {}
     for run in runs:
         schedule = run.config.schedule

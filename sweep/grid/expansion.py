@@ -1,8 +1,8 @@
-"""The combinations of a grid as runs: what `sweep.grid` read goes in, one `Run` each comes out.
+"""The combinations of a grid's axes, each as a validated run config.
 
-RunConfig judges every value once, not once per combination: fields that depend on each other form
-a group, each group is validated on its own, and a run and its delta are put together from validated
-parts. So 100,000 runs cost about as much as their hashes, and a bad value is one problem at its own
+RunConfig validates every value once, not once per combination: fields that depend on each other
+form a group, each group is validated alone, and a run and its delta are assembled from validated
+parts. So 100,000 runs cost little more than their hashes, and a bad value is reported once, at its
 line.
 """
 
@@ -23,7 +23,7 @@ COUPLED = (
     {"epochs", "schedule", "epsilon_g", "attack", "norm", "validation", "objective"},
     {"protocol", "optim", "lora", "backbone", "image_size", "weights", "normalisation"},
 )
-"""Sets of fields that RunConfig checks or rewrites together; any other is judged by itself."""
+"""Sets of fields that RunConfig checks or rewrites together; every other field is judged alone."""
 STAND_IN = {"backbone": "vit", "dataset": "fake"}
 """Fill the required fields while other fields are judged."""
 
@@ -36,9 +36,9 @@ class Run:
     setting: str
     evals: tuple[EvalConfig, ...]
     tuned: Mapping[str, Any] | None = field(default=None, compare=False)
-    """Of a tuned run the winner it has taken, as `sweep.grid.search` records it."""
+    """The search winner whose hyper-parameters it uses, as `sweep.grid.search` records it."""
     id: str = ""
-    """Of its config, where it is not known yet."""
+    """Computed from the config if not given."""
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def code(self) -> tuple[tuple[str, str], ...]:
-        """(import path, digest) pairs of the own code that it and its evaluations need."""
+        """(import path, digest) pairs of the user's code that it and its evaluations need."""
         return (*self.config.code, *(pair for item in self.evals for pair in item.code))
 
 
@@ -65,8 +65,8 @@ class Verdict:
     """What RunConfig makes of some fields of a combination.
 
     values: the fields, validated; empty if there are problems. setting: '' without a schedule.
-    code: the digests of own code that the fields name. delta: which of them are no defaults.
-    dropped: bit i is set if nothing here speaks against exclude i.
+    code: digests of the user's code that the fields name. delta: the values that differ from the
+    defaults. dropped: bit i is set if these fields match exclude i, as far as it names them.
     """
 
     values: dict[str, Any]
@@ -83,7 +83,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Group:
-    """The axes that set some fields that depend on each other, and a verdict per index of those."""
+    """The axes that set a group of coupled fields, and one verdict per index into those axes."""
 
     axes: list[int]
     verdicts: dict[tuple[int, ...], Verdict]
@@ -128,7 +128,7 @@ def product(
             if config.schedule.trains:
                 yield Found(config, setting, config.id_of(delta))
                 continue
-            try:  # it knows fields that were judged apart
+            try:  # it checks across groups
                 config = untrained(config)
                 yield Found(config, setting, config.id)
             except ValueError as error:
@@ -171,7 +171,8 @@ def _overlap(key: str, other: str) -> bool:
 
 
 def report(file: GridFile, found: Iterable[tuple[Place, str]]) -> None:
-    """Note problems at their lines; one with no line, a missing field, may follow from others."""
+    """Note problems at their lines. One without a line (a missing field) is noted only if there is
+    no other, from which it may follow."""
     for place, line in sorted(found, key=lambda item: not item[0]):
         if place or not file.faults:
             file.problem(place, line)
@@ -204,8 +205,8 @@ def judge(choice: Choice, fields: set[str], exclude: Sequence[Choice] = ()) -> V
 
 
 def _own_code(config: RunConfig, fields: set[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Import path -> digest of the own code that these fields name, and, as (field, line), what is
-    wrong with it: imported and made once here, it cannot fail for that in a job."""
+    """Import path -> digest of the user's code that these fields name, and what is wrong with it as
+    (field, line). It is imported and constructed here, so that it cannot fail to in a job."""
     code: dict[str, str] = {}
     wrong = []
     checks: list[tuple[str, str, Callable[[], object]]] = [
@@ -224,8 +225,8 @@ def _own_code(config: RunConfig, fields: set[str]) -> tuple[dict[str, str], list
 
 
 def _groups(base: Choice, axes: Sequence[Axis], exclude: Sequence[Choice]) -> list[Group]:
-    """The fields of RunConfig, parted so that no group depends on another, all judged; the last
-    group is of fields that no axis sets."""
+    """The fields of RunConfig in groups that do not depend on each other, judged. The last group
+    holds the fields that no axis sets."""
     parts: list[tuple[set[str], list[int]]] = []
     coupled: tuple[set[str], ...] = COUPLED
     goals = (choice.get("objective.kind") for choice in (base, *itertools.chain(*axes)))
@@ -276,7 +277,7 @@ def _nested(choice: Choice) -> dict[str, Any]:
 
 
 def _place_of(key: str, choice: Choice) -> Place:
-    """Where the value stands that a problem with `key` is about; () if the file has none."""
+    """The place of the value that a problem with `key` is about; () if the file does not set it."""
     for name, (_, place) in choice.items():
         if f"{key}.".startswith(f"{name}."):
             return (*place, *key.removeprefix(name).split(".")[1:])
@@ -284,7 +285,7 @@ def _place_of(key: str, choice: Choice) -> Place:
 
 
 def _matches(key: str, wanted: Any, choice: Choice) -> bool:
-    """Whether `choice` sets `key` to what an exclude names, however either is spelled."""
+    """Whether `choice` sets `key` to the value an exclude names, in any spelling."""
     if key not in choice:
         return False
     given = choice[key][0]
@@ -298,6 +299,6 @@ def _matches(key: str, wanted: Any, choice: Choice) -> bool:
 def _resolved(schedule: object, epochs: Any) -> object:
     try:
         resolved = resolve_schedule(schedule, epochs)
-    except (ValueError, TypeError):  # RunConfig will say so, if the combination is kept
+    except (ValueError, TypeError):  # RunConfig reports it if the combination is kept
         return schedule
     return {"kind": "two_hinge", **resolved} if isinstance(resolved, dict) else resolved

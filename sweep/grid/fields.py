@@ -1,4 +1,4 @@
-"""Fields of RunConfig as a grid file sets them: names, values however spelled, and their places."""
+"""Fields of RunConfig as a grid file sets them: names, values in any spelling, and places."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from core.config.run import parent_of
 from sweep.grid.file import GridFile, Place
 
 _INNER = ("code", "schedule.knobs", "objective.knobs")
-"""What only stored configs have."""
+"""Fields that only stored configs have."""
 _SAME = frozenset({"backbone", "dataset", "image_size", "normalisation"})
-"""What weights fit to."""
+"""Fields that a run shares with the run whose weights it begins with."""
 FIELDS = (*(name for name in fields_of(RunConfig) if name not in _INNER), "schedule.name")
 SECTIONS = {name.rpartition(".")[0] for name in FIELDS} - {"", "schedule"}
-"""Fields that only hold others. A schedule does too, but it is one value: a preset has no parts."""
+"""Fields that only group others. A schedule is not among them: it is one value, as presets have no
+parts."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,14 @@ class Changes:
 
 
 Choice = dict[str, tuple[Any, Place]]
-"""What one value of an axis sets: dotted field -> (value as written, where it stands)."""
+"""What one value of an axis sets: dotted field -> (value as written, its place in the file)."""
 Axis = list[Choice]
 
 
 def set_field(file: GridFile, key: str, value: Any, place: Place) -> Choice:
     """What `key: value` sets; a mapping sets each of its fields."""
     if key not in FIELDS:
-        # A last name alone ('lr') says which field is meant ('optim.lr').
+        # The last part of a name is enough for the hint: 'lr' suggests 'optim.lr'.
         full = next((name for name in FIELDS if name.rpartition(".")[2] == key), key)
         file.problem(place, f"{key}: unknown field{nearest(full, FIELDS)}")
         return {}
@@ -66,7 +67,8 @@ def _changes(file: GridFile, given: Any, place: Place) -> Changes:
 
 
 def _problem_of(key: str, value: Any) -> str | None:
-    """What RunConfig does not look at: names, and a schedule's label."""
+    """What is wrong with a backbone's or dataset's name or a schedule's label: RunConfig does not
+    check these. None if nothing is."""
     if key == "backbone" and isinstance(value, str):
         return backbone_problem(value)
     if key == "dataset" and isinstance(value, str):
@@ -87,7 +89,7 @@ def union(file: GridFile, given: Mapping[str, Any], place: Place, prefix: str = 
 
 
 def join(file: GridFile, into: Choice, more: Choice) -> None:
-    """Add `more`; a field that is set twice, or as a whole and in part, is a problem."""
+    """Add `more` to `into`. A field set twice, or as a whole and in part, is noted as a problem."""
     for key, (_, place) in more.items():
         for other, (_, earlier) in into.items():
             if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
@@ -97,7 +99,7 @@ def join(file: GridFile, into: Choice, more: Choice) -> None:
 
 
 def canonical(value: object) -> object:
-    """One form per value however it is spelled: 1e-3, '0.001' and '1/1000' are equal here."""
+    """One form for all spellings of a value: 1e-3, '0.001' and '1/1000' become equal."""
     text = str(value).strip()
     for number in (int, float, lambda ratio: float(Fraction(ratio.replace(" ", "")))):
         try:
@@ -109,5 +111,5 @@ def canonical(value: object) -> object:
 
 
 def show(value: object) -> str:
-    """A value in a message, cut where it is long."""
+    """A value as messages show it, shortened if long."""
     return "nothing" if value is None else reprlib.repr(value)

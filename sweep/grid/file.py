@@ -1,7 +1,7 @@
-"""A grid file as plain data, with every `${...}` replaced by what it names in the same file.
+"""A grid file as plain data, with every `${...}` replaced by the value it names in the same file.
 
-What is wrong with the file is noted as it is found, by the reader and by `sweep.grid`, and raised
-in one go, each problem as one line `file:LINE: key: what came, what was expected`.
+Problems are noted as they are found, here and by the rest of `sweep.grid`, and raised together, one
+line each: `file:LINE: key: what came, what was expected`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from core.config.document import Document, Place, dotted
 __all__ = ["GridFile", "Place"]
 
 LARGEST = 100_000
-"""Characters and values that the references of a file may become: ten lines that each name the
-line before ten times would be 10^10."""
+"""Most characters and values that a reference may expand to: ten lines that each name the line
+before ten times would make 10^10."""
 DEEPEST = 20
-"""References in a row; OmegaConf follows them by recursion, again for every place."""
+"""Longest chain of references; OmegaConf follows chains by recursion, anew for every place."""
 _REFERENCE = re.compile(r"\$\{(\.*)([\w-]+(?:\.[\w-]+|\[\w+\])*)\}")
-"""`${key.key}`, with leading dots relative to where it stands. Nothing else is resolved: OmegaConf
-would also read the environment, and call functions by names that are put together from pieces."""
+"""`${key.key}`; leading dots make it relative to its place. Nothing else is resolved: OmegaConf
+would also read the environment and call functions by computed names."""
 
 
 class GridFile(Document):
-    """A document that is a mapping, its references resolved. Raises ConfigError."""
+    """A document that is a mapping, with its references resolved. Raises ConfigError for bad YAML,
+    another type, or a bad reference."""
 
     data: dict[str, Any]
 
@@ -51,23 +52,25 @@ class GridFile(Document):
                 self.refuse(place, f"{wanted}, got {node.value!r:.80}")
 
     def _check_size(self) -> None:
-        """Refuse references without end or bounds, before anything is put in their place."""
+        """Refuse references that are circular or expand too far, before any is resolved."""
         known: dict[Place, tuple[int, int]] = {}
         for place in self._interpolated:
             size, hops = self._weigh(place, (), known)
             if size > LARGEST:
                 self.refuse(place, f"becomes {size} characters and values, at most {LARGEST}")
-                break  # what names it is larger still
+                break  # one that names this one is larger still
             if hops > DEEPEST:
-                self.refuse(place, f"refers to a reference and so on, at most {DEEPEST} in a row")
+                self.refuse(
+                    place, f"is a chain of {hops} references, at most {DEEPEST} are allowed"
+                )
                 break
         self.check()
 
     def _weigh(
         self, place: Place, chain: tuple[Place, ...], known: dict[Place, tuple[int, int]]
     ) -> tuple[int, int]:
-        """Characters and values below `place` with references resolved, and the longest chain of
-        references there. chain: the places of references that lead here."""
+        """(characters and values below `place` with references resolved, longest chain of
+        references there). chain: the places of the references that led here."""
         if place in chain:
             self.refuse(place, "refers to itself")
         if place in known or place in chain:
@@ -86,7 +89,8 @@ class GridFile(Document):
         return known[place]
 
     def _target(self, place: Place, dots: str, name: str) -> Place | None:
-        """The place that a reference at `place` names; None if OmegaConf will not find it."""
+        """The place that a reference at `place` names; None if there is none, which OmegaConf
+        reports."""
         steps: tuple[str | int, ...] = tuple(re.findall(r"[\w-]+", name))
         value: Any = self.data
         found: Place = ()

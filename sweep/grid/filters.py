@@ -1,8 +1,8 @@
-"""`--only backbone=swin dataset=cars,cub`: which of a grid's runs are meant.
+"""`--only backbone=swin dataset=cars,cub`: select some of a grid's runs.
 
-Values of one key are alternatives, keys restrict each other. A key is a field of RunConfig,
-`setting` (also spelled `schedule`) or `id`. Standard runs have no strength: their epsilon_g is 0.
-A value that some run has is never cut at its commas, which a folder's path may hold.
+Values of one key are alternatives; a run must match every key. A key is a field of RunConfig,
+`setting` (also spelled `schedule`) or `id`. Standard runs have epsilon_g 0. A value that some run
+has is never split at its commas, since a folder's path may contain them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KEYS = (*(name for name in FIELDS if name not in SECTIONS), "setting", "id")
 def select_runs(runs: Iterable[Run], filters: Sequence[str]) -> list[Run]:
     """The runs that match every filter `key=value,value,...`, in order.
 
-    Raises ConfigError where a key is unknown, or no run has a value or all of them together.
+    Raises ConfigError if a key is unknown, or no run has a value or the combination of values.
     """
     left = list(runs)
     problems = []
@@ -59,7 +59,7 @@ def _read(filters: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _split(text: str, known: Collection[object]) -> Iterator[str]:
-    """The values in `text`, cut at commas, but never within a known value."""
+    """The values in `text`, split at commas, but never within a known value."""
     pieces = text.split(",")
     while pieces:
         sizes = range(len(pieces), 1, -1)

@@ -29,10 +29,10 @@ TABLES = (
     "regret",
     "guide",
 )
-"""The paper's tables of accuracies; what a grid measured, as it is without the key tables; its
-margins; and the analyses of the sister benchmark (arXiv 2508.14079)."""
+"""1 to 12: the paper's tables of accuracies. main: what a grid measured, the default. margin: the
+margins. attacks: runs under several attacks. guide: those of the Guide (arXiv 2508.14079)."""
 _COMPUTED = {"code", "metrics"}
-"""What a stored evaluation of an own kind says beside its fields."""
+"""What a stored evaluation of the user's own kind has besides its fields."""
 
 
 def read_name(file: GridFile) -> str:
@@ -47,7 +47,7 @@ def read_evals(file: GridFile) -> tuple[EvalConfig, ...]:
     found: dict[str, EvalConfig] = {}
     for number, given in enumerate(section(file, "evals")):
         if computed := _COMPUTED.intersection(given if isinstance(given, dict) else ()):
-            line = f"{min(computed)}: is computed from the source of an own kind, remove it"
+            line = f"{min(computed)}: remove it, it is computed from the source of the kind"
             file.problem(("evals", number, min(computed)), f"evals: {line}")
             continue
         evaluation = understood(given)
@@ -70,12 +70,14 @@ def read_tables(file: GridFile) -> tuple[str, ...]:
             file.problem(("tables", number), f"tables: expected a name, got {show(table)}")
         elif str(table) not in TABLES:
             known = ", ".join(TABLES)
-            file.problem(("tables", number), f"tables: no table '{table}' (there are {known})")
+            file.problem(
+                ("tables", number), f"tables: no table '{table}' (expected one of {known})"
+            )
     return tuple(map(str, tables))
 
 
 def read_axes(file: GridFile) -> list[Axis]:
-    """The axes of grid and zip, whichever of the two the file has first."""
+    """The axes of grid and zip, in the order of the file."""
     grid = [_axis(file, key, v, ("grid", key)) for key, v in mapping(file, "grid").items()]
     zipped = _zip(file)
     order = list(file.data)
@@ -108,13 +110,13 @@ def _axis(file: GridFile, key: str, values: object, place: Place) -> Axis:
 
 
 def _is_bundle(values: object) -> bool:
-    """Whether these are mappings of fields, not values of a field whose name is misspelt."""
+    """Whether these are mappings of fields, and not values of a field whose name is misspelled."""
     given = values if isinstance(values, list) else ()
     return any(field in FIELDS for value in given if isinstance(value, dict) for field in value)
 
 
 def _bundle(file: GridFile, key: str, value: object, place: Place) -> Choice:
-    """What one value of an axis sets whose name is no field."""
+    """What one value sets on an axis whose name is no field."""
     if isinstance(value, dict):
         return union(file, value, place)
     file.problem(place, f"{key}: expected a mapping of fields, got {show(value)}")
@@ -122,13 +124,13 @@ def _bundle(file: GridFile, key: str, value: object, place: Place) -> Choice:
 
 
 def read_choices(file: GridFile, key: str) -> dict[Place, Choice]:
-    """The mappings of `include` or `exclude` and where each stands."""
+    """Place -> mapping, for each mapping of `include` or `exclude`."""
     found: dict[Place, Choice] = {}
     for number, given in enumerate(section(file, key)):
         if isinstance(given, dict) and given:
             faults = file.faults
             choice = union(file, given, (key, number))
-            # An exclude that lost a mistaken field would drop more than was meant.
+            # Without its faulty field an exclude would drop more than was meant.
             if key == "include" or file.faults == faults:
                 found[key, number] = choice
         else:
@@ -158,7 +160,7 @@ def section(file: GridFile, key: str) -> list[Any]:
 
 
 def _list(file: GridFile, key: str, value: object, place: Place) -> list[Any]:
-    """`value` where it is a list with something in it, else [] and a problem."""
+    """`value` if it is a list that is not empty; else [], and the problem is noted."""
     if isinstance(value, list) and value:
         return value
     what = "the list is empty" if value == [] else f"expected a list, got {show(value)}"

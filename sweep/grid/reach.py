@@ -1,4 +1,4 @@
-"""Strengths that runs are trained for and no evaluation measures, told before anything runs."""
+"""Warnings, before anything runs, of strengths that runs train for and no evaluation measures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sweep.grid.file import GridFile
 def gaps(
     file: GridFile, evals: Sequence[EvalConfig], configs: Iterable[RunConfig]
 ) -> tuple[str, ...]:
-    """One warning, with its place in the file, per evaluation and eps_g whose cells would stay
-    empty in the tables however well the runs went."""
+    """One warning, with its place in the file, for each evaluation and eps_g whose cells in the
+    tables would stay empty even if every run succeeds."""
     return tuple(
         line
         for epsilon_g, count in Counter(config.epsilon_g for config in configs).items()
@@ -44,7 +44,7 @@ def _gap(
 
 
 def _lost(item: AtStrengths, epsilon_g: Strength) -> str:
-    """Which accuracies of a run no table will have; '' if it will have all."""
+    """Which accuracies of a run will be missing from the tables; '' if none will."""
     if not epsilon_g:
         return ""
     if epsilon_g not in item.epsilons:
@@ -57,7 +57,7 @@ def _lost(item: AtStrengths, epsilon_g: Strength) -> str:
 
 
 def _needed(epsilon_g: Strength) -> list[Strength]:
-    """The grid of expected accuracy; [] for a strength that is on none."""
+    """The strengths expected accuracy averages over; [] unless eps_g is a multiple of 1/255."""
     try:
         return [Strength(number, epsilon_g.norm) for number in unit_grid(epsilon_g.number)]
     except ValueError:

@@ -1,13 +1,13 @@
-"""One search for hyper-parameters: what is searched, how far it is, and the winner it ends with.
+"""One search for hyper-parameters: what is searched, its progress, and its winner.
 
-A search is named by what it tries, so that grids share it. Trial k of it works in a folder of its
-own, under a claim like any run; `trial.json` there says how it ended, and these files are the truth
-about the search. Where its budget is used up, the winner is written, once:
+A search is named by what it tries, so that grids share it. Each trial works in its own folder,
+under a claim like a run; `trial.json` there records how it ended, and these files are the truth
+about the search. When the budget is used up, the winner is written, once:
 
     <root>/tuned/<search id>/search.json                what is searched
                              journal.log                what Optuna knows, see sweep.tune.study
-                             trials/0007/               trial 7: as a run's folder, without weights
-                             winner-20-trials.json      of this budget; another has its own
+                             trials/0007/               trial 7: like a run's folder, no weights
+                             winner-20-trials.json      for this budget; another has its own file
 """
 
 from __future__ import annotations
@@ -33,32 +33,34 @@ from core.store.records import Goal
 from sweep.grid.tune_block import Range
 
 DIGITS = 3
-"""Of a proposed value: no accuracy depends on more."""
+"""Significant digits of a proposed value: no accuracy depends on more."""
 REAL = ("completed", "pruned", "diverged")
-"""How a trial ends that counts: trained to its end, stopped early, or an infinite loss."""
+"""States of a trial that counts towards the budget: trained to its end, stopped early, or with an
+infinite loss."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial as its folder tells. state: one of REAL, or failed, running, interrupted, new, and
-    pending where its worker's job is queued to come back to it."""
+    """One trial as its folder shows it. state: one of REAL, or failed, running, interrupted, new,
+    or pending if its worker's job is queued again and will resume it."""
 
     number: int
     state: str
     record: Mapping[str, Any] = field(default_factory=dict)
-    """Of an ended trial: params, value (None unless completed), epochs, images."""
+    """Params, value (None unless completed), epochs and images; empty until the trial has ended."""
     seconds: float = 0.0
-    """How long workers have held it."""
+    """How long workers have held it, all attempts together."""
     reason: str | None = None
     kind: str | None = None
-    """Class of a failure or an interruption, as of runs: oom, preempted, hung, ..."""
+    """Class of a failure or an interruption, as for runs: oom, preempted, hung, ..."""
     job: str | None = None
-    """That last had it, or is to come back to it."""
+    """The job that last had it, or will resume it."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is tried, and the budget. config: the run whose hyper-parameters are searched."""
+    """What is tried, and the budget. config: the run whose hyper-parameters are searched; goal: the
+    accuracy to maximise."""
 
     config: RunConfig
     ranges: Mapping[str, Range]
@@ -68,7 +70,7 @@ class Search:
     trials: int
     minutes: float | None
     folder: Path
-    """Where searches lie: <root>/tuned."""
+    """The folder of all searches: <root>/tuned."""
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class Search:
         object.__setattr__(self, "id", f"{self.config.slug}-{digest}")
 
     def _tried(self) -> dict[str, Any]:
-        """All but the budget: a larger one goes on with the same trials."""
+        """All but the budget, so that a larger budget continues the same trials."""
         return {
             "config": self.config.delta,
             "ranges": {name: list(ends) for name, ends in self.ranges.items()},
@@ -87,7 +89,7 @@ class Search:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; `parse` takes it back."""
+        """Plain data that `parse` reads."""
         budget = {"trials": self.trials, "minutes": self.minutes}
         return self._tried() | budget | {"config": self.config.to_dict()}
 
@@ -112,8 +114,8 @@ class Search:
 
     @property
     def epochs(self) -> float:
-        """Of a trial on average, where one in `reduction` goes on at each of its rungs, and at
-        least the best one."""
+        """Epochs of a trial on average, if one in `reduction`, and at least the best one, continues
+        at each rung."""
         total, rung, share = float(min(self.grace, self.config.epochs)), self.grace, 1.0
         while rung < self.config.epochs:
             share = max(share / self.reduction, 1 / max(self.trials, 1))
@@ -138,20 +140,20 @@ class Search:
         return RunDir(self.path / "trials" / f"{number:04d}")
 
     def winner(self) -> dict[str, Any] | None:
-        """The recorded winner, None before the budget is used up."""
-        with suppress(DamagedError):  # the trials tell it again
+        """The recorded winner, or None if the budget is not used up yet."""
+        with suppress(DamagedError):  # it is written anew from the trials
             return read_json(self.winner_file, shapes.Winner)
         return None
 
 
 def rounded(value: float, low: float, high: float) -> float:
-    """A proposed value with the digits that matter."""
+    """A proposed value with DIGITS significant digits, within [low, high]."""
     return min(high, max(low, float(f"{value:.{DIGITS}g}")))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A search and its trials, as far as its budget goes."""
+    """A search, the trials within its budget, and its winner if it is recorded."""
 
     search: Search
     trials: Sequence[Trial]
@@ -163,28 +165,28 @@ class Progress:
 
     @property
     def real(self) -> int:
-        """Trials that count."""
+        """How many trials have ended in a state that counts, see REAL."""
         return sum(self.counts[state] for state in REAL)
 
     @property
     def waiting(self) -> int:
-        """Trials that a worker could take now, retries apart."""
+        """How many trials a worker could take now, without retries of failed ones."""
         return self.counts["interrupted"] + (0 if self.out_of_time else self.counts["new"])
 
     @property
     def ranked(self) -> list[Trial]:
-        """Completed trials, the best first; of equals the earlier one."""
+        """Completed trials, the best first; ties in order of number."""
         done = [trial for trial in self.trials if trial.state == "completed"]
         return sorted(done, key=lambda trial: -trial.record["value"])
 
     @property
     def values(self) -> list[float]:
-        """Of completed trials, the best first."""
+        """The values of the completed trials, the best first."""
         return [trial.record["value"] for trial in self.ranked]
 
     @property
     def minutes(self) -> float:
-        """Of all workers together."""
+        """Minutes of all workers together."""
         return sum(trial.seconds for trial in self.trials) / 60
 
     @property
@@ -194,13 +196,13 @@ class Progress:
 
     @property
     def over(self) -> bool:
-        """Whether the budget is used up: nothing is left to begin, to go on with, or to retry."""
+        """Whether the budget is used up: no trial is left to begin, to resume or to retry."""
         given_up = {"new", "failed"} if self.out_of_time else set[str]()
         return all(trial.state in REAL or trial.state in given_up for trial in self.trials)
 
 
 def look(search: Search) -> Progress:
-    """How far a search is."""
+    """The progress of a search, read from its folder."""
     trials = [_trial(search, number) for number in range(search.trials)]
     return Progress(search, trials, search.winner())
 
@@ -220,19 +222,19 @@ def _trial(search: Search, number: int) -> Trial:
 
 
 def trial_file(run: RunDir) -> Path:
-    """How a trial ended; not there before it has."""
+    """The file that records how a trial ended; it does not exist before."""
     return run.path / "trial.json"
 
 
 def record(run: RunDir) -> dict[str, Any] | None:
-    """How a trial ended; None before it has, and if that cannot be read: it is to be done again."""
+    """How a trial ended. None if it has not, or if its file is damaged: it is then done again."""
     with suppress(DamagedError):
         return read_json(trial_file(run), shapes.Trial)
     return None
 
 
 def damage(run: RunDir) -> str | None:
-    """What is wrong with the file that tells how a trial ended; None if nothing is."""
+    """What is wrong with the file that records how a trial ended; None if nothing is."""
     try:
         read_json(trial_file(run), shapes.Trial)
     except DamagedError as error:
@@ -247,18 +249,18 @@ def forget(run: RunDir) -> None:
 
 
 def with_params(config: RunConfig, params: Mapping[str, Any]) -> RunConfig:
-    """`config` with other values of fields of its optimiser."""
+    """`config` with these values for fields of its optimiser. params: 'optim.lr' -> value."""
     values = {name.removeprefix("optim."): value for name, value in params.items()}
     return config.with_optim(Optim.model_validate({**config.optim.model_dump(), **values}))
 
 
 def conclude(search: Search) -> Progress:
-    """Look at a search, and record its winner if its budget is used up. Of several processes that
-    do so at once, all write the same."""
+    """The progress of a search; records its winner if the budget is used up. Several processes may
+    do so at once: they all write the same."""
     seen = look(search)
     if seen.winner is None and seen.over:
         write_json(search.winner_file, _winner(seen))
-        for trial in seen.trials:  # those of a worker that died before it could
+        for trial in seen.trials:  # a worker may have died before it removed its weights
             forget(search.trial_dir(trial.number))
         seen = look(search)
     return seen
@@ -291,8 +293,8 @@ def _short(trial: Trial) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any] | None:
-    """Of the values of completed trials, None where there are none; std is that of a sample, None
-    of a single one."""
+    """Lowest, highest and sample standard deviation of the values of completed trials. None if
+    there are none; std is None for a single value."""
     if not values:
         return None
     std = statistics.stdev(values) if len(values) > 1 else None

@@ -1,20 +1,20 @@
 """The `tune:` block of a grid file: which hyper-parameters are searched, how, and how long.
 
 tune:
-  trials: 20             # budget of one search: trials that were completed or stopped early; 0:
-                         # no search, every run takes one random draw from the space
-  minutes: 240           # and minutes of its workers together; without it no limit
+  trials: 20             # budget of one search: trials completed, diverged or stopped early; 0: no
+                         # search, every run takes one random draw from the space
+  minutes: 240           # and minutes of all its workers together; no limit by default
   objective: clean       # accuracy on the validation split: clean, adversarial or expected (the
-                         # mean of both while it trains, at last measured at five strengths)
-  schedule: fix          # trials train under `fix`, every attacked setting takes the winner
-                         # and `standard` has its own search; `each`: every setting has one
+                         # mean of both during training; at the end, measured at five strengths)
+  schedule: fix          # trials train under `fix`, every adversarial setting uses the winner and
+                         # `standard` has its own search; `each`: every setting has its own
   space: {optim.lr: [1e-5, 1e-1], optim.weight_decay: [1e-5, 1e-1]}   # log-uniform
-                         # or optim.rate: [cosine, constant], one of some values
-  separate_head: false   # true: the head has values of its own, from the same ranges; with
-                         # protocol: linear, which trains the head alone, these are all
+                         # or optim.rate: [cosine, constant], a choice of values
+  separate_head: false   # true: the head has its own values, from the same ranges; under
+                         # protocol: linear, which trains only the head, they are the only ones
   epochs: null           # of a trial; by default those of the run
   grace: 1               # epochs before a trial may be stopped
-  reduction: 3           # one in so many trials goes on at grace, 3 grace, 9 grace, ... epochs
+  reduction: 3           # one in 3 trials continues at grace, 3 grace, 9 grace, ... epochs
   least: 10              # results of searches with fewer trials are flagged
 """
 
@@ -32,18 +32,18 @@ from sweep.grid.fields import show
 from sweep.grid.file import GridFile
 
 RATES = ("optim.lr", "optim.weight_decay", "optim.head_lr", "optim.head_weight_decay")
-"""What is searched on a logarithmic scale."""
+"""Fields searched on a logarithmic scale."""
 CHOICES = {"optim.rate": get_args(Optim.model_fields["rate"].annotation)}
-"""What is one of some values."""
+"""Field -> the values it may take, for fields that are a choice."""
 SPACE = (*RATES, *CHOICES)
 Range = tuple[float, float] | tuple[str, ...]
 """Lowest and highest value, or the values to choose from."""
 RANGE = (1e-5, 1e-1)
-"""The paper's, for learning rate and weight decay."""
+"""The paper's range, for learning rate and weight decay alike."""
 
 
 def _space(value: object) -> dict[str, Range]:
-    """Raises ValueError for what is no mapping of known fields to ranges."""
+    """A validated space. Raises ValueError unless it maps known fields to ranges."""
     if not isinstance(value, dict) or not value:
         raise ValueError(f"expected a mapping of fields to ranges, got {show(value)}")
     return {name: _range(name, ends) for name, ends in value.items()}
@@ -69,8 +69,8 @@ def _range(name: object, given: object) -> Range:
 
 
 class Tune(Part):
-    """A search for each (backbone, dataset, eps_g), or whatever else makes runs of a grid differ
-    besides schedule and seed."""
+    """The block's fields. There is one search for each (backbone, dataset, eps_g), and for every
+    other difference between runs except schedule and seed."""
 
     trials: Annotated[int, Field(strict=True, ge=0)] = 20
     minutes: Annotated[Number, Field(gt=0)] | None = None
@@ -87,7 +87,7 @@ class Tune(Part):
 
     @cached_property  # asked for each of thousands of runs
     def ranges(self) -> dict[str, Range]:
-        """What is searched of each field, with the head's own where it has some."""
+        """Field -> range, including the head's own fields if it has separate ones."""
         found = dict(self.space)
         for name in ("lr", "weight_decay") if self.separate_head else ():
             if f"optim.{name}" in found:
@@ -96,12 +96,13 @@ class Tune(Part):
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """Fields of the optimiser that are searched -> their defaults."""
+        """Searched field of the optimiser -> its default."""
         names = (name.rpartition(".")[2] for name in self.ranges)
         return {name: Optim.model_fields[name].default for name in names}
 
     def ranges_of(self, protocol: str) -> dict[str, Range]:
-        """The same for runs of a protocol: where the head alone trains, its ranges are all."""
+        """`ranges` for runs of a protocol: under linear, which trains only the head, the head's
+        ranges take the place of the others."""
         if protocol != "linear":
             return self.ranges
         head = {
@@ -111,7 +112,7 @@ class Tune(Part):
 
 
 def read(file: GridFile) -> Tune | None:
-    """The block of a grid file, None where it has none; what is wrong with it, and fields that are
+    """The block of a grid file, or None if it has none or a bad one. Problems, and fields that are
     both searched and set, are noted in `file`."""
     if "tune" not in file.data:
         return None
@@ -123,7 +124,7 @@ def read(file: GridFile) -> Tune | None:
         tune = Tune.model_validate(given)
     except ValidationError as error:
         for key, line in problems(error, Tune):
-            # Of a range, the line tells the field: its name has a dot of its own.
+            # A field of the space has a dot in its name, so it is read from the line, not the key.
             field = [name for name in SPACE if key.startswith("space") and name in line]
             file.problem(("tune", key.partition(".")[0], *field[:1]), f"tune.{line}")
         return None
@@ -134,7 +135,7 @@ def read(file: GridFile) -> Tune | None:
 def _check_unset(file: GridFile, tune: Tune) -> None:
     for place in file.places:
         steps = [str(step) for step in place[1:] if not isinstance(step, int)]
-        # An axis that sets several fields has a name of its own before them.
+        # An axis that sets several fields has its own name in front of theirs.
         for field in {".".join(steps), ".".join(steps[1:])} & tune.ranges.keys():
             if place[0] in ("base", "grid", "zip", "include"):
                 line = file.line(("tune", "space", field))
@@ -142,14 +143,14 @@ def _check_unset(file: GridFile, tune: Tune) -> None:
 
 
 def check(file: GridFile, tune: Tune, configs: Iterable[RunConfig]) -> None:
-    """Note what does not go together in the block, and with the runs."""
+    """Note combinations that are not allowed, within the block and with the runs."""
     configs = [*configs]
     if any(config.parent for config in configs):
         what = "the rates found would make other runs of those whose weights others begin with"
         file.problem(("tune",), f"tune: {what}; leave out weights: {{run: ...}}")
     if not all(config.schedule.trains for config in configs):
-        what = "schedule none trains nothing; judge such networks in a grid of their own"
+        what = "schedule none trains nothing; put such networks into another grid"
         file.problem(("tune",), f"tune: {what}")
     if tune.epochs and tune.schedule == "each":
-        what = "shorter trials need schedule: fix, hinges of other schedules lie in whole epochs"
+        what = "shorter trials need schedule: fix, as hinges are whole epochs of the full run"
         file.problem(("tune", "epochs"), f"tune.epochs: {what}")

@@ -161,7 +161,7 @@ class Plugin(Backend):
             except (ClusterError, ConfigError) as error:
                 yield Check("executor", "fail", str(error))
             else:
-                yield Check("executor", "ok", f"{self.executor} takes the parameters")
+                yield Check("executor", "ok", f"{self.executor} accepts the profile's parameters")
 
 
 def apart(parts: Sequence[Ordered]) -> tuple[list[Ordered], list[Ordered]]:

@@ -123,7 +123,7 @@ def test_a_grid_names_tables_that_are_there(call: Call, tmp_path: Path) -> None:
     code, _, err = call("plan")
     assert code == 2
     assert [line.partition("g.yaml")[2] for line in err.splitlines()] == [
-        f":5: tables: no table '{name}' (there are {', '.join(keys.TABLES)})"
+        f":5: tables: no table '{name}' (expected one of {', '.join(keys.TABLES)})"
         for name in ("mine", "5")
     ]
 

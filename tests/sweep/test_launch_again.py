@@ -49,7 +49,7 @@ def test_no_run_in_such_a_state_is_no_claim_that_all_is_done(
     code, out, err = call(verb, str(again.path), "--only", "state=failed")
     assert (code, err) == (0, "")
     assert "every run is done" not in out
-    assert ("no run is in such a state" in out) == (verb in ("launch", "retry"))
+    assert ("no run is in the states asked for" in out) == (verb in ("launch", "retry"))
 
 
 def test_nothing_to_retry_is_no_claim_that_all_has_ended(

@@ -137,7 +137,9 @@ def test_a_digest_is_computed_and_never_written(toy: EvalConfig, call: Call, kin
     path = Path("coded.yaml")
     path.write_text(GRID.partition("evals:")[0] + f"evals: [{mine}]\n")
     code, _, err = call("plan", str(path))
-    assert code == 2 and "coded.yaml:5: evals: code: is computed from the source" in err
+    assert (
+        code == 2 and "coded.yaml:5: evals: code: remove it, it is computed from the source" in err
+    )
     if kind == "apgd-ce":
         with pytest.raises(ConfigError, match="code: is computed, for kinds of your own"):
             EvalConfig.parse({"attack": kind, "code": dict(toy.code)})

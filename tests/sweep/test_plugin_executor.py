@@ -285,7 +285,7 @@ def test_a_profile_that_fits_no_executor_is_refused(
 def test_doctor_asks_the_executor(farm: SimpleNamespace, call: Call) -> None:
     """What a launch would be refused for."""
     for queue, verdict, said in (
-        ("day", "ok", "my_farm takes the parameters"),
+        ("day", "ok", "my_farm accepts the profile's parameters"),
         ("dusk", "fail", "parameters: no queue 'dusk': expected day or night"),
     ):
         farm.profile.write_text(MINE.replace("{", f"{{queue: {queue}, "))

@@ -104,7 +104,7 @@ def test_a_validation_of_its_own_does_not_hide_the_standard_run(store: Store) ->
         (STANDARD, None, "fix run vit-cars-eps8-fix-s0-"),
         (STANDARD[:5], SLOW, "is not finished here"),
         (None, None, "; fix run"),
-        ((1,) * EPOCHS, SLOW, "standard fine-tuning itself ends at or below 5% accuracy"),
+        ((1,) * EPOCHS, SLOW, "even standard fine-tuning ends at or below 5% accuracy"),
         (STANDARD, (50,) * EPOCHS, "fix adapts at epoch 0, no later than T1 = 4"),
     ],
 )
@@ -215,8 +215,8 @@ def test_advice_does_not_stand_against_its_own_results(store: Store) -> None:
     evaluated(store, mine, *[50] * len(made.EVALUATION.epsilons))
     assert told().measured == "not measured", "there is nothing to compare it with"
     evaluated(store, config("sched"), *[40] * len(made.EVALUATION.epsilons))
-    assert told().measured == "better, expected 50.0% against 40.0% of sched (1 seed)"
+    assert told().measured == "better, expected 50.0% against 40.0% for sched (1 seed)"
     evaluated(store, config("uniform"), *[60] * len(made.EVALUATION.epsilons))
-    worse = "worse, expected 50.0% against 60.0% of uniform (1 seed)"
+    worse = "worse, expected 50.0% against 60.0% for uniform (1 seed)"
     assert told().measured == worse and not told().snippet
     assert told().problem == f"measured {worse.replace(',', ':')}"

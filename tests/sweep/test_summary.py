@@ -63,7 +63,7 @@ def test_the_store_and_whether_it_is_there(store: Store, tmp_path: Path) -> None
     grid = parse(GRID % ("swin", "0"))
     for root, state in [
         (tmp_path / "none", " (no such folder yet)"),
-        (tmp_path, " (nothing was launched there under this name)"),
+        (tmp_path, " (no grid of this name was launched there)"),
     ]:
         text = shown(summary.of(grid, new(GRID % ("swin", "0")), cost.of(CPU, Store(root))), 300)
         assert f"in {root}{state}" in text
@@ -94,9 +94,9 @@ def test_how_long_it_takes_on_the_devices_at_hand(store: Store) -> None:
     longest = model.hours(seen.statuses[0].run.config, seen.statuses[0].run.evals) or 0
     grid = parse(GRID % ("swin", "0"))
     wall = summary.spelled(longest, "hours")
-    assert f"what is left takes {wall} on 8 GPUs" in shown(summary.of(grid, seen, model), 160)
+    assert f"the rest takes {wall} on 8 GPUs" in shown(summary.of(grid, seen, model), 160)
     unknown = replace(model, at_once=None)
-    assert "what is left" not in shown(summary.of(grid, seen, unknown), 160)
+    assert "the rest takes" not in shown(summary.of(grid, seen, unknown), 160)
 
 
 def test_what_is_left_takes_as_long_as_on_the_devices_at_work(store: Store) -> None:
@@ -112,7 +112,7 @@ def test_what_is_left_takes_as_long_as_on_the_devices_at_work(store: Store) -> N
     told = summary.hours(Plan(statuses), cost.of(H100, store))
     assert told.at_work == 2 and told.known
     wall = summary.spelled(told.known / 2, "hours")
-    assert f"{wall} to go with 2 GPUs as now" in told.lines
+    assert f"{wall} to go on 2 GPUs as now" in told.lines
     resting = [replace(status, state=State.NEW) for status in statuses[1:]]
     assert not any(
         "to go" in line for line in summary.hours(Plan(resting), cost.of(H100, store)).lines
