@@ -1,1 +1,1 @@
-"""What is known about runs: their state, promised jobs, failures by class, and their repair."""
+"""What is known about runs: their state, jobs on the way, failures by class, and their repair."""

@@ -1,7 +1,7 @@
-"""The circuit breaker: the same traceback in several runs holds the rest of the sweep back.
+"""The circuit breaker: once several runs fail with the same traceback, the others do not begin.
 
-Each failing run leaves its name under `failures/<fingerprint>/` in the sweep's folder. Jobs look
-there before they begin a run; `launch` and `retry` close the breaker again.
+Each failing run adds a file to `failures/<fingerprint>/` in the sweep's folder. Jobs look there
+before they begin a run; `launch` and `retry` close the breaker again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from core.store.folders import SweepDir
 from core.store.json_files import read_json, write_json
 
 LIMIT = 3
-"""Runs that must fail alike."""
+"""How many runs must fail with the same traceback."""
 SYSTEMATIC = ("bug", "data")
-"""Classes of failure that other runs may share; divergence or memory belong to one run."""
+"""Classes of failure that other runs are likely to repeat, unlike divergence or lack of memory."""
 
 
 @dataclass(frozen=True)
 class Tripped:
-    """Why a sweep holds its other runs back."""
+    """Why a sweep holds back its other runs. runs: how many failed the same way."""
 
     runs: int
     reason: str
@@ -35,17 +35,17 @@ class Tripped:
     def __str__(self) -> str:
         return (
             f"{counted(self.runs, 'run')} failed alike ({self.reason}); the others are held back: "
-            "mend the cause, then `sweep launch` or `sweep retry`"
+            "fix the cause, then `sweep launch` or `sweep retry`"
         )
 
 
 def note(sweep: SweepDir, run_id: str, error: BaseException, reason: str) -> None:
-    """Remember that a run failed with this traceback."""
+    """Record that a run failed with this traceback."""
     write_json(sweep.failures / _fingerprint(error) / f"{run_id}.json", {"reason": reason})
 
 
 def tripped(sweep: SweepDir) -> Tripped | None:
-    """The failure that at least LIMIT runs share, None where there is none."""
+    """A failure that at least LIMIT runs share, or None."""
     return present(partial(_tripped, sweep))  # `close` may remove the failures meanwhile
 
 

@@ -1,7 +1,7 @@
-"""Where a run stands: facts are read once, then the first rule of a table that fits decides.
+"""The state of a run: its facts are read once, then the first rule in a table that holds decides.
 
-The order of the rules is their meaning: what a folder holds outweighs what a job promises, and what
-is certain outweighs what is guessed. A later rule may rely on every earlier one having failed.
+The order of the rules matters: what a folder holds outweighs what a job promises, and what is
+certain outweighs what is inferred. A later rule may assume that no earlier one holds.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from sweep.state.pending import Pending
 
 
 class State(StrEnum):
-    """Where a run stands. Only the launchable ones are submitted by `sweep launch`."""
+    """The state of a run. `sweep launch` submits only runs in a LAUNCHABLE state."""
 
     NEW = "new"
     PENDING = "pending"  # submitted, not started
     RUNNING = "running"
-    INTERRUPTED = "interrupted"  # stopped or lost part-way; goes on from its checkpoint
+    INTERRUPTED = "interrupted"  # stopped or lost part-way; resumes from its checkpoint
     UNEVALUATED = "unevaluated"  # trained, but the grid asks for an evaluation it lacks
-    DAMAGED = "damaged"  # one of its files cannot be read; `retry` makes again what is lost
+    DAMAGED = "damaged"  # one of its files cannot be read; `retry` redoes what is lost
     STALE = "stale"  # made from images or weights that have changed since
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -40,15 +40,15 @@ class State(StrEnum):
 
 LAUNCHABLE = frozenset({State.NEW, State.INTERRUPTED, State.UNEVALUATED})
 HELD = "launch failed requeued held"
-"""Slurm's reason for a job that waits until somebody releases it; `launch` does."""
+"""Slurm's reason for a job that stays queued until it is released, as `launch` does."""
 REPAIRABLE = frozenset({State.FAILED, State.CANCELLED, State.DAMAGED})
 ON_REQUEST = frozenset({State.INTERRUPTED, State.STALE})
-"""Retried only where their class is named."""
+"""Retried only if `--failed` names their class."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """One run and what is known about it; epoch counts finished epochs."""
+    """One run and what is known about it. epoch: finished epochs. share: done of `phase`."""
 
     run: Run
     state: State
@@ -58,19 +58,19 @@ class Status:
     images_per_s: float = 0.0
     attempts: int = 0
     left_s: float | None = None
-    """Seconds left in the training or evaluation the run is in, as its process last told."""
+    """Seconds left in the present phase, as last reported by its process."""
     seconds: float = 0.0
-    """How long processes have held the run so far, in all attempts."""
+    """How long processes have held the run so far, over all attempts."""
     gpu_seconds: float = 0.0
     reason: str | None = None
     kind: str | None = None
     job: str | None = None
     behind: frozenset[str] = frozenset()
-    """Jobs of other grids that have the run before this grid's evaluations can be made of it."""
+    """Jobs of other grids that must end before the evaluations of this grid can start."""
 
     @property
     def held(self) -> bool:
-        """Whether Slurm keeps the job in the queue for ever: it could not start it on a node."""
+        """Whether Slurm holds the job in the queue because a node failed to start it."""
         return self.state is State.PENDING and self.reason == HELD
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,20 +99,20 @@ class Facts:
     """All that is known of one run, or of one trial of a search, at one moment."""
 
     epochs: int
-    """Of the whole training."""
+    """Epochs of the whole training."""
     holder: Holder | None = None
     """The newest claim; None if no process ever began the run."""
     promise: Pending | None = None
-    """Of the newest submission, with the scheduler's answer if it was asked."""
-    obstacle: str | None = None  # what it waits for, in words: the run whose weights it takes
+    """The newest submission's, with the scheduler's answer if it was asked."""
+    obstacle: str | None = None  # the run whose weights it waits for, as 'waiting for RUN'
     cancel: bool = False
-    """Whether it was asked to stop. This and what follows are not read of a run at work."""
+    """Whether it was asked to stop. This and what follows is not read while a process works."""
     damaged: str | None = None
-    """Files that cannot be read, in words."""
+    """Which files cannot be read, as a sentence."""
     changed: str | None = None
-    """What has changed of its images and weights since, in words."""
+    """What has changed in its images or weights since it ran, as a sentence."""
     result: bool = False
-    """Whether it was trained, and the result can be read."""
+    """Whether it is trained and its result can be read."""
     complete: bool = False
     """Whether the result has every evaluation that the grid asks for."""
 
@@ -122,13 +122,13 @@ class Facts:
 
     @property
     def outcome(self) -> str | None:
-        """How its last process recorded the end; None if it did not, or never began."""
+        """The outcome recorded by its last process; None if it recorded none or never began."""
         found: str | None = self.holder.info.get("outcome") if self.holder else None
         return found
 
     @property
     def untouched(self) -> bool:
-        """Whether no process has begun it since the promise."""
+        """Whether no process has begun it since the submission."""
         return self.promise is not None and self.attempts <= self.promise.after
 
     @property
@@ -137,8 +137,8 @@ class Facts:
 
     @property
     def awaited(self) -> bool:
-        """Whether a job that is on its way, or at work, will come (back) to the run: it has not
-        begun it yet, or has not ended it for good."""
+        """Whether a queued or running job will begin or resume the run: it has not begun it yet, or
+        the run can still continue."""
         if self.promise is None or not self.promise.live or self.hung:
             return False
         over = self.damaged or self.changed or self.outcome in ("failed", "cancelled")
@@ -146,8 +146,8 @@ class Facts:
 
     @property
     def hung(self) -> bool:
-        """Whether the process that owns it is silent although its job runs on. A job that has
-        started since the last heartbeat was requeued and is on its way to the run."""
+        """Whether its process gives no heartbeat although its job is running. Not if the job
+        started after the last heartbeat: then it was requeued and will resume the run."""
         current, promise = self.holder, self.promise
         if not current or not promise or not current.hung or promise.state is None:
             return False
@@ -157,12 +157,12 @@ class Facts:
 
     @property
     def stillborn(self) -> tuple[str, str] | None:
-        """(class, reason) of the end of a job that ended before it began the run."""
+        """(class, reason) if its job ended without having begun the run, else None."""
         return self.promise.ended() if self.promise and self.untouched else None
 
     @property
     def job_end(self) -> tuple[str, str] | None:
-        """(class, reason) of the end of the job whose process had the run and said nothing."""
+        """(class, reason) if the job that had the run ended without recording an outcome."""
         current, promise = self.holder, self.promise
         if not current or self.outcome or not promise or promise.job != current.info.get("job"):
             return None
@@ -171,7 +171,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Rule:
-    """If `when` holds the run is in `state`; `told` is what the claim does not say of it."""
+    """If `when` holds, the run is in `state`; `told`: Status fields that override the claim's."""
 
     when: Callable[[Facts], object]
     state: State
@@ -185,7 +185,7 @@ def _ended(found: tuple[str, str] | None) -> dict[str, Any]:
 
 def _stillborn(facts: Facts) -> dict[str, Any]:
     kind, reason = facts.stillborn or (None, None)
-    # If it is no bug of the run: the set-up commands of the profile, or python itself.
+    # A crash before the run began is a bug of the profile's setup commands or the environment.
     told = {"kind": "job" if kind == "bug" else kind, "reason": _before(reason)}
     return told if facts.holder or not facts.promise else told | {"job": facts.promise.job}
 
@@ -208,7 +208,7 @@ def _hung(facts: Facts) -> dict[str, Any]:
     assert facts.holder
     info = facts.holder.info
     where = f"process {info.get('pid')} on {info.get('host')}"
-    return {"kind": "hung", "reason": f"{facts.holder.silence}: {where} hangs, or is lost"}
+    return {"kind": "hung", "reason": f"{facts.holder.silence}: {where} hangs or is lost"}
 
 
 def _kind(found: tuple[str, str] | None) -> str:
@@ -221,7 +221,7 @@ LOST = {
 }
 RULES: Mapping[str, Rule] = {
     "a process works on it": Rule(lambda f: f.working, State.RUNNING),
-    "all that the grid asks for is there": Rule(
+    "everything the grid asks for is there": Rule(
         lambda f: f.complete and not f.changed,
         State.DONE,
         lambda f: {"epoch": f.epochs, "share": 1.0, "reason": None},
@@ -259,11 +259,11 @@ RULES: Mapping[str, Rule] = {
     "its process is gone": Rule(lambda f: not f.outcome, State.INTERRUPTED, lambda f: LOST),
     "it was stopped part-way": Rule(lambda f: True, State.INTERRUPTED),
 }
-"""In this order: the first that fits decides."""
+"""In order of precedence: the first that holds decides."""
 
 
 def _silent(facts: Facts) -> bool:
-    """Whether its process fell silent, rather than being known to have ended with its job."""
+    """Whether its process gives no heartbeat, and its job is not known to have ended."""
     current, promise = facts.holder, facts.promise
     assert current
     ended = promise and promise.job == current.info.get("job") and not promise.live
@@ -277,8 +277,8 @@ def read(
     clock: float | None = None,
     known: Known | None = None,
 ) -> Facts:
-    """The facts of a run. clock: the file server's time, by default this machine's. known: what its
-    images and weights are compared with, None for not at all."""
+    """The facts of a run. clock: the file server's time, by default this machine's. known: the
+    present digests to compare its images and weights with; None for no comparison."""
     current = find_holder(folder, clock=clock)
     if current is None:
         obstacle = parents.obstacle(run.config.parent, folder.path.parent)
@@ -312,7 +312,7 @@ def decide(facts: Facts) -> tuple[State, dict[str, Any]]:
 
 
 def _claimed(facts: Facts, state: State) -> dict[str, Any]:
-    """What the newest claim tells."""
+    """The fields of a Status that the newest claim records."""
     current = facts.holder
     if current is None:
         return {}
@@ -334,7 +334,7 @@ def _claimed(facts: Facts, state: State) -> dict[str, Any]:
 
 
 def waits(promise: Pending) -> str | None:
-    """The scheduler's word for what a job waits for, after the grid whose job it is."""
+    """What a job waits for: the other grid whose job it is, if any, and the scheduler's reason."""
     reason = promise.state.reason.replace("_", " ") if promise.state else ""
     grid = f"for {promise.grid}" if promise.grid else ""
     return ", ".join(word for word in (grid, reason) if word not in ("None", "")) or None

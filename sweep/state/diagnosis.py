@@ -26,8 +26,8 @@ from sweep.state.plan import Plan, Status
 
 
 def diagnose(seen: Plan, store: Store) -> dict[str, list[Finding]]:
-    """Run id -> its signatures, for runs that show any. Standard runs that attacked ones are held
-    against may also come from other grids."""
+    """Run id -> its signatures of failure, for runs that show any. The standard runs that
+    adversarial ones are compared with may come from other grids of the store."""
     known = standards(status.run.config for status in seen.statuses)
     found = {s.run.id: _of_run(s, store, known) for s in seen.statuses}
     return {run_id: findings for run_id, findings in found.items() if findings}
@@ -61,7 +61,7 @@ def as_dict(found: Mapping[str, Sequence[Finding]]) -> dict[str, list[dict[str, 
 
 
 def lines(found: Mapping[str, Sequence[Finding]]) -> list[Text]:
-    """For a terminal: a line per run and signature."""
+    """A line per run and signature, for a terminal."""
     if not found:
         return [Text("no signature of failure in any run")]
     return [

@@ -1,7 +1,7 @@
 """The log of a Slurm job, and what Slurm itself wrote there about how the job ended.
 
-Slurm's daemons on the node write into the job's own stderr. That needs no accounting, does not lag,
-and is still there when Slurm has long forgotten the job.
+Slurm's daemons on the node write to the job's stderr. That needs no accounting, does not lag, and
+is still there when Slurm has forgotten the job.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from core.store.files import exists, read_end
 
 START = "epsweep: start"
-"""Begins a line that the batch script writes first, each time Slurm starts or restarts the job."""
+"""Prefix of the first line that the batch script writes whenever Slurm starts or restarts it."""
 TAIL = 64 * 1024
-"""Bytes read at most from the end of a log."""
+"""Most bytes to read from the end of a log."""
 
 _SLURM = (
     ("memory", r"oom[-_]kill|OOM Killed|exceeded (\w+ )*memory limit", "out of memory (host)"),
@@ -23,11 +23,12 @@ _SLURM = (
     ("preempted", r"CANCELLED AT \S+ DUE TO PREEMPTION", "preempted"),
     ("node", r"CANCELLED AT \S+ DUE TO NODE FAILURE", "its node failed"),
     ("requeued", r"CANCELLED AT \S+ DUE TO JOB REQUEUE", "requeued"),
-    # Of the whole job: a step is "cancelled" by any SIGTERM, also when a preemption begins.
+    # Only for the whole job: Slurm reports a step as "cancelled" at any SIGTERM, also at the start
+    # of a preemption.
     ("cancelled", r"JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*", "cancelled (scancel)"),
 )
 _PROGRAMS = (
-    # CUDA's libraries have words of their own for a full GPU, in exceptions of many types.
+    # CUDA's libraries report a full GPU each in their own words, in exceptions of many types.
     (
         "oom",
         r"CUDA out of memory|CUDA error: out of memory|torch\.OutOfMemoryError"
@@ -46,24 +47,24 @@ _PROGRAMS = (
 
 
 def path(logs: Path, job: str) -> Path:
-    """The job's stderr, or its stdout where the profile joins the two."""
+    """The job's stderr, or its stdout if the profile joins the two."""
     errors = logs / f"{job}_0_log.err"
     return errors if exists(errors) else logs / f"{job}_0_log.out"
 
 
 def tail(log: Path) -> str:
-    """What the job's present start wrote, at most the last 64 KiB; '' if there is no log."""
+    """What the job wrote since its last (re)start, at most 64 KiB; '' if there is no log."""
     text = read_end(log, TAIL).decode(errors="replace")
     return text[max(0, text.rfind(START)) :]
 
 
 def verdict(text: str) -> tuple[str, str] | None:
-    """(class, reason) of the end that a log tells of, None where it says nothing of the kind."""
+    """(class, reason) of how the job ended according to its log; None if the log does not say."""
     return _first(_SLURM, text) or complaint(text)
 
 
 def complaint(text: str) -> tuple[str, str] | None:
-    """(class, reason) of what a program says of itself: in its log, or in an exception."""
+    """(class, reason) of a known error in a program's log or in an exception's text, or None."""
     return _first(_PROGRAMS, text)
 
 
@@ -73,7 +74,8 @@ def _first(words: Iterable[tuple[str, str, str]], text: str) -> tuple[str, str] 
 
 
 def last_line(text: str) -> str:
-    """The last line of a log that says something, without Slurm's own."""
+    """The last line of a log that is neither empty nor Slurm's or ours, at most 300 characters; ''
+    if there is none."""
     lines = [line.strip() for line in text.splitlines()]
     said = [ln for ln in lines if ln and not ln.startswith((START, "srun: ", "slurmstepd"))]
     return said[-1][:300] if said else ""

@@ -1,7 +1,7 @@
-"""What submissions promise: for each run the job that is to start it, and what Slurm says of it.
+"""What submissions promise: for each run the job that is to start it, and Slurm's answer about it.
 
-A run's folder is the truth about the run. A promise only tells why a run that nobody works on is
-left alone: a job is on its way to it.
+A run's folder is the truth about the run. A promise only explains why a run that no process works
+on is not submitted again: a job is on its way to it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from sweep.state import joblog, triage
 
 Key = TypeVar("Key")
 Rows = Sequence[Mapping[str, Any] | None]
-"""Of a manifest; None in the place of one that cannot be read."""
+"""Rows of a manifest; None for a row that cannot be read."""
 
 HIDDEN = "HIDDEN"
-"""State of another user's job where Slurm shows us none of those."""
+"""State of another user's job on a cluster that does not show us other users' jobs."""
 
 
 @dataclass(frozen=True)
@@ -31,45 +31,45 @@ class Pending:
     """A submission's promise to start a run."""
 
     job: str
-    """Its id; its name, where the launcher died before it learnt the id."""
+    """Its id; or its name if the launcher died before it learnt the id."""
     after: int
-    """Attempts at the run before it."""
+    """How many attempts at the run were made before it."""
     name: str = ""
-    """Of the array, unlike any other; '' for a process on this machine."""
+    """The unique name of the array; '' for a process on this machine."""
     state: JobState | None = None
-    """None until Slurm is asked, and for a process, which is alive."""
+    """None until Slurm is asked, and for a live process on this machine."""
     logs: Path | None = None
     evals: frozenset[str] = frozenset()
-    """Ids of the evaluations that a job is to make of the run."""
+    """Ids of the evaluations that the job will do for the run."""
     grid: str = ""
-    """Whose job it is, where it is another grid's."""
+    """The other grid that the job belongs to; '' if it belongs to this one."""
     user: str | None = None
     """Who submitted it; None in old records."""
     executor: str = "local"
-    """Of the profile it was submitted with: whom to ask about it."""
+    """The executor it was submitted with, whose backend is asked about it."""
 
     @property
     def live(self) -> bool:
-        """Whether the job is still on its way or at work. Where Slurm does not answer it is: a run
-        that waits too long is better than one that is queued twice."""
+        """Whether the job is still queued or running. It counts as such if Slurm does not answer:
+        better a run that waits too long than one that is queued twice."""
         state = self.state
         return state is None or not (state.over or (state.current and state.state == "UNKNOWN"))
 
     def ended(self) -> tuple[str, str] | None:
-        """(class, reason) of the end of a job that is over, None where nobody knows."""
+        """(class, reason) of how the job ended; None if it has not, or nothing is known."""
         if self.live or self.logs is None or self.state is None:
             return None
         return triage.of_job(self.state, joblog.path(self.logs, self.job))
 
 
 class Ask(Protocol):
-    """Who tells of jobs; see sweep.submit.backends.states."""
+    """Fills in the states of promised jobs; see sweep.submit.backends.states."""
 
     def __call__(self, promised: Mapping[Key, Pending], /) -> dict[Key, Pending]: ...
 
 
 def promises(sweep: SweepDir) -> dict[str, Pending]:
-    """The newest promise to each run, by run id. Asks nobody."""
+    """The newest promise to each run, by run id. Does not ask the scheduler."""
     found: dict[str, Pending] = {}
     manifests: dict[str, Rows] = {}
     for row in submissions(sweep):
@@ -85,8 +85,8 @@ def promises(sweep: SweepDir) -> dict[str, Pending]:
 
 
 def workers(sweep: SweepDir) -> list[Pending]:
-    """The jobs of all submissions, whatever they are to work on, and the processes that are alive.
-    Asks nobody."""
+    """The jobs of all submissions, whatever they work on, and the processes that are alive. Does
+    not ask the scheduler."""
     found = []
     for row in submissions(sweep):
         if "array" in row:
@@ -97,15 +97,16 @@ def workers(sweep: SweepDir) -> list[Pending]:
 
 
 def submissions(sweep: SweepDir) -> list[dict[str, Any]]:
-    """The submissions of a sweep that can be read."""
+    """The rows of a sweep's submissions.jsonl, without damaged ones."""
     return [row for row in salvage(sweep.submissions, shapes.Submission) if row]
 
 
 def elsewhere(
     store: Store, sweep: SweepDir, runs: Collection[str], ask: Ask
 ) -> dict[str, list[Pending]]:
-    """The queued jobs that are on their way to these runs (by id) for other grids of the store, as
-    the scheduler says now: if it does not, as in a copy of the store, they promise nothing."""
+    """Run id -> the jobs of other grids of the store that will come to this run. ask: asks the
+    scheduler; jobs it does not confirm are left out, as their records may be those of a copied
+    store."""
     found = {
         (run, promise.job): replace(promise, grid=other.path.name)
         for other in store.sweeps()
@@ -121,16 +122,16 @@ def elsewhere(
 
 
 def of_process(rows: Rows, pid: str) -> dict[str, Pending]:
-    """What a worker on this machine promises for the rows of its manifest."""
+    """The promise of a worker on this machine to each run of its manifest."""
     return {row["id"]: Pending(pid, row["after"]) for row in rows if row}
 
 
 def tasks(row: Mapping[str, Any]) -> Iterator[tuple[str, range]]:
-    """(job, rows of the manifest) of each task of an array, as submissions.jsonl holds it."""
+    """(job id, row numbers of the manifest) of each task of an array. row: of submissions.jsonl."""
     base, count, first, per = row["array"] or row["name"], row["tasks"], row["first"], row["per"]
-    ids = row.get("jobs")  # of a plug-in, which names each as it likes
+    ids = row.get("jobs")  # recorded for plug-ins, whose job ids follow no rule
     for task in range(count):
-        # submitit makes a plain job of a single task.
+        # submitit submits a single task as a plain job, not as an array.
         job = ids[task] if ids else f"{base}_{task}" if count > 1 else base
         yield job, range(first + task * per, min(first + (task + 1) * per, row["end"]))
 
@@ -140,7 +141,7 @@ def _of_array(row: Mapping[str, Any], rows: Rows, logs: Path) -> dict[str, Pendi
         run["id"]: replace(_job(row, job, logs), after=run["after"], evals=frozenset(run["evals"]))
         for job, numbers in tasks(row)
         for number in numbers
-        # A manifest that was deleted promises nothing, nor does a damaged row of one.
+        # Rows that are gone with a deleted manifest, or damaged, promise nothing.
         if number < len(rows) and (run := rows[number])
     }
 

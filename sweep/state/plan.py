@@ -1,6 +1,6 @@
-"""What would run: each run of a grid beside what its folder says about it. Touches nothing.
+"""What would run: each run of a grid with its state. Changes nothing on disk.
 
-A run folder is the truth about a run; a submission only says that a job is on its way to one.
+A run's folder is the truth about the run; a submission only shows that a job is on its way to it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Plan:
 
     statuses: Sequence[Status]
     asked: bool = False
-    """Whether a scheduler was asked for it."""
+    """Whether a scheduler was asked."""
     promised: Mapping[str, Pending] = field(default_factory=dict)
-    """As submissions record them, also to runs that were not looked at."""
+    """Run id -> promise as recorded by submissions, also for runs that are not in `statuses`."""
     counts: Counter[State] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,12 +61,12 @@ class Plan:
 
     @property
     def behind(self) -> dict[str, frozenset[str]]:
-        """By run id, the jobs of other grids that some runs have to wait for."""
+        """Run id -> the jobs of other grids that the run has to wait for."""
         return {status.run.id: status.behind for status in self.statuses if status.behind}
 
     @property
     def counted(self) -> dict[str, int]:
-        """The runs in each state, for programs."""
+        """State -> number of runs, for `--json`, without zeros."""
         return {str(state): self.counts[state] for state in State if self.counts[state]}
 
 
@@ -78,18 +78,18 @@ def make(
     known: Known | None = None,
     ask: pending.Ask = dict,
 ) -> Plan:
-    """Look at every run's folder. promised: run id -> what the newest submission promises. clock:
-    the file server's time, by default this machine's. known: what datasets and checkpoints hold, by
-    default looked at anew. ask: who tells of jobs; by default they are as promised.
+    """The plan from every run's folder. promised: run id -> the newest submission's promise. clock:
+    the file server's time, by default this machine's. known: the digests of datasets and
+    checkpoints, by default read anew. ask: asks the scheduler about jobs, by default nothing.
 
-    It is asked about jobs of runs that nobody works on and that have not ended, then those
-    folders are looked at again: in this order a run that begins or ends meanwhile is not missed.
+    The scheduler is asked only about jobs of pending runs, and their folders are read again after
+    its answer, so that a run that begins or ends meanwhile is not missed.
     """
     known, begun = known or Known(store), store.run_ids()
     statuses = [
         look(run, store.run(run.id), promised.get(run.id), clock, known)
         if run.id in begun or run.id in promised or run.config.parent
-        else Status(run, State.NEW)  # of 100,000 runs most have no folder to look into
+        else Status(run, State.NEW)  # saves the look into a folder for most of 100,000 runs
         for run in runs
     ]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
@@ -104,8 +104,9 @@ def make(
 def beside(
     seen: Plan, others: Mapping[str, Sequence[Pending]], store: Store, clock: float | None = None
 ) -> Plan:
-    """The same plan where jobs of other grids are on their way to its launchable runs. One that
-    makes all that is asked for leaves nothing to launch; behind any other the run has to wait."""
+    """The plan, updated for jobs of other grids that will come to its launchable runs. others: run
+    id -> those jobs. A run is pending if one of them does all its evaluations; otherwise it has to
+    wait for them, see Status.behind."""
 
     if not others:
         return seen
@@ -131,15 +132,14 @@ def look(
     clock: float | None = None,
     known: Known | None = None,
 ) -> Status:
-    """The status of one run, from its folder: result, else claim, else what is on its way to it.
-    known: what its images and weights are compared with, None for not at all."""
+    """The status of one run, see sweep.state.decision. Parameters as in `decision.read`."""
     state, told = decision.decide(decision.read(run, folder, promise, clock, known))
     return Status(run, state, **told)
 
 
 def as_json(plan: Plan, **more: Any) -> Iterator[str]:
-    """The text of `plan --json` and `status --json` in pieces: one JSON object, with a line for
-    each run. As a whole it would take 1.7 GB of memory for 100,000 runs."""
+    """The output of `plan --json` and `status --json` in pieces: one JSON object, with a line for
+    each run. In one piece it would take 1.7 GB of memory for 100,000 runs."""
     yield json.dumps({**more, "counts": plan.counted}, indent=1).removesuffix("\n}")
     before = ',\n "runs": [\n  '
     for status in plan.statuses:

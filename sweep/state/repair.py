@@ -1,8 +1,8 @@
-"""What a retry changes: one policy per class of failure, kept in the folder of the run.
+"""What a retry changes: one policy per class of failure, recorded in the run's folder.
 
-Out of GPU memory: half the images per forward, at the same effective batch, unless the config fixes
-the images per BatchNorm statistic. Out of host memory: more of it. Any other class is run again as
-it was.
+Out of GPU memory: half the images per forward pass, at the same effective batch, unless the config
+fixes the number of images per BatchNorm statistic. Out of host memory: 1.5 times as much. Any other
+class: nothing changes.
 """
 
 from __future__ import annotations
@@ -29,19 +29,21 @@ BOTH_MEMORIES = {"oom", "memory"}
 
 @dataclass(frozen=True)
 class Repair:
-    """What has been changed for a run so far, and how often it was tried for which failure."""
+    """What has been changed for a run so far. retries: class of failure -> how many so far."""
 
     micro_batch: int | None = None
     mem_gb: float | None = None
     retries: Mapping[str, int] = field(default_factory=dict)
     answers: str = ""
-    """The failure that it is for: a retry that was not taken, by a full queue, changes no more."""
+    """The failure it responds to: if the retry could not be submitted (a full queue), the next one
+    changes nothing further."""
 
     replaces: str = ""
-    """The recorded inputs in whose place a stale run is made anew, see core.data.digests.mark."""
+    """Mark of the recorded inputs of a stale run, which is trained anew; see
+    core.data.digests.mark."""
 
     def applied(self, options: Options) -> Options:
-        """What a run is executed with, once repaired."""
+        """`options` with the repair applied."""
         options = replace(options, replaces=self.replaces)
         if self.micro_batch is None:
             return options
@@ -52,18 +54,18 @@ FIELDS = frozenset(item.name for item in fields(Repair))
 
 
 def read(run: RunDir) -> Repair:
-    """The repair of a run, an empty one where nothing was changed."""
+    """The recorded repair of a run; an empty one if nothing was changed."""
     try:
         known = read_json(run.repair, shapes.Repair) or {}
-    except DamagedError:  # the run is damaged, and is told so
+    except DamagedError:  # reported as the run's state, damaged
         known = {}
     return Repair(**{name: value for name, value in known.items() if name in FIELDS})
 
 
 def classes(asked: str | None) -> set[str] | None:
-    """The classes that `--failed` means ('oom': both memories), None for all.
+    """The classes that `--failed` selects ('oom': GPU and host memory), or None for all.
 
-    Raises ConfigError for an unknown one.
+    Raises ConfigError for an unknown class.
     """
     if asked is None:
         return None
@@ -73,7 +75,7 @@ def classes(asked: str | None) -> set[str] | None:
 
 
 def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
-    """The repair to try next, or the reason why there is none."""
+    """The repair to try next, or the reason why the run is not retried."""
     before = read(run)
     if status.state is State.STALE:
         return replace(before, replaces=mark(recorded(run)))
@@ -101,6 +103,6 @@ def plan(status: Status, run: RunDir, profile: Profile) -> Repair | str:
 
 
 def keep(repair: Repair, run: RunDir) -> None:
-    """Remember a repair; the run is executed with it from now on."""
+    """Record a repair in the run's folder; the run is executed with it from now on."""
     if repair != Repair():
         write_json(run.repair, asdict(repair))

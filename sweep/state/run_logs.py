@@ -13,7 +13,7 @@ from sweep.state.pending import Pending
 
 
 def find(store: Store, name: str) -> RunDir:
-    """The run whose id is `name` or begins with it. Raises ConfigError where none or several do."""
+    """The run whose id is `name` or begins with it. Raises ConfigError if none or several do."""
     begun = [path.name for path in store.runs.iterdir()] if store.runs.is_dir() else []
     names = sorted({*begun, *promised(store)})
     matches = [name] if name in names else [item for item in names if item.startswith(name)]
@@ -22,13 +22,13 @@ def find(store: Store, name: str) -> RunDir:
     if matches:
         more = ", ..." if len(matches) > 4 else ""
         some = ", ".join(matches[:4])
-        raise ConfigError(f"'{name}' begins {len(matches)} run ids: {some}{more}")
+        raise ConfigError(f"'{name}' matches {len(matches)} run ids: {some}{more}")
     hint = nearest(name, names) if names else f" ({store.runs} holds none)"
     raise ConfigError(f"no run '{name}'{hint}")
 
 
 def promised(store: Store) -> dict[str, Pending]:
-    """The runs that Slurm jobs of any sweep were to start, by id."""
+    """Run id -> the Slurm job of any sweep that was submitted for it."""
     found: dict[str, Pending] = {}
     for sweep in store.sweeps():
         promises = pending.promises(sweep)
@@ -37,10 +37,11 @@ def promised(store: Store) -> dict[str, Pending]:
 
 
 def read(store: Store, run: RunDir, *, follow: bool) -> Iterator[str]:
-    """The run's log so far; with `follow`, whatever is added until no process works on it. If a
-    process died without recording a reason, or never began, also what its job said.
+    """The run's log so far; with `follow`, also what is added until no process works on it. If no
+    process has begun the run, or the last one died without recording a reason, its job's log
+    follows.
 
-    Raises ConfigError if there is neither.
+    Raises ConfigError if there is no log at all.
     """
     promise = promised(store).get(run.id)
     said = joblog.tail(joblog.path(promise.logs, promise.job)) if promise and promise.logs else ""

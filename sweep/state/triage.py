@@ -1,7 +1,7 @@
-"""Why a run failed or stopped: a class a program can act on, and one line a person can read.
+"""Why a run failed or stopped: a class that programs act on, and one line that people read.
 
-A process that fails says so itself (`classify`). What ended a process that could not is read from
-the log of its Slurm job, its exit code and the accounting (`of_job`).
+A process that fails records it itself (`classify`). If it could not, the cause is read from the log
+of its Slurm job, its exit code and the accounting (`of_job`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FAILURES = {
     "stale": "made from images or weights that have changed since",
     "damaged": "a file of the run cannot be read",
 }
-"""Classes of failed runs; such a run is not started again by itself."""
+"""Classes of failed runs; only a retry starts such a run again."""
 PAUSES = {
     "preempted": "a job of higher priority",
     "requeued": "time limit, preemption or requeue; queued again",
@@ -40,13 +40,14 @@ PAUSES = {
     "hung": "no heartbeat",
     "lost": "died without recording a reason",
 }
-"""Classes of interrupted runs, which `sweep launch` goes on with; timeout and node may be too."""
+"""Classes of interrupted runs, which `sweep launch` resumes, as it does some of class timeout or
+node."""
 DEADLY = frozenset(FAILURES) - {"timeout", "node"}
-"""What would end a run in the same way again; after any other end it goes on from its
+"""Classes of job ends that would happen again; after any other the run resumes from its
 checkpoint."""
 
 LOG_S = 3.0
-"""Slurm's word on the end of a job is in its log after so many seconds, or does not come."""
+"""Seconds to wait for Slurm's line in the log about why a job ends; later it does not come."""
 
 _ENDS = {
     "OUT_OF_MEMORY": ("memory", "out of memory (host)"),
@@ -62,11 +63,12 @@ _SAID: dict[type[BaseException], str] = {
     DivergedError: "diverged",
     StaleError: "stale",
 }
-"""Exceptions whose text says it all; so does submitit's of a job that may not be queued again."""
+"""Exceptions whose text is the whole reason -> class."""
 
 
 def own_job() -> str | None:
-    """The Slurm job this worker is, None elsewhere: also in a shell that has Slurm's variables."""
+    """The id of the Slurm job that this worker runs in. None outside our jobs, also in a shell that
+    has Slurm's variables (salloc)."""
     under_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
     return environment.current().id if under_slurm else None
 
@@ -74,8 +76,8 @@ def own_job() -> str | None:
 def why_stopped(stop: BaseException) -> tuple[str, str]:
     """(class, reason) of a run that was told to stop and stays resumable.
 
-    submitit leaves by SystemExit once it has queued the job again (time limit or preemption). Any
-    other way out is a signal; where Slurm is ending the job, its log says why, a moment later.
+    submitit raises SystemExit once it has queued the job again (time limit or preemption). Anything
+    else is a signal; if Slurm is ending the job, the job's log says why a moment later.
     """
     if isinstance(stop, SystemExit):
         return "requeued", "time limit or preemption; queued again"
@@ -113,18 +115,18 @@ def classify(error: BaseException) -> tuple[str, str]:
 
 
 def of_job(state: JobState, log: Path) -> tuple[str, str] | None:
-    """(class, reason) of the end of a job whose process said nothing, None where nobody knows."""
+    """(class, reason) of how a job ended whose process recorded nothing; None if unknown."""
     text = joblog.tail(log)
     known = ("memory", "out of memory (host)") if state.oom else joblog.verdict(text)
     known = known or _ENDS.get(state.state)
     if known or state.state != "FAILED":
         return known
     said = f": {last}" if (last := joblog.last_line(text)) else ""
-    if state.exit_code is None:  # a plug-in does not tell: not known to repeat
+    if state.exit_code is None:  # plug-ins report none: it may have been killed
         return "killed", f"its process ended without a result{said}"
     code, signal = state.exit_code, state.signal or 0
-    signal = signal or max(0, code - 128)  # srun reports a killed task by 128 + its signal
-    if signal in (9, 12, 15):  # by hand, or before its handlers were there
+    signal = signal or max(0, code - 128)  # srun reports a killed task as 128 + its signal
+    if signal in (9, 12, 15):  # by hand, or before its signal handlers were installed
         return "killed", f"its process was killed (signal {signal})"
     how = f"signal {signal}" if signal else f"exit code {code}"
     return "bug", f"its process ended by {how}{said}"

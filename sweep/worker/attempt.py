@@ -1,4 +1,4 @@
-"""One attempt at a run: claim it, execute it, and leave word of how that ended."""
+"""One attempt at a run: claim it, execute it, and record the outcome."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("epsweep")
 
 LOOKS = 3
-"""At a run that others begin and leave at the same time."""
+"""How often to look at a run that other processes begin and leave at the same time."""
 JOB = "EPSWEEP_JOB"
-"""The environment variable with the id of a job that no scheduler of submitit has started."""
+"""Environment variable with the id of a job that was not started through submitit."""
 LOST = "another process has taken this run over"
 
 
 class Ending(NamedTuple):
-    """How an attempt ended; `leave` is what this process has to leave by, if it has to."""
+    """How an attempt ended. leave: the exception to raise after it is recorded, if any."""
 
     outcome: str
     kind: str | None = None
@@ -57,11 +57,12 @@ def make(
     team: Team | None = None,
 ) -> str:
     """Claim a run and execute it. Returns 'done', 'failed', 'cancelled', 'lost' (another process
-    took it over, or one of the team is gone) or 'skipped' (it is done, held by another, or asked
-    not to run).
+    took it over, or one of the team died) or 'skipped' (it is done, held by another process, or
+    cancelled).
 
-    team: the processes that do it together, of which this one leads. A failure is recorded in the
-    run folder and does not raise; what told this process to stop does.
+    gpus: how many it occupies, may be a fraction. team: the processes that do it together, led by
+    this one. A failure is recorded in the run folder and not raised; a request to stop is raised,
+    as StoppedError or SystemExit.
     """
     claim = claim_unfinished(store.run(config.id), evals, options, gpus=gpus)
     if team:
@@ -82,11 +83,11 @@ def make(
 def claim_unfinished(
     run: RunDir, evals: Sequence[EvalConfig], options: Options, *, gpus: float = 0
 ) -> Claim | None:
-    """The claim on a run that is to be executed; None if it is done, held by another process, or
-    asked not to run.
+    """A claim on a run that needs execution; None if it is done, held by another process, or
+    cancelled.
 
-    Between a look and a claim another process may do all of it. Whoever has it now is left alone;
-    else the claim counts only if no attempt was made since the look."""
+    Another process may do the whole run between our look and our claim, so the claim is valid only
+    if no attempt was made since the look; else we look again."""
 
     def over() -> bool:
         return is_done(run, evals) and not _is_replaced(run, options)
@@ -97,7 +98,7 @@ def claim_unfinished(
             return None
         seen = former.attempt if former else 0
         claim = claim_for(run, gpus=gpus, after=seen)
-        if claim and former and over():  # it only seemed silent, and has ended meanwhile
+        if claim and former and over():  # its process was alive after all and has finished it
             claim.release("done")
             return None
         if claim or newest_attempt(run.path) == seen:
@@ -106,15 +107,15 @@ def claim_unfinished(
 
 
 def claim_for(run: RunDir, *, gpus: float = 0, after: int | None = None) -> Claim | None:
-    """The claim on a run for the job this process is in; None if another process holds it. after:
-    the attempts that may have been made before."""
+    """A claim on a run for the job that this process belongs to; None if another process holds it.
+    after: the number of attempts so far; the claim fails if there are more."""
     return Claim.acquire(run, job=job_id(), gpus=gpus, after=after)
 
 
 def job_id() -> str | None:
-    """The id of the job this process is in, as its submission's record has it; None outside."""
+    """The id of the job that this process belongs to, as submissions record it; None outside."""
     if os.environ.get("SUBMITIT_EXECUTOR") not in (None, "debug", "slurm"):
-        from submitit import JobEnvironment  # takes 0.1 s, and a launch does without
+        from submitit import JobEnvironment  # 0.1 s to import; a launch does not need it
 
         return str(JobEnvironment().job_id)
     return os.environ.get(JOB) or triage.own_job()
@@ -127,9 +128,9 @@ def conduct(
     sweep: SweepDir | None,
     team: Team | None = None,
 ) -> str:
-    """Do what was claimed, and leave word of how that ended; returns it, as `make` does.
+    """Call `work`, record the outcome, release the claim, and return or raise as `make` does.
 
-    name: of the run, in the log and among the failures of the sweep.
+    name: the run's name in the log and in the sweep's record of failures.
     """
     with logging_to(claim.run.log):
         log.info("attempt %d of %s", claim.attempt, name)
@@ -142,7 +143,8 @@ def conduct(
 
 
 def _recorded(claim: Claim, ending: Ending) -> Ending:
-    """Release the claim with this ending; returns it, or that the run was lost before."""
+    """Release the claim with this ending; returns it, or a 'lost' one if another process has taken
+    the run over."""
     if claim.release(ending.outcome, kind=ending.kind, reason=ending.reason):
         log.info("%s%s", ending.outcome, f": {ending.reason}" if ending.reason else "")
         return ending
@@ -174,14 +176,15 @@ def _ending(
         log.error("%s", traceback.format_exc())
         kind, reason = triage.classify(error)
         if sweep and kind in breaker.SYSTEMATIC:
-            with suppress(OSError):  # a full disk, or `launch` closes it: the failure itself counts
+            with suppress(OSError):  # full disk, or `launch` removes it: still record the failure
                 breaker.note(sweep, name, error, reason)
         return Ending("failed", kind, reason, error if kind == "timeout" else None)
     return Ending("done")
 
 
 def _of_team(team: Team, error: Exception) -> Ending:
-    """How the leader ends when another process of the team is gone: as that one said."""
+    """The leader's ending after another process of the team has ended: the one it reported, or
+    'lost' if it reported none."""
     word = team.word()
     if word is None:
         return Ending("lost", "lost", str(error))
@@ -196,9 +199,10 @@ def assist(
     options: Options,
     team: Team,
 ) -> str:
-    """Do this process's share of a run that the leader of the team has claimed; it writes nothing.
+    """Do this process's share of a run that the leader of the team has claimed, without writing to
+    the run folder.
 
-    Returns 'done' or 'skipped'. After a failure the process leaves word for the leader and ends.
+    Returns 'done' or 'skipped'. After a failure, reports it to the leader and ends the process.
     """
     from core.run.pipeline import execute
 
@@ -221,13 +225,13 @@ def assist(
 
 
 def _let_go() -> None:
-    """Free the model, optimiser and average of a run that has ended before the next one begins.
-    They refer to each other, and few objects of a gigabyte do not make Python look by itself."""
+    """Free the model, optimiser and weight average of an ended run before the next one begins. They
+    form reference cycles, and Python collects those by the number of objects, not by their size."""
     gc.collect()
 
 
 def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
-    """Whether the result is there and every evaluation asked for, and all of it can be read."""
+    """Whether the run's result and these evaluations are there and undamaged."""
     wanted = [item.id for item in evals]
     if damage.find(run, wanted):
         return False
@@ -236,13 +240,14 @@ def is_done(run: RunDir, evals: Sequence[EvalConfig]) -> bool:
 
 
 def _is_replaced(run: RunDir, options: Options) -> bool:
-    """Whether a retry asks for the run anew, in place of what its inputs were."""
+    """Whether a retry asks to train this stale run anew, and the recorded inputs are still the old
+    ones."""
     return bool(options.replaces) and options.replaces == mark(recorded(run))
 
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Append the run's log lines to its own file, with the time (UTC)."""
+    """Append log lines to the file at `path`, with the time in UTC."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%SZ")

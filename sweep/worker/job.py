@@ -1,7 +1,7 @@
 """What a node runs: `RunJob` works through rows of a frozen manifest, one run after another.
 
-It is pickled by reference and holds only paths and numbers; the state of a run lives in the run's
-folder. Workers that share a manifest share the work: each claims the next run nobody holds.
+It is pickled by reference and holds only paths and numbers; the state of a run is in the run's
+folder. Workers with the same manifest share the work: each claims the next run that no other holds.
 """
 
 from __future__ import annotations
@@ -53,32 +53,32 @@ class RunJob:
     tracking: Mode = "auto"
     threads: int | None = None
     gpus: float = 0
-    """GPUs that one run occupies; a share where runs are trained together on one."""
+    """GPUs that one run occupies; a fraction if runs share one."""
     max_lost: int = 3
-    """Attempts at one run within this submission that may die without a reason on record; more
-    means that the run kills its workers."""
+    """How many attempts at one run within this submission may die without recording a reason; after
+    more, the run itself seems to kill its workers."""
     together: bool = False
-    """Run the rows at the same time, each in a process of its own, instead of one by one."""
+    """Run the rows at the same time, one process each, instead of one after another."""
     alone: bool = False
-    """No other job has these rows: where one of them is still claimed under this job's id, by a
-    process that Slurm has ended to start the job anew, wait for its heart to stop."""
+    """No other job has these rows. So a live claim under this job's id is left from before Slurm
+    restarted the job: wait until its heartbeat is stale."""
     staging: bool = False
-    """Copy the prepared data to the node's own disk first, where it has one."""
+    """Copy the prepared data to the node's local disk first, if it has one."""
     compile: Compile = "none"
     """How training calls the model, see core.training.compiling."""
     batches: int | None = None
-    """A rehearsal: cut every split to so many batches, shared by the epochs."""
+    """For a rehearsal: train on this many batches in all, divided among the epochs."""
 
     def __call__(self) -> dict[str, int]:
-        """Returns how many runs ended how, e.g. {'done': 3, 'failed': 1, 'skipped': 2}.
+        """Returns outcome -> number of runs, e.g. {'done': 3, 'failed': 1, 'skipped': 2}.
 
-        Where Slurm or submitit starts this in several processes, they do each run together."""
+        If the job has several processes (ranks), they do each run together."""
         if environment.current().rank:
             return self._assist()
         return orderly(self.work)
 
     def work(self) -> dict[str, int]:
-        """The same, in a process that is not a job: what it is told to stop by is raised."""
+        """The same, for a process that handles signals itself. Raises StoppedError."""
         if self.together and self.count > 1:
             return self._side_by_side()
         team, outcomes = self._team(), Counter[str]()
@@ -88,7 +88,7 @@ class RunJob:
                 team.share(number)
             if number is None:
                 continue
-            # A rehearsal is there to find every fault, and each costs it seconds.
+            # A rehearsal is meant to find every fault, and each costs only seconds.
             sweep = Store(Path(self.root)).sweep(self.sweep)
             held = None if self.batches else breaker.tripped(sweep)
             if held:
@@ -98,17 +98,17 @@ class RunJob:
             outcome = self._one(rows[number], team)
             outcomes[outcome] += 1
             if team and outcome not in ("done", "skipped"):
-                break  # a team that was torn apart ends with its leader
+                break  # the other processes of the team have ended or are out of step
         else:
             if team:
                 team.part()
         return dict(outcomes)
 
     def _assist(self) -> dict[str, int]:
-        """The same rows, in a process that is led by another."""
+        """Work on the same rows as the leader, whose team this process is in."""
         outcomes, team = Counter[str](), self._team()
         assert team
-        # The leader hears the same signals, and says how the run ended; see core.machine.team.
+        # The leader gets the same signals and reports how the run ended; see core.machine.team.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         rows, ended, store = self._rows(), 0, Store(Path(self.root))
@@ -124,12 +124,12 @@ class RunJob:
         return dict(outcomes)
 
     def _team(self) -> Team | None:
-        """The processes of this job, once all are there; None where it has only one."""
+        """The processes of this job, once all have joined; None if it has only one."""
         here = environment.current()
         if here.world_size == 1:
             return None
         self._limit_threads()
-        from submitit import JobEnvironment  # takes 0.1 s, and a launch makes jobs without
+        from submitit import JobEnvironment  # 0.1 s to import; a launch does not need it
 
         from core.machine import team
 
@@ -139,13 +139,13 @@ class RunJob:
 
     def _limit_threads(self) -> None:
         if self.threads:
-            import torch  # 2 s, and only a node needs it
+            import torch  # 2 s to import; only a node needs it
 
             torch.set_num_threads(self.threads)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues again on a time limit or a preemption: the same job, since every
-        run goes on from its own checkpoint."""
+        """What submitit queues again on a time limit or a preemption: the same job, since every run
+        resumes from its checkpoint."""
         from sweep.worker.task_file import DelayedSubmission  # imports submitit
 
         return DelayedSubmission(self)
@@ -154,7 +154,7 @@ class RunJob:
         return rows_of(Path(self.manifest), self.first, self.count, shapes.Manifest)
 
     def _side_by_side(self) -> dict[str, int]:
-        """One process per row on the same GPU; one that dies leaves the others alone."""
+        """One process per row, on the same GPU; if one dies the others continue."""
         threads = max(1, self.threads // self.count) if self.threads else None
         return side_by_side(
             replace(self, first=row, count=1, together=False, threads=threads)
@@ -188,7 +188,7 @@ class RunJob:
         return self.do(config, evals, team)
 
     def do(self, config: RunConfig, evals: Sequence[EvalConfig], team: Team | None = None) -> str:
-        """One run, whatever the rows are; returns its outcome, see attempt.make."""
+        """Execute one run, which need not be among the rows. Returns as attempt.make."""
         store = Store(Path(self.root))
         if parents.obstacle(config.parent, store.runs):
             if team:
@@ -211,19 +211,20 @@ class RunJob:
         return repair.read(store.run(config.id)).applied(asked)
 
     def _may_begin(self, folder: RunDir, after: int) -> bool:
-        """Whether a run may be begun (again) by this submission."""
+        """Whether this submission may begin the run (again)."""
         if self.alone:
             await_former(folder)
         return may_begin(folder, after, self.max_lost)
 
 
 def side_by_side(tasks: Iterable[Callable[[], object]]) -> dict[str, int]:
-    """Each task in a process of its own; one that dies leaves the others alone. What stops this
-    process stops them, and is raised once they have ended."""
+    """Do each task in its own process; if one dies the others continue. Returns how many 'ended'
+    and 'died'. An exception that stops this process (StoppedError) stops them, too, and is raised
+    once they have ended."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=task) for task in tasks]
-    # Slurm signals every process of a job. Queueing it again is for this one; the others
-    # inherit that they ignore the signal, and hear from here that they have to stop.
+    # Slurm signals every process of a job. Only this one handles SIGUSR2, by queueing the job
+    # again; the children inherit SIG_IGN and are stopped by this one.
     handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     for process in processes:
         process.start()
@@ -242,8 +243,8 @@ def side_by_side(tasks: Iterable[Callable[[], object]]) -> dict[str, int]:
 
 
 def rows_of(manifest: Path, first: int, count: int, shape: object) -> list[dict[str, Any]]:
-    """Rows [first, first + count) of a frozen manifest. Raises DamagedError where they are not all
-    there: a worker that leaves some out would seem to have done its list."""
+    """Rows [first, first + count) of a frozen manifest. Raises DamagedError if some are missing: a
+    worker that left them out would seem to have done them all."""
     rows = custody.rows(manifest, shape)
     if len(rows) < first + count:
         raise DamagedError(manifest, f"expected {first + count} rows, got {len(rows)}")
@@ -256,20 +257,22 @@ def _parsed(row: dict[str, Any]) -> tuple[RunConfig, list[EvalConfig]]:
 
 
 def orderly(work: Callable[[], dict[str, int]], *more: signal.Signals) -> dict[str, int]:
-    """What a worker does, from beginning to end; told to stop, it puts its run in order first.
-    more: signals that tell it so beside SIGTERM and SIGINT."""
+    """Do a worker's work. If told to stop, let its run save, requeue the job if it was preempted,
+    and exit with code 143. more: signals that stop it besides SIGTERM and SIGINT."""
     own_signals()
     with stoppable(*more):
         try:
             return work()
         except StoppedError:
-            come_back()
-            sys.exit(STOPPED)  # which no `except Exception` of submitit takes for a failure
+            requeue_if_preempted()
+            sys.exit(STOPPED)  # SystemExit, as submitit's `except Exception` would record a failure
 
 
 def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
-    """Whether what `after` attempts came before may be begun (again): not if it has ended since,
-    and not for ever if its processes die without recording a reason."""
+    """Whether a run may be begun (again): not if it has failed or was cancelled since the
+    submission, nor if `most_lost` processes have died since without recording a reason.
+
+    after: the number of attempts before the submission."""
     since = find_holder(folder)
     if since is None or since.attempt <= after:
         return True
@@ -282,8 +285,9 @@ def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
 
 
 def await_former(folder: RunDir) -> None:
-    """Return once no live claim on a run has the id of this job. Slurm, and ours on Ray, start a
-    job twice, and the former process has been ended by then, or its node is lost."""
+    """Return once no live claim on a run has this job's id. Slurm and our Ray jobs restart a job
+    only after its former process has ended or its node is lost, so the claim's heartbeat is about
+    to become stale."""
     job = attempt.job_id()
     patience = time.monotonic() + 2 * stale_seconds()
     while (former := find_holder(folder)) and former.live and former.info.get("job") == job:
@@ -293,19 +297,19 @@ def await_former(folder: RunDir) -> None:
 
 
 def call_off() -> None:
-    """Take the tasks of this array that have not started out of the queue."""
+    """Remove the tasks of this array that have not started from the queue."""
     job = triage.own_job()
     if job:
-        with suppress(ClusterError):  # they will find out by themselves
+        with suppress(ClusterError):  # they check the breaker themselves when they start
             cluster.cancel_pending(job.partition("_")[0])
 
 
-def come_back() -> None:
-    """Queue this job again if it still runs although it was told to stop: that is a preemption with
-    time to say goodbye, and a job that ends by itself in that time would not be started again."""
+def requeue_if_preempted() -> None:
+    """Queue this job again if Slurm still reports it RUNNING after SIGTERM: that means preemption
+    with a grace period, and a job that exits during that period is not restarted by Slurm."""
     job = triage.own_job()
     if job is None or multiprocessing.parent_process() or environment.current().rank:
         return
     if cluster.jobs([job])[job].state == "RUNNING":
-        with suppress(ClusterError):  # not allowed (max_requeues: 0): `launch` goes on with the run
+        with suppress(ClusterError):  # not allowed (max_requeues: 0): `launch` resumes the run
             cluster.requeue(job)

@@ -1,8 +1,8 @@
-"""Sharing the runs of a grid without a list of jobs: each process claims what nobody holds.
+"""Sharing the runs of a grid without a list of jobs: each process claims runs that no other holds.
 
-A process begins at a random place in the grid and goes round: at first every look finds a run to
-do, and only towards the end do processes look at runs that others have done. What is known to have
-ended is not looked at again, so a process looks at each run about once.
+A process begins at a random place in the grid and goes round. At first nearly every run it looks at
+is free, and only towards the end does it meet runs that others have done. It does not look again at
+runs that have ended, so it looks at each run about once.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sweep.state.decision import LAUNCHABLE, State
 from sweep.state.pending import Pending
 
 MOST_LOST = 5
-"""Processes in a row that a run may cost without one of them recording a reason: after that it is
-left to `sweep launch` and `sweep retry`, or it would end every worker that takes it."""
+"""After this many processes in a row have died in a run without recording a reason, the run is left
+to `sweep launch` and `sweep retry`: it would kill every worker that takes it."""
 CLOCK_S = 60.0
-"""Seconds for which the difference to the file server's clock is taken to stay as it is."""
+"""Seconds for which a measured difference to the file server's clock is used."""
 
 
 COME_BACK = ("skipped", "lost", "interrupted")
@@ -43,11 +43,11 @@ def share(
     promises: Callable[[], Mapping[str, Pending]] = dict,
     idle: float = 0.0,
 ) -> Counter[str]:
-    """Do runs until none can be claimed; returns how many ended how.
+    """Do runs until none can be claimed; returns outcome -> number of runs.
 
-    do: claims a run and executes it; its outcome, 'skipped' if another process was faster.
-    promises: what jobs in a queue will do, asked in every round. idle: stay for that many seconds
-    after the last run, in case that one of another process is dropped. Raises what `do` raises.
+    do: claims a run and executes it; returns its outcome, 'skipped' if another process was faster.
+    promises: run id -> the queued job that will do it, asked once per round. idle: seconds to wait
+    after the last run, in case another process drops one. Raises what `do` raises.
     """
     chance = random.Random()
     first = chance.randrange(len(runs) or 1)
@@ -75,7 +75,8 @@ def share(
             else:
                 open_.discard(run.id)
             if ahead and (outcome == "skipped" or state is State.RUNNING):
-                # Another process is here: two that go on side by side would race for every run.
+                # Another process is at this place: jump, as two side by side would race for every
+                # run.
                 ahead.rotate(chance.randrange(len(ahead)))
         wait = last + idle - time.monotonic()
         if not left or (not begun and wait <= 0):
@@ -85,7 +86,7 @@ def share(
 
 
 class _Look:
-    """The state of one run after another, as far as a claim depends on it."""
+    """Reads the state of a run, as far as a claim depends on it."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.known = store, Known(store)
@@ -94,7 +95,7 @@ class _Look:
     def __call__(self, run: Run, promise: Pending | None) -> State:
         folder = self.store.run(run.id)
         if _is_complete(folder, run):
-            return State.DONE  # damaged or stale ones are not for a worker to mend, either
+            return State.DONE  # perhaps damaged or stale, but a worker repairs neither
         if not folder.path.is_dir() and promise is None:
             return State.NEW
         facts = decision.read(run, folder, promise, self._clock(), self.known)
@@ -104,7 +105,7 @@ class _Look:
         return state
 
     def _clock(self) -> float:
-        """The file server's time: nodes' clocks differ."""
+        """The file server's time, in seconds since the epoch, since the nodes' clocks differ."""
         if time.monotonic() > self._until:
             self.store.runs.mkdir(parents=True, exist_ok=True)
             self._ahead = shared_clock(self.store.runs) - time.time()

@@ -1,4 +1,4 @@
-"""Stopping in good order: a signal becomes an exception that reaches whoever holds a claim."""
+"""Orderly stopping: a signal becomes an exception, so a run saves and its claim is released."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _raised: list[BaseException] = []
 
 
 def _noted(error: BaseException) -> BaseException:
-    """Remember what a signal is about to raise in this process."""
+    """Remember an exception that a signal handler is about to raise, see `unhidden`."""
     _raised.append(error)
     return error
 
 
 def own_signals() -> None:
-    """Undo what the caller of this process has set for signals that it works with. Of a child whose
-    SIGCHLD is ignored nobody hears how it ended: every command would seem to have succeeded."""
+    """Reset signal settings inherited from the parent process: unblock all signals, and do not
+    ignore SIGCHLD, which would make every child process seem to have succeeded."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 
 
 @contextmanager
 def unhidden() -> Iterator[None]:
-    """Raise again what a signal raised inside if a library on the way has put an exception of its
-    own in its place (a `finally` that fails is enough; one that is not written in Python keeps no
-    trace of the first): the run was stopped, it did not fail.
+    """If a signal handler raised inside, and a library has replaced its exception by another, raise
+    the signal's again: the run was stopped, it did not fail. A failing `finally` is enough for
+    that, and a library not written in Python keeps no `__context__`.
     """
     before = len(_raised)
     try:
@@ -53,10 +53,10 @@ def unhidden() -> Iterator[None]:
 
 @contextmanager
 def cancellable(claim: Claim) -> Iterator[None]:
-    """While inside, a request to cancel the claimed run raises CancelledError in this thread, and
-    so does another process that has taken the run over.
+    """Inside, CancelledError is raised in this thread if the claimed run is to be cancelled or
+    another process has taken it over.
 
-    The claim's heartbeat finds out in another thread and sends SIGUSR1 to this one.
+    The claim's heartbeat thread notices and sends SIGUSR1 to this thread.
     """
     here = threading.current_thread()
     if here is not threading.main_thread() or here.ident is None:
@@ -77,9 +77,9 @@ def cancellable(claim: Claim) -> Iterator[None]:
 
 @contextmanager
 def stoppable(*more: signal.Signals) -> Iterator[None]:
-    """In the main thread, SIGTERM, SIGINT and `more` raise StoppedError, once: further ones are
-    ignored while the run folder is put in order. So they are once submitit has taken a SIGUSR2
-    (time limit or preemption), because queueing the job again makes Slurm send SIGTERM at once."""
+    """In the main thread, SIGTERM, SIGINT and `more` raise StoppedError, once: further signals are
+    ignored while the run saves. They are also ignored after a SIGUSR2 (time limit or preemption),
+    which submitit handles by queueing the job again: Slurm then sends SIGTERM at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -102,9 +102,9 @@ def stoppable(*more: signal.Signals) -> Iterator[None]:
             deaf()
             try:
                 requeue(signum, frame)
-            except subprocess.SubprocessError:  # Slurm is down, or does not allow it
+            except subprocess.SubprocessError:  # Slurm is down or does not allow to requeue
                 raise _noted(StoppedError("SIGUSR2")) from None
-            for number in stopping:  # not this process's business: it is one of several ranks
+            for number in stopping:  # submitit returns in ranks other than 0, which go on
                 signal.signal(number, raise_stop)
 
         before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, leave)

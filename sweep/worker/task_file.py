@@ -1,7 +1,7 @@
-"""The file of a task, which submitit writes for a job and reads in it: only its user can change it.
+"""A task's file, which submitit writes for a job and reads in the job: only its user can change it.
 
-Apart from the rest of the custody, because submitit takes 0.1 s to import, which commands that only
-look at runs do without.
+Not in `custody`, because submitit takes 0.1 s to import and commands that only look at runs do not
+need it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sweep.worker.custody import own, read
 
 
 class DelayedSubmission(utils.DelayedSubmission):  # submitit knows it by this name
-    """A task as submitit keeps it for its job: nobody else can change it."""
+    """submitit's pickled task, in a file that only its user can change."""
 
     def dump(self, filepath: str | Path) -> None:
         with own():
@@ -23,15 +23,15 @@ class DelayedSubmission(utils.DelayedSubmission):  # submitit knows it by this n
 
     @classmethod
     def load(cls, filepath: str | Path) -> DelayedSubmission:
-        """Raises AlienError, before anything is unpickled, if somebody else could have written it:
-        of the file that was looked at, not of one that is put in its place meanwhile."""
+        """Raises AlienError, before anything is unpickled, if another user could have written the
+        file. The file that is checked is the one that is read, even if it is replaced meanwhile."""
         task: DelayedSubmission = pickle.loads(read(Path(filepath)))
         return task
 
 
 def do_task(folder: str) -> None:
-    """What every job of ours runs: its task, through submitit. Raises AlienError."""
-    from submitit.core import submission  # imports numpy, which a launch does without
+    """Run the task in `folder` through submitit, as every job does. Raises AlienError."""
+    from submitit.core import submission  # imports numpy, which a launch does not need
 
     utils.DelayedSubmission = DelayedSubmission  # type: ignore[misc]
     submission.process_job(folder)

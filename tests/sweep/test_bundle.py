@@ -112,7 +112,7 @@ def test_a_checkpointed_task_is_taken_again_in_a_folder_of_a_group(
     assert taken(tmp_path).function == work(2)
     for mode in (0o664, 0o646):
         (tmp_path / "5_2_submitted.pkl").chmod(mode)
-        with pytest.raises(AlienError, match=r"5_2_submitted.pkl: refused, others than"):
+        with pytest.raises(AlienError, match=r"5_2_submitted.pkl: refused, other users"):
             taken(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_a_worker_runs_no_task_that_others_could_have_put_there(
     mine = tmp_path / "7_submitted.pkl"
     utils.cloudpickle_dump(Attack(made), mine)
     mine.chmod(0o666)
-    with pytest.raises(SystemExit, match=r"7_submitted\.pkl: refused, others than its user may"):
+    with pytest.raises(SystemExit, match=r"7_submitted\.pkl: refused, other users may"):
         bundle.main()
     assert not made.exists()
     mine.chmod(0o600)

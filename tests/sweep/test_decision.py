@@ -28,7 +28,7 @@ def job(state: str | None, after: int = 0, **more: Any) -> Pending:
 GONE = replace(claim(age=1.0), damage=DamagedError(Path("claim"), "cut off"))
 CASES: dict[str, tuple[dict[str, Any], State, str | None, str | None]] = {
     "a process works on it": ({"holder": claim(age=1.0)}, State.RUNNING, None, None),
-    "all that the grid asks for is there": (
+    "everything the grid asks for is there": (
         {"holder": claim("done", reason="of old"), "result": True, "complete": True},
         *(State.DONE, None, None),
     ),
@@ -81,7 +81,7 @@ CASES: dict[str, tuple[dict[str, Any], State, str | None, str | None]] = {
     ),
     "its process is silent": (
         {"holder": claim(), "promise": job("RUNNING", started=50.0)},
-        *(State.INTERRUPTED, "hung", "no heartbeat for 400 s: process 5 on n1 hangs, or is lost"),
+        *(State.INTERRUPTED, "hung", "no heartbeat for 400 s: process 5 on n1 hangs or is lost"),
     ),
     "its process is gone": ({"holder": GONE}, State.INTERRUPTED, "lost", LOST["reason"]),
     "it was stopped part-way": (
@@ -111,7 +111,7 @@ def test_each_rule_decides_its_case(name: str) -> None:
     [
         # Where two rules fit: what the folder holds outweighs what a job promises.
         ({"holder": claim(age=1.0), "promise": job("PENDING")}, "a process works on it"),
-        ({"holder": claim("done"), "complete": True, "cancel": True}, "all that the grid"),
+        ({"holder": claim("done"), "complete": True, "cancel": True}, "everything the grid"),
         ({"holder": claim("failed"), "cancel": True, "promise": job("PENDING", 1)}, "asked to"),
         # A submission before the end of a run has no more to do for it; a later one has.
         ({"holder": claim("failed"), "promise": job("PENDING")}, "it failed"),

@@ -157,7 +157,7 @@ def test_a_job_refuses_a_manifest_that_others_could_have_written(
     work = RunJob(str(tmp_path), "s", str(path), 0, 1)
     for mode in (0o664, 0o646):
         path.chmod(mode)
-        with pytest.raises(AlienError, match=r"submission-0001.jsonl: refused, others"):
+        with pytest.raises(AlienError, match=r"submission-0001.jsonl: refused, other users"):
             work()
     path.chmod(0o600)
     monkeypatch.setenv(custody.OWNER, str(os.geteuid() + 1))

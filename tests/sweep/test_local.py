@@ -237,5 +237,5 @@ def test_a_worker_refuses_a_manifest_that_others_may_write(store: Store, tmp_pat
     module = "__import__('sweep.worker.custody', fromlist=['read'])"
     work: Any = partial(eval, f"{module}.read(__import__('pathlib').Path({str(manifest)!r}))")
     crew = local.engage(lambda _: work, 1, sweep, manifest, read_profile("local"))
-    with pytest.raises(FailedJobError, match=r"m\.jsonl: refused, others than its user may write"):
+    with pytest.raises(FailedJobError, match=r"m\.jsonl: refused, other users may write"):
         crew.jobs[0].result()

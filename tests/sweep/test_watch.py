@@ -76,8 +76,8 @@ def test_ids_are_counted_and_no_more_is_promised(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for mark in "abcd":
         store.run(f"swin-cars-{mark}").path.mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"begins 4 run ids: .*swin-cars-d$"):
+    with pytest.raises(ConfigError, match=r"matches 4 run ids: .*swin-cars-d$"):
         run_logs.find(store, "swin")
     store.run("swin-cars-e").path.mkdir()
-    with pytest.raises(ConfigError, match=r"begins 5 run ids: .*swin-cars-d, \.\.\.$"):
+    with pytest.raises(ConfigError, match=r"matches 5 run ids: .*swin-cars-d, \.\.\.$"):
         run_logs.find(store, "swin")
