@@ -1,1 +1,1 @@
-"""Handing runs to something that executes them: this process, local workers, or Slurm."""
+"""Handing runs to what executes them: this process, local workers, Slurm or another scheduler."""

@@ -1,7 +1,7 @@
-"""The backend Slurm: one sbatch array per chunk of an order, through submitit. Returns at once.
+"""The Slurm backend: an order becomes sbatch arrays, through submitit. It does not wait for them.
 
-Array task i of a chunk of runs has rows [first + i k, first + (i + 1) k) of the submission's
-manifest, k = runs_per_job. Jobs import the frozen code and read the frozen configs.
+Task i of an array has rows [first + i k, first + (i + 1) k) of the submission's manifest, with
+k = runs_per_job. Jobs import the frozen code and read the frozen configs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from sweep.submit.checks import Check
 from sweep.submit.order import Order, Task
 
 LIMITS = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specification")
-"""How sbatch says that an array is too large, or one job more than the user may submit."""
+"""Matches sbatch's errors for an array that is too large or exceeds the jobs a user may submit."""
 
 
 @dataclass
 class _Sender:
-    """One submission: the arrays made of it so far."""
+    """One submission and the arrays it has made so far. arrays: job id -> tasks. cap: the limit
+    that left jobs behind, '' if none did."""
 
     code: Path
     known: limits.Limits
@@ -40,18 +41,19 @@ class _Sender:
     cap: str = ""
 
     def send(self, order: Ordered) -> Ordered | None:
-        """Submit as many jobs as there is room for; returns the others, and says why in `cap`."""
+        """Submit as many jobs as there is room for. Returns the rest of the order, None if nothing
+        is left; sets `cap`."""
         room = max(0, self.known.room - sum(self.arrays.values()))
         fitting, left = order.split(min(room, order.jobs))
         if left.jobs:
             cap = self.known.cap
-            self.cap = f"{cap.name} = {cap.most}, {cap.queued} queued before"
+            self.cap = f"{cap.name} = {cap.most}, {cap.queued} already queued"
         sent = self._arrays(fitting) if fitting.jobs else 0
         return order.split(sent)[1] if sent < order.jobs else None
 
     def _arrays(self, order: Order) -> int:
-        """Submit the jobs in arrays; returns how many were taken. A limit that nobody told of
-        before is met by ever smaller arrays."""
+        """Submit the jobs in arrays; returns how many jobs Slurm accepted. If sbatch refuses an
+        array because of a limit that was not known before, half its size is tried."""
         first, size = 0, max(1, self.known.max_array_size)
         manifest = order.freeze()
         while first < order.jobs:
@@ -106,8 +108,8 @@ class Slurm(Backend):
         return batch_script.limits_of(profile).room
 
     def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
-        """One squeue for all, and at most one sacct. A cluster may keep other users' jobs from us:
-        one that it does not show us may well be there."""
+        """One squeue for all jobs, and at most one sacct. If the cluster hides other users' jobs,
+        their state is HIDDEN, as they may well be there."""
         jobs = {item.job: item for item in promised.values()}
         found = cluster.jobs(jobs, {item.name for item in jobs.values()})
         known = (None, environment.user())
@@ -122,7 +124,7 @@ class Slurm(Backend):
         }
 
     def stop(self, promised: Iterable[Pending]) -> None:
-        # A hidden job is another user's: scancel would be refused, and it obeys the requests.
+        # scancel would refuse a hidden job, as it is another user's; it obeys the request files.
         known = (item for item in promised if not (item.state and item.state.state == HIDDEN))
         cluster.cancel(item.job for item in known if item.job[0].isdigit())
 
@@ -147,10 +149,10 @@ def hand_over(
     profile: Profile,
     **more: Any,
 ) -> str:
-    """Submit one array and put it on record with what `more` tells; returns its id.
+    """Submit one array and record it; returns its id. more: further fields of the record.
 
-    What it is about to do is recorded first, under a name that no other job has: if the launcher
-    dies before it learns the id, squeue still knows the job by that name. Raises ClusterError.
+    It is recorded before it is submitted, under a unique name: if the launcher dies before it
+    learns the id, squeue still finds the job by that name. Raises ClusterError.
     """
     name = f"epsweep-{sweep.path.name}-{uuid.uuid4().hex[:8]}"
     about = {
@@ -171,7 +173,7 @@ def hand_over(
     except ClusterError:
         states = cluster.jobs([task for task, _ in pending.tasks(about)], [name])
         if not any(Pending(task, 0, name, states[task]).live for task in states):
-            submissions.forget(sweep, name)  # Slurm is sure that no such job will run
+            submissions.forget(sweep, name)  # Slurm has answered that there is no such job
             remove(script)
             remove(bundle.file(sweep.logs, name))
         raise

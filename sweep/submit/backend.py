@@ -20,7 +20,7 @@ from sweep.state.pending import Pending
 from sweep.submit.checks import Check, torch_here
 from sweep.submit.order import Order
 
-if TYPE_CHECKING:  # 0.1 s, which only a launch has to wait for
+if TYPE_CHECKING:  # 0.1 s to import; only a launch needs it
     import submitit
 
     Job = submitit.Job[dict[str, int]]
@@ -31,15 +31,15 @@ Ordered = TypeVar("Ordered", bound=Order)
 
 @dataclass(frozen=True)
 class Crew:
-    """Workers of this machine by their numbers; `start` starts the one of a number."""
+    """Workers on this machine. jobs: by worker number. start: starts the worker of a number."""
 
     jobs: list[Job]
     start: Callable[[int], Job]
     manifest: Path
 
     def stop(self, *, patience: float = 60.0) -> None:
-        """Ask the workers to stop until they have, `patience` seconds at most; one that is still
-        importing may miss the first times."""
+        """Signal the workers until they have stopped, for at most `patience` seconds: a worker that
+        is still importing may miss the first signals."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             running = [job for job in self.jobs if not job.done()]
@@ -56,59 +56,61 @@ class Started(Generic[Ordered]):
     """What became of an order."""
 
     arrays: Mapping[str, int] = field(default_factory=dict)
-    """Jobs that were queued: id of the array -> tasks."""
+    """Queued jobs: id of the array -> tasks."""
     left: Sequence[Ordered] = ()
-    """What the limits of the cluster leave to a later submission."""
+    """What is left for a later submission because of the cluster's limits."""
     cap: str = ""
-    """The limit that did, '' if nothing is left."""
+    """The limit that left it, '' if nothing is left."""
     crew: Crew | None = None
-    """Workers of this machine, to be watched."""
+    """Workers on this machine, to be watched."""
     here: Callable[[Console], object] | None = None
-    """What this process has to do itself, after its turn at submitting. Raises StoppedError."""
+    """Work for this process itself, to be called once the submission lock is released. Raises
+    StoppedError."""
 
 
 class Backend(ABC):
-    """One way to run jobs. Holds nothing: records and profiles tell it what it works on."""
+    """One way to run jobs. Stateless: all it needs is in records and profiles."""
 
     queued: bool = False
-    """Whether jobs wait in a queue of others and outlive the launch, which then returns."""
+    """Whether jobs wait in a scheduler's queue, so that a launch does not wait for them."""
 
     @abstractmethod
     def start(self, order: Ordered) -> Started[Ordered]:
-        """Submit as much of the order as the limits allow, in its order, and put it on record.
-        Raises ClusterError if it is refused (what was submitted before that is on record), and
+        """Submit as much of the order as the limits allow, from its beginning, and record it.
+        Raises ClusterError if it is refused (parts submitted before that are recorded), and
         ConfigError if the profile or the folder cannot be used."""
 
     @abstractmethod
     def script(self, order: Order) -> list[str]:
-        """The exact commands or batch scripts that `start` would hand over; writes nothing. Raises
-        as `start`."""
+        """The exact commands or batch scripts that `start` would submit; writes nothing. Raises as
+        `start`."""
 
     def verdict(self, script: str, profile: Profile) -> str | None:
-        """What the scheduler says of such a script, None if there is none to ask. Raises
-        ClusterError if it would be refused."""
+        """The scheduler's answer to such a script, or None if it cannot be asked. Raises
+        ClusterError if the script would be refused."""
         return None
 
     def limited(self, profile: Profile, most: int) -> Profile:
-        """The profile with `most` jobs or workers at the same time."""
+        """The profile with at most `most` jobs or workers at the same time. Raises ConfigError if
+        the backend has no such limit."""
         return profile
 
     def room(self, profile: Profile) -> int:
-        """How many jobs it takes from us now, as far as it says; 0 for none."""
+        """How many more jobs it accepts from us now, as far as it can be known."""
         return 1
 
     def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
-        """The same promises with what the scheduler says of their jobs now, and their ids if these
-        were not known. Never raises: no answer is a state too, and keeps a promise alive."""
+        """The same promises with the present states of their jobs, and with ids that were not known
+        before. Never raises: if the scheduler does not answer, promises stay live."""
         return dict(promised)
 
     def stop(self, promised: Iterable[Pending]) -> None:
-        """End these jobs, of which `states` has told; one that is over is no fault. Raises
-        ClusterError if the scheduler refuses."""
+        """End these jobs, as returned by `states`; those that have ended already are ignored.
+        Raises ClusterError if the scheduler refuses."""
         return
 
     def release(self, jobs: Iterable[str]) -> None:
-        """Let jobs start that the scheduler holds back. Raises ClusterError."""
+        """Release jobs that the scheduler holds. Raises ClusterError."""
         return
 
     def checks(self, profile: Profile, store: Store, *, node: bool) -> Iterable[Check]:

@@ -1,7 +1,7 @@
 """Which backend jobs run on: one file each, found by the executor of a profile or of a record.
 
-A launch orders (`start`), status asks (`states`), cancel and retry end and free jobs (`stop`,
-`release`), doctor asks for `checks`. None of them knows a backend by its name.
+A launch calls `start`, status calls `states`, cancel and retry call `stop` and `release`, doctor
+asks for `checks`. None of them knows a backend by name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sweep.submit.backend import Backend, Key
 
 
 def of(executor: str) -> Backend:
-    """The backend of a profile's, or a record's, executor."""
-    match home := home_of(executor):  # only the one that is asked for: submitit takes 0.1 s
+    """The backend for the executor of a profile or a record."""
+    match home := home_of(executor):  # imports only the one asked for: submitit takes 0.1 s
         case "debug":
             from sweep.submit import in_process
 
@@ -43,7 +43,7 @@ def of(executor: str) -> Backend:
 
 
 def states(promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
-    """The same promises, in the same order, with what the backend of each says of it."""
+    """The same promises, in the same order, with states from their backends."""
     answers: dict[Key, Pending] = dict(promised)
     for executor, members in _by_executor(promised).items():
         answers |= of(executor).states(members)
@@ -51,13 +51,13 @@ def states(promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
 
 
 def stop(promised: Collection[Pending]) -> None:
-    """End these jobs, wherever they run. Raises ClusterError."""
+    """End these jobs through their backends. Raises ClusterError."""
     for executor, members in _by_executor(dict(enumerate(promised))).items():
         of(executor).stop(members.values())
 
 
 def release(promised: Collection[Pending]) -> None:
-    """Free these jobs, wherever they are held. Raises ClusterError."""
+    """Release these held jobs through their backends. Raises ClusterError."""
     for executor, members in _by_executor(dict(enumerate(promised))).items():
         of(executor).release(sorted({item.job for item in members.values()}))
 

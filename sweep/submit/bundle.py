@@ -1,12 +1,11 @@
-"""The tasks of one array in one file: the launcher writes it, each task takes its own out of it.
+"""The tasks of one array in one file: the launcher writes it, each task reads its own line.
 
-submitit writes a file per task before it submits anything, which takes minutes for ten thousand
-runs on a shared file system. Here a task's own file appears when that task starts, on its node:
-`python -m sweep.submit.bundle FOLDER NAME` is what the batch script runs in place of submitit's
-module.
-It is JSON, and what others could have written is refused.
-The file has the name of the job, which is known before sbatch: a launcher that dies in between
-leaves nothing undone that the tasks wait for.
+submitit writes one file per task before it submits anything, which takes minutes for ten thousand
+runs on a shared file system. Here each task writes its file itself when it starts: the batch script
+runs `python -m sweep.submit.bundle FOLDER NAME` in place of submitit's module.
+
+The array's file is JSON, and is refused if another user could have written it. It is named by the
+job's name, which is known before sbatch, so tasks find it even if the launcher dies after sbatch.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ from sweep.worker import custody
 from sweep.worker.task_file import DelayedSubmission, do_task
 
 if TYPE_CHECKING:
-    from sweep.submit.order import Task  # and a node has no use for what that imports
+    from sweep.submit.order import Task  # with imports that a node does not need
 
 
 class Executor(SlurmExecutor):
     """submitit's Slurm executor with one file per array."""
 
     def write(self, tasks: Sequence[Task]) -> None:
-        """The file of an array's tasks."""
+        """Write the array's file, see `write` below."""
         limits = {
             "timeout_min": self.parameters.get("time", 5),
             "timeouts": self.max_num_timeout,
@@ -47,8 +46,8 @@ class Executor(SlurmExecutor):
         write(Path(self.folder), self.parameters["job_name"], tasks, limits)
 
     def text(self, tasks: int, command: str | None = None) -> str:
-        """The batch script of an array, as submitit makes it; of a plain job for a single task.
-        command: what it runs, if not its tasks."""
+        """The batch script of an array, or of a plain job for a single task, as submitit renders
+        it. command: what it runs, by default its tasks."""
         array = type(self)(self.folder, self.max_num_timeout, python=self.python)
         array.parameters.update(self.parameters)
         if tasks > 1:
@@ -64,14 +63,15 @@ class Executor(SlurmExecutor):
 
 
 def file(folder: Path, name: str) -> Path:
-    """Where the tasks of the array of that name are."""
+    """The file with the tasks of the array `name`."""
     return folder / f"{name}_tasks.jsonl"
 
 
 def write(
     folder: Path, name: str, tasks: Sequence[Task], limits: Mapping[str, Any] | None = None
 ) -> None:
-    """The file of an array's tasks: what they have in common, then a line for each."""
+    """Write the file of an array: a line with what all tasks share, then a line for each. limits:
+    of the job, for `read`."""
     fields = [asdict(task) for task in tasks]
     same = {k: v for k, v in fields[0].items() if all(row[k] == v for row in fields)}
     job = f"{type(tasks[0]).__module__}.{type(tasks[0]).__name__}"
@@ -80,7 +80,7 @@ def write(
 
 
 def read(folder: Path, name: str, number: int) -> tuple[Task, Mapping[str, Any]]:
-    """Task `number` of an array, and the limits of its job. Raises AlienError."""
+    """(task `number` of an array, the limits of its job). Raises AlienError."""
     path = file(folder, name)
     lines = custody.read(path).splitlines()
     head, own = (parse_json(lines[n], path) for n in (0, 1 + number))
@@ -90,9 +90,9 @@ def read(folder: Path, name: str, number: int) -> tuple[Task, Mapping[str, Any]]
 
 
 def take(folder: Path, name: str) -> None:
-    """Write this task's own file, where submitit looks for it. One that was queued again has it,
-    and its time-outs are counted there; any other that lies there is of a job that Slurm forgot,
-    whose id it has given to this one. Raises AlienError."""
+    """Write this task's own file where submitit looks for it. A requeued task keeps its file, in
+    which submitit counts its time-outs; otherwise a file there is left from an earlier job to which
+    Slurm gave the same id, and is replaced. Raises AlienError."""
     os.environ["SUBMITIT_FOLDER"] = str(folder)
     here = submitit.JobEnvironment()
     mine, number = here.paths.submitted_pickle, here.job_id.partition("_")[2]
@@ -106,7 +106,7 @@ def take(folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    """`FOLDER NAME`, as a job of an array; `FOLDER`, as a worker whose task lies there already."""
+    """Run a task: `FOLDER NAME` one of an array; `FOLDER` a local worker's, already written."""
     folder, *names = sys.argv[1:]
     try:
         for name in names:

@@ -1,7 +1,7 @@
-"""Cancelling runs: a request in each run's folder, and an end to jobs that would do nothing else.
+"""Cancelling runs: a request in each run's folder, and the end of jobs that have no other runs.
 
-A worker notices the request at its next heartbeat, stops that run where it is and goes on with the
-next one; a run that has not started is not started. `sweep retry` withdraws the request.
+A worker notices the request at its next heartbeat, stops that run and goes on with the next one; a
+run that has not started does not start. `sweep retry` withdraws the request.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def cancel(seen: Plan, store: Store) -> list[Run]:
 
 
 def withdraw(runs: Sequence[Run], store: Store) -> None:
-    """Let runs start again."""
+    """Withdraw requests to stop, so that the runs can start again."""
     for run in runs:
         remove(store.run(run.id).cancel)
 
 
 def end_jobs(runs: Sequence[Run], seen: Plan, store: Store) -> None:
-    """End the queued jobs that have nothing to do but these runs; a job with others goes on."""
+    """End the queued jobs whose only unfinished runs are these."""
     meant = {run.id for run in runs}
     members: dict[str, set[str]] = defaultdict(set)
     for run_id, promise in seen.promised.items():
@@ -50,7 +50,8 @@ def end_jobs(runs: Sequence[Run], seen: Plan, store: Store) -> None:
 
 
 def _ended(run: RunDir, after: int) -> bool:
-    """Whether a run has ended, for good or bad, since a submission that found `after` attempts."""
+    """Whether a run is done, failed or cancelled since a submission that came after `after`
+    attempts."""
     current = find_holder(run)
     ended = current and current.info.get("outcome") in ("done", "failed", "cancelled")
     return bool(current and ended and current.attempt > after)

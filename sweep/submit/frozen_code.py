@@ -1,10 +1,10 @@
-"""A frozen copy of the code: what queued jobs run, whatever is edited after the launch.
+"""A frozen copy of the code, which queued jobs run, so that later edits do not change them.
 
-The four packages, and the user's own ones that runs name, are copied as they are on disk (commit
-and uncommitted changes alike) to `code/<hash of their content>` in the sweep's folder; jobs put it
-first on their path. What is installed in site-packages stays there, as part of the environment.
-Private and large files that lie among them stay where they are: only modules and what belongs to
-the package is copied.
+The four packages, and packages of the user that runs name, are copied as they are on disk
+(uncommitted changes included) to `code/<hash of their content>` in the sweep's folder, which jobs
+put first on their path. Code installed in site-packages is not copied: it belongs to the
+environment. Only modules and a package's own data are copied, not private or large files that lie
+among them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from sweep.worker import custody
 
 PACKAGES = ("core", "sweep", "slurm", "analysis")
 INSTALLED = {"site-packages", "dist-packages"}
-"""Folders of an environment, which jobs have as it is."""
+"""Folders of the environment, which jobs use unchanged."""
 DATA = (".yaml", ".csv", ".md", ".js", ".css", ".j2")
-"""What belongs to a package beside modules, if neither git nor an installation tells."""
+"""A package's data besides modules, if neither git nor an installation lists its files."""
 
 
 class File(NamedTuple):
@@ -38,12 +38,12 @@ class File(NamedTuple):
 
 
 Code = Collection[tuple[str, str]]
-"""(import path, digest) pairs of own code, as runs have them."""
+"""(import path, digest) pairs of the user's code, see Run.code."""
 
 
 def snapshot(sweep: SweepDir, code: Code = ()) -> Path:
-    """The folder with the frozen packages; made once per content and user. Raises ConfigError if
-    own code was edited since the runs were planned."""
+    """The folder with the frozen packages, made once per content and user. Raises ConfigError if
+    the user's code was edited since the runs were planned."""
     own_code.check(code)
     files = _read(code)
     target = _place(sweep, files)
@@ -55,12 +55,12 @@ def snapshot(sweep: SweepDir, code: Code = ()) -> Path:
 
 
 def place(sweep: SweepDir, code: Code = ()) -> Path:
-    """Where `snapshot` finds or puts them."""
+    """The folder that `snapshot` would return."""
     return _place(sweep, _read(code))
 
 
 def _place(sweep: SweepDir, files: Mapping[str, File]) -> Path:
-    """`code/<hash>`, or a name beside it if a copy is there that others could have changed."""
+    """`code/<hash>`, or a similar name if there is a copy that others could have changed."""
     name = _hash(files)
     for suffix in ("", f"-{os.geteuid()}"):
         target = sweep.path / "code" / f"{name}{suffix}"
@@ -70,8 +70,8 @@ def _place(sweep: SweepDir, files: Mapping[str, File]) -> Path:
 
 
 def _read(code: Code) -> dict[str, File]:
-    """path below the copy -> every file of the packages: read once, so that an edit meanwhile
-    cannot end up under the hash of what was there before."""
+    """Path within the copy -> file, for every file of the packages. Read once for both the hash and
+    the copy, so that an edit in between cannot make them differ."""
     tops = []
     for name in PACKAGES:
         spec = find_spec(name)
@@ -88,7 +88,7 @@ def _read(code: Code) -> dict[str, File]:
 
 
 def _files(package: Path) -> Iterator[Path]:
-    """A package's modules and data. A module that git does not know yet is one all the same."""
+    """A package's modules, including those that git does not track yet, and data."""
     tracked = source.tracked(package)
     known = tracked or _installed(package)
     for path in package.rglob("*"):
@@ -102,8 +102,9 @@ def _files(package: Path) -> Iterator[Path]:
 
 
 def _installed(package: Path) -> set[Path]:
-    """The files that an installation put into the folder of a package, which others may share."""
-    from importlib import metadata  # 0.04 s to import, which only a launch takes
+    """The files that our installation put into a package's folder, which other distributions may
+    share; empty if epsweep is not installed."""
+    from importlib import metadata  # 0.04 s to import; only a launch needs it
 
     try:
         files = metadata.files("epsweep") or ()

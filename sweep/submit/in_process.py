@@ -1,4 +1,4 @@
-"""The backend in this process (executor `debug`), and one run from its config file."""
+"""The backend that works in this process (executor `debug`), and one run from its config file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from sweep.worker.stop import stoppable
 
 def run(file: Path, store: Store, tracking: Mode, console: Console) -> str:
     """Train and evaluate the run that `file` describes (an optional key `evals` lists its
-    evaluations). Returns 'done', 'failed' or 'skipped'. Raises ConfigError for a bad file."""
+    evaluations). Returns as attempt.make, but never 'skipped'. Raises ConfigError for a bad file,
+    and for a run that is running, cancelled or whose inputs have changed."""
     read = GridFile(read_text(file, str(file)), str(file))
     read.check()
     data = read.data
@@ -47,9 +48,9 @@ def run(file: Path, store: Store, tracking: Mode, console: Console) -> str:
         raise ConfigError(f"{config.id}: {waits}")
     changed = Known(store).changed(Sources.of(config), recorded(folder))
     if changed:
-        raise ConfigError(f"{config.id}: {changed}; remove {folder.path} to make it anew")
+        raise ConfigError(f"{config.id}: {changed}; remove {folder.path} to train it anew")
     if attempt.is_done(folder, asked):
-        console.print("done before; nothing to do", style="green")
+        console.print("already done; nothing to do", style="green")
         return "done"
     with stoppable(), _shown(console):
         state = attempt.make(config, asked, store, Options(tracking=tracking))
@@ -63,7 +64,7 @@ def run(file: Path, store: Store, tracking: Mode, console: Console) -> str:
 
 
 class InProcess(Backend):
-    """This process, where breakpoints stop and tracebacks are seen."""
+    """Runs the order in this process, for debugging with breakpoints and tracebacks."""
 
     def start(self, order: Ordered) -> Started[Ordered]:
         share = Share(1, None, min(1, len(local.visible_gpus())))
@@ -84,7 +85,7 @@ BACKEND = InProcess()
 
 @contextmanager
 def _shown(console: Console) -> Iterator[None]:
-    """Show the log on the console, too."""
+    """Also print the log to the console."""
     log = logging.getLogger("epsweep")
     handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
     log.addHandler(handler)

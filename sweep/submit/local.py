@@ -1,4 +1,4 @@
-"""The backend of this machine: worker processes of submitit's local executor share an order."""
+"""The local backend: worker processes on this machine, from submitit's local executor."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from sweep.submit.backend import Job
 
 FOREVER_MIN = 60 * 24 * 365
-"""Local workers have no time limit; submitit wants one."""
+"""A year: local workers have no time limit, but submitit requires one."""
 
 
 class Executor(submitit.LocalExecutor):
-    """submitit's local executor, whose workers read no task that others could have written."""
+    """submitit's local executor, with workers that refuse tasks others could have written."""
 
     def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
         tasks: list[Any] = [DelayedSubmission(item.function) for item in delayed_submissions]
@@ -47,12 +47,12 @@ class Executor(submitit.LocalExecutor):
 
 
 def command(logs: Path) -> str:
-    """What a worker runs."""
+    """The command line of a worker."""
     return shlex.join([sys.executable, "-u", "-m", "sweep.submit.bundle", str(logs)])
 
 
 class Local(Backend):
-    """Worker processes of this machine, which share the order."""
+    """Worker processes on this machine, which share the order."""
 
     def start(self, order: Ordered) -> Started[Ordered]:
         manifest, share = order.freeze(), share_of(order.profile, order.size)
@@ -82,14 +82,16 @@ BACKEND = Local()
 
 
 def share_of(profile: Profile, tasks: int) -> Share:
-    """For so many things to do. Raises ConfigError where one needs more GPUs than there are."""
+    """How many workers to start for `tasks` runs or trials, and what each gets. Raises ConfigError
+    if one run needs more GPUs than there are."""
     gpus, ranks = visible_gpus(), profile.ranks
     workers = min(profile.workers, tasks)
     if ranks > 1 and gpus:
         workers = min(workers, len(gpus) // ranks)
         if not workers:
             raise ConfigError(
-                f"profile {profile.name}: gpus_per_run: {ranks}, this machine shows {len(gpus)}"
+                f"profile {profile.name}: gpus_per_run: expected at most {len(gpus)}, the GPUs "
+                f"visible on this machine, got {ranks}"
             )
     threads = max(1, len(os.sched_getaffinity(0)) // (workers * ranks))
     return Share(workers, threads, min(ranks, len(gpus) / workers))
@@ -103,8 +105,8 @@ def engage(
     profile: Profile,
     code: frozen_code.Code = (),
 ) -> Crew:
-    """Start workers, each with what `work` gives for its number, and put them on record. code: the
-    own code that they need."""
+    """Start workers and record them. work: worker number -> what that worker does. code: the user's
+    code that they need."""
     gpus, ranks = visible_gpus(), profile.ranks
     variables = setting(sweep, profile, code)
 
@@ -115,7 +117,7 @@ def engage(
         executor.update_parameters(
             timeout_min=FOREVER_MIN, tasks_per_node=ranks, gpus_per_node=len(mine)
         )
-        executor.parameters["visible_gpus"] = mine  # as an argument it must be indices
+        executor.parameters["visible_gpus"] = mine  # set here, as update_parameters only takes ints
         with environ(variables), _background(sweep.logs / "workers.log"):
             return executor.submit(work(number))
 
@@ -126,11 +128,15 @@ def engage(
 
 
 def setting(sweep: SweepDir, profile: Profile, code: frozen_code.Code) -> dict[str, str]:
-    """The environment variables of jobs that inherit ours. As on Slurm: one that starts later must
-    not import code edited meanwhile, nor packages of such names where the user stands; those of the
-    user's path come behind. Raises ConfigError for a folder that submitit cannot log to."""
+    """The environment variables to add for jobs that inherit ours. As on Slurm, a job that starts
+    later imports the frozen code, not code edited meanwhile or packages in the working folder; the
+    user's PYTHONPATH comes after it. Raises ConfigError for a folder that submitit cannot log
+    to."""
     if odd := re.search("%[jtaA]", str(sweep.logs)):
-        raise ConfigError(f"{sweep.path}: submitit would take {odd[0]} in the path for a job's id")
+        raise ConfigError(
+            f"{sweep.path}: a results folder may not have {odd[0]!r} in its path: submitit would "
+            "replace it by a job's id"
+        )
     given = profile.environ()
     frozen = frozen_code.snapshot(sweep, code)
     behind = given.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
@@ -141,7 +147,7 @@ def setting(sweep: SweepDir, profile: Profile, code: frozen_code.Code) -> dict[s
 
 @contextmanager
 def environ(variables: Mapping[str, str]) -> Iterator[None]:
-    """More environment variables, for this process and those that it starts."""
+    """Inside, set these environment variables for this process and those it starts."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -153,9 +159,9 @@ def environ(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _background(log: Path) -> Iterator[None]:
-    """Start child processes that outlive the terminal: they write to a file instead, and neither
-    Ctrl-C nor a hang-up reaches submitit's controllers. A worker hears from us by SIGTERM, which
-    they pass on, and takes the time it needs to put its run in order."""
+    """Inside, child processes start detached from the terminal: they write to `log`, and neither
+    Ctrl-C nor a hang-up reaches submitit's controllers. To stop a worker we send its controller
+    SIGTERM, which it passes on, and the worker takes the time it needs to save its run."""
     quiet = (signal.SIGINT, signal.SIGHUP)
     before = [signal.signal(number, signal.SIG_IGN) for number in quiet]
     with open(log, "ab") as file, open(os.devnull, "rb") as nothing:
@@ -173,8 +179,8 @@ def _background(log: Path) -> Iterator[None]:
 
 
 def visible_gpus() -> list[str]:
-    """This machine's NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves, without torch: indices, or the
-    names that it has for GPUs and parts of them."""
+    """This machine's NVIDIA GPUs that CUDA_VISIBLE_DEVICES allows, found without torch: indices, or
+    the GPU- and MIG- names given there."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is None:
         return [str(index) for index, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]

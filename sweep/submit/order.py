@@ -1,7 +1,7 @@
-"""What is to be submitted, whatever runs it: an order makes the manifest and the jobs of itself.
+"""What is to be submitted, independent of the backend: an order makes its manifest and its jobs.
 
-Runs and search trials are ordered in the same way, so both are frozen, handed over, recorded,
-waited for and stopped by the same code.
+Orders of runs and of search trials have one interface, so the same code freezes, submits, records,
+watches and stops both.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sweep.submit import frozen_code, submissions
 from sweep.worker.job import RunJob
 
 Behind = Mapping[str, Collection[str]]
-"""By run id, the jobs that have to be over before one is started for the run."""
+"""Run id -> the jobs that must have ended before a job for the run may start."""
 
 
 class Task(Protocol):
-    """A dataclass of paths and numbers, such as RunJob: what a process does."""
+    """What a process does: a dataclass of plain values, such as RunJob."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -34,7 +34,7 @@ class Task(Protocol):
 
 
 class Share(NamedTuple):
-    """How many workers this machine gets, and what each of them has of it."""
+    """The number of workers, and the CPU threads and GPUs for each; gpus may be a fraction."""
 
     workers: int
     threads: int | None
@@ -43,48 +43,49 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Order(ABC):
-    """Something to submit under one profile. A cluster gets it as numbered jobs, this machine as
+    """Something to submit under one profile. A cluster runs it as numbered jobs, this machine by
     workers that share it."""
 
     sweep: SweepDir
-    """Whose submissions and logs it joins."""
+    """The sweep in whose folder it is recorded and logged."""
     store: Store
     profile: Profile
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """Runs or trials: more workers than that would find nothing to do."""
+        """Number of runs or trials: more workers than that would have nothing to do."""
 
     @property
     @abstractmethod
     def jobs(self) -> int:
-        """Jobs of a cluster that it takes."""
+        """Number of jobs on a cluster."""
 
     @property
     @abstractmethod
     def code(self) -> frozen_code.Code:
-        """The user's own code that it needs."""
+        """The user's code that it needs."""
 
     @abstractmethod
     def parts(self) -> Sequence[Self]:
-        """The same in orders of one profile each: overrides, memory and dependencies differ."""
+        """The order divided by profile: backbones' overrides, memory and dependencies differ."""
 
     @abstractmethod
     def split(self, jobs: int) -> tuple[Self, Self]:
-        """Orders of its first `jobs` jobs, and of the others."""
+        """(order of the first `jobs` jobs, order of the others)."""
 
     @abstractmethod
     def freeze(self) -> Path:
-        """Write the manifest that its jobs read."""
+        """Write the manifest that its jobs read; returns its path."""
 
     @abstractmethod
     def span(self, numbers: range) -> dict[str, int]:
-        """first, end and per of the record of an array of these jobs (see submissions.jsonl)."""
+        """The fields first, end and per in the record of an array of these jobs, see
+        pending.tasks."""
 
     @abstractmethod
     def job(self, manifest: Path, number: int, jobs: int) -> Task:
-        """What job `number` of `jobs` does."""
+        """What job `number` of `jobs` on a cluster does."""
 
     @abstractmethod
     def worker(self, manifest: Path, number: int, share: Share) -> Task:
@@ -93,12 +94,12 @@ class Order(ABC):
 
 @dataclass(frozen=True)
 class Runs(Order):
-    """Runs, in the order in which they are to begin."""
+    """An order of runs, in the sequence in which they are to begin."""
 
     runs: Sequence[Run]
     behind: Behind = field(default_factory=dict)
     batches: int | None = None
-    """What a rehearsal trains on, see RunJob."""
+    """For a rehearsal, see RunJob.batches."""
 
     @property
     def size(self) -> int:
@@ -179,7 +180,8 @@ class Runs(Order):
 
 
 def _after(profile: Profile, jobs: Collection[str]) -> dict[str, Any]:
-    """The profile's further options, and that no task begins before these jobs are over."""
+    """The profile's additional sbatch options plus a dependency: no task begins before these jobs
+    have ended."""
     more = profile.slurm.slurm_additional_parameters or {}
     own = [str(more["dependency"])] if "dependency" in more else []
     return {**more, "dependency": ",".join([*own, f"afterany:{':'.join(sorted(jobs))}"])}

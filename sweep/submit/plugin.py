@@ -1,9 +1,9 @@
-"""The backend of every executor that an installed package adds to submitit: a profile names it, and
-gives it `parameters`.
+"""The backend for executors that installed packages add to submitit: a profile names the executor
+and gives its `parameters`.
 
-Jobs run the frozen code if the executor hands on the environment (PYTHONPATH). A launch that dies
-between a submission and its record leaves one job that nobody knows; it shares the runs with later
-ones by their claims.
+Jobs run the frozen code if the executor passes on the environment (PYTHONPATH). A launch that dies
+between submitting a job and recording it leaves one unrecorded job, which does no harm: claims keep
+it from doing what later jobs do.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from sweep.submit.order import Order
 from sweep.worker import custody
 
 SHARED = ("timeout_min", "mem_gb", "cpus_per_task", "stderr_to_stdout")
-"""What every executor of submitit takes, without what follows from the rest of a profile."""
+"""Parameters that every submitit executor accepts, without those that other keys of a profile
+set."""
 _OURS = {"name", "nodes", "tasks_per_node", "gpus_per_node"}
 
 
 @dataclass(frozen=True)
 class Plugin(Backend):
-    """Jobs of an executor that somebody else has written, one at a time."""
+    """Jobs of an executor from another package, submitted one at a time."""
 
     executor: str
     queued = True
@@ -59,16 +60,17 @@ class Plugin(Backend):
                 rows = part.span(range(len(jobs)))
                 submissions.record(part.sweep, manifest, part.profile, **known, **rows)
             arrays |= {jobs[0]: len(jobs)} if jobs else {}
-        return Started(arrays, left, "jobs of other runs have to be over first" if left else "")
+        return Started(arrays, left, "jobs of other runs have to end first" if left else "")
 
     def _submitted(self, made: Any, task: Any) -> str:
         try:
             return str(made.submit(task).job_id)
-        except Exception as error:  # whatever it raises
+        except Exception as error:  # executors raise anything
             raise ClusterError(f"executor {self.executor} refused: {_line(error)}") from error
 
     def made(self, sweep: SweepDir, profile: Profile, name: str) -> Any:
-        """The executor with everything that the profile says. Raises ConfigError, ClusterError."""
+        """The executor, set up by the profile. Raises ConfigError for bad parameters, ClusterError
+        if the executor cannot be used here."""
         kind = self._kind()
         known = [*SHARED, *sorted(kind._valid_parameters() - {*SHARED, *_OURS})]
         place = f"profile {profile.name}: parameters"
@@ -77,17 +79,17 @@ class Plugin(Backend):
                 raise ConfigError(f"{place}: {key}: unknown key{nearest(key, known)}")
         try:
             made = submitit.AutoExecutor(sweep.logs, cluster=self.executor)
-        except Exception as error:  # whatever its constructor finds lacking here
+        except Exception as error:  # constructors raise anything
             raise ClusterError(f"executor {self.executor}: {_line(error)}") from error
         asked = {"mem_gb": profile.slurm.mem_gb, "gpus_per_node": profile.gpus_per_run or None}
         given = profile.parameters | {key: value for key, value in asked.items() if value}
         shared = {key: value for key, value in given.items() if key in {*SHARED, *_OURS}}
         try:
-            # Apart: as one call, submitit would want the executor's name before each of its own.
+            # Two calls: in one, submitit wants the executor's name as a prefix of its own keys.
             made.update_parameters(name=name, **shared)
             own = {key: value for key, value in given.items() if key not in shared}
             made._executor.update_parameters(**own)
-        except Exception as error:  # submitit asserts, executors raise what they like
+        except Exception as error:  # submitit asserts, executors raise anything
             raise ConfigError(f"{place}: {_line(error)}") from error
         return made._executor
 
@@ -95,7 +97,7 @@ class Plugin(Backend):
         try:
             return get_executors()[self.executor]
         except KeyError:
-            raise ClusterError("it is not installed here") from None
+            raise ClusterError("not installed here") from None
 
     def script(self, order: Order) -> list[str]:
         scripts = []
@@ -111,24 +113,24 @@ class Plugin(Backend):
 
     def limited(self, profile: Profile, most: int) -> Profile:
         raise ConfigError(
-            f"profile {profile.name}: --max-parallel: executor {self.executor} has no such limit, "
-            "unless it is one of its parameters"
+            f"profile {profile.name}: --max-parallel: does not apply to executor {self.executor}; "
+            "set its own limit in the profile's parameters, if it has one"
         )
 
     def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
-        """submitit asks for all jobs that it knows of at once, so they are made known first."""
+        """Creates all jobs before it asks any: submitit then asks about all of them at once."""
         jobs: dict[str, Any] = {}
         try:
             for item in promised.values():
                 jobs[item.job] = self._job(item)
             told = {id: self._state(job) for id, job in jobs.items()}
-        except Exception as error:  # not installed here, or out of reach
+        except Exception as error:  # not installed here, or unreachable
             silent = JobState(reason=f"no answer from executor {self.executor}: {_line(error)}")
             told = {item.job: silent for item in promised.values()}
         return {key: replace(item, state=told[item.job]) for key, item in promised.items()}
 
     def _state(self, job: Any) -> JobState:
-        """In Slurm's words. A job that the executor does not know (yet) may well be there."""
+        """The state in Slurm's terms. A job that the executor does not know yet counts as live."""
         over, said = job.done(), str(job.state).upper()
         if not over:
             if said == "UNKNOWN":
@@ -148,7 +150,7 @@ class Plugin(Backend):
         for item in promised:
             try:
                 self._job(item).cancel(check=False)
-            except Exception as error:  # whatever it raises
+            except Exception as error:  # executors raise anything
                 raise ClusterError(
                     f"executor {self.executor}: job {item.job} cannot be ended: {_line(error)}"
                 ) from error
@@ -165,8 +167,8 @@ class Plugin(Backend):
 
 
 def apart(parts: Sequence[Ordered]) -> tuple[list[Ordered], list[Ordered]]:
-    """Those that may begin, and those that would have to wait for other jobs, which no
-    executor but Slurm's can be asked to do."""
+    """(orders that may begin, orders that have to wait for other jobs): only Slurm can make a job
+    wait for others."""
     ready, waiting = list[Ordered](), list[Ordered]()
     for part in parts:
         (waiting if part.profile.slurm.slurm_additional_parameters else ready).append(part)

@@ -1,7 +1,7 @@
-"""What every submission has in common: the sweep folder, a frozen manifest, a record, turns.
+"""What all submissions share: the sweep folder, a frozen manifest, a record and a lock.
 
-A submission freezes what it will run in a manifest of its own; submitting takes a claim in the
-sweep folder, so that two people who launch the same grid at the same moment take turns.
+A submission freezes what it will run in its own manifest. It holds a claim in the sweep folder
+while submitting, so that two launches of the same grid cannot interleave.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sweep.worker import custody
 
 
 def record_grid(grid: Grid, store: Store) -> SweepDir:
-    """Write the sweep folder's grid.yaml and manifest.jsonl. Raises ConfigError where the store
-    cannot be written."""
+    """Write the sweep folder's grid.yaml and manifest.jsonl. Raises ConfigError if the store cannot
+    be written to."""
     sweep = store.sweep(grid.name)
     try:
         sweep.logs.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,13 @@ def record_grid(grid: Grid, store: Store) -> SweepDir:
 
 
 def manifest_row(run: Run) -> dict[str, Any]:
-    """A run as manifests hold it: everything resolved, nothing to look up later."""
+    """A run as manifests hold it, with everything resolved."""
     return next(manifest_rows([run]))
 
 
 def manifest_rows(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
-    """A row for each run. Runs with the same evaluations share what their rows say of these: ids
-    and dumps of 10,000 would take a second and 25 MB."""
+    """Yields a row for each run. Rows of runs with the same evaluations share the dict of these:
+    ids and dumps for 10,000 runs would take a second and 25 MB."""
     known: dict[int, tuple[object, dict[str, Any]]] = {}
     for run in runs:
         if id(run.evals) not in known:
@@ -66,7 +66,8 @@ def manifest_rows(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def turn(sweep: SweepDir) -> Iterator[None]:
-    """Exclusive right to plan and submit this sweep. Raises ConfigError if another holds it."""
+    """Inside, hold the exclusive right to plan and submit this sweep. Raises ConfigError if another
+    launch holds it."""
     claim = Claim.acquire(RunDir(sweep.path / "submitting"))
     if claim is None:
         raise ConfigError(f"{sweep.path.name}: another launch is submitting it right now")
@@ -77,7 +78,7 @@ def turn(sweep: SweepDir) -> Iterator[None]:
 
 
 def freeze_runs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> Path:
-    """The manifest of one submission: a row per run, with the attempts made before it."""
+    """Write the manifest of one submission: a row per run, with its number of attempts so far."""
     return write_manifest(
         sweep,
         (manifest_row(run) | {"after": newest_attempt(store.run(run.id).path)} for run in runs),
@@ -85,8 +86,8 @@ def freeze_runs(runs: Sequence[Run], sweep: SweepDir, store: Store) -> Path:
 
 
 def write_manifest(sweep: SweepDir, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """A manifest under a name that no other has, ever: jobs in the queue will read theirs, whatever
-    was deleted, copied or launched meanwhile. The number only puts them in order."""
+    """Write a manifest under a name never used before: queued jobs will read it even if other
+    manifests were deleted, copied or added meanwhile. The number in the name only sorts them."""
     numbers = (path.name.split("-")[1][:4] for path in sweep.path.glob("submission-*.jsonl"))
     number = 1 + max((int(text) for text in numbers if text.isdigit()), default=0)
     path = sweep.path / f"submission-{number:04d}-{uuid.uuid4().hex[:8]}.jsonl"
@@ -110,13 +111,14 @@ def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> No
 
 
 def forget(sweep: SweepDir, name: str) -> None:
-    """Take a row back: Slurm never got that array."""
+    """Remove the row of an array that Slurm never received."""
     rows = _so_far(sweep)
     write_jsonl(sweep.submissions, [row for row in rows if row.get("name") != name])
 
 
 def _so_far(sweep: SweepDir) -> list[dict[str, Any]]:
-    """The rows of submissions.jsonl; of a damaged file, which is set aside, those to be read."""
+    """The rows of submissions.jsonl. A damaged file is set aside, and its readable rows are
+    returned."""
     rows = salvage(sweep.submissions, shapes.Submission)
     if None in rows:
         set_aside(sweep.submissions)

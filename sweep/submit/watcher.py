@@ -1,4 +1,4 @@
-"""Watching local workers: a live display until every run has ended, and workers kept alive."""
+"""Watching runs: a live display until they have ended, and replacing local workers that die."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ COLOURS = {
 ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.DAMAGED, State.STALE})
 REASONED = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED, State.DAMAGED, State.STALE})
 SCHEDULER_S = 15.0
-"""Seconds between two questions to Slurm while watching."""
+"""Seconds between questions to the scheduler while watching."""
 ROWS = 30
-"""Runs shown at most; of a larger sweep, those that are under way."""
+"""Most runs to show; of a larger sweep, only those that are under way."""
 
 
 class Clock:
-    """Time left, from how the runs' shares of work grew while watched."""
+    """Estimates the time left from how much work was done while watching."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -69,7 +69,7 @@ class Clock:
 
 
 def done_share(status: Status) -> float:
-    """Share of a run's work that is done, with evaluation as the last tenth."""
+    """Share of a run's work that is done, in [0, 1], counting evaluation as the last tenth."""
     if status.state is State.DONE:
         return 1.0
     if status.phase == "evaluate":
@@ -87,7 +87,7 @@ def duration(seconds: float | None) -> str:
 
 
 def progress(status: Status) -> str:
-    """'epoch 3/50, 1:02:03 left' of a run that is at work; '' of any other."""
+    """'train, epoch 3/50, 1:02:03 left' for a running run; '' for any other."""
     if status.state is not State.RUNNING:
         return ""
     at = f"epoch {status.epoch}/{status.run.config.epochs}"
@@ -116,11 +116,11 @@ def table(
     spent: bool = False,
 ) -> Group:
     """The state of every run, or of those under way if there are more than `most`. screen: the
-    terminal into which all of it has to fit. page: in place of those, `most` runs in the order of
-    the plan, counted from 1. spent: how long each was held. Raises ConfigError beyond the last
-    page."""
+    terminal that everything must fit into. page: instead show page 1, 2, ... of `most` runs each,
+    in the plan's order. spent: show how long each run was held by a process. Raises ConfigError
+    beyond the last page."""
     why, rows = reasons(seen), most
-    if screen:  # what is below it would not be seen: the counts, and why runs failed
+    if screen:  # shorten the rows, so that the reasons and counts below them stay visible
         why = reasons(seen, max(1, screen.height // 3))
         for line in why:
             line.no_wrap, line.overflow = True, "ellipsis"
@@ -140,7 +140,7 @@ def table(
     grid.add_column("run", no_wrap=True, overflow="ellipsis")
     grid.add_column("state", no_wrap=True, min_width=11)
     grid.add_column("epoch", justify="right", no_wrap=True, min_width=5)
-    grid.add_column("", min_width=0)  # the one that gives way where the terminal is narrow
+    grid.add_column("", min_width=0)  # the bar, the first to shrink on a narrow terminal
     grid.add_column("images/s", justify="right", no_wrap=True, min_width=8)
     grid.add_column("left", justify="right", no_wrap=True, min_width=5)
     if spent:
@@ -156,25 +156,26 @@ def table(
         head.append(Text(f"page {page} of {pages}", style="dim"))
     elif hidden and not screen:
         what = "more runs" if shown else "runs, none under way"
-        how = "`sweep status GRID --page 1` or `--all` shows them"
+        how = "see `sweep status GRID --page 1` or `--all`"
         head.append(Text(f"{hidden} {what}; {how}", style="dim"))
     return Group(*head, *why, *([counts] if footer else []))
 
 
 def _names(statuses: Sequence[Status]) -> list[str]:
-    """The runs' ids without their hash, or with as much of it as tells runs of one name apart."""
+    """The runs' ids without their hash, or with its first four digits if names are equal."""
     parts = [status.run.id.rpartition("-") for status in statuses]
     alike = Counter(name for name, _, _ in parts)
     return [f"{name}-{mark[:4]}" if alike[name] > 1 else name for name, _, mark in parts]
 
 
 def reasons(seen: Plan, most: int = ROWS) -> list[Text]:
-    """One line per way in which runs ended badly, `most` at most; further ones are counted."""
+    """One line per distinct reason for which runs failed or stopped, at most `most`; the last line
+    counts the others."""
     alike: dict[tuple[State, str], list[str]] = {}
     for status in seen.statuses:
         waits = status.state is State.NEW and status.run.config.parent
         if status.reason and (status.state in REASONED or status.held or waits):
-            # 'cancelled on request', and 'damaged' is the state itself.
+            # The class is left out if the reason or the state already says it.
             told = status.kind in (None, status.state) or status.reason.startswith(status.kind)
             why = status.reason if told else f"{status.kind}: {status.reason}"
             alike.setdefault((status.state, why), []).append(status.run.id)
@@ -191,7 +192,7 @@ def reasons(seen: Plan, most: int = ROWS) -> list[Text]:
 
 
 def _bar(share: float, width: int = 12) -> Text:
-    """Readable without colours too, in a file or a pipe."""
+    """A progress bar that is readable without colours, as in a file."""
     full = int(share * width)
     bar = "\u2588" * full + "\u2591" * (width - full)
     return Text(bar, no_wrap=True, overflow="crop")
@@ -213,7 +214,8 @@ def _cells(status: Status) -> list[Text | str]:
 def wait(
     crew: Crew, runs: Sequence[Run], store: Store, console: Console, *, every: float = 0.5
 ) -> Plan:
-    """Show progress until every worker has ended; replace workers that die with work left.
+    """Show progress until every worker has ended; replace workers that die while work is left.
+    Returns the final plan.
 
     Ctrl-C (or SIGTERM) stops the workers, leaves their runs resumable, and raises StoppedError.
     """
@@ -243,12 +245,12 @@ def wait(
 
 
 def promises(crew: Crew) -> dict[str, Pending]:
-    """What the workers promise for the rows of their manifest."""
+    """Run id -> the crew's promise to do the run."""
     return pending.of_process(read_jsonl(crew.manifest), crew.jobs[0].job_id) if crew.jobs else {}
 
 
 def _last_word(job: Job) -> str | None:
-    """Why a worker did not go through its list; None if it did."""
+    """Why a worker did not finish its list; None if it did."""
     results = [job.task(number).paths.result_pickle for number in range(job.num_tasks)]
     if all(custody.outcome(result) == "success" for result in results):
         return None
@@ -270,10 +272,12 @@ def attend(
     spare: int,
     every: float = 0.5,
 ) -> _Seen:
-    """Look (told whether anyone works) and show it until every worker has ended; returns the last
-    look. show: told the screen it has to fit into, None for the last look. brief: for a file or a
-    pipe, printed when it changes. left: whether there is work for a worker that takes the place of
-    one that died, `spare` times at most. Raises StoppedError, once the workers have stopped."""
+    """Look and show until every worker has ended; returns the last look. Raises StoppedError, once
+    the workers have stopped.
+
+    look: told whether any worker is running. show: told the screen to fit into, None at the end.
+    brief: a line for a file or a pipe, printed when it changes. left: whether there is work left
+    for a replacement of a worker that died; at most `spare` workers are replaced."""
     spoken, said = 0.0, ""
     with stoppable(), _display(console) as live:
         try:
@@ -289,7 +293,7 @@ def attend(
                 crashed = [n for n, job in jobs if job not in running and not _ended(job)]
                 if crashed and left(seen) and spare > 0:
                     spare -= len(crashed)
-                    # Of the same number: any other has the GPUs of a worker that lives.
+                    # Keep the number: it determines the GPUs, and the others' are in use.
                     for number in crashed:
                         crew.jobs[number] = crew.start(number)
                 elif not running:
@@ -301,13 +305,13 @@ def attend(
 
 
 def _ended(job: Job) -> bool:
-    """Whether a worker went through its whole list (submitit then leaves a result)."""
+    """Whether a worker finished its list or raised: submitit then writes a result."""
     return exists(job.paths.result_pickle)
 
 
 @contextmanager
 def _display(console: Console) -> Iterator[Live | None]:
-    """A live display on a terminal, None elsewhere."""
+    """A live display on a terminal; None for a file or a pipe."""
     if not console.is_terminal:
         yield None
         return
@@ -316,8 +320,8 @@ def _display(console: Console) -> Iterator[Live | None]:
 
 
 def follow(look: Callable[[], Plan], console: Console, *, every: float = 2.0) -> None:
-    """Refresh the table until nothing is running or on its way, or Ctrl-C; seldom while the
-    scheduler has to be asked for it."""
+    """Refresh the table until nothing is running or pending, or Ctrl-C: every `every` seconds, or
+    every 15 s if the scheduler has to be asked."""
     clock = Clock()
     with _display(console) as live:
         while True:

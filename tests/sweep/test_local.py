@@ -99,7 +99,7 @@ def test_a_folder_that_submitit_would_take_for_a_pattern_is_refused(
 ) -> None:
     sweep = Store(tmp_path / odd).sweep("s")
     sweep.logs.mkdir(parents=True)
-    with pytest.raises(ConfigError, match="for a job's id"):
+    with pytest.raises(ConfigError, match="by a job's id"):
         local.engage(lambda _: dict, 1, sweep, tmp_path / "m", read_profile("local"))
     assert not [*sweep.logs.iterdir()]
 
