@@ -1,1 +1,1 @@
-"""What a grid will cost: forward passes, FLOPs, GPU-hours."""
+"""What runs will cost: forward passes, FLOPs, GPU-hours."""

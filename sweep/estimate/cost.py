@@ -1,5 +1,5 @@
-"""What runs cost: operations, which follow from their configs, and how fast a device makes them,
-which finished runs of the store tell (before there are any, a shipped constant).
+"""What runs cost: their operations, which follow from their configs, divided by the speed of a
+device, which is measured on finished runs of the store or, before there are any, a constant.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from sweep.grid import Run
 from sweep.grid.search import Search
 
 TFLOPS = {"H100": 32.0, "H200": 32.0, "A100": 10.0, "V100": 7.5, "CPU": 0.07}
-"""What one device achieves, in TFLOP/s. H100: the attacked runs of the paper's main grid take 230
-PFLOP on average and took it 15 to 60 minutes on four (in the middle 2 GPU-hours a run). Others: by
-their peak in fp32. CPU: one core, measured on a ViT-B of 224 pixels."""
-SHIPPED = "the paper's 15 to 60 minutes on 4 x H100 per run; no finished run here tells more"
+"""TFLOP/s that one device achieves. H100: the adversarial runs of the paper's main grid take 230
+PFLOP on average, for which the paper states 15 to 60 minutes on four, so about 2 GPU-hours. Other
+GPUs: in proportion to their fp32 peak. CPU: one core, measured on ViT-B at 224 pixels."""
+SHIPPED = "the paper's 15 to 60 minutes on 4 x H100 per run, as no run has finished here"
 SMALL_GFLOPS = 0.5
-"""Below, a forward is all overhead: only measured speeds tell what it takes."""
+"""Below this, a forward pass is mostly overhead, so only a measured speed gives an estimate."""
 SAMPLE = 8
-"""Finished runs per backbone that are looked at."""
+"""Most finished runs to read per backbone."""
 
 
 @dataclass(frozen=True)
 class Sum:
-    """Hours of several runs or searches: of those with an estimate, and how many have none."""
+    """Hours of several runs or searches. known: the sum of those with an estimate; unknown: how
+    many have none."""
 
     known: float = 0.0
     unknown: int = 0
@@ -51,7 +52,7 @@ class Sum:
 
     @property
     def hours(self) -> float | None:
-        """Of all of them; None unless each is known."""
+        """Hours of all of them; None if some are unknown."""
         return None if self.unknown else self.known
 
     def as_dict(self) -> dict[str, float | None]:
@@ -59,30 +60,30 @@ class Sum:
 
 
 class Work(NamedTuple):
-    """What a run takes, each None if nothing tells."""
+    """What a run takes; None for what is unknown."""
 
     petaflops: float | None
-    """10^15 operations; None if its backbone or dataset is not known."""
+    """10^15 operations in all; None if its backbone or dataset is unknown."""
     training: float | None
-    """Those of them that are not its evaluations."""
+    """10^15 operations of its training, without evaluations."""
     hours: float | None
-    """Of one device."""
+    """Hours on one device."""
     phases: Mapping[str, float] = {}
-    """Phase -> its part of these hours: training, and each kind of evaluation by its attack."""
+    """Phase -> its part of `hours`: training, and evaluations by their attack."""
 
 
 class _Alike(NamedTuple):
-    """Runs that differ in their networks, seeds and rates alone: 1,440 runs are 36 of these."""
+    """Runs that differ only in network, seed and hyper-parameters: 1,440 runs are 36 of these."""
 
     evals: Sequence[EvalConfig]
-    """Kept, because the runs are told apart by the ids of these objects."""
+    """Kept alive, because the key of `Cost._alike` holds the `id()` of these objects."""
     passes: Passes
     works: dict[tuple[float, float | None], Work]
-    """By the GFLOPs of a forward, and the TFLOP/s of such runs if known."""
+    """(GFLOPs of a forward pass, measured TFLOP/s or None) -> work."""
 
 
 def by_phase(works: Iterable[Work], before: Sum) -> dict[str, Sum]:
-    """Hours of runs phase by phase, with those of the searches before them."""
+    """Phase -> hours of these runs, and of the searches before them as phase 'search'."""
     total: dict[str, float] = defaultdict(float)
     unknown = 0
     for work in works:
@@ -101,11 +102,11 @@ class Cost:
     store: Store
     tflops: float
     own: Mapping[str, float] = field(default_factory=dict)
-    """By kind of run (`_kind`) its TFLOP/s, where finished runs tell."""
+    """Kind of run (`_kind`) -> TFLOP/s measured on finished runs."""
     runs: int = 0
-    """Finished runs by which this is calibrated."""
+    """Number of finished runs that the speeds were measured on."""
     at_once: int | None = None
-    """Devices that the profile lets work at the same time, if that is known."""
+    """Devices that may work at the same time under the profile; None if unknown."""
     _sizes: dict[str, Mapping[str, int] | None] = field(default_factory=dict)
     _alike: dict[Any, _Alike] = field(default_factory=dict)
 
@@ -115,7 +116,7 @@ class Cost:
 
     @property
     def basis(self) -> str:
-        """From what the speed is known."""
+        """Where the speed comes from, as a phrase."""
         name = "CPU core" if self.device == "CPU" else self.device
         if self.runs:
             kinds = ", ".join(self.own)
@@ -128,11 +129,11 @@ class Cost:
 
     @property
     def shipped(self) -> Cost:
-        """The estimate as it was before anything ran."""
+        """The estimate without any finished run."""
         return Cost(self.device, self.store, _shipped(self.device))
 
     def work(self, config: RunConfig, evals: Sequence[EvalConfig]) -> Work:
-        """Of a run with these evaluations."""
+        """The work of a run with these evaluations."""
         sizes, each = self.sizes(config.dataset), gflops(config)
         if not sizes or not each:
             return Work(None, None, None)
@@ -146,7 +147,7 @@ class Cost:
         training, whole = found.fit * each / 1e6, (found.fit + found.evaluate) * each / 1e6
         if not own and each < SMALL_GFLOPS:
             return Work(whole, training, None)
-        hour = (own or self.tflops) * 3.6e6 / each  # forwards of an image
+        hour = (own or self.tflops) * 3.6e6 / each  # forward passes of one image in an hour
         phases = defaultdict(float, training=found.fit / hour)
         for item, passes in zip(alike.evals, found.evaluations, strict=True):
             phases[own_code.label(item.attack)] += passes / hour
@@ -158,7 +159,7 @@ class Cost:
         key = (
             *(config.dataset, config.batch, config.epochs, config.schedule, config.attack.steps),
             *(config.validation, config.protocol, config.objective),
-            # All runs of a grid have the same ones, whose hashes would take longer than all else.
+            # By id(), as all runs of a grid share these objects and hashing them takes longest.
             *map(id, evals),
         )
         if key not in self._alike:
@@ -166,7 +167,7 @@ class Cost:
         return self._alike[key]
 
     def hours(self, config: RunConfig, evals: Sequence[EvalConfig]) -> float | None:
-        """Of one device; None where nothing tells."""
+        """Hours of a run on one device; None if unknown."""
         return self.work(config, evals).hours
 
     def total(self, runs: Iterable[Run]) -> Sum:
@@ -174,7 +175,7 @@ class Cost:
         return Sum.of(self.hours(run.config, run.evals) for run in runs)
 
     def searching(self, searches: Iterable[Search]) -> Sum:
-        """Hours of the searches that are not finished, by their whole budgets."""
+        """Hours of the unfinished searches, each with its whole budget."""
         return Sum.of(self._searching(one) for one in searches if one.winner() is None)
 
     def _searching(self, one: Search) -> float | None:
@@ -185,9 +186,9 @@ class Cost:
         return min(trials, one.minutes / 60 if one.minutes else trials)
 
     def as_dict(self, runs: Sequence[Run], searches: Iterable[Search] = ()) -> dict[str, Any]:
-        """The shape of `estimate` in `sweep plan --json`: hours of all runs, of each by its id, of
-        the searches before them, and phase by phase. A sum is null unless each of its parts is
-        known; beside it are the sum of the known ones and how many are unknown."""
+        """The shape of `estimate` in `sweep plan --json`: hours of all runs, of each run by its id,
+        of the searches before them, and of each phase. A sum is null if a part of it is unknown;
+        beside it are the sum of the known parts and the number of unknown ones."""
         works = {run.id: self.work(run.config, run.evals) for run in runs}
         hours = {name: work.hours for name, work in works.items()}
         about = {"device": self.device, "unit": self.unit, "basis": self.basis}
@@ -206,12 +207,12 @@ class Cost:
 
 
 def _kind(config: RunConfig) -> str:
-    """What runs of one speed have in common."""
+    """Runs of one kind have one speed: the same backbone and precision."""
     return config.backbone + (f" in {config.precision}" if config.precision != "fp32" else "")
 
 
 def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
-    """The estimate for runs of a profile. hardware: what the grid's author had in mind, where the
+    """The estimate for runs under a profile. hardware: the grid's `about.hardware`, used if the
     profile names no GPU."""
     device = device_of(profile, str(hardware or ""))
     shipped = Cost(device, store, _shipped(device), at_once=_at_once(profile, device))
@@ -237,8 +238,8 @@ def _speed(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def device_of(profile: Profile, hardware: str) -> str:
-    """The GPU that a profile asks for by name, else this machine's, else the one that `hardware`
-    names, else H100; CPU where there is to be none."""
+    """The GPU that a profile asks for by name, else this machine's (unless the profile is remote),
+    else the one in `hardware`, else H100; CPU if the runs use no GPU."""
     asked = " ".join(profile.slurm.gpu_requests().values())
     local = "" if profile.remote else _local_gpu()
     for text in (asked, local, hardware):
@@ -250,7 +251,8 @@ def device_of(profile: Profile, hardware: str) -> str:
 
 
 def _at_once(profile: Profile, device: str) -> int | None:
-    """Cores or GPUs: those of this machine, on Slurm those of the tasks that an array may run."""
+    """Cores or GPUs at the same time: this machine's, or on Slurm those of the tasks that an array
+    may run at once. None if unknown."""
     if profile.remote:
         tasks = profile.slurm.slurm_array_parallelism
         return tasks * profile.ranks if tasks and device != "CPU" else None
@@ -261,7 +263,7 @@ def _at_once(profile: Profile, device: str) -> int | None:
 
 
 def _local_gpu() -> str:
-    """The name of this machine's first GPU as its driver tells it, '' for none."""
+    """The name of this machine's first GPU according to its driver; '' if it has none."""
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         found = re.search(r"Model:\s*(.+)", file.read_text())
         if found:
@@ -270,7 +272,7 @@ def _local_gpu() -> str:
 
 
 def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
-    """Some finished runs on such a device: config, and seconds of one device for their training."""
+    """(config, device-seconds of training) of some finished runs on such a device."""
     taken: dict[str, int] = defaultdict(int)
     seen = set()
     for manifest in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
@@ -294,14 +296,14 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
 
 
 def _is_open(row: Mapping[str, Any], store: Store) -> bool:
-    # How long `auto` trained without an attack is not in its config.
+    # Runs under `auto` are no measure: how many epochs they attacked is not in their config.
     return row["config"].get("schedule", {}).get("kind") == "auto" or not os.path.exists(
         store.run(row["id"]).result
     )
 
 
 def _same(found: str, device: str) -> bool:
-    """Whether env.json names this device; a CPU has no NVIDIA in its name."""
+    """Whether `found`, the device in a run's env.json, is `device`. Anything but a GPU is a CPU."""
     if device == "CPU":
         return not re.search("NVIDIA|Tesla|GeForce|Quadro", found)
     return device.lower() in found.lower()

@@ -1,7 +1,8 @@
-"""How often a run passes an image through its network: it follows from its config, for training
-exactly. The unit is a forward; a backward to the weights costs two, one to the image alone one.
+"""How often a run passes images through its network, computed from its config. The unit is one
+forward pass of one image; a backward pass to the weights costs two, one to the image alone costs
+one. The count is exact for training, a guess for evaluations.
 
-Torch-free: `sweep.estimate.cost` asks this for every run of a plan.
+Torch-free, as it is called for every run of a plan.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from core.store.folders import Store
 from core.training import objectives, schedules
 
 UNATTACKED, ATTACKED = (0.1, 0.02), (0.5, 0.33)
-"""By whether training ever attacks: the share of validation images that are attacked to the last
-step, and the share of (test image, strength) pairs that are. Guesses near the paper's accuracies,
-unlike all else here."""
+"""For training without and with attacks: (share of validation images on which the attack does all
+its steps, share of (test image, strength) pairs on which it does). Guesses, near the paper's
+accuracies: an attack stops once it succeeds."""
 DRAWN = {
     "fake": {"train": 200, "val": 60, "test": 60},
     "glyph": {"train": 1280, "val": 512, "test": 512},
@@ -31,12 +32,12 @@ DRAWN = {
 
 
 class Passes(NamedTuple):
-    """Forwards of one image, in a whole run."""
+    """Passes in a whole run, in units of one forward pass of one image."""
 
     fit: float
     """Training, and validation after every epoch."""
     evaluations: tuple[float, ...]
-    """One by one."""
+    """Each evaluation's, in the order given."""
 
     @property
     def evaluate(self) -> float:
@@ -46,10 +47,10 @@ class Passes(NamedTuple):
 def count_passes(
     config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, int]
 ) -> Passes:
-    """The passes of a run on a dataset with so many images per split."""
+    """The passes of a run with these evaluations. sizes: split -> number of images."""
     step, attacked = _step(config.protocol), schedules.make(config).attacked_epochs(config.epochs)
     broken = ATTACKED if attacked else UNATTACKED
-    # n gradients with respect to the image and n + 1 forwards, n of them those of the gradients.
+    # n steps: n forward and n backward passes, and a last forward pass.
     attack = 2 * config.attack.steps + 1 + step * objectives.make(config.objective).extra_forwards
     train = sizes["train"] - sizes["train"] % min(config.batch, sizes["train"])
     looked = min(config.validation.images or sizes["val"], sizes["val"])
@@ -61,7 +62,7 @@ def count_passes(
 
 
 def _step(protocol: Protocol) -> int:
-    """Passes of a training step by what it trains: no gradients of weights that are frozen."""
+    """Passes of a training step: frozen weights need no gradients."""
     match protocol:
         case "full":
             return 3
@@ -74,13 +75,14 @@ def _step(protocol: Protocol) -> int:
 
 
 def gflops(config: RunConfig) -> float | None:
-    """Of a forward of one image at the run's size; nearly all of it grows with the area."""
+    """GFLOPs of a forward pass of one image at the run's size, taken as proportional to its area.
+    None if the backbone's are unknown."""
     known = backbone(config.backbone).gflops
     return known * (config.image_size / 224) ** 2 if known else None
 
 
 def sizes_of(dataset: str, store: Store) -> Mapping[str, int] | None:
-    """Images per split, None where the dataset is an unreadable folder."""
+    """Split -> number of images; None if the dataset is a folder that cannot be read."""
     if dataset in DRAWN:
         return DRAWN[dataset]
     folder = inputs.dataset_folder(dataset, store)

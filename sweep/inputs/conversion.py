@@ -1,4 +1,4 @@
-"""`sweep weights convert`: a released checkpoint as safetensors, read by a process of its own."""
+"""`sweep weights convert`: a released checkpoint as safetensors, read in a separate process."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ READERS = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
 def convert(file: Path, to: Path | None = None) -> tuple[Path, dict[str, Any]]:
-    """Returns the file that was written, by default beside `file`, and what core.model.conversion
-    tells of it. Raises ConfigError, one line."""
+    """Convert `file`; returns the file written (by default beside it) and the summary that
+    core.model.conversion prints. Raises ConfigError, one line."""
     to = to or file.with_suffix(".safetensors")
     if file.suffix == ".safetensors":
-        raise ConfigError(f"{file}: is a .safetensors file already")
+        raise ConfigError(f"{file}: already a .safetensors file")
     if not file.is_file():
         what = "a folder" if file.is_dir() else "no such file"
         raise ConfigError(f"{file}: {what}, expected a checkpoint ({', '.join(READERS)})")
     if to.suffix != ".safetensors":
         raise ConfigError(f"--to {to}: expected a name that ends in .safetensors")
     if to.exists():
-        raise ConfigError(f"{to}: exists already; delete it, or name another with --to")
+        raise ConfigError(f"{to}: already exists; delete it, or name another file with --to")
     command = [sys.executable, "-m", "core.model.conversion", str(file), str(to)]
     try:
         os.makedirs(to.parent, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`sweep data make`: folders of images, laid out as one's own, from fonts and from idx files."""
+"""`sweep data make`: image folders, laid out like a user's own, from fonts or idx files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def make_folder(pictures: Iterator[tuple[str, str, Image.Image]], folder: Path) -> str:
     """Write (split, class, image) triples as <folder>/<split>/<class>/<number>.png; all or nothing.
 
-    Returns what was written, in words. Raises ConfigError if the folder exists already.
+    Returns what was written, as a phrase. Raises ConfigError if the folder already exists.
     """
     if folder.exists():
-        raise ConfigError(f"{folder}: exists already; delete it, or name another with --to")
+        raise ConfigError(f"{folder}: already exists; delete it, or name another with --to")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     counts: dict[str, Counter[str]] = defaultdict(Counter)

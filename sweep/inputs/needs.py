@@ -12,15 +12,16 @@ from slurm.profile import Profile
 from sweep.inputs import pretrained
 
 USUAL = 224
-"""Pixels at which every shorthand is known to be built, with LoRA on its own modules, too."""
+"""Image side in pixels at which every registered backbone is known to build, with LoRA on its
+default modules, too."""
 Evals = Iterable[tuple[RunConfig, EvalConfig]]
 
 
 def require(
     configs: Sequence[RunConfig], store: Store, profile: Profile, evals: Evals = ()
 ) -> None:
-    """Raises ConfigError if runs lack something here, or, before they wait for other machines, if a
-    network cannot be built; on this one they themselves say so in seconds."""
+    """Raise ConfigError if runs lack data, weights or packages. If they are to wait for another
+    machine, also if a network cannot be built; here the runs themselves fail within seconds."""
     problems = missing(configs, store, profile, evals)
     if profile.remote:
         problems = problems or misfits(configs, store)
@@ -31,15 +32,14 @@ def require(
 def missing(
     configs: Iterable[RunConfig], store: Store, profile: Profile, evals: Evals = ()
 ) -> list[str]:
-    """One line per dataset, checkpoint or package that is not here, and per evaluation that cannot
-    be made of a run."""
+    """One line for each dataset, checkpoint or package that is missing here, and for each
+    evaluation that cannot be done for its run."""
     return inputs.missing(configs, store, hub=pretrained.required_hub(profile), evals=evals)
 
 
 def misfits(configs: Iterable[RunConfig], store: Store) -> list[str]:
-    """One line per network that cannot be built as a run asks for it: for its image size (the line
-    names the one it was made for), its LoRA modules, its head. Imports torch if there is a network
-    to try."""
+    """One line for each network that cannot be built as a run asks: with its image size (the line
+    names the right one), LoRA modules and head. Imports torch if there is a network to try."""
     kinds = {
         (c.backbone, c.image_size, c.protocol, c.adapted, c.lora): c
         for c in configs

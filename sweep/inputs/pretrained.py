@@ -1,8 +1,8 @@
-"""`sweep weights`: what pretrained weights there are; fetching them on a login node; checking.
+"""`sweep weights`: list pretrained weights, fetch them on a login node, verify them.
 
-Weights that timm has lie in the Hugging Face hub's cache, others in <root>/weights; runs read both
-without internet. Two clusters may keep the cache in different places: the profile's environment
-says where (HF_HOME, HF_HUB_CACHE).
+timm's weights are in the cache of the Hugging Face hub, others in <root>/weights; runs read both
+without internet access. The profile's environment says where the cache is (HF_HOME, HF_HUB_CACHE),
+as this may differ between clusters.
 """
 
 from __future__ import annotations
@@ -27,24 +27,26 @@ from slurm.profile import Profile
 
 
 def hub_of(profile: Profile) -> Path:
-    """The hub cache that jobs of a profile use. Raises ConfigError where it names a variable that
-    is not set here."""
+    """The hub cache that jobs under a profile use. Raises ConfigError if its path contains a
+    variable that is not set here."""
     given = {name: os.path.expandvars(str(value)) for name, value in profile.env.items()}
     hub = inputs.hub_cache({**os.environ, **given})
     if "$" in str(hub):
-        raise ConfigError(f"profile {profile.name}: {hub}: this variable is not set here")
+        raise ConfigError(f"profile {profile.name}: env: {hub}: a variable in it is not set here")
     return hub
 
 
 def required_hub(profile: Profile) -> Path | None:
-    """The cache in which runs of a profile must find their weights; None where they may download:
-    jobs elsewhere never do, as nodes may lack internet and would all fetch the same file."""
+    """The cache in which runs under a profile must find their weights, or None if they may download
+    them. Jobs on other machines never download: nodes may lack internet access, and all would fetch
+    the same file."""
     environ = os.environ | {name: str(value) for name, value in profile.env.items()}
     return hub_of(profile) if profile.remote or inputs.is_offline(environ) else None
 
 
 def entries(names: Iterable[str]) -> dict[str, Backbone]:
-    """Backbones by name, all of the registry for none. Raises ConfigError for an unknown one."""
+    """The named backbones; all of the registry if no name is given. Raises ConfigError for an
+    unknown name."""
     names = list(names)
     problems = [problem for name in names if (problem := backbone_problem(name))]
     if problems:
@@ -53,7 +55,7 @@ def entries(names: Iterable[str]) -> dict[str, Backbone]:
 
 
 def place(name: str, store: Store, hub: Path) -> Path | None:
-    """The file with the weights of a backbone, None where it is not here."""
+    """The file with the weights of a backbone; None if it is not here."""
     checkpoint = backbone(name).checkpoint
     if checkpoint:
         with suppress(ConfigError):
@@ -92,7 +94,8 @@ def table(names: Iterable[str], store: Store, hub: Path) -> Sheet:
 
 
 def fetch(name: str, store: Store, hub: Path) -> Path:
-    """Download the weights of a backbone to where its runs look. Raises ConfigError, one line."""
+    """Download the weights of a backbone to where its runs look for them, unless they are there;
+    returns the file. Raises ConfigError, one line."""
     found = place(name, store, hub)
     if found:
         return found
@@ -106,12 +109,12 @@ def fetch(name: str, store: Store, hub: Path) -> Path:
             f"weights of {name}: cannot be downloaded; put the file at {wanted}, or run: {how}"
         )
     if repo is None:
-        raise ConfigError(f"weights of {name}: timm names no repository for them")
+        raise ConfigError(f"weights of {name}: timm has no repository for them")
     return _fetch_hub(name, repo, hub)
 
 
 def _fetch_hub(name: str, repo: str, hub: Path) -> Path:
-    """The file timm would take, at the place where it looks."""
+    """Download the file that timm would use, to the cache where it looks."""
     import huggingface_hub
     from huggingface_hub import errors
     from huggingface_hub.utils import logging
@@ -133,8 +136,8 @@ def _fetch_hub(name: str, repo: str, hub: Path) -> Path:
 
 
 def _fetch_url(url: str, path: Path) -> Path:
-    """Download one file and note its checksum beside it."""
-    import urllib.error  # with TLS 0.03 s to import, and plans download nothing
+    """Download one file and write its checksum beside it."""
+    import urllib.error  # 0.03 s to import, with TLS; plans download nothing
     import urllib.request
 
     digest = hashlib.sha256()
@@ -144,7 +147,7 @@ def _fetch_url(url: str, path: Path) -> Path:
             while block := answer.read(1 << 20):
                 digest.update(block)
                 file.write(block)
-            # A connection that breaks off looks like the end of the file.
+            # urllib reports a broken connection as the end of the file.
             if file.tell() < int(answer.headers.get("Content-Length") or 0):
                 raise ConnectionError("the connection broke off")
 
@@ -159,14 +162,14 @@ def _fetch_url(url: str, path: Path) -> Path:
 
 
 def _note(path: Path) -> Path:
-    """Where the checksum of a local file is noted, in the format of sha256sum."""
+    """The file with the checksum of a local file, in the format of sha256sum."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def verify(names: Iterable[str], store: Store, hub: Path) -> Iterator[tuple[str, str, bool]]:
-    """Name, finding and whether it is fine, of the weights that are here; of all that are named.
+    """(name, finding, whether it is fine) for the weights that are here, or for all named ones.
 
-    The hub's blobs carry their checksum as their name; local files may have a note beside them.
+    The hub names its blobs by their checksum; local files may have a .sha256 file beside them.
     """
     named = list(names)
     for name in entries(named):

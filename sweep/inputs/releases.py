@@ -1,4 +1,4 @@
-"""`sweep data`: what datasets there are, preparing them once, and checking what was prepared."""
+"""`sweep data`: list datasets, prepare them once, and verify what was prepared."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from core.store.folders import Store
 
 
 def entry_of(name: str) -> Entry:
-    """The entry of a name. Raises ConfigError with the nearest one."""
+    """The entry of a dataset. Raises ConfigError with the nearest name if it is unknown."""
     if name not in entries():
         raise ConfigError(f"unknown dataset '{name}'{nearest(name, entries(), shown=20)}")
     return entries()[name]
 
 
 def sizes(name: str, store: Store) -> list[int]:
-    """The image sizes at which a dataset is prepared."""
+    """The image sizes (side in pixels) at which a dataset is prepared."""
     folders = (store.data / "prepared").glob(f"{name}-*")
     found = (folder.name.removeprefix(f"{name}-") for folder in folders)
     return sorted(int(size) for size in found if size.isdecimal())
@@ -53,7 +53,7 @@ def rows(names: Sequence[str], store: Store) -> list[dict[str, Any]]:
 
 
 def table(store: Store) -> Sheet:
-    """All datasets, one line each."""
+    """All datasets, one row each, for a terminal."""
     shown = Sheet(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "dataset"):
         shown.add_column(column)
@@ -94,10 +94,12 @@ def details(name: str, store: Store) -> Group:
 
 
 def prepare(name: str, source: Path | None, size: int, store: Store, console: Console) -> Path:
-    """Archive or folder to arrays; returns where they lie. Raises ConfigError, OSError.
+    """Turn an archive or a folder into arrays, unless they exist; returns their folder. Raises
+    ConfigError, OSError.
 
     source: an extracted release, one archive, or a folder with the official files; by default
-    <data>/<name>. A release is read where it lies; archives are extracted to <data>/<name>.
+    <data>/<name>. A release is read in place; archives are extracted to <data>/<name>. size: image
+    side in pixels.
     """
     entry, folder = entry_of(name), store.data / name
     if prepared.place(name, size, store).is_dir():
@@ -114,7 +116,7 @@ def prepare(name: str, source: Path | None, size: int, store: Store, console: Co
 
 @contextmanager
 def _bar(console: Console, verb: str) -> Iterator[arrays.Progress]:
-    """A progress bar (none in a file or pipe), as the function that moves it."""
+    """Inside, show a progress bar on a terminal; yields the function that updates it."""
     columns = (TextColumn(verb), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(verb, total=None)
@@ -123,8 +125,8 @@ def _bar(console: Console, verb: str) -> Iterator[arrays.Progress]:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at ('cub-224', or an own folder), what it holds, and what is wrong with it
-    or was left out, one line each."""
+    """The result of verifying one dataset. name: 'cub-224' or the user's folder. summary: what it
+    holds. problems, remarks: what is wrong, and what was left out, one line each."""
 
     name: str
     summary: str
@@ -133,10 +135,10 @@ class Finding:
 
 
 def verify(names: Iterable[str], store: Store, console: Console) -> Iterator[Finding]:
-    """Prepared arrays compared with their checksums; own folders, every image decoded. A name with
-    a '/' is a folder; without names, all that is prepared is read.
+    """Compare prepared arrays with their checksums, and decode every image of the user's folders.
 
-    Raises ConfigError for a name that is unknown or not prepared.
+    names: datasets, or folders (any name with a '/'); without names, all prepared datasets. Raises
+    ConfigError for a name that is unknown or not prepared.
     """
     names = list(names)
     for name in names:
@@ -154,7 +156,7 @@ def verify(names: Iterable[str], store: Store, console: Console) -> Iterator[Fin
 
 
 def _own(name: str, store: Store) -> Path | None:
-    """The user's own folder that a name stands for, as in a grid; None if it is a release."""
+    """The user's folder that a name stands for, as in a grid; None if it is a release."""
     if "/" in name or (name not in entries() and Path(name).is_dir()):
         return at_home(name).absolute()
     folder = store.data / name
@@ -163,7 +165,7 @@ def _own(name: str, store: Store) -> Path | None:
 
 
 def _verify_own(folder: Path, console: Console) -> Finding:
-    """Decode every image of an own folder, as a run would."""
+    """Decode every image of a user's folder, as a run would."""
     found = survey(folder)
     files = [f for split in found.files.values() for images in split.values() for f in images]
     with _bar(console, "decode") as progress, ThreadPoolExecutor(arrays.workers()) as pool:

@@ -1,1 +1,1 @@
-"""The dry run: every kind of run in miniature, for real, on this machine."""
+"""The dry run: every kind of run in miniature, executed on this machine."""

@@ -1,7 +1,7 @@
-"""The rehearsal of `sweep dry-run`: the miniatures of every run of some grids, for real, once each.
+"""The rehearsal of `sweep dry-run`: executes every distinct miniature of some grids' runs once.
 
 They go through the same submission, job, training, evaluation and files as the runs, in a folder
-that is removed.
+that is removed afterwards.
 """
 
 from __future__ import annotations
@@ -38,22 +38,24 @@ from sweep.submit.order import Runs
 from sweep.worker.stop import stoppable
 
 WORKER_GB = 3
-"""Memory of a worker with a base-size backbone and its optimiser: 2.3 GB at most, measured."""
+"""Memory for a worker with a base-size backbone and its optimiser: at most 2.3 GB measured."""
 DISK_GB = 4
-"""Checkpoints of a worker at most: each is deleted once its run has ended."""
+"""Space for a worker's checkpoints, which are deleted once their run has ended."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rehearsal found: runs with their miniatures, how these ended, and faults beside."""
+    """What a rehearsal found."""
 
     pairs: Sequence[tuple[Run, Run]]
+    """Each run with its miniature."""
     final: Plan
+    """How the miniatures ended."""
     broken: dict[str, str]
-    """Datasets whose miniature could not be read: name -> why."""
+    """Dataset -> why its miniature could not be made or read."""
     misfits: Sequence[str]
-    """Schedules that do nothing in their training, a line each."""
+    """Schedules that never attack in their training, one line each."""
     fits: Sequence[gpu_memory.Fit]
     seconds: float
 
@@ -67,12 +69,12 @@ class Outcome:
 def rehearse(
     grid: Grid, runs: Sequence[Run], store: Store, profile: Profile, console: Console
 ) -> Outcome:
-    """Run every distinct miniature of these runs. grid: under whose name; profile: whose GPUs their
-    memory is compared with."""
+    """Run every distinct miniature of these runs. grid: gives the sweep's name. profile: its GPUs
+    are what the runs must fit into."""
     started = time.monotonic()
     here = read_profile("local")
     workers = _workers(here.workers)
-    # A terminal that closes ends it too: nobody would remove the folder, which may be memory.
+    # SIGHUP, too, so that the folder, which may take up memory, is removed if the terminal closes.
     with stoppable(signal.SIGHUP), _scratch(workers) as folder:
         rehearsal = miniature.Rehearsal(folder)
         datasets = miniature.furnish(runs, store, rehearsal)
@@ -96,12 +98,12 @@ def rehearse(
 
 
 def _workers(most: int) -> int:
-    """As many as this machine has cores and memory for."""
+    """The number of workers that this machine has memory for, between 1 and `most`."""
     return int(max(1, min(most, _free_memory_gb() // WORKER_GB)))
 
 
 def _free_memory_gb() -> float:
-    """What new processes may take; infinite where the kernel does not tell."""
+    """Memory available to new processes; infinite if the kernel does not report it."""
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -111,8 +113,8 @@ def _free_memory_gb() -> float:
 
 @contextmanager
 def _scratch(workers: int) -> Iterator[Path]:
-    """A folder for the rehearsal, in memory where that is plenty: a miniature writes checkpoints of
-    a gigabyte, and waits for the disk as long as it trains."""
+    """A folder for the rehearsal, removed at the end; in memory if there is plenty: miniatures
+    write checkpoints of a gigabyte, which takes a disk as long as they train."""
     roomy = False
     if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
         free = min(shutil.disk_usage(SHARED_MEMORY).free / 1e9, _free_memory_gb())
@@ -149,7 +151,7 @@ def _run(grid: Grid, rehearsal: Store, here: Profile, console: Console) -> Plan:
 
 
 def _prune(seen: Plan, rehearsal: Store) -> None:
-    """Delete what is large of runs that have ended, unless others are to begin with it."""
+    """Delete the checkpoints of runs that have ended, unless others are to begin with them."""
     waited = {s.run.config.parent for s in seen.statuses if s.state not in watcher.ENDED}
     for run in (run for run in seen.of(watcher.ENDED) if run.id not in waited):
         folder = rehearsal.run(run.id)
@@ -158,7 +160,7 @@ def _prune(seen: Plan, rehearsal: Store) -> None:
 
 
 def _bar(seen: Plan, started: float) -> Group:
-    """A progress bar, and what is under way."""
+    """A progress bar, and the runs under way."""
     ended = sum(seen.counts[state] for state in watcher.ENDED)
     row = Table.grid(padding=(0, 2))
     row.add_row(
@@ -179,7 +181,7 @@ def _counts(seen: Plan, started: float) -> Text:
 
 
 def _misfits(runs: Sequence[Run]) -> list[str]:
-    """Schedules under which nothing is ever attacked although a strength is asked for."""
+    """One line for each schedule that never attacks although its runs have a strength."""
     found = {}
     for run in runs:
         config = run.config
@@ -192,7 +194,7 @@ def _misfits(runs: Sequence[Run]) -> list[str]:
 
 
 def report(found: Outcome, profile: Profile) -> Group:
-    """What passed, what failed and why, and the memory that runs need."""
+    """What passed, what failed and why, and the GPU memory that the runs need, for a terminal."""
     ended = found.final.counts
     head = Text.assemble(
         (f"{ended[State.DONE]} passed", "green"),
@@ -206,7 +208,7 @@ def report(found: Outcome, profile: Profile) -> Group:
 
 
 def _cells(found: Outcome) -> Sheet:
-    """Distinct miniatures by backbone and dataset: passed/all."""
+    """A table of passed/all distinct miniatures by backbone and dataset."""
     states = {status.run.id: status.state for status in found.final.statuses}
     cells: dict[tuple[str, str], dict[str, State]] = defaultdict(dict)
     for run, small in found.pairs:

@@ -1,7 +1,8 @@
 """Whether runs fit into a GPU: an estimate from what a rehearsed training step kept in memory.
 
-Torch-free. Weights, gradients and optimiser state count once, what autograd saves counts once per
-image; the share for the allocator and work buffers is a rule of thumb, so this is no promise.
+Weights, gradients and optimiser state count once; what autograd saves counts for each image. The
+margin for the allocator and work buffers is a rule of thumb, so this is only an estimate.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -18,24 +19,25 @@ from slurm.profile import Profile
 from sweep.grid import Run
 
 MARGIN = 1.15
-"""Allocator, work buffers of the libraries and gradients on their way, as a factor."""
+"""Factor for the allocator, the libraries' work buffers and gradients in flight."""
 CONTEXT_GB = 0.8
-"""What a process takes of a GPU before its first tensor."""
+"""GPU memory that a process takes before its first tensor."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a training step keeps, in bytes."""
+    """Memory that a training step keeps, in bytes: fixed, and for each image."""
 
     fixed: float
     per_image: float
 
     def gb(self, images: int) -> float:
-        """Estimated memory of a step on so many images at once."""
+        """Estimated memory, in GB, of a step on this many images at once."""
         return MARGIN * (self.fixed + images * self.per_image) / 1e9 + CONTEXT_GB
 
     def most(self, images: int, memory_gb: float) -> int:
-        """Images at once that fit, in the steps in which a run halves its micro-batch; 0: none."""
+        """How many of `images` fit at once, halved as a run halves its micro-batch; 0 if not even
+        one fits."""
         while images > 1 and self.gb(images) > memory_gb:
             images = 1 << (images - 1).bit_length() - 1
         return images if self.gb(images) <= memory_gb else 0
@@ -43,19 +45,20 @@ class Need:
 
 @dataclass(frozen=True)
 class Fit:
-    """A backbone's step, with the most images of all its runs, and the GPU of its profile."""
+    """A backbone's most demanding training step, and the GPU of its profile."""
 
     backbone: str
     need: Need
     images: int
-    """Of a batch, per GPU."""
+    """Images of a batch per GPU."""
     memory_gb: float | None
+    """The GPU's memory; None if the profile does not state it."""
     is_fixed: bool = False
-    """Whether the config keeps that number, for BatchNorm."""
+    """Whether the config fixes that number, for BatchNorm."""
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no micro-batch fits. Of several images too many, a run takes fewer by itself."""
+        """Whether no micro-batch fits. If fewer images would fit, the run itself reduces them."""
         return bool(self.verdict) and (self.is_fixed or not self._most)
 
     @property
@@ -64,7 +67,7 @@ class Fit:
 
     @property
     def verdict(self) -> str:
-        """'' where it fits, or nobody said how large the GPU is."""
+        """What does not fit; '' if all fits or the GPU's memory is unknown."""
         if self.memory_gb is None or self.need.gb(self.images) <= self.memory_gb:
             return ""
         if not self._most:
@@ -74,7 +77,7 @@ class Fit:
 
 
 def measured(pairs: Sequence[tuple[Run, Run]], rehearsal: Store, profile: Profile) -> list[Fit]:
-    """The largest need of each backbone. pairs: runs, each with its miniature."""
+    """The largest need of each backbone. pairs: each run with its miniature."""
     largest: dict[str, Fit] = {}
     for run, small in pairs:
         found = read_json(rehearsal.run(small.id).memory)
@@ -90,7 +93,7 @@ def measured(pairs: Sequence[tuple[Run, Run]], rehearsal: Store, profile: Profil
 
 
 def table(fits: Sequence[Fit], profile: Profile) -> Sheet:
-    """One line per backbone."""
+    """One row per backbone, for a terminal."""
     shown = Sheet(box=None, pad_edge=False, header_style="bold", title_justify="left")
     shown.title = f"Estimated GPU memory of a training step (profile {profile.name})"
     shown.add_column("backbone")

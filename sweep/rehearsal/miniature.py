@@ -1,8 +1,8 @@
 """Miniatures for `sweep dry-run`: runs shrunk to seconds, and datasets of a few generated images.
 
-A shrunk run keeps its backbone, dataset, image size, objective, protocol, kind of schedule, norm
-and precision, and loses its length: random weights, two batches, attacks of one step. Runs that
-would do the same share one.
+A miniature keeps the run's backbone, dataset, image size, objective, protocol, kind of schedule,
+norm and precision, but has random weights, two batches and attacks of one step. Runs whose
+miniatures would do the same share one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from sweep.grid import Run
 
 BATCHES = 2
 CLASSES, EACH = 3, 2
-"""Of a folder of images: classes where it is not here, and images of each."""
+"""For folders of images: classes to generate if the folder is not here, and images per class."""
 
 
 @dataclass(frozen=True)
 class Rehearsal(Store):
-    """A store whose data lie in it, wherever those of real runs are."""
+    """A store that contains its own data folder, whatever EPSWEEP_DATA says."""
 
     @property
     def data(self) -> Path:
@@ -41,17 +41,18 @@ class Rehearsal(Store):
 
 @dataclass
 class Datasets:
-    """The miniature datasets of a rehearsal: what to call each, and why some could not be made."""
+    """The miniature datasets of a rehearsal. names: folder -> its miniature's path. broken: dataset
+    -> why it could not be made."""
 
     names: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
 
 def shrink(run: Run, datasets: Datasets, parent: Run | None = None) -> Run:
-    """The miniature of a run; runs that differ in seed, strength, rates or length share one.
+    """The miniature of a run; runs that differ only in seed, strength, rates or length share it.
     parent: the miniature of the run with whose weights it begins."""
     config = run.config
-    # Two batches: of one epoch, or one in each of several.
+    # Two batches in all: in one epoch, or one in each of two.
     epochs, shorter = schedules.make(config).rehearsed()
     changes = {
         "weights": f"{OF_RUN}{parent.id}" if parent else "random",
@@ -59,7 +60,7 @@ def shrink(run: Run, datasets: Datasets, parent: Run | None = None) -> Run:
         "schedule": config.schedule.model_copy(update=shorter),
         "epsilon_g": Strength(Fraction(2, 255), config.norm),
         "epochs": epochs,
-        # A backbone that we do not know may normalise over the images of a batch.
+        # A backbone outside the registry may have BatchNorm, which needs two images.
         "batch": 1 if config.backbone in backbones() else 2,
         "batchnorm_images": None,
         "optim": _optim(config.optim),
@@ -92,18 +93,18 @@ def shrink_all(
 
 
 def _optim(optim: Optim) -> Optim:
-    """Rates at which nothing diverges; the head keeps its own where it has them."""
+    """Rates at which nothing diverges; separate ones for the head if the run has them."""
     rates = {"lr": 1e-4, "weight_decay": 1e-2, "head_lr": 1e-3, "head_weight_decay": 1e-3}
     changes = {n: v for n, v in rates.items() if getattr(optim, n) is not None}
     return optim.model_copy(update=changes | {"rate": Optim().rate})
 
 
 def share(pairs: Sequence[tuple[Run, Run]]) -> list[tuple[Run, Run]]:
-    """Runs and their miniatures, one for all that do the same: every backbone, every dataset, and
-    every kind of run (loss, protocol, evaluations, ...) of every architecture has at least one.
+    """The pairs with fewer distinct miniatures: every backbone, every dataset, and every kind of
+    run (loss, protocol, evaluations, ...) of every architecture still has at least one.
 
-    Prepared miniatures of datasets are alike, and without pretrained weights so are all backbones
-    of an architecture.
+    Miniatures of prepared datasets are all alike, and without pretrained weights so are all
+    backbones of an architecture.
     """
     kinds: dict[object, Run] = {}
     met = set[tuple[str, str]]()
@@ -127,7 +128,7 @@ def share(pairs: Sequence[tuple[Run, Run]]) -> list[tuple[Run, Run]]:
 
 
 def _kind(config: RunConfig) -> RunConfig:
-    """A miniature without the names of its dataset and of its pretrained weights."""
+    """A miniature's config with its architecture in place of the backbone, and no dataset."""
     entry = backbone(config.backbone)
     architecture = f"{entry.timm.partition('.')[0]} {entry.group_norm or ''}"
     same = {"dataset": "", "backbone": architecture}
@@ -135,8 +136,8 @@ def _kind(config: RunConfig) -> RunConfig:
 
 
 def furnish(runs: Iterable[Run], store: Store, rehearsal: Rehearsal) -> Datasets:
-    """Generate the runs' datasets in the rehearsal, each in its own format, and read and prepare
-    them as releases are."""
+    """Generate the runs' datasets in the rehearsal, each in its release's format, and read and
+    prepare them like releases."""
     made = Datasets()
     for name, size in dict.fromkeys((r.config.dataset, r.config.image_size) for r in runs):
         if inputs.is_drawn(name):
@@ -149,14 +150,14 @@ def furnish(runs: Iterable[Run], store: Store, rehearsal: Rehearsal) -> Datasets
             else:
                 release = rehearsal.root / "releases" / f"{name}-{size}"
                 miniature.furnish(name, rehearsal, size, release)
-        except Exception as error:  # a reader that breaks may raise anything
+        except Exception as error:  # readers may raise anything; reported as a finding
             made.broken[name] = f"{type(error).__name__}: {first_line(error)}"
     return made
 
 
 def _folder(name: str, store: Store, below: Path) -> Path:
-    """A folder `below` with train/, val/ and test/ like the user's own: links to some of its images
-    where it is here, generated ones elsewhere."""
+    """A folder in `below` with train/, val/ and test/ like the user's: links to some of its images,
+    or generated images if it is not here."""
     own = inputs.dataset_folder(name, store)
     copy = below / own.name
     if not own.is_dir():

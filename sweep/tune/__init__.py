@@ -1,1 +1,1 @@
-"""Hyper-parameter searches: trials, the study that proposes them, their winners."""
+"""Hyper-parameter searches: trials, the study that proposes them, and their winners."""

@@ -16,15 +16,15 @@ from sweep.tune.trial_job import TuneJob
 
 @dataclass(frozen=True)
 class Trials(Order):
-    """Trials that searches lack."""
+    """An order of trials that searches still lack."""
 
     searches: Sequence[Search]
     numbers: Mapping[str, Sequence[int]]
-    """By id of a search, the trials to do."""
+    """Id of a search -> numbers of the trials to do."""
     busy: int = 0
-    """Workers that are at it already."""
+    """Workers that already work on them."""
     workers: int | None = None
-    """At the same time on a cluster; by default one per search."""
+    """Most workers at the same time on a cluster; by default one per search."""
 
     @property
     def size(self) -> int:
@@ -57,7 +57,7 @@ class Trials(Order):
         return first, replace(self, workers=self.jobs - jobs, busy=0)
 
     def freeze(self) -> Path:
-        """A row per search."""
+        """Write a manifest with a row per search."""
         rows = (trial_job.manifest_row(one, self.numbers[one.id]) for one in self.searches)
         return submissions.write_manifest(self.sweep, rows)
 

@@ -1,5 +1,5 @@
-"""What `sweep tune` does: workers for the searches of a grid, on this machine or a cluster.
-Repeating it is safe: trials that are done or under way stay.
+"""What `sweep tune` does: start workers for the searches of a grid, on this machine or a cluster.
+Repeating it is safe: it leaves alone trials that are done or under way.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from sweep.tune.table import brief, tabulate
 from sweep.tune.winners import by_run
 
 SPARE = 3
-"""Workers started in the place of dead ones, per search."""
+"""Most replacements for workers that died, per search."""
 
 
 def searches(grid: Grid, store: Store, only: Sequence[str] = ()) -> list[Search]:
-    """Those of the runs that match every filter, in the order of the grid. Raises ConfigError for a
-    grid without `tune:`, or a filter that fits none of its runs."""
+    """The searches of the runs that match every filter, in the grid's order. Raises ConfigError for
+    a grid without `tune:` or a filter that matches no run."""
     if grid.tune is None:
-        raise ConfigError(f"{grid.path}: has no `tune:` block, nothing to search")
+        raise ConfigError(f"{grid.path}: expected a `tune:` block, which says what to search")
     if not grid.tune.trials:
         what = "tune.trials is 0: nothing to search, every run takes one random draw"
         raise ConfigError(f"{grid.path}: {what}")
@@ -47,8 +47,8 @@ def searches(grid: Grid, store: Store, only: Sequence[str] = ()) -> list[Search]
 def look(
     wanted: Sequence[Search], workers: Sequence[Pending] = (), clock: float | None = None
 ) -> list[Progress]:
-    """How far searches are; those that are through get their winner recorded. workers: what is
-    known of their jobs, which tells why trials do not go on. clock: the file server's time, by
+    """The progress of searches; records the winners of those whose budget is used up. workers:
+    their jobs' states, which explain why trials are stuck. clock: the file server's time, by
     default this machine's."""
     jobs = {item.job: item for item in workers if item.name}
     found = []
@@ -62,8 +62,8 @@ def look(
 def _explained(
     one: Search, trial: Trial, jobs: Mapping[str, Pending], clock: float | None
 ) -> Trial:
-    """A trial that was begun and has not ended, with what its worker's job tells: the table that
-    decides on runs decides on it, too."""
+    """The trial; if it was begun and has not ended, with state and reason from its worker's job, by
+    the same rules as for runs (sweep.state.decision)."""
     current = find_holder(one.trial_dir(trial.number), clock=clock)
     if trial.state in REAL or current is None:
         return trial
@@ -89,9 +89,10 @@ def tune(
     workers: int | None = None,
     console: Console,
 ) -> list[Progress]:
-    """Put workers on what the searches lack; returns how far these are, on a cluster as soon as it
-    has taken the jobs. workers: at the same time, by default one per search on a cluster and the
-    profile's here. Raises ConfigError, ClusterError, StoppedError."""
+    """Start workers for the trials that the searches lack; returns the searches' progress, on a
+    cluster as soon as the jobs are queued. workers: most at the same time, by default one per
+    search on a cluster and the profile's number here. Raises ConfigError, ClusterError,
+    StoppedError."""
     return _submit(grid, store, profile, only, console, workers=workers)
 
 
@@ -104,8 +105,9 @@ def retry(
     kind: str | None = None,
     console: Console,
 ) -> list[Progress]:
-    """Put workers on trials that failed, were interrupted or are damaged, and on no others; `kind`
-    limits it to one class. Raises ConfigError, ClusterError, StoppedError."""
+    """Start workers for trials that failed, were interrupted or are damaged, and for no others.
+    kind: only this class of failure or interruption. Raises ConfigError, ClusterError,
+    StoppedError."""
     kinds = repair.classes(kind)
 
     def again(trial: Trial) -> bool:
@@ -124,12 +126,13 @@ def _submit(
     workers: int | None = None,
     again: Callable[[Trial], bool] | None = None,
 ) -> list[Progress]:
-    """again: which trials to do, with workers of their own; by default all that are left."""
+    """again: selects the trials to do, whatever other workers do; by default all that are left."""
     wanted = searches(grid, store, only)
     check(wanted, store, profile)
     sweep = record(grid, wanted, store)
     with submissions.turn(sweep):
-        # By this machine's clock, were it ahead, healthy workers would seem hung and be ended.
+        # The file system's clock: if this machine's were ahead, healthy workers would seem hung and
+        # be ended.
         working = at_work(sweep)
         seen = look(wanted, working, shared_clock(sweep.path))
         numbers = {
@@ -139,10 +142,10 @@ def _submit(
         left = [one.search for one in seen if not one.over and numbers[one.search.id]]
         busy = len(working) - _end_hung(seen, working, console)
         if busy:
-            console.print(f"{counted(busy, 'worker')} at work on it already")
+            console.print(f"{counted(busy, 'worker')} already at work on it")
         backend = backends.of(profile.executor)
         if again and not left:
-            console.print("nothing to retry: no trial of a search that goes on is in such a state")
+            console.print("nothing to retry: no such trial in an unfinished search")
         if not left or (busy and not backend.queued):
             return seen
         breaker.close(sweep)
@@ -160,7 +163,7 @@ def _say_queued(started: Started[Trials], order: Trials, console: Console) -> No
     lacking = sum(part.jobs for part in started.left)
     if lacking:
         without = counted(lacking, "worker")
-        console.print(f"no room yet for {without} ({started.cap}); tune again later")
+        console.print(f"no room yet for {without} ({started.cap}); repeat the command later")
     if started.arrays:
         tasks, names = sum(started.arrays.values()), ", ".join(started.arrays)
         searches = counted(len(order.searches), "search")
@@ -168,23 +171,23 @@ def _say_queued(started: Started[Trials], order: Trials, console: Console) -> No
 
 
 def check(wanted: Sequence[Search], store: Store, profile: Profile) -> None:
-    """Raises ConfigError if the searches cannot be made under a profile, or lack images or
-    weights."""
+    """Raise ConfigError if the searches cannot run under a profile, or lack data or weights."""
     if profile.ranks > 1:
         raise ConfigError(
-            f"profile {profile.name}: a trial trains in one process, expected gpus_per_run: 1, "
+            f"profile {profile.name}: a trial trains in one process: expected gpus_per_run: 1, "
             f"got {profile.gpus_per_run}"
         )
     needs.require([one.config for one in wanted], store, profile)
 
 
 def folder(grid: Grid, store: Store) -> SweepDir:
-    """Submissions and logs of a grid's searches: a sweep's folder within the sweep's folder."""
+    """The folder for submissions and logs of a grid's searches, within the sweep's folder."""
     return SweepDir(store.sweep(grid.name).path / "tune")
 
 
 def record(grid: Grid, wanted: Sequence[Search], store: Store) -> SweepDir:
-    """Write what is searched. Raises ConfigError where the store cannot be written."""
+    """Write each search's search.json; returns the folder for submissions. Raises ConfigError if
+    the store cannot be written to."""
     sweep = folder(grid, store)
     try:
         sweep.logs.mkdir(parents=True, exist_ok=True)
@@ -196,36 +199,36 @@ def record(grid: Grid, wanted: Sequence[Search], store: Store) -> SweepDir:
 
 
 def _end_hung(seen: Sequence[Progress], working: Sequence[Pending], console: Console) -> int:
-    """End the jobs of workers that hang in a trial, which another worker then goes on with;
-    returns their number. Raises ClusterError."""
+    """End the jobs of workers that hang in a trial, so that others can resume it; returns their
+    number. Raises ClusterError."""
     hung = {trial.job for one in seen for trial in one.trials if trial.kind == "hung"}
     ended = [item for item in working if item.name and item.job in hung]
     if ended:
         backends.stop(ended)
-        console.print(f"{counted(len(ended), 'worker')} ended, hung in a trial")
+        console.print(f"ended {counted(len(ended), 'worker')} that hung in a trial")
     return len(ended)
 
 
 def workers(sweep: SweepDir) -> list[Pending]:
-    """Every worker that was ever submitted, with what its backend says of it now."""
+    """Every worker ever submitted, with its state according to its backend."""
     return [*backends.states(dict(enumerate(pending.workers(sweep)))).values()]
 
 
 def at_work(sweep: SweepDir) -> list[Pending]:
-    """Workers of earlier submissions that run or wait to run."""
+    """Workers of earlier submissions that are running or queued."""
     return [item for item in workers(sweep) if item.live]
 
 
 def stop(grid: Grid, store: Store) -> int:
-    """Ask the workers of a grid's searches to stop, and returns their number; trials under way
-    keep their checkpoints. Raises ClusterError."""
+    """Ask the workers of a grid's searches to stop; returns their number. Trials under way keep
+    their checkpoints. Raises ClusterError."""
     working = at_work(folder(grid, store))
     backends.stop(working)
     return len(working)
 
 
 def _attend(crew: Crew, wanted: Sequence[Search], grid: Grid, console: Console) -> list[Progress]:
-    """Show how far the searches are until every worker has ended."""
+    """Show the searches' progress until every worker has ended."""
     return watcher.attend(
         crew,
         console,

@@ -1,9 +1,9 @@
 """What Optuna does in a search: it proposes hyper-parameters and says when to stop a trial early.
 
 Its journal, one file, is shared by all workers of a search, also across nodes: every line is
-appended under a lock that a network file system respects. The journal is Optuna's memory alone;
-what came of a trial is in the trial's own folder, and is told to Optuna again where a worker died
-before it could (`Study.settle`).
+appended under a lock that works on network file systems. It is only Optuna's memory: the outcome of
+a trial is in the trial's folder, and is reported to Optuna later if a worker died before it could
+(`Study._settle`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from sweep.grid.search import Search, record, rounded
 from sweep.grid.tune_block import Range
 
 SLOT = "trial"
-"""Where Optuna keeps which of our trials one of its own is; it counts those too that failed."""
+"""Attribute of an Optuna trial: the number of our trial. Several may have the same one, as a trial
+that failed is repeated as a new Optuna trial."""
 STOPPED = "stopped"
-"""After how many epochs a trial was given up."""
+"""Attribute of an Optuna trial that was stopped early: after how many epochs."""
 
 
 class _Journal(JournalFileBackend):
-    """A journal that a half-written last line (a full disk, a lost node) does not spoil."""
+    """A journal that repairs a half-written last line (after a full disk or a lost node)."""
 
     def __init__(self, path: Path) -> None:
         self._file, self._guard = path, JournalFileOpenLock(str(path))
@@ -46,7 +47,7 @@ class _Journal(JournalFileBackend):
         super().append_logs(logs)
 
     def _mend(self) -> None:
-        """Cut off a last line without an end: while we hold the lock, nobody is writing it."""
+        """Cut off an incomplete last line: under the lock, no other process is writing it."""
         self._guard.acquire()
         try:
             with open(self._file, "rb+") as file:
@@ -61,7 +62,7 @@ class _Journal(JournalFileBackend):
 
 class Study:
     """Optuna's side of one of our trials, for the process that holds it. Raises DamagedError if the
-    search's journal is not one."""
+    search's journal cannot be read."""
 
     def __init__(self, search: Search, number: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -77,9 +78,9 @@ class Study:
                     min_resource=search.grace, reduction_factor=search.reduction
                 ),
             )
-        except (ValueError, LookupError, TypeError) as error:  # what a line that is none raises
+        except (ValueError, LookupError, TypeError) as error:  # from a line that is no log entry
             raise DamagedError(
-                search.journal, f"no journal of Optuna ({first_line(error)})"
+                search.journal, f"not an Optuna journal ({first_line(error)})"
             ) from None
         self._settle()
         tries = len(self._ours())
@@ -93,11 +94,11 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def _ours(self) -> list[FrozenTrial]:
-        """All attempts of Optuna at our trial: one, and one for each that failed before it."""
+        """All Optuna trials for our trial: the latest, and those that failed before it."""
         return [trial for trial in self._all() if trial.user_attrs.get(SLOT) == self.number]
 
     def _settle(self) -> None:
-        """Tell Optuna of trials that have ended while it still takes them for running."""
+        """Report trials that have ended but that Optuna still takes for running."""
         for trial in self._all():
             if trial.state is TrialState.RUNNING and SLOT in trial.user_attrs:
                 run = self.search.trial_dir(trial.user_attrs[SLOT])
@@ -106,7 +107,8 @@ class Study:
                     self._tell(trial.number, ended)
 
     def _take(self) -> tuple[bool, optuna.Trial]:
-        """The trial that a former holder of ours began (then True), or a new one."""
+        """(True, the Optuna trial that a former holder of our trial began) or (False, a new
+        one)."""
         for trial in self._ours():
             if trial.state is TrialState.RUNNING:
                 return True, optuna.Trial(self._study, trial._trial_id)
@@ -122,34 +124,36 @@ class Study:
         return rounded(self._trial.suggest_float(name, low, high, log=True), low, high)
 
     def promising(self, values: Sequence[float]) -> bool:
-        """Whether to go on, told the value after every epoch so far: successive halving."""
+        """Whether to continue the trial, by successive halving. values: accuracy in [0, 1] after
+        each epoch so far."""
         known = self._all()[self._trial.number].intermediate_values
         for epoch, value in enumerate(values, start=1):
             if epoch not in known:
                 self._trial.report(value, epoch)
         stop = self._trial.should_prune()
-        if stop:  # for whoever goes on with the trial if this process dies now
+        if stop:  # so that the next holder knows if this process dies now
             self._trial.set_user_attr(STOPPED, len(values))
         return not stop
 
     @property
     def stopped(self) -> int | None:
-        """After how many epochs the trial was given up, if a former holder died doing so."""
+        """After how many epochs a former holder stopped the trial early, if it died before it could
+        record that; else None."""
         found: int | None = self._trial.user_attrs.get(STOPPED)
         return found
 
     def tell(self, ended: Mapping[str, Any]) -> None:
-        """How the trial ended, as its folder tells."""
+        """Report how the trial ended. ended: the content of its trial.json."""
         self._tell(self._trial.number, ended)
 
     def _tell(self, number: int, ended: Mapping[str, Any]) -> None:
-        # A trial that diverged is one that was stopped with nothing to show for it.
+        # Optuna has no state for divergence: reported as stopped early, without a value.
         completed = ended["state"] == "completed"
         state = TrialState.COMPLETE if completed else TrialState.PRUNED
         value = ended["value"] if completed else None
-        with suppress(UpdateFinishedTrialError):  # another worker has told it in this moment
+        with suppress(UpdateFinishedTrialError):  # another worker has just reported it
             self._study.tell(number, value, state=state, skip_if_finished=True)
 
     def give_up(self) -> None:
-        """The trial failed: it tells nothing about its hyper-parameters."""
+        """Report that the trial failed, which says nothing about its hyper-parameters."""
         self._study.tell(self._trial, state=TrialState.FAIL)

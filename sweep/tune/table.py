@@ -1,4 +1,4 @@
-"""How far the searches of a grid are: a line per search, for people and for programs."""
+"""The progress of a grid's searches: a row per search, for a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from sweep.state.pending import Pending
 from sweep.tune.winners import named
 
 COLOURS = {"failed": "red", "interrupted": "yellow", "pending": "dim"}
-SILENT = {"pending": "its job comes back to it"}
+SILENT = {"pending": "its job will resume it"}
 
 
 def brief(seen: Sequence[Progress]) -> Text:
-    """'2 of 6 searches through, 61 of 120 trials'."""
-    through = sum(one.over for one in seen)
+    """'2 of 6 searches finished, 61 of 120 trials'."""
+    finished = sum(one.over for one in seen)
     trials, most = sum(one.real for one in seen), sum(one.search.trials for one in seen)
     searches = counted(len(seen), "search")
-    return Text(f"{through} of {searches} through, {trials} of {counted(most, 'trial')}")
+    return Text(f"{finished} of {searches} finished, {trials} of {counted(most, 'trial')}")
 
 
 def tabulate(seen: Sequence[Progress], grid: Grid, workers: Sequence[Pending] = ()) -> Group:
-    """One line per search; values in percent of the validation split. workers: those at work."""
+    """A row per search, with accuracies on the validation split in percent. workers: the live
+    ones."""
     shown = Sheet(box=None, pad_edge=False, header_style="bold")
     shown.add_column("search", no_wrap=True, overflow="ellipsis")
     for column in ("trials", "best", "second", "spread"):
@@ -47,7 +48,7 @@ def tabulate(seen: Sequence[Progress], grid: Grid, workers: Sequence[Pending] = 
 
 
 def _workers(workers: Sequence[Pending]) -> list[Text]:
-    """'3 workers: 1 running, 2 pending (Priority)'; nothing if there are none."""
+    """'3 workers: 1 running, 2 pending (Priority)'; [] if there are none."""
     counts = Counter(map(standing, workers))
     words = [
         f"{count} {state}{f' ({reason})' if reason else ''}"
@@ -57,8 +58,8 @@ def _workers(workers: Sequence[Pending]) -> list[Text]:
 
 
 def standing(worker: Pending) -> tuple[str, str | None]:
-    """(running, pending or unknown, what it waits for) of a worker at work; processes of this
-    machine run."""
+    """(state, what it waits for or None) of a live worker. state: 'running', 'pending' or
+    'unknown'; a process on this machine is always running."""
     state = worker.state
     if state is None:
         return ("unknown" if worker.name else "running"), None
@@ -87,15 +88,13 @@ def _shown(value: float | str) -> str:
 
 
 def _reasons(seen: Sequence[Progress]) -> list[Text]:
-    """A line for each way in which trials failed, were interrupted, or wait to go on."""
+    """A line for each distinct reason for which trials failed, were interrupted or are pending."""
     alike: dict[tuple[str, str], list[str]] = {}
     for one in seen:
         for trial in one.trials:
             if trial.state in COLOURS:
                 where = f"{one.search.name} trial {trial.number}"
-                why = trial.reason or (
-                    "its job comes back to it" if trial.state == "pending" else "no reason given"
-                )
+                why = trial.reason or SILENT.get(trial.state, "no reason given")
                 told = trial.kind in (None, *why.split()[:1]) or trial.state == "failed"
                 why = why if told else f"{trial.kind}: {why}"
                 alike.setdefault((trial.state, why), []).append(where)
@@ -126,7 +125,7 @@ def _warnings(seen: Sequence[Progress], least: int) -> list[Text]:
 
 
 def exit_code(seen: Sequence[Progress]) -> int:
-    """1 if trials failed, 3 if a search is not through, else 0."""
+    """0 if every search is finished; else 1 if trials failed, else 3."""
     if all(one.over for one in seen):
         return 0
     return 1 if any(one.counts["failed"] for one in seen) else 3

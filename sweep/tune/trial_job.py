@@ -1,8 +1,8 @@
 """What a node runs for `sweep tune`: `TuneJob` does trials of the searches in a frozen manifest.
 
-Workers share the searches. A trial is claimed like a run, so that two workers never have the same
-one, and no search gets more trials than its budget; one whose worker died goes on from its last
-epoch in whoever claims it next.
+Workers share the searches. A trial is claimed like a run, so no two workers have the same one, and
+no search gets more trials than its budget. If a worker dies, the next one to claim the trial
+resumes it from its last epoch.
 """
 
 from __future__ import annotations
@@ -35,38 +35,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("epsweep")
 MOST_LOST = 3
-"""Processes that one trial may cost within a submission."""
+"""After this many processes have died in one trial within a submission, it is left."""
 
 
 @dataclass(frozen=True)
 class TuneJob:
-    """Does trials of rows [first, first + count) of a manifest until none is left to begin."""
+    """Does trials of the searches in rows [first, first + count) of a manifest until none is
+    left."""
 
     root: str
     sweep: str
-    """Folder of the search's submissions."""
+    """Path of the folder with the searches' submissions."""
     manifest: str
     first: int
     count: int
     turn: int = 0
-    """Which of the rows to begin with: workers spread over the searches."""
+    """Row to begin with, so that workers spread over the searches."""
     threads: int | None = None
     gpus: float = 0
     staging: bool = False
     compile: str = "none"
 
     def __call__(self) -> dict[str, int]:
-        """Returns how many trials ended how, e.g. {'done': 3, 'failed': 1}."""
+        """Returns outcome -> number of trials, e.g. {'done': 3, 'failed': 1}."""
         return orderly(self.work)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues again on a time limit or a preemption."""
+        """What submitit queues again on a time limit or a preemption: the same job."""
         from sweep.worker.task_file import DelayedSubmission  # imports submitit
 
         return DelayedSubmission(self)
 
     def work(self) -> dict[str, int]:
-        """The same, in a process that is not a job: what it is told to stop by is raised."""
+        """The same, for a process that handles signals itself. Raises StoppedError."""
         rows = rows_of(Path(self.manifest), self.first, self.count, shapes.Search)
         tuned = Path(self.root) / "tuned"
         wanted = [Search.parse(row["search"], tuned) for row in rows]
@@ -80,8 +81,8 @@ class TuneJob:
     def share(
         self, searches: Sequence[tuple[Search, Sequence[int], Sequence[int]]]
     ) -> dict[str, int]:
-        """Do trials of searches until none is left for this worker. Each search comes with the
-        numbers of its trials, and with the attempts that were made at each trial before."""
+        """Do trials of searches until none is left for this worker. searches: each with the numbers
+        of the trials to do, and the number of earlier attempts at every trial."""
         outcomes = Counter[str]()
         turn = self.turn % len(searches)
         for wanted, numbers, after in [*searches[turn:], *searches[:turn]]:
@@ -113,7 +114,7 @@ class TuneJob:
 
     def _do(self, wanted: Search, number: int, claim: Claim) -> str:
         if self.threads:
-            import torch  # 2 s, and only a node needs it
+            import torch  # 2 s to import; only a node needs it
 
             torch.set_num_threads(self.threads)
         stage = environment.node_tmpdir() if self.staging else None
@@ -127,11 +128,11 @@ class TuneJob:
 
 
 def claim_trial(run: RunDir, *, gpus: float = 0) -> Claim | None:
-    """The right to work on a trial, None if another process has it or the trial has just ended. Who
-    ended it may have been killed before it could forget the weights."""
+    """A claim on a trial; None if another process holds it or it has just ended. In the latter case
+    removes its weights, as its worker may have been killed before it could."""
     claim = attempt.claim_for(run, gpus=gpus)
     if claim and search.record(run):
-        with suppress(NotOwnedError):  # who has taken it over forgets them
+        with suppress(NotOwnedError):  # then the process that has taken it over removes them
             search.forget(claim.run)
         claim.release("done")
         return None
@@ -141,8 +142,8 @@ def claim_trial(run: RunDir, *, gpus: float = 0) -> Claim | None:
 def conduct(
     wanted: Search, number: int, claim: Claim, store: Store, how: Mapping[str, Any]
 ) -> None:
-    """One trial, claimed: begin it or go on with it, and record how it ended. how: options of
-    core.run.trial.train (a dict, since importing that imports torch)."""
+    """Begin or resume a claimed trial, and record how it ended. how: keyword arguments of
+    core.run.trial.train (a dict, as that module imports torch)."""
     from sweep.tune.study import Study  # imports optuna
 
     run, study = claim.run, Study(wanted, number)
@@ -154,7 +155,7 @@ def conduct(
         ended = _stopped(study.stopped) if study.stopped else None
         ended = ended or _train(config, wanted, claim, store, study.promising, how)
     except (OSError, NotOwnedError):
-        raise  # a full disk is not to blame on the hyper-parameters: the trial will go on
+        raise  # not due to the hyper-parameters (a full disk, ...): the trial can be resumed
     except Exception:
         study.give_up()
         raise
@@ -165,7 +166,7 @@ def conduct(
 
 
 def _stopped(epochs: int) -> dict[str, Any]:
-    """How a trial ends that was given up when its process died."""
+    """The record of a trial that was stopped early just before its process died."""
     return {"state": "pruned", "reason": None, "value": None, "images": 0, "epochs": epochs}
 
 
@@ -177,7 +178,7 @@ def _train(
     promising: Callable[[Sequence[float]], bool],
     how: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """How a trial ends, as `trial.json` has it."""
+    """Train the trial; returns how it ended, for `trial.json`."""
     from core.errors import DivergedError
     from core.run import trial  # imports torch
 
@@ -194,13 +195,14 @@ def _train(
 
 
 def _clear(run: RunDir) -> None:
-    """Remove what an earlier trial of this number has left that failed: other hyper-parameters."""
+    """Remove the files of an earlier, failed trial of this number, which had other
+    hyper-parameters."""
     paths = (run.checkpoint, run.previous_checkpoint, run.metrics, run.config)
     for path in paths:
         run.remove(path)
 
 
 def manifest_row(wanted: Search, numbers: Sequence[int]) -> dict[str, Any]:
-    """A search as manifests hold it: the trials to do, and the attempts at each trial before."""
+    """A search as manifests hold it, with the trials to do and the earlier attempts at each."""
     after = [newest_attempt(wanted.trial_dir(n).path) for n in range(wanted.trials)]
     return {"search": wanted.to_dict(), "numbers": [*numbers], "after": after}

@@ -1,10 +1,10 @@
-"""What searches have found, taken by the runs of a grid: all of them, or none.
+"""The winners of searches in the runs of a grid: of all its searches, or of none.
 
-    Grid as its file says --apply--> the same with every run's hyper-parameters from its search
+    grid as in its file --apply--> the same grid, with every run's hyper-parameters from its search
 
-A pure function of the file's text and the winners on disk, which are written once: whoever looks at
-the grid sees the same runs. A grid whose searches are not all through keeps the runs of its file,
-and `launch` refuses it.
+A pure function of the file's text and the winners on disk, which are written once, so everybody
+sees the same runs. While a search is unfinished, the grid keeps the runs of its file, and `launch`
+refuses it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAMED = 3
 
 
 def apply(grid: Grid, store: Store) -> Grid:
-    """The grid with its searches and, if all of them are through, their winners in its runs."""
+    """The grid with its searches and, if all of them are finished, their winners in its runs."""
     if grid.tune is None:
         return grid
     if not grid.tune.trials:
@@ -54,7 +54,8 @@ def _tuned(run: Run, winner: Mapping[str, Any] | None, tune: Tune) -> Run:
 
 
 def _drawn(run: Run, tune: Tune, seed: int) -> Run:
-    """A run with the first values that come, which it shares with those whose search it would."""
+    """A run with one random draw of hyper-parameters, the same for all runs that would share a
+    search."""
     alike = _searched(run.config, tune, seed)
     name = run.id if alike is run.config else alike.id
     chance = random.Random(derive(seed, "draw", name))
@@ -68,7 +69,7 @@ def _drawn(run: Run, tune: Tune, seed: int) -> Run:
 
 
 def _draw(ends: Range, chance: random.Random) -> float | str:
-    """One of the values, or a number between the ends on a logarithmic scale."""
+    """One of the values, or a log-uniform number between the ends."""
     if isinstance(ends[0], str):
         return chance.choice(ends)
     low, high = map(float, ends)
@@ -76,7 +77,7 @@ def _draw(ends: Range, chance: random.Random) -> float | str:
 
 
 def by_run(grid: Grid, store: Store) -> dict[str, Search]:
-    """Id of each run as the file says -> the search it takes its hyper-parameters from."""
+    """Run id as in the file -> the search whose winner the run uses."""
     assert grid.tune
     searched = {run.id: _searched(run.config, grid.tune) for run in grid.runs}
     seeds: dict[RunConfig, int] = {}
@@ -88,8 +89,8 @@ def by_run(grid: Grid, store: Store) -> dict[str, Search]:
 
 
 def _searched(config: RunConfig, tune: Tune, seed: int = 0) -> RunConfig:
-    """What runs that share a search have in common, as one run: with one seed, plain
-    hyper-parameters, and `fix` in place of every schedule that attacks."""
+    """The run that stands for all runs that share a search: with one seed, default
+    hyper-parameters, and (unless tune.schedule is 'each') `fix` for every schedule that attacks."""
     changes: dict[str, Any] = {"seed": seed} if config.seed != seed else {}
     if tried := {k: v for k, v in tune.defaults.items() if getattr(config.optim, k) != v}:
         changes["optim"] = config.optim.model_copy(update=tried)
@@ -114,31 +115,31 @@ def _search(alike: RunConfig, seed: int, tune: Tune, store: Store) -> Search:
 
 
 def are_in(grid: Grid) -> bool:
-    """Whether the runs have the hyper-parameters they are to have: of an untuned grid they do."""
+    """Whether the runs have their final hyper-parameters; always true for a grid without tuning."""
     return grid.tune is None or bool(grid.runs[0].tuned)
 
 
 def require(grid: Grid) -> None:
-    """Raises ConfigError where a grid asks for tuned hyper-parameters and some are not there."""
+    """Raise ConfigError if a grid asks for tuned hyper-parameters and some are not found yet."""
     if not are_in(grid):
         raise ConfigError(f"{grid.name}: {_lacking(grid)}")
 
 
 def _lacking(grid: Grid) -> str:
     open_ones = [search for search in grid.searches if search.winner() is None]
-    # Before what is long: on a line of its own it would be no command any more.
+    # The command comes first, before the long list: wrapped, it could not be pasted.
     how = shlex.join(["sweep", "tune", grid.argument])
     if not grid.searches:
-        return f"its searches were not looked at; run: {how}"
+        return f"its searches were not read from a store; run: {how}"
     if not open_ones:
         barren = [s.name for s in grid.searches if not (s.winner() or {}).get("params")]
-        return f"no trial was completed in the search for {named(barren)}; give it a wider space"
+        return f"no trial was completed in the search for {named(barren)}; widen tune.space"
     each = [
         f"{one.name}: {look(one).real} of {counted(one.trials, 'trial')}"
         for one in open_ones[:NAMED]
     ]
     more = f", and {len(open_ones) - NAMED} more" if len(open_ones) > NAMED else ""
-    count = f"{len(open_ones)} of {counted(len(grid.searches), 'search')} not through"
+    count = f"{len(open_ones)} of {counted(len(grid.searches), 'search')} unfinished"
     return f"{count}; run: {how} ({', '.join(each)}{more})"
 
 
@@ -150,7 +151,7 @@ def named(names: Iterable[str]) -> str:
 
 
 def lines(grid: Grid) -> list[Text]:
-    """What to say about a tuned grid wherever its runs are shown."""
+    """Lines about the tuning of a grid, shown wherever its runs are; [] without tuning."""
     if grid.tune is None:
         return []
     if not are_in(grid):
@@ -170,14 +171,14 @@ def lines(grid: Grid) -> list[Text]:
 
 
 def weak(grid: Grid) -> list[tuple[Search, Mapping[str, Any]]]:
-    """Searches, with their winners, that had too few trials for their result to be trusted."""
+    """Searches, with their winners, that had fewer trials than tune.least."""
     assert grid.tune
     pairs = ((search, search.winner()) for search in grid.searches)
     return [(one, winner) for one, winner in pairs if winner and winner["trials"] < grid.tune.least]
 
 
 def as_dict(grid: Grid) -> dict[str, Any]:
-    """For programs: every search with its winner, None where it is not through."""
+    """For `--json`: every search with its winner, None if it is unfinished."""
     if grid.tune is None:
         return {}
     few = {search.id for search, _ in weak(grid)}

@@ -151,7 +151,7 @@ def test_the_command_writes_what_runs_take(
     code, out, _ = call("weights", "list", "robust_resnet50", "--root", str(store.root))
     assert code == 0 and "yes" in out
     code, _, err = call("weights", "convert", str(file), "--to", str(to))
-    assert code == 2 and err.startswith(f"{to}: exists already") and err.count("\n") == 1
+    assert code == 2 and err.startswith(f"{to}: already exists") and err.count("\n") == 1
 
 
 def spoilt(file: Path, content: bytes) -> Path:
@@ -172,7 +172,7 @@ def test_bad_files_are_one_line(call: Callable[..., tuple[int, str, str]], tmp_p
     assert told in refused(str(page))
     assert "expected a name that ends in .safetensors" in refused(str(page), "--to", "x.pt")
     plain = spoilt(tmp_path / "x.safetensors", b"")
-    assert "is a .safetensors file already" in refused(str(plain))
+    assert "already a .safetensors file" in refused(str(plain))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_idx_files_become_a_folder_of_ones_own(tmp_path: Path) -> None:
     assert (first[..., 0].ravel() == np.arange(784, 2 * 784) % 251).all()
     few = list(idx.read_images(source, each=2))
     assert len(few) == 2 * 4 + 4 + 2 * 4
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         make_folder(iter(few), tmp_path / "images")
     assert {path.name for path in tmp_path.iterdir()} == {"idx", "images"}
 

@@ -247,7 +247,7 @@ def finish(run: Run, store: Store, *, factor: float, device: str = "NVIDIA H100 
 def test_finished_runs_calibrate_the_estimate(small: Grid, store: Store) -> None:
     runs = [run for run in small.runs if run.config.backbone == "swin"]
     before = cost.of(H100, store)
-    assert "no finished run" in before.basis and before.runs == 0
+    assert "no run has finished" in before.basis and before.runs == 0
     sweep = submissions.record_grid(small, store)
     write_jsonl(sweep.manifest, (submissions.manifest_row(run) for run in small.runs))
     for run in runs:

@@ -185,7 +185,7 @@ def test_jobs_go_to_the_cluster_that_is_asked_about_them(
         (
             "base: {weights: random, image_size: 32, backbone: mini_convnext, dataset: fake}\n"
             "tune: {trials: 6}\n",
-            "of 1 search not through",
+            "of 1 search unfinished",
         ),
     ],
 )

@@ -227,7 +227,7 @@ def test_searches_with_own_code_are_tuned_on_a_plugin(
     _until(lambda: not _alive(row["jobs"][0]))
     Path("my_loss.py").write_text(example.read_text())
     code, out, _ = call("tune", farm.grid, "--status")
-    assert code == 0 and "1 of 1 search through, 2 of 2 trials" in out
+    assert code == 0 and "1 of 1 search finished, 2 of 2 trials" in out
 
 
 def _alive(job: str) -> bool:

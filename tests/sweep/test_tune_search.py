@@ -79,7 +79,7 @@ def test_a_damaged_line_in_the_journal_is_one_line(store: Store, line: bytes) ->
     wanted.journal.write_bytes(first + b"\n" + line + rest)
     with pytest.raises(DamagedError) as error:
         Study(wanted, 0)
-    assert str(error.value).startswith(f"{wanted.journal}: damaged, no journal of Optuna (")
+    assert str(error.value).startswith(f"{wanted.journal}: damaged, not an Optuna journal (")
     assert "\n" not in str(error.value)
 
 

@@ -133,7 +133,7 @@ def test_tuning_again_ends_a_worker_that_hangs_and_sends_another(
     (order,) = orders
     assert order.jobs == 1, "three searches: of three workers two are still at it"
     text = said(console)
-    assert "1 worker ended, hung in a trial" in text and "2 workers at work" in text
+    assert "ended 1 worker that hung in a trial" in text and "2 workers already at work" in text
     assert "1 worker on 3 searches: arrays 8" in text
 
 

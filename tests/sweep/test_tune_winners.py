@@ -73,7 +73,7 @@ def test_all_runs_take_winners_or_none(store: Store) -> None:
     with pytest.raises(ConfigError) as caught:
         winners.require(some)
     (line,) = caught.value.lines
-    told = "tiny: 2 of 3 searches not through; run: sweep tune tiny.yaml (mini_convnext-"
+    told = "tiny: 2 of 3 searches unfinished; run: sweep tune tiny.yaml (mini_convnext-"
     assert line.startswith(told) and "0 of 3 trials" in line
     for wanted in others:
         for number in range(3):
@@ -119,12 +119,12 @@ def test_the_command_line_tells_what_is_missing(call: Call, store: Store, tmp_pa
     path = tmp_path / "my tiny.yaml"
     path.write_text(f"{GRID}tune: {{trials: 3}}\n")
     code, out, _ = call("plan", str(path))
-    assert code == 0 and "not tuned yet: 3 of 3 searches not through; run: sweep tune '" in out
+    assert code == 0 and "not tuned yet: 3 of 3 searches unfinished; run: sweep tune '" in out
     code, _, err = call("launch", str(path), "--tracking", "none")
     assert code == 2 and len(err.splitlines()) == 1 and f"run: sweep tune '{path}' (" in err
     assert not store.root.exists(), "nothing is written"
     code, out, _ = call("tune", str(path), "--status")
-    assert code == 3 and "0 of 3 searches through, 0 of 9 trials" in out
+    assert code == 3 and "0 of 3 searches finished, 0 of 9 trials" in out
     through(store)
     code, out, _ = call("tune", str(path))
     assert code == 0 and "75.00" in out and "50.00" in out and "25.00" in out
@@ -137,7 +137,7 @@ def test_the_command_line_tells_what_is_missing(call: Call, store: Store, tmp_pa
     assert len(plan["tuning"]) == 3 and plan["tuning"][0]["winner"]["value"] == 0.75
     path.write_text(GRID)
     code, _, err = call("tune", str(path))
-    assert code == 2 and "has no `tune:` block" in err
+    assert code == 2 and "expected a `tune:` block" in err
 
 
 def test_a_trial_needs_no_team(call: Call, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_from_search_to_table(tmp_path: Path) -> None:
                 break
     out, _ = tuner.communicate(timeout=300)
     assert killed and tuner.returncode == 0, out
-    assert "2 of 2 searches through, 8 of 8 trials" in out
+    assert "2 of 2 searches finished, 8 of 8 trials" in out
     outcomes = [row["outcome"] for row in read_jsonl(killed / "attempts.jsonl")]
     assert outcomes == ["lost", "done"]
     assert not list(claims.rglob("*.pt")) and not (root / "runs").exists()

@@ -283,7 +283,7 @@ def test_a_profile_says_where_its_jobs_look(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert pretrained.required_hub(there) is not None
     monkeypatch.delenv("SCRATCH")
-    with pytest.raises(ConfigError, match="this variable is not set here"):
+    with pytest.raises(ConfigError, match="a variable in it is not set here"):
         pretrained.hub_of(cluster)
 
 
