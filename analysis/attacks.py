@@ -1,7 +1,7 @@
-"""What several attacks say of the same images of a run, side by side.
+"""Several attacks on the same images of a run, compared.
 
-Every one of them is sound: an image that it breaks is broken. The accuracy under all of them
-together is the nearest to the truth, and what a single one shows above it is overrated.
+An image that any attack breaks is not robust. So the accuracy under all attacks together is the
+closest to the truth, and a single attack overrates the run by what it shows above that.
 """
 
 from __future__ import annotations
@@ -32,43 +32,45 @@ USUAL = "apgd-ce"
 class Judged:
     """A run under several attacks of one norm, at ascending strengths up to `strengths[-1]`.
 
-    critical: name of an attack -> index of the first of these strengths that breaks each image
-    [n], len(strengths) if none does."""
+    critical: attack -> for each image the index of the first of these strengths at which the attack
+    breaks it, or len(strengths) if none does; shape [n]."""
 
     run: Run
     strengths: tuple[Strength, ...]
     critical: dict[str, np.ndarray]
     usual: str
-    """The name of the usual attack among them; '' if it is not there."""
+    """Name of the usual attack (apgd-ce); '' if it is not among them."""
 
     @property
     def n(self) -> int:
-        """Images that all attacks have tried."""
+        """Number of images that all attacks have tried."""
         return len(self.together)
 
     @cached_property
     def together(self) -> np.ndarray:
-        """The critical levels under all attacks."""
+        """The critical index of each image under all attacks together, shape [n]."""
         return reduce(np.minimum, self.critical.values())
 
     @property
     def differ(self) -> int:
-        """Images that not all attacks judge alike at the last strength."""
+        """Number of images on which the attacks disagree at the last strength."""
         right = [levels > len(self.strengths) - 1 for levels in self.critical.values()]
         return int((np.any(right, axis=0) != np.all(right, axis=0)).sum())
 
     def accuracy(self, critical: np.ndarray, level: int = -1) -> float:
-        """In percent, by default at the last strength."""
+        """Accuracy in percent at a strength, by default the last one."""
         return percent(float((critical > level % len(self.strengths)).mean()))
 
     def expected(self, critical: np.ndarray) -> float:
-        """In percent, by the trapezoid over these strengths whatever the attack."""
+        """Expected accuracy in percent, by the trapezoid rule over these strengths for every
+        attack."""
         points = {level: float(one) for level, one in enumerate(self.strengths)}
         return percent(float(robustness(critical, points).mean()))
 
     @property
     def overrated(self) -> tuple[float, Strength]:
-        """Points by which the usual attack is above all together where it is most, and there."""
+        """(points, strength): the largest amount by which the accuracy under the usual attack
+        exceeds that under all together, and where."""
         gaps = [
             self.accuracy(self.critical[self.usual], level) - self.accuracy(self.together, level)
             for level in range(len(self.strengths))
@@ -78,16 +80,16 @@ class Judged:
 
 
 def judged(run: Run, most: Strength | None = None) -> Iterator[Judged]:
-    """One for each norm and split in which two attacks or more have judged the run.
+    """One `Judged` for each norm and split in which at least two attacks have judged the run.
 
-    most: the largest strength; None is all that they share."""
+    most: the largest strength to compare at; by default the largest that they share."""
     groups: dict[tuple[str, str], list[Evaluation]] = {}
     for one in run.evaluations:
         if one.record and one.kind.at_strengths:
             groups.setdefault((one.norm, one.record["config"]["split"]), []).append(one)
     for evaluations in groups.values():
         if len({one.attack for one in evaluations}) < 2:
-            continue  # the usual case: its flags need not be read, 2 ms a run
+            continue  # the usual case: saves reading its flags, 2 ms a run
         found = _compared(run, evaluations, most)
         if found and len(found.critical) > 1 and len(found.strengths) > 1:
             yield found
@@ -121,7 +123,7 @@ def _compared(run: Run, evaluations: Sequence[Evaluation], most: Strength | None
 
 
 def _levels(run: Run, one: Evaluation, strengths: Sequence[Strength]) -> pd.Series:
-    """Critical levels among `strengths` by image. Raises OSError, DamagedError."""
+    """Image index -> critical index among `strengths`. Raises OSError, DamagedError."""
     path = run.dir.eval_flags(one.id)
     flags = read_flags(path)
     if flags is None:
@@ -137,7 +139,8 @@ def _levels(run: Run, one: Evaluation, strengths: Sequence[Strength]) -> pd.Seri
 
 
 def overrating(run: Run) -> list[str]:
-    """Where the usual attack overrates a run by more than a point, a line each."""
+    """A line for each norm and split in which the usual attack overrates a run by more than a
+    point."""
     most = run.epsilon_g or None
     return [_overrated(one) for one in judged(run, most) if _is_overrated(one)]
 
@@ -151,12 +154,12 @@ def _overrated(one: Judged) -> str:
     others = " and ".join(name for name in one.critical if name != one.usual)
     return (
         f"{one.run.dir.id}: {one.usual} overrates it by up to {half_up(points, 1)} points (at "
-        f"{where}, {one.n} images), as {others} shows"
+        f"{where}, {one.n} images) compared with {others}"
     )
 
 
 def summary(runs: Iterable[Run]) -> list[str]:
-    """The same for a terminal, in one line."""
+    """The same for all runs in one line, for a terminal; [] if none is overrated."""
     every = [one for run in runs for one in judged(run, run.epsilon_g or None) if one.usual]
     wrong = [one for one in every if _is_overrated(one)]
     if not wrong:
@@ -165,25 +168,28 @@ def summary(runs: Iterable[Run]) -> list[str]:
     points, where = worst.overrated
     return [
         f"{worst.usual} overrates {len(wrong)} of {counted(len(every), 'run')} by more than a "
-        f"point, most {worst.run.dir.id}: by {half_up(points, 1)} at {where}; see --attacks"
+        f"point, at most by {half_up(points, 1)} ({worst.run.dir.id} at {where}); see --attacks"
     ]
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """How much lower attacked runs are under all attacks together than under the usual one: means
-    over runs of adversarial and expected accuracy in points, and the largest gap at a strength."""
+    """How much lower accuracies of attacked runs are under all attacks together than under the
+    usual one, in points."""
 
     runs: int
     images: int
-    """Of a run at least."""
+    """The smallest number of images of a run."""
     adv: float
+    """Mean over runs, of adversarial accuracy."""
     expected: float
+    """Mean over runs, of expected accuracy."""
     widest: float
+    """The largest difference at one strength."""
 
 
 def lowered(runs: Iterable[Run]) -> Lowered | None:
-    """None if no attacked run was judged by another attack than the usual one."""
+    """See Lowered; None if no attacked run was judged by the usual attack and another one."""
     every = [
         one for run in runs if run.epsilon_g for one in judged(run, run.epsilon_g) if one.usual
     ]
@@ -204,8 +210,8 @@ def lowered(runs: Iterable[Run]) -> Lowered | None:
 
 
 def attack_table(results: Results) -> Table | None:
-    """A row per run and eps_g, a column per attack: accuracy there on the images that all of them
-    have tried. None if no run was judged by two attacks."""
+    """A row per run and eps_g, a column per attack: accuracy at eps_g on the images that all of
+    them have tried. None if no run was judged by two attacks."""
     lines = [
         one
         for run in results.runs
@@ -219,10 +225,10 @@ def attack_table(results: Results) -> Table | None:
     seeds = len({one.run.config["seed"] for one in lines}) > 1
     usual = next((one.usual for one in lines if one.usual), "the usual attack")
     notes = [
-        "Accuracy in % at the strength, on the images that every attack of the row has tried",
-        "differ: images there that one attack breaks and another does not",
-        f"overrated: by how many points {usual} is above all attacks together, at the strength up "
-        f"to there where it is most; bold above {OVERRATED:g} point",
+        "Accuracy in % at eps_g, on the images that every attack in the row has tried",
+        "differ: images that one attack breaks at eps_g and another does not",
+        f"overrated: largest number of points by which {usual} is above all attacks together, at "
+        f"strengths up to eps_g; bold above {OVERRATED:g} point",
     ]
     return Table(
         "Runs under several attacks",
@@ -251,7 +257,7 @@ def _labels(one: Judged, seeds: bool) -> tuple[str, ...]:
 
 
 def attack_frame(results: Results) -> pd.DataFrame:
-    """The table as a tidy frame: a row per run, strength and attack."""
+    """The table as a tidy frame: a row per run, strength and attack, with counts of images."""
     rows: list[dict[str, Any]] = []
     for run in results.runs:
         for one in (found for most in results.strengths_of(run) for found in judged(run, most)):

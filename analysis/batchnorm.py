@@ -1,7 +1,8 @@
-"""Numbers of runs with BatchNorm over other counts of images than in like runs, marked in tables.
+"""Marks in tables for runs whose BatchNorm averages over other numbers of images than comparable
+runs.
 
-BatchNorm takes its statistics over a micro-batch, which follows memory: unless a config fixes it,
-runs that differ in nothing else may differ in this.
+BatchNorm takes its statistics over a micro-batch, whose size depends on memory: unless the config
+fixes it, otherwise equal runs may differ in this.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ SECTION = "\N{SECTION SIGN}"
 
 
 def uneven(results: Results) -> dict[tuple[str, ...], list[int]]:
-    """Where runs are whose counts changed while they trained, or are not the usual ones of their
-    model and batch (see `analysis.tuned.place`), with the counts of all runs there."""
+    """Place in tables (see `analysis.tuned.place`) -> the numbers of images per BatchNorm statistic
+    of all runs there, for places with a run whose number changed during training or is not the most
+    common one for its model and batch."""
     alike: dict[tuple[object, ...], list[tuple[Run, tuple[int, ...]]]] = defaultdict(list)
     counts: dict[tuple[str, ...], set[int]] = defaultdict(set)
     table = results.table
@@ -38,19 +40,19 @@ def uneven(results: Results) -> dict[tuple[str, ...], list[int]]:
 
 
 def sentence(results: Results) -> str | None:
-    """Which numbers these are, or None."""
+    """A sentence that lists these places, or None if there are none."""
     found = uneven(results)
     if not found:
         return None
     texts = [f"{place_name(at)} ({', '.join(map(str, found[at]))})" for at in sorted(found)]
     more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
     return (
-        "BatchNorm over other counts of images than in like runs, or over changing ones: "
-        f"{', '.join(texts[:NAMED])}{more}; set batchnorm_images to fix it"
+        "BatchNorm over other numbers of images than in comparable runs, or over changing ones: "
+        f"{', '.join(texts[:NAMED])}{more}; set batchnorm_images to keep the number constant"
     )
 
 
 def flagged(table: Table, results: Results) -> Table:
-    """The table with a mark at these numbers, and a note."""
+    """The table with a mark at the cells of these places, and a note."""
     text = sentence(results)
     return noted(table, uneven(results), text, SECTION) if text else table

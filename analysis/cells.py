@@ -1,4 +1,4 @@
-"""Tidy frame -> cells: one number of a table, its spread over seeds, and what is missing in it."""
+"""Tidy frame -> cells: a number of a table, its spread over seeds, and whether some are missing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from core.config.strength import Norm
 
 
 class Key(NamedTuple):
-    """Which number of a table. evaluation: '' if a source has only one. epsilon_g: in 255ths, of
-    `norm`."""
+    """Names a cell. evaluation: '' if the source has only one. epsilon_g: in 255ths, in `norm`."""
 
     variant: str
     evaluation: str
@@ -27,7 +26,7 @@ class Key(NamedTuple):
 
     @property
     def strength(self) -> Strength:
-        """eps_g as it is written."""
+        """eps_g as a Strength."""
         return Strength.of_255ths(self.epsilon_g, self.norm)
 
 
@@ -36,35 +35,36 @@ class Cell:
     """A mean in percent over `measured` of the `asked` seeds (or datasets, or models)."""
 
     value: float | None
-    """None where nothing is measured."""
+    """None if nothing is measured."""
     std: float | None
-    """Sample standard deviation over seeds, None for a single one."""
+    """Sample standard deviation over seeds; None for a single one."""
     measured: int
     asked: int
     n: tuple[int, ...]
-    """Distinct counts of images behind the parts; () where the source tells none."""
+    """Distinct numbers of images behind the parts (of seeds, the extremes); () if unknown."""
     state: str = "done"
-    """'done', or what the first incomplete part is: failed, running, missing, partial, ..."""
+    """'done', or the state of the first incomplete part: failed, running, missing, ..."""
     reason: str = ""
     unit: str = "seeds"
     constant: int = 0
-    """Seeds whose run gives every image the same label."""
+    """How many seeds have a run that gives every image the same label."""
 
     @property
     def complete(self) -> bool:
-        """Every part asked for is measured on all its images, all seeds on equally many."""
+        """Whether every part asked for is measured on all its images, and all seeds on the same
+        number."""
         same = self.unit != "seeds" or len(self.n) <= 1
         return self.state == "done" and self.measured == self.asked and same
 
 
 BY = ["eval_id" if name == "evaluation" else name for name in Key._fields]
-"""The frame's columns that make a key."""
+"""The frame's columns that make up a key."""
 
 
 def group_cells(frame: pd.DataFrame) -> dict[Key, Cell]:
-    """The cells of a frame as `analysis.load` or `published.read` gives it, in its order.
+    """The cells of a frame from `analysis.load` or `published.read`, in the frame's order.
 
-    Only seeds are averaged; an unmeasured seed makes its cell incomplete, never smaller.
+    Only seeds are averaged. A seed without a value makes its cell incomplete.
     """
     groups = frame.groupby(BY, sort=False)
     table = groups.agg(
@@ -83,7 +83,7 @@ def group_cells(frame: pd.DataFrame) -> dict[Key, Cell]:
 
 
 def strengths(frame: pd.DataFrame) -> list[Strength]:
-    """The eps_g of a frame's rows, ascending; those of runs without an attack are 0."""
+    """The distinct eps_g of a frame's rows, ascending; 0 for standard runs."""
     found = frame[["epsilon_g", "norm"]].drop_duplicates()
     return sorted(Strength.of_255ths(*row) for row in found.itertuples(index=False, name=None))
 

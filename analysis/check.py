@@ -1,5 +1,5 @@
-"""Is the paper consistent with itself? Numbers that disagree between its tables, numbers that no
-accuracy curve can give, numbers it lacks, and its claims as computed counts."""
+"""Is the paper consistent with itself? Numbers that differ between its tables, numbers that no
+accuracy curve can have, missing numbers, and counts to compare its claims with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_ATTACK = "APGD"
 
 
 def check_published() -> str:
-    """The whole report on the published numbers, as Markdown."""
+    """The report on the published numbers, as Markdown."""
     frame = load_published()
     parts = {
         "Cells with different values in different tables": disagreements(),
@@ -38,7 +38,8 @@ def check_published() -> str:
 
 
 def disagreements() -> list[str]:
-    """Cells whose tables differ: 'SWIN/Cars/fix at 4/255 adv: 29.70 (Tables 1, 4, 8), ...'."""
+    """Cells whose value differs between tables, a line each: 'SWIN/Cars/fix at 4/255 adv: 29.70
+    (Tables 1, 4, 8), ...'."""
     seen: dict[Key, dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
     for number in TABLES:
         for key, cell in group_cells(load_published(number)).items():
@@ -53,7 +54,7 @@ def disagreements() -> list[str]:
 
 
 def _plain(key: Key) -> Key:
-    """The same cell under the name that all tables share."""
+    """The key of the same cell in the naming that all tables share."""
     attack = "" if key.evaluation == DEFAULT_ATTACK else key.evaluation
     return key._replace(evaluation=attack, setting=PRESETS.get(key.setting, key.setting))
 
@@ -63,7 +64,8 @@ def _tables(numbers: list[int]) -> str:
 
 
 def impossible(frame: pd.DataFrame) -> list[str]:
-    """Cells outside adv <= expected <= clean, or beyond what a falling curve can average to."""
+    """Cells that violate adv <= expected <= clean, or whose expected accuracy no falling curve can
+    have, a line each."""
     found = group_cells(frame)
     texts = [violation.text for violation in cell_gates(found)]
     for key, cell in found.items():
@@ -75,7 +77,8 @@ def impossible(frame: pd.DataFrame) -> list[str]:
 
 
 def _out_of_bounds(key: Key, clean: float, adv: float, expected: float) -> Iterator[str]:
-    """A curve that falls from clean to adv has its trapezoid mean between these two."""
+    """A falling curve from clean to adv over k steps has its trapezoid mean between that of a curve
+    that falls in the first step and that of one that falls in the last."""
     k = round(key.epsilon_g)
     low = (clean + (2 * k - 1) * adv) / (2 * k)
     high = ((2 * k - 1) * clean + adv) / (2 * k)
@@ -103,7 +106,7 @@ def claims(frame: pd.DataFrame) -> list[str]:
     variants = dict.fromkeys(key.variant for key in found)
     strengths = sorted({key.strength for key in found})
     lines = []
-    groups = defaultdict(list)  # a tuned grid has as many variants as cells
+    groups = defaultdict(list)  # grouped once, as a tuned grid has as many variants as cells
     for key in found:
         groups[key.variant, key.strength, key.metric].append(key)
     for which in product(variants, strengths, METRICS):
@@ -119,7 +122,7 @@ def claims(frame: pd.DataFrame) -> list[str]:
 
 
 def _count(keys: list[Key], found: Mapping[Key, Cell]) -> tuple[int, int, int]:
-    """On how many pairs fix is better, sched is better, both are equal."""
+    """The numbers of pairs on which (fix is better, sched is better, both are equal)."""
     gaps = [
         difference(found[key].value or 0.0, found[other].value or 0.0)
         for key, other in pairs(keys)

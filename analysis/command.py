@@ -38,15 +38,15 @@ from core.config import ConfigError, nearest
 
 FORMS = (*FORMATS, "tidy")
 MAIN = 0
-"""Among numbers of tables: what a grid measured, in the order of its strengths."""
+"""Stands for the tables of what a grid measured, one per strength."""
 MARGIN = -1
-"""Among numbers of tables: those of margin consistency."""
+"""Stands for the tables of margin consistency."""
 ATTACKS = -2
-"""And what several attacks say of each run."""
+"""Stands for the table of runs under several attacks."""
 REGRET = -3
-"""And how far each schedule falls short of the best."""
+"""Stands for the table of how far each schedule falls short of the best."""
 NAMED = {"main": MAIN, "margin": MARGIN, "attacks": ATTACKS, "regret": REGRET}
-"""Tables that the paper has no number for."""
+"""Name -> number, for tables that have no number in the paper."""
 
 
 @dataclass(frozen=True)
@@ -58,29 +58,31 @@ class Source:
 
     @property
     def published(self) -> bool:
-        """Whether these are numbers of files, for which the paper's tables are the natural ones."""
+        """Whether the numbers are from files, for which the paper's tables are the default."""
         return not self.values["run_id"].any()
 
     @classmethod
     def store(cls, root: str | Path, manifest: Sequence[Mapping[str, Any]] | None = None) -> Self:
-        """The runs of a manifest, or all of a store. Raises ConfigError where there are none."""
+        """The runs of a manifest, or all of a store. Raises ConfigError if there are none."""
         results = Results(root, manifest)
         return cls(results.values, results)
 
     @classmethod
     def files(cls, paths: Sequence[str | Path]) -> Self:
-        """CSV files in the columns of the published ones. Raises ConfigError."""
+        """CSV files or folders of them, with the columns of the published ones. Raises ConfigError
+        for one that cannot be read so."""
         return cls(read(paths))
 
 
 @dataclass(frozen=True)
 class Output:
-    """Tables as text. complete: every number asked for is there (exit code 3 where not)."""
+    """Tables as text. complete: whether every number asked for is there; if not, the exit code is
+    3."""
 
     text: str
     complete: bool
     remarks: tuple[str, ...] = ()
-    """For the reader of the terminal: broken gates, agreement with the published numbers."""
+    """Lines for stderr: violated gates, agreement with the published numbers."""
     tables: tuple[Table, ...] = ()
 
 
@@ -93,22 +95,24 @@ def tables(
     significant: bool = False,
     compare: bool = False,
 ) -> Output:
-    """The paper's tables `numbers` from `source`; without numbers, for a store what its grid
-    measured and for files every table they can fill.
+    """The paper's tables `numbers` from `source`. Without numbers: for a store, what its grid
+    measured; for files, every table they can fill.
 
-    form: markdown, csv, latex or tidy. partial: means over what is there, with its count.
-    significant: bold only where the lead is significant on the images. compare: ours, published
-    and the difference. Raises ConfigError for options that do not fit the source.
+    form: markdown, csv, latex or tidy. partial: means over the parts that are there, with their
+    count. significant: the better one is bold only if it is significantly better on the images.
+    compare: ours, the published value and the difference. Raises ConfigError for options that do
+    not apply to the source.
     """
     if form not in FORMS:
         raise ConfigError(f"--format: unknown format '{form}'{nearest(form, FORMS)}")
     for name in NAMED.keys() - {"main"}:
         if NAMED[name] in numbers and (compare or (form == "tidy" and len(numbers) > 1)):
             raise ConfigError(
-                f"--table {name}: does not go with --compare, nor with others as tidy"
+                f"--table {name}: does not go with --compare, nor with other tables in --format "
+                "tidy"
             )
     if significant and source.results is None:
-        raise ConfigError("--significant: needs the images of runs, CSV files have none")
+        raise ConfigError("--significant: expected a GRID, as it needs the images of runs, got CSV")
     values = source.values
     if compare:
         wanted = numbers or [n for n in TABLES if table_cells(n, values)] or (1, 2)
@@ -138,7 +142,7 @@ def export(source: Source, path: str | Path) -> Path:
 
 
 def provenance(source: Source) -> dict[str, Any]:
-    """What the sidecar file beside the tables holds: plain data, for `json.dumps`."""
+    """The content of the provenance file beside the tables: plain data for `json.dumps`."""
     return sidecar(source.values, _violations(source), source.results)
 
 
@@ -150,7 +154,7 @@ def explain(source: Source, question: str) -> str:
 def _laid_out(
     source: Source, numbers: Sequence[int], partial: bool, significant: bool
 ) -> dict[int, Table]:
-    """Number -> table; those that have no number count downwards from -1."""
+    """Number -> table; tables without a number in the paper get -1, -2, ..."""
     bold = _sure(source.results) if significant and source.results else None
     if not numbers and not source.published:
         numbers = (MAIN,)
@@ -164,7 +168,7 @@ def _laid_out(
         if table is not None:
             found[number] = table
         elif numbers:
-            raise ConfigError(f"--table {number}: there are no results for this table")
+            raise ConfigError(f"--table {number}: no results for this table here")
     return found
 
 
@@ -181,22 +185,22 @@ def _named(source: Source, number: int, bold: Sure | None) -> list[Table]:
 
 
 def _attacks(source: Source) -> Table:
-    """Raises ConfigError if no run was judged by two attacks."""
+    """The table of --attacks. Raises ConfigError if no run was judged by two attacks."""
     made = attack_table(source.results) if source.results else None
     if made is None:
         raise ConfigError(
-            "--attacks: no run here was judged by two attacks on the same images; under evals: "
+            "--attacks: no run here was judged by two attacks on the same images; add to evals: "
             "{attack: fmn} beside {attack: apgd-ce}"
         )
     return made
 
 
 def _margins(source: Source) -> list[Table]:
-    """Raises ConfigError if no evaluation measures margins."""
+    """The tables of --table margin. Raises ConfigError if no evaluation measures margins."""
     made = margin_tables(source.results.margins) if source.results else []
     if not made:
         raise ConfigError(
-            "--table margin: no evaluation here measures margins; under evals: "
+            "--table margin: no evaluation here measures margins; add to evals: "
             "{attack: fmn, margins: true}"
         )
     return made
@@ -205,7 +209,7 @@ def _margins(source: Source) -> list[Table]:
 def _sure(results: Results) -> Sure:
     def sure(found: Mapping[Key, Cell], frame: pd.DataFrame) -> Collection[Key]:
         if any(cell.unit != "seeds" for cell in found.values()):
-            return ()  # means over datasets or models: Table 9 tests them
+            return ()  # not for means over datasets or models, which Table 9 tests
         return Flags(results, frame).significant(found)
 
     return sure
@@ -213,15 +217,16 @@ def _sure(results: Results) -> Sure:
 
 def _comparison(values: pd.DataFrame, number: int) -> Table:
     if number not in TABLES:
-        raise ConfigError(f"--compare: no published numbers of Table {number}")
+        known = ", ".join(map(str, TABLES))
+        raise ConfigError(f"--compare: Table {number} has no published numbers, expected {known}")
     printed = load_published(number)
     ours, theirs = (table_cells(number, frame) for frame in (values, printed))
-    title = f"Table {number}: ours and the published"
+    title = f"Table {number}: ours and published"
     return comparison(ours, theirs, title, _called(values, printed))
 
 
 def _called(values: pd.DataFrame, printed: pd.DataFrame) -> dict[str, str]:
-    """What a published table calls our evaluations: as its own of the same kind."""
+    """Name of our attack -> the published table's name for an attack of the same kind."""
     theirs = dict(zip(printed["kind"], printed["attack"], strict=True))
     ours = values.loc[values["kind"].isin(theirs), ["attack", "kind"]].drop_duplicates()
     return {attack: theirs[kind] for attack, kind in ours.itertuples(index=False, name=None)}
@@ -230,7 +235,7 @@ def _called(values: pd.DataFrame, printed: pd.DataFrame) -> dict[str, str]:
 def _tidy(
     source: Source, laid_out: Mapping[int, Table], numbers: Sequence[int], partial: bool
 ) -> str:
-    """All that the tables show: those of the paper with every digit they are computed from."""
+    """What the tables show as tidy CSV; for the paper's tables with all digits."""
     if ATTACKS in numbers and source.results:
         return comma_separated(attack_frame(source.results))
     if REGRET in numbers:
@@ -266,8 +271,8 @@ def _violations(source: Source) -> list[str]:
 
 
 def _left_out(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
-    """The evaluations of a grid that its tables do not show: of each norm they show the usual
-    one."""
+    """A line with the evaluations of a grid that its tables do not show: they show one for each
+    norm."""
     if any(number in NUMBERS for number in laid_out):
         return []
     shown = {key.evaluation for key in _shown(laid_out.values())}
@@ -278,7 +283,7 @@ def _left_out(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
         row["eval_id"]: f"{row['attack']} on {row['split']}" if row["attack"] else row["eval_id"]
         for row in others.sort_values("attack", kind="stable").to_dict("records")
     }
-    ways = "`--format dataframe -o FILE` has all, `--why CELL` each cell under all"
+    ways = "see `--format dataframe -o FILE`, or `--why CELL` for one cell"
     return [f"not in these tables: {', '.join(names.values())}; {ways}"] if names else []
 
 

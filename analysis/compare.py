@@ -1,4 +1,4 @@
-"""Ours beside the published: which numbers agree, and by how much the others differ."""
+"""Our numbers beside the published ones: which agree, and by how much the others differ."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from analysis.tables import ABSENT, TITLES, Entry, Table, number
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many numbers of a table are as printed, to the printed digit."""
+    """How many numbers of a table equal the published ones to the printed digit."""
 
     equal: int
     different: int
     unprinted: int
-    """Numbers here that the published table lacks, or the other way round."""
+    """Numbers of ours without a published counterpart or value."""
 
     def __add__(self, other: Agreement) -> Agreement:
         return Agreement(
@@ -37,7 +37,7 @@ class Agreement:
 
 
 def agreement(ours: Mapping[Key, Cell], published: Mapping[Key, Cell]) -> Agreement:
-    """Compare cell by cell; Table 6's attacks are told apart by name."""
+    """Compare cell by cell, whatever the variant; the attacks of Table 6 are matched by name."""
     theirs = {key._replace(variant=""): cell for key, cell in published.items()}
     equal = different = unprinted = 0
     for key, cell in ours.items():
@@ -57,9 +57,9 @@ def comparison(
     title: str,
     called: Mapping[str, str] = MappingProxyType({}),
 ) -> Table:
-    """One line per (model, dataset, eps_g, setting), per attack where the published table has
-    several and per variant of ours: ours, published and their difference for each metric. called:
-    our evaluations -> what the published table calls them."""
+    """One line per (model, dataset, eps_g, setting), per attack if the published table has several,
+    and per variant of ours: for each metric ours, the published value and the difference. called:
+    name of our attack -> its name in the published table."""
     attacks = len({key.evaluation for key in published}) > 1
     mine, theirs = (_lines(side, attacks) for side in (ours, published))
     other = {line: (*line[:-2], called.get(line[-2], line[-2]), "") for line in mine}
@@ -83,7 +83,7 @@ def comparison(
 
 FIELDS = ("model", "dataset", "strength", "setting", "evaluation", "variant")
 Line = tuple[Any, ...]
-"""Of the FIELDS, `evaluation` being '' where attacks are not told apart."""
+"""Values of the FIELDS; `evaluation` is '' if the published table has one attack."""
 
 
 def _lines(cells: Mapping[Key, Cell], attacks: bool) -> dict[Line, dict[str, Cell]]:

@@ -22,7 +22,7 @@ Over = Literal["dataset", "model"]
 
 @dataclass(frozen=True)
 class Tested:
-    """One line of Table 9. test: None where pairs are missing and that is not allowed."""
+    """One line of Table 9. test: None if pairs are missing and partial tests are not allowed."""
 
     variant: str
     strength: Strength
@@ -33,10 +33,10 @@ class Tested:
 
 
 def means(found: Mapping[Key, Cell], over: Over, *, partial: bool = False) -> dict[Key, Cell]:
-    """Means over all datasets (or models) of the grid, called 'mean' there.
+    """Means over all datasets (or models), in cells whose dataset (or model) is called 'mean'.
 
-    A mean with an incomplete part has no value; with `partial` it is taken over the complete
-    parts, and says over how many.
+    A mean with an incomplete part has no value; with `partial` it is taken over the complete parts,
+    and `measured` counts them.
     """
     asked = {getattr(key, over) for key in found}
     groups: dict[Key, list[Cell]] = defaultdict(list)
@@ -65,12 +65,13 @@ def _mean(parts: Sequence[Cell], asked: int, over: Over, partial: bool) -> Cell:
 
 
 def paired_tests(found: Mapping[Key, Cell], *, partial: bool = False) -> list[Tested]:
-    """sched against fix over the pairs, for each variant, strength and metric.
+    """sched against fix over the (model, dataset) pairs, for each variant, strength and metric
+    with at least two pairs.
 
-    [] without two pairs. Variants are tested apart: the same pair once more is no further evidence.
-    Incomplete pairs forbid a test unless `partial`; then it counts the pairs it has.
+    Variants are tested separately, as the same pair in another variant is no independent evidence.
+    With incomplete pairs there is no test, or with `partial` one over the complete pairs.
     """
-    fixes = defaultdict(list)  # a tuned grid has as many variants as cells
+    fixes = defaultdict(list)  # grouped once, as a tuned grid has as many variants as cells
     for key in found:
         if key.setting == "fix" and key._replace(setting="sched") in found:
             fixes[key.variant, key.strength, key.metric].append(key)
@@ -114,11 +115,11 @@ STATISTICS = {
     "p (Wilcoxon)": ("wilcoxon_p", 0),
     "d": ("effect", 2),
 }
-"""Column -> field of PairedTest and its decimals (0: three significant digits)."""
+"""Column -> (field of PairedTest, decimals; 0 for three significant digits)."""
 
 
 def tests_table(tests: Sequence[Tested], title: str) -> Table:
-    """Table 9: one line per strength and metric, and per variant where there are several."""
+    """Table 9: one line per strength and metric, and per variant if there are several."""
     fields = ["strength", *["variant"] * any(tested.variant for tested in tests), "metric"]
     rows = tuple(
         (tuple(str(getattr(tested, name)) for name in fields), _statistics(tested))

@@ -1,4 +1,4 @@
-"""Signatures of failure (core.store.signatures) of runs as analysis has read them."""
+"""Signatures of failure (core.store.signatures) in runs that analysis has read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from core.store.signatures import (
 
 
 def diagnose(run: Run, standard: Run | None = None) -> list[Finding]:
-    """Every signature that the run shows, in training, at its end and in its evaluations.
+    """Every signature that the run shows in its training, its end and its evaluations.
 
-    standard: the standard run of the same cell, None if there is none.
+    standard: the standard run of the same cell and seed, None if there is none.
     """
     other = standard.epochs if standard else None
     found = of_training(run.epochs, int(run.config["epochs"]), other, run.classes)
@@ -30,7 +30,7 @@ def diagnose(run: Run, standard: Run | None = None) -> list[Finding]:
 
 
 def diagnose_alone(run: Run) -> list[Finding]:
-    """Those that show without the standard run of its cell: all but `of_transfer`."""
+    """The signatures that need no standard run: all but `of_transfer`."""
     found = of_course(run.epochs, int(run.config["epochs"]), run.classes)
     return [*found, *_of_outcome(run)]
 
@@ -49,7 +49,7 @@ def _of_outcome(run: Run) -> list[Finding]:
 def standard_runs(runs: Sequence[Run]) -> Mapping[str, Run]:
     """Run id -> the standard run of the same cell and seed, for attacked runs that have one."""
     spelled = {run.dir.id: _but_seed(run.config) for run in runs}
-    # Of runs that differ in the seed alone one is looked at: 10,000 take 2 s.
+    # Parse one config for all runs that differ only in the seed: parsing 10,000 takes 2 s.
     first = {text: run.config for run in runs for text in (spelled[run.dir.id],)}
     configs = {text: RunConfig.parse({**config, "seed": 0}) for text, config in first.items()}
     names = {config.id: text for text, config in configs.items()}

@@ -1,9 +1,9 @@
-"""Results in a notebook or script: from a store to a frame, and on with plain pandas.
+"""Example of results in a notebook or script: from a store to a frame, then plain pandas.
 
     python -m analysis.explore outputs
 
-`analysis.load` gives one row per (run, evaluation, eps_g, metric); unmeasured ones have value NaN
-and say why in `state` and `reason`. `Results` adds the curves, epochs and runs behind them.
+`analysis.load` returns one row per (run, evaluation, eps_g, metric). Unmeasured ones have value NaN
+and the cause in `state` and `reason`. `Results` adds the curves, epochs and runs behind them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ def main(root: str) -> None:
     origin = counted(done["run_id"].nunique(), "run")
     print(f"{len(done)} of {len(frame)} numbers are there, from {origin}\n")
 
-    # What does the schedule gain? Pairs with a missing side stay out, as NaN.
+    # What does the schedule gain? Pairs with only one setting become NaN.
     cell = ["model", "dataset", "norm", "epsilon_g", "metric"]
     mean = done.groupby([*cell, "setting"])["value"].mean().unstack("setting")
     print("sched minus fix (points)")
     print((mean["sched"] - mean["fix"]).unstack("metric").round(2), "\n")
 
-    # Epochs until validation accuracy exceeds `threshold`. A run that never adapted has all its
-    # epochs there: its delay is not known, so medians are Kaplan and Meier's.
+    # Epochs until validation accuracy exceeds `threshold`. For a run that never adapted `delay` is
+    # its number of epochs, a lower bound, so the medians are Kaplan-Meier estimates.
     runs = Results(root).table
     runs = runs[runs["delay"].notna()]
     print("adaptation delay: median epochs (inf: never), and how many runs never adapted")

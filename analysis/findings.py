@@ -1,4 +1,4 @@
-"""What the results say, in sentences and counts computed from them: nothing here is assumed."""
+"""What the results show, in sentences whose every number is computed from them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from core.errors import counted
 from core.store.records import DELAY_THRESHOLD, threshold
 
 SUBOPTIMAL = 20.0
-"""Points of clean accuracy by which fix must fall below sched to be called suboptimal transfer."""
+"""Points of clean accuracy by which fix must be below sched to count as suboptimal transfer."""
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """sched minus fix in points over the (model, dataset) pairs where both are complete."""
+    """sched minus fix in points, over the (model, dataset) pairs for which both are complete."""
 
     variant: str
     strength: Strength
@@ -75,7 +75,7 @@ def _differences(found: dict[Key, Cell], pairs: Iterable[Key], metric: str) -> I
 
 
 def finding(results: Results) -> str:
-    """One sentence: does training at the fixed strength transfer worse here, and how much?"""
+    """One sentence: does training at a fixed strength transfer worse here, and by how much?"""
     found = [gap for gap in gaps(results.values) if gap.clean]
     if not found:
         return "Nothing to compare yet: no pair of fix and sched is complete."
@@ -102,13 +102,14 @@ def finding(results: Results) -> str:
 
 
 def _others(results: Results, gap: Gaps) -> int:
-    """Pairs at the strength of a gap that belong to tables of their own."""
+    """Number of pairs at the strength of a gap that have separate tables (robust backbones,
+    ImageNette)."""
     fixes = _of_setting(results, gap, "fix")
     return len({*zip(fixes["model"], fixes["dataset"], strict=True)} - {*gap.asked})
 
 
 def _runs(results: Results, gap: Gaps, setting: str) -> pd.DataFrame:
-    """The runs of one setting that a gap is about."""
+    """The runs of one setting that a gap was computed from."""
     table = _of_setting(results, gap, setting)
     pairs = zip(table["model"], table["dataset"], strict=True)
     return table[[pair in gap.asked for pair in pairs]]
@@ -120,7 +121,7 @@ def _of_setting(results: Results, gap: Gaps, setting: str) -> pd.DataFrame:
 
 
 def _never(runs: pd.DataFrame) -> int:
-    """Runs whose task adaptation never began."""
+    """Number of runs that never adapted."""
     return int((runs["delay"] >= runs["epochs"]).sum())
 
 
@@ -140,7 +141,7 @@ def _delays(results: Results, gap: Gaps) -> str:
 
 
 def delay_table(results: Results) -> Table:
-    """Adaptation delay of every run: one line per (model, dataset), seeds one after the other."""
+    """Adaptation delay of every run: one line per (model, dataset), with all seeds in a cell."""
     delays: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = defaultdict(dict)
     for run in results.runs:
         about = run.about
@@ -158,7 +159,8 @@ def delay_table(results: Results) -> Table:
 
 
 def delay_rule(results: Results) -> str:
-    """What the delays of these runs mean: above which accuracy each task counts as adapted to."""
+    """How the delays of these runs are defined: the accuracy above which a run has adapted, for
+    each dataset."""
     tasks: dict[float, dict[str, None]] = defaultdict(dict)
     unknown: dict[str, None] = {}
     columns = results.table[["dataset", "classes"]].drop_duplicates()

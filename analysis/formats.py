@@ -1,4 +1,4 @@
-"""A laid-out table as text: Markdown, CSV, LaTeX (booktabs), or for the terminal."""
+"""A table as text: Markdown, CSV, LaTeX (booktabs), or for a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.sheet import Sheet
 
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
-    **{char: f"{{{char}}}" for char in "[]*"},  # after \\ these are arguments
+    **{char: f"{{{char}}}" for char in "[]*"},  # directly after \\ these would be arguments
     "|": r"\textbar{}",
     "\n": " ",
     "\\": r"\textbackslash{}",
@@ -45,7 +45,7 @@ def markdown(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """A name or a reason as Markdown shows it: no HTML, no end of a cell or a line."""
+    """Text escaped for a Markdown table: no HTML, and nothing that ends the cell or the line."""
     escaped = html.escape(text.replace("\\", "\\\\"), quote=False).replace("|", "\\|")
     return " ".join(escaped.splitlines())
 
@@ -64,13 +64,13 @@ NUMBER = re.compile(
     rf"( \(\d+/\d+\))?[{DAGGER}{DOUBLE_DAGGER}]*",
     re.IGNORECASE,
 )
-"""What tables call a number: -1.20, 45.12 with its spread, its count of seeds and its marks."""
+"""Matches numbers of tables: -1.20, or 45.12 with spread, count of seeds and marks."""
 
 
 def unformulated(text: str) -> str:
-    """A cell of a CSV file that no spreadsheet takes for a formula: text that begins like one gets
-    an apostrophe before it; numbers stay numbers."""
-    line = " ".join(text.split("\r"))  # which the csv module takes for an end of line, unquoted
+    """Text for a CSV cell that no spreadsheet takes for a formula: text that begins like one gets
+    an apostrophe in front; numbers stay as they are."""
+    line = " ".join(text.split("\r"))  # csv leaves a carriage return unquoted, which ends the line
     formula = line.lstrip()[:1] in FORMULA and not NUMBER.fullmatch(line)
     return f"'{line}" if formula else line
 
@@ -79,7 +79,7 @@ FORMULA = ("=", "+", "-", "@")
 
 
 def comma_separated(table: Table) -> str:
-    """The layout as CSV: one header line, numbers as printed, bold and notes left out."""
+    """The table as CSV: one header line, numbers as printed, without bold and notes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     rows = [[*table.stub, *(" ".join(levels) for levels in table.header)]]
@@ -96,7 +96,7 @@ def latex(table: Table) -> str:
         "% needs \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
         "\\centering",
-        # LaTeX numbers tables itself.
+        # Without our number: LaTeX numbers tables itself.
         f"\\caption{{{escape(re.sub(r'^Table [0-9]+: ', '', table.title))}}}",
         "\\smallskip",
         f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n"
@@ -123,7 +123,7 @@ def latex(table: Table) -> str:
 
 
 def _latex_level(table: Table, level: int, *, last: bool) -> list[str]:
-    """One line of the header; a label that spans columns is set once, with a rule below."""
+    """The lines of one header level; a label that spans columns is set once, with a rule below."""
     if last:
         names = [escape(name) for name in table.stub]
         return [" & ".join([*names, *(escape(levels[-1]) for levels in table.header)]) + " \\\\"]
@@ -143,19 +143,19 @@ def _latex_entry(entry: Entry) -> str:
 
 
 def escape(text: str) -> str:
-    """Plain text as LaTeX; eps_g becomes the symbol."""
+    """Plain text escaped for LaTeX; eps_g becomes the symbol."""
     parts = re.split(r"\beps_g\b", text)
     return r"$\epsilon_g$".join("".join(LATEX.get(c, c) for c in part) for part in parts)
 
 
 def terminal(table: Table) -> Sheet:
-    """For a rich console: a rule between groups of rows, bold for the better of a pair."""
+    """The table for a rich console, with rules between groups of rows."""
     title, notes = Text(table.title, "bold"), Text("\n".join(table.notes))
     look: Any = {"box": HORIZONTALS, "caption_justify": "left", "stub": len(table.stub)}
     shown = Sheet(title=title, caption=notes, **look)
     for name in table.stub:
         shown.add_column(name)
-    for *upper, last in table.header:  # the count of images on a line below its dataset
+    for *upper, last in table.header:  # breaks before '(', so that counts of images go below names
         lines = (level.replace(" (", "\n(") for level in upper)
         shown.add_column("\n".join([*lines, last]), justify="right")
     last = ""
@@ -179,8 +179,7 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 
 
 def as_text(tables: Sequence[Table], form: str) -> str:
-    """Tables one below the other. CSV has no place for a title, but several need to be told
-    apart."""
+    """Tables one below the other. Several tables as CSV get their titles as lines between them."""
     return "\n".join(_titled(table, form, len(tables)) for table in tables)
 
 

@@ -1,4 +1,5 @@
-"""The data frames of results: their columns and types."""
+"""The data frames of results: their columns and types. Accuracies are in percent, epsilon_g is in
+255ths."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from analysis.runs import Row
 
 @dataclass(frozen=True)
 class Frame:
-    """A kind of rows: the name of its file and its columns with their types."""
+    """One kind of data frame. name: of its file. types: column -> dtype."""
 
     name: str
     types: Mapping[str, str]
@@ -34,9 +35,9 @@ NAMES = {
     "variant": "str",
     "run_id": "str",
 }
-"""Columns that name a run in every frame, with their types."""
+"""Columns that identify a run in every frame."""
 HINGES = {"T1": "Int64", "T2": "Int64"}
-"""Of a two-hinge schedule, in epochs."""
+"""Hinges of a two-hinge schedule, in epochs."""
 VALUES = Frame(
     "values",
     {

@@ -1,6 +1,5 @@
-"""Sanity gates: what no honest set of accuracies can show. Violations are marked and listed.
-
-A gate never changes or drops a number.
+"""Sanity gates: properties that every correct set of accuracies has. Violations are marked and
+listed; a gate never changes or drops a number.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from core.config import Strength
 from core.store.signatures import MASKED, is_masked
 
 OVERRATED = 1.0
-"""Points by which an attack may overrate a run until it is said."""
+"""Points by which an attack may overrate a run without a warning."""
 ROUNDING = 0.005
-"""Half of the last printed digit: published numbers may be off by it."""
+"""Half of the last printed digit: the rounding error of published numbers."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One broken gate: the cells it marks and a finished sentence."""
+    """A violated gate: the cells to mark and a sentence for the note."""
 
     keys: tuple[Key, ...]
     text: str
 
 
 def cell_gates(found: Mapping[Key, Cell]) -> list[Violation]:
-    """adv <= expected <= clean, and a row measured on equally many images."""
+    """Violations of adv <= expected <= clean."""
     groups: dict[Key, dict[str, Key]] = defaultdict(dict)
     for key, cell in found.items():
         if cell.value is not None:
@@ -55,10 +54,10 @@ def _order(keys: Mapping[str, Key], found: Mapping[Key, Cell]) -> Iterator[Viola
 
 
 def row_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violation]:
-    """Within a dataset: one size of the test split, and one count of images in all cells."""
+    """Datasets whose cells differ in the size of the split or in the number of images."""
     violations = []
     for dataset, rows in frame[frame["n"].notna()].groupby("dataset", sort=False):
-        for column, name in (("split_images", "sizes of the split"), ("n", "counts of images")):
+        for column, name in (("split_images", "sizes of the split"), ("n", "numbers of images")):
             counts = sorted(set(rows[column].dropna()))
             if len(counts) > 1:
                 keys = tuple(
@@ -72,7 +71,7 @@ def row_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violation]
 
 
 def masking_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violation]:
-    """Attacked accuracies whose attack may be blind: many right images lack a usable gradient."""
+    """Attacked accuracies that may be too high, as many right images have no usable gradient."""
     measured = frame[frame["n"].notna() & (frame["metric"] != "clean")]
     blind = measured[measured["zero_gradient_images"].fillna(0) > MASKED * measured["n"]]
     violations = []
@@ -90,7 +89,8 @@ def masking_gates(frame: pd.DataFrame, found: Mapping[Key, Cell]) -> list[Violat
 
 
 def constant_gates(found: Mapping[Key, Cell]) -> list[Violation]:
-    """Cells of runs that give every image the same label: right on a class, whatever the attack."""
+    """Cells of runs that give every image the same label: their accuracy is the share of one class
+    under every attack."""
     keys = tuple(key for key, cell in found.items() if cell.constant)
     if not keys:
         return []
@@ -104,20 +104,21 @@ def constant_gates(found: Mapping[Key, Cell]) -> list[Violation]:
 
 
 def run_gates(results: Results) -> list[str]:
-    """Of each evaluation: accuracy does not grow with the strength, gradients exist, one commit."""
+    """A line for each violation: accuracy grows with the strength, gradients are missing, another
+    attack breaks more, or evaluations are from different commits."""
     texts = [text for run in results.runs for text in gates_of(run)]
     return [*texts, *commit_gates(results.values)]
 
 
 def commit_gates(values: pd.DataFrame) -> list[str]:
-    """Whether all evaluations were made by the same code."""
+    """A line if the evaluations were made by different commits, else []."""
     commits = sorted(set(values["commit"]) - {""})
     several = f"evaluated by different versions of the code: {', '.join(commits)}"
     return [several] if len(commits) > 1 else []
 
 
 def gates_of(run: Run) -> Iterator[str]:
-    """Of each evaluation of a run: accuracy does not grow with the strength, gradients exist."""
+    """The violations in a run's own evaluations, see `run_gates`."""
     for evaluation in run.evaluations:
         record = evaluation.record
         if record is None:
@@ -128,13 +129,13 @@ def gates_of(run: Run) -> Iterator[str]:
             yield f"{run.dir.id}: {text}"
         blind, n = record["zero_gradient_images"], record["n"]
         if is_masked(blind, n):
-            text = f"{blind} of {n} images have no usable gradient; the attack may be blind"
+            text = f"{blind} of {n} images have no usable gradient; the attack may overrate it"
             yield f"{run.dir.id}: {text}"
 
 
 def _doubted(record: Mapping[str, Any]) -> str:
-    """Where a second opinion of part of the survivors says that an accuracy is overrated most; ''
-    if that is by a point at most."""
+    """A phrase for the strength at which a second attack, on part of the surviving images, lowers
+    the accuracy most; '' if by at most a point."""
     right = {row["epsilon"]: row["correct"] / row["n"] for row in record["rows"]}
     opinions: list[Mapping[str, Any]] = record.get("opinion") or []
     points = [percent(right[one["epsilon"]] * one["broken"] / one["images"]) for one in opinions]

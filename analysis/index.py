@@ -1,7 +1,7 @@
-"""An index of what run folders hold: frames kept as Parquet, refreshed run by run.
+"""A cache of what run folders hold: frames kept as Parquet, refreshed run by run.
 
-A run's rows are taken from the index only while its files are the very ones they were read from
-(name, size, inode, times) and nothing else is asked of it. Safe to delete at any time.
+A run's rows are taken from the index only if its files are unchanged since they were read (name,
+size, inode, times) and the rows depend on the same inputs. Safe to delete at any time.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from core.store.files import present, write_atomic
 from core.store.folders import Store
 
 Rows = Callable[[Run], Iterable[Row]]
-"""What a frame takes from a run."""
+"""Run -> its rows in a frame."""
 SCHEMA = 10
-"""Version of the rows. Bump it when the same files give other rows."""
+"""Version of the rows. Increase it when the same files give other rows."""
 SETTLED = 2_000_000_000
-"""Nanoseconds a file must have been left alone: a second change within one tick of its clock would
-look like none, so younger files are read again the next time."""
+"""Nanoseconds since its last change after which a file's rows are kept: a second change within one
+tick of the file system's clock would not show."""
 CHUNK = 2000
 MARKS = b"epsweep.marks"
-"""Key of the Parquet metadata under which {run id: mark} lies."""
+"""Key of the Parquet metadata that holds {run id: mark}."""
 
 
 class Index:
-    """The rows of `runs`, kept in <root>/index. enabled: False neither reads nor writes it."""
+    """The rows of `runs`, kept in <root>/index. enabled: if False, neither reads nor writes it."""
 
     def __init__(
         self, store: Store, runs: Sequence[Run], asked: Mapping[str, Any], *, enabled: bool = True
     ) -> None:
-        """runs: of their folders nothing has been read yet. asked: run id -> what, beside its
-        folder and its config, its rows depend on."""
+        """runs: none of their files may have been read yet. asked: run id -> what its rows depend
+        on besides its folder and config."""
         self._folder = store.root / "index"
         self._runs = runs
         self._enabled = enabled
-        # Taken before any file is read: what changes in between is read again next time.
+        # Before any file is read, so that a change in between is noticed next time.
         self._marks = {run.dir.id: _mark(run, asked[run.dir.id]) for run in runs if enabled}
 
     def read(self, frame: Frame, rows: Rows) -> pd.DataFrame:
-        """The rows of all runs, in their order: from the index where it holds, else by `rows`."""
+        """The rows of all runs, in their order: from the index if it is current, else by `rows`."""
         return self._read([(frame, rows)], lambda run: None)[0]
 
     def read_once(
         self, parts: Sequence[tuple[Frame, Rows]], advance: Callable[[], object]
     ) -> list[pd.DataFrame]:
-        """Several frames in one pass over the runs, of which their rows alone stay in memory.
+        """Several frames in one pass over the runs, keeping nothing but their rows in memory.
         advance: called after each run."""
 
         def leave(run: Run) -> None:
@@ -90,14 +90,14 @@ class Index:
         return found
 
     def _unchanged(self, stored: Mapping[str, str]) -> set[str]:
-        """The runs whose rows hold."""
+        """The runs whose stored rows are current."""
         return {name for name, mark in self._marks.items() if mark and stored.get(name) == mark}
 
     def _path(self, frame: Frame) -> Path:
         return self._folder / f"{frame.name}.parquet"
 
     def _load(self, frame: Frame) -> tuple[dict[str, str], pd.DataFrame]:
-        """(marks, rows) as kept; nothing where there is no index or it cannot be read."""
+        """The stored (marks, rows); empty if there is no index or it cannot be read."""
         if not self._enabled:
             return {}, frame.build(())
         with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):
@@ -112,9 +112,8 @@ class Index:
         stored: Mapping[str, str],
         table: pd.DataFrame,
     ) -> None:
-        """Keep the rows of settled runs, and those of runs that only other sweeps have.
-
-        A store that cannot be written to has no index.
+        """Store the rows of settled runs, and keep those of runs that are only in other sweeps.
+        Does nothing if the store cannot be written to.
         """
         if not self._enabled:
             return
@@ -156,7 +155,8 @@ def _joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mark(run: Run, asked: Any) -> str | None:
-    """What identifies a run's rows; None while its files are too young to be sure."""
+    """A digest of everything a run's rows depend on; None if a file changed too recently, see
+    SETTLED."""
     files = list(_files(run.dir.path))
     if any(changed > time.time_ns() - SETTLED for *_, changed in files):
         return None
@@ -167,15 +167,15 @@ def _mark(run: Run, asked: Any) -> str | None:
 
 
 READ = (".json", ".jsonl", ".npz")
-"""Files that rows come from, or whose damage spoils them."""
+"""Suffixes of files that rows are read from, or whose damage changes a run's state."""
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int, int, int]]:
-    """(name, size, inode, ns of content, ns of change) of the files that rows come from."""
+    """(name, size, inode, mtime in ns, ctime in ns) of the files that rows depend on."""
     for place in (folder, folder / "evals"):
         entries = present(partial(_entries, place)) or {}
         for name in sorted(entries):
-            if stat := present(entries[name].stat):  # else replaced meanwhile
+            if stat := present(entries[name].stat):  # None if it was replaced meanwhile
                 times = stat.st_mtime_ns, stat.st_ctime_ns
                 yield f"{place.name}/{name}", stat.st_size, stat.st_ino, *times
 

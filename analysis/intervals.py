@@ -24,7 +24,7 @@ Reader = Callable[[str, str], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Interval:
-    """95 % interval in percent and how it was made."""
+    """95 % confidence interval, in percent, and its method."""
 
     low: float
     high: float
@@ -33,8 +33,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first in points on the same images; p of McNemar's exact test where the metric
-    is right or wrong per image and there is one seed."""
+    """Second minus first in points on n shared images, with its 95 % confidence interval. mcnemar:
+    p of McNemar's exact test, None unless each image is simply right or wrong (one seed)."""
 
     value: float
     low: float
@@ -44,7 +44,7 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """The 95 % interval leaves zero out."""
+        """Whether the 95 % interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -54,8 +54,8 @@ class Flags:
     def __init__(
         self, results: Results, frame: pd.DataFrame, records: Records | None = None
     ) -> None:
-        """frame: the values that the cells were made from. records: (run id, evaluation) -> the
-        evaluation as far as its counts are concerned, by default read from the run folders."""
+        """frame: the values that the cells were made from. records: (run id, evaluation id) -> the
+        evaluation with its counts, by default read from the run folders."""
         self._results = results
         self._records = records or self._read
         self._frame = frame
@@ -68,7 +68,7 @@ class Flags:
     def scores(self, key: Key) -> tuple[np.ndarray, Scores]:
         """(image index, score in [0, 1] averaged over seeds), sorted by index, shape [n].
 
-        Raises ConfigError where the flags are not there or seeds saw different images.
+        Raises ConfigError if flags are missing or seeds were evaluated on different images.
         """
         per_seed = [
             self._one(row["run_id"], row["eval_id"], key)
@@ -79,7 +79,9 @@ class Flags:
             raise ConfigError(f"{key.model}/{key.dataset}/{key.setting}: nothing measured")
         index = per_seed[0][0]
         if any(not np.array_equal(other, index) for other, _ in per_seed):
-            raise ConfigError(f"{key.model}/{key.dataset}/{key.setting}: seeds saw other images")
+            raise ConfigError(
+                f"{key.model}/{key.dataset}/{key.setting}: seeds have different images"
+            )
         return index, np.mean([scores for _, scores in per_seed], axis=0)
 
     def _one(self, run_id: str, eval_id: str, key: Key) -> tuple[np.ndarray, Scores]:
@@ -88,7 +90,7 @@ class Flags:
         if key.metric == ACCURACY:
             return self._load(self._results.accuracy, run_id, eval_id)
         if key.metric not in METRICS:
-            raise ConfigError(f"{key.metric}: no scores per image are known of this metric")
+            raise ConfigError(f"{key.metric}: this metric has no scores per image")
         index, critical = self._load(self._results.critical, run_id, eval_id)
         if key.metric == "clean":
             return index, survival(critical, 0).astype(float)
@@ -113,7 +115,8 @@ class Flags:
             raise ConfigError(f"runs/{run_id}/evals/{eval_id}.npz: {error}") from None
 
     def interval(self, key: Key) -> Interval:
-        """Wilson's for right or wrong of one seed, else the bootstrap over images."""
+        """Wilson's interval if each image is simply right or wrong (one seed), else the bootstrap
+        over images. Raises ConfigError as `scores`."""
         done = [row for row in self._rows[key] if row["state"] == "done"]
         if len(done) == 1 and key.metric in METRICS:
             return self._counted(done[0]["run_id"], done[0]["eval_id"], key)
@@ -125,7 +128,8 @@ class Flags:
         return Interval(100 * low, 100 * high, "bootstrap over images")
 
     def _counted(self, run_id: str, eval_id: str, key: Key) -> Interval:
-        """Of one seed: how many images each strength breaks first follows from its counts."""
+        """The interval for one seed, from its counts of right images at each strength: no flags are
+        read."""
         evaluation = self._records(run_id, eval_id)
         record = evaluation.record or {}
         n, right = record["n"], [row["correct"] for row in record["rows"]]
@@ -140,11 +144,11 @@ class Flags:
         return Interval(100 * low, 100 * high, "Wilson")
 
     def difference(self, first: Key, second: Key) -> Difference:
-        """Second minus first by the paired bootstrap. Raises ConfigError where they saw different
-        images."""
+        """Second minus first, by the paired bootstrap. Raises ConfigError if their images
+        differ."""
         (index, a), (other, b) = self.scores(first), self.scores(second)
         if not np.array_equal(index, other):
-            raise ConfigError(f"{first.model}/{first.dataset}: settings saw different images")
+            raise ConfigError(f"{first.model}/{first.dataset}: settings have different images")
         low, high = (100 * bound for bound in bootstrap(b - a))
         binary = np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()
         p = mcnemar(a == 1, b == 1) if binary else None
@@ -166,11 +170,10 @@ class Flags:
 
 
 def _strengths(run: Run, evaluation: Evaluation, key: Key) -> dict[int, float]:
-    """Those of an evaluation's strengths that `key` is made from, by their index: up to the one at
-    which it asks for the accuracy; of l-inf on the 1/255 grid of expected accuracy, unless that has
-    weights of its own."""
+    """Index -> number, of the evaluation's strengths that `key` is computed from: those up to eps_g
+    and, for expected accuracy in l-inf without its own weights, only multiples of 1/255."""
     config = evaluation.record["config"] if evaluation.record else {}
-    trained = run.epsilon_g or key.strength  # standard fine-tuning, beside a run of that strength
+    trained = run.epsilon_g or key.strength  # standard runs are shown at other runs' eps_g
     target = evaluation.target(trained)
     strengths = enumerate(Strength.parse(text, target.norm).number for text in config["epsilons"])
     coarse = key.metric == "expected" and target.norm == "linf" and not evaluation.prior

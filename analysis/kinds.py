@@ -1,6 +1,6 @@
-"""What tables make of each kind of evaluation: its name, its metrics, and where it stands.
+"""How tables show each kind of evaluation: its name, its metrics, and in which table.
 
-A kind that is not listed is shown under its own name, by the metrics that its class declares.
+A kind that is not listed is shown under its own name, with the metrics that its class declares.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Kind:
     """Name of an evaluation in tables: 'APGD-10'."""
     metrics: tuple[str, ...] = METRICS
     title: str = ""
-    """Of the table of its own that it stands in; '' for the attacks that tables are judged by."""
+    """Title of its separate table; '' for attacks, which the main tables show."""
     about: Callable[[Config], str] = lambda config: ""
-    """What its numbers are, after 'Accuracy in % on the test split; '."""
+    """What its numbers are, in the note after 'Accuracy in % on the test split; '."""
     by_distance: bool = False
-    """Whether it measures a distance per image, by which expected accuracy is an exact integral."""
+    """Whether it measures a distance per image, which makes expected accuracy an exact integral."""
 
     @property
     def at_strengths(self) -> bool:
@@ -49,7 +49,7 @@ def _by_steps(name: str) -> Callable[[Config], str]:
 
 
 def _integrated(config: Config) -> str:
-    return "" if config.get("prior") else "expected is the integral over distances, no trapezoid"
+    return "" if config.get("prior") else "expected is the exact integral over distances"
 
 
 KINDS: Mapping[str, Kind] = {
@@ -59,11 +59,11 @@ KINDS: Mapping[str, Kind] = {
     "corruptions": Kind(_corruptions, (CORRUPTED,), "Common corruptions", _types),
 }
 UNKNOWN = Kind(lambda config: "")
-"""Of an evaluation of which nothing but its id is known: it is missing from every metric."""
+"""Kind of an evaluation of which only the id is known; its metrics are missing."""
 
 
 def kind_of(config: Config) -> Kind:
-    """The kind that a record or a manifest names."""
+    """The kind of an evaluation, by its config in a record or manifest."""
     name = config.get("attack")
     if not isinstance(name, str):
         return UNKNOWN

@@ -1,4 +1,4 @@
-"""Which runs a table is about: those of a grid's manifest, or every run of a store."""
+"""The runs that results are about: those of a grid's manifest, or every run of a store."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from core.store.json_files import read_json, salvage, warn_once
 
 
 def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[Run]:
-    """The runs of a manifest, or every run of the store. Raises ConfigError for none at all."""
+    """The runs of a manifest, or every run of the store. Raises ConfigError if there are none."""
     rows = [_respelled(row) for row in (manifest if manifest is not None else _every_run(store))]
     if not rows:
         raise ConfigError(f"{store.root}: no runs here; `sweep launch` a grid first")
     variants = variants_of(rows)
     known = Known(store)
-    # A run whose evaluations nothing tells is asked for those of the others.
+    # A run whose wanted evaluations are unknown is asked for those of the first run that has some.
     usual: Iterable[str] = next((row["evals"] for row in rows if row["evals"]), ())
     configs = _evaluations(store, rows)
     return [
@@ -42,8 +42,8 @@ def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[
 
 
 def _respelled(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row of a manifest with the strengths of its run as they are written now: older versions
-    wrote 0.2 of l2 as '51/255', and one value spelled in two ways would be two."""
+    """A row of a manifest with strengths in the present spelling: older versions wrote 0.2 in l2 as
+    '51/255', and tables would take two spellings for two values."""
     config = row["config"]
     if config["norm"] == "linf":
         return row
@@ -55,7 +55,7 @@ def _respelled(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _every_run(store: Store) -> list[Row]:
-    """What the store's sweeps ask for, then the runs that belong to none of them."""
+    """Manifest rows of all runs in the store's sweeps, then of the runs that belong to none."""
     found: dict[str, Row] = {}
     for path in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
         for row in filter(None, salvage(path, shapes.Manifest)):
@@ -66,7 +66,7 @@ def _every_run(store: Store) -> list[Row]:
             try:
                 found[folder.name] = _loose_run(RunDir(folder))
             except DamagedError as error:
-                warn_once(f"{error}; this run is left out")
+                warn_once(f"{error}; the run is left out")
     return list(found.values())
 
 
@@ -77,14 +77,14 @@ def _loose_run(run: RunDir) -> Row:
     except ConfigError as error:
         raise DamagedError(run.config, error.lines[0]) from None
     if parsed.id != run.id:
-        raise DamagedError(run.config, f"the config of {parsed.id}")
+        raise DamagedError(run.config, f"expected the config of {run.id}, got that of {parsed.id}")
     evals = sorted(path.stem for path in run.path.glob("evals/*.json"))
     return {"id": run.id, "setting": parsed.setting, "config": config, "evals": evals}
 
 
 def _evaluations(store: Store, rows: Iterable[Mapping[str, Any]]) -> dict[str, Config]:
-    """Id -> config of all evaluations that rows of a manifest ask for; {} if none of the rows tells
-    it, nor a record of the evaluation."""
+    """Id -> config of all evaluations that rows of a manifest ask for; {} for one whose config is
+    in none of the rows and in no record."""
     found: dict[str, Config] = {}
     for row in rows:
         for name, config in _configs(row["evals"]).items():
@@ -94,12 +94,12 @@ def _evaluations(store: Store, rows: Iterable[Mapping[str, Any]]) -> dict[str, C
 
 
 def _configs(evals: Mapping[str, Config] | Sequence[str]) -> Mapping[str, Config]:
-    """Id -> config; {} for each of the bare ids that older manifests have."""
+    """Id -> config; {} as config for the bare ids in older manifests."""
     return evals if isinstance(evals, Mapping) else {name: {} for name in evals}
 
 
 def _recorded(run: RunDir, eval_id: str) -> Config:
-    """The config in a record, {} if there is none that can be read."""
+    """The config in an evaluation's record; {} if there is none or it cannot be read."""
     record: Row | None = None
     with suppress(DamagedError):
         record = read_json(run.eval_json(eval_id), shapes.Evaluation)

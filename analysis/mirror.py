@@ -1,4 +1,4 @@
-"""Is the mirror faithful? Curves read back from W&B by run id, against the run folders."""
+"""Does W&B mirror the runs exactly? Compares curves read back from W&B with the run folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from analysis.runs import Run
 from core.config import ConfigError
 
 History = Callable[[str], Iterable[Mapping[str, Any]]]
-"""Run id -> its rows on W&B, each with its `_step`. Raises LookupError for a run not there."""
+"""Run id -> its rows on W&B, each with its `_step`. Raises LookupError for a run that is not
+there."""
 
 LOGGED: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "train/loss": lambda row: float(row["train_loss"]),
@@ -19,12 +20,12 @@ LOGGED: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "val/clean": lambda row: row["val_clean_correct"] / row["val_clean_images"],
     "val/adv": lambda row: row["val_adv_correct"] / row["val_adv_images"],
 }
-"""Name on W&B -> its value from a row of metrics.jsonl."""
+"""Name on W&B -> its value in a row of metrics.jsonl."""
 
 
 def wandb_history(project: str) -> History:
-    """The histories of 'ENTITY/PROJECT' over the network. Raises ConfigError without access."""
-    import wandb  # 0.3 s, and the one part of analysis that needs the network
+    """Reads histories of 'ENTITY/PROJECT' over the network. Raises ConfigError without access."""
+    import wandb  # 0.3 s to import; the only part of analysis that needs the network
     from wandb.errors import CommError, UsageError
 
     try:
@@ -42,9 +43,9 @@ def wandb_history(project: str) -> History:
 
 
 def differences(results: Results, history: History) -> list[str]:
-    """One line per epoch and value that W&B has otherwise, or per run it does not have.
+    """One line for each value, epoch or run that is missing on W&B or differs there.
 
-    Runs without an epoch are left out. Values equal to 1e-6 are the same: W&B keeps its own digits.
+    Runs without an epoch are left out. Values may differ by a relative 1e-6, as W&B rounds.
     """
     return [line for run in results.runs if run.epochs for line in _differences(run, history)]
 

@@ -37,22 +37,22 @@ METRICS = ("clean", "adv", "expected")
 CORRUPTED = "corrupted"
 """The one metric of an evaluation under common corruptions."""
 ACCURACY = "accuracy"
-"""Of an own kind of evaluation that declares no other metrics: the share of right images."""
+"""Share of right images: the metric of a user's kind of evaluation that declares no others."""
 NORMS = {"linf": "l-inf", "l2": "l2", "l1": "l1"}
 
 
 def model_name(backbone: str) -> str:
-    """'swin' -> 'SWIN'; a backbone the paper does not have keeps its own name."""
+    """'swin' -> 'SWIN'; a backbone that is not in the paper keeps its name."""
     return MODELS.get(backbone, backbone)
 
 
 def dataset_name(dataset: str) -> str:
-    """'caltech256' -> 'Caltech'; a folder is called by its last part."""
+    """'caltech256' -> 'Caltech'; a folder is named by the last part of its path."""
     return DATASETS.get(dataset, dataset.rstrip("/").rsplit("/", 1)[-1])
 
 
 def in_order(found: Iterable[str], first: Sequence[str]) -> list[str]:
-    """Distinct names: the known ones in the paper's order, then the others as they came."""
+    """Distinct names: those in `first` in its order, then the others in theirs."""
     names = list(dict.fromkeys(found))
     return [name for name in first if name in names] + [n for n in names if n not in first]
 
@@ -72,8 +72,8 @@ def settings_in_order(found: Iterable[str]) -> list[str]:
 def paper_order(
     found: Iterable[tuple[Any, ...]], fields: Sequence[str], settings: Sequence[str] = SETTINGS
 ) -> list[tuple[Any, ...]]:
-    """Distinct tuples sorted by their `fields`, each in the paper's order; strengths and seeds
-    ascend, fields that the paper does not know stay as they came."""
+    """Distinct tuples sorted by their `fields`: models, datasets, metrics and settings in the
+    paper's order, strengths and seeds ascending, other fields in the order found."""
     orders: dict[str, Callable[[Iterable[Any]], list[Any]]] = {
         "model": models_in_order,
         "dataset": datasets_in_order,

@@ -1,4 +1,4 @@
-"""The tables of the paper by number: which cells each takes, and how it lays them out."""
+"""The paper's tables by number (arXiv 2509.23325): which cells each has, and its layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Sure = Callable[[Cells, pd.DataFrame], Collection[Key]]
 
 @dataclass(frozen=True)
 class Spec:
-    """A table of accuracies: `keep` picks its cells, knowing all of them."""
+    """A table of accuracies. keep: (cell, all cells) -> whether the table has the cell."""
 
     title: str
     keep: Callable[[Key, Cells], bool]
@@ -32,14 +32,15 @@ class Spec:
 
 
 AT_ONE = Spec("", lambda *_: True, columns=("dataset", "metric"))
-"""Of what a grid measured, one strength at a time."""
+"""Layout for what a grid measured at one strength."""
 AT_ALL = Spec("", lambda *_: True)
+"""Layout for evaluations other than attacks, all strengths in one table."""
 FINE = 4
-"""Digits of metrics whose range is not known."""
+"""Decimals of metrics whose range is not known."""
 
 
 def is_main(key: Key) -> bool:
-    """A pair of Tables 1 and 2: a non-robust backbone on a fine-grained dataset."""
+    """Whether a cell's pair is in Tables 1 and 2: a non-robust backbone, a fine-grained dataset."""
     return not _robust(key.model) and key.dataset != "ImageNette"
 
 
@@ -48,8 +49,8 @@ def _main(key: Key) -> bool:
 
 
 def compared(found: Cells) -> dict[Key, Cell]:
-    """The cells that every count over pairs is about: those of the paper's main pairs, or all if a
-    grid has none of these. Robust backbones and ImageNette stand in tables of their own."""
+    """The cells that counts over pairs use: those of the paper's main pairs, or all if a grid has
+    none of them. Robust backbones and ImageNette have separate tables."""
     return {key: cell for key, cell in found.items() if is_main(key)} or dict(found)
 
 
@@ -58,7 +59,7 @@ def _robust(model: str) -> bool:
 
 
 def _beside(setting: str) -> Callable[[Key, Cells], bool]:
-    """fix, sched and `setting` on the pairs where `setting` was asked for."""
+    """Keeps fix, sched and `setting`, on the pairs for which `setting` was asked for."""
 
     def keep(key: Key, found: Cells) -> bool:
         asked = key.setting in ("fix", "sched", setting)
@@ -100,9 +101,9 @@ NUMBERS = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12)
 
 
 def table_cells(number: int, frame: pd.DataFrame, *, partial: bool = False) -> dict[Key, Cell]:
-    """The cells of one of the paper's tables, {} where the frame has none for it.
+    """The cells of one of the paper's tables; {} if the frame has none for it.
 
-    partial: let the means of Tables 10 and 11 leave incomplete cells out, with their count.
+    partial: the means of Tables 10 and 11 leave out incomplete cells and count the others.
     Table 9 has no cells: see `derived.paired_tests`. Raises ConfigError for an unknown number.
     """
     if number in DERIVED:
@@ -110,20 +111,21 @@ def table_cells(number: int, frame: pd.DataFrame, *, partial: bool = False) -> d
     if number not in SPECS:
         known = ", ".join(map(str, NUMBERS))
         hint = ": it lists backbones, see sweep weights list" if number == 5 else ""
-        raise ConfigError(f"--table: there is no Table {number} here{hint} (there are {known})")
+        raise ConfigError(f"--table: no Table {number} here{hint} (expected one of {known})")
     found = group_cells(table_frame(number, frame))
     keep = SPECS[number].keep
     return {key: cell for key, cell in found.items() if keep(key, found)}
 
 
 def main_cells(frame: pd.DataFrame) -> dict[Key, Cell]:
-    """The cells of Tables 1 and 2 at every strength: what Tables 9 to 11 are computed from."""
+    """The cells of Tables 1 and 2 at every strength, from which Tables 9 to 11 are computed."""
     found = group_cells(one_evaluation(frame))
     return {key: cell for key, cell in found.items() if _main(key)}
 
 
 def table_frame(number: int, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows a table draws on, called as it calls them: by attack in Table 6, by hinges in 7."""
+    """The rows that a table uses, with evaluations named by their attack for Table 6, and settings
+    by their hinges for Table 7."""
     if number == 6:
         return _under_attacks(frame)
     chosen = one_evaluation(frame)
@@ -131,7 +133,7 @@ def table_frame(number: int, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _under_attacks(frame: pd.DataFrame) -> pd.DataFrame:
-    """Runs evaluated by more than one attack, the evaluations called by their attack."""
+    """The rows of runs evaluated by several attacks, with evaluations named by their attack."""
     frame = _attacked(frame)
     named = frame[frame["eval_id"] != ""]
     attacks = named[named["attack"] != ""].drop_duplicates("eval_id")
@@ -145,9 +147,10 @@ def _under_attacks(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_hinges(frame: pd.DataFrame) -> pd.DataFrame:
-    """Two-hinge runs called by T1 and T2, of the pairs for which more than fix and sched ran.
+    """The rows of two-hinge runs, with settings named by T1 and T2, for the pairs that have other
+    hinges than those of fix and sched.
 
-    A source that lists T1=0;T2=0 itself keeps its own number instead of that of `fix`.
+    If a source lists T1=0;T2=0 itself, that number is taken instead of the one for `fix`.
     """
     hinged = frame[frame["T1"].notna()]
     pair = ["variant", "model", "dataset"]
@@ -163,9 +166,10 @@ def _by_hinges(frame: pd.DataFrame) -> pd.DataFrame:
 def numbered(
     number: int, frame: pd.DataFrame, *, partial: bool = False, sure: Sure | None = None
 ) -> Table | None:
-    """One of the paper's tables, None where the frame has nothing for it.
+    """One of the paper's tables; None if the frame has nothing for it.
 
-    sure: which of a table's best numbers are surely so; by default all of them are printed bold.
+    sure: (cells, frame) -> the best cells whose lead is significant, which are set in bold; by
+    default all best cells are.
     """
     if number == 9:
         tests = paired_tests(main_cells(frame), partial=partial)
@@ -183,7 +187,7 @@ def numbered(
 
 
 def _lay_out(title: str, found: Cells, frame: pd.DataFrame, spec: Spec, sure: Sure | None) -> Table:
-    """Cells in a table, with what breaks a sanity gate marked and noted."""
+    """Cells as a table, with violations of sanity gates marked and noted."""
     shown = {key.evaluation for key in found}
     rows = frame[frame["eval_id"].isin(shown)]
     violations = [*cell_gates(found), *row_gates(rows, found), *masking_gates(rows, found)]
@@ -202,36 +206,34 @@ def _lay_out(title: str, found: Cells, frame: pd.DataFrame, spec: Spec, sure: Su
 
 def _sure_note(found: Cells) -> str:
     if any(cell.unit != "seeds" for cell in found.values()):
-        return "No mean is bold: whether means differ is tested in Table 9"
+        return "No mean is bold: Table 9 tests whether means differ"
     return (
-        "Bold: the best setting of a pair, where its lead over every other is significant (95 % "
-        "interval of the difference, paired bootstrap over images, leaves out 0)"
+        "Bold: the best setting of a pair, if its lead over every other is significant (95 % "
+        "interval of the difference by the paired bootstrap over images excludes 0)"
     )
 
 
 def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFrame:
-    """The rows of one evaluation, by default of the one with most rows, or the first of them.
-
-    Accuracies under different attacks never stand in one row. Raises ConfigError where `eval_id`
-    is not there.
+    """The rows of one evaluation, by default the attack with the most rows (the first of several),
+    so that a table never mixes attacks. Raises ConfigError if there is no `eval_id`.
     """
     counts = Counter(frame["eval_id"])
     if eval_id is not None and eval_id not in counts:
         raise ConfigError(f"unknown evaluation '{eval_id}'{nearest(eval_id, counts)}")
-    # Only attacks judge; other kinds stand in tables of their own.
+    # Other kinds than attacks have separate tables.
     counts = Counter(_attacked(frame)["eval_id"]) or counts
     chosen = max(counts, key=counts.__getitem__) if eval_id is None else eval_id
     return frame[frame["eval_id"] == chosen]
 
 
 def _attacked(frame: pd.DataFrame) -> pd.DataFrame:
-    if "metric" not in frame:  # curves, which only attacks have
+    if "metric" not in frame:  # curves, all of attacks
         return frame
     return frame.loc[frame["metric"].isin(METRICS)]
 
 
 def _others(frame: pd.DataFrame, sure: Sure | None) -> list[Table]:
-    """One table per evaluation of a kind that is no attack."""
+    """One table for each evaluation that is not an attack."""
     rest = frame[~frame["metric"].isin(METRICS)]
     tables = []
     for _, rows in rest.groupby("eval_id", sort=False):
@@ -248,18 +250,18 @@ def _others(frame: pd.DataFrame, sure: Sure | None) -> list[Table]:
 
 
 def _best(found: Cells, rows: pd.DataFrame, sure: Sure | None) -> Collection[Key]:
-    """The accuracies of an own kind that are the best; of its other metrics nothing says whether
-    more is better."""
+    """The best accuracies of a user's kind. Its other metrics have no best: whether more is better
+    is unknown."""
     able = {key: cell for key, cell in found.items() if key.metric == ACCURACY}
     try:
         return sure(able, rows) if sure else winners(able)
-    except ConfigError:  # it keeps no accuracy per image: no lead is known to be significant
+    except ConfigError:  # without accuracies per image nothing is known to be significant
         return ()
 
 
 def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]:
-    """What a grid measured: one table per eps_g and norm of the attack that judges, settings below
-    each other, best in bold; then the evaluations that are no attacks."""
+    """What a grid measured: one table for each eps_g and each norm that attacks were made in, with
+    settings as rows and the best in bold; then the evaluations that are not attacks."""
     by_norm = _by_norm(frame)
     tables = []
     for norm, judged in by_norm.items():
@@ -276,7 +278,7 @@ def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]
 
 
 def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The attacked rows by the name of their evaluation's norm; l-inf if nothing tells it."""
+    """Name of a norm -> the rows of attacks in that norm; l-inf if it is unknown."""
     attacked = _attacked(frame)
     norms = attacked["eval_norm"].replace("", "linf")
     parts = {name: attacked[norms == norm] for norm, name in NORMS.items()}
@@ -284,7 +286,7 @@ def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def describe_values(frame: pd.DataFrame) -> str:
-    """What the numbers are: unit, attack, split, seeds."""
+    """What the numbers are, for a note: unit, attack, split, seeds."""
     judged = frame.loc[frame["attack"] != "", ["attack", "note", "eval_norm"]].drop_duplicates()
     splits = [split for split in dict.fromkeys(frame["split"]) if split]
     accuracies = {*METRICS, CORRUPTED, ACCURACY}

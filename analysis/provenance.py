@@ -1,4 +1,4 @@
-"""Where every number comes from: `why` for a reader, `sidecar` for a program."""
+"""Where every number comes from: `why` for people, `sidecar` for programs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ SOURCE = [
 
 
 def why(question: str, frame: pd.DataFrame, results: Results | None = None) -> str:
-    """What is behind the cells called 'SWIN/Cars/sched/expected', at every eps_g or 'CELL@8'.
+    """The runs, interval and warnings behind the cells 'SWIN/Cars/sched/expected', at every eps_g
+    or at one ('SWIN/Cars/sched/expected@8').
 
-    results: the store the frame comes from, None for CSV files. Raises ConfigError for a name that
-    no cell has.
+    results: the store that the frame comes from, None for CSV files. Raises ConfigError for a name
+    that no cell has.
     """
     found = group_cells(frame)
     flags = Flags(results, frame) if results else None
@@ -65,12 +66,12 @@ def _asked(question: str, found: Mapping[Key, Cell]) -> list[Key]:
     at = [key for key in keys if not wanted or str(key.strength) in (wanted, f"{wanted}/255")]
     if not at:
         known = dict.fromkeys(str(key.strength) for key in keys)
-        raise ConfigError(f"--why: not at {strength} (there is {', '.join(known)})")
+        raise ConfigError(f"--why: no such cell at {strength} (expected {', '.join(known)})")
     return at
 
 
 def _diagnoses(results: Results, run_ids: set[str]) -> dict[str, list[str]]:
-    """Run id -> the signatures of failure it shows, a sentence each."""
+    """Run id -> the signatures of failure it shows, one sentence each."""
     standard = standard_runs(results.runs)
     return {
         run.dir.id: [
@@ -134,8 +135,8 @@ def _origin(row: Row) -> str:
 def sidecar(
     frame: pd.DataFrame, violations: list[str], results: Results | None = None
 ) -> dict[str, Any]:
-    """Everything behind the tables as plain data: each cell with its sources, the gates broken,
-    the versions at work."""
+    """Everything behind the tables as plain data: each cell with its sources, violated gates, and
+    the versions of the packages."""
     rows = sources(frame)
     return {
         "schema": SCHEMA,
@@ -153,7 +154,7 @@ def sidecar(
 
 
 def versions() -> dict[str, str]:
-    """Of what computes tables."""
+    """Versions of the packages that tables are computed with."""
     packages = {name: version(name) for name in ("epsweep", "pandas", "numpy", "scipy")}
     return {"python": platform.python_version(), **packages}
 

@@ -1,7 +1,7 @@
-"""Numbers from CSV files, in the frame that run folders give: the shipped tables, or a user's own.
+"""Numbers from CSV files, shipped or the user's, in the same frame as numbers from run folders.
 
 A file has at least the columns model, dataset, epsilon_g (255ths), setting, metric and value
-(percent). Whatever could silently become a wrong table is refused, with file and line.
+(percent). Anything ambiguous is refused, with file and line, rather than shown wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from core.errors import counted
 HINGES = re.compile(r"T1=(\d+);T2=(\d+)", re.ASCII)
 REQUIRED = ("model", "dataset", "epsilon_g", "setting", "metric", "value")
 BACKBONES = ("shorthand", "configuration", "huggingface_id", "reference")
-"""Header of Table 5, which lists backbones and holds no accuracy."""
+"""Header of Table 5, which lists backbones and has no accuracies."""
 TABLES = (1, 2, 3, 4, 6, 7, 8, 12)
 CELL = ["attack", "model", "dataset", "epsilon_g", "norm", "setting", "metric", "seed", "variant"]
 PRESET_HINGES = {"fix": "T1=0;T2=0", "sched": "T1=12;T2=37"}
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 
 
 def load_published(*numbers: int) -> pd.DataFrame:
-    """The shipped numbers of these tables of arXiv 2509.23325, of all of them by default."""
+    """The shipped numbers of these tables of arXiv 2509.23325, by default of all tables."""
     folder = resources.files("analysis").joinpath("published")
     return _frame([folder.joinpath(f"table{number}.csv") for number in numbers or TABLES])
 
@@ -135,7 +135,7 @@ def _norm(text: str, where: str) -> Norm:
 
 
 def _strength(text: str, norm: Norm, where: str) -> float:
-    """255ths, as '4' or '4/255'."""
+    """A strength in 255ths, written as '4' or '4/255'."""
     try:
         strength = Fraction(re.sub(r"/255$", "", text))
     except (ValueError, ZeroDivisionError):
@@ -158,7 +158,7 @@ def _value(text: str, where: str) -> float | None:
 
 
 def _refuse_fractions(rows: Sequence[Row], file: Traversable) -> None:
-    """Percent and fractions told apart where the numbers allow it."""
+    """Raise ConfigError if values look like fractions instead of percent."""
     values = [row["value"] for row in rows if row["value"]]
     if values and max(values) <= 1:
         raise ConfigError(
@@ -180,7 +180,7 @@ def _refuse_fractions(rows: Sequence[Row], file: Traversable) -> None:
 
 
 def _looks_scaled(row: Row, group: Mapping[str, Row]) -> bool:
-    """Whether adv <= expected <= clean fails, and holds once this value is taken times 100."""
+    """Whether adv <= expected <= clean is violated, but holds with this value times 100."""
 
     def ordered(factor: float) -> bool:
         found = [
@@ -199,7 +199,8 @@ def _others(row: Row, group: Mapping[str, Row]) -> str:
 
 
 def _merge(rows: Iterable[Row]) -> list[Row]:
-    """One row per cell: a value fills another file's gap, two different values are refused."""
+    """One row per cell. A value takes the place of a missing one in another file. Raises
+    ConfigError for two different values."""
     merged: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         key = tuple(row[name] for name in CELL)

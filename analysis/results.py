@@ -1,6 +1,6 @@
-"""Runs -> data frames: `load` gives the tidy one, `Results` also curves and epochs.
+"""Runs -> data frames: `load` returns the tidy one, `Results` has curves and epochs, too.
 
-Nothing asked for is left out: what was not measured is a row whose value is NaN and whose state
+Nothing that a grid asks for is left out: what was not measured is a row with value NaN, whose state
 and reason say why.
 """
 
@@ -32,11 +32,12 @@ from core.store.folders import Store
 from core.store.records import expected_exactly, expected_up_to, overall_accuracy
 
 ATTACKED = METRICS[1:]
-"""Metrics that a run without any attack has not."""
+"""Metrics that need a strength above 0."""
 
 
 class Results:
-    """Everything a list of runs left on disk. Read once; make a new one to see new files."""
+    """Everything that runs have left on disk. Each frame is read once; make a new `Results` to see
+    later changes."""
 
     def __init__(
         self,
@@ -45,9 +46,9 @@ class Results:
         *,
         index: bool = True,
     ) -> None:
-        """root: a store. manifest: the rows of a sweep's manifest.jsonl; None for every run of
-        the store. index: keep what was read in <root>/index, so that the next reading takes only
-        changed run folders. Raises ConfigError where the store holds no run."""
+        """root: a store. manifest: the rows of a sweep's manifest.jsonl; None for every run of the
+        store. index: cache what was read in <root>/index, so that the next time only changed run
+        folders are read. Raises ConfigError if the store holds no run."""
         store = Store.at(root)
         self._take(store, runs_of(store, manifest), index)
 
@@ -61,7 +62,7 @@ class Results:
     def only(self, runs: list[Run]) -> Results:
         """The results of some of the runs."""
         part = object.__new__(Results)
-        # As new ones, of which nothing has been read: files may have changed in between.
+        # Copies without anything read so far, as files may have changed since.
         part._take(self.store, [replace(run) for run in runs], self._indexed)
         return part
 
@@ -90,15 +91,15 @@ class Results:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per run: its state, delay (`epochs` where it never adapted; threshold: accuracy
-        in percent above which it has), seconds, attempts and where it was made."""
+        """One row per run: its state, delay in epochs (= `epochs` if it never adapted), threshold
+        (accuracy in percent above which it has adapted), seconds, attempts, host and device."""
         return self._index.read(RUNS, _runs_of)
 
     def read_once(
         self, frame: Frame, rows: Rows, advance: Callable[[], object] = lambda: None
     ) -> pd.DataFrame:
-        """`frame` by its `rows`, read with `values`, `table` and `margins` in one pass over the run
-        folders, of which nothing else stays in memory. advance: called after each run."""
+        """`frame`, made by `rows`; reads `values`, `table` and `margins` in the same pass over the
+        run folders, and keeps nothing else in memory. advance: called after each run."""
         own: list[tuple[Frame, Rows]] = [(VALUES, self._values_of), (RUNS, _runs_of)]
         parts = [*own, (MARGINS, margin_rows), (frame, rows)]
         self.values, self.table, self.margins, found = self._index.read_once(parts, advance)
@@ -108,14 +109,14 @@ class Results:
         return _value_rows(run, self.strengths_of(run))
 
     def strengths_of(self, run: Run) -> list[Strength]:
-        """The eps_g at which a table may ask for the run."""
+        """The eps_g at which tables show the run."""
         if run.epsilon_g:
             return [run.epsilon_g]
         return self._asked[run.config["backbone"], run.config["dataset"]]
 
     def critical(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Per-image flags of an evaluation, sorted by image: (image index, index into its
-        strengths of the first one that breaks the image), int arrays of shape [n].
+        """(image index, index of the first strength of the evaluation that breaks the image), int
+        arrays of shape [n], sorted by image index.
 
         Raises DamagedError, FileNotFoundError.
         """
@@ -125,31 +126,32 @@ class Results:
         return self._flags[run_id, eval_id]
 
     def corrupted(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Per-image scores under common corruptions, sorted by image: (image index, share of the
-        tried types on which the image is right), shape [n]. Raises as `critical`."""
+        """(image index, share in [0, 1] of the tried corruptions under which the image is right),
+        shape [n], sorted by image index. Raises as `critical`."""
         index, right = self._images(run_id, eval_id, "right")
         return index, (right == 1).sum(1) / (right >= 0).sum(1)
 
     def distances(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Of an evaluation that measures them, sorted by image: (image index, distance to the
-        nearest wrong image, 0 of wrong ones), shape [n]. Raises as `critical`."""
+        """(image index, distance to the nearest adversarial image found, 0 if the image is wrong
+        itself), shape [n], sorted by image index. Raises as `critical`, also if the evaluation
+        measures no distances."""
         index, distance, correct = self._images(run_id, eval_id, "distance", "correct")
         return index, np.where(correct, distance, 0)
 
     def accuracy(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """What an own kind says of each image in its array `accuracy`, sorted by image: (image
-        index, score in [0, 1]), shape [n]. Raises as `critical`."""
+        """(image index, score in [0, 1]) from the array `accuracy` of a user's kind of evaluation,
+        shape [n], sorted by image index. Raises as `critical`."""
         index, accuracy = self._images(run_id, eval_id, ACCURACY)
         return index, accuracy.astype(float)
 
     def _images(self, run_id: str, eval_id: str, *names: str) -> list[np.ndarray]:
-        """The index of every image, and these arrays, sorted by it."""
+        """The image indices, and the named per-image arrays, sorted by image index."""
         path = self.store.run(run_id).eval_flags(eval_id)
         flags = read_flags(path)
         if flags is None:
             raise FileNotFoundError(path)
         if lacking := {*names} - {*flags}:
-            raise DamagedError(path, f"has no '{min(lacking)}' per image")
+            raise DamagedError(path, f"expected an array '{min(lacking)}'")
         order = np.argsort(flags["index"])
         return [flags[name][order] for name in ("index", *names)]
 
@@ -164,20 +166,20 @@ def load(
 
     root: the store (`./outputs`). runs: rows of a manifest; None takes every run of the store.
     index: see `Results`. Columns: model, dataset (the paper's names), epsilon_g (255ths, in any
-    norm), norm (that of eps_g), setting, seed, variant (what else sets runs of one cell apart),
-    metric (clean, adv, expected; corrupted under common corruptions; of own kinds what they
-    declare), value (accuracies in percent, NaN if not measured), n (images), state (done, partial,
-    failed, running, missing, ...), reason, hinges ('T1=12;T2=37'), T1, T2 (epochs), attack (as
-    tables call it), kind (as grids call it), eval_norm ('' of kinds without one), about (what the
+    norm), norm (of eps_g), setting, seed, variant (other differences between runs of a cell),
+    metric (clean, adv, expected; corrupted under common corruptions; whatever a user's kind
+    declares), value (accuracies in percent, NaN if not measured), n (images), state (done, partial,
+    failed, running, missing, ...), reason, hinges ('T1=12;T2=37'), T1, T2 (epochs), attack (its
+    name in tables), kind (its name in grids), eval_norm ('' for kinds without one), about (what the
     numbers are), split, split_images, zero_gradient_images, run_id, eval_id, commit, source (file).
-    Standard fine-tuning has rows for every eps_g that the other runs ask for.
-    Raises ConfigError where the store holds no run.
+    Standard fine-tuning has rows for every eps_g that the other runs have.
+    Raises ConfigError if the store holds no run.
     """
     return Results(root, runs, index=index).values
 
 
 def _asked_strengths(runs: Sequence[Run]) -> dict[tuple[str, str], list[Strength]]:
-    """(backbone, dataset) -> the eps_g at which a table may ask for the standard run."""
+    """(backbone, dataset) -> the eps_g at which tables show the standard run."""
     asked = defaultdict(set)
     for run in runs:
         if run.epsilon_g:
@@ -188,7 +190,8 @@ def _asked_strengths(runs: Sequence[Run]) -> dict[tuple[str, str], list[Strength
 
 
 def _judged_at(runs: Sequence[Run]) -> set[Strength]:
-    """Where nothing is trained at all: the largest strength at which networks are judged."""
+    """If no run trains at all, the largest strength of their evaluations; {} otherwise, or if that
+    differs in norm."""
     if any(run.config["schedule"]["kind"] != "none" for run in runs):
         return set()
     found = (config for run in runs for config in run.asked.values() if config.get("epsilons"))
@@ -251,8 +254,8 @@ def _value(
     target: Strength,
     prior: Sequence[float] | None,
 ) -> float:
-    """Accuracies in percent, other metrics as they are. Raises ValueError if the record has no
-    such number."""
+    """A metric of a record: accuracies in percent, others as they are. Raises ValueError if the
+    record does not have it."""
     rows = record["rows"]
     match metric:
         case "clean" | "adv" | "expected":

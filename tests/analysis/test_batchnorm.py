@@ -1,4 +1,4 @@
-"""Numbers of runs whose BatchNorm was over other counts of images say so in every output."""
+"""Numbers of runs whose BatchNorm was over other numbers of images say so in every output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.store.folders import Store
 from core.store.json_files import read_json, write_json
 
 SIGN = "\N{SECTION SIGN}"
-NOTE = "BatchNorm over other counts of images than in like runs, or over changing ones: "
+NOTE = "BatchNorm over other numbers of images than in comparable runs, or over changing ones: "
 
 
 def store(root: Path, changed: dict[tuple[str, str], list[int]]) -> list[dict[str, Any]]:
@@ -37,7 +37,9 @@ def test_every_output_marks_them(tmp_path: Path, images: list[int]) -> None:
     source = Source.store(tmp_path, store(tmp_path, {("cars", "fix"): images}))
     output = write(source, "markdown")
     counts = ", ".join(map(str, images))
-    text = f"{NOTE}SWIN/Cars/fix at 4/255 ({counts}); set batchnorm_images to fix it"
+    text = (
+        f"{NOTE}SWIN/Cars/fix at 4/255 ({counts}); set batchnorm_images to keep the number constant"
+    )
     assert f"batchnorm: {text}" in output.remarks
     for table in output.tables:
         for _, entries in table.rows:

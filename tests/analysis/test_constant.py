@@ -99,4 +99,4 @@ def test_significance_is_explained_below_the_table(tmp_path: Path) -> None:
     (note,) = [note for note in sure.notes if "significant" in note]
     assert "paired bootstrap over images" in note
     (means,) = tables(made_source, numbers=[10], significant=True).tables
-    assert any("tested in Table 9" in note for note in means.notes)
+    assert any("Table 9 tests" in note for note in means.notes)

@@ -40,7 +40,9 @@ def test_expected_accuracy_is_the_integral_on_any_grid(tmp_path: Path) -> None:
     _, per_image = Flags(results, results.values).scores(Key(*key))
     assert per_image == pytest.approx(scores, abs=1e-5)
     (table,) = main_tables(results.values)
-    assert any("under FMN-100 (l-inf); expected is the integral" in note for note in table.notes)
+    assert any(
+        "under FMN-100 (l-inf); expected is the exact integral" in note for note in table.notes
+    )
 
 
 def two_attacks(root: Path, *, broken_by_fmn: int) -> list[dict[str, object]]:
@@ -61,8 +63,8 @@ def test_attacks_stand_side_by_side_and_differences_are_counted(tmp_path: Path) 
         made.text.replace("ViT", "vit").replace("Cars", "cars")
     )
     assert [remark for remark in made.remarks if "overrates" in remark] == [
-        "gate: APGD-10 overrates 1 of 1 run by more than a point, most "
-        f"{source.results.runs[0].dir.id}: by 4.0 at 2/255; see --attacks"  # type: ignore[union-attr]
+        "gate: APGD-10 overrates 1 of 1 run by more than a point, at most by 4.0 "
+        f"({source.results.runs[0].dir.id} at 2/255); see --attacks"  # type: ignore[union-attr]
     ]
     frame = tables(source, "tidy", numbers=[-2]).text.splitlines()
     assert len(frame) == 1 + 2 * 5
@@ -107,8 +109,8 @@ def rows_of(correct: int) -> list[dict[str, object]]:
 def test_a_page_says_the_same_of_many_runs_once() -> None:
     from analysis.report.facts import _folded
 
-    one = "{}: APGD-10 overrates it by up to {} points (at 2/255, 64 images), as FMN-60 shows"
+    one = "{}: APGD-10 overrates it by up to {} points (at 2/255, 64 images) compared with FMN-60"
     many = [one.format(f"run-{i}", i / 2) for i in range(4)]
-    other = "run-9: 3 of 64 images have no usable gradient; the attack may be blind"
+    other = "run-9: 3 of 64 images have no usable gradient; the attack may overrate it"
     assert _folded([*many, other]) == [f"4 runs, such as {many[0]}", other]
     assert _folded(many[:3]) == many[:3]

@@ -225,7 +225,7 @@ def test_gates_catch_unequal_counts_and_mixed_code(tmp_path: Path) -> None:
     results = Results(tmp_path)
     output = tables(Source(results.values, results))
     (table,) = output.tables
-    assert any("Cars: different counts of images: 500, 512" in note for note in table.notes)
+    assert any("Cars: different numbers of images: 500, 512" in note for note in table.notes)
     assert any("different versions of the code" in remark for remark in output.remarks)
     swin = next(row for labels, row in table.rows if labels[0] == "SWIN")
     assert all("\N{DOUBLE DAGGER}" in entry.mark for entry in swin)
@@ -249,7 +249,7 @@ def test_why_tells_the_whole_origin(tmp_path: Path) -> None:
     [
         ("SWIN/Cars/sched", "expected model/dataset/setting/metric"),
         ("SWINN/Cars/sched/adv", "no model 'SWINN', did you mean 'SWIN'"),
-        ("SWIN/Cars/sched/adv@3", "there is 4/255, 8/255"),
+        ("SWIN/Cars/sched/adv@3", "expected 4/255, 8/255"),
     ],
 )
 def test_why_names_what_is_unknown(tmp_path: Path, question: str, said: str) -> None:

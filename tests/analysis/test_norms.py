@@ -159,7 +159,7 @@ def test_evaluations_without_a_table_are_named(tmp_path: Path) -> None:
     judge = EvalConfig.parse({"attack": "autoattack", "epsilons": ["0", "8/255"], "split": "val"})
     found = results(tmp_path, LINF, judge, epsilon_g="8/255")
     (remark,) = tables(Source(found.values, found)).remarks
-    assert remark.startswith("not in these tables: AutoAttack-10 on val; `--format dataframe")
+    assert remark.startswith("not in these tables: AutoAttack-10 on val; see `--format dataframe")
     found = results(tmp_path / "one", LINF, L2, epsilon_g="8/255")
     assert not tables(Source(found.values, found)).remarks
 

@@ -148,7 +148,7 @@ def test_seeds_on_different_counts_of_images_are_not_one_number(tmp_path: Path) 
         made.finish(tmp_path, run, critical=made.flags(run, n))
     (table,) = main_tables(load(tmp_path, made.manifest(tmp_path, runs)))
     assert not table.complete
-    assert "different counts of images (500 to 512)" in table.notes[-1]
+    assert "different numbers of images (500 to 512)" in table.notes[-1]
     assert table.header[0][0] == "Cars (n = 500 to 512)"
 
 

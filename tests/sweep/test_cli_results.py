@@ -115,7 +115,7 @@ def test_a_table_that_is_not_there_is_said(call: Call) -> None:
     assert code == 2 and "no CSV files" in err
     published = Path(figures.__file__).parents[1] / "published"
     code, _, err = call("tables", "--from", str(published), "--table", "5")
-    assert code == 2 and "there is no Table 5 here: it lists backbones, see sweep weights" in err
+    assert code == 2 and "no Table 5 here: it lists backbones, see sweep weights" in err
 
 
 def test_a_grid_names_tables_that_are_there(call: Call, tmp_path: Path) -> None:
