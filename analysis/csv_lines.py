@@ -13,8 +13,8 @@ from core.config import ConfigError
 def read_lines(
     file: Path | Traversable, columns: Sequence[str], passed_over: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """(file:line, cells by column) of each line; nothing of a file with the header `passed_over`.
-    Raises ConfigError for a file that cannot be read, lacks columns or has an uneven line."""
+    """Yields ('file:line', column -> cell) for each line of a CSV file; nothing if its header is
+    exactly `passed_over`. Raises ConfigError for a file that cannot be read, lacks columns or has an uneven line."""
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -33,5 +33,5 @@ def read_lines(
     for line in reader:
         where = f"{file.name}:{reader.line_num}"
         if None in line or None in line.values():
-            raise ConfigError(f"{where}: expected as many cells as the header has")
+            raise ConfigError(f"{where}: expected {len(header)} cells, as in the header")
         yield where, {name: cell.strip() for name, cell in line.items()}

@@ -6,17 +6,17 @@ from decimal import ROUND_HALF_UP, Decimal
 
 DIGITS = 2
 GUARD = 9
-"""Digits kept before rounding. Accuracies are quotients of counts: closer to a tie than 1e-9 is a
-tie, and what a float adds (about 1e-14) is gone."""
+"""Decimals kept before rounding. Accuracies are quotients of counts, so within 1e-9 of a tie is a
+tie; this removes floating-point errors (about 1e-14)."""
 
 
 def percent(fraction: float) -> float:
-    """A fraction in percent, free of the noise of floating-point sums."""
+    """A fraction in percent, without floating-point noise."""
     return round(100 * fraction, GUARD + 1)
 
 
 def difference(first: float, second: float) -> float:
-    """Second minus first in points, free of that noise too: equal values differ by 0."""
+    """Second minus first in points, without floating-point noise: equal values differ by 0."""
     return round(second - first, GUARD)
 
 

@@ -1,6 +1,6 @@
-"""Run folders as objects: what a grid asks of each run, and what lies on disk of it.
+"""Run folders as objects: what a grid asks of each run, and what is on disk.
 
-Files are read when they are asked for, once; make new objects to see new files.
+Files are read once, on first use; make new objects to see later changes.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of a run as found on disk, or the reason why it is not there."""
+    """One evaluation of a run: its record on disk, or None and the reason why there is none."""
 
     id: str
     record: Mapping[str, Any] | None
     state: str = "done"
     reason: str = ""
     asked: Config = field(default_factory=dict)
-    """What the grid says of it; {} if only its id is known."""
+    """Its config in the grid; {} if only its id is known."""
 
     @property
     def config(self) -> Config:
-        """As it was made, or else as the grid asks for it."""
+        """The config it was made with, or else the one in the grid."""
         config: Config = self.record["config"] if self.record else self.asked
         return config
 
@@ -51,31 +51,31 @@ class Evaluation:
 
     @property
     def norm(self) -> Norm | Literal[""]:
-        """Of its attack; '' of a kind without one, and if nothing but its id is known."""
+        """The norm of its attack; '' for a kind without attack, or if only its id is known."""
         norm: Norm | Literal[""] = self.config.get("norm", "") if self.kind.at_strengths else ""
         return norm
 
     def target(self, trained: Strength) -> Strength:
-        """The strength at which the accuracy of a run trained against `trained` is its adversarial
-        one: that one, or the evaluation's largest if it attacks in another norm."""
+        """The strength whose accuracy counts as adversarial accuracy of a run trained against
+        `trained`: the same, or the evaluation's largest if it attacks in another norm."""
         if not self.norm or self.norm == trained.norm:
             return trained
         return Strength.parse(self.config["epsilons"][-1], self.norm)
 
     def note(self, trained: Strength) -> str:
-        """What stands behind the name of an attack that is not the usual one, l-inf at eps_g with
-        all strengths alike in expected accuracy."""
+        """What tables add to the attack's name, such as ' (l2 at 0.5)'; '' in the usual case: l-inf
+        at eps_g, with strengths weighted equally in expected accuracy."""
         target = self.target(trained)
         usual = target.norm == trained.norm == "linf" and self.prior is None
         if usual or not self.record or not self.kind.at_strengths:
             return ""
         at = f" at {target}" if target.norm != trained.norm else ""
-        weighted = "" if self.prior is None else ", expected by a prior of its own"
+        weighted = "" if self.prior is None else ", expected by its own prior"
         return f" ({NORMS[target.norm]}{at}{weighted})"
 
     @property
     def prior(self) -> Sequence[float] | None:
-        """Weights of the strengths in expected accuracy; None if they are alike."""
+        """Weights of the strengths in expected accuracy; None if they are equal."""
         weights: Sequence[float] | None = self.config.get("prior")
         return weights
 
@@ -87,8 +87,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the grid and its folder. asked: id -> config ({} if not known) of the evaluations
-    that the grid wants."""
+    """One run of the grid and its folder. asked: id -> config ({} if unknown) of the evaluations
+    that the grid asks for."""
 
     dir: RunDir
     config: Mapping[str, Any]
@@ -96,15 +96,15 @@ class Run:
     variant: str
     asked: Mapping[str, Config]
     tuned: Mapping[str, Any] | None = None
-    """Of a tuned run the winner it has taken: search, params, value, trials, least, ..."""
+    """For a tuned run, the winner it uses: search, params, value, trials, least, ..."""
     known: Known | None = None
-    """What datasets and checkpoints hold now, shared by the runs of a store."""
+    """Present digests of datasets and checkpoints, shared by the runs of a store."""
     _seen: dict[Path, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What its whole files hold, as far as they have been read."""
+    """Path -> content of its undamaged files that have been read."""
 
     def forget(self) -> None:
-        """Let go of what takes memory: of 10,000 runs of 50 epochs a gigabyte. It is read again if
-        it is asked for again."""
+        """Drop what was read, to save memory (1 GB for 10,000 runs of 50 epochs). It is read again
+        when needed."""
         self._seen.clear()
         for name in ("epochs", "evaluations", "env"):
             self.__dict__.pop(name, None)
@@ -114,18 +114,18 @@ class Run:
 
     @cached_property
     def epsilon_g(self) -> Strength:
-        """What it is trained against."""
+        """The strength it is trained against."""
         return Strength.parse(self.config["epsilon_g"], self.config["norm"])
 
     @property
     def hinges(self) -> str:
-        """'T1=12;T2=37' of a two-hinge schedule (fix is T1=0;T2=0), '' of any other."""
+        """'T1=12;T2=37' for a two-hinge schedule (fix is T1=0;T2=0), '' for any other."""
         T1, T2 = self.pair
         return "" if T1 is None else f"T1={T1};T2={T2}"
 
     @property
     def pair(self) -> tuple[int, int] | tuple[None, None]:
-        """(T1, T2) of a two-hinge schedule in epochs; None and None of any other."""
+        """(T1, T2) of a two-hinge schedule, in epochs; (None, None) for any other."""
         schedule = self.config["schedule"]
         if schedule["kind"] != "two_hinge":
             return None, None
@@ -133,7 +133,7 @@ class Run:
 
     @cached_property
     def about(self) -> Row:
-        """The columns that name a run in every frame."""
+        """The columns that identify a run in every frame."""
         return {
             "model": model_name(self.config["backbone"]),
             "dataset": dataset_name(self.config["dataset"]),
@@ -149,24 +149,24 @@ class Run:
 
     @cached_property
     def damage(self) -> list[DamagedError]:
-        """Its files that cannot be read: then none of its numbers is taken."""
+        """Its files that cannot be read; if there are any, none of its numbers is used."""
         return damage.find(self.dir, self.asked, self._seen)
 
     @cached_property
     def changed(self) -> str | None:
-        """Which of its images or weights have changed since it was made; None if none has."""
+        """Which of its images or weights have changed since it ran, as a sentence, or None."""
         if self.damage or self.known is None:
             return None
         return self.known.changed(self.sources, recorded(self.dir))
 
     @property
     def sources(self) -> Sources:
-        """What names its images and weights."""
+        """The config fields that determine its images and weights."""
         return Sources(*(self.config[name] for name in Sources._fields))
 
     @cached_property
     def result(self) -> Mapping[str, Any] | None:
-        """result.json; None before the run is done, and of a damaged or stale one."""
+        """result.json; None if the run is not done, damaged or stale."""
         if self.damage or self.changed:
             return None
         result: Row | None = self._read(read_json, self.dir.result, shapes.Result)
@@ -174,13 +174,13 @@ class Run:
 
     @property
     def state(self) -> str:
-        """done, damaged, stale, or how the last attempt stands: failed, cancelled, interrupted,
-        lost, running; missing if there was none."""
+        """done, damaged, stale, or the outcome of the last attempt: failed, cancelled, interrupted,
+        lost, running; missing if there was no attempt."""
         return self._standing[0]
 
     @property
     def reason(self) -> str:
-        """Why the run is not done, '' where it is."""
+        """Why the run is not done; '' if it is."""
         return self._standing[1]
 
     @cached_property
@@ -196,12 +196,12 @@ class Run:
         last = self.attempts[-1]
         outcome = last.get("outcome") or "running"
         if outcome == "done":
-            return "missing", "ended, but result.json is not there"
+            return "missing", "ended, but there is no result.json"
         return outcome, last.get("reason") or f"attempt {last.get('attempt', len(self.attempts))}"
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """The asked evaluations, then others that the result names."""
+        """The evaluations that the grid asks for, then others in the result."""
         others = self.result["evals"] if self.result is not None else ()
         return tuple(self._evaluation(name) for name in dict.fromkeys([*self.asked, *others]))
 
@@ -219,9 +219,9 @@ class Run:
         return Evaluation(eval_id, record)
 
     def is_constant(self, evaluation: Evaluation) -> bool:
-        """Whether the run gave all images of an evaluation the same label, as far as its flags
-        tell: the right ones are all images of one class, and no attack has changed that. Without
-        flags, that no attack changed the accuracy of guessing tells."""
+        """Whether the network seems to give every image the same label: the right images are
+        exactly those of one class, at every strength. Without per-image flags: the accuracy is that
+        of guessing, at every strength."""
         record = evaluation.record or {}
         if not evaluation.kind.at_strengths:
             return False
@@ -236,7 +236,7 @@ class Run:
 
     @cached_property
     def env(self) -> Mapping[str, Any]:
-        """commit, versions, host, device; {} where the run never started."""
+        """commit, versions, host, device; {} if the run never started."""
         if self.damage:
             return {}
         env: Row | None = self._read(read_json, self.dir.env, shapes.Env)
@@ -249,7 +249,7 @@ class Run:
 
     @cached_property
     def epochs(self) -> list[Row]:
-        """Rows of metrics.jsonl so far, strengths as they are written now."""
+        """Rows of metrics.jsonl so far, with strengths in the present spelling."""
         if self.damage or self.changed:
             return []
         rows: list[Row] = self._read(read_jsonl, self.dir.metrics, shapes.Metrics)
@@ -263,7 +263,7 @@ class Run:
 
     @cached_property
     def classes(self) -> int | None:
-        """Of the run's task; None if neither its records nor its dataset's name tell."""
+        """Number of classes of the run's task; None if unknown."""
         return classes_of(self.dir, self.config["dataset"], self.epochs)
 
     @property
@@ -273,21 +273,21 @@ class Run:
 
     @cached_property
     def batchnorm_images(self) -> list[int]:
-        """Distinct images per BatchNorm statistic in its training so far, largest first; [] if the
-        network has none, or the run is of a version that did not record it."""
+        """Distinct numbers of images per BatchNorm statistic in its training so far, largest first;
+        [] without BatchNorm, or if an older version did not record them."""
         if self.result is not None:
             return list(self.result.get("batchnorm_images") or ())
         return batchnorm_images(self.epochs)
 
     @property
     def delay(self) -> int | None:
-        """Adaptation delay in epochs (the length of the training where never), by the threshold for
-        the classes of its task; None before the end of the training, and of a run without one."""
+        """Adaptation delay in epochs (all epochs if it never adapted), by the threshold for its
+        number of classes; None before the end of the training, or if it does not train."""
         return self._delay(self.classes)
 
     @property
     def delay_of_paper(self) -> int | None:
-        """The same by the paper's 5 %, whatever the classes: what its published delays are."""
+        """The delay by the paper's threshold of 5 % for any number of classes."""
         return self._delay(FEWEST)
 
     def _delay(self, classes: int | None) -> int | None:
@@ -301,7 +301,8 @@ class Run:
 
 
 def _images(record: Mapping[str, Any]) -> set[int]:
-    """The counts of images behind the numbers of an evaluation: one, where it is whole."""
+    """The numbers of images that an evaluation's rows are based on: one number if it is
+    complete."""
     counts = [row["n"] for row in record["rows"]]
     if counts and record["config"].get("per_image", "") == "one" and "type" in record["rows"][0]:
         counts = [sum(counts)]

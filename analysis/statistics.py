@@ -1,7 +1,7 @@
-"""How sure a number is: tests over (model, dataset) pairs, and intervals over images.
+"""Uncertainty of numbers: tests over (model, dataset) pairs, and intervals over images.
 
-Images are the unit wherever per-image flags are at hand: two settings are compared on the same
-images, and several seeds are averaged per image first.
+If there are per-image flags, images are the unit: two settings are compared on the same images, and
+several seeds are first averaged per image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PairedTest:
-    """sched against fix over pairs: t-test, Wilcoxon's signed ranks, and the size of the effect."""
+    """sched against fix over n pairs: t-test, Wilcoxon signed-rank test, and effect size."""
 
     n: int
     difference: float
@@ -33,15 +33,15 @@ class PairedTest:
     wilcoxon: float
     wilcoxon_p: float
     effect: float
-    """Cohen's d of the differences: their mean over their sample standard deviation."""
+    """Cohen's d: mean of the differences divided by their sample standard deviation."""
 
 
 def paired_test(first: NDArray[np.float64], second: NDArray[np.float64]) -> PairedTest:
-    """Two-sided tests of second against first, arrays of shape [n] with n >= 2 pairs.
+    """Two-sided tests of second against first: accuracies in percent, shape [n], n >= 2 pairs.
 
-    nan where all differences are equal: no spread, no test.
+    Without spread, i.e. if all differences are equal, the statistics are nan.
     """
-    # Equal differences are ties, and equal values none at all, whatever floats make of them.
+    # Rounded, so that floating-point noise neither breaks ties nor separates equal values.
     differences = np.round(second - first, GUARD)
     spread = differences.std(ddof=1)
     nan = float("nan")
@@ -74,11 +74,12 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def median_delay(delays: ArrayLike, epochs: ArrayLike) -> float:
-    """The median adaptation delay by Kaplan and Meier's estimate; inf where at most half adapt.
+    """The Kaplan-Meier estimate of the median adaptation delay; inf if at most half adapt, nan
+    without runs.
 
-    delays, epochs: of each run, shape [n]. A run whose delay is its number of epochs never adapted:
-    its delay is known to be longer, not how long, and no mean may take it for that number. Where
-    just half have adapted, the middle between that delay and the next, as of an even count.
+    delays, epochs: of each run, shape [n]. A run whose delay equals its number of epochs never
+    adapted, so its true delay is longer (right-censored). If exactly half have adapted by some
+    delay, the median is the middle between that delay and the next, as for an even number.
     """
     after, total = np.asarray(delays, float), np.asarray(epochs, float)
     if not len(after):
@@ -92,18 +93,18 @@ def median_delay(delays: ArrayLike, epochs: ArrayLike) -> float:
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an accuracy, in [0, 1]."""
+    """Wilson's 95 % interval of the accuracy correct / n, in [0, 1]."""
     interval = stats.binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def bootstrap(scores: Scores, counts: NDArray[np.int64] | None = None) -> tuple[float, float]:
-    """Percentile 95 % interval of the mean of per-image scores of shape [n], images resampled.
+    """95 % percentile interval of the mean of per-image scores of shape [n], by resampling images.
 
-    counts: how many images have each score, by default one. Deterministic. Given the difference of
-    two settings' scores on the same images, this is the paired bootstrap.
+    counts: how many images have each score, by default one. Deterministic. For differences of two
+    settings' scores on the same images, this is the paired bootstrap.
     """
-    if counts is None:  # equal scores are drawn together: one attack at 17 strengths has 18
+    if counts is None:  # equal scores are drawn together: an attack at 17 strengths has only 18
         scores, counts = np.unique(scores, return_counts=True)
     n = int(counts.sum())
     drawn = np.random.default_rng(n).multinomial(n, counts / n, size=RESAMPLES)
@@ -113,7 +114,8 @@ def bootstrap(scores: Scores, counts: NDArray[np.int64] | None = None) -> tuple[
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Exact p-value that two settings get equally many of the same images right."""
+    """p-value of McNemar's exact test that two settings are equally accurate, from which of the
+    same images each gets right, shape [n]."""
     only_first = int((first & ~second).sum())
     only_second = int((second & ~first).sum())
     if not only_first + only_second:
@@ -122,7 +124,8 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 
 
 def survival(critical: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """Which images are right at the k-th strength: none of the first k + 1 breaks them."""
+    """Which images are right at strength k (from 0): none of the first k + 1 strengths breaks
+    them."""
     return critical > k
 
 
@@ -131,10 +134,11 @@ def robustness(
     strengths: Mapping[int, float],
     prior: Sequence[float] | None = None,
 ) -> Scores:
-    """Share of [0, eps_g] each image survives, by the trapezoid of expected robustness: [n].
+    """Share of [0, eps_g] that each image survives, by the trapezoid rule; shape [n]. Its mean over
+    images is expected robustness, Acc_[0, eps_g].
 
-    strengths: from 0 to eps_g, by their index among those that `critical` counts. prior: their
-    weights, in place of the trapezoid. Its mean over images is Acc_[0, eps_g].
+    critical: index of the first strength that breaks each image, shape [n]. strengths: such index
+    -> strength, from 0 to eps_g. prior: weights of the strengths, instead of the trapezoid rule.
     """
     levels, points = np.array([*strengths]), np.array([*strengths.values()])
     right = critical[:, None] > levels

@@ -1,6 +1,6 @@
-"""Cells -> tables in the paper's layout, whatever the output format: `pivot` lays them out.
+"""Cells -> tables in the paper's layout, independent of the output format.
 
-A table never hides what it lacks: incomplete cells carry a mark and a note, and `complete` is
+A table never hides what is missing: incomplete cells have a mark and a note, and `complete` is
 False.
 """
 
@@ -19,9 +19,9 @@ PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 DAGGER = "\N{DAGGER}"
 DOUBLE_DAGGER = "\N{DOUBLE DAGGER}"
 ABSENT = "\N{EN DASH}"
-"""Shown where nothing was asked for."""
+"""Shown in cells that no run was asked for."""
 NAMED = 4
-"""Cells named in one note before 'and k more'."""
+"""Cells that a note names before 'and k more'."""
 
 TITLES = {
     "model": "Model",
@@ -36,7 +36,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of a table, ready to be shown: `text` with `mark` behind it."""
+    """One number of a table as text, followed by `mark`."""
 
     text: str
     bold: bool = False
@@ -47,7 +47,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A laid-out table: `stub` heads the row labels, `header` has the levels of every column."""
+    """A laid-out table. stub: headings of the row labels. header: for each column its levels of
+    headings. rows: (labels, entries) of each row."""
 
     title: str
     stub: tuple[str, ...]
@@ -56,7 +57,7 @@ class Table:
     notes: tuple[str, ...] = ()
     complete: bool = True
     grouped: bool = True
-    """Whether neighbours with one first label belong together, with a rule before the next."""
+    """Whether neighbouring rows with the same first label form a group, with a rule after it."""
 
 
 def pivot(
@@ -71,9 +72,10 @@ def pivot(
     marked: Collection[Key] = (),
     digits: int = DIGITS,
 ) -> Table:
-    """Lay cells out with the fields `rows` of their keys down and `columns` across.
+    """Lay out cells, with the key fields `rows` as row labels and `columns` as column headings.
 
-    bold: the keys to print bold, by default the `winners`. marked: keys that break a sanity gate.
+    bold: the keys to set in bold, by default the `winners`. marked: keys that violate a sanity
+    gate. digits: decimals.
     """
     if len({key.variant for key in cells}) > 1:
         rows = [*rows[:-1], "variant", rows[-1]]
@@ -112,13 +114,13 @@ def cell_name(key: Key) -> str:
 
 
 def bracketed(variant: str) -> str:
-    """' [optim.lr=0.001]', to be put behind a name; '' where nothing tells runs apart."""
+    """' [optim.lr=0.001]', to follow a name; '' without a variant."""
     return f" [{variant}]" if variant else ""
 
 
 def number(cell: Cell, digits: int = DIGITS) -> str:
-    """'45.12', with several seeds '45.12 +- 1.20', with some of them missing '45.12 (1/2)'; the
-    state where there is no number."""
+    """'45.12'; '45.12 +- 1.20' for several seeds; '45.12 (1/2)' if some are missing; the state if
+    there is no number."""
     if cell.value is None:
         return cell.state
     text = str(half_up(cell.value, digits))
@@ -128,11 +130,11 @@ def number(cell: Cell, digits: int = DIGITS) -> str:
 
 
 def winners(cells: Mapping[Key, Cell], digits: int = DIGITS) -> set[Key]:
-    """The best among keys that differ in the setting only, where all of them are complete.
+    """The best among keys that differ only in the setting, if all of them are complete.
 
-    Equal as printed means equally good. Standard fine-tuning does not compete: it never saw an
-    attack. Nor do constant predictions (of one seed are enough), which no attack can change, and
-    0 is never the best.
+    Numbers that are printed equal tie. Standard fine-tuning does not compete, as it never saw an
+    attack; nor does a cell with a constant prediction (in any seed), which no attack can change. 0
+    is never the best.
     """
     best = set()
     for keys in rivals(cells):
@@ -155,8 +157,8 @@ def pairs(found: Iterable[Key]) -> list[tuple[Key, Key]]:
 
 
 def rivals(cells: Iterable[Key]) -> list[list[Key]]:
-    """Keys that compete with each other: equal but for the setting. `standard` is left out, and
-    `none`, a network as its file has it."""
+    """Groups of keys that compete: equal except for the setting. Without `standard` and `none`
+    (networks that are not trained)."""
     groups = defaultdict(list)
     for key in cells:
         if key.setting not in ("none", "standard"):
@@ -175,7 +177,7 @@ def problems(cells: Mapping[Key, Cell]) -> list[str]:
 
 def _reason(cell: Cell) -> str:
     if cell.unit == "seeds" and len(cell.n) > 1:
-        return f"seeds measured on different counts of images ({cell.n[0]} to {cell.n[-1]})"
+        return f"seeds measured on different numbers of images ({cell.n[0]} to {cell.n[-1]})"
     reason = f"{cell.state} ({cell.reason})" if cell.reason else cell.state
     some = f"{cell.measured} of {cell.asked} {cell.unit}, " if cell.asked > 1 else ""
     return some + reason
@@ -193,7 +195,7 @@ def _pick(key: Key, names: Sequence[str]) -> tuple[Any, ...]:
 def _heading(
     cells: Mapping[Key, Cell], columns: Sequence[str], column: tuple[Any, ...]
 ) -> tuple[str, ...]:
-    """Levels of a column's header, the dataset with its count of images."""
+    """The levels of a column's heading, datasets with their number of images."""
     levels = []
     for name, value in zip(columns, column, strict=True):
         counts = _images(cells, value) if name == "dataset" else ""

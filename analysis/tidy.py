@@ -1,4 +1,4 @@
-"""Tables as tidy data: one line per number, in the columns of the published files."""
+"""Tables as tidy data: one row per number, with the columns of the published files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
     ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
     ".csv": lambda frame, path: path.write_text(comma_separated(frame), "utf-8"),
 }
-"""Suffix -> how `export` writes it."""
+"""Suffix -> writer of `export_frame`."""
 COLUMNS = ["model", "dataset", "epsilon_g", "setting", "metric", "value", "n", "seeds"]
-"""Then std, state, and what only some sources have: variant, attack, statistic."""
+"""The first columns; std, state and columns that only some sources have follow."""
 
 
 def comma_separated(frame: pd.DataFrame) -> str:
-    """A frame as CSV whose text no spreadsheet takes for formulas."""
+    """A frame as CSV, with text that no spreadsheet takes for a formula."""
     texts = frame.select_dtypes(["object", "string"]).columns
     safe = {name: frame[name].map(_safe) for name in texts}
     return frame.assign(**safe).to_csv(index=False, lineterminator="\n")
@@ -35,10 +35,11 @@ def _safe(value: Any) -> Any:
 
 
 def tidy_cells(found: Mapping[Key, Cell]) -> pd.DataFrame:
-    """COLUMNS, std and state; variant and eval_id if they tell cells apart, norm beside l-inf.
+    """A row per cell: COLUMNS, std and state; variant and eval_id if they differ between cells,
+    norm if some are not l-inf.
 
-    epsilon_g in 255ths in any norm, value in percent with all its digits, empty if nothing was
-    measured; n: images behind each value. state: 'done' or why the number is not whole.
+    epsilon_g: in 255ths, in any norm. value: in percent with all digits, empty if not measured. n:
+    number of images. state: 'done', or why the number is incomplete.
     """
     table = pd.DataFrame([_row(key, cell) for key, cell in found.items()])
     constant = [name for name in ("variant", "eval_id") if table[name].nunique() == 1]
@@ -72,9 +73,9 @@ def _state(cell: Cell) -> str:
 
 
 def tidy_tests(tests: Iterable[Tested]) -> pd.DataFrame:
-    """Table 9 as one line per statistic: COLUMNS and `statistic`, every digit kept.
+    """Table 9 with one row per statistic and all digits: COLUMNS and `statistic`.
 
-    model and dataset are 'all', setting is 'sched-fix', n the count of pairs.
+    model and dataset are 'all', setting is 'sched-fix', n is the number of pairs.
     """
     rows = []
     for tested in tests:
@@ -101,9 +102,8 @@ def tidy_tests(tests: Iterable[Tested]) -> pd.DataFrame:
 
 
 def export_frame(frame: pd.DataFrame, path: str | Path) -> Path:
-    """Write any frame (values, curves, epochs, ...) as Parquet or CSV, by the suffix of `path`.
-
-    Raises ConfigError for another suffix.
+    """Write a frame (values, curves, epochs, ...) as Parquet or CSV, by the suffix of `path`, which
+    is returned. Raises ConfigError for another suffix.
     """
     path = Path(path)
     if path.suffix not in WRITERS:

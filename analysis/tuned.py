@@ -1,7 +1,7 @@
-"""Results whose hyper-parameters rest on too small a search, flagged wherever they are shown.
+"""Flags for results whose hyper-parameters come from too small a search.
 
-A manifest tells of each tuned run the winner it has taken (sweep.grid.search writes it) and how
-many trials its grid calls enough: `trials` and `least`.
+A manifest records for each tuned run the winner it uses (see sweep.grid.search): `trials` of the
+search, and `least`, the number that its grid asks for.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from core.errors import counted
 
 
 def weak(results: Results) -> dict[tuple[str, ...], Run]:
-    """Runs of searches with too few trials, by model, dataset, setting, variant and eps_g ('' of a
-    run that is not attacked)."""
+    """`place` -> run, for runs of searches with too few trials."""
     return {place(run): run for run in results.runs if is_weak(run)}
 
 
@@ -27,13 +26,15 @@ def is_weak(run: Run) -> bool:
 
 
 def place(run: Run) -> tuple[str, ...]:
+    """(model, dataset, setting, variant, eps_g): where tables show a run. eps_g is '' for standard
+    runs."""
     about = run.about
     at = str(run.epsilon_g) if run.epsilon_g else ""
     return (*(about[name] for name in ("model", "dataset", "setting", "variant")), at)
 
 
 def sentence(results: Results) -> str | None:
-    """Which results rest on too few trials, None where there are none."""
+    """A sentence on which results come from too few trials, or None if none do."""
     found = weak(results)
     if not found:
         return None
@@ -57,15 +58,15 @@ def place_name(place: tuple[str, ...]) -> str:
 
 
 def origin(run: Run) -> str | None:
-    """Where the hyper-parameters of a run come from; None where its config alone says them."""
+    """Where the hyper-parameters of a run come from; None if it is not tuned."""
     if run.tuned is None:
         return None
     values = named_values(run.tuned["params"])
     if not run.tuned["trials"]:
         return f"{values}: a random draw, nothing was searched ({run.tuned['search']})"
-    few = f" (of at least {run.tuned['least']} expected)" if is_weak(run) else ""
+    few = f" (expected at least {run.tuned['least']})" if is_weak(run) else ""
     trials = counted(run.tuned["trials"], "trial")
-    return f"{values}: best of {trials}{few} of {run.tuned['search']}"
+    return f"{values}: best of {trials}{few} of search {run.tuned['search']}"
 
 
 def named_values(params: Mapping[str, float | str]) -> str:
@@ -77,15 +78,15 @@ def named_values(params: Mapping[str, float | str]) -> str:
 
 
 def flagged(table: Table, results: Results) -> Table:
-    """The table with a mark at every number that rests on too few trials, and a note; of means the
-    note alone, where any run behind them may."""
+    """The table with a mark at every number that comes from too few trials, and a note. Tables of
+    means get the note only."""
     text = sentence(results)
     return noted(table, weak(results), text, DOUBLE_DAGGER) if text else table
 
 
 def noted(table: Table, found: Collection[tuple[str, ...]], text: str, sign: str) -> Table:
-    """The table with `sign` at every number of these places and a note below; of means the note
-    alone."""
+    """The table with `sign` at every number of these places, and a note. Tables of means get the
+    note only."""
     rows = tuple(
         (labels, tuple(_marked(entry, found, sign) for entry in entries))
         for labels, entries in table.rows

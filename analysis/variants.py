@@ -1,4 +1,4 @@
-"""What sets runs of one cell apart, other than the seed: a name for each such variant."""
+"""Names for variants: differences between runs of one cell other than the seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.config.run import parent_of
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Row:
-    """A nested config by dotted names."""
+    """Dotted name -> value for each field of a nested config."""
     found: Row = {}
     for key, value in config.items():
         # Not Mapping: to ask plain data for that takes ten times as long, a second of 10,000 runs.
@@ -26,15 +26,15 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Row:
 
 
 def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Run id -> what sets it apart from other runs of its cell ('optim.lr=0.001'), mostly ''.
+    """Run id -> how it differs from other runs of its cell ('optim.lr=0.001'), mostly ''.
 
-    Only seeds may be averaged; runs of one cell that differ in anything else are other columns.
+    Tables average only seeds; runs that differ in anything else are shown separately.
     """
     configs = _with_parents_told(rows)
     cells = defaultdict(list)
     for row in rows:
         config = configs[row["id"]]
-        # By the names that tables show: two folders may be called the same.
+        # By the names in tables: different folders may have the same name there.
         names = model_name(config["backbone"]), dataset_name(config["dataset"])
         number = Strength.parse(config["epsilon_g"], config["norm"]).number
         cells[*names, number, row["setting"]].append(config)
@@ -70,7 +70,7 @@ def _with_parents_told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[s
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Dotted names of the fields, other than the seed, in which the configs are not all equal."""
+    """Dotted names of the fields other than the seed in which the configs differ."""
     plain = [{key: part for key, part in one.items() if key != "seed"} for one in configs]
     if all(one == plain[0] for one in plain):
         return []
@@ -88,15 +88,15 @@ def _tell_apart(names: Sequence[str], configs: Sequence[Row]) -> int:
 
 
 def _differ(name: str, values: Sequence[Any]) -> bool:
-    """Whether a field has several values. A digest of own code that lacks says nothing: then the
-    kind is another one."""
+    """Whether a field has several values. A missing digest of the user's code does not count: such
+    runs differ in the kind itself."""
     if name.startswith("code."):
         values = [value for value in values if value is not None]
     return any(value != values[0] for value in values)
 
 
 def _whole(config: Mapping[str, Any]) -> Row:
-    """A config flat, with the defaults of fields that are younger than what wrote it."""
+    """A flat config, with defaults for fields that its epsweep version did not have."""
     return _defaults() | flat(config)
 
 

@@ -1,6 +1,6 @@
-"""Data frames -> the figures of the paper, in one style, as vector PDF and PNG.
+"""Data frames -> the paper's figures, in one style, as vector PDF and PNG.
 
-`write_figures` draws whatever the results can fill: a figure without data is left out, not empty.
+`write_figures` draws all figures for which there are results, and leaves out the others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FROM_VALUES = {
     "pareto": summary.pareto,
     "hinges": hinges.heat_maps,
 }
-"""Figures that need accuracies only, so that CSV files will do."""
+"""Figures that need only accuracies, so that CSV files are enough."""
 FROM_RUNS: dict[str, Callable[[Results], Drawn]] = {
     "transfer": _transfer,
     "adaptation": training.adaptation,
@@ -51,27 +51,28 @@ CAPTIONS = {
     "transfer": "Above, validation accuracy per epoch and where adaptation begins; below, accuracy "
     "against the strength of the attack, its mean (expected robustness) shaded",
     "training": "Validation accuracy, clean and under attack, and loss per epoch",
-    "bars": "Mean accuracy over the pairs where every setting is complete, a dot per pair",
-    "pareto": "Adversarial against clean accuracy; the line joins what no other result beats",
+    "bars": "Mean accuracy over the pairs for which every setting is complete, a dot per pair",
+    "pareto": "Adversarial against clean accuracy; the line joins results that no other beats in "
+    "both",
     "strength": "Clean accuracy against the strength trained for",
     "delay": "Median adaptation delay against strength, and final accuracy against the delay with "
     "its rank correlation; hollow marks at the dashed line: runs that never adapt, ranked last",
     "dynamics": "Validation accuracy per epoch for each pair of hinges T1, T2",
-    "margins": "Distance to the nearest other decision against the logit margin, its 5th to 95th "
-    "percentile, and Kendall's tau",
-    "roc": "Brittle images, which an attack of that strength can change, told by a small logit "
+    "margins": "Logit margin against the distance to the decision boundary (5th to 95th "
+    "percentile), and Kendall's tau",
+    "roc": "Brittle images, which an attack of that strength can change, detected by a small logit "
     "margin",
-    "estimates": "Robust accuracy from the distances of few images and the logit margins of all, a "
-    "dot per run, strength and draw",
+    "estimates": "Robust accuracy estimated from the distances of few images and the logit margins "
+    "of all, a dot per run, strength and draw",
     "hinges": "Final accuracy for each pair of hinges T1, T2",
 }
-"""Figures of the report and what they show."""
+"""Figure of the report -> its caption."""
 
 
 def draw(source: Source, names: Sequence[str] = ()) -> Drawn:
-    """(file stem, figure) of the figures `names`, of all by default, one after the other.
+    """Yields (file stem, figure) for the figures `names`, by default all of them.
 
-    Raises ConfigError for an unknown name, or one of `names` that these results cannot fill.
+    Raises ConfigError for an unknown name, or one of `names` for which there are no results.
     """
     for name in names:
         if name not in NAMES:
@@ -82,13 +83,13 @@ def draw(source: Source, names: Sequence[str] = ()) -> Drawn:
             empty = False
             yield found
         if names and empty:
-            raise ConfigError(f"--figure {name}: these results hold nothing to draw")
+            raise ConfigError(f"--figure {name}: no results for this figure here")
 
 
 def drawings(name: str, source: Source) -> Drawn:
-    """(file stem, figure) of one kind of figure, nothing where these results cannot fill it.
+    """Yields (file stem, figure) for one kind of figure; nothing if there are no results for it.
 
-    Strengths of several norms share no axis: where there are such, of runs against l-inf only.
+    Strengths of several norms cannot share an axis: if there are several, only l-inf is drawn.
     """
     source = _of_one_norm(source)
     if name in FROM_VALUES:
@@ -105,11 +106,11 @@ def _of_one_norm(source: Source) -> Source:
 
 
 def write_figures(source: Source, folder: str | Path, names: Sequence[str] = ()) -> list[Path]:
-    """Write the figures as PDF and PNG into `folder`; the files written. Raises ConfigError as
-    `draw` does, and where there is nothing to draw at all."""
+    """Write the figures as PDF and PNG into `folder`; returns the files. Raises ConfigError as
+    `draw` does, and if there is nothing to draw at all."""
     files = [
         path for stem, figure in draw(source, names) for path in save(figure, Path(folder) / stem)
     ]
     if not files:
-        raise ConfigError("no figures: these results hold nothing to draw")
+        raise ConfigError("no figures: there are no results to draw")
     return files

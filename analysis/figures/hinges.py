@@ -1,4 +1,4 @@
-"""Figures of the study over T1 and T2: what each schedule does per epoch, and how it ends."""
+"""Figures of the study over T1 and T2: accuracy per epoch, and final accuracy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PANEL = (2.3, 1.9)
 
 
 def heat_maps(values: pd.DataFrame) -> Drawn:
-    """Clean, adversarial and expected accuracy for each (T1, T2), blank until complete: a row per
+    """Clean, adversarial and expected accuracy for each (T1, T2), blank if incomplete: a row per
     eps_g and variant, a figure per (model, dataset)."""
     found, pairs = table_cells(7, values), read_hinges(table_frame(7, values))
     for model, dataset in dict.fromkeys((key.model, key.dataset) for key in found):
@@ -46,7 +46,7 @@ def heat_maps(values: pd.DataFrame) -> Drawn:
 
 
 def read_hinges(frame: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    """Setting -> (T1, T2) in epochs, of rows of Table 7."""
+    """Setting -> (T1, T2) in epochs. frame: rows of Table 7."""
     columns = (frame[name] for name in ("setting", "T1", "T2"))
     return {setting: (int(T1), int(T2)) for setting, T1, T2 in zip(*columns, strict=True)}
 

@@ -1,6 +1,6 @@
-"""Figures of margin consistency: distances against margins, ROC of detection, estimated accuracy.
+"""Figures of margin consistency: margins against distances, ROC of detection, estimated accuracy.
 
-All by the logit margin. Seeds are pooled; of several evaluations with margins the first is drawn.
+All use the logit margin. Seeds are pooled; of several evaluations with margins the first is drawn.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ RULES = {"fixed": "threshold at TPR 95 %", "best": "threshold at the best TPR"}
 
 
 def hexbins(results: Results) -> Drawn:
-    """Distance to the nearest other decision against the logit margin: a row per (model, dataset),
-    a column per setting, a figure per eps_g."""
+    """Logit margin against the distance to the decision boundary: a row per (model, dataset), a
+    column per setting, a figure per eps_g."""
     for strength, mine in _by_strength(results):
         pairs, settings = pairs_of(mine), settings_in_order(mine["setting"])
         with styled():
@@ -74,8 +74,8 @@ def _hexbin(axes: Axes, results: Results, rows: pd.DataFrame) -> None:
 
 
 def curves(results: Results) -> Drawn:
-    """ROC of detecting brittle images: a panel per (model, dataset), a line per setting, at eps_g,
-    or else at the nearest strength with ten brittle and ten robust images."""
+    """ROC of detecting brittle images at eps_g, or at the nearest strength with ten brittle and ten
+    robust images: a panel per (model, dataset), a line per setting."""
     for strength, mine in _by_strength(results):
         pairs, styles = pairs_of(mine), looks(mine["setting"])
         with styled():
@@ -115,14 +115,15 @@ def _roc(
 def _telling(
     distance: np.ndarray, tried: Sequence[Strength], strength: Strength
 ) -> Strength | None:
-    """The strength tried with ten images of both sorts that is nearest to `strength`."""
+    """Of the strengths with ten brittle and ten robust images, the nearest to `strength`, or
+    None. distance: of each image, shape [n]."""
     shares = {one: float((distance <= float(one)).mean()) for one in tried}
     able = [one for one, share in shares.items() if not is_scarce(share, len(distance))]
     return min(able, key=lambda one: abs(float(one) - float(strength)), default=None)
 
 
 def estimated(results: Results) -> Drawn:
-    """Robust accuracy estimated from few distances against that from all: a panel per rule for the
+    """Robust accuracy estimated from few distances, against that from all: a panel per rule for the
     threshold, a dot per run, strength and draw."""
     mine = _measured(results)
     if mine.empty:
@@ -158,14 +159,14 @@ def estimated(results: Results) -> Drawn:
 
 
 def _measured(results: Results) -> pd.DataFrame:
-    """The tau by the logit margin of every run that has one, under one evaluation."""
+    """The rows with Kendall's tau by the logit margin, under one evaluation."""
     frame = named(results.margins)
     frame = frame[(frame["metric"] == "tau") & (frame["score"] == "logit")]
     return frame[frame["eval_id"] == frame["eval_id"].iloc[0]] if len(frame) else frame
 
 
 def _by_strength(results: Results) -> Iterator[tuple[Strength, pd.DataFrame]]:
-    """(eps_g, runs that were trained against it, and standard ones beside them)."""
+    """Yields (eps_g, rows of the runs trained against it and of standard runs)."""
     frame = _measured(results)
     for strength in sorted(filter(None, strengths(frame))) or [NO_ATTACK] * bool(len(frame)):
         yield strength, at_strength(frame, strength, results.table)

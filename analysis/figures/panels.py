@@ -1,6 +1,6 @@
-"""What stands in one panel: how training goes, and how accuracy falls with the attack's strength.
+"""Single panels: training per epoch, and accuracy against the attack's strength.
 
-Panels take rows of a single (model, dataset); seeds are thin lines behind their mean.
+Panels take rows of one (model, dataset) pair; seeds are thin lines behind their mean.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ Pair = tuple[str, str]
 
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows to compare by setting, whose runs differ in the seed alone.
-
-    Runs of one setting that differ in anything else get names of their own. A study of T1 and T2
-    has its own figures and is left out beside the presets.
+    """The rows with setting names under which runs differ only in the seed: the variant is added to
+    the name. Other hinges than the presets' are left out (a study of T1 and T2 has its own
+    figures), unless there are no others.
     """
     texts = frame[["T1", "T2"]].astype("string")
     hinged = (frame["setting"] == "T1=" + texts["T1"] + ";T2=" + texts["T2"]).fillna(False)
@@ -39,8 +38,8 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete(values: pd.DataFrame) -> pd.DataFrame:
-    """The complete cells of one evaluation, a row each with its key and value, to compare by
-    setting."""
+    """The complete cells of one evaluation, one row each with the fields of its key and its value;
+    settings named as by `named`."""
     found = group_cells(named(one_evaluation(values)))
     return pd.DataFrame(
         [{**key._asdict(), "value": cell.value} for key, cell in found.items() if cell.complete],
@@ -49,15 +48,15 @@ def complete(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(curves, expected accuracies) of one evaluation, the same as in tables."""
+    """(curves, rows of expected accuracy) of one evaluation, the same as in tables."""
     values = one_evaluation(results.values)
     curves = results.curves[results.curves["eval_id"].isin(values["eval_id"])]
     return named(curves), named(values[values["metric"] == "expected"])
 
 
 def at_strength(frame: pd.DataFrame, strength: Strength, runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs trained at eps_g, and standard ones, which belong to every strength of their pair. runs:
-    the table of all of them."""
+    """The rows of runs trained at eps_g, and of standard runs of the same pairs. runs: the table of
+    all runs."""
     pairs = pairs_of(at(runs, strength) if strength else runs[runs["epsilon_g"] == 0])
     mine = frame["epsilon_g"] == strength.in_255ths
     here = frame[(mine & (frame["norm"] == strength.norm)) | (frame["epsilon_g"] == 0)]
@@ -82,8 +81,8 @@ def _blank(axes: Axes) -> None:
 
 
 def adaptation(axes: Axes, epochs: pd.DataFrame, styles: Looks) -> None:
-    """Validation clean accuracy per epoch; a marker at the median adaptation delay over seeds, none
-    where half of them or more never adapt, and a dotted line at what counts as adapted."""
+    """Clean validation accuracy per epoch, with a dotted line at the threshold of adaptation and a
+    marker at the median adaptation delay over seeds (none if half of them or more never adapt)."""
     if epochs.empty:
         return _blank(axes)
     for limit in sorted(set(epochs["threshold"])):
@@ -97,7 +96,7 @@ def adaptation(axes: Axes, epochs: pd.DataFrame, styles: Looks) -> None:
 
 
 def _onset(epochs: pd.DataFrame) -> float:
-    """The median epoch at which runs adapted, as far as they got; inf for never."""
+    """The median epoch at which runs adapt, from their epochs so far; inf if at most half do."""
     last = epochs.groupby("run_id")["epoch"].max()
     above = epochs[epochs["val_clean"] > epochs["threshold"]]
     first = above.groupby("run_id")["epoch"].min().reindex(last.index)
@@ -105,7 +104,7 @@ def _onset(epochs: pd.DataFrame) -> float:
 
 
 def per_epoch(axes: Axes, epochs: pd.DataFrame, column: str, styles: Looks) -> None:
-    """Any column of the metrics against the epoch."""
+    """A column of the metrics against the epoch."""
     _lines(axes, epochs, column, styles)
 
 
@@ -121,8 +120,8 @@ def _lines(axes: Axes, epochs: pd.DataFrame, column: str, styles: Looks) -> dict
 def robustness(
     axes: Axes, curves: pd.DataFrame, expected: pd.DataFrame, strength: Strength, styles: Looks
 ) -> None:
-    """Accuracy against the attack's strength, shaded over [0, eps_g], its mean in the legend: 45.1,
-    or 45.1 (2/3) where seeds are missing."""
+    """Accuracy against the attack's strength, shaded over [0, eps_g], with expected accuracy in the
+    legend: 45.1, or 45.1 (2/3) if seeds are missing."""
     if curves.empty:
         return _blank(axes)
     lines = []
@@ -147,13 +146,13 @@ def robustness(
 
 
 def unit(frame: pd.DataFrame, column: str) -> int:
-    """255ths in a unit of the axis on which the strengths of a frame stand: 1 in l-inf, 255 in l2
-    and l1, whose strengths are plain numbers."""
+    """How many 255ths the unit of an axis of strengths is: 1 for l-inf, 255 for l2 and l1, whose
+    strengths are plain numbers. column: has the norms."""
     return 1 if set(frame[column]) <= {"linf", ""} else 255
 
 
 def unit_name(frame: pd.DataFrame, column: str) -> str:
-    """'1/255', or the norm of plain numbers: 'l2'."""
+    """The unit of an axis of strengths: '1/255', or the norm of plain numbers ('l2')."""
     names = [NORMS[norm] for norm in sorted(set(frame[column])) if norm]
     return "1/255" if unit(frame, column) == 1 else ", ".join(names)
 
@@ -164,8 +163,8 @@ def attack_axis(curves: pd.DataFrame) -> str:
 
 
 def what_is_judged(curves: pd.DataFrame) -> str:
-    """'test accuracy (%)', and below it 'APGD-10, n = 512': the attack and the count of images
-    behind the curves."""
+    """The label of the accuracy axis: 'test accuracy (%)', and below it the attack and the number
+    of images, 'APGD-10, n = 512'."""
     counts = sorted(set(curves["n"]))
     images = " to ".join(str(n) for n in dict.fromkeys([counts[0], counts[-1]])) if counts else "0"
     splits, attacks = (" and ".join(dict.fromkeys(curves[name])) for name in ("split", "attack"))

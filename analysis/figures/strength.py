@@ -1,4 +1,4 @@
-"""Figures over eps_g: clean accuracy, adaptation delay, and what a delay costs in the end."""
+"""Figures over eps_g: clean accuracy, adaptation delay, and final accuracy against the delay."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Drawn = Iterator[tuple[str, Figure]]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TALL = (2.4, 2.1)
 NEVER: Any = {"colors": "#999999", "linewidths": 0.7, "linestyles": "--", "zorder": 0}
-"""The line at the end of the training, at which runs stand that never adapt."""
+"""Style of the line at the end of the training, where runs that never adapt are drawn."""
 
 
 def draw_strength(values: pd.DataFrame) -> Drawn:
@@ -51,12 +51,12 @@ def draw_strength(values: pd.DataFrame) -> Drawn:
 
 
 def delay(results: Results) -> Drawn:
-    """Left, adaptation delay against eps_g; right, final clean accuracy against the delay with
-    Spearman's rank correlation per dataset. A row per model, runs at a fixed strength only.
+    """Left, adaptation delay against eps_g; right, final clean accuracy against the delay, with
+    Spearman's rank correlation per dataset. A row per model, only runs with schedule fix.
 
-    Runs that never adapt stand at the dashed line, as hollow marks: their delay is longer than the
-    training, by an unknown time. So means are medians (Kaplan and Meier's), and the correlation is
-    one of ranks, in which all of them share the last.
+    Runs that never adapt are hollow marks at the dashed line: their delay is longer than the
+    training by an unknown time. So averages are Kaplan-Meier medians, and in the rank correlation
+    they share the last rank.
     """
     runs = _final(results)
     runs = named(runs[(runs["setting"] == "fix") & runs["delay"].notna()])
@@ -84,7 +84,7 @@ def _axis(frame: pd.DataFrame) -> str:
 
 
 def _final(results: Results) -> pd.DataFrame:
-    """The run table with each finished run's clean accuracy."""
+    """The run table with the clean accuracy of each finished run, in percent, as `clean`."""
     values = one_evaluation(results.values)
     clean = values[values["metric"] == "clean"].drop_duplicates("run_id")
     table = results.table
@@ -100,7 +100,7 @@ def _against_strength(axes: Axes, frame: pd.DataFrame, column: str) -> None:
 
 
 def _delays(axes: Axes, runs: pd.DataFrame) -> None:
-    """Median delay against eps_g; a hollow mark at the end of the training where it is longer."""
+    """Median delay against eps_g; a hollow mark at the end of the training if it is longer."""
     for (setting, dataset), mine in runs.groupby(["setting", "dataset"], sort=False):
         strengths = mine.groupby(mine["epsilon_g"] / unit(mine, "norm"))
         middle = strengths.apply(lambda one: median_delay(one["delay"], one["epochs"]))
@@ -135,8 +135,8 @@ def _hollow(axes: Axes, x: ArrayLike, y: ArrayLike, color: str, marker: str) -> 
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation, in which infinite values share the last rank; nan for fewer than
-    three points or no spread."""
+    """Spearman's rank correlation of x and y, shape [n]; infinite values share the last rank. nan
+    for fewer than three points or without spread."""
     if len(x) < 3 or len({*x}) == 1 or len({*y}) == 1:
         return float("nan")
     return float(stats.spearmanr(x, y).statistic)

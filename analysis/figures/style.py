@@ -1,6 +1,6 @@
-"""The one look of all figures: colours a colour-blind reader can tell apart, and how to save.
+"""The common style of all figures, with colours that colour-blind readers can distinguish.
 
-Settings also differ in line style and marker, so that nothing hangs on colour alone.
+Settings also differ in line style and marker, so that colour is never the only difference.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ RC: Any = {
     "svg.fonttype": "none",
 }
 PANEL = (2.1, 1.75)
-"""Width and height of one panel in inches."""
+"""Width and height of one panel, in inches."""
 DPI = 200
 WIDEST = 6
-"""Entries in one line of a legend."""
+"""Most entries in one line of a legend."""
 
 
 Line = Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]
-"""A line style as matplotlib takes it: a name, or an offset and lengths of dashes and gaps."""
+"""A matplotlib line style: a name, or an offset and the lengths of dashes and gaps."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ Looks = dict[str, Look]
 
 
 def looks(settings: Iterable[str]) -> Looks:
-    """A look for every setting, in the order of the legend: the presets' own, then OTHERS."""
+    """Setting -> look, in the order of the legend: the presets have fixed looks, others those of
+    OTHERS in turn."""
     found: Looks = {}
     others = 0
     for name in settings_in_order(settings):
@@ -93,14 +94,14 @@ def looks(settings: Iterable[str]) -> Looks:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style for everything drawn inside; the caller's own settings come back afterwards."""
+    """Inside, draw in our style; afterwards matplotlib's settings are restored."""
     with matplotlib.rc_context(RC):
         yield
 
 
 def blocks(count: int, columns: int, *, rows: int = 1) -> tuple[Figure, np.ndarray]:
-    """A figure with `count` stacks of `rows` panels, filled from the left, and its axes of shape
-    [rows x lines, columns]; places without a stack are blank."""
+    """A figure with `count` stacks of `rows` panels each, filled line by line from the left, and
+    its axes, shape [rows * lines, columns]. Places without a stack are blank."""
     columns = min(columns, count)
     lines = -(-count // columns)
     figure, grid = matrix(lines * rows, columns)
@@ -113,7 +114,8 @@ def blocks(count: int, columns: int, *, rows: int = 1) -> tuple[Figure, np.ndarr
 def matrix(
     rows: int, columns: int, *, panel: tuple[float, float] = PANEL
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of equal panels and its axes of shape [rows, columns]."""
+    """A figure of equal panels, and its axes, shape [rows, columns]. panel: (width, height) in
+    inches."""
     size = (panel[0] * max(columns, 2) + 0.4, panel[1] * rows + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -122,7 +124,8 @@ def matrix(
 def legend(
     figure: Figure, styles: Looks, strength: Strength | None = None, *, onset: bool = False
 ) -> None:
-    """One legend of the settings above all panels, with eps_g as its title."""
+    """Add a legend of the settings above all panels, with eps_g as its title. onset: with an entry
+    for the marker of adaptation."""
     lines = [key_line(name, style) for name, style in styles.items()]
     if onset:
         dot = Line2D([], [], color="black", marker="o", linestyle="", label="adaptation begins")
@@ -132,7 +135,7 @@ def legend(
 
 
 def above(figure: Figure, entries: Sequence[Artist], title: str | None = None) -> None:
-    """A legend above all panels, in as many lines as the width of the figure asks for."""
+    """Add a legend above all panels, with as many entries per line as fit into the figure."""
     for columns in range(min(len(entries), WIDEST), 0, -1):
         place: Any = {"loc": "outside upper center", "ncols": columns}
         drawn = figure.legend(handles=entries, title=title, **place)
@@ -143,7 +146,8 @@ def above(figure: Figure, entries: Sequence[Artist], title: str | None = None) -
 
 
 def mean_line(axes: Axes, frame: pd.DataFrame, x: str, y: str, style: Look) -> pd.Series:
-    """The mean of `y` over seeds against `x`, every seed a thin line behind it; returns it."""
+    """Draw the mean of `y` over seeds against `x`, with every seed as a thin line behind it;
+    returns the mean, indexed by `x`."""
     mean = frame.groupby(x)[y].mean()
     if frame["seed"].nunique() > 1:
         for _, one in frame.groupby("seed"):
@@ -153,13 +157,13 @@ def mean_line(axes: Axes, frame: pd.DataFrame, x: str, y: str, style: Look) -> p
 
 
 def key_line(setting: str, style: Look) -> Line2D:
-    """The legend's entry of a setting."""
+    """The legend's entry for a setting."""
     return Line2D([], [], color=style.color, linestyle=style.line, label=setting)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.pdf and `stem`.png (200 dpi), the same bytes for the same figure. Raises
-    OSError; what a disk has no room for leaves nothing there."""
+    """Write `stem`.pdf and `stem`.png (200 dpi), with the same bytes for the same figure. Raises
+    OSError, and leaves no partial file if the disk is full."""
     paths = [stem.with_suffix(suffix) for suffix in (".pdf", ".png")]
     vector, pixels = io.BytesIO(), io.BytesIO()
     with styled():

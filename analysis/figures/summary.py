@@ -1,4 +1,4 @@
-"""Figures that gather whole tables: bars of means, and the clean-robust plane with its front."""
+"""Figures that summarise whole tables: bars of means, and adversarial against clean accuracy."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SQUARE = (2.1, 2.1)
 
 
 def bars(values: pd.DataFrame) -> Drawn:
-    """Mean clean, adversarial and expected accuracy over the pairs where every setting shown is
-    complete; a dot per pair."""
+    """Mean clean, adversarial and expected accuracy over the pairs for which every setting shown is
+    complete, with a dot per pair."""
     found = compared(group_cells(named(one_evaluation(values))))
     trained = sorted({key.strength for key in found if key.epsilon_g})
     settings = _comparable(found)
@@ -44,7 +44,7 @@ def bars(values: pd.DataFrame) -> Drawn:
 
 
 def _comparable(found: dict[Key, Cell]) -> list[str]:
-    """The settings asked for on every pair that fix and sched were asked for."""
+    """The settings that were asked for on every pair on which both fix and sched were."""
     asked: dict[str, set[tuple[str, str, Strength]]] = {}
     for key in found:
         asked.setdefault(key.setting, set()).add((key.model, key.dataset, key.strength))
@@ -87,8 +87,8 @@ def _complete(pair: tuple[str, str, str], found: dict[Key, Cell], settings: Sequ
 
 
 def pareto(values: pd.DataFrame) -> Drawn:
-    """Adversarial against clean accuracy: a panel per dataset and eps_g, a colour per setting, a
-    marker per model; the line joins the complete results that no other one beats in both."""
+    """Adversarial against clean accuracy of complete results: a panel per dataset and eps_g, a
+    colour per setting, a marker per model. The line is the Pareto front."""
     points = complete(values)
     points = points[points["epsilon_g"] > 0]
     index = ["model", "dataset", "epsilon_g", "norm", "setting"]
@@ -123,7 +123,8 @@ def _plane(axes: Axes, here: pd.DataFrame, models: Sequence[str], styles: Looks)
 
 
 def undominated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points no other point reaches or beats in both, being better in one: bool [n]."""
+    """Whether each point (x, y) is on the Pareto front: no other point is at least as good in both
+    and better in one. bool, shape [n]."""
     better = (x[:, None] >= x) & (y[:, None] >= y) & ((x[:, None] > x) | (y[:, None] > y))
     return np.logical_not(better.any(axis=0))
 

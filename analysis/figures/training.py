@@ -1,8 +1,8 @@
-"""Figures of whole trainings, a row per model and a column per dataset, one figure per eps_g.
+"""Figures of trainings: one figure per eps_g, with a panel for each (model, dataset).
 
 `adaptation`: validation accuracy and where adaptation begins. `robustness`: accuracy against the
-attack's strength. `training`: strength of the training attack, clean and adversarial accuracy and
-loss per epoch.
+attack's strength. `draw_training`: strength of the training attack, clean and adversarial accuracy
+and loss per epoch.
 """
 
 from __future__ import annotations
@@ -37,26 +37,27 @@ COLUMNS = {
     "val_adv": "adversarial (%)",
     "val_loss": "loss",
 }
-"""Rows of the `training` figure: what the schedule asks for, and validation after each epoch."""
+"""Rows of the `training` figure: column of the metrics -> label. alpha is the schedule's, the others
+are of the validation after each epoch."""
 
 
 def trained(results: Results) -> list[Strength]:
-    """The eps_g at which a run has an epoch or a curve. While standard runs alone have any, which
-    belong to every strength, all that are asked for; [0] if nothing is attacked."""
+    """The eps_g for which a run has an epoch or a curve. If only standard runs have any yet, which
+    belong to every strength, all eps_g asked for; [0] if there are no attacked runs."""
     begun = {*strengths(results.epochs), *strengths(results.curves)}
     asked = {*strengths(results.table)} if begun else set()
     return sorted(filter(None, begun)) or sorted(filter(None, asked)) or [NO_ATTACK]
 
 
 def stem(name: str, strength: Strength) -> str:
-    """'adaptation-eps4', 'adaptation-l2_eps0_2'."""
+    """A file's stem: 'adaptation-eps4', 'adaptation-l2_eps0_2'."""
     number = strength.number * 255 if in_pixels(strength.norm) else strength.number
     prefix = "" if in_pixels(strength.norm) else f"{strength.norm}_"
     return f"{name}-{prefix}eps{float(number):g}".replace(".", "_")
 
 
 def adaptation(results: Results) -> Drawn:
-    """Validation clean accuracy per epoch."""
+    """Clean validation accuracy per epoch."""
     for strength in trained(results):
         epochs = named(at_strength(results.epochs, strength, results.table))
         if epochs.empty:
@@ -119,7 +120,8 @@ def _history(column: np.ndarray, epochs: pd.DataFrame, styles: Looks, *, first: 
 
 
 def _by_pair(frame: pd.DataFrame, x: str, y: str) -> tuple[Figure, dict[tuple[str, str], Axes]]:
-    """Panels of the pairs there are: models down and datasets across, or one row of few pairs."""
+    """A figure and its panel for each pair: models as rows and datasets as columns, or a single row
+    for at most four pairs. x, y: labels of the axes."""
     pairs = pairs_of(frame)
     models, datasets = models_in_order(frame["model"]), datasets_in_order(frame["dataset"])
     if len(pairs) <= 4:

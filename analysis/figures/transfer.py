@@ -1,7 +1,7 @@
-"""The figure of the demo: how each (backbone, dataset) pair adapts, and how robust it ends.
+"""The demo's figure: how each (backbone, dataset) pair adapts, and how robust it is at the end.
 
 Above, validation accuracy per epoch with the epoch at which adaptation begins; below, accuracy
-against the strength of the attack, its mean over [0, eps_g] shaded and in the legend.
+against the strength of the attack, with its mean over [0, eps_g] shaded and in the legend.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ COLUMNS = 4
 
 
 def draw_transfer(results: Results, strength: Strength | None = None) -> Figure:
-    """The figure at one strength, by default the largest that was trained for.
+    """The figure for one eps_g, by default the largest.
 
-    Runs without a result show what they have so far. Raises ConfigError where nothing was trained
-    at `strength`.
+    Unfinished runs are shown as far as they have come. Raises ConfigError if no run was trained at
+    `strength`.
     """
     trained = [found for found in strengths(results.table) if found]
     if not trained or (strength is not None and strength not in trained):
         known = ", ".join(map(str, trained)) or "none"
-        raise ConfigError(f"no run was trained at this strength (there is: {known})")
+        raise ConfigError(f"no run was trained at strength {strength} (expected: {known})")
     strength = strength or trained[-1]
     epochs = named(at_strength(results.epochs, strength, results.table))
     curves, expected = judged(results)

@@ -1,3 +1,3 @@
-"""The sister benchmark "A Guide to Robust Generalization" (arXiv 2508.14079): five accuracies of
-every configuration -> rankings, tests, what does not follow from them, and which backbone to try.
+"""The sister benchmark "A Guide to Robust Generalization" (arXiv 2508.14079): from five accuracies
+of every configuration to rankings, tests, an audit of its claims, and which backbone to try.
 """

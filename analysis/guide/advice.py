@@ -1,11 +1,10 @@
 """Which backbones to try first on a dataset, within a budget of GPU-hours and for a threat model.
 
-Each configuration was trained once per dataset, and hyper-parameters were hardly searched: six
-numbers say little about one configuration, so it borrows from those like it. What a try may give is
-drawn from the deviations (accuracy less the dataset's mean) of the configuration itself and of
-similar ones, weighed by `weights`; each pick is the one that raises the expected best of all tries
-most, as far as the budget goes. benchmarks/suggest_backbone.py measures it on datasets held out,
-on which nothing is fitted.
+Each configuration was trained once on each of six datasets, with little search for hyper-parameters
+- too little to judge it alone. So the accuracy that a configuration may reach is drawn from the
+deviations (accuracy minus the dataset's mean) of the configuration and of similar ones, weighted by
+`weights`. Each pick is the one that raises the expected best of all picks most, within the budget.
+benchmarks/suggest_backbone.py evaluates this on held-out datasets.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from core.sheet import Sheet
 DRAWS = 600
 SEED = 0
 RANGE = 0.3
-"""How far apart sizes are alike: of the logarithm to base 10 of parameters."""
+"""Standard deviation of the kernel that compares sizes, in log10 of the number of parameters."""
 OWN = 0.8
-"""Weight of the backbone itself; the rest is of those that are like it."""
+"""Weight of the backbone itself; similar ones share the rest."""
 TARGET = 0.5
-"""Weight of what was measured on the very dataset, if it was."""
+"""Weight of the target dataset, if it was measured; the others share the rest."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +35,24 @@ class Pick:
     """One configuration to try. Accuracies are means over the threat model, in percent."""
 
     backbone: str
-    """As grids call it."""
+    """Its name in grids."""
     published: str
-    """As the published file calls it."""
+    """Its name in the published file."""
     loss: str
     protocol: str
     hours: float | None
     """GPU-hours of the whole run, evaluations included."""
     expected: float
-    """On a dataset that is as hard as those measured are on average, or on the one given."""
+    """Expected accuracy on the given dataset, or, if it is new, on one of average difficulty."""
     low: int
     high: int
-    """Its best and worst rank among all candidates, one dataset being left out at a time."""
+    """Best (low) and worst (high) rank among all candidates, leaving out one dataset at a time."""
     datasets: int
-    """On how many it was measured."""
+    """Number of datasets it was measured on."""
     best: float
     """Chance, in percent, that it is the best of the picks."""
     measured: float | None
-    """On the dataset itself."""
+    """Accuracy measured on the given dataset, if it was."""
 
     def to_dict(self) -> dict[str, Any]:
         """The shape of `--json`."""
@@ -62,7 +61,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Advice:
-    """Picks in the order to try them, and what has to be said of them."""
+    """Picks in the order to try them, and remarks, one line each."""
 
     picks: tuple[Pick, ...]
     remarks: tuple[str, ...]
@@ -78,23 +77,25 @@ def advise(
     budget: float | None = None,
     most: int = 5,
 ) -> Advice:
-    """frame: measurements. hours: GPU-hours of (backbone, loss) on the dataset. dataset: its
-    published name, or any other of which nothing is known. metrics: the threat model. budget: in
-    GPU-hours, None for no limit. most: picks at most.
+    """The configurations to try first.
 
-    Raises ConfigError if nothing was measured by the protocol, or the budget is too small for any.
+    frame: measurements. hours: (published backbone, loss) -> GPU-hours on the dataset, None if
+    unknown. dataset: its published name, or any other for a new one. metrics: the accuracies to
+    average. budget: in GPU-hours, None for no limit. most: number of picks.
+
+    Raises ConfigError if nothing was measured under the protocol, or the budget is too small.
     """
     scores = scores_of(frame, protocol, metrics)
     if scores.empty:
         known = nearest(protocol, frame["protocol"].unique())
-        raise ConfigError(f"--protocol: nothing was measured by '{protocol}'{known}")
+        raise ConfigError(f"--protocol: nothing was measured under '{protocol}'{known}")
     candidates = [*scores.index]
     cost = np.array([np.nan if (h := hours.get(c)) is None else h for c in candidates])
     able = ~np.isnan(cost) & (cost <= budget) if budget is not None else np.ones(len(cost), bool)
     if not able.any():
         least = np.nanmin(cost) if (~np.isnan(cost)).any() else float("nan")
         raise ConfigError(
-            f"--budget {budget:g}: too small for any run, the cheapest takes {least:.2g}"
+            f"--budget {budget:g}: too small for any run, expected at least {least:.2g} GPU-hours"
         )
     draws = draw(scores, dataset)
     chosen = pick(draws, cost, budget, most)
@@ -130,46 +131,50 @@ def _remarks(
     if dataset in scores:
         share = int(scores[dataset].notna().sum())
         others = len(scores.columns) - 1
-        yield f"{share} configurations are measured on {dataset}, beside {others} other datasets"
+        yield f"{share} configurations are measured on {dataset}, besides {others} other datasets"
     else:
-        yield f"{dataset} is taken to be as {len(scores.columns)} datasets are on average"
+        known = len(scores.columns)
+        yield f"{dataset} is assumed to be as difficult as {known} datasets are on average"
     first, *rest = picks
     close = [one for one in rest if one.low <= first.high]
     if close:
         names = ", ".join(f"{one.backbone} ({one.loss})" for one in close)
         yield (
-            f"the data cannot tell the first pick from {names}: with one dataset left out its rank "
-            f"is {first.low} to {first.high} of {len(scores)}, and theirs overlap"
+            f"the data cannot separate the first pick from {names}: leaving out one dataset, its "
+            f"rank is {first.low} to {first.high} of {len(scores)}, and theirs overlap"
         )
     elif rest:
-        yield "the first pick stays before the others whichever dataset is left out"
+        yield "the first pick ranks above the others whichever dataset is left out"
     if unknown:
-        yield f"left out, as their cost is not known: {', '.join(unknown)}"
+        yield f"left out, as their cost is unknown: {', '.join(unknown)}"
 
 
 def scores_of(frame: pd.DataFrame, protocol: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """Mean over `metrics` of each (backbone, loss) on each dataset; NaN if it was not measured."""
+    """Mean over `metrics`, in [0, 1], of each (backbone, loss) (rows) on each dataset (columns);
+    NaN if it was not measured."""
     rows = frame[(frame["protocol"] == protocol) & (frame["state"] == "done")]
     scored = rows.assign(score=rows[list(metrics)].mean(axis=1))
     return scored.pivot(index=["backbone", "loss"], columns="dataset", values="score")
 
 
 def deviations(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores less what the dataset gives on average; where few configurations were measured, less
-    what those few give elsewhere."""
+    """Scores minus the level of their dataset: its mean over configurations, corrected for which
+    configurations were measured on it."""
     whole = scores.dropna(axis=1, thresh=len(scores) // 2 + 1)
     usual = (whole - whole.mean()).mean(axis=1)
     return scores - (scores.sub(usual, axis=0)).mean()
 
 
 def level(scores: pd.DataFrame, dataset: str) -> float:
-    """Mean accuracy of all configurations on a dataset; over datasets for a new one."""
+    """Mean accuracy of all configurations on a dataset, in [0, 1]; the mean over datasets for a new
+    one."""
     levels = (scores - deviations(scores)).mean()
     return float(levels[dataset] if dataset in levels else levels.mean())
 
 
 def weights(candidates: Sequence[tuple[str, str]]) -> np.ndarray:
-    """How much each configuration (row) takes from each other one: [n, n], rows add up to 1."""
+    """Weight of each configuration (column) in the estimate for each (row), shape [n, n]; rows sum
+    to 1."""
     known = [facts(backbone) for backbone, _ in candidates]
     sizes = np.log10([params(backbone) or np.nan for backbone, _ in candidates])
     backbones, losses = (np.array(names) for names in zip(*candidates, strict=True))
@@ -186,7 +191,7 @@ def weights(candidates: Sequence[tuple[str, str]]) -> np.ndarray:
 
 
 def chances(scores: pd.DataFrame, dataset: str) -> np.ndarray:
-    """Weight of each dataset, the target's own TARGET: [datasets]."""
+    """Weight of each dataset, shape [datasets], sum 1: TARGET for the target, if it is there."""
     own = np.array([name == dataset for name in scores.columns])
     if not own.any() or own.all():
         return np.full(len(own), 1 / len(own))
@@ -194,7 +199,7 @@ def chances(scores: pd.DataFrame, dataset: str) -> np.ndarray:
 
 
 def draw(scores: pd.DataFrame, dataset: str) -> np.ndarray:
-    """What tries of each configuration may give, as deviations: [DRAWS, configurations]."""
+    """Possible results of each configuration, as deviations, shape [DRAWS, configurations]."""
     found = deviations(scores).to_numpy()
     generator = np.random.default_rng(SEED)
     rows, columns = weights([*scores.index]), chances(scores, dataset)
@@ -207,8 +212,9 @@ def draw(scores: pd.DataFrame, dataset: str) -> np.ndarray:
 
 
 def pick(draws: np.ndarray, cost: np.ndarray, budget: float | None, most: int) -> list[int]:
-    """Configurations, each of which raises the expected best of all before it most, among those
-    that what is left of the budget pays for."""
+    """Indices of the picks: greedily, the configuration that raises the expected best of the picks
+    most, among those that the rest of the budget can pay. cost: GPU-hours, nan if unknown, shape
+    [configurations]."""
     left = np.inf if budget is None else budget
     price = np.zeros(len(cost)) if budget is None else np.nan_to_num(cost, nan=np.inf)
     best = np.full(len(draws), -np.inf)
@@ -225,8 +231,8 @@ def pick(draws: np.ndarray, cost: np.ndarray, budget: float | None, most: int) -
 
 
 def ranks_left_out(scores: pd.DataFrame, dataset: str) -> tuple[np.ndarray, np.ndarray]:
-    """Best and worst rank of each configuration by its expectation, over leaving out one dataset at
-    a time."""
+    """(best, worst) rank of each configuration by expected accuracy, leaving out one dataset at a
+    time; shape [configurations] each."""
     found = deviations(scores)
     mix = weights([*scores.index])
     ranks = []
@@ -240,12 +246,12 @@ def ranks_left_out(scores: pd.DataFrame, dataset: str) -> tuple[np.ndarray, np.n
 
 
 def published_dataset(name: str) -> str:
-    """The published name of one of ours; others stay as they are."""
+    """The published name of one of our datasets; other names stay as they are."""
     return DATASETS.get(name, name)
 
 
 def table(advice: Advice, dataset: str) -> Sheet:
-    """For a terminal: a line per pick, in the order to try them."""
+    """A row per pick, in the order to try them, for a terminal."""
     shown = Sheet(stub=2, box=None, pad_edge=False, header_style="bold")
     for name in ("backbone", "loss"):
         shown.add_column(name)

@@ -1,6 +1,6 @@
-"""What in the Guide's measurements cannot be, or is not what its name says, with the numbers.
+"""Audit of the Guide's measurements: numbers that are impossible, and names that are wrong.
 
-Every line is computed from the frame; `analysis.guide.claims` has what was concluded from it.
+Every line is computed from the frame; `analysis.guide.claims` audits the conclusions.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from analysis.tables import some
 from core.config.registry import backbones, known_classes
 
 IMAGES = {**dict.fromkeys(DATASETS.values(), 1000), "uc-merced-land-use-dataset": 420}
-"""Images of each test set, as the paper cuts them."""
+"""Dataset -> number of test images that the paper uses."""
 LEFT = 0.75
-"""What is left of a test set that four GPUs share if one result is missing."""
+"""Share of a test set that is left if one of four GPUs does not report."""
 WHOLE = 1e-6
-"""How far a count of images may be from a whole number."""
+"""Tolerance for a number of images to count as whole."""
 LOW = 0.05
+"""Clean accuracy, in [0, 1], below which a model counts as having learnt nothing."""
 CHANCE = 1.5
-"""Times chance, below which a model counts as guessing."""
+"""Multiple of chance below which a model counts as guessing."""
 LETTERS = {"base": "b", "small": "s", "tiny": "t"}
-"""Size in a backbone's id -> in its short name."""
+"""Size in a backbone's id -> letter in its short name."""
 
 Lines = Iterator[str]
 
@@ -54,7 +55,7 @@ def report(frame: pd.DataFrame) -> str:
 
 
 def partial_tests(frame: pd.DataFrame) -> Lines:
-    """Accuracies that no count of the whole test set gives."""
+    """Accuracies that are impossible on the whole test set."""
     known = frame[frame["dataset"].isin(IMAGES)]
     images = known["dataset"].map(IMAGES).to_numpy(float)
     values = known[list(METRICS)].to_numpy()
@@ -65,8 +66,8 @@ def partial_tests(frame: pd.DataFrame) -> Lines:
     yield (
         f"{part.sum()} of {odd.size} accuracies are no multiple of 1/1000 (1/420 on UC Merced) but "
         "one of 1/750 (1/315): a quarter of the images is missing "
-        f"({_counted(dict(zip(METRICS, part.sum(axis=0), strict=True)))}); since every third "
-        "multiple of 1/750 is one of 1/1000, there are more than can be told"
+        f"({_counted(dict(zip(METRICS, part.sum(axis=0), strict=True)))}); as every third "
+        "multiple of 1/750 is also one of 1/1000, there are more that cannot be detected"
     )
     if (odd & ~part).any():
         yield f"{(odd & ~part).sum()} accuracies are multiples of neither"
@@ -74,12 +75,13 @@ def partial_tests(frame: pd.DataFrame) -> Lines:
     by_protocol = known[rows].groupby("protocol", sort=False).size().to_dict()
     yield (
         f"{rows.sum()} of {len(known)} rows have such an accuracy ({_counted(by_protocol)}), "
-        f"{odd.all(axis=1).sum()} in all five: the others sum and rank over mixed test sets"
+        f"{odd.all(axis=1).sum()} in all five: in the others, sums and ranks mix test sets"
     )
 
 
 def robust_above_clean(frame: pd.DataFrame) -> Lines:
-    """AutoAttack breaks only images that were right: no accuracy can be above the clean one."""
+    """Robust accuracies above the clean one, which is impossible: AutoAttack can only turn right
+    images wrong."""
     for metric in METRICS[1:4]:
         gap = frame[metric] - frame["clean"]
         if (gap > 0).any():
@@ -92,13 +94,13 @@ def robust_above_clean(frame: pd.DataFrame) -> Lines:
     above = frame[frame["common"] > frame["clean"]]
     if len(above):
         yield (
-            f"common is above clean in {len(above)} rows, which can be; "
+            f"common is above clean in {len(above)} rows, which is possible; "
             f"{_guessing(above).sum()} of them are at chance"
         )
 
 
 def low_cells(frame: pd.DataFrame) -> Lines:
-    """Models that learnt nothing, and what rankings make of them."""
+    """How many models learnt nothing, and how high they rank."""
     for protocol, rows in frame.groupby("protocol", sort=False):
         zeros = {metric: int((rows[metric] == 0).sum()) for metric in METRICS}
         yield (
@@ -120,13 +122,13 @@ def low_cells(frame: pd.DataFrame) -> Lines:
             yield (
                 f"{protocol}: {top['backbone']} with {top['loss']} has rank {top['rank']} of "
                 f"{len(rows)} at a mean clean accuracy of {100 * top['clean']:.1f} %, before "
-                f"{len(beaten)} configurations above 50 %: attacks that leave nothing give the "
-                "points of the last place, and guessing is hard to attack"
+                f"{len(beaten)} configurations above 50 %: those lose all accuracy under attack "
+                "and share the last place there, while guessing is hard to attack"
             )
 
 
 def products(frame: pd.DataFrame) -> Lines:
-    """`geom` is called a geometric mean."""
+    """Effects of taking the product (`geom`) for the geometric mean, as it is called."""
     able = competing(frame)
     yield "geom is the product of the five accuracies, not their geometric mean, its fifth root"
     roots = able.assign(root=able["geom"] ** (1 / len(METRICS)))
@@ -135,13 +137,13 @@ def products(frame: pd.DataFrame) -> Lines:
         places = rows.rank(method="min", ascending=False)
         yield (
             f"{protocol}: the sum of products is 0 for {(rows['geom'] == 0).sum()} of {len(rows)} "
-            f"configurations; by geometric means {(places['geom'] != places['root']).sum()} ranks "
-            "would be others"
+            f"configurations; by geometric means, {(places['geom'] != places['root']).sum()} ranks "
+            "would differ"
         )
 
 
 def names(frame: pd.DataFrame) -> Lines:
-    """Names and classes of backbones, against their ids and our registry."""
+    """Names and classes of backbones that contradict their ids or our registry."""
     known = frame.drop_duplicates("backbone")
     for name, rows in known.groupby("name", sort=False):
         if len(rows) > 1:
@@ -170,13 +172,15 @@ def _misnamed(backbone: str) -> Lines:
 
 
 def _impossible(values: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Which accuracies no count of right images gives, shape [rows, metrics]."""
+    """Which accuracies are not a whole number of right images, bool, shape [rows, metrics]. images:
+    shape [rows]."""
     counts = values * images[:, None]
     return np.asarray(np.abs(counts - np.round(counts)) > WHOLE)
 
 
 def _guessing(frame: pd.DataFrame) -> pd.Series:
-    """Which rows are not clearly above chance; none on datasets of unknown classes."""
+    """Which rows are not clearly above chance; False on datasets with an unknown number of
+    classes."""
     ours = {theirs: name for name, theirs in DATASETS.items()}
     classes = {name: known_classes(ours.get(name, name)) for name in frame["dataset"].unique()}
     chance = {name: 1 / count for name, count in classes.items() if count}

@@ -1,6 +1,6 @@
-"""What was concluded from the Guide's measurements and does not follow from them, with the numbers.
+"""Conclusions of the Guide that do not follow from its measurements, with the numbers.
 
-That a test, a label or an order is the published one is known of the paper; the rest is computed.
+Which test, label or order was used is taken from the paper; everything else is computed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from analysis.guide.ranking import MEDALS, rank
 
 SURE = 0.05
 FAR = 0.2
-"""Clean accuracy, as a fraction, by which a longer training or more weights cannot well lose."""
+"""Loss of clean accuracy, in [0, 1], that longer training should not cause."""
 APART = 0.5
+"""Difference in clean accuracy, in [0, 1], that two losses should not cause."""
 
 Lines = Iterator[str]
 
 
 def resized(frame: pd.DataFrame) -> Lines:
-    """Medals that would go to others if classes were those of the parameters."""
+    """Medals that would change if size classes followed the number of parameters."""
     table = rank(frame).dropna(subset="rank")
     true = [
         row["size"] if (known := params(row["backbone"])) is None else size_of(known)
@@ -50,29 +51,32 @@ def resized(frame: pd.DataFrame) -> Lines:
 
 
 def variances(frame: pd.DataFrame) -> Lines:
-    """The text names Welch's analysis of variance; the one computed takes equal variances."""
+    """Factors whose significance changes with the test: the paper names Welch's ANOVA, but its
+    numbers are those of the ANOVA with equal variances."""
     for row in records(effects.test_factors(frame)):
         if (row["p"] < effects.ALPHA) != (row["welch_p"] < effects.ALPHA):
             yield (
-                f"{row['protocol']}, {row['factor']}: p = {row['p']:.3f} as computed, "
+                f"{row['protocol']}, {row['factor']}: p = {row['p']:.3f} as published, "
                 f"{row['welch_p']:.3f} by Welch's test"
             )
 
 
 def interactions(frame: pd.DataFrame) -> Lines:
-    """One-way tests over the cells of two factors tell whether cells differ, nothing more."""
+    """Published interactions that are not significant: the paper's one-way test over the cells of
+    two factors only shows whether cells differ."""
     both = effects.test_interactions(frame)
     published = both[both["cells_p"] < effects.ALPHA]
     without = published[published["interaction_p"] >= effects.ALPHA]
     for row in records(without):
         yield (
             f"{row['protocol']}, {row['factors']}: p = {row['cells_p']:.2g} over {row['cells']} "
-            f"cells, {row['interaction_p']:.2g} of the interaction"
+            f"cells, {row['interaction_p']:.2g} for the interaction"
         )
 
 
 def odds(frame: pd.DataFrame) -> Lines:
-    """[[T, C], [C, T]] counts every backbone twice and squares the odds."""
+    """Odds of TRADES against classic AT: the paper's table [[T, C], [C, T]] counts every backbone
+    twice and squares the odds."""
     for row in records(effects.count_wins(frame)):
         known = (
             f"{row['protocol']}, {row['size']}: TRADES wins {row['trades']} of {row['backbones']} "
@@ -84,17 +88,17 @@ def odds(frame: pd.DataFrame) -> Lines:
 
 
 def top(frame: pd.DataFrame) -> Lines:
-    """The top k of the loss switch are the worst k: ranks were sorted descending."""
+    """The paper's top k of the loss switch are the worst k, as it sorts ranks descending."""
     for row in records(effects.share_of_top(frame)):
         if row["protocol"] == correlations.longest(frame) and row["of_best"] != row["published"]:
             yield (
                 f"{row['protocol']}, k = {row['k']}: classic AT has {100 * row['of_best']:.0f} % "
-                f"of the best robust configurations, {100 * row['published']:.0f} % of the worst"
+                f"of the k best robust configurations, {100 * row['published']:.0f} % of the worst"
             )
 
 
 def swapped(frame: pd.DataFrame) -> Lines:
-    """The heat map's tick labels of clean and common are swapped."""
+    """In the paper's heat map the tick labels of clean and common are swapped."""
     matrix = correlations.heat_map(frame)
     longest = correlations.longest(frame)
     shown = {row["metric"]: row for row in records(matrix[matrix["protocol"] == longest])}
@@ -104,7 +108,7 @@ def swapped(frame: pd.DataFrame) -> Lines:
 
 
 def searches(frame: pd.DataFrame) -> Lines:
-    """Results that a search for hyper-parameters would hardly have chosen."""
+    """Results that suggest that the search for hyper-parameters failed."""
     longest = correlations.longest(frame)
     rest = [name for name in CELL if name != "protocol"]
     clean = frame.pivot(index=rest, columns="protocol", values="clean")
@@ -129,9 +133,9 @@ def searches(frame: pd.DataFrame) -> Lines:
 SECTIONS: Mapping[str, Callable[[pd.DataFrame], Lines]] = {
     "Medals by the size of parameters": resized,
     "Welch's test in the text, equal variances in the numbers": variances,
-    "Interactions that are none": interactions,
-    "Odds that are squared, backbones that are counted twice": odds,
+    "Interactions that are not significant": interactions,
+    "Squared odds, and backbones counted twice": odds,
     "The top of the loss switch": top,
-    "Labels of the heat map, clean and common, which are swapped": swapped,
+    "Swapped labels of the heat map, clean and common": swapped,
     "Signs of searches that found little": searches,
 }

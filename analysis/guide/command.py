@@ -1,4 +1,4 @@
-"""What `sweep tables` does for the Guide: measurements in, its analyses out, in any format."""
+"""What `sweep tables` does for the Guide: from measurements to its analyses, in any format."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Measured:
 
     frame: pd.DataFrame
     results: Results | None = None
-    """None for CSV files."""
+    """The runs behind them; None for CSV files."""
     paths: tuple[str, ...] = ()
-    """Of those files."""
+    """The CSV files; () for runs."""
 
     @classmethod
     def store(cls, root: str | Path, manifest: Sequence[Mapping[str, Any]] | None = None) -> Self:
@@ -44,8 +44,8 @@ class Measured:
     def files(
         cls, paths: Sequence[str | Path], manifest: Sequence[Mapping[str, Any]] | None = None
     ) -> Self:
-        """CSV files in the columns of the published one, or folders of them. manifest: the cells
-        that there should be, those of a grid. Raises ConfigError."""
+        """CSV files with the columns of the published one, or folders of them. manifest: of a grid,
+        whose cells are expected. Raises ConfigError for a bad file."""
         files = [
             file
             for path in map(Path, paths)
@@ -63,7 +63,7 @@ class Measured:
 
 
 def cells_of(manifest: Iterable[Mapping[str, Any]]) -> list[Cell]:
-    """The cells that the runs of a manifest are about."""
+    """The cells of the runs in a manifest."""
     return [cell_of(row["config"], row["setting"]) for row in manifest]
 
 
@@ -74,10 +74,10 @@ def tables(
     names: Sequence[str] = (),
     compare: bool = False,
 ) -> Output:
-    """The analyses `names`, by default all but the measurements themselves.
+    """The analyses `names`, by default all except the measurements themselves.
 
-    form: markdown, csv, latex or tidy, which takes one analysis and keeps every digit. compare:
-    ours beside the published numbers of the same cells. Raises ConfigError for unknown names.
+    form: markdown, csv, latex, or tidy (for one analysis, with all digits). compare: show ours
+    beside the published numbers of the same cells. Raises ConfigError for unknown names.
     """
     if form not in FORMS:
         raise ConfigError(f"--format: unknown format '{form}'{nearest(form, FORMS)}")
@@ -99,7 +99,7 @@ def tables(
 
 
 def _flags(source: Measured) -> list[str]:
-    """What is to be said of hyper-parameters and batch statistics of runs."""
+    """Warnings about the hyper-parameters and batch statistics of runs."""
     if source.results is None:
         return []
     few, uneven = tuned.sentence(source.results), batchnorm.sentence(source.results)
@@ -108,7 +108,7 @@ def _flags(source: Measured) -> list[str]:
 
 
 def check(source: Measured) -> Output:
-    """What in the published analysis does not follow from these measurements, as Markdown."""
+    """The audit of these measurements and of the published conclusions, as Markdown."""
     return Output(report(source.frame), _complete(source), tuple(missing(source.frame)))
 
 
@@ -120,7 +120,7 @@ def export(source: Measured, path: Path) -> Output:
 
 
 def provenance(source: Measured) -> dict[str, Any]:
-    """What the sidecar file beside the tables holds: plain data, for `json.dumps`."""
+    """The content of the provenance file beside the tables: plain data for `json.dumps`."""
     if source.results:
         return command.provenance(Source(source.results.values, source.results))
     return {"files": list(source.paths), "cells": len(source.frame), "versions": versions()}
@@ -131,9 +131,9 @@ def _complete(source: Measured) -> bool:
 
 
 def known_measurements(root: Path) -> tuple[pd.DataFrame, int]:
-    """The published measurements and those of a store's runs, which count where both are; how many
-    cells are the store's own."""
+    """(the published measurements, with those of a store's runs in place of the same cells; the
+    number of the store's cells)."""
     try:
         return with_own(published(), Results(root))
-    except ConfigError:  # no run here
+    except ConfigError:  # the store has no run
         return published(), 0

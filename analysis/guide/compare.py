@@ -1,4 +1,4 @@
-"""Own runs of the Guide beside its published numbers, for the cells that both have."""
+"""Our runs of the Guide beside its published numbers, for the cells that both have."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from analysis.guide.tables import Analysis
 
 
 def measurements(frame: pd.DataFrame) -> pd.DataFrame:
-    """The five accuracies of every cell of ours, the published ones and the differences (ours less
-    published); NaN where one side has none."""
+    """The five accuracies of each of our cells, the published ones, and the differences (ours minus
+    published); NaN if one is missing."""
     both = frame.merge(
         published()[[*CELL, *METRICS]], on=CELL, how="left", suffixes=("", " published")
     )
@@ -27,8 +27,8 @@ def measurements(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def rankings(frame: pd.DataFrame) -> pd.DataFrame:
-    """Ranks by Borda count and score sums of ours and of the published measurements of the same
-    cells: ranks among the configurations that both have."""
+    """Ranks, Borda counts and score sums of our and of the published measurements, and the
+    differences, over the cells that both have."""
     printed = published()
     ours = competing(frame).merge(printed[CELL], on=CELL)
     theirs = printed.merge(ours[CELL], on=CELL)
@@ -46,17 +46,17 @@ def rankings(frame: pd.DataFrame) -> pd.DataFrame:
 
 COMPARED: Mapping[str, Analysis] = {
     "ranking": Analysis(
-        "Ranking, ours and the published",
+        "Ranking, ours and published",
         rankings,
         ("backbone", "loss"),
         ("among the configurations and datasets that both have; difference = ours - published",),
         apart=True,
     ),
     "measurements": Analysis(
-        "Accuracies, ours and the published",
+        "Accuracies, ours and published",
         measurements,
         ("backbone", "loss", "dataset"),
-        ("in %; difference = ours - published, in points; a dash where one side has no number",),
+        ("in %; difference = ours - published, in points; a dash if one side has no number",),
         ("state",),
         apart=True,
     ),

@@ -1,4 +1,4 @@
-"""Rank correlations: of the five accuracies, and of cheap protocols with the longest one."""
+"""Rank correlations between the five accuracies, and of cheap protocols with the longest one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from analysis.guide.design import FACTORS, METRICS, PROTOCOL
 from analysis.guide.ranking import rank
 
 ALL = "all"
-"""Level of a group that takes every configuration."""
+"""Name of the group of all configurations."""
 
 
 def heat_map(frame: pd.DataFrame) -> pd.DataFrame:
     """Spearman's correlation of the five accuracies over all rows of a protocol: one row per
-    protocol and metric, the metrics in one order in both directions."""
+    protocol and metric, one column per metric."""
     found = []
     for protocol, rows in _protocols(frame):
         matrix = rows[list(METRICS)].corr(method="spearman")
@@ -28,11 +28,11 @@ def heat_map(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_correlations(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute Spearman correlation between the five accuracies, of all and of each group.
+    """Mean absolute Spearman correlation between the five accuracies, for all configurations and
+    for each level of each factor.
 
-    pooled: over all rows of the group. per_dataset: on each dataset, then averaged over datasets.
-    An accuracy that is the same everywhere has no correlation: undefined counts the datasets where
-    a pair is left out for that.
+    pooled: over all rows of the group. per_dataset: on each dataset, then averaged. undefined: the
+    number of datasets on which a pair is left out because an accuracy is constant there.
     """
     found = []
     for protocol, rows in _protocols(frame):
@@ -54,7 +54,7 @@ def mean_correlations(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_absolute(rows: pd.DataFrame) -> tuple[float, bool]:
-    """(mean of |Spearman| over the ten pairs of metrics, whether a pair has none)."""
+    """(mean of |Spearman's rho| over the ten pairs of metrics, whether some have none)."""
     matrix = rows[list(METRICS)].corr(method="spearman").abs().to_numpy()
     pairs = matrix[np.triu_indices(len(METRICS), 1)]
     defined = pairs[~np.isnan(pairs)]
@@ -62,8 +62,8 @@ def mean_absolute(rows: pd.DataFrame) -> tuple[float, bool]:
 
 
 def proxies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's correlation of score_sum in each protocol with that in the longest full
-    fine-tuning, over the configurations that both have: of all, and per loss."""
+    """Spearman's correlation of score_sum between each protocol and the longest full fine-tuning,
+    over the configurations that both have: for all, and for each loss."""
     table = rank(frame)
     reference = longest(frame)
     if reference is None:
@@ -99,7 +99,7 @@ def _protocols(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """(factor, level, its rows), all of them first."""
+    """Yields (factor, level, rows), first for all rows."""
     yield ALL, ALL, rows
     for factor in FACTORS:
         for level in dict.fromkeys(rows[factor]):

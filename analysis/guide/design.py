@@ -1,4 +1,4 @@
-"""What the Guide is about: protocols, backbones, losses, datasets, under the published names."""
+"""The Guide's design: protocols, backbones, losses and datasets, by their published names."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ DATASETS = {
 """Our name -> the published one."""
 SIZES = ("large", "medium", "small")
 SIZE_LIMITS = {"large": 50e6, "medium": 20e6, "small": 0.0}
-"""Least parameters of each class."""
+"""Size class -> least number of parameters."""
 FACTORS = ("size", "type", "loss", "pretraining")
-"""What sets configurations apart, beside the backbone itself."""
+"""Properties in which configurations differ, besides the backbone itself."""
 CONFIGURATION = ["protocol", "backbone", "loss"]
 CELL = [*CONFIGURATION, "dataset"]
 PROTOCOL_NAMES = {"full": "FFT", "linear": "LP", "lora": "LoRA"}
@@ -52,7 +52,7 @@ class Cell(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a backbone; '' if it is not."""
+    """Properties of a backbone; '' if unknown."""
 
     name: str
     size: str
@@ -66,7 +66,7 @@ def all_cells() -> list[Cell]:
 
 
 def cell_of(config: Mapping[str, Any], setting: str) -> Cell:
-    """Of a run, by its config as a manifest has it."""
+    """The cell of a run. config: as in a manifest."""
     kind = PROTOCOL_NAMES[config["protocol"]]
     objective = config["objective"]
     loss = LOSS_NAMES.get(objective["kind"], objective["kind"])
@@ -84,7 +84,7 @@ def cell_of(config: Mapping[str, Any], setting: str) -> Cell:
 
 
 def published_name(backbone: str) -> str:
-    """What the published file calls a backbone of ours; others keep their names."""
+    """The published name of one of our backbones; other names stay as they are."""
     entry = backbones().get(backbone)
     if entry is None:
         return backbone
@@ -98,7 +98,8 @@ def our_names() -> Mapping[str, str]:
 
 
 def facts(backbone: str) -> Facts:
-    """Of a published name: as published, whatever the registry says; else of the registry."""
+    """The properties of a backbone by its published name: as published if they are, even if the
+    registry differs; else those of the registry."""
     if backbone in known_facts():
         return known_facts()[backbone]
     entry = backbones().get(backbone)
@@ -108,13 +109,14 @@ def facts(backbone: str) -> Facts:
 
 
 def params(backbone: str) -> int | None:
-    """Parameters of the trunk of a backbone, by its published name; None if they are not known."""
+    """Number of parameters of a backbone without its head, by its published name; None if
+    unknown."""
     entry = backbones().get(our_names().get(backbone, backbone))
     return entry.params if entry else None
 
 
 def size_of(params: int) -> str:
-    """The class of a backbone by its parameters."""
+    """The size class of a backbone by its number of parameters."""
     return next(name for name, least in SIZE_LIMITS.items() if params >= least)
 
 

@@ -1,8 +1,8 @@
-"""Tests of what the rankings are said to show: factors and their interactions, one loss against the
-other, and whether robust backbones want the loss that they were pretrained with.
+"""The Guide's tests: effects of factors and their interactions, one loss against the other, and
+whether robust backbones are better fine-tuned with the loss they were pretrained with.
 
-The unit is a configuration, its value the Borda count within its protocol (or score_sum for wins).
-The same six datasets are behind all of them, and each was trained once, with one seed.
+The unit is a configuration, its value the Borda count within its protocol (score_sum for wins). All
+configurations share the same six datasets, and each was trained once, with one seed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from analysis.guide.letters import mark
 from analysis.guide.ranking import rank
 
 ALPHA = 0.1
-"""Of the published Tukey tests."""
+"""Significance level of the published Tukey tests."""
 ROBUST = "supervised (robust)"
 OTHER_RECIPE = "robust_resnet50"
-"""Robust, but not pretrained with the losses at issue: left out of the published comparison."""
+"""Robust, but pretrained with neither of the two losses: the paper leaves it out."""
 
 
 def test_factors(frame: pd.DataFrame) -> pd.DataFrame:
-    """One-way analysis of variance of Borda counts by each factor: F and p with equal variances, as
-    the published numbers are, and Welch's, as the published text calls them."""
+    """One-way analysis of variance of Borda counts by each factor: F and p with equal variances,
+    which the published numbers are, and Welch's, which the paper names."""
     found = []
     for protocol, factor, groups in _by_factor(frame):
         F, p = anova([*groups.values()])
@@ -65,9 +65,9 @@ def mark_levels(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_interactions(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each two factors: the published one-way test over their cells (are all cells equal?), and the
-    F-test of the interaction alone (do effects of one depend on the other?): the model of all cells
-    against the one that adds the two effects."""
+    """For each two factors, the published one-way test over their cells (are all cells equal?), and
+    the F-test of the interaction alone (does the effect of one depend on the other?), which
+    compares the model of all cells with the additive model."""
     found = []
     for protocol, table in _ranked(frame):
         for first, second in combinations(FACTORS, 2):
@@ -96,8 +96,8 @@ def test_interactions(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def anova(groups: Sequence[np.ndarray], *, equal_var: bool = True) -> tuple[float, float]:
-    """(F, p) of a one-way analysis of variance; nan if values do not vary within groups. Welch's
-    (not `equal_var`) takes the groups that have a variance."""
+    """(F, p) of a one-way analysis of variance; nan if values do not vary within groups. equal_var:
+    False for Welch's, which leaves out groups without variance."""
     able = [one for one in groups if equal_var or (len(one) > 1 and one.var() > 0)]
     if len(able) < 2 or not any(one.var() > 0 for one in able):
         return math.nan, math.nan
@@ -106,8 +106,8 @@ def anova(groups: Sequence[np.ndarray], *, equal_var: bool = True) -> tuple[floa
 
 
 def interaction(table: pd.DataFrame, first: str, second: str) -> tuple[float, float, int]:
-    """(F, p, its degrees of freedom) of the interaction of two factors on `borda`, by least
-    squares; nan if the cells there are leave none."""
+    """(F, p, degrees of freedom) of the interaction of two factors on `borda`, by least squares; F
+    and p are nan if there are too few cells or observations."""
     y = table["borda"].to_numpy(float)
     one, other = (pd.get_dummies(table[name]).to_numpy(float) for name in (first, second))
     additive = np.column_stack([one, other])
@@ -127,9 +127,9 @@ def _unexplained(design: np.ndarray, y: np.ndarray) -> float:
 
 
 def count_wins(frame: pd.DataFrame) -> pd.DataFrame:
-    """On how many backbones each loss has the higher score_sum, by protocol and size.
+    """The number of backbones on which each loss has the higher score_sum, by protocol and size.
 
-    published_odds and published_p: Fisher's exact test of [[T, C], [C, T]], which takes each
+    published_odds and published_p: Fisher's exact test of [[T, C], [C, T]], which counts each
     backbone twice and squares the odds T / C. sign_p: the two-sided sign test of T against C.
     """
     found = []
@@ -162,9 +162,9 @@ def _counted(gap: pd.Series) -> dict[str, float]:
 
 
 def compare_losses(frame: pd.DataFrame) -> pd.DataFrame:
-    """Robust backbones (but OTHER_RECIPE), which were pretrained with classic AT: does fine-tuning
-    with it (continuity) rank above TRADES (switch)? Two-sided Welch and Mann-Whitney tests of their
-    Borda counts; d: Cohen's, by the pooled standard deviation, positive for continuity."""
+    """Robust backbones (without OTHER_RECIPE) were pretrained with classic AT: does fine-tuning
+    with it (continuity) rank above TRADES (switch)? Two-sided Welch and Mann-Whitney tests of Borda
+    counts; d: Cohen's, by the pooled standard deviation, positive if continuity is better."""
     found = []
     for protocol, table in _robust(frame):
         continuity, switch = (
@@ -194,7 +194,7 @@ def compare_losses(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def cohen(first: np.ndarray, second: np.ndarray) -> float:
-    """Difference of means over the pooled sample standard deviation."""
+    """Cohen's d: difference of means divided by the pooled sample standard deviation."""
     n, m = len(first), len(second)
     pooled = ((n - 1) * first.var(ddof=1) + (m - 1) * second.var(ddof=1)) / (n + m - 2)
     return float((first.mean() - second.mean()) / np.sqrt(pooled))
@@ -202,7 +202,7 @@ def cohen(first: np.ndarray, second: np.ndarray) -> float:
 
 def share_of_top(frame: pd.DataFrame) -> pd.DataFrame:
     """Share of continuity among the k best configurations of `compare_losses`, for each k; and
-    among the k worst, which the published numbers took for the best (ranks sorted descending)."""
+    among the k worst, which the paper took for the best (it sorts ranks descending)."""
     found = []
     for protocol, table in _robust(frame):
         stays = (table.sort_values("rank", kind="stable")["loss"] == LOSSES[0]).to_numpy()
@@ -212,7 +212,7 @@ def share_of_top(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranked(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(protocol, its configurations that have ranks)."""
+    """Yields (protocol, its ranked configurations)."""
     table = rank(frame)
     table = table[table["rank"].notna()]
     for protocol in dict.fromkeys(table["protocol"]):
@@ -226,7 +226,8 @@ def _robust(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _by_factor(frame: pd.DataFrame) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
-    """(protocol, factor, level -> Borda counts) with at least two levels and a spread within."""
+    """Yields (protocol, factor, level -> Borda counts) for factors with at least two levels of
+    several configurations."""
     for protocol, table in _ranked(frame):
         for factor in FACTORS:
             groups = _split(table, factor)

@@ -27,7 +27,7 @@ SHAPES = dict(zip(SIZES, "o^s", strict=True))
 SQUARE = (2.4, 2.3)
 WIDE = (3.4, 2.2)
 LONGEST = 30
-"""Characters of a name in a title."""
+"""Most characters of a name in a title."""
 
 
 def heat_map(frame: pd.DataFrame) -> Drawn:
@@ -54,7 +54,8 @@ def heat_map(frame: pd.DataFrame) -> Drawn:
 
 
 def plane(frame: pd.DataFrame) -> Drawn:
-    """Mean clean accuracy against the mean of the other four, a dot per backbone and loss."""
+    """The mean of the other four accuracies against mean clean accuracy, a dot per backbone and
+    loss."""
     table = means(frame)
     protocols = [*dict.fromkeys(table["protocol"])]
     if not protocols:
@@ -78,7 +79,7 @@ def plane(frame: pd.DataFrame) -> Drawn:
 
 
 def radar(frame: pd.DataFrame) -> Drawn:
-    """The five accuracies of the best configuration on each dataset, a line of panels per
+    """The five accuracies of the best configuration on each dataset, a row of panels per
     protocol."""
     table = best(frame)
     protocols, datasets = ([*dict.fromkeys(table[name])] for name in ("protocol", "dataset"))
@@ -109,7 +110,7 @@ def radar(frame: pd.DataFrame) -> Drawn:
 
 
 def proxies(frame: pd.DataFrame) -> Drawn:
-    """Score sums of the cheaper protocols against those of the longest, with their correlation."""
+    """Score sums in the longest protocol against those in cheaper ones, with their correlation."""
     found, longest = correlations.proxies(frame), correlations.longest(frame)
     names = [*dict.fromkeys(found["proxy"])]
     if longest is None or not names:
@@ -197,16 +198,17 @@ FIGURES: Mapping[str, Callable[[pd.DataFrame], Drawn]] = {
 }
 CAPTIONS = {
     "heatmap": "Spearman's correlation of the five accuracies over all rows of a protocol",
-    "plane": "Mean clean accuracy against the mean of the other four, of each backbone and loss",
+    "plane": "The mean of the other four accuracies against mean clean accuracy, for each backbone "
+    "and loss",
     "radar": "The five accuracies of the best configuration on each dataset, by Borda points there",
-    "proxies": "Score sums of cheaper protocols against the longest, with Spearman's correlation",
+    "proxies": "Score sums of the longest protocol against cheaper ones, with Spearman's rho",
     "levels": "Borda counts by factor; levels that share a letter do not differ (Tukey, alpha 0.1)",
 }
 
 
 def write_figures(frame: pd.DataFrame, folder: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The figures as PDF and PNG in `folder`; the files written. Raises ConfigError for an unknown
-    name, or if there is nothing to draw."""
+    """Write the figures as PDF and PNG into `folder`; returns the files. Raises ConfigError for an
+    unknown name, or if there is nothing to draw."""
     for name in names:
         if name not in FIGURES:
             raise ConfigError(f"--figure: unknown figure '{name}'{nearest(name, FIGURES)}")
@@ -217,5 +219,5 @@ def write_figures(frame: pd.DataFrame, folder: Path, names: Sequence[str] = ()) 
         for path in save(figure, folder / stem)
     ]
     if not files:
-        raise ConfigError("no figures: these results hold nothing to draw")
+        raise ConfigError("no figures: there are no results to draw")
     return files

@@ -11,12 +11,12 @@ from scipy import stats
 
 
 def mark(groups: Mapping[str, np.ndarray], alpha: float) -> dict[str, str]:
-    """Level -> its letters by Tukey's HSD at `alpha` over the groups' values; '' for groups of a
-    single value, which cannot be compared; one letter for all if values do not vary within groups.
-    The level of the highest mean has an 'a'.
+    """Level -> its letters by Tukey's HSD test at level `alpha`. groups: level -> values. The level
+    with the highest mean has an 'a'; groups with a single value cannot be compared and have ''; all
+    have one letter if values do not vary within groups.
 
-    By insertion and absorption (Piepho, 2004): one set of all levels is split at every pair that
-    differs, and sets within others are dropped.
+    By insertion and absorption (Piepho, 2004): the set of all levels is split at every pair that
+    differs, and sets contained in others are dropped.
     """
     able = {name: values for name, values in groups.items() if len(values) > 1}
     ordered = sorted(able, key=lambda name: -able[name].mean())

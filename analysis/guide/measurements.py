@@ -1,8 +1,8 @@
 """Five accuracies of each configuration on each dataset, in one frame: from the published file,
-others of its shape, or runs.
+files of the same form, or runs.
 
-Names are the published ones, accuracies fractions, as they are there. What was asked for and not
-measured is a row too, whose state and reason say why.
+Names are the published ones and accuracies are fractions, as in that file. Expected cells that were
+not measured have rows, too, with the cause in state and reason.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COLUMNS = dict(
 )
 """Column of the published file -> metric."""
 KEYS = ("ft_strategy", "backbone", "loss_function", "dataset")
-"""Columns of the published file that name a cell, in the order of CELL."""
+"""Columns of the published file that identify a cell, in the order of CELL."""
 
 FRAME = Frame(
     "guide",
@@ -57,7 +57,7 @@ FRAME = Frame(
         "run_id": "str",
     },
 )
-"""geom is the product of the five, as in the published file; n: images behind each accuracy."""
+"""geom: the product of the five accuracies, as in the published file. n: number of images."""
 
 Row = dict[str, Any]
 
@@ -73,24 +73,24 @@ def is_guide(path: str | Path) -> bool:
         with Path(path).open(encoding="utf-8-sig") as file:
             header = next(csv.reader(file), [])
     except (OSError, UnicodeDecodeError):
-        return False  # whoever reads it will say so
+        return False  # reported when the file is read
     return bool({*KEYS, *COLUMNS} - {"backbone", "dataset"} & {*header})
 
 
 def read(files: Sequence[Path | Traversable], asked: Iterable[Cell] | None = None) -> pd.DataFrame:
-    """CSV files in the columns of the published one; sum, geom and facts of backbones may be left
-    out, they are known.
+    """CSV files with the columns of the published one; sum, geom and properties of backbones are
+    computed and may be missing.
 
-    asked: the cells that there should be; by default, for each protocol, every combination of what
-    the files hold. Raises ConfigError, naming file and line, for missing columns, unknown names,
-    percent where fractions are expected, and a cell that comes twice.
+    asked: the expected cells; by default, for each protocol, every combination of its backbones,
+    losses and datasets. Raises ConfigError, naming file and line, for missing columns, unknown
+    names, percent instead of fractions, and duplicate cells.
     """
     found: dict[Cell, tuple[str, Row]] = {}
     for file in files:
         for where, row in _rows(file):
             cell = Cell(*(row[name] for name in CELL))
             if cell in found:
-                raise ConfigError(f"{where}: {', '.join(cell)} is in {found[cell][0]} already")
+                raise ConfigError(f"{where}: {', '.join(cell)} is already in {found[cell][0]}")
             found[cell] = where, row
     if not found:
         raise ConfigError(f"{', '.join(map(str, files))}: no measurements")
@@ -101,7 +101,7 @@ def read(files: Sequence[Path | Traversable], asked: Iterable[Cell] | None = Non
 
 
 def combinations(found: Iterable[Cell]) -> Iterator[Cell]:
-    """For each protocol every combination of its backbones, losses and datasets."""
+    """For each protocol, every combination of its backbones, losses and datasets."""
     cells = [*found]
     for protocol in dict.fromkeys(cell.protocol for cell in cells):
         mine = [cell for cell in cells if cell.protocol == protocol]
@@ -188,7 +188,8 @@ CHECKS = {
 
 
 def build(rows: Iterable[Row]) -> pd.DataFrame:
-    """Rows in the published order of protocols, losses and datasets; the rest as it came."""
+    """The frame of these rows, sorted by protocol, dataset and loss in the published order; further
+    ones in the order found."""
     found = [{**row, **facts(row["backbone"])._asdict()} for row in rows]
     numbers = pd.DataFrame([{name: row[name] for name in METRICS} for row in found], dtype=float)
     table = pd.DataFrame(found).assign(

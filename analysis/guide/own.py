@@ -1,4 +1,4 @@
-"""Runs of a store -> the frame of measurements that the published file gives."""
+"""Runs of a store -> the same frame of measurements as from the published file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from analysis.runs import Run
 from core.config import ConfigError, Strength
 
 STRENGTH = Strength.parse("4/255", "linf")
-"""What the published runs are trained against."""
+"""The strength that the published runs are trained against."""
 
 
 def of_runs(results: Results, *, mixed: bool = False) -> pd.DataFrame:
-    """The runs of a store; several seeds of a configuration are averaged.
+    """The measurements of a store's runs, averaged over the seeds of a configuration.
 
-    mixed: also runs of one configuration that differ in more than the seed; without, they raise
-    ConfigError.
+    mixed: also average runs of one configuration that differ in more than the seed. Raises
+    ConfigError for such runs otherwise.
     """
     groups: dict[Cell, list[Run]] = {}
     for run in results.runs:
@@ -31,14 +31,17 @@ def of_runs(results: Results, *, mixed: bool = False) -> pd.DataFrame:
         seeds = [run.config["seed"] for run in runs]
         if len({*seeds}) < len(seeds) and not mixed:
             same = ", ".join(run.dir.id for run in runs[:2])
-            raise ConfigError(f"{', '.join(cell)}: several runs ({same}, ...), choose by --only")
+            raise ConfigError(
+                f"{', '.join(cell)}: expected one run for each seed, got {same}, ...; select some "
+                "with --only"
+            )
         rows.append(_averaged(cell, [measured[run.dir.id] for run in runs]))
     return build(rows)
 
 
 def _measured(values: pd.DataFrame) -> dict[str, Row]:
-    """Run id -> its five accuracies, from rows of `analysis.load`; of several attacks in one norm
-    AutoAttack counts."""
+    """Run id -> its five accuracies, from rows of `analysis.load`. If there are several attacks in
+    one norm, AutoAttack counts."""
     slots = values["metric"].map({"clean": "clean", "corrupted": "common"})
     slots = slots.where(values["metric"] != "adv", values["eval_norm"])
     ours = values.assign(slot=slots)[slots.isin(METRICS)].sort_values(
@@ -78,8 +81,8 @@ def _averaged(cell: Cell, rows: Sequence[Row]) -> Row:
 
 
 def with_own(frame: pd.DataFrame, results: Results) -> tuple[pd.DataFrame, int]:
-    """Measurements and, in place of those of the same cells, what runs of a store measured whole
-    that were trained at the published strength; how many cells that is."""
+    """(the measurements, with complete ones of a store's runs in place of the same cells; how many
+    of them are the store's). Only runs trained at the published strength count."""
     runs = [run for run in results.runs if run.epsilon_g == STRENGTH]
     if not runs:
         return frame, 0

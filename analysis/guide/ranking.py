@@ -1,7 +1,7 @@
 """Rankings of configurations (a backbone with a loss) within a protocol: Borda counts, medals.
 
-Only configurations measured on all datasets of their protocol compete; the others are listed
-without ranks, and say what they lack.
+Only configurations measured on all datasets of their protocol are ranked; the others are listed
+with the number of datasets they have.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ def competing(frame: pd.DataFrame) -> pd.DataFrame:
 
 def points(frame: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """Borda points of every row in each metric: its rank among the configurations of its protocol
-    on its dataset, the worst 1, ties at the lowest."""
+    on its dataset, 1 for the worst; ties get the lowest."""
     groups = frame.groupby(["protocol", "dataset"])[list(metrics)]
     return groups.rank(method="min", ascending=True)
 
 
 def rank(frame: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """One row per configuration, the best of each protocol first: borda (points over all metrics
-    and datasets), score_sum and score_geom (sum and product of the five, summed over datasets), the
-    rank by each (descending, ties at the lowest), datasets (measured), state.
+    and datasets), score_sum and score_geom (sum and product of the five accuracies, summed over
+    datasets), the rank by each (1 for the best; ties get the best), datasets (measured), state.
 
-    `rank` is the published GR. NaN for configurations that do not compete.
+    `rank` is the published GR. Ranks are NaN for configurations that are not measured on all
+    datasets.
     """
     able = competing(frame)
     borda = points(able, metrics).sum(axis=1)
@@ -62,7 +63,7 @@ def rank(frame: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
 
 
 def medals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Gold, silver and bronze of each size class and protocol: its three best by rank. Equal ranks
+    """Gold, silver and bronze of each size class and protocol: the three best by rank. Equal ranks
     share a medal."""
     table = rank(frame)
     table = table[table["rank"].notna() & (table["size"] != "")]
@@ -71,7 +72,7 @@ def medals(frame: pd.DataFrame) -> pd.DataFrame:
     won = won[won["place"] <= len(MEDALS)]
     won = won.assign(medal=[MEDALS[place - 1] for place in won["place"]])
     columns = ["protocol", "size", "medal", "backbone", "loss", "rank", "borda", "score_sum"]
-    # The ranking has the best first; so only the classes are to be put in order.
+    # Rows are already sorted by rank; this sorts the size classes.
     parts = [
         won.loc[(won["protocol"] == protocol) & (won["size"] == size), columns]
         for protocol in dict.fromkeys(frame["protocol"])
@@ -82,8 +83,8 @@ def medals(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def best(frame: pd.DataFrame) -> pd.DataFrame:
-    """The best configuration on each dataset, by Borda points there; ties go by the product of the
-    five."""
+    """The best configuration on each dataset, by Borda points there; the product of the five
+    accuracies breaks ties."""
     able = competing(frame)
     scored = able.assign(borda=points(able).sum(axis=1).astype(int))
     ordered = scored.sort_values(["borda", "geom"], ascending=False, kind="stable")
@@ -93,7 +94,8 @@ def best(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean clean accuracy over datasets, and the mean of the other four, of each configuration."""
+    """Mean over datasets of clean accuracy and of the mean of the other four, for each
+    configuration."""
     able = competing(frame)
     robust = able[list(METRICS[1:])].mean(axis=1)
     grouped = able.assign(robust=robust).groupby([*CONFIGURATION, "name", "size"], sort=False)

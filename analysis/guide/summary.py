@@ -1,4 +1,4 @@
-"""What a report on a grid of the Guide shows beside its runs: sentences, tables and figures."""
+"""What a report on a grid of the Guide shows besides its runs: sentences, tables and figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from analysis.tables import Table
 
 
 def sentences(frame: pd.DataFrame) -> Iterator[str]:
-    """The winner of each protocol and how the losses compare, or how far the measurements are."""
+    """The winner of each protocol, how many configurations are complete, and how the losses
+    compare."""
     table = rank(frame)
     for protocol in dict.fromkeys(table["protocol"]):
         rows = table[table["protocol"] == protocol]
@@ -40,12 +41,12 @@ def sentences(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def laid_out(frame: pd.DataFrame) -> list[Table]:
-    """Every analysis but the measurements, which the page has run by run."""
+    """Every analysis except the measurements, which the page shows run by run."""
     return [table for name in USUAL for table in lay_out(ANALYSES[name], frame)]
 
 
 def drawn(frame: pd.DataFrame) -> Iterator[tuple[str, Figure, str]]:
-    """(file stem, figure, caption)."""
+    """Yields (file stem, figure, caption)."""
     for name, draw in FIGURES.items():
         for stem, figure in draw(frame):
             yield stem, figure, CAPTIONS[name]

@@ -26,7 +26,7 @@ def _decimals(digits: int) -> Format:
 
 
 def _significant(value: float) -> str:
-    """Three digits: of odds, of p-values and products, which may be tiny."""
+    """Three significant digits, for odds, p-values and products, which may be tiny."""
     return f"{value:.3g}"
 
 
@@ -42,7 +42,7 @@ FORMATS: Mapping[str, Format] = {
     **dict.fromkeys(("mean_borda", "mean_continuity", "mean_switch", "U"), _decimals(1)),
     **dict.fromkeys(("odds", "published_odds"), _significant),
 }
-"""Column -> how a number is printed; whole numbers as they are, others with two decimals."""
+"""Column -> format of its numbers; by default two decimals, and integers as they are."""
 HEADINGS = {
     "rank": "GR",
     "rank_sum": "by sum",
@@ -73,12 +73,12 @@ HEADINGS = {
     "robust": "mean of the other four",
     "borda": "Borda",
 }
-"""Column -> its heading, if that is another."""
+"""Column -> its heading, if it differs from the name."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a table shows. stub: columns that name its rows; hidden: those of tidy data alone."""
+    """How a table is made. stub: columns that label its rows. hidden: columns only in tidy data."""
 
     title: str
     frame: Callable[[pd.DataFrame], pd.DataFrame]
@@ -86,11 +86,11 @@ class Analysis:
     notes: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     apart: bool = False
-    """A table per protocol."""
+    """Whether there is one table per protocol."""
     grouped: bool = False
-    """Whether its rows are in groups, by the first column of the stub."""
+    """Whether its rows are grouped by the first column of the stub."""
     formats: Mapping[str, Format] = field(default_factory=dict)
-    """Of columns that are printed otherwise than elsewhere."""
+    """Formats of columns that differ from FORMATS."""
 
 
 ANALYSES: Mapping[str, Analysis] = {
@@ -99,8 +99,8 @@ ANALYSES: Mapping[str, Analysis] = {
         ranking.rank,
         ("backbone", "loss"),
         (
-            "Borda: points over five accuracies and all datasets, the worst 1, ties at the lowest; "
-            "sum: of the five accuracies (fractions), summed over datasets; product: likewise",
+            "Borda: points over five accuracies and all datasets, 1 for the worst, ties get the "
+            "lowest; sum and product: of the five accuracies (fractions), summed over datasets",
         ),
         ("name", "size", "type", "pretraining", "datasets", "state"),
         apart=True,
@@ -116,7 +116,7 @@ ANALYSES: Mapping[str, Analysis] = {
         "Best on each dataset",
         ranking.best,
         ("dataset",),
-        ("Borda: points on that dataset, of 5 x 80 in the published grid; accuracies in %",),
+        ("Borda: points on that dataset, at most 5 x 80 in the published grid; accuracies in %",),
         apart=True,
     ),
     "means": Analysis(
@@ -141,7 +141,7 @@ ANALYSES: Mapping[str, Analysis] = {
         ("factor", "level"),
         (
             "pooled: over all datasets together; per dataset: on each, then averaged; undefined: "
-            "datasets on which an accuracy is the same for a whole group, whose pairs are left out",
+            "datasets on which an accuracy is constant in the group, so its pairs are left out",
         ),
         apart=True,
         grouped=True,
@@ -157,8 +157,9 @@ ANALYSES: Mapping[str, Analysis] = {
         effects.count_wins,
         ("protocol", "size"),
         (
-            "backbones on which each has the higher score sum; odds and p as published: Fisher's "
-            "test of [[T, C], [C, T]], which counts every backbone twice and squares the odds",
+            "number of backbones on which each has the higher score sum; odds and p as published: "
+            "Fisher's test of [[T, C], [C, T]], which counts every backbone twice and squares the "
+            "odds",
         ),
         grouped=True,
     ),
@@ -166,7 +167,7 @@ ANALYSES: Mapping[str, Analysis] = {
         "Main effects on Borda counts",
         effects.test_factors,
         ("protocol", "factor"),
-        ("one-way ANOVA (as published) and Welch's, which the published text names",),
+        ("one-way ANOVA with equal variances (as published) and Welch's, which the paper names",),
         grouped=True,
     ),
     "letters": Analysis(
@@ -182,9 +183,9 @@ ANALYSES: Mapping[str, Analysis] = {
         effects.test_interactions,
         ("protocol", "factors"),
         (
-            "of cells: one-way ANOVA over all combinations, published as the interaction; it is "
-            "small wherever cells differ, with or without one; of interaction: all cells against "
-            "the sum of the two effects",
+            "of cells: one-way ANOVA over all combinations, published as the interaction; its p is "
+            "small whenever cells differ, with or without interaction; of interaction: the model of "
+            "all cells against the additive model",
         ),
         grouped=True,
     ),
@@ -201,23 +202,23 @@ ANALYSES: Mapping[str, Analysis] = {
         "Share of the same loss among the k best robust configurations",
         effects.share_of_top,
         ("protocol", "k"),
-        ("in %; as published: among the k worst, ranks having been sorted descending",),
+        ("in %; as published: among the k worst, as the paper sorts ranks descending",),
         grouped=True,
     ),
     "measurements": Analysis(
         "Measurements",
         lambda frame: frame[[*CELL, *METRICS, "sum", "geom", "n", "state", "reason", "run_id"]],
         ("backbone", "loss", "dataset"),
-        ("accuracies in %; sum and product of fractions",),
+        ("accuracies in %; sum and product of the five as fractions",),
         ("n", "reason", "run_id"),
         apart=True,
     ),
 }
 DATASET_NAMES = {theirs: ours for ours, theirs in DATASETS.items()}
-"""Shorter ones, in what is printed; tidy data keeps the published names."""
+"""Published name -> our shorter one, for printed tables; tidy data keeps the published names."""
 NAMES = tuple(ANALYSES)
 USUAL = tuple(name for name in NAMES if name != "measurements")
-"""What is shown if nothing is asked for."""
+"""The analyses shown by default."""
 
 
 def lay_out(analysis: Analysis, frame: pd.DataFrame) -> list[Table]:
@@ -276,7 +277,7 @@ def _shown(name: str, value: Any, formats: Mapping[str, Format]) -> str:
         return ABSENT
     if value == float("inf"):
         return "inf"
-    plain = name.partition(" ")[0]  # of comparisons: 'clean published', 'clean difference'
+    plain = name.partition(" ")[0]  # comparisons have columns such as 'clean published'
     if plain in formats:
         return formats[plain](value)
     return str(value) if isinstance(value, int) else str(half_up(value))

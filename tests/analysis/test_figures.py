@@ -91,7 +91,7 @@ def test_onset_is_marked_where_adaptation_begins(tmp_path: Path) -> None:
 def test_transfer_takes_the_largest_strength_and_refuses_an_unknown_one(tmp_path: Path) -> None:
     results = store(tmp_path, made.grid(("vit",), ("cars",))).results
     assert results is not None
-    with pytest.raises(ConfigError, match="there is: 4/255, 8/255"):
+    with pytest.raises(ConfigError, match="expected: 4/255, 8/255"):
         draw_transfer(results, Strength.parse("5/255"))
     title = draw_transfer(results).legends[0].get_title().get_text()
     assert "8/255" in title
@@ -112,7 +112,7 @@ def test_any_subset_of_runs_can_be_drawn(tmp_path: Path, finished: int | None) -
     runs = made.grid(("vit", "swin"), ("cars",), ("4/255", "8/255"))
     source = store(tmp_path / "store", runs, finished)
     if finished == 0:
-        with pytest.raises(ConfigError, match="nothing to draw"):
+        with pytest.raises(ConfigError, match="no results for this figure"):
             write_figures(source, tmp_path / "out", ["training"])
         return
     found = dict(draw(source, ["transfer", "training", "robustness"]))
@@ -240,7 +240,7 @@ def test_unknown_and_empty_figures_are_refused(tmp_path: Path) -> None:
     source = Source(load_published())
     with pytest.raises(ConfigError, match="did you mean 'pareto'"):
         write_figures(source, tmp_path, ["parreto"])
-    with pytest.raises(ConfigError, match="--figure training: these results hold nothing"):
+    with pytest.raises(ConfigError, match="--figure training: no results"):
         write_figures(source, tmp_path, ["training"])
 
 
@@ -292,7 +292,7 @@ def test_nothing_is_drawn_where_nothing_is_complete(tmp_path: Path) -> None:
         made.start(tmp_path, run, 3)
     results = Results(tmp_path, made.manifest(tmp_path, runs))
     for name in ("strength", "pareto"):
-        with pytest.raises(ConfigError, match="nothing to draw"):
+        with pytest.raises(ConfigError, match="no results for this figure"):
             list(draw(Source(results.values, results), [name]))
 
 

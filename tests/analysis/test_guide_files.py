@@ -89,7 +89,7 @@ BROKEN: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
         "g.csv:3: L2_acc: expected a fraction in [0, 1], got percent ('45.5')",
     ),
     "text": (changed(1, L2_acc="x"), "g.csv:3: L2_acc: expected a fraction in [0, 1], got 'x'"),
-    "twice": (lambda rows: rows.append(rows[0]), "stanford_cars is in g.csv:2 already"),
+    "twice": (lambda rows: rows.append(rows[0]), "stanford_cars is already in g.csv:2"),
     "loss": (
         changed(2, loss_function="TRADE"),
         "g.csv:4: unknown loss_function 'TRADE', did you mean 'TRADES'?",

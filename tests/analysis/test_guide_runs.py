@@ -58,7 +58,7 @@ def test_seeds_are_averaged_and_other_differences_are_not(call: Call, tmp_path: 
     code, out, err = call("tables", str(path), "--root", str(tmp_path / "empty"))
     assert code == 3 and out.startswith("**Ranking, FFT (5 epochs)**")
     assert "missing (not started), 2 of 2 cells: FFT (5 epochs)/resnet50.a1_in1k/Clas" in err
-    with pytest.raises(Exception, match=r"stanford_cars: several runs \("):
+    with pytest.raises(Exception, match=r"stanford_cars: expected one run for each seed"):
         of_runs(Results(tmp_path, index=False))
 
 

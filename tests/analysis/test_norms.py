@@ -80,7 +80,7 @@ def test_expected_accuracy_by_the_prior_of_its_evaluation(
     (key,) = (k for k in group_cells(values) if k.metric == "expected")
     assert Flags(found, values).scores(key)[1].mean() * 100 == pytest.approx(expected)
     (table,) = main_tables(found.values)
-    assert "expected by a prior of its own" in table.notes[0] and table.complete
+    assert "expected by its own prior" in table.notes[0] and table.complete
 
 
 def test_a_prior_without_weight_up_to_the_strength_expects_nothing(tmp_path: Path) -> None:
