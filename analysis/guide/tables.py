@@ -184,8 +184,8 @@ ANALYSES: Mapping[str, Analysis] = {
         ("protocol", "factors"),
         (
             "of cells: one-way ANOVA over all combinations, published as the interaction; its p is "
-            "small whenever cells differ, with or without interaction; of interaction: the model of "
-            "all cells against the additive model",
+            "small whenever cells differ, with or without interaction; of interaction: all "
+            "cells against the additive model",
         ),
         grouped=True,
     ),

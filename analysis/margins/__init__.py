@@ -1,5 +1,5 @@
 """Margin consistency: do logits rank images by their distance to the decision boundary?
 
-Distances and margins of an evaluation -> Kendall's tau, detection of brittle samples, and robust
+From an evaluation's distances and margins to Kendall's tau, detection of brittle images, and robust
 accuracy estimated from few distances (arXiv 2406.18451).
 """

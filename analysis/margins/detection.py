@@ -1,8 +1,8 @@
-"""Brittle samples told from robust ones by a margin, and robust accuracy from few distances.
+"""Detection of brittle images by a small margin, and robust accuracy from few distances.
 
-An image is brittle at eps if its decision changes within that distance. The score is the margin
-turned round: the smaller, the more brittle (arXiv 2406.18451, section 4; as in its code, AUPR is
-the area under recall and precision, and FPR95 taken at the smallest TPR >= 95 %).
+An image is brittle at eps if its decision changes within that distance; the smaller the margin, the
+more brittle it is taken to be (arXiv 2406.18451, section 4). As in its code, AUPR is the area under
+the precision-recall curve, and FPR95 is taken at the smallest TPR >= 95 %.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from scipy.integrate import trapezoid
 Values = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 RAREST = 0.001
-"""Detection is skipped where less than this share of the images is brittle, or robust."""
+"""Detection is skipped if less than this share of the images is brittle, or robust."""
 RARE = 10
-"""Images of one sort, below which numbers are marked: a thousandth of the paper's test set."""
+"""With fewer brittle, or robust, images numbers are marked: 10 are 1/1000 of the paper's images."""
 TPR = 0.95
 TPRS = (0.80, 0.825, 0.85, 0.875, 0.90, 0.925, 0.95, 0.99)
-"""Of these, the estimate that tries several takes the one that is best on its own images."""
+"""True positive rates that the rule `best` tries; it takes the best on the subset."""
 DRAWS = 10
 FEW, LEAST, SHARE = 500, 50, 5
-"""Images whose distance an estimate knows: 500, or one in 5 if that is less, but at least 50."""
+"""Size of the subset with known distances: a fifth of the images, at most 500, at least 50."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """How well a margin finds brittle images, each in [0, 1]."""
+    """How well a margin detects brittle images; all in [0, 1]."""
 
     auroc: float
     aupr: float
@@ -38,26 +38,28 @@ class Detection:
 
 
 def is_rare(brittle: Flags) -> bool:
-    """Whether too few images are of one sort for detection to mean anything."""
+    """Whether too few images are brittle, or robust, for detection to be meaningful."""
     share = float(brittle.mean())
     return not RAREST <= share <= 1 - RAREST
 
 
 def is_scarce(share: float, n: int) -> bool:
-    """Whether fewer than RARE of n images are brittle, or robust. share: of brittle ones."""
+    """Whether fewer than RARE of n images are brittle, or robust. share: of brittle ones, in
+    [0, 1]."""
     return round(min(share, 1 - share) * n) < RARE
 
 
 def roc(margin: Values, brittle: Flags) -> tuple[Values, Values]:
-    """(false, true) positive rates from the strictest threshold to the laxest, beginning with
-    (0, 0); equal margins are flagged together. Both sorts of images have to be there."""
+    """(false, true) positive rates from the lowest threshold to the highest, beginning with (0, 0),
+    one point per distinct margin. margin, brittle: of each image, shape [n], with brittle and
+    robust ones among them."""
     hits, alarms, _ = _flagged(margin, brittle)
     false, true = alarms / (~brittle).sum(), hits / brittle.sum()
     return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
 
 
 def detect(margin: Values, brittle: Flags) -> Detection:
-    """margin, brittle: of each image, shape [n]. Both sorts of images have to be there."""
+    """Detection of brittle images by a small margin. Parameters as for `roc`."""
     false, true = roc(margin, brittle)
     hits, alarms, _ = _flagged(margin, brittle)
     precision = np.concatenate([[1.0], hits / (hits + alarms)])
@@ -69,7 +71,8 @@ def detect(margin: Values, brittle: Flags) -> Detection:
 
 
 def _flagged(margin: Values, brittle: Flags) -> tuple[Values, Values, Values]:
-    """(brittle, robust) images with at most each distinct margin, and these margins, ascending."""
+    """(number of brittle images, number of robust images with at most each distinct margin, the
+    distinct margins in ascending order)."""
     order = np.argsort(margin, kind="stable")
     ordered, hit = margin[order], brittle[order]
     last = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))
@@ -77,8 +80,8 @@ def _flagged(margin: Values, brittle: Flags) -> tuple[Values, Values, Values]:
 
 
 def threshold(margin: Values, brittle: Flags, rate: float) -> float:
-    """The smallest margin up to which at least the share `rate` of the brittle images lies; -inf if
-    none is brittle, so that nothing is flagged."""
+    """The smallest margin such that at least the share `rate` of the brittle images has at most
+    this margin; -inf if no image is brittle."""
     if not brittle.any():
         return float("-inf")
     hits, _, margins = _flagged(margin, brittle)
@@ -87,11 +90,11 @@ def threshold(margin: Values, brittle: Flags, rate: float) -> float:
 
 @dataclass(frozen=True)
 class Images:
-    """What is known of each image, shape [n]."""
+    """Margin, brittleness and correctness of images, arrays of shape [n]."""
 
     margin: Values
     brittle: Flags
-    """At one strength, whatever its label."""
+    """Whether the decision changes within one strength, be it right or wrong."""
     right: Flags
     """Whether the clean image is classified correctly."""
 
@@ -100,7 +103,7 @@ class Images:
         return float((self.right & ~self.brittle).mean())
 
     def estimate(self, threshold: float) -> float:
-        """The same if images with at most this margin are called brittle."""
+        """Robust accuracy in [0, 1] if images with at most this margin are taken to be brittle."""
         return float((self.right & (self.margin > threshold)).mean())
 
     def some(self, rows: NDArray[np.int64]) -> Images:
@@ -109,22 +112,22 @@ class Images:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Robust accuracy in [0, 1] by the two rules, one for each of DRAWS subsets."""
+    """Robust accuracy in [0, 1] by two rules, one value for each of DRAWS subsets."""
 
     fixed: tuple[float, ...]
     """Threshold at a TPR of 95 % on the subset."""
     best: tuple[float, ...]
-    """Threshold at that of TPRS whose estimate is nearest to the truth on the subset."""
+    """Threshold at the rate in TPRS whose estimate is closest to the truth on the subset."""
 
 
 def known(n: int) -> int:
-    """Of n images, how many distances an estimate takes."""
+    """How many of n images the subset with known distances has."""
     return min(n, FEW, max(LEAST, n // SHARE))
 
 
 def estimates(images: Images) -> Estimates:
-    """From the distances of `known(n)` images and the margins of all. Deterministic: the subsets
-    depend on n alone."""
+    """Estimates from the distances of `known(n)` images and the margins of all. Deterministic: the
+    subsets depend only on n."""
     n = len(images.right)
     generator = np.random.default_rng(n)
     subsets = [images.some(generator.permutation(n)[: known(n)]) for _ in range(DRAWS)]
@@ -134,6 +137,6 @@ def estimates(images: Images) -> Estimates:
 
 
 def _best(part: Images) -> float:
-    """The threshold of the rule that tries several rates; of equally good ones the first."""
+    """The threshold by the rule `best`; the first of equally good ones."""
     tried = [threshold(part.margin, part.brittle, rate) for rate in TPRS]
     return min(tried, key=lambda one: abs(part.estimate(one) - part.accuracy()))

@@ -1,8 +1,8 @@
 """Kendall's tau-b and its bootstrap interval, fast enough for ten thousand images.
 
 A resample is a count per image. Its concordant pairs follow from weighted inversions, which are
-counted bit by bit of the ranks for many resamples at once: n log n steps each, none of them in
-Python, and exact (scipy's kendalltau on the resampled images gives the same number).
+counted bit by bit of the ranks, vectorised over many resamples: n log n steps for each. The result
+is exact: it equals scipy's kendalltau on the resampled images.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from analysis.statistics import CONFIDENCE, RESAMPLES
 
 Values = NDArray[np.floating[Any]]
 BLOCK = 16
-"""Resamples at once: at n = 10,000 arrays of 1 MB, which fit into a cache; 2,000 take 2 seconds."""
+"""Resamples at once: for n = 10,000 arrays of 1 MB, which fit into a cache. 2,000 resamples take
+2 s."""
 
 
 @dataclass(frozen=True)
 class Tau:
-    """Kendall's tau-b with its percentile 95 % interval over images; nan if either side is
-    constant, in the whole or in a resample."""
+    """Kendall's tau-b with its 95 % percentile interval over images. nan if one of the two values
+    is constant over all images (the interval: over those of a resample)."""
 
     value: float
     low: float
@@ -31,9 +32,9 @@ class Tau:
 
 
 def rank_correlation(x: Values, y: Values, resamples: int = RESAMPLES) -> Tau:
-    """Of two values per image, shape [n]; inf is a value like any other, the largest.
+    """Tau of two values per image, each of shape [n]; inf is allowed and the largest value.
 
-    Deterministic: which images are resampled depends on n alone.
+    Deterministic: the resampled images depend only on n.
     """
     pairs = _Pairs(x, y)
     n = len(x)
@@ -50,7 +51,7 @@ def rank_correlation(x: Values, y: Values, resamples: int = RESAMPLES) -> Tau:
 
 
 class _Pairs:
-    """The order of n pairs of values: which are tied, and how to count inversions."""
+    """The order of n pairs of values: which are tied, and what is needed to count inversions."""
 
     def __init__(self, x: Values, y: Values) -> None:
         ranks, others = (np.unique(values, return_inverse=True)[1] for values in (x, y))
@@ -64,18 +65,19 @@ class _Pairs:
         self.levels = [_Level.of(self.y, bit) for bit in bits]
 
     def taus(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """tau-b of each resample; counts: how often each image is in it, [n, resamples]."""
+        """tau-b of each resample, shape [resamples]. counts: how often each image is in it, shape
+        [n, resamples]."""
         weights = counts[self.order].astype(float)
         every = _within(weights, np.array([0]))
         tied_x, tied_y = _within(weights, self.ties_x), _within(weights[self.by_y], self.ties_y)
         both = _within(weights, self.ties_both)
         difference = every - tied_x - tied_y + both - 2 * self._discordant(weights)
-        with np.errstate(invalid="ignore"):  # 0 / 0: all values alike
+        with np.errstate(invalid="ignore"):  # 0 / 0 if all values are equal
             tau: NDArray[np.float64] = difference / np.sqrt((every - tied_x) * (every - tied_y))
         return tau
 
     def _discordant(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Pairs in ascending x whose y descends."""
+        """Number of pairs with ascending x and descending y in each resample, shape [resamples]."""
         total = np.zeros(weights.shape[1])
         for level in self.levels:
             passed = np.zeros((len(level.ones) + 1, weights.shape[1]))
@@ -89,18 +91,19 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class _Level:
-    """Pairs that descend agree in the upper bits down to one that is 1 and then 0. Here they are by
-    that bit: images that share the bits above it are a group, in the order of x."""
+    """One bit of the ranks of y. The ranks of a descending pair agree in the upper bits, down to
+    the first bit that differs, which is 1 in the earlier and 0 in the later image. Images that
+    agree in the bits above this one form a group, in the order of x."""
 
     ones: NDArray[np.int64]
     zeros: NDArray[np.int64]
     """Images whose bit is 1 or 0, group by group."""
     before: NDArray[np.int64]
-    """Of each zero: ones before it, in its group and in those before."""
+    """For each zero, the number of ones before it, in its group and all earlier groups."""
     starts: NDArray[np.int64]
-    """Where groups begin among the zeros."""
+    """Index at which each group begins among the zeros."""
     outside: NDArray[np.int64]
-    """Of each such group: ones in the groups before."""
+    """For each such group, the number of ones in earlier groups."""
 
     @classmethod
     def of(cls, y: NDArray[np.int64], bit: int) -> _Level:
@@ -113,12 +116,12 @@ class _Level:
 
 
 def _starts(ordered: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Where each run of equal values begins."""
+    """Index at which each run of equal values begins."""
     return np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
 
 
 def _within(weights: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Pairs within the groups that begin at `starts`, of each resample."""
+    """Number of pairs within the groups that begin at `starts`, for each resample."""
     sizes = np.add.reduceat(weights, starts)
     pairs: NDArray[np.float64] = (sizes * (sizes - 1)).sum(0) / 2
     return pairs

@@ -22,25 +22,25 @@ SCORES = {
     "pseudo, features": "pseudo_features",
     "pseudo, logits": "pseudo_logits",
 }
-"""What ranks images, by its name in tables: the array of an evaluation."""
+"""Name of a margin in tables -> its per-image array in an evaluation."""
 PAPER = ("2/255", "4/255", "8/255", "12/255", "16/255", "32/255")
-"""Strengths at which l-inf samples are told apart; of other norms those of the evaluation."""
+"""Strengths for detection in l-inf, as in the paper; in other norms, those of the evaluation."""
 LEAST = 50
-"""Images: of fewer, no rank correlation says anything."""
+"""Least number of images for a meaningful rank correlation."""
 METRICS = ("auroc", "aupr", "fpr95")
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def has_margins(config: Mapping[str, Any]) -> bool:
-    """Whether an evaluation measures margins beside distances."""
+    """Whether an evaluation measures margins besides distances."""
     return config.get("margins") is True
 
 
 def margin_rows(run: Run) -> Iterator[Row]:
-    """Of every evaluation with margins: tau by each margin, the median distance, and by strength
-    accuracy, the share of brittle images, detection, and the error of estimates; if something is
-    not there, a row whose state and reason say why."""
+    """The rows of every evaluation with margins: tau for each margin, the median distance, and at
+    each strength the accuracy, the share of brittle images, detection, and the errors of estimates.
+    If the evaluation is missing, one row whose state and reason say why."""
     for evaluation in run.evaluations:
         if has_margins(evaluation.config):
             about = {
@@ -80,23 +80,23 @@ def _found(run: Run, evaluation: Evaluation) -> Iterator[Row]:
 
 
 def read_arrays(run: Run, eval_id: str) -> dict[str, NDArray[Any]]:
-    """The arrays of an evaluation with margins, one entry per image. Raises DamagedError if one is
-    missing or holds NaN, FileNotFoundError if there is no file."""
+    """The arrays of an evaluation with margins, each of shape [n images]. Raises DamagedError if
+    one is missing or contains NaN, FileNotFoundError if there is no file."""
     path = run.dir.eval_flags(eval_id)
     arrays = read_flags(path)
     if arrays is None:
         raise FileNotFoundError(path)
     for name in ("distance", "correct", "logit_margin"):
         if name not in arrays:
-            raise DamagedError(path, f"has no {name} per image")
+            raise DamagedError(path, f"expected an array '{name}'")
     for name in {"distance", *SCORES.values()} & {*arrays}:
         if np.isnan(arrays[name]).any():
-            raise DamagedError(path, f"{name}: holds NaN")
+            raise DamagedError(path, f"{name}: contains NaN")
     return arrays
 
 
 def strengths_of(config: Mapping[str, Any]) -> list[Strength]:
-    """Those at which brittle images are told from robust ones."""
+    """The strengths at which brittle images are detected."""
     norm = config.get("norm", "linf")
     given: Sequence[str] = PAPER if norm == "linf" else config["epsilons"]
     return [strength for text in given if (strength := Strength.parse(text, norm))]

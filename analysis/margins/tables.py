@@ -18,7 +18,7 @@ from analysis.tables import ABSENT, PLUS_MINUS, Entry, Table, some
 from core.config import Strength
 
 ROW = ["model", "dataset", "epsilon_g", "norm", "setting", "variant", "eval_id", "eval_norm"]
-"""What makes a row of a table; seeds of one row are averaged."""
+"""Columns that identify a row of a table; its seeds are averaged."""
 DETECTION = {
     "auroc": "AUROC of detecting brittle images",
     "aupr": "AUPR of detecting brittle images",
@@ -29,14 +29,14 @@ RULES = {
     "best": f"threshold at the best of {len(TPRS)} true positive rates",
 }
 EVERYWHERE = ("logit", "pseudo, features", "pseudo, logits")
-"""Margins in the tables by strength; that of features, which ranks nearly as the logits do, has its
-tau alone."""
+"""Margins in the tables by strength. Without the feature margin, which ranks nearly like the logit
+margin; only its tau is shown."""
 SCARCE = "*"
 Row = tuple[Any, ...]
 
 
 def margin_tables(frame: pd.DataFrame) -> list[Table]:
-    """frame: of margins, as `Results.margins` has it; [] if it is empty."""
+    """The tables of margin consistency. frame: as `Results.margins`; [] if it is empty."""
     if frame.empty:
         return []
     return [
@@ -50,7 +50,7 @@ def margin_tables(frame: pd.DataFrame) -> list[Table]:
 
 
 def _consistency(frame: pd.DataFrame) -> Table:
-    """A row per run, a column per margin."""
+    """A row per run without its seed, a column per margin."""
     taus = frame[frame["metric"] == "tau"]
     scores = [name for name in SCORES if name in set(taus["score"])] or ["logit"]
     medians = frame[frame["metric"] == "median"].groupby(ROW)["value"].mean().to_dict()
@@ -67,7 +67,7 @@ def _consistency(frame: pd.DataFrame) -> Table:
         rows.append((_labels(row, frame), (*entries, Entry(shown))))
     unit = "1/255" if set(frame["eval_norm"]) == {"linf"} else "1/255 in l-inf"
     notes = [
-        "tau: Kendall's tau-b between the distance to the nearest other decision and a margin; in "
+        "tau: Kendall's tau-b between the distance to the decision boundary and a margin; in "
         "brackets its 95 % interval (percentile bootstrap over images)",
         f"median: of the distances, in {unit}",
         *sentences(frame),
@@ -77,14 +77,14 @@ def _consistency(frame: pd.DataFrame) -> Table:
 
 
 def _of(seeds: int, group: pd.DataFrame, entry: Entry) -> Entry:
-    """The entry of a group of rows, with their number if some of the seeds are missing."""
+    """`entry`, with the number of seeds in `group` added if some are missing."""
     if len(group) == seeds or not (group["state"] == "done").all():
         return entry
     return replace(entry, text=f"{entry.text} ({len(group)}/{seeds})")
 
 
 def _tau(group: pd.DataFrame, *, bare: bool) -> Entry:
-    """bare: without the interval, which several seeds have not, either."""
+    """The entry of a tau. bare: without its interval, which is never shown for several seeds."""
     if not (group["state"] == "done").all():
         return Entry(str(group["state"][group["state"] != "done"].iloc[0]))
     if group["value"].isna().any():
@@ -96,14 +96,14 @@ def _tau(group: pd.DataFrame, *, bare: bool) -> Entry:
 
 
 def _plain(group: pd.DataFrame) -> Entry:
-    """The mean over seeds, with its spread."""
+    """The mean over seeds, with its sample standard deviation."""
     text = str(half_up(group["value"].mean(), 3))
     spread = group["value"].std()
     return Entry(text if np.isnan(spread) else f"{text} {PLUS_MINUS} {half_up(spread, 3)}")
 
 
 def _error(group: pd.DataFrame) -> Entry:
-    """Mean over draws and seeds, and the worst draw of all."""
+    """The mean over draws and seeds, and the worst draw in brackets."""
     mean, worst = half_up(group["value"].mean(), 1), half_up(group["high"].max(), 1)
     return Entry(f"{mean} ({worst})")
 
@@ -111,7 +111,8 @@ def _error(group: pd.DataFrame) -> Entry:
 def _by_strength(
     frame: pd.DataFrame, metric: str, title: str, shown: Callable[[pd.DataFrame], Entry]
 ) -> Table:
-    """A column per strength, without those at which nothing could be told apart."""
+    """A table with a column per strength, without strengths at which detection was skipped for
+    all."""
     mine = frame[(frame["metric"] == metric) & frame["score"].isin(EVERYWHERE)]
     scores = [name for name in EVERYWHERE if name in set(mine["score"])] or ["logit"]
     seeds = frame.groupby(ROW)["run_id"].nunique().to_dict()
@@ -142,7 +143,7 @@ def _by_strength(
     skipped = ", ".join(text for text in tried if text not in columns)
     notes = [
         f"{ABSENT} skipped: less than {100 * RAREST:g} % of the images are brittle, or robust"
-        + (f"; so it is at {skipped} for all" if skipped else "")
+        + (f"; skipped for all at {skipped}" if skipped else "")
     ]
     if any(entry.mark for _, entries in rows for entry in entries):
         notes.append(f"{SCARCE} fewer than {RARE} images are brittle, or robust")
@@ -150,15 +151,15 @@ def _by_strength(
         counts = sorted({int(n) for n in frame["n"].dropna()})
         sizes = ", ".join(f"{known(n)} of {n}" for n in counts)
         notes.append(
-            f"in points against the robust accuracy from all distances: mean over {DRAWS} draws of "
-            f"{sizes} images (the worst draw)"
+            f"absolute error in points, against the robust accuracy from all distances: mean over "
+            f"{DRAWS} draws of {sizes} images (worst draw)"
         )
     title += "" if len(scores) > 1 else ", by the logit margin"
     return _finished(title, frame, rows, tuple((text,) for text in columns), notes)
 
 
 def _grouped(frame: pd.DataFrame, by: Sequence[str]) -> list[tuple[Row, pd.DataFrame]]:
-    """(row of a table, further keys...) -> its seeds, in the paper's order."""
+    """[(values of `by`, rows of its seeds), ...] in the paper's order."""
     groups = dict(list(frame.groupby(list(by), sort=False)))
     fields = ["strength" if name == "epsilon_g" else name for name in by]
     return [(key, groups[key]) for key in paper_order(groups, fields)]
@@ -195,14 +196,14 @@ def _finished(
 
 
 def _problems(frame: pd.DataFrame) -> list[str]:
-    """Distances that were not found, and evaluations that are not there."""
+    """Notes on distances that were not found, and on missing evaluations."""
     taus = frame[frame["metric"] == "tau"].drop_duplicates(["run_id", "eval_id"])
     notes = []
     failed = taus[taus["failed"].fillna(0) > 0]
     if len(failed):
         counts = zip(failed["run_id"], failed["failed"], failed["n"], strict=True)
         named = some([f"{count} of {n} in {run}" for run, count, n in counts])
-        notes.append(f"no other decision found, ranked last and counted: {named}")
+        notes.append(f"no adversarial image found, counted with the largest distance: {named}")
     for (state, reason), rows in taus[taus["state"] != "done"].groupby(["state", "reason"]):
         notes.append(f"{state} ({reason}): {some(list(rows['run_id']))}")
     return notes

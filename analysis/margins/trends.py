@@ -1,5 +1,5 @@
-"""What many taus say together: their range, and whether they rise with eps_g, with T2, and from fix
-to sched."""
+"""Trends over many taus: their range, and whether they rise with eps_g, with T2, and from fix to
+sched."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pandas as pd
 from analysis.rounding import half_up
 
 SAME = ["model", "dataset", "variant", "norm", "seed", "eval_id"]
-"""What runs of one comparison have in common."""
+"""Columns in which runs of one comparison agree."""
 
 
 def sentences(frame: pd.DataFrame) -> list[str]:
-    """frame: of margins, as `Results.margins` has it; [] without a tau."""
+    """The trends as sentences; [] without a tau. frame: as `Results.margins`."""
     taus = frame[(frame["metric"] == "tau") & (frame["score"] == "logit")].dropna(subset="value")
     if taus.empty:
         return []
@@ -31,7 +31,8 @@ def sentences(frame: pd.DataFrame) -> list[str]:
 
 
 def _with_standard(taus: pd.DataFrame) -> pd.DataFrame:
-    """Standard fine-tuning as eps_g = 0 of every other setting of its model and dataset."""
+    """The rows, with standard runs repeated as eps_g = 0 of every other setting of their model and
+    dataset."""
     plain, others = (taus[taus["setting"].eq("standard") == is_plain] for is_plain in (True, False))
     shared = [name for name in SAME if name != "norm"]
     asked = others[[*shared, "norm", "setting"]].drop_duplicates()
@@ -45,8 +46,8 @@ def _fix_and_sched(taus: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rises(taus: pd.DataFrame, by: Sequence[str], along: str, name: str) -> list[str]:
-    """How often tau at the largest value of `along` is above that at the smallest, and how often so
-    that their intervals are disjoint."""
+    """A sentence on how often tau at the largest value of `along` is above that at the smallest,
+    and how often with disjoint intervals. [] if there is nothing to compare."""
     pairs = []
     for _, group in taus.groupby(list(by), dropna=False):
         ordered = group.sort_values(along)
@@ -61,6 +62,6 @@ def _rises(taus: pd.DataFrame, by: Sequence[str], along: str, name: str) -> list
     difference = float(np.mean([last["value"] - first["value"] for first, last in pairs]))
     return [
         f"tau against {name}: higher at the upper end in {higher} of {len(pairs)} comparisons, "
-        f"{half_up(difference, 2):+} on average; intervals are disjoint in {sure} of these"
-        + (f", and in {fallen} that fall" if fallen else "")
+        f"{half_up(difference, 2):+} on average; the intervals are disjoint in {sure} of the rises"
+        + (f" and in {fallen} of the falls" if fallen else "")
     ]

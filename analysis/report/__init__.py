@@ -1,7 +1,7 @@
 """One self-contained HTML page on a sweep: findings, tables, figures, every run, coverage, origin.
 
-Run folders -> `Digests.of` -> `write` -> index.html. The page loads nothing from anywhere. What it
-shows of runs lies in it as packed JSON, of which its script unpacks what is looked at.
+Run folders -> `Digests.of` -> `write` -> index.html. The page loads nothing from elsewhere. It
+contains the runs' data as compressed JSON, which its script unpacks when it is shown.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ SECTIONS = {
 }
 GUIDE = "guide"
 SCRIPTS = ("packed.js", "table.js", "run.js", "verdict.js", "live.js", "report.js")
-"""One after the other in one script."""
+"""Files that are joined to the page's script, in this order."""
 PAIRS = 12
-"""With more (model, dataset) pairs, figures with a panel for each stay out of the page."""
+"""With more (model, dataset) pairs, figures with a panel for each are left out of the page."""
 EPOCHS_OF = 500
-"""With more runs, so do figures of every epoch: of 10,000 runs these are half a million rows."""
+"""With more runs, figures of every epoch are left out: 10,000 runs have half a million epochs."""
 TOGETHER = 200
-"""Runs whose details are packed, and unpacked by the page, together."""
+"""Number of runs whose details are compressed, and unpacked by the page, together."""
 INKS = {"#000000": "currentColor", "#e6e6e6": "var(--line)", "#ffffff": "var(--paper)"}
-"""Colours of figures that follow the page's."""
+"""Colour in figures -> the page's colour that replaces it."""
 
 
 def write(
@@ -80,11 +80,11 @@ def write(
 ) -> Path:
     """Write `folder`/index.html and return its path.
 
-    title: the sweep's name. about: the grid's own (question, gpu_hours). wandb: address of the
-    W&B project, 'https://wandb.ai/ENTITY/PROJECT', for links; None where nothing was synced.
-    tables: what the grid feeds. Rules of the paper's tables are for grids that feed one of these;
-    of one that feeds 'guide' the page has the tables and figures of the sister benchmark (arXiv
-    2508.14079). Raises ConfigError then, if runs of a cell differ in more than the seed.
+    title: the sweep's name. about: the grid's `about` (question, gpu_hours). wandb: address of the
+    W&B project, 'https://wandb.ai/ENTITY/PROJECT', for links; None without links. tables: those
+    that the grid feeds. The paper's rules apply to grids that feed one of its tables; for 'guide'
+    the page has the tables and figures of the Guide (arXiv 2508.14079), and ConfigError is raised
+    if runs of one of its cells differ in more than the seed.
     """
     path = Path(folder) / "index.html"
     write_text(path, page(digests, title, dict(about or {}), wandb, tables))
@@ -92,7 +92,7 @@ def write(
 
 
 def core(digests: Digests, wandb: str | None = None, tables: Sequence[str] = ()) -> str:
-    """JSON of the page's tables; see `write`."""
+    """JSON of the page's tables; parameters as for `write`."""
     benchmark = of_runs(digests.results) if GUIDE in tables else None
     data = {
         "wandb": wandb,
@@ -107,7 +107,8 @@ def core(digests: Digests, wandb: str | None = None, tables: Sequence[str] = ())
 
 
 def details_of(digests: Digests, run_id: str) -> str | None:
-    """JSON of what one run shows when it is opened, read anew; None if there is no such run."""
+    """JSON of what the page shows when one run is opened, read from disk now; None if there is no
+    such run."""
     run = next((one for one in digests.runs if one.dir.id == run_id), None)
     if run is None:
         return None
@@ -125,7 +126,8 @@ def page(
     *,
     live: bool = False,
 ) -> str:
-    """The whole page; see `write`. live: it asks the server that it comes from what has changed."""
+    """The HTML of the whole page; parameters as for `write`. live: the page asks its server for
+    changes."""
     results = digests.results
     benchmark = of_runs(results) if GUIDE in tables else None
     template = Environment(
@@ -178,12 +180,13 @@ def _template_file(name: str) -> str:
 
 
 def _packed(text: str) -> str:
-    """JSON as the page carries it: a fifth of its size, and nothing in it can end its element."""
+    """JSON compressed for the page, to a fifth of its size, and without characters that could end
+    its HTML element."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _details(digests: Digests, first: int, configs: Mapping[str, str]) -> str:
-    """JSON of what the TOGETHER runs from `first` on show when they are opened."""
+    """JSON of what the page shows when one of the TOGETHER runs from index `first` is opened."""
     runs = digests.runs[first : first + TOGETHER]
     return f"[{','.join(_shown(digests, run, configs[run.dir.id]) for run in runs)}]"
 
@@ -197,7 +200,7 @@ def _findings(digests: Digests, tables: Sequence[str], benchmark: pd.DataFrame |
     if benchmark is None:
         paper = any(table.isdecimal() for table in tables)
         return facts.findings(digests, paper=paper)
-    # Settings of a schedule, which the others compare, are all one there.
+    # The other findings compare schedules, of which the Guide has only one.
     return [*summary.sentences(benchmark), *facts.standing(digests)]
 
 
@@ -211,7 +214,7 @@ def _laid_out(results: Results, benchmark: pd.DataFrame | None) -> list[Table]:
 
 
 def _as_data(table: Table) -> dict[str, Any]:
-    """A table as the page's script draws it; an entry is a text, or [text] if it is bold."""
+    """A table as data for the page's script; an entry is a text, or [text] if it is bold."""
     return {
         "title": table.title,
         "stub": table.stub,
@@ -225,7 +228,7 @@ def _as_data(table: Table) -> dict[str, Any]:
 
 
 def levels(table: Table) -> list[list[tuple[str, int]]]:
-    """Header lines of a table as (label, columns it spans)."""
+    """Header lines of a table, each a list of (label, number of columns it spans)."""
     lines = []
     depth = len(table.header[0]) if table.header else 0
     for level in range(depth - 1):
@@ -240,7 +243,7 @@ def _of_guide(benchmark: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _figures(results: Results) -> tuple[list[dict[str, Any]], str]:
-    """The figures as SVG, and what to say about those left out."""
+    """(the figures as SVG, a sentence on those left out or '')."""
     pairs, runs = len(results.table[["model", "dataset"]].drop_duplicates()), len(results.runs)
     heavy = (*PER_PAIR, "dynamics") if runs > EPOCHS_OF else PER_PAIR if pairs > PAIRS else ()
     names = [name for name in CAPTIONS if name not in heavy]
@@ -262,14 +265,14 @@ def _figures(results: Results) -> tuple[list[dict[str, Any]], str]:
 
 
 def _drawn(figure: Figure, caption: str, stem: str) -> dict[str, Any]:
-    """A figure as SVG in the colours of the page, for the page's script to put into it."""
+    """A figure as SVG in the page's colours, for the page's script to insert."""
     file = io.BytesIO()
     with styled():
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     text = file.getvalue().decode()
     svg = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r'#([\w-]+)[")]', svg))
-    # Ids that nothing refers to would be there twice: every figure has an axes_1.
+    # Remove ids that nothing refers to: they are not unique, as every figure has an axes_1.
     svg = re.sub(r' id="([\w-]+)"', lambda m: _own_id(m[1], stem) if m[1] in used else "", svg)
     svg = re.sub(r'(href="|url\()#([\w-]+)', rf"\1#{stem}-\2", svg)
     for ink, own in INKS.items():

@@ -1,4 +1,4 @@
-"""The configuration of runs as text: what all of them share, and what sets each apart."""
+"""The configuration of runs as text: the fields all of them share, and how each differs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analysis.variants import flat
 
 
 def config_texts(runs: Sequence[Run]) -> tuple[str, dict[str, str]]:
-    """(the fields all runs share, run id -> the others), one 'name: value' a line."""
+    """(the fields all runs share, run id -> its other fields), with one 'name: value' per line."""
     # One run at a time: the fields of 10,000 take 60 MB.
     shared = flat(runs[0].config)
     for run in runs:

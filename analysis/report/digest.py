@@ -1,7 +1,7 @@
-"""What the report takes from one run folder: what the page shows of it, and what is counted.
+"""What the report needs of each run folder: what the page shows of the run, and what is summed up.
 
-Both are JSON texts of a frame, so that the index keeps them: of a sweep that has grown by ten runs
-ten folders are read.
+Both are JSON texts in a frame, which the index keeps: if a sweep grows by ten runs, only their ten
+folders are read.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from core.store.signatures import Transfer, of_transfer, transfer_of
 
 DIGESTS = Frame("digests", {"run_id": "str", "shown": "str", "counted": "str"})
 KEPT = {"done": 300}
-"""Characters of the log's end that the page keeps, by state."""
+"""State of a run -> number of characters that the page shows of the end of its log."""
 KEPT_OTHERWISE = 2000
 
 
 def digest_run(run: Run) -> Iterator[Row]:
-    """The one row of a run in DIGESTS."""
+    """The run's row in DIGESTS."""
     texts = {"shown": compact(_shown(run)), "counted": compact(_counted(run))}
     yield {"run_id": run.dir.id, **texts}
 
 
 def compact(value: object) -> str:
-    """JSON without blanks."""
+    """JSON without white space."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
@@ -63,7 +63,7 @@ def _shown(run: Run) -> Row:
 
 
 def _counted(run: Run) -> Row:
-    """What sums over runs and their diagnosis are made of."""
+    """Plain data for the diagnosis of the run and for sums over runs."""
     total = int(run.config["epochs"])
     ended = run.epochs and len(run.epochs) >= total
     return {
@@ -85,7 +85,8 @@ def _counted(run: Run) -> Row:
 
 
 def _attack(record: Mapping[str, Any]) -> str:
-    """JSON of what names an evaluation and its strengths, equal for most runs."""
+    """JSON of the attack, norm, strengths and prior of an evaluation; the same text for most
+    runs."""
     kept = ("attack", "norm", "epsilons", "prior")
     return compact({name: record["config"][name] for name in kept if name in record["config"]})
 
@@ -152,16 +153,16 @@ def _log_end(run: Run) -> str:
     keep = KEPT.get(run.state, KEPT_OTHERWISE)
     end = read_end(run.dir.log, keep + 1)
     text = end[-keep:].decode("utf-8", errors="replace").rstrip()
-    # What was cut off in the middle of a line is not shown.
+    # Without the first line, which is cut off.
     return text.partition("\n")[2] if len(end) > keep else text
 
 
 def _course(run: Run) -> str:
     """How the training went: '50 of 50 epochs, validation accuracy 41.3 % at the end, adapted at
-    epoch 8'; why there is none."""
+    epoch 8', or why there was none."""
     rows, total = run.epochs, int(run.config["epochs"])
     if not rows:
-        return run.reason or ("no epoch yet" if total else "judged as its file has it")
+        return run.reason or ("no epoch yet" if total else "evaluated without training")
     clean, best = _clean(rows[-1]), max(map(_clean, rows))
     parts = [
         f"{len(rows)} of {counted(total, 'epoch')}",
@@ -175,7 +176,7 @@ def _course(run: Run) -> str:
 
 
 def environment(env: Mapping[str, Any]) -> dict[str, str]:
-    """Where a run was made: code, host, device and versions."""
+    """The environment of a run: code, host, device and versions; without unknown ones."""
     flat = {
         "code": code(env),
         "host": str(env.get("host", "")),
@@ -187,19 +188,19 @@ def environment(env: Mapping[str, Any]) -> dict[str, str]:
 
 
 def code(env: Mapping[str, Any]) -> str:
-    """The commit of an environment, and what is known of uncommitted changes."""
+    """The commit in an environment, and whether there were local changes."""
     dirty = env.get("dirty")
     said = ", local changes unknown" if dirty == "unknown" else " with local changes"
     return str(env.get("commit") or "unknown")[:12] + (said if dirty else "")
 
 
 def _gpus(attempt: Mapping[str, Any]) -> float:
-    """Of an attempt: a share where runs had one together; 1 for a CPU."""
+    """GPUs of an attempt, a fraction if runs shared one; 1 for a CPU."""
     return float(attempt.get("gpus") or 1)
 
 
 def seconds(attempt: Mapping[str, Any]) -> float:
-    """How long an attempt took, 0 while it runs."""
+    """How long an attempt took; 0 if it is still running."""
     if not attempt.get("started") or not attempt.get("ended"):
         return 0.0
     started, ended = (datetime.fromisoformat(attempt[name]) for name in ("started", "ended"))
@@ -216,8 +217,8 @@ class Digests:
     """Run id -> JSON of what the page shows of it."""
     counted: Mapping[str, Row]
     states: Mapping[str, tuple[str, str]]
-    """Run id -> its state and the reason for it, by the run table: what the index knows is not
-    read again from the folders."""
+    """Run id -> (state, reason). From the run table, so that runs in the index are not read
+    again."""
 
     @classmethod
     def of(cls, results: Results, advance: Callable[[], object] = lambda: None) -> Digests:
@@ -237,7 +238,7 @@ class Digests:
 
     @cached_property
     def found(self) -> Mapping[Key, Cell]:
-        """The cells of the evaluation that judges."""
+        """The cells under the evaluation that main tables show."""
         return group_cells(one_evaluation(self.results.values))
 
     @cached_property
@@ -249,21 +250,20 @@ class Digests:
 
     @cached_property
     def standard(self) -> Mapping[str, Run]:
-        """Run id -> the standard run of its cell and seed, of attacked runs that have one."""
+        """Run id -> the standard run of its cell and seed, for attacked runs that have one."""
         return standard_runs(self.runs)
 
     def run(self, run_id: str) -> Run:
         return next(run for run in self.runs if run.dir.id == run_id)
 
     def evaluation(self, run_id: str, eval_id: str) -> Evaluation:
-        """An evaluation of a run as far as its counts are concerned."""
+        """An evaluation of a run with its counts and strengths only."""
         n, counts, config = self.counted[run_id]["records"][eval_id]
         rows = [{"correct": count} for count in counts]
         return Evaluation(eval_id, {"n": n, "rows": rows, "config": _parsed(config)})
 
     def diagnosis(self, run: Run) -> str:
-        """How the run went, from its curves, and the signatures of failure that it shows: for a
-        reader who looks at one run."""
+        """How the run's training went, and its signatures of failure, as one line."""
         own, standard = self.counted[run.dir.id], self.standard.get(run.dir.id)
         ended = self.counted[standard.dir.id]["final"] if standard else None
         transfer = Transfer(*own["transfer"]) if own["transfer"] else None
@@ -278,7 +278,7 @@ def _parsed(config: str) -> Row:
 
 
 def in_paper_order(runs: Sequence[Run]) -> list[Run]:
-    """By model, dataset, strength, setting and seed, as the paper orders them."""
+    """Runs sorted by model, dataset, strength, setting, variant and seed, in the paper's order."""
     fields = ("model", "dataset", "strength", "setting", "variant", "seed", "run_id")
     names = ({**run.about, "strength": run.epsilon_g} for run in runs)
     by_name = {

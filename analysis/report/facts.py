@@ -1,4 +1,4 @@
-"""What a report says about a sweep as a whole: findings, coverage, time, versions."""
+"""What a report shows of a sweep as a whole: findings, coverage, time, versions."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ FEW = 3
 
 
 def findings(digests: Digests, *, paper: bool = False) -> list[str]:
-    """Headline sentences, each computed: what the runs show, counts, tests, open problems.
-    paper: whether the grid feeds the paper's tables, whose rules and pairs then count where it has
-    fix and sched."""
+    """Headline sentences: what the runs show, counts, tests, open problems. paper: whether the grid
+    feeds the paper's tables; if so and it has pairs of fix and sched, the paper's rules apply."""
     results, verdict = digests.results, Verdict(digests)
     both = paper and any(gap.clean for gap in gaps(results.values))
     sentences = _of_paper(digests, verdict) if both else verdict.sentences()
@@ -56,7 +55,7 @@ def _of_paper(digests: Digests, verdict: Verdict) -> list[str]:
 
 
 def standing(digests: Digests) -> list[str]:
-    """How far the runs are, and what is to be said of their making."""
+    """How many runs are done, and warnings about how they were made."""
     results, sentences = digests.results, list[str]()
     done = int((results.table["state"] == "done").sum())
     for text in (tuned.sentence(results), batchnorm.sentence(results)):
@@ -65,13 +64,13 @@ def standing(digests: Digests) -> list[str]:
     broken = len(violations(digests))
     sentences.append(
         f"{done} of {counted(len(results.table), 'run')} done; "
-        + (f"{counted(broken, 'broken sanity gate')}." if broken else "no sanity gate is broken.")
+        + (f"{counted(broken, 'violated sanity gate')}." if broken else "no sanity gate violated.")
     )
     return sentences
 
 
 def violations(digests: Digests) -> list[str]:
-    """Every broken sanity gate as a sentence."""
+    """Every violated sanity gate as a sentence."""
     chosen, found = one_evaluation(digests.results.values), digests.found
     gates = (*cell_gates(found), *row_gates(chosen, found))
     of_runs = [text for run in digests.runs for text in digests.counted[run.dir.id]["gates"]]
@@ -80,7 +79,7 @@ def violations(digests: Digests) -> list[str]:
 
 
 def _folded(texts: Sequence[str]) -> list[str]:
-    """One line for more than FEW runs of which the same is said but for numbers."""
+    """The lines, with one line for more than FEW runs whose texts differ only in numbers."""
     alike: dict[str, list[str]] = defaultdict(list)
     for text in texts:
         _, _, said = text.partition(": ")
@@ -96,9 +95,9 @@ def _folded(texts: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Hours:
-    """Time in hours of one device, GPU-hours where runs had GPUs: planned by the grid, spent by all
-    attempts that have ended, and what all runs would take at the mean of those done, evaluations
-    and failed attempts included."""
+    """Device-hours in `unit`. planned: by the grid. used: by all attempts that have ended.
+    projected: for all runs, at the mean of those done, including evaluations and failed attempts;
+    None if none is done."""
 
     planned: float | None
     used: float
@@ -110,7 +109,7 @@ class Hours:
 
 
 def hours(digests: Digests, about: Mapping[str, Any]) -> Hours:
-    """about: the grid's own, whose gpu_hours is the plan."""
+    """The hours of a sweep. about: the grid's `about`, whose gpu_hours is the plan."""
     runs, counted = digests.runs, digests.counted
     spent = {name: one["device_seconds"] / 3600 for name, one in counted.items()}
     done = [
@@ -132,7 +131,8 @@ def hours(digests: Digests, about: Mapping[str, Any]) -> Hours:
 
 
 def environments(digests: Digests) -> list[dict[str, Any]]:
-    """The distinct environments that runs were made in, with their count of runs."""
+    """The distinct environments of the runs, each with its number of runs, the most common
+    first."""
     counts: Counter[tuple[tuple[str, str], ...]] = Counter()
     for one in digests.counted.values():
         if one["environment"]:
@@ -141,8 +141,8 @@ def environments(digests: Digests) -> list[dict[str, Any]]:
 
 
 def coverage(digests: Digests) -> dict[str, Any]:
-    """A table for the page's script: how many runs of each cell are in which state, a line for
-    each model and dataset, a column for each setting and eps_g."""
+    """A table for the page's script: the number of runs in each state, with a row for each model
+    and dataset and a column for each setting and eps_g."""
     columns: dict[str, Strength] = {}
     lines: dict[tuple[str, str], dict[str, Counter[str]]] = {}
     for run in digests.runs:

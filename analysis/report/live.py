@@ -1,7 +1,7 @@
-"""The report as a page that follows its sweep, served on this machine alone.
+"""The report as a page that follows its sweep, served to this machine only.
 
-The page is the one that `write` makes; its script asks here what has changed. Nothing is written
-but the index, nobody is told anything: to stop the server changes nothing.
+The page is the one that `write` makes; its script asks this server for changes. The server writes
+nothing except the index and does not affect the runs, so it can be stopped at any time.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 LOOK_SHARE, BUILD_SHARE = 0.03, 0.01
-"""Shares of a core that looking at runs, and making the tables anew, may take."""
+"""Shares of a core that looking at runs, and rebuilding the tables, may take."""
 EVERY_S = 3.0
-"""Seconds between two looks at least,"""
+"""Least seconds between two looks at the runs."""
 UNWATCHED_S = 60.0
-"""and after this long without a question nobody looks."""
+"""Seconds without a request after which the server stops looking."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -35,8 +35,8 @@ Told = Mapping[str, Sequence[Any]]
 
 
 class Now(NamedTuple):
-    """How a sweep stands. lines: counts, hours spent and left. ended: whatever changes when the
-    tables do."""
+    """The present state of a sweep. lines: counts, hours spent and left. ended: a value that
+    changes when the tables do."""
 
     runs: Told
     lines: Sequence[str]
@@ -45,8 +45,8 @@ class Now(NamedTuple):
 
 @dataclass
 class Live:
-    """What the server answers with. look: how the sweep stands. core: JSON of the page's tables.
-    page: the whole page. run: JSON of one run's details, None if there is no such run."""
+    """The server's answers. look: the state of the sweep. core: JSON of the page's tables. page:
+    the whole page. run: run id -> JSON of its details, None if there is no such run."""
 
     look: Callable[[], Now]
     core: Callable[[], str]
@@ -62,12 +62,13 @@ class Live:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def begin(self) -> None:
-        """The first look, and the page, so that nobody waits for it."""
+        """Look once and build the page, so that the first request need not wait."""
         self._take(self.look())
         self._whole()
 
     def follow(self) -> None:
-        """Look again and again, as seldom as the shares of a core demand, until `stop`."""
+        """Look repeatedly until `stop`, within the shares of a core; rebuild tables that have
+        changed."""
         pause, build_at, of = EVERY_S, 0.0, self._now.ended
         while not self._stop.wait(pause):
             pause = EVERY_S
@@ -92,7 +93,7 @@ class Live:
         self._stop.set()
 
     def answer(self, path: str, query: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
-        """(type, text) of an address below the token; None if there is nothing."""
+        """(content type, text) for a path below the token; None for an unknown path."""
         self._asked = time.monotonic()
         match path.split("/"):
             case [""]:
@@ -109,14 +110,14 @@ class Live:
                 return None
 
     def _whole(self) -> str:
-        """The page, made anew where tables have changed since: it takes seconds of a core."""
+        """The page, rebuilt only if the tables have changed, as that takes seconds."""
         ended, kept = self._now.ended, self._page
         if kept is None or kept[0] != ended:
             kept = self._page = (ended, self.page())
         return kept[1]
 
     def _state(self, since: int) -> str:
-        """What has changed after look number `since`."""
+        """JSON of what has changed after look number `since`."""
         looks, now = self._looks, self._now
         changed = [name for name, at in list(self._changed.items()) if at > since]
         return json.dumps(
@@ -130,8 +131,8 @@ class Live:
 
 
 def server(live: Live, port: int = 0) -> tuple[ThreadingHTTPServer, str]:
-    """A server on 127.0.0.1 and its address, which has a token that nobody can guess: other users
-    of this machine reach the port, too. port: 0 takes a free one. Raises OSError."""
+    """(server on 127.0.0.1, its address). The address contains a random token, as other users of
+    this machine can reach the port, too. port: 0 takes a free one. Raises OSError."""
     token = secrets.token_urlsafe(16)
 
     class Handler(BaseHTTPRequestHandler):
@@ -155,7 +156,7 @@ def server(live: Live, port: int = 0) -> tuple[ThreadingHTTPServer, str]:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nobody reads it, and it would show the token."""
+            """Log nothing: the lines would show the token."""
 
     made = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     made.daemon_threads = True

@@ -1,4 +1,4 @@
-"""The rows of the report's tables: results by cell, runs, and what a reader may filter by."""
+"""The rows of the report's tables (results by cell, and runs), and the filters above them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMES = {
     "setting": "Setting",
     "variant": "Variant",
 }
-"""Key -> title of the columns that name a row, by which tables are filtered and grouped."""
+"""Key -> title of the columns that identify a row, by which tables are filtered and grouped."""
 
 
 def filters(results: Results) -> list[tuple[str, str, list[str]]]:
@@ -55,7 +55,7 @@ def title_of(key: str) -> str:
 
 
 def cells_table(digests: Digests) -> Row:
-    """One row per (model, dataset, eps_g, setting), its metrics side by side."""
+    """A table with one row per (model, dataset, eps_g, setting) and a column per metric."""
     found = digests.found
     groups: dict[tuple[Any, ...], dict[str, Key]] = {}
     for key in found:
@@ -71,8 +71,8 @@ def cells_table(digests: Digests) -> Row:
 
 
 def _table(what: str, rows: list[Row], numbers: tuple[str, ...], hidden: tuple[str, ...]) -> Row:
-    """what: the rows are called. numbers: keys of columns of numbers. hidden: keys that are not
-    shown, but searched and exported."""
+    """A table for the page's script. what: the name of its rows. numbers: keys of columns with
+    numbers. hidden: keys of columns that are searched and exported, but not shown."""
     keys = list(rows[0]) if rows else []
     if rows and not any(row["variant"] for row in rows):
         hidden += ("variant",)
@@ -120,7 +120,7 @@ def _named(model: str, dataset: str, strength: Strength, setting: str, variant: 
 
 
 def _entry(key: Key, cell: Cell, best: set[Key], flags: Flags) -> Row:
-    """An object, of which the page leaves out what is empty."""
+    """A number as an object for the page's script, without empty fields."""
     note = CONSTANT if cell.constant and cell.complete else f"{cell.state}: {cell.reason}"
     told = not cell.complete or cell.constant
     entry = {
@@ -134,7 +134,7 @@ def _entry(key: Key, cell: Cell, best: set[Key], flags: Flags) -> Row:
 
 
 def _interval(key: Key, cell: Cell, flags: Flags) -> str:
-    """95 % over images for a single seed; several seeds show their own spread."""
+    """The 95 % interval over images for a single seed; '' for several, which show their spread."""
     if not cell.complete or cell.asked > 1:
         return ""
     try:
@@ -145,7 +145,7 @@ def _interval(key: Key, cell: Cell, flags: Flags) -> str:
 
 
 def runs_table(digests: Digests) -> Row:
-    """One row for each run."""
+    """A table with one row per run."""
     results = digests.results
     chosen = one_evaluation(results.values)
     accuracy = dict(_accuracies(chosen[chosen["metric"].isin(digests.metrics)]))
@@ -162,7 +162,7 @@ def runs_table(digests: Digests) -> Row:
 
 
 def _accuracies(values: pd.DataFrame) -> Iterator[tuple[tuple[str, str], str]]:
-    """(run id, metric) -> its accuracy, where the run has a single one."""
+    """Yields ((run id, metric), accuracy as text), unless the run has several different ones."""
     measured: Any = values[values["value"].notna()]
     one = measured.groupby(["run_id", "metric"])["value"].agg(["min", "max"])
     for names, low, _ in one[one["min"] == one["max"]].itertuples(name=None):
@@ -188,5 +188,5 @@ def _run_row(
 
 
 def short(run: Run, digits: int) -> str:
-    """What the page calls a run: the beginning of its hash."""
+    """The run's name on the page: the beginning of its hash."""
     return run.dir.id.rsplit("-", 1)[-1][:digits]

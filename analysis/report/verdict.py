@@ -1,8 +1,8 @@
-"""Which setting is better: any two levels of an axis of the grid, all else equal.
+"""Which setting is better: any two levels of an axis of the grid, all else being equal.
 
 Axes are the schedule and every field in which runs of one cell differ (objective, protocol, ...).
-Two levels are compared on the same backbone, dataset, eps_g and other axes; a (backbone, dataset)
-pair counts once, as the mean over its other axes, since its cells are no independent evidence.
+Two levels are compared on the same backbone, dataset, eps_g and other axes. A (backbone, dataset)
+pair counts once, as the mean over its other axes, as its cells are not independent evidence.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LONG = {"clean": "clean", "adv": "adversarial", "expected": "expected"}
 
 
 class Pair(NamedTuple):
-    """What counts once."""
+    """A (backbone, dataset) pair, the unit of comparisons."""
 
     model: str
     dataset: str
@@ -52,11 +52,11 @@ class Effect(NamedTuple):
 
     mean: float
     low: float | None
-    """None if one pair alone tells nothing of the spread."""
+    """None for a single pair without an interval over its images."""
     high: float | None
     n: int
     better: int
-    """Pairs on which the second level is better."""
+    """Number of pairs on which the second level is better."""
 
     def __str__(self) -> str:
         interval = "" if self.low is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
@@ -65,16 +65,16 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two levels of one axis. pairs: by strength, metric and pair the difference in points."""
+    """Two levels of one axis. pairs: strength -> metric -> pair -> second minus first in points."""
 
     axis: str
     first: str
     second: str
     pairs: Mapping[Strength, Mapping[str, Mapping[Pair, float]]]
     alone: Mapping[tuple[Strength, str], tuple[Key, Key]]
-    """The two cells of a strength and metric for which there is no other."""
+    """(strength, metric) -> its two cells, if there are only two."""
     incomplete: int
-    """Cells left out because one of the two is not complete."""
+    """Number of comparisons left out because one of the two cells is incomplete."""
 
     @property
     def name(self) -> str:
@@ -84,8 +84,8 @@ class Comparison:
 
 
 def comparisons(found: Mapping[Key, Cell]) -> list[Comparison]:
-    """Every two levels of every axis with a complete cell each: the schedule first, fix to sched
-    before all. Standard fine-tuning, which never saw an attack, is compared with nothing."""
+    """Every two levels of every axis that have complete cells to compare: schedules first, and
+    among them sched against fix. Without standard fine-tuning, which never saw an attack."""
     levels: dict[str, dict[str, None]] = defaultdict(dict)
     cells: dict[tuple[Any, ...], dict[str, Key]] = defaultdict(dict)
     for key in found:
@@ -96,7 +96,7 @@ def comparisons(found: Mapping[Key, Cell]) -> list[Comparison]:
             levels[axis][level] = None
             others = tuple((name, value) for name, value in axes.items() if name != axis)
             cells[axis, others, key._replace(setting="", variant="")][level] = key
-    # Only pairs of levels that meet: a tuned grid has as many learning rates as cells.
+    # Only levels that occur together: a tuned grid has as many learning rates as cells.
     places = {
         axis: {level: place for place, level in enumerate(_ordered(axis, levels[axis]))}
         for axis in levels
@@ -118,7 +118,7 @@ def comparisons(found: Mapping[Key, Cell]) -> list[Comparison]:
 
 
 def fields_of(variant: str) -> dict[str, str]:
-    """'objective.kind=at, protocol=full' as a dict."""
+    """The fields of a variant: 'objective.kind=at, protocol=full' as a dict."""
     parts = re.split(r", (?=[\w.]+=)", variant) if variant else []
     return {name: value for name, _, value in (part.partition("=") for part in parts)}
 
@@ -164,7 +164,7 @@ def _compare(
 
 
 def effect(gaps: Iterable[float]) -> Effect:
-    """The mean of differences, one for each pair, with Student's interval."""
+    """The mean of differences (one per pair) with its 95 % interval by Student's t."""
     values = np.round(np.array([*gaps]), 9)
     mean, n = float(values.mean()), len(values)
     low = high = None
@@ -175,7 +175,7 @@ def effect(gaps: Iterable[float]) -> Effect:
 
 
 class Verdict:
-    """What the comparisons of a sweep come to, as the page shows it."""
+    """The comparisons of a sweep as the page shows them."""
 
     def __init__(self, digests: Digests) -> None:
         self.found, self.metrics = digests.found, digests.metrics
@@ -184,7 +184,7 @@ class Verdict:
         self.comparisons = comparisons(self.found)
 
     def sentences(self) -> list[str]:
-        """The first comparisons in words; [] if there is nothing to compare."""
+        """The first comparisons as sentences; [] if there is nothing to compare."""
         return [self._sentence(one) for one in self.comparisons[:SAID]]
 
     def _sentence(self, one: Comparison) -> str:
@@ -212,7 +212,7 @@ class Verdict:
     def _effect(self, comparison: Comparison, strength: Strength, metric: str) -> Effect:
         made = effect(comparison.pairs[strength][metric].values())
         keys = comparison.alone.get((strength, metric))
-        if made.n == 1 and keys:  # then the images tell, on which both were judged
+        if made.n == 1 and keys:  # a single pair: take the interval over its images
             try:
                 over_images = self._flags.difference(*keys)
             except ConfigError:
@@ -288,13 +288,14 @@ def _basis(one: Comparison) -> str:
     text = "mean over backbone-dataset pairs with Student's interval, all else in the grid equal"
     if counts == {1}:
         text = "one backbone-dataset pair; the interval is over its images (paired bootstrap)"
-    left = f"; {one.incomplete} numbers are left out, where one of the two is not complete"
+    left = f"; {one.incomplete} differences are left out, as one of the two cells is incomplete"
     return text + left * bool(one.incomplete)
 
 
 def _best(found: Mapping[Key, Cell], metrics: Sequence[str]) -> dict[str, Any]:
-    """By eps_g the setting of highest mean accuracy in the last of the metrics (expected, if it
-    can be had) over the pairs on which all settings are complete, with the others on these."""
+    """A table for the page's script: for each eps_g the setting with the highest mean accuracy in
+    the last of `metrics` over the pairs on which all settings are complete, with its other
+    accuracies there."""
     named = [LONG[metric] for metric in metrics]
     groups: dict[Strength, dict[tuple[str, str], dict[Pair, dict[str, float]]]] = {}
     for key, cell in found.items():

@@ -217,7 +217,7 @@ def test_strengths_at_which_all_are_brittle_are_skipped_and_named(tmp_path: Path
     source = Source.store(tmp_path, asking(manifest(tmp_path, run)))
     auroc = tables(source, numbers=[MARGIN]).tables[1]
     assert [levels[-1] for levels in auroc.header] == ["2/255", "4/255", "8/255"]
-    assert "so it is at 12/255, 16/255, 32/255 for all" in auroc.notes[0]
+    assert "skipped for all at 12/255, 16/255, 32/255" in auroc.notes[0]
     assert [entry.mark for entry in auroc.rows[0][1]] == ["", "", "*"]
     assert "* fewer than 10 images are brittle, or robust" in auroc.notes
 
@@ -225,8 +225,8 @@ def test_strengths_at_which_all_are_brittle_are_skipped_and_named(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"logit_margin": None}, "has no logit_margin per image"),
-        ({"distance": np.full(200, np.nan, np.float32)}, "distance: holds NaN"),
+        ({"logit_margin": None}, "expected an array 'logit_margin'"),
+        ({"distance": np.full(200, np.nan, np.float32)}, "distance: contains NaN"),
     ],
 )
 def test_arrays_that_cannot_be_ranked_are_told(
@@ -244,7 +244,7 @@ def test_a_store_without_margins_says_how_to_get_them(tmp_path: Path) -> None:
     source = Source.store(tmp_path, manifest(tmp_path, runs))
     with pytest.raises(ConfigError, match=r"evals: \{attack: fmn, margins: true\}"):
         tables(source, numbers=[MARGIN])
-    with pytest.raises(ConfigError, match="nothing to draw"):
+    with pytest.raises(ConfigError, match="no results for this figure"):
         next(draw(source, ["margins"]))
 
 
@@ -279,11 +279,11 @@ def test_trends_compare_the_ends_of_series(tmp_path: Path) -> None:
         # fix and sched at two strengths, each beside standard; two more series at one strength
         f"tau against eps_g: higher at the upper end in 3 of 4 comparisons, "
         f"{np.mean(rises):+.2f}"
-        " on average; intervals are disjoint in 3 of these",
+        " on average; the intervals are disjoint in 3 of the rises",
         f"tau against T2: higher at the upper end in 0 of 1 comparisons, {fall:+.2f} on average; "
-        "intervals are disjoint in 0 of these, and in 1 that fall",
+        "the intervals are disjoint in 0 of the rises and in 1 of the falls",
         f"tau against sched in place of fix: higher at the upper end in 2 of 2 "
-        f"comparisons, {rise:+.2f} on average; intervals are disjoint in 2 of these",
+        f"comparisons, {rise:+.2f} on average; the intervals are disjoint in 2 of the rises",
     ]
 
 

@@ -127,7 +127,7 @@ def _packed_of(root: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def test_findings_count_what_is_done(tmp_path: Path) -> None:
     sentences = findings(Digests.of(sweep(tmp_path)))
-    assert sentences[-1].startswith("7 of 10 runs done; no sanity gate is broken")
+    assert sentences[-1].startswith("7 of 10 runs done; no sanity gate violated")
     assert sentences[0].startswith("Sched instead of fix changes, at eps_g = 4/255, clean accuracy")
     assert not any("sched better in" in sentence for sentence in sentences)
     of_paper = findings(Digests.of(sweep(tmp_path / "paper")), paper=True)

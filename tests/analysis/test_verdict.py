@@ -88,7 +88,7 @@ def test_what_is_not_complete_is_left_out_and_counted(tmp_path: Path) -> None:
     (one,) = comparisons(digests.found)
     assert one.incomplete == 3 and len(one.pairs[Strength.parse("4/255", "linf")]["adv"]) == 1
     data = Verdict(digests).as_data()
-    assert "3 numbers are left out" in data["comparisons"][0]["table"]["notes"][0]
+    assert "3 differences are left out" in data["comparisons"][0]["table"]["notes"][0]
     ((labels, entries),) = data["best"][0]["rows"]
     assert labels == ["4/255", "sched"] and entries[3:] == ["1", "2"]
 
