@@ -14,7 +14,8 @@ def read_lines(
     file: Path | Traversable, columns: Sequence[str], passed_over: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields ('file:line', column -> cell) for each line of a CSV file; nothing if its header is
-    exactly `passed_over`. Raises ConfigError for a file that cannot be read, lacks columns or has an uneven line."""
+    exactly `passed_over`. Raises ConfigError for a file that cannot be read or lacks columns, and
+    for a line with more or fewer cells than the header."""
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
