@@ -70,7 +70,7 @@ class Source:
     @classmethod
     def files(cls, paths: Sequence[str | Path]) -> Self:
         """CSV files or folders of them, with the columns of the published ones. Raises ConfigError
-        for one that cannot be read so."""
+        for a bad file."""
         return cls(read(paths))
 
 

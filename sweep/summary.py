@@ -205,7 +205,7 @@ class Hours(NamedTuple):
         if self.known and self.at_work and not self.unknown:
             what = "GPU" if self.unit == "GPU-hours" else "process"
             now = counted(max(1, round(self.at_work)), what)
-            said.append(f"{spelled(self.known / self.at_work, 'hours')} to go on {now} as now")
+            said.append(f"{spelled(self.known / self.at_work, 'hours')} to go, with {now} as now")
         if self.planned and self.actual:
             off = f"{self.actual / self.planned - 1:+.0%}"
             planned, actual = (spelled(n, self.unit) for n in (self.planned, self.actual))

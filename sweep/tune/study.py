@@ -78,7 +78,7 @@ class Study:
                     min_resource=search.grace, reduction_factor=search.reduction
                 ),
             )
-        except (ValueError, LookupError, TypeError) as error:  # from a line that is no log entry
+        except (ValueError, LookupError, TypeError) as error:  # from a line that is not Optuna's
             raise DamagedError(
                 search.journal, f"not an Optuna journal ({first_line(error)})"
             ) from None

@@ -102,9 +102,9 @@ def stoppable(*more: signal.Signals) -> Iterator[None]:
             deaf()
             try:
                 requeue(signum, frame)
-            except subprocess.SubprocessError:  # Slurm is down or does not allow to requeue
+            except subprocess.SubprocessError:  # Slurm is down or does not allow requeueing
                 raise _noted(StoppedError("SIGUSR2")) from None
-            for number in stopping:  # submitit returns in ranks other than 0, which go on
+            for number in stopping:  # ranks other than 0: submitit lets them continue
                 signal.signal(number, raise_stop)
 
         before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, leave)

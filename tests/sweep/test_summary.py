@@ -112,7 +112,7 @@ def test_what_is_left_takes_as_long_as_on_the_devices_at_work(store: Store) -> N
     told = summary.hours(Plan(statuses), cost.of(H100, store))
     assert told.at_work == 2 and told.known
     wall = summary.spelled(told.known / 2, "hours")
-    assert f"{wall} to go on 2 GPUs as now" in told.lines
+    assert f"{wall} to go, with 2 GPUs as now" in told.lines
     resting = [replace(status, state=State.NEW) for status in statuses[1:]]
     assert not any(
         "to go" in line for line in summary.hours(Plan(resting), cost.of(H100, store)).lines

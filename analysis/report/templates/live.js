@@ -1,7 +1,7 @@
-// A served page: asks its server what has changed, and draws that.
+// A served page: asks its server for changes, and draws them.
 
 const LIVE = document.body.dataset.live === "yes";
-const EVERY = 3000; // ms between two questions
+const EVERY = 3000; // ms between two requests
 
 async function ask(path) {
   const response = await fetch(path);
@@ -27,11 +27,11 @@ async function follow(tell) {
         tell.changed(state.runs);
         if (version !== null && version !== state.version) tell.tables(await ask("core"));
         version = state.version;
-        when.textContent = `As of ${new Date().toLocaleTimeString()}; follows its sweep while this server runs.`;
+        when.textContent = `As of ${new Date().toLocaleTimeString()}; kept current while the server runs.`;
         when.className = "when";
       }
     } catch {
-      when.textContent = "The server does not answer: what you see is as it was last told.";
+      when.textContent = "The server does not answer: this page shows the last known state.";
       when.className = "when warn";
     }
     await new Promise((go) => setTimeout(go, EVERY));

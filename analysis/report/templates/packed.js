@@ -1,6 +1,6 @@
 "use strict";
-// What the page carries: gzipped JSON in base64, unpacked when it is looked at. And the one way in
-// which the page makes elements: text is never set as HTML.
+// The page's data: gzipped JSON in base64, unpacked when it is shown. And the only way in which the
+// page makes elements: text is never set as HTML.
 
 const unpacked = new Map();
 
@@ -33,8 +33,8 @@ function entryOf(entry) {
   return rest.length ? [first, make("small", {}, rest.join(" "))] : [first];
 }
 
-// A table as analysis.tables lays it out: header lines as [label, span], an entry in bold as [text],
-// what stands small below it after a line break.
+// A table as analysis.tables lays it out: header lines as [label, span]; a bold entry is [text];
+// after a line break, small text below it.
 function laidOut(table) {
   const head = make("thead");
   table.levels.forEach((level, depth) => {

@@ -1,4 +1,4 @@
-// The page as a whole: what is looked at (the view), its permalink, and what has to be drawn.
+// The page as a whole: what is shown (the view), its permalink, and what has to be drawn.
 
 const form = document.getElementById("filter");
 
@@ -80,7 +80,7 @@ async function main() {
     const rows = names.map((name) => runs.rows[place.get(name)]);
     const found = await Promise.all(names.map(details));
     const keys = runs.columns.filter((column) => column.key !== "run");
-    if (names.join() !== [...view.chosen].filter((name) => place.has(name)).join()) return; // others by now
+    if (names.join() !== [...view.chosen].filter((name) => place.has(name)).join()) return; // the choice has changed meanwhile
     if (names.length > 1) chosen.replaceChildren(...compared(rows, found, keys));
     else chosen.replaceChildren(names.length ? "One run is chosen; choose another to compare them." : "No run is chosen.");
   }
@@ -122,7 +122,7 @@ async function main() {
   });
   for (const link of document.querySelectorAll('nav a[href^="#"]')) {
     link.addEventListener("click", (event) => {
-      event.preventDefault(); // the address is the view's
+      event.preventDefault(); // the address holds the view
       document.querySelector(link.getAttribute("href")).scrollIntoView();
     });
   }
@@ -166,7 +166,7 @@ async function main() {
   document.body.dataset.ready = "yes";
 }
 
-// --- figures: drawn when they come into sight ----------------------------------------------------
+// --- figures: drawn when they become visible ----------------------------------------------------
 
 const dialog = document.getElementById("large");
 
@@ -183,7 +183,7 @@ function enlarge(figure) {
   const frame = figure.querySelector(".frame");
   const close = make("button", { type: "button" }, "Close");
   close.addEventListener("click", () => dialog.close());
-  // The figure itself, not a copy: what it refers to by name is there once.
+  // The figure itself, not a copy: ids that it refers to must be unique.
   const svg = frame.firstElementChild;
   dialog.replaceChildren(close, svg);
   dialog.addEventListener("close", () => frame.replaceChildren(svg), { once: true });

@@ -1,4 +1,4 @@
-// One run opened, and several beside each other.
+// The details of one run, and the comparison of several.
 
 const INKS = ["a", "b", "c", "d", "e", "f"]; // classes of lines, see report.css
 
@@ -53,12 +53,12 @@ function opened(row, details, wandb) {
     list.append(make("dt", {}, "W&B"), make("dd", {}, make("a", { href: address, rel: "noreferrer" }, address)));
   }
   const inner = make("div", { class: "inner" }, make("p", {}, details.diagnosis), plots(details), list);
-  if (details.config) inner.append(make("h3", {}, "Configuration, where runs differ"), make("pre", {}, details.config));
+  if (details.config) inner.append(make("h3", {}, "Configuration: fields in which runs differ"), make("pre", {}, details.config));
   if (details.log) inner.append(make("h3", {}, "End of the log"), make("pre", {}, details.log));
   return inner;
 }
 
-// Side by side: what they have in common is left out, what differs stands in one line.
+// Runs side by side: a line for each field in which they differ.
 function compared(rows, details, keys) {
   const fields = new Map();
   const put = (name, i, value) => {
@@ -73,11 +73,11 @@ function compared(rows, details, keys) {
     }
   });
   const table = {
-    title: `${rows.length} runs beside each other`,
+    title: `${rows.length} runs side by side`,
     stub: ["Field"],
     levels: [rows.map((row) => [row.run, 1])],
     rows: [...fields].filter(([, values]) => new Set(values).size > 1).map(([name, values]) => [[name], values]),
-    notes: ["Fields in which all of them are equal are left out"],
+    notes: ["Fields that are equal for all of them are left out"],
   };
   const drawn = make("div", { class: "plots" });
   const named = (row) => `${row.run}: ${row.model}, ${row.dataset}, ${row.eps_g}, ${row.setting} ${row.variant}`;

@@ -1,4 +1,4 @@
-// A table of many rows: filtered, sorted, grouped, a page of it in the document at a time.
+// A table of many rows: filtered, sorted, grouped, with one page of it in the document.
 
 const PAGE = 100; // rows in the document
 const text = (value) => (value !== null && typeof value === "object" ? value.text : String(value));
@@ -10,7 +10,7 @@ function sortKey(value) {
 }
 
 function inOrder(a, b, direction) {
-  if (a.counts !== b.counts) return a.counts ? -1 : 1; // what has no number stays last
+  if (a.counts !== b.counts) return a.counts ? -1 : 1; // values without a number come last
   if (!a.counts) return direction * a.shown.localeCompare(b.shown, undefined, { numeric: true });
   return a.number === b.number ? 0 : direction * (a.number < b.number ? -1 : 1);
 }
@@ -23,7 +23,7 @@ function mean(rows, key) {
 
 class DataTable {
   // name: of the table in permalinks. host: the element it is drawn into. view: see report.js.
-  // extra: what cells of some columns hold, by their keys, and what follows a row.
+  // extra: content for the cells of some columns, by key, and what follows a row.
   constructor(name, host, data, view, extra = {}) {
     Object.assign(this, { name, host, view, extra, what: data.what });
     this.count = make("span", { class: "count", "aria-live": "polite" });
@@ -53,7 +53,7 @@ class DataTable {
     this.head.replaceChildren(...headers);
   }
 
-  // What a look at a run tells of it, without touching where the reader is.
+  // Update a run's row in place, without scrolling or redrawing the page.
   patch(row, [state, progress, reason]) {
     Object.assign(row, { state, progress, reason: reason || "" });
     const drawn = this.body.querySelector(`tr[data-run="${row.run}"]`);
@@ -68,7 +68,7 @@ class DataTable {
     return row;
   }
 
-  // Rows that the filters of the page leave, in order.
+  // Rows that pass the filters of the page, in order.
   selected() {
     const { filters, search } = this.view;
     const wanted = Object.entries(filters).filter(([key]) => key in (this.rows[0] || {}));
@@ -83,7 +83,7 @@ class DataTable {
     return keyed.map(([, row]) => row);
   }
 
-  // What the pages hold: rows, and where they are grouped a head before each group.
+  // Content of all pages: rows, with a heading before each group if they are grouped.
   lines(rows) {
     const key = this.view.group;
     if (!key || !(key in (rows[0] || {}))) return rows;
@@ -178,7 +178,7 @@ class DataTable {
     return inside;
   }
 
-  // Everything that the filters leave, also on other pages, in the order shown.
+  // All rows that pass the filters, on other pages, too, in the order shown.
   csv() {
     const keys = this.columns.map((column) => column.key);
     const lines = [keys, ...this.selected().map((row) => keys.map((key) => text(row[key])))];
@@ -195,7 +195,7 @@ class DataTable {
   }
 }
 
-// No spreadsheet takes a text for a formula; numbers may begin with a minus.
+// Text that no spreadsheet takes for a formula; numbers may begin with a minus.
 function quoted(value) {
   const safe = /^[=+@\t\r-]/.test(value) && Number.isNaN(Number(value)) ? `'${value}` : value;
   return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
