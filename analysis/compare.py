@@ -76,7 +76,7 @@ def comparison(
         tuple(TITLES[name] for name in fields),
         tuple(header),
         rows,
-        ("difference = ours - published, in points; a dash where one side has no number",),
+        ("difference = ours - published, in points; a dash if one side has no number",),
         complete=all(cell.complete for cell in ours.values()),
     )
 

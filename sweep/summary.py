@@ -95,7 +95,7 @@ def _at_once(told: Hours, longest: float, cost: Cost) -> str:
     wall = max(told.known / cost.at_once, longest if cost.device != "CPU" else 0)
     devices = "core" if cost.device == "CPU" else "GPU"
     plural = "s" if cost.at_once > 1 else ""
-    return f"; the rest takes {spelled(wall, 'hours')} on {cost.at_once} {devices}{plural}"
+    return f"; what is left takes {spelled(wall, 'hours')} on {cost.at_once} {devices}{plural}"
 
 
 def _phases(phases: Mapping[str, Sum], unit: str) -> Text | None:
@@ -200,7 +200,7 @@ class Hours(NamedTuple):
             rest = lasting(Sum(self.known, self.unknown), self.unit, " runs")
             parts.append(f"{rest} left, {self.basis}")
         elif self.unknown:
-            parts.append("no estimate of the rest until one such run has finished here")
+            parts.append("no estimate until one such run has finished here")
         said = [", ".join(parts)] if parts else []
         if self.known and self.at_work and not self.unknown:
             what = "GPU" if self.unit == "GPU-hours" else "process"

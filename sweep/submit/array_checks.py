@@ -1,5 +1,5 @@
-"""Would Slurm take the jobs of a launch? Its limits, the partition, the very batch script (`sbatch
---test-only`), and what torch sees in such a job."""
+"""Would Slurm accept a launch? Checks its limits, the partition and the batch script that a launch
+would submit (`sbatch --test-only`), and what torch sees in such a job."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from sweep.submit.checks import NO_GPU, PATIENCE_S, Check
 
 
 def of_cluster(profile: Profile, store: Store) -> Iterator[Check]:
+    """Checks that submit nothing."""
     if not cluster.available():
         yield Check("Slurm", "fail", "sbatch, squeue, scontrol or scancel is not on the PATH")
         return
@@ -32,7 +33,7 @@ def of_cluster(profile: Profile, store: Store) -> Iterator[Check]:
     yield Check(
         "Slurm",
         "ok" if known.known and known.room else "warn",
-        f"{room if known.known else 'its limits and the queue cannot be read now'}, "
+        f"{room if known.known else 'its limits and queue cannot be read now'}, "
         f"{counted(known.max_array_size, 'task')} per array",
     )
     yield from _partition(profile)
@@ -55,7 +56,7 @@ def _partition(profile: Profile) -> Iterator[Check]:
 
 def _one_partition(wanted: str, known: Mapping[str, Partition], minutes: int) -> Check:
     if wanted not in known:
-        return Check("partition", "fail", f"'{wanted}' is none of {', '.join(known)}")
+        return Check("partition", "fail", f"no partition '{wanted}', expected {', '.join(known)}")
     found = known[wanted]
     if found.max_time_min is not None and minutes > found.max_time_min:
         detail = f"{wanted} allows {found.max_time_min} min, timeout_min is {minutes}"
@@ -75,8 +76,8 @@ def _test_only(profile: Profile, store: Store, name: str) -> Check:
 
 
 def of_node(profile: Profile, store: Store) -> Check:
-    """What torch sees in a job like those of a launch: the same batch script but for its last line.
-    Waited for at most five minutes; nothing of it stays."""
+    """What torch sees in a job with a launch's batch script, except for its last line. Waits at
+    most five minutes; leaves no job and no file behind."""
     name = f"epsweep-doctor-{uuid.uuid4().hex[:8]}"
     try:
         store.root.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def _probe(name: str, profile: Profile, sweep: SweepDir) -> Check:
         while not (state := cluster.jobs([job], [name])[job]).over and time.monotonic() < end:
             time.sleep(1)
     finally:
-        with suppress(ClusterError):  # it is over
+        with suppress(ClusterError):  # most often it has ended already
             cluster.cancel([job])
     log = joblog.path(sweep.logs, job)
     said = log.with_suffix(".out").read_text("utf-8") if log.exists() else ""
@@ -108,5 +109,5 @@ def _probe(name: str, profile: Profile, sweep: SweepDir) -> Check:
         return Check("torch on a node", "fail", f"{state.state}, job {job}: {why}")
     seen = joblog.last_line(said)
     lacking = profile.gpus_per_run and NO_GPU in seen
-    asked = f", though {profile.gpus_per_run} asked for" if lacking else ""
+    asked = f", though the profile asks for {profile.gpus_per_run}" if lacking else ""
     return Check("torch on a node", "warn" if lacking else "ok", f"{seen}{asked}")

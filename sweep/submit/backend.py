@@ -114,6 +114,6 @@ class Backend(ABC):
         return
 
     def checks(self, profile: Profile, store: Store, *, node: bool) -> Iterable[Check]:
-        """What `sweep doctor` finds out of the place where runs would run; with `node`, by a short
-        job, too. Submits nothing else."""
+        """Checks of `sweep doctor` on the place where runs would run. node: also submit a short job
+        that checks a compute node. Submits nothing else."""
         yield torch_here()

@@ -1,4 +1,4 @@
-"""What `sweep doctor` found, one line each, and what torch sees on this machine."""
+"""Findings of `sweep doctor`, and the check of what torch sees on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBE = (
 
 @dataclass(frozen=True)
 class Check:
-    """One finding."""
+    """One finding, one line of the output."""
 
     name: str
     verdict: Literal["ok", "warn", "fail"]
@@ -26,6 +26,7 @@ class Check:
 
 
 def torch_here() -> Check:
+    """Torch's version and the GPUs it sees on this machine, asked in another process."""
     answer = ask(sys.executable, "-P", "-c", PROBE, timeout_s=PATIENCE_S)
     if not answer.ok:
         return Check("torch here", "fail", answer.error.rpartition("; ")[2] or "no answer")

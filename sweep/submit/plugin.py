@@ -156,7 +156,7 @@ class Plugin(Backend):
                 ) from error
 
     def checks(self, profile: Profile, store: Store, *, node: bool) -> Iterator[Check]:
-        """Whether it can be used here and takes the profile's parameters."""
+        """Whether the plug-in works here and accepts the profile's parameters."""
         with tempfile.TemporaryDirectory() as folder:
             try:
                 self.made(SweepDir(Path(folder)), profile, "epsweep-doctor")

@@ -1,7 +1,7 @@
-"""The backend of a Ray cluster: an order is one Ray job, whose driver makes a task of each of its
-jobs (see ray_tasks). The job outlives the launch; $RAY_ADDRESS says on which cluster it is.
+"""The Ray backend: an order becomes one Ray job, whose driver starts a Ray task for each job of the
+order (see ray_tasks). The Ray job outlives the launch; $RAY_ADDRESS selects the cluster.
 
-A profile's `parameters` are those of a Ray task, such as `num_cpus: 4` or `num_gpus: 0.5`.
+A profile's `parameters` are options of a Ray task, such as `num_cpus: 4` or `num_gpus: 0.5`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from sweep.submit.order import Order
 from sweep.submit.plugin import apart
 
 OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector")
-"""Of a Ray task, what a profile may say."""
+"""Options of a Ray task that a profile may set."""
 _STATES = {"SUCCEEDED": "COMPLETED", "STOPPED": "CANCELLED", "FAILED": "FAILED"}
-"""In Slurm's words. The driver of any other may not have started a task yet, or again."""
+"""Ray's state of a job -> Slurm's term. Any other counts as pending: the driver may still have to
+start a task (again)."""
 
 
 class Ray(Backend):
-    """Tasks of a Ray cluster, with the GPUs that one run needs."""
+    """Tasks on a Ray cluster, each with the GPUs of one run."""
 
     queued = True
 
@@ -54,12 +55,12 @@ class Ray(Backend):
                 client.submit_job(
                     entrypoint=command, submission_id=name, runtime_env={"env_vars": variables}
                 )
-            except Exception as error:  # of the connection, or what the cluster answers
+            except Exception as error:  # from the connection or the cluster
                 if _state(client, name).over:
                     submissions.forget(part.sweep, name)
                 raise ClusterError(f"Ray refused the job: {first_line(error)}") from error
             arrays[name] = part.jobs
-        return Started(arrays, left, "jobs of other runs have to be over first" if left else "")
+        return Started(arrays, left, "jobs of other runs have to end first" if left else "")
 
     def script(self, order: Order) -> list[str]:
         return [
@@ -79,21 +80,22 @@ class Ray(Backend):
 
     def limited(self, profile: Profile, most: int) -> Profile:
         raise ConfigError(
-            f"profile {profile.name}: --max-parallel: executor ray has no such limit, "
-            "but its tasks take what `parameters` ask for"
+            f"profile {profile.name}: --max-parallel: does not apply to executor ray, which starts "
+            "as many tasks as fit by their `parameters`"
         )
 
     def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
         try:
             client = _client()
             told = {name: _state(client, name) for name in {p.name for p in promised.values()}}
-        except Exception as error:  # not installed here, or out of reach
+        except Exception as error:  # not installed here, or unreachable
             silent = JobState(reason=f"no answer from Ray: {first_line(error)}")
             return {key: replace(item, state=silent) for key, item in promised.items()}
         return {key: replace(item, state=told[item.name]) for key, item in promised.items()}
 
     def stop(self, promised: Iterable[Pending]) -> None:
-        """The driver looks for these files; Ray can only end it with all of its tasks."""
+        """Writes request files that the driver looks for: Ray itself could only end the driver with
+        all of its tasks."""
         for item in promised:
             if item.logs:
                 write_text(ray_tasks.request(item.logs, item.job), "")
@@ -103,19 +105,21 @@ BACKEND = Ray()
 
 
 def _client() -> Any:
-    """Of the cluster that $RAY_ADDRESS names, else the one that runs here. Raises ClusterError."""
+    """The client of the cluster in $RAY_ADDRESS, else of one running on this machine. Raises
+    ClusterError."""
     try:
-        from ray.job_submission import JobSubmissionClient  # takes a second, and may not be there
+        from ray.job_submission import JobSubmissionClient  # 1 s to import; optional
     except ImportError:
         raise ClusterError("executor ray: not installed, expected `epsweep[ray]`") from None
     try:
         return JobSubmissionClient()
-    except Exception as error:  # Ray raises a dozen kinds
+    except Exception as error:  # Ray raises a dozen types
         raise ClusterError(f"executor ray: {first_line(error)}") from error
 
 
 def _state(client: Any, name: str) -> JobState:
-    """Of a job. One that the cluster does not know has ended with the cluster that did."""
+    """The state of a job. A job that the cluster does not know has ended, with the cluster that
+    knew it."""
     try:
         said = str(client.get_job_status(name).value)
     except RuntimeError as error:
@@ -126,14 +130,14 @@ def _state(client: Any, name: str) -> JobState:
 
 
 def _command(order: Order, name: str) -> str:
-    """What the driver runs. Raises ConfigError."""
+    """The command line of the driver. Raises ConfigError for an unknown parameter."""
     options = json.dumps(_options(order.profile))
     module = [sys.executable, "-u", "-m", ray_tasks.__name__]
     return shlex.join([*module, str(order.sweep.logs), name, str(order.jobs), options])
 
 
 def _options(profile: Profile) -> dict[str, Any]:
-    """Of the tasks. Raises ConfigError."""
+    """The options of the Ray tasks. Raises ConfigError for an unknown parameter."""
     for key in profile.parameters:
         if key not in OPTIONS:
             place = f"profile {profile.name}: parameters: {key}"

@@ -1,9 +1,9 @@
-"""The driver of a Ray job: a Ray task for each job of an order, and again for one that died.
+"""The driver of a Ray job: starts a Ray task for each job of an order, and again if it dies.
 
-`python -m sweep.submit.ray_tasks LOGS NAME COUNT OPTIONS` runs on the head node, and needs next to
-nothing. A task starts its job as a process, because signal handlers of a Ray worker are Ray's:
-`python -m sweep.submit.ray_tasks LOGS NAME COUNT NUMBER`. That process ends in good order if its
-worker is gone, be it killed, or because the driver has ended.
+`python -m sweep.submit.ray_tasks LOGS NAME COUNT OPTIONS` runs on the head node and needs hardly
+any resources. A task runs its job in a separate process, as Ray installs its own signal handlers in
+its workers: `python -m sweep.submit.ray_tasks LOGS NAME COUNT NUMBER`. That process saves its run
+and ends if its worker dies, be it killed or because the driver has ended.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from sweep.worker import attempt
 from sweep.worker.job import STOPPED
 
 POLL_S = 5.0
-"""Between two looks for requests to end jobs."""
+"""Seconds between two looks for requests to end jobs."""
 PATIENCE_S = 60.0
-"""For a process to put its run in order."""
+"""Seconds that a process may take to save its run."""
 AGAIN = 5
-"""Times that a job is started anew after its process, or its node, has died."""
+"""How often a job is restarted after its process or its node has died."""
 
 
 def request(logs: Path, job: str) -> Path:
-    """The file that asks the driver to end a job."""
+    """The file whose presence asks the driver to end a job."""
     return logs / f"{job}.end"
 
 
 def drive(logs: Path, name: str, count: int, options: dict[str, object]) -> None:
     """Do all jobs; Ray chooses when and where."""
-    import ray  # not needed by what a task starts
+    import ray  # not needed in the processes of jobs
 
     ray.init(log_to_driver=False)
     task = ray.remote(max_retries=0, **options)(_supervise)
@@ -53,7 +53,7 @@ def drive(logs: Path, name: str, count: int, options: dict[str, object]) -> None
             number = begun.pop(ref)
             try:
                 died = ray.get(ref) < 0 or ray.get(ref) == STOPPED
-            except ray.exceptions.RayError as error:  # its worker or its node, not what it ran
+            except ray.exceptions.RayError as error:  # its worker or node died, not the job itself
                 print(f"{_job(name, count, number)}: {error}", flush=True)
                 died = True
             deaths[number] += died
@@ -66,7 +66,8 @@ def drive(logs: Path, name: str, count: int, options: dict[str, object]) -> None
 
 
 def _supervise(python: str, logs: str, name: str, count: int, number: int) -> int:
-    """A Ray task: a job in a process; returns its exit code, below 0 if a signal killed it."""
+    """A Ray task: run a job in a separate process; returns its exit code, negative if a signal
+    killed it."""
     stem = f"{logs}/{_job(name, count, number)}_0_log"
     command = [python, "-u", "-m", "sweep.submit.ray_tasks", logs, name, str(count), str(number)]
     with open(f"{stem}.out", "ab") as out, open(f"{stem}.err", "ab") as err:
@@ -83,13 +84,13 @@ def _supervise(python: str, logs: str, name: str, count: int, number: int) -> in
 
 
 def _job(name: str, count: int, number: int) -> str:
-    """Its id, as in the records of submissions."""
+    """The id of a job, as in the records of submissions."""
     return f"{name}_{number}" if count > 1 else name
 
 
 def do(logs: Path, name: str, count: int, number: int) -> None:
-    """One job, in this process. Raises AlienError."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: when the worker is gone
+    """Do one job in this process. Raises AlienError."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a signal if the worker dies
     os.environ[attempt.JOB] = _job(name, count, number)
     os.environ.pop("SUBMITIT_EXECUTOR", None)  # Ray may have been started by a job of submitit
     bundle.read(logs, name, number)[0]()

@@ -100,7 +100,7 @@ def test_what_cannot_be_submitted_is_one_line(
     code, _, err = call("launch", grid, "--profile", profile)
     assert code == 2 and "parameters: num_cpu: unknown key, did you mean 'num_cpus'?" in err
     code, _, err = call("launch", grid, "--profile", profile, "--max-parallel", "2")
-    assert code == 2 and "--max-parallel: executor ray has no such limit" in err
+    assert code == 2 and "--max-parallel: does not apply to executor ray" in err
 
 
 def test_a_cluster_out_of_reach_keeps_promises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,9 +94,9 @@ def test_how_long_it_takes_on_the_devices_at_hand(store: Store) -> None:
     longest = model.hours(seen.statuses[0].run.config, seen.statuses[0].run.evals) or 0
     grid = parse(GRID % ("swin", "0"))
     wall = summary.spelled(longest, "hours")
-    assert f"the rest takes {wall} on 8 GPUs" in shown(summary.of(grid, seen, model), 160)
+    assert f"what is left takes {wall} on 8 GPUs" in shown(summary.of(grid, seen, model), 160)
     unknown = replace(model, at_once=None)
-    assert "the rest takes" not in shown(summary.of(grid, seen, unknown), 160)
+    assert "what is left" not in shown(summary.of(grid, seen, unknown), 160)
 
 
 def test_what_is_left_takes_as_long_as_on_the_devices_at_work(store: Store) -> None:
