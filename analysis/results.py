@@ -132,9 +132,8 @@ class Results:
         return index, (right == 1).sum(1) / (right >= 0).sum(1)
 
     def distances(self, run_id: str, eval_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """(image index, distance to the nearest adversarial image found, 0 if the image is wrong
-        itself), shape [n], sorted by image index. Raises as `critical`, also if the evaluation
-        measures no distances."""
+        """(image index, distance to the nearest adversarial image found, 0 for images that are
+        wrong themselves), shape [n], sorted by image index. Raises as `critical`."""
         index, distance, correct = self._images(run_id, eval_id, "distance", "correct")
         return index, np.where(correct, distance, 0)
 

@@ -37,8 +37,8 @@ COLUMNS = {
     "val_adv": "adversarial (%)",
     "val_loss": "loss",
 }
-"""Rows of the `training` figure: column of the metrics -> label. alpha is the schedule's, the others
-are of the validation after each epoch."""
+"""Rows of the `training` figure: column of the metrics -> label. alpha is what the schedule asks
+for, the others are of the validation after each epoch."""
 
 
 def trained(results: Results) -> list[Strength]:
