@@ -169,24 +169,3 @@ def test_a_phone_can_read_it(page: Path, browser: Any) -> None:
     tab.page.locator("#coverage summary").click()
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert unreadable(tab.page) == [] and tab.wrong == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_axe_finds_nothing_to_mend(page: Path, browser: Any, scheme: str, width: int) -> None:
-    """With a run opened, two compared, every block unfolded and every figure drawn."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core").Axe()
-    view = {"width": width, "height": 900}
-    tab = Tab(browser, page, color_scheme=scheme, viewport=view)
-    tab.page.locator("#runs-table .open").first.click()
-    tab.page.locator("#runs-table .detail pre").first.wait_for()
-    for number in (0, 7):
-        tab.page.locator("#runs-table input[type=checkbox]").nth(number).click()
-    tab.page.locator("#chosen table").wait_for()
-    tab.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    for figure in tab.page.locator("figure[data-packed]").all():
-        figure.scroll_into_view_if_needed()
-        figure.locator("svg").wait_for()
-    found = axe.run(tab.page).response
-    assert [one["id"] for one in found["violations"]] == [] and len(found["passes"]) > 20
-    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width

@@ -255,6 +255,22 @@ def test_text_has_contrast(page: Path, browser: Any, scheme: str) -> None:
     assert unreadable(tab.page) == []
 
 
+@pytest.mark.slow
+def test_axe_finds_nothing_to_mend(page: Path, browser: Any) -> None:
+    """On a dark phone, with a run opened, two compared and every block unfolded."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core").Axe()
+    tab = Tab(browser, page, color_scheme="dark", viewport={"width": 390, "height": 844})
+    tab.page.locator("#runs-table .open").first.click()
+    tab.page.locator("#runs-table .detail pre").first.wait_for()
+    for number in (0, 7):
+        tab.page.locator("#runs-table input[type=checkbox]").nth(number).click()
+    tab.page.locator("#chosen table").wait_for()
+    tab.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    found = axe.run(tab.page).response
+    assert [one["id"] for one in found["violations"]] == [] and len(found["passes"]) > 20
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_a_metric_that_no_evaluation_gives_is_no_missing_one(tmp_path: Path) -> None:
     """Judged at the training strength alone, as the sister benchmark does it."""
     runs = made.grid(("vit",), ("cars",), ("4/255",))
