@@ -282,14 +282,14 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
                 continue
             seen.add(row["id"])
             try:
-                result = read_json(store.run(row["id"]).result, shapes.Result) or {}
                 env = read_json(store.run(row["id"]).env, shapes.Env) or {}
+                if not _same(str(env.get("device")), device):
+                    continue
+                result = read_json(store.run(row["id"]).result, shapes.Result) or {}
             except DamagedError:
                 continue
             config = RunConfig.check(row["config"])
-            if isinstance(config, list):  # of another version
-                continue
-            if _same(str(env.get("device")), device) and result.get("seconds"):
+            if not isinstance(config, list) and result.get("seconds"):  # a list: another version's
                 share = env.get("threads", 1) if device == "CPU" else env.get("processes", 1)
                 taken[name] += 1
                 yield config, result["seconds"] * share
