@@ -39,7 +39,7 @@ from core.store.folders import Store
 
 CPU = torch.device("cpu")
 ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
-SMALL = ("mini_convnext-plane-eps4-sched", "mini_resnet-glyph-eps4-sched")
+SMALL = ("mini_convnext-plane-eps3-sched", "mini_resnet-glyph-eps3-sched")
 """Beginnings of the ids of the demo's two networks, with 32 and 64 classes."""
 STEPS = 100
 AT = {SMALL[0]: 2 / 255, SMALL[1]: 1.5 / 255}

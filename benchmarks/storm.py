@@ -61,6 +61,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "demo_source": {"base.epochs": 1, "base.validation.images": 16, "evals.0.images": 16},
     "demo": {
         "base.epochs": 6,
+        "base.batch": 64,
         "base.validation.images": 16,
         "evals.0.images": 32,
         "grid.dataset": ["glyph"],
