@@ -237,7 +237,7 @@ class RobustAccuracy(AtStrengths):
         return 10 * self.steps
 
     def passes(self, images: int, survival: float) -> float:
-        taken = images * FAST + min(images, AUDITED) if self.mode == "fast" else images
+        taken = {"exact": images, "fast": images * FAST + min(images, AUDITED)}[self.mode]
         again = min(images, 2 * SURVIVORS) * 2 * (DEEPFOOL + self.audit_steps) * self.audit
         return taken * self._each(survival, 2 * self.steps) + again
 
