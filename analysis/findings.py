@@ -86,6 +86,7 @@ def finding(results: Results) -> str:
     worst = max(found, key=how_bad)
     better = sum(gap > 0 for gap in worst.expected)
     low, high = (half_up(f(worst.clean), 1) for f in (min, max))
+    width = f"gaps {low} to {high}" if low != high else f"gap {low}"
     head = "Suboptimal transfer shows" if worst.suboptimal else "No suboptimal transfer here"
     missing = worst.pairs - len(worst.clean)
     said = f" ({counted(missing, 'pair')} not complete)" if missing else ""
@@ -95,7 +96,7 @@ def finding(results: Results) -> str:
     return (
         f"{head}: at eps_g = {worst.strength}{bracketed(worst.variant)}, fix ends "
         f"at least {SUBOPTIMAL:.0f} points of clean accuracy below sched on {worst.suboptimal} of "
-        f"{len(worst.clean)} backbone-dataset pairs (gaps {low} to {high} points), expected "
+        f"{len(worst.clean)} backbone-dataset pairs ({width} points), expected "
         f"robustness is higher with sched on {better} of {len(worst.expected)}, and "
         f"{_delays(results, worst)}{said}.{apart}"
     )
@@ -136,7 +137,8 @@ def _delays(results: Results, gap: Gaps) -> str:
             said.append(f"{setting} never adapts {never}")
             continue
         bracket = f" (never {never})" if _never(runs) else ""
-        said.append(f"{setting} adapts after {middle:g} epochs in the median{bracket}")
+        epochs = "epoch" if middle == 1 else "epochs"
+        said.append(f"{setting} adapts after {middle:g} {epochs} in the median{bracket}")
     return ", ".join(said)
 
 
@@ -163,12 +165,13 @@ def delay_rule(results: Results) -> str:
     each dataset."""
     tasks: dict[float, dict[str, None]] = defaultdict(dict)
     unknown: dict[str, None] = {}
-    columns = results.table[["dataset", "classes"]].drop_duplicates()
-    for dataset, classes in columns.itertuples(index=False, name=None):
+    # Runs that have not begun do not know it; others of their dataset may.
+    by_dataset = results.table.groupby("dataset", sort=False)["classes"].max()
+    for dataset, classes in by_dataset.items():
         known = None if pd.isna(classes) else int(classes)
         tasks[threshold(known)][f"{dataset}, {known} classes"] = None
         if known is None:
-            unknown[dataset] = None
+            unknown[str(dataset)] = None
     limits = [
         f"{100 * limit:.3g} %" + (f" ({'; '.join(names)})" if limit != DELAY_THRESHOLD else "")
         for limit, names in sorted(tasks.items())

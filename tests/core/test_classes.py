@@ -13,6 +13,7 @@ from core.config import registry
 from core.data import drawn, splits
 from core.store.classes import classes_of
 from core.store.folders import Store
+from core.store.json_files import read_jsonl
 
 
 def test_the_rows_come_first_then_the_name_then_the_labels(store: Store, tmp_path: Path) -> None:
@@ -54,3 +55,10 @@ def test_an_unknown_number_of_classes_is_said(tmp_path: Path) -> None:
     results = Results(tmp_path, made.manifest(tmp_path, [run]))
     (note,) = delay_table(results).notes
     assert note.endswith("exceeds 5 %; 5 % for birds, whose number of classes is unknown")
+
+    told = made.config(dataset="/data/birds", schedule="sched")
+    folder = made.finish(tmp_path, told)
+    rows = [row | {"classes": 12} for row in read_jsonl(folder.metrics)]
+    made.write_jsonl(folder.metrics, rows)
+    (note,) = delay_table(Results(tmp_path, made.manifest(tmp_path, [run, told]))).notes
+    assert "birds, 12 classes" in note and "unknown" not in note
