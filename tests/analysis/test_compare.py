@@ -32,7 +32,7 @@ def test_each_attack_is_compared_with_itself(tmp_path: Path, weighted: bool) -> 
     usual = made.EVALUATION
     if weighted:
         usual = EvalConfig.parse(usual.to_dict() | {"prior": [1] * len(usual.epsilons)})
-    name = "APGD-10 (l-inf, expected by a prior of its own)" if weighted else "APGD-10"
+    name = "APGD-10 (l-inf, expected by its own prior)" if weighted else "APGD-10"
     strong = AutoAttack(epsilons=made.EVALUATION.epsilons)
     (run,) = made.grid(("swin",), ("cars",), ("4/255",), ("fix",))
     for asked, share in ((strong, 299), (usual, 319)):  # 29.90 and 31.90 %, as published
