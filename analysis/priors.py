@@ -1,4 +1,4 @@
-"""What was published of the runs of a plan, in percent: what to expect before they are run."""
+"""Published values for the runs of a plan, in percent: what to expect before they are run."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from core.config import Strength
 
 GUIDE = "guide"
 MEAN = "mean"
-"""Of the Guide's five accuracies."""
+"""Name of the mean of the Guide's five accuracies."""
 USUAL = 50, "full", "at"
 """Epochs, protocol and objective of every run in the paper's tables."""
 PLACE = ("model", "dataset", "epsilon_g", "norm")
 Known = dict[str, dict[str, float]]
-"""Run id -> metric -> percent, for the runs of which something was published."""
+"""Run id -> metric -> percent, for runs with published values."""
 
 
 def find_published(manifest: Iterable[Mapping[str, Any]], tables: Sequence[str]) -> Known:
-    """Of the tables that a grid feeds: of the Guide the five accuracies and their mean; of the
-    paper's (of all of them if the grid names none) clean, adv and expected, by APGD."""
+    """Published values of runs. tables: those that the grid feeds; for 'guide' the five accuracies
+    and their mean, else clean, adv and expected under APGD from the paper's tables named there (all
+    of them if none is)."""
     if GUIDE in tables:
         return _of_guide(manifest)
     numbers = [number for number in TABLES if str(number) in tables]

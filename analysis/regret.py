@@ -1,8 +1,8 @@
 """How far each schedule falls short of the best of its cell, and whether it beats `sched`.
 
-A cell is what settings compete for: one model, dataset, eps_g and variant (epochs, learning rate,
-...). Its oracle is the best of its settings in hindsight: what choosing a schedule by its results
-on the test images would give.
+Settings compete within a cell: one model, dataset, eps_g and variant (epochs, learning rate, ...).
+The oracle of a cell is its best setting in hindsight, as if schedules were chosen by their results
+on the test images.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from core.config import ConfigError
 
 REFERENCE = "sched"
 MARGIN = 1.0
-"""Points of adversarial accuracy that a better schedule may cost: expected robustness can be bought
-with it, since clean accuracy is a part of it."""
+"""Points of adversarial accuracy that a better schedule may lose: clean accuracy counts in the
+expected one, so a schedule can gain there by giving up adversarial accuracy."""
 LEVEL = 0.05
 COLUMNS = (
     "cells",
@@ -37,11 +37,11 @@ COLUMNS = (
 
 
 def regret_frame(values: pd.DataFrame) -> pd.DataFrame:
-    """One line per cell and setting, in percent and points. values: as `Results.values`.
+    """One line per cell and setting. values: as `Results.values`.
 
-    Columns: those of a cell, setting, expected, adv; regret: expected below the best setting of the
-    cell; gain and adv_gain: expected and adv above `sched`, nan in cells without it. Cells with a
-    part missing are left out whole: nobody knows which of their settings is the best.
+    Columns: those of a cell, setting, expected and adv (percent); regret (points of expected below
+    the best setting of the cell), gain and adv_gain (points of expected and adv above `sched`, NaN
+    in cells without it). Incomplete cells are left out, as their best setting is unknown.
     """
     found = group_cells(one_evaluation(values))
     lines = [line for keys in _cells(found) for line in _lines(found, keys)]
@@ -60,7 +60,7 @@ CELL = ["model", "dataset", "epsilon_g", "norm", "variant"]
 
 
 def _cells(found: Mapping[Key, Cell]) -> list[list[Key]]:
-    """The keys of the settings of each cell, where more than one competes and all are complete."""
+    """The keys of each cell's settings, for complete cells with more than one."""
     groups = rivals(key for key in found if key.metric == "expected")
     return [keys for keys in groups if len(keys) > 1 and all(found[key].complete for key in keys)]
 

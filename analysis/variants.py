@@ -50,8 +50,8 @@ def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _with_parents_told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Run id -> config. Ids of runs whose weights others begin with have a seed in them: in their
-    place stands what those runs are beside these, 'run (epochs 5; protocol linear)'."""
+    """Run id -> config, where `weights: run ID` becomes how that run differs from this one, as 'run
+    (epochs 5; protocol linear)': its id contains the seed, by which variants must not differ."""
     configs = {row["id"]: row["config"] for row in rows}
 
     def told(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -62,7 +62,7 @@ def _with_parents_told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[s
             return {**config, "weights": f"run {parent.rpartition('-s')[0]}"}
         ours, theirs = dict(flat(config)), dict(flat(told(configs[parent])))
         ours |= {"seed": theirs["seed"], "weights": "pretrained"}
-        # Neither ', ' nor '=': these part the fields of a variant.
+        # Without ', ' and '=', which separate the fields of a variant.
         changed = [f"{n} {theirs[n]}" for n in sorted(theirs) if ours.get(n) != theirs[n]]
         return {**config, "weights": f"run ({'; '.join(changed)})"}
 

@@ -1,4 +1,4 @@
-"""The verb pictures: what networks of runs make of images under attack."""
+"""The verb pictures: a page of images under attack and what networks of runs see in them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sweep.cli.options import LOOK, Root, err, out
 
 verbs = typer.Typer()
 MOST = 50
-"""Images in a part of the page: each has two pictures for every run and strength."""
+"""Limit of images in a part of the page, as each has two pictures for every run and strength."""
 
 
 @verbs.command(rich_help_panel=LOOK)
 def pictures(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Run ids, or the beginnings of some.")
+        list[str], typer.Argument(metavar="RUN...", help="Run ids, or unique beginnings of them.")
     ],
     root: Root = None,
     strengths: Annotated[
@@ -29,23 +29,28 @@ def pictures(
         typer.Option(
             "--strength",
             metavar="STRENGTH...",
-            help="Of the evaluation's [default: half the training strength, it, and twice it]. By "
-            "the first, images are kept or lost.",
+            help="Strengths of the evaluation to show [default: half, one and two times the "
+            "training strength]. Images are kept or lost at the first [default: at the training "
+            "strength].",
         ),
     ] = None,
     evaluation: Annotated[
         str | None,
-        typer.Option(help="Whose flags to take, if there are several that all runs have."),
+        typer.Option(help="The evaluation to take, if the runs have several in common."),
     ] = None,
     images: Annotated[
-        int, typer.Option("--images", min=1, max=MOST, help="In each part of the page.")
+        int,
+        typer.Option(
+            "--images", min=1, max=MOST, help="Number of images in each part of the page."
+        ),
     ] = 6,
     wandb: Annotated[
-        bool, typer.Option("--wandb", help="Show them on W&B, too, as a run next to these.")
+        bool,
+        typer.Option("--wandb", help="Send the images to W&B, too, as a run of their own there."),
     ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
-    """One HTML page of images under attack: what runs see in them, keep, lose, and confuse."""
+    """Write an HTML page of images under attack: what runs see in them, keep and lose."""
     from analysis.report import gallery
     from analysis.report.pictures import Subject
     from core.run import pictured

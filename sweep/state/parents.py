@@ -1,7 +1,7 @@
 """Runs that begin with the weights of other runs: what they wait for, and who goes first.
 
 `weights: {run: ...}` in a grid makes a run the child of another, its parent. A child can begin once
-its parent has its result; until then it is left alone, whoever comes to it.
+its parent has a result; until then every process leaves it alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ ENDS = {"failed": "failed", "cancelled": "was cancelled"}
 
 
 def obstacle(parent: str | None, runs: Path) -> str | None:
-    """What a child of this run waits for: 'waiting for RUN', and what became of that if it has
-    ended badly; None if it can begin. runs: the store's folder of that name."""
+    """Why a child of this run cannot begin: 'waiting for RUN', with how that ended if it failed;
+    None if it can begin. runs: the store's folder `runs`."""
     if parent is None:
         return None
     folder = RunDir(runs / parent)
@@ -40,7 +40,7 @@ def obstacle(parent: str | None, runs: Path) -> str | None:
 
 
 def is_awaited(parent: str | None, runs: Path) -> bool:
-    """Whether a process works on what a child of this run waits for."""
+    """Whether a process works on this run, and children have to wait for it."""
     if parent is None or obstacle(parent, runs) is None:
         return False
     current = find_holder(RunDir(runs / parent))
@@ -48,11 +48,11 @@ def is_awaited(parent: str | None, runs: Path) -> bool:
 
 
 def generations(runs: Iterable[Run], store: Store) -> list[list[Run]]:
-    """The runs in the order in which they can be done: those that can begin, those that wait for
-    them or for runs that are not among these, and so on."""
+    """The runs in the order in which they can be done: first those that can begin, then those that
+    wait for them or for runs outside `runs`, and so on."""
     depth: dict[str, int] = {}
     found: list[list[Run]] = [[]]
-    for run in runs:  # a grid has every run behind its parent
+    for run in runs:  # a grid lists every run after its parent
         waits = obstacle(run.config.parent, store.runs)
         depth[run.id] = depth.get(run.config.parent or "", 0) + 1 if waits else 0
         found += [[] for _ in range(len(found), depth[run.id] + 1)]
@@ -61,8 +61,8 @@ def generations(runs: Iterable[Run], store: Store) -> list[list[Run]]:
 
 
 def arrays(runs: Iterable[Run], promised: Mapping[str, Pending], ask: Ask) -> dict[str, set[str]]:
-    """Run id -> the job of a queue, or the array of jobs, that will do its parent; without runs
-    whose parent no such job will do."""
+    """Run id -> the queued job, or array of jobs, that will do its parent; runs whose parent has no
+    such job are left out."""
     wanted = {run.id: promised.get(run.config.parent or "") for run in runs}
     told = ask({name: item for name, item in wanted.items() if item and item.name})
     return {name: {item.job.partition("_")[0]} for name, item in told.items() if item.live}

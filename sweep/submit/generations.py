@@ -1,6 +1,6 @@
-"""Runs that wait for each other: a queue gets them in turn, each behind the jobs of its parent.
+"""Runs that wait for each other: queued one generation after another, behind their parents' jobs.
 
-Workers of this machine need none of it: they share one manifest and find out themselves.
+Workers on this machine do not need this: they share one manifest and see which runs are ready.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WAITING = "the runs that they wait for are not submitted yet"
 
 
 def start(order: Runs) -> Started[Runs]:
-    """As the backend's own, of any runs. Raises as that."""
+    """As `Backend.start`, for runs that may wait for each other. Raises as that."""
     backend = backends.of(order.profile.executor)
     if not backend.queued:
         return backend.start(order)
@@ -25,7 +25,7 @@ def start(order: Runs) -> Started[Runs]:
     if ready:
         whole = backend.start(replace(order, runs=ready))
     for runs in others:
-        # By now the jobs of the generation before are on record.
+        # By now the jobs of the previous generation are recorded.
         promised = pending.promises(order.sweep)
         jobs = parents.arrays(runs, promised, backends.states)
         behind = {
