@@ -333,6 +333,6 @@ def demo(
     from sweep.demo import play
 
     if share and not real:
-        raise ConfigError("demo --share: expected with --real, which takes images from there")
+        raise ConfigError("demo --share: expected with --real")
     where = share or Path("/usr/share") if real else None
     raise typer.Exit(play(Store.at(root), out, max_parallel, value_of(tracking), where))
