@@ -75,7 +75,7 @@ USES = {
         "core.training.schedules.EpsilonSchedule",
     ),
     "objective": Use(
-        (), ("begin_epoch", "loss_sum", "extra_forwards"), "core.training.objectives.Loss"
+        (), ("loss_sum", "begin_epoch", "extra_forwards"), "core.training.objectives.Loss"
     ),
     "backbone": Use(("classes",), needs=("classes",)),
 }

@@ -81,7 +81,7 @@ def test_the_report_and_the_origin_of_a_number(tmp_path: Path) -> None:
     rows = store(tmp_path, {"cars": 1})
     source = Source.store(tmp_path, rows)
     told = explain(source, "SWIN/Cars/fix/clean@4")
-    assert "optim.lr 0.0003: best of 1 trial (of at least 10 expected) of a-search-of-1" in told
+    assert "optim.lr 0.0003: best of 1 trial (expected at least 10) of search a-search-of-1" in told
     assert "trials" not in explain(source, "SWIN/Aircraft/fix/clean@4")
     sidecar = json.loads(json.dumps(provenance(source)))
     assert {item["trials"] for item in sidecar["tuned"].values()} == {1}

@@ -170,7 +170,7 @@ def test_a_grid_of_networks_without_a_file_is_refused_at_its_line() -> None:
     [
         (lambda s: {k: v for k, v in s.items() if "fc" not in k}, "fc.weight, fc.bias missing"),
         (lambda s: s | {"fc.weight": torch.zeros(3, 8), "fc.bias": torch.zeros(3)}, "fc.weight"),
-        (lambda s: s | {"fc.bias": torch.full((CLASSES,), torch.nan)}, "'fc.bias' holds NaN"),
+        (lambda s: s | {"fc.bias": torch.full((CLASSES,), torch.nan)}, "'fc.bias' has NaN"),
     ],
 )
 def test_heads_that_do_not_fit_are_one_line(store: Store, change: Any, told: str) -> None:

@@ -280,7 +280,7 @@ def test_a_job_that_slurm_holds_is_released(
     console = Console(file=io.StringIO(), width=200)
     launcher._release(seen, console)
     assert released == ["7_0"]
-    assert "1 job released" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "released 1 job" in console.file.getvalue()  # type: ignore[attr-defined]
     (line,) = watcher.reasons(seen)
     assert runs[0].id in line.plain and "launch failed requeued held" in line.plain
 
