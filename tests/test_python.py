@@ -129,7 +129,7 @@ def test_an_export_loads_in_plain_timm(runs: tuple[Path, list[str]], tmp_path: P
         with torch.no_grad():
             torch.testing.assert_close(plain((x - mean) / std), model(x), rtol=1e-4, atol=1e-4)
     assert len(card["evaluations"]) == 2 and card["backbone"]["licence"] is None
-    with pytest.raises(ConfigError, match="expected an empty or a new folder"):
+    with pytest.raises(ConfigError, match="expected an empty or new folder"):
         epsweep.export(ids[0], tmp_path / "0", root)
 
 
@@ -144,7 +144,7 @@ def test_the_verb_and_what_cannot_be_loaded(
         epsweep.load_model("nothing", root)
     config = RunConfig.parse({"backbone": "test_vit", "dataset": "fake", "epochs": 2})
     Store(tmp_path).run(config.id).write_config(config.to_dict())
-    with pytest.raises(ConfigError, match="trained for 0 of 2 epochs"):
+    with pytest.raises(ConfigError, match="has no checkpoint"):
         epsweep.load_model(config.id[:-4], tmp_path)
     whole = Store(root).run(ids[0]).checkpoint
     content = whole.read_bytes()
