@@ -123,7 +123,7 @@ def of_evaluation(
 
 
 def is_masked(zero_gradient_images: int, n: int) -> bool:
-    """Whether so many of n images lack a usable gradient that an evaluation is doubtful."""
+    """Whether too many of n images lack a usable gradient for an evaluation to be trusted."""
     return zero_gradient_images > MASKED * n
 
 

@@ -15,7 +15,7 @@ from core.store.folders import RunDir
 def until(condition: Callable[[], object], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the wait timed out"
         time.sleep(0.005)
 
 

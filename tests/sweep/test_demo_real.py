@@ -1,4 +1,4 @@
-"""`sweep demo --real`: what it lacks, what it lays out, and a step of training on that."""
+"""`sweep demo --real`: what it reports missing, what it prepares, and one training step on it."""
 
 from __future__ import annotations
 
