@@ -43,7 +43,7 @@ def test_what_is_missing_is_a_line_each_with_the_command_that_mends_it(
     assert "found 0; run: apt-get install fonts-lato" in found
     lines = missing([run.config for run in load_grid("demo_real").runs], Store(tmp_path))
     assert len(lines) == 3 and all(line.endswith("; run: sweep demo --real") for line in lines)
-    said = "demo --share: expected with --real, which takes images from there\n"
+    said = "demo --share: expected with --real\n"
     assert call("demo", "--share", str(tmp_path)) == (2, "", said)
 
 
