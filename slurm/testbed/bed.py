@@ -184,7 +184,7 @@ class Bed:
             states = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split()
             if all(state in ("idle", "mix", "alloc", "comp") for state in states):
                 return
-            if any(state.startswith(("drain", "down", "inval")) for state in states):
+            if any(state.startswith(("drain", "drng", "down", "inval")) for state in states):
                 with suppress(BedError):  # refused if the nodes have recovered meanwhile
                     nodes = f"NodeName=n[1-{self.knobs.nodes}]"
                     self.run("scontrol", "update", nodes, "State=RESUME")
