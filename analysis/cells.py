@@ -50,10 +50,15 @@ class Cell:
     """How many seeds have a run that gives every image the same label."""
 
     @property
+    def over_seeds(self) -> bool:
+        """Whether it is a mean over seeds, not over datasets or models."""
+        return self.unit == "seeds"
+
+    @property
     def complete(self) -> bool:
         """Whether every part asked for is measured on all its images, and all seeds on the same
         number."""
-        same = self.unit != "seeds" or len(self.n) <= 1
+        same = not self.over_seeds or len(self.n) <= 1
         return self.state == "done" and self.measured == self.asked and same
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -173,15 +173,13 @@ def _laid_out(
 
 
 def _named(source: Source, number: int, bold: Sure | None) -> list[Table]:
-    match number:
-        case _ if number == MAIN:
-            return main_tables(source.values, sure=bold)
-        case _ if number == MARGIN:
-            return _margins(source)
-        case _ if number == REGRET:
-            return [regret_table(source.values)]
-        case _:
-            return [_attacks(source)]
+    made: dict[int, Callable[[], list[Table]]] = {
+        MAIN: lambda: main_tables(source.values, sure=bold),
+        MARGIN: lambda: _margins(source),
+        REGRET: lambda: [regret_table(source.values)],
+        ATTACKS: lambda: [_attacks(source)],
+    }
+    return made[number]()
 
 
 def _attacks(source: Source) -> Table:
@@ -208,7 +206,7 @@ def _margins(source: Source) -> list[Table]:
 
 def _sure(results: Results) -> Sure:
     def sure(found: Mapping[Key, Cell], frame: pd.DataFrame) -> Collection[Key]:
-        if any(cell.unit != "seeds" for cell in found.values()):
+        if not all(cell.over_seeds for cell in found.values()):
             return ()  # not for means over datasets or models, which Table 9 tests
         return Flags(results, frame).significant(found)
 

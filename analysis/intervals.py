@@ -17,6 +17,7 @@ from analysis.runs import Evaluation, Run
 from analysis.statistics import Scores, bootstrap, mcnemar, robustness, survival, wilson
 from analysis.tables import rivals, winners
 from core.config import ConfigError, Strength
+from core.config.strength import in_pixels
 
 Records = Callable[[str, str], Evaluation]
 Reader = Callable[[str, str], tuple[np.ndarray, np.ndarray]]
@@ -176,7 +177,7 @@ def _strengths(run: Run, evaluation: Evaluation, key: Key) -> dict[int, float]:
     trained = run.epsilon_g or key.strength  # standard runs are shown at other runs' eps_g
     target = evaluation.target(trained)
     strengths = enumerate(Strength.parse(text, target.norm).number for text in config["epsilons"])
-    coarse = key.metric == "expected" and target.norm == "linf" and not evaluation.prior
+    coarse = key.metric == "expected" and in_pixels(target.norm) and not evaluation.prior
     return {
         level: float(epsilon)
         for level, epsilon in strengths

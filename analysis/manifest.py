@@ -10,6 +10,7 @@ from analysis.kinds import Config
 from analysis.runs import Row, Run
 from analysis.variants import variants_of
 from core.config import ConfigError, RunConfig, Strength
+from core.config.strength import in_pixels
 from core.data.digests import Known
 from core.errors import DamagedError
 from core.store import shapes
@@ -45,7 +46,7 @@ def _respelled(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row of a manifest with strengths in the present spelling: older versions wrote 0.2 in l2 as
     '51/255', and tables would take two spellings for two values."""
     config = row["config"]
-    if config["norm"] == "linf":
+    if in_pixels(config["norm"]):
         return row
     strength = str(Strength.parse(config["epsilon_g"], config["norm"]))
     validation = {**config["validation"]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from core.config.strength import Norm
+
 MODELS = {
     "vit": "ViT",
     "swin": "SWIN",
@@ -38,7 +40,7 @@ CORRUPTED = "corrupted"
 """The one metric of an evaluation under common corruptions."""
 ACCURACY = "accuracy"
 """Share of right images: the metric of a user's kind of evaluation that declares no others."""
-NORMS = {"linf": "l-inf", "l2": "l2", "l1": "l1"}
+NORMS: dict[Norm, str] = {"linf": "l-inf", "l2": "l2", "l1": "l1"}
 
 
 def model_name(backbone: str) -> str:

@@ -205,7 +205,7 @@ def _lay_out(title: str, found: Cells, frame: pd.DataFrame, spec: Spec, sure: Su
 
 
 def _sure_note(found: Cells) -> str:
-    if any(cell.unit != "seeds" for cell in found.values()):
+    if not all(cell.over_seeds for cell in found.values()):
         return "No mean is bold: Table 9 tests whether means differ"
     return (
         "Bold: the best setting of a pair, if its lead over every other is significant (95 % "

@@ -25,7 +25,7 @@ from analysis.names import ACCURACY, CORRUPTED, METRICS
 from analysis.rounding import percent
 from analysis.runs import Evaluation, Row, Run
 from core.config import Strength
-from core.config.strength import NO_ATTACK, Norm
+from core.config.strength import NO_ATTACK, Norm, in_pixels
 from core.errors import DamagedError
 from core.store.flags import read_flags
 from core.store.folders import Store
@@ -284,7 +284,7 @@ def _measure(
     prior: Sequence[float] | None,
 ) -> float:
     at = Strength(Fraction(0), target.norm) if metric == "clean" else target
-    if at.number not in accuracy and (metric != "expected" or target.norm != "linf"):
+    if at.number not in accuracy and (metric != "expected" or not in_pixels(target.norm)):
         raise ValueError(f"no accuracy measured at {at}")
     if metric == "expected":
         return expected_up_to(accuracy, at, prior)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from analysis.kinds import Config, Kind, kind_of
 from analysis.names import NORMS, dataset_name, model_name
 from core.config import Strength
-from core.config.strength import Norm
+from core.config.strength import Norm, in_pixels
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
 from core.errors import DamagedError
@@ -254,7 +254,7 @@ class Run:
             return []
         rows: list[Row] = self._read(read_jsonl, self.dir.metrics, shapes.Metrics)
         norm = self.config["norm"]
-        if norm == "linf":
+        if in_pixels(norm):
             return rows
         for row in rows:
             if "val_epsilon" in row:

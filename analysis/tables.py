@@ -176,7 +176,7 @@ def problems(cells: Mapping[Key, Cell]) -> list[str]:
 
 
 def _reason(cell: Cell) -> str:
-    if cell.unit == "seeds" and len(cell.n) > 1:
+    if cell.over_seeds and len(cell.n) > 1:
         return f"seeds measured on different numbers of images ({cell.n[0]} to {cell.n[-1]})"
     reason = f"{cell.state} ({cell.reason})" if cell.reason else cell.state
     some = f"{cell.measured} of {cell.asked} {cell.unit}, " if cell.asked > 1 else ""

@@ -55,7 +55,7 @@ def _row(key: Key, cell: Cell) -> dict[str, Any]:
         "metric": key.metric,
         "value": None if cell.value is None else round(cell.value, 10),
         "n": " to ".join(map(str, cell.n)),
-        "seeds": cell.measured if cell.unit == "seeds" else "",
+        "seeds": cell.measured if cell.over_seeds else "",
         "std": None if cell.std is None else round(cell.std, 10),
         "state": _state(cell),
         "norm": key.norm,

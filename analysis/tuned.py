@@ -92,7 +92,7 @@ def noted(table: Table, found: Collection[tuple[str, ...]], text: str, sign: str
         for labels, entries in table.rows
     )
     entries = [entry for _, line in rows for entry in line]
-    means = any(entry.cell and entry.cell.unit != "seeds" for entry in entries)
+    means = any(entry.cell and not entry.cell.over_seeds for entry in entries)
     if rows == table.rows and not means:
         return table
     return replace(table, rows=rows, notes=(*table.notes, f"{sign} {text}"))

@@ -11,18 +11,7 @@ from analysis.names import dataset_name, model_name
 from analysis.runs import Row
 from core.config import RunConfig, Strength
 from core.config.run import parent_of
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Row:
-    """Dotted name -> value for each field of a nested config."""
-    found: Row = {}
-    for key, value in config.items():
-        # Not Mapping: to ask plain data for that takes ten times as long, a second of 10,000 runs.
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
+from core.config.values import flat
 
 
 def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

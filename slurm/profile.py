@@ -149,7 +149,7 @@ class Profile(Model):
             yield f"slurm.nodes: {nodes} nodes cannot share {self.ranks} processes evenly"
         if (self.slurm.tasks_per_node or self.ranks // nodes) * nodes != self.ranks:
             yield f"slurm.tasks_per_node: gpus_per_run makes it {self.ranks // nodes}"
-        if self.packing == "parallel" and self.ranks > 1:
+        if self.packs and self.ranks > 1:
             yield "packing: 'parallel' puts several runs on one GPU, so gpus_per_run must be 0 or 1"
         requests = self.slurm.gpu_requests()
         if len(requests) > 1:
@@ -177,6 +177,17 @@ class Profile(Model):
         return given if isinstance(given, int | float) else None
 
     @property
+    def packs(self) -> bool:
+        """Whether the runs of a job run at the same time, on one GPU."""
+        match self.packing:
+            case "parallel":
+                return True
+            case "serial":
+                return False
+            case _:
+                assert_never(self.packing)
+
+    @property
     def ranks(self) -> int:
         """Number of processes that train one run together."""
         return max(1, self.gpus_per_run)
@@ -192,9 +203,7 @@ class Profile(Model):
         return self.model_copy(update={**own, "slurm": slurm, "overrides": {}})
 
     def executor_options(self) -> dict[str, Any]:
-        """Keywords for `submitit.AutoExecutor(folder, **options)`."""
-        if self.executor != "slurm":
-            return {"cluster": self.executor}
+        """Keywords for `submitit.AutoExecutor(folder, **options)` on Slurm."""
         options: dict[str, Any] = {"cluster": "slurm", "slurm_max_num_timeout": self.max_requeues}
         if self.slurm.slurm_use_srun is False:
             # The time-limit signal then goes to the batch shell, so python must replace it.

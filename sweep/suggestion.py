@@ -12,7 +12,7 @@ settings of its cell in expected accuracy, and withdrawn if one of them has more
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from core.config import RunConfig
 from core.config.evaluation import AtStrengths
 from core.config.schedule import Schedule
+from core.config.values import flat
 from core.errors import DamagedError
 from core.sheet import Sheet
 from core.store import shapes
@@ -152,19 +153,11 @@ def _variants(cells: Sequence[RunConfig]) -> dict[RunConfig, str]:
     for cell in cells:
         same = ("backbone", "dataset", "epsilon_g")
         alike = [c for c in cells if all(getattr(c, n) == getattr(cell, n) for n in same)]
-        fields = [dict(_flat(other.to_dict())) for other in alike]
-        own = dict(_flat(cell.to_dict()))
+        fields = [flat(other.to_dict()) for other in alike]
+        own = flat(cell.to_dict())
         differing = [name for name in own if any(other[name] != own[name] for other in fields)]
         found[cell] = ", ".join(f"{name}={own[name]}" for name in differing)
     return found
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _suggest(

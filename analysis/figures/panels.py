@@ -19,6 +19,7 @@ from analysis.paper import one_evaluation
 from analysis.results import Results
 from analysis.statistics import median_delay
 from core.config import Strength
+from core.config.strength import in_pixels
 
 Pair = tuple[str, str]
 
@@ -148,7 +149,7 @@ def robustness(
 def unit(frame: pd.DataFrame, column: str) -> int:
     """How many 255ths the unit of an axis of strengths is: 1 for l-inf, 255 for l2 and l1, whose
     strengths are plain numbers. column: has the norms."""
-    return 1 if set(frame[column]) <= {"linf", ""} else 255
+    return 1 if all(not norm or in_pixels(norm) for norm in set(frame[column])) else 255
 
 
 def unit_name(frame: pd.DataFrame, column: str) -> str:

@@ -13,6 +13,7 @@ from analysis.margins.kendall import rank_correlation
 from analysis.rounding import percent
 from analysis.runs import Evaluation, Row, Run
 from core.config import Strength
+from core.config.strength import in_pixels
 from core.errors import DamagedError
 from core.store.flags import read_flags
 
@@ -98,7 +99,7 @@ def read_arrays(run: Run, eval_id: str) -> dict[str, NDArray[Any]]:
 def strengths_of(config: Mapping[str, Any]) -> list[Strength]:
     """The strengths at which brittle images are detected."""
     norm = config.get("norm", "linf")
-    given: Sequence[str] = PAPER if norm == "linf" else config["epsilons"]
+    given: Sequence[str] = PAPER if in_pixels(norm) else config["epsilons"]
     return [strength for text in given if (strength := Strength.parse(text, norm))]
 
 

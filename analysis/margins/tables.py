@@ -16,6 +16,7 @@ from analysis.names import NORMS, paper_order
 from analysis.rounding import half_up
 from analysis.tables import ABSENT, PLUS_MINUS, Entry, Table, some
 from core.config import Strength
+from core.config.strength import in_pixels, scale_of
 
 ROW = ["model", "dataset", "epsilon_g", "norm", "setting", "variant", "eval_id", "eval_norm"]
 """Columns that identify a row of a table; its seeds are averaged."""
@@ -62,10 +63,10 @@ def _consistency(frame: pd.DataFrame) -> Table:
             Entry(ABSENT) if one is None else _of(seeds, one, _tau(one, bare=score != "logit"))
             for score, one in zip(scores, measured, strict=True)
         ]
-        median = medians.get(row, float("nan")) * (255 if row[-1] == "linf" else 1)
+        median = medians.get(row, float("nan")) * scale_of(row[-1])
         shown = ABSENT if np.isnan(median) else "inf" if np.isinf(median) else str(half_up(median))
         rows.append((_labels(row, frame), (*entries, Entry(shown))))
-    unit = "1/255" if set(frame["eval_norm"]) == {"linf"} else "1/255 in l-inf"
+    unit = "1/255" if all(map(in_pixels, set(frame["eval_norm"]))) else "1/255 in l-inf"
     notes = [
         "tau: Kendall's tau-b between the distance to the decision boundary and a margin; in "
         "brackets its 95 % interval (percentile bootstrap over images)",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.runs import Run
-from analysis.variants import flat
+from core.config.values import flat
 
 
 def config_texts(runs: Sequence[Run]) -> tuple[str, dict[str, str]]:

@@ -23,7 +23,7 @@ from analysis.paper import one_evaluation
 from analysis.results import Results
 from analysis.runs import Evaluation, Row, Run
 from core.config import Strength
-from core.config.strength import Norm
+from core.config.strength import Norm, in_pixels, scale_of
 from core.errors import counted
 from core.store.files import read_end
 from core.store.signatures import Transfer, of_transfer, transfer_of
@@ -111,14 +111,13 @@ def _curve(attack: str, record: Mapping[str, Any]) -> list[Any]:
         [_place(row["epsilon"], row["norm"]), round(100 * row["correct"] / row["n"], 2)]
         for row in record["rows"]
     ]
-    return [attack, record["n"], points, "1/255" if norm == "linf" else norm]
+    return [attack, record["n"], points, "1/255" if in_pixels(norm) else norm]
 
 
 @lru_cache
 def _place(epsilon: str, norm: Norm) -> float:
     """Where a strength lies on the axis: in 255ths for l-inf."""
-    number = Strength.parse(epsilon, norm).number
-    return round(float(number * 255 if norm == "linf" else number), 6)
+    return round(float(Strength.parse(epsilon, norm).number * scale_of(norm)), 6)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from analysis.names import model_name
 from analysis.report.confusion import CLASSES
 from core.config import ConfigError, RunConfig, Strength, nearest
+from core.config.evaluation import USUAL
 from core.store import shapes
 from core.store.flags import read_flags
 from core.store.folders import RunDir
@@ -180,7 +181,7 @@ def _shared(runs: Sequence[RunDir], asked: str | None) -> str:
     if asked is None and shared:
         made = (read_json(runs[0].result, shapes.Result) or {}).get("evals", ())
         order = [name for name in made if name in shared] or shared
-        return min(order, key=lambda name: not name.startswith("apgd"))
+        return min(order, key=lambda name: _record(runs[0], name)["config"].get("attack") != USUAL)
     matches = [name for name in shared if name.startswith(asked or "")]
     if len(matches) == 1:
         return matches[0]

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from core.attack.apgd import attacking, check_range, gradient_of, is_right, loss_of
 from core.attack.trajectory import choose_trajectory
 from core.config import ConfigError, Strength, nearest
+from core.config.strength import NORMS
 from core.machine.runtime import judging
-
-NORMS = ("linf", "l2", "l1")
 
 
 def attack(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.config.parts import OBJECTIVES, Lora, Objective, Optim, Protocol
+from core.config.parts import OBJECTIVES, TRAINS, Lora, Objective, Optim, Protocol
 from core.config.registry import backbone
 
 
@@ -13,11 +13,11 @@ def optim_used(optim: Optim, protocol: Protocol) -> Optim:
     """Reset fields without effect: head_lr and head_weight_decay if only the head is trained or if
     they equal the backbone's, `no_decay` without weight decay or if the backbone is frozen."""
     changes: dict[str, Any] = {}
-    if protocol != "full" or not optim.weight_decay:
+    if not TRAINS[protocol].backbone or not optim.weight_decay:
         changes["no_decay"] = "vectors"
     for name in ("lr", "weight_decay"):
         common, head = getattr(optim, name), getattr(optim, f"head_{name}")
-        if protocol == "linear" and head is not None:
+        if not any(TRAINS[protocol]) and head is not None:
             changes[name] = common = head
         if head == common:
             changes[f"head_{name}"] = None
@@ -30,9 +30,9 @@ def objective_used(objective: Objective, protocol: Protocol, attacks: bool) -> O
     kind = objective.kind
     if kind == "at" or (kind in OBJECTIVES and not attacks):
         return Objective()
-    if kind != "autolora":
+    if not objective.adapts:
         return objective
-    if protocol != "full":
+    if not TRAINS[protocol].backbone:
         raise ValueError(
             "protocol: autolora trains the whole network, with adapters beside it, expected full, "
             f"got {protocol}"

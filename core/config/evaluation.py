@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from core.config import own_code
 from core.config.knobs import Code
-from core.config.strength import Norm, Strength, Strengths
+from core.config.strength import Norm, Strength, Strengths, in_pixels
 from core.config.values import Count, Number, Part, delta_of, hashed, safe_name
 from core.errors import ConfigError
 
@@ -44,7 +44,7 @@ LEAST_CLASSES = 4
 """Fewest classes for AutoAttack: the loss of targeted APGD uses the fourth largest logit."""
 
 
-def ensemble_problem(norm: str, size: int, classes: int | None = None) -> str | None:
+def ensemble_problem(norm: Norm, size: int, classes: int | None = None) -> str | None:
     """Why AutoAttack cannot attack square images of `size` pixels, or a task with `classes` classes
     (None: unknown); None if no reason is known."""
     if classes is not None and classes < LEAST_CLASSES:
@@ -52,7 +52,7 @@ def ensemble_problem(norm: str, size: int, classes: int | None = None) -> str | 
             f"attack autoattack needs at least {LEAST_CLASSES} classes for its targeted attacks, "
             f"got {classes}; use apgd-ce"
         )
-    if norm != "linf" and not _tiled(size):
+    if not in_pixels(norm) and not _tiled(size):
         near = min(filter(_tiled, range(8, size + 9)), key=lambda other: abs(other - size))
         return (
             f"attack autoattack, norm {norm}: its Square attack cannot take images of {size} "
@@ -87,6 +87,8 @@ class EvalConfig(Part):
     """An optional package that the kind needs: its import name, and the command to install it."""
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     """Metrics for tables: 'accuracy' over the kind's rows, or names of `Measured.metrics`."""
+    takes_floats: ClassVar[bool] = True
+    """Whether it can judge images that are given as floats in place of uint8."""
     recorded: ClassVar[Mapping[str, Any]] = {}
     """Hashed into the id besides the kind and the fields that differ from their defaults."""
 
@@ -166,6 +168,8 @@ class AtStrengths(EvalConfig):
     metrics: ClassVar[tuple[str, ...]] = ("clean", "adv", "expected")
     by_distance: ClassVar[bool] = False
     """Whether expected accuracy is an exact integral, which needs no intermediate strengths."""
+    whole_curve: ClassVar[bool] = True
+    """Whether it is fast enough to be asked for at every strength up to eps_g."""
 
     norm: Norm = "linf"
     steps: Count = 10
@@ -184,7 +188,7 @@ class AtStrengths(EvalConfig):
                 "epsilons: expected ascending strengths that begin with 0, "
                 f"got {reprlib.repr(given) if given else 'none'}"
             )
-        if self.norm != "linf" and "epsilons" not in self.model_fields_set:
+        if not in_pixels(self.norm) and "epsilons" not in self.model_fields_set:
             raise ValueError(f"epsilons: norm {self.norm} has no default, expected strengths")
         count = len(self.epsilons)
         if self.prior is not None and (len(self.prior) != count or not any(self.prior)):
@@ -254,6 +258,7 @@ class AutoAttack(AtStrengths):
         "pyautoattack",
         "pip install 'epsweep[autoattack]'",
     )
+    whole_curve: ClassVar[bool] = False
 
     def passes(self, images: int, survival: float) -> float:
         return images * self._each(survival, 2 * self.steps + AUTOATTACK)
@@ -326,6 +331,7 @@ class Corruptions(EvalConfig):
     per_image: Literal["one", "all"] = "one"
     """`one`: each image gets one type, in consecutive blocks; `all`: every image gets all types."""
 
+    takes_floats: ClassVar[bool] = False
     recorded: ClassVar[Mapping[str, Any]] = {"epsilons": ["0"]}
 
     @property
@@ -333,7 +339,7 @@ class Corruptions(EvalConfig):
         return f"{self.attack}-{self.severity}"
 
     def passes(self, images: int, survival: float) -> float:
-        return images * (CORRUPTIONS if self.per_image == "all" else 1)
+        return images * {"one": 1, "all": CORRUPTIONS}[self.per_image]
 
 
 USUAL = "apgd-ce"

@@ -6,7 +6,7 @@ Each field's meaning, range and neutral default; core.config.run combines the pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -17,6 +17,20 @@ from core.config.values import Count, Number, Part, nearest
 
 Protocol = Literal["full", "linear", "lora"]
 """Which weights are trained: all, the head, or the head and adapters."""
+
+
+class Trains(NamedTuple):
+    """What a protocol trains besides the head."""
+
+    backbone: bool
+    adapters: bool
+
+
+TRAINS: Mapping[Protocol, Trains] = {
+    "full": Trains(backbone=True, adapters=False),
+    "linear": Trains(backbone=False, adapters=False),
+    "lora": Trains(backbone=False, adapters=True),
+}
 Precision = Literal["fp32", "bf16"]
 """Precision of forwards and backwards in training."""
 Beta = Annotated[Number, Field(ge=0, lt=1)]
@@ -49,6 +63,7 @@ class Optim(Part):
 
 
 OBJECTIVES = ("at", "trades", "autolora")
+ADAPTING = ("autolora",)
 
 
 def _objective(kind: str) -> str:
@@ -68,6 +83,11 @@ class Objective(Part):
     """For `trades`: weight of the divergence between clean and attacked predictions."""
     knobs: Knobs = ()
     """Keyword arguments for a class of the user's: in a grid, all keys next to `kind`."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it gives the network adapters while it is trained."""
+        return self.kind in ADAPTING
 
     @model_validator(mode="before")
     @classmethod

@@ -25,6 +25,7 @@ from core.config import own_code
 from core.config.canon import lora_used, objective_used, optim_used
 from core.config.knobs import Code
 from core.config.parts import (
+    TRAINS,
     Attack,
     Augment,
     Lora,
@@ -36,7 +37,7 @@ from core.config.parts import (
 )
 from core.config.registry import backbone, backbones, canonical_backbone, size_problem
 from core.config.schedule import Schedule, resolve_schedule, unused
-from core.config.strength import Norm, Strength
+from core.config.strength import Norm, Strength, in_pixels
 from core.config.values import Count, Part, delta_of, hashed, named_or_full, problems, safe_name
 from core.errors import ConfigError
 
@@ -186,7 +187,7 @@ class RunConfig(Part):
         else:  # a default is not validated
             object.__setattr__(self, "epsilon_g", Strength(self.epsilon_g.number, self.norm))
         self._validated_in_its_norm()
-        usual = self.epsilon_g or (UNATTACKED if self.norm == "linf" else None)
+        usual = self.epsilon_g or (UNATTACKED if in_pixels(self.norm) else None)
         if self.validation.epsilon == usual:
             implied = self.validation.model_copy(update={"epsilon": None})
             object.__setattr__(self, "validation", implied)
@@ -196,7 +197,7 @@ class RunConfig(Part):
                 f"weights: {self.backbone} has no 'pretrained' weights; expected random (as the "
                 "function returns it) or a checkpoint"
             )
-        if self.protocol != "full":  # BatchNorm keeps its statistics
+        if not TRAINS[self.protocol].backbone:  # BatchNorm keeps its statistics
             object.__setattr__(self, "batchnorm_images", None)
         elif images and self.batch % images:
             raise ValueError(
@@ -280,7 +281,7 @@ class RunConfig(Part):
     @property
     def adapted(self) -> bool:
         """Whether its network has adapters while it is trained."""
-        return self.protocol == "lora" or self.objective.kind == "autolora"
+        return TRAINS[self.protocol].adapters or self.objective.adapts
 
     @property
     def own_names(self) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, Literal, assert_never, get_args
 
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo
 from pydantic_core import core_schema
 
 Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
 LARGEST = 10**6
 """No l2 or l1 ball in [0, 1]^n with images of any size is larger."""
 
@@ -31,6 +32,11 @@ def in_pixels(norm: Norm) -> bool:
             return False
         case _:
             assert_never(norm)
+
+
+def scale_of(norm: Norm) -> int:
+    """The factor from a strength to the unit in which it is shown: 255, or 1 for plain numbers."""
+    return 255 if in_pixels(norm) else 1
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from core.config.seeds import derive
+from core.config.strength import Norm
 from core.data.splits import Split
 from core.evaluation import queue
 from core.machine.team import ALONE, Team
@@ -69,7 +70,7 @@ def check(
     steps: int,
     batch: int,
     device: torch.device,
-    norm: str = "linf",
+    norm: Norm = "linf",
     team: Team = ALONE,
     failed: Callable[[str], object] = lambda text: None,
     progress: Callable[[int], None] = lambda done: None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from core.attack.apgd import attacking, is_right
 from core.attack.projection import usable
 from core.config import AutoAttack, ConfigError
+from core.config.strength import Norm
 from core.data.splits import Split
 from core.evaluation import robust
 from core.evaluation.measured import Context, Measured
@@ -30,7 +32,12 @@ from core.machine.team import ALONE, Team
 from core.store.files import Write, write_atomic
 
 log = logging.getLogger("epsweep")
-NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+NORMS: dict[Norm, tuple[str, float]] = {
+    "linf": ("Linf", math.inf),
+    "l2": ("L2", 2),
+    "l1": ("L1", 1),
+}
+"""Norm -> its name in the ensemble, its order."""
 
 
 def measure(asked: AutoAttack, model: nn.Module, split: Split, context: Context) -> Measured:
@@ -112,7 +119,7 @@ def evaluate(
     split: Split,
     strengths: Sequence[float],
     *,
-    norm: str,
+    norm: Norm,
     batch: int,
     device: torch.device,
     ledger: Ledger,
@@ -167,13 +174,13 @@ def _share(found: Search, tried: np.ndarray[Any, Any]) -> float:
     return float(done / (done + left)) if left else 1.0
 
 
-def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: str) -> Tensor:
+def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: Norm) -> Tensor:
     """Which images [B] the standard ensemble breaks. Its seed is 0 for every batch, and the
     caller's random state is left unchanged."""
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         ensemble = require().AutoAttack(
-            model, norm=NORMS[norm], eps=epsilon, seed=0, version="standard", device=x.device
+            model, norm=NORMS[norm][0], eps=epsilon, seed=0, version="standard", device=x.device
         )
         with torch.no_grad():
             others = model(x[:1]).shape[1] - 1
@@ -185,9 +192,9 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: str) -
     return wrong & _inside(adversarial, x, epsilon, norm)
 
 
-def _inside(point: Tensor, clean: Tensor, epsilon: float, norm: str) -> Tensor:
+def _inside(point: Tensor, clean: Tensor, epsilon: float, norm: Norm) -> Tensor:
     """Which points [B] are in the ball, up to rounding, and in the pixel range."""
-    order = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}[norm]
-    far: Tensor = torch.linalg.vector_norm((point - clean).flatten(1).double(), ord=order, dim=1)
+    away, (_, order) = (point - clean).flatten(1).double(), NORMS[norm]
+    far: Tensor = torch.linalg.vector_norm(away, ord=order, dim=1)
     in_range = (point.flatten(1).amin(1) >= 0) & (point.flatten(1).amax(1) <= 1)
     return (far <= epsilon * (1 + 1e-4) + 1e-6) & in_range

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from core.attack.apgd import attacking, gradient_of, is_right, loss_of
 from core.attack.trajectory import Trajectory, choose_trajectory
+from core.config.strength import Norm
 from core.data.splits import Split
 from core.errors import TeamError
 from core.evaluation.slots import Queue, Slots
@@ -77,7 +78,7 @@ def search(
     batch: int,
     device: torch.device,
     mode: Mode = "exact",
-    norm: str = "linf",
+    norm: Norm = "linf",
     progress: Callable[[int], None] = lambda done: None,
     team: Team = ALONE,
     snapshot: Snapshot | None = None,

@@ -24,15 +24,22 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(precision: Precision, on: torch.device) -> AbstractContextManager[object]:
-    """The context for forwards on device `on`: bf16 autocast, or none for fp32."""
+def is_halved(precision: Precision) -> bool:
+    """Whether forwards take half the bytes per number."""
     match precision:
         case "bf16":
-            return torch.autocast(on.type, dtype=torch.bfloat16)
+            return True
         case "fp32":
-            return contextlib.nullcontext()
+            return False
         case _:
             assert_never(precision)
+
+
+def autocast(precision: Precision, on: torch.device) -> AbstractContextManager[object]:
+    """The context for forwards on device `on`: bf16 autocast, or none for fp32."""
+    if is_halved(precision):
+        return torch.autocast(on.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

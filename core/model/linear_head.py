@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from core.config.strength import Norm
 
-DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
 """Norm of a perturbation -> order of its dual norm."""
 
 

@@ -58,7 +58,7 @@ def adapt(model: nn.Module, config: RunConfig) -> None:
         except (ValueError, NotImplementedError) as error:  # such as a rank that no group allows
             raise ConfigError(f"lora: {config.backbone}: {first_line(error)}") from None
     _must_be_called(model, chosen, config)
-    if config.objective.kind == "autolora":
+    if config.objective.adapts:
         for parameter in trained:  # peft has frozen them
             parameter.requires_grad_(True)
         _switch(model, on=False)

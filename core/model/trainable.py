@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.config import ConfigError, Optim, RunConfig
+from core.config.parts import TRAINS
 
 
 def heads_of(net: nn.Module) -> tuple[str, ...]:
@@ -36,24 +37,17 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
 def prepare(model: nn.Module, config: RunConfig) -> None:
     """Freeze what the run does not train. Raises ConfigError if that, or the optimiser, depends on
     which module is the head and this is unknown."""
-    optim, heads = config.optim, head_names(model)
+    optim, heads, trains = config.optim, head_names(model), TRAINS[config.protocol]
     parts = (optim.head_lr, optim.head_weight_decay)
-    if not heads and (config.protocol != "full" or config.adapted or parts != (None, None)):
+    if not heads and (not trains.backbone or config.adapted or parts != (None, None)):
         raise ConfigError(
             f"protocol {config.protocol}, autolora, optim.head_*: {config.backbone} does not say "
             "which of its modules is the head; call it 'head'"
         )
-    match config.protocol:
-        case "full":
-            return
-        case "linear":
-            adapters = False
-        case "lora":
-            adapters = True
-        case _:
-            assert_never(config.protocol)
+    if trains.backbone:
+        return
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(is_in(name, heads) or (adapters and ".lora_" in name))
+        parameter.requires_grad_(is_in(name, heads) or (trains.adapters and ".lora_" in name))
 
 
 def sentence(model: nn.Module) -> str:
@@ -83,7 +77,8 @@ def train_mode(model: nn.Module, config: RunConfig) -> None:
 
 def has_batchnorm(model: nn.Module, config: RunConfig) -> bool:
     """Whether training uses batch statistics, so that an image's logits depend on its batch."""
-    return config.protocol == "full" and any(isinstance(m, _BatchNorm) for m in model.modules())
+    batchnorm = any(isinstance(module, _BatchNorm) for module in model.modules())
+    return batchnorm and TRAINS[config.protocol].backbone
 
 
 def groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
@@ -91,7 +86,13 @@ def groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
     warm-up. Vectors and scalars (biases, norms, layer scales) do not decay, nor, with
     `no_decay: library`, do the parameters that timm lists."""
     heads = head_names(model)
-    exempt = listed(model) if config.optim.no_decay == "library" else frozenset()
+    match no_decay := config.optim.no_decay:
+        case "vectors":
+            exempt = frozenset[str]()
+        case "library":
+            exempt = listed(model)
+        case _:
+            assert_never(no_decay)
     found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

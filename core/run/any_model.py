@@ -17,7 +17,6 @@ from torch import nn
 from core.attack.apgd import attacking, check_range
 from core.attack.examples import check_model
 from core.config import ConfigError, EvalConfig
-from core.config.evaluation import Corruptions
 from core.data.splits import FloatSplit, Split
 from core.evaluation import kinds
 from core.evaluation.measured import Context
@@ -83,8 +82,8 @@ def evaluate(
     plain = {key: [*item] if isinstance(item, tuple) else item for key, item in evaluation.items()}
     asked = EvalConfig.parse(plain, where="evaluate")
     split = _split(data).first(asked.images)
-    if isinstance(asked, Corruptions) and isinstance(split, FloatSplit):
-        raise ConfigError("attack corruptions: expected images as uint8, got floats")
+    if isinstance(split, FloatSplit) and not asked.takes_floats:
+        raise ConfigError(f"attack {asked.attack}: expected images as uint8, got floats")
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     with attacking(model) as target:

@@ -12,7 +12,7 @@ from typing import Any
 
 from core.config import ConfigError, EvalConfig, RunConfig, own_code, shown
 from core.config.evaluation import AtStrengths
-from core.config.strength import in_pixels
+from core.config.strength import in_pixels, scale_of
 from core.data import digests, splits
 from core.data.inputs import Sources
 from core.errors import StaleError
@@ -222,14 +222,14 @@ def _curve(
     prefix: str, item: AtStrengths, rows: Sequence[Any], config: RunConfig
 ) -> dict[str, float]:
     """Accuracy at every strength, and expected accuracy if the evaluation has the run's norm."""
-    accuracy, unit = records.curve(rows), 255
+    accuracy, unit = records.curve(rows), scale_of(item.norm)
     if not in_pixels(item.norm):
-        prefix, unit = f"{prefix}-{item.norm}", 1
+        prefix += f"-{item.norm}"
     found = {f"{prefix}/eps{float(e) * unit:g}": value for e, value in accuracy.items()}
     exact = records.expected_exactly(rows, config.epsilon_g) if item.norm == config.norm else None
     if exact is not None and item.prior is None:
         found[f"{prefix}/expected"] = exact
-    elif item.norm == config.norm == "linf" and config.epsilon_g:
+    elif item.norm == config.norm and in_pixels(config.norm) and config.epsilon_g:
         # Too few strengths up to eps_g raise ValueError: no expected accuracy then.
         with contextlib.suppress(ValueError):
             found[f"{prefix}/expected"] = records.expected_up_to(

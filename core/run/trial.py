@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import assert_never
 
 from core.config import RunConfig
 from core.data import splits
@@ -22,7 +23,7 @@ from core.options import Compile
 from core.run.measure import remark
 from core.store.claims import Claim
 from core.store.folders import RunDir, Store
-from core.store.records import Goal, MetricsRow, expected_over, reached
+from core.store.records import Goal, MetricsRow, expected_over, judged_on, reached
 from core.training.microbatch import Fits
 from core.training.trainer import Monitor, Trainer
 
@@ -98,15 +99,23 @@ def train(
     with contextlib.suppress(_UnpromisingError):
         trainer.fit()
         value = _final(trainer, dataset.val, goal)
-    images = trainer.rows[-1]["val_clean_images" if goal == "clean" else "val_adv_images"]
-    return Judgement(value, len(trainer.rows), images)
+    return Judgement(value, len(trainer.rows), judged_on(trainer.rows[-1], goal))
 
 
 def _final(trainer: Trainer, split: splits.Split, goal: Goal) -> float:
-    """The goal's value after the last epoch; for `expected`, by the trapezoidal rule on five
-    strengths from 0 to eps_g, on the images of the adversarial validation."""
-    if goal != "expected":
-        return reached(trainer.rows[-1], goal)
+    """The goal's value after the last epoch."""
+    match goal:
+        case "clean" | "adversarial":
+            return reached(trainer.rows[-1], goal)
+        case "expected":
+            return _expected(trainer, split)
+        case _:
+            assert_never(goal)
+
+
+def _expected(trainer: Trainer, split: splits.Split) -> float:
+    """Expected accuracy by the trapezoidal rule on five strengths from 0 to eps_g, on the images of
+    the adversarial validation."""
     config = trainer.config
     strengths = [config.validation_epsilon.number * Fraction(i, POINTS) for i in range(POINTS + 1)]
     images = split.first(config.validation.images)

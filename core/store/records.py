@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, Literal, NotRequired, TypedDict, assert_never
 
 from core.config import Strength
+from core.config.strength import in_pixels
 
 DELAY_THRESHOLD = 0.05
 """A run has adapted to its task once validation clean accuracy exceeds 5 % (paper, adaptation
@@ -85,6 +86,17 @@ def reached(row: MetricsRow, goal: Goal) -> float:
             return adversarial
         case "expected":
             return (clean + adversarial) / 2
+        case _:
+            assert_never(goal)
+
+
+def judged_on(row: MetricsRow, goal: Goal) -> int:
+    """The number of images behind the goal's value."""
+    match goal:
+        case "clean":
+            return row["val_clean_images"]
+        case "adversarial" | "expected":
+            return row["val_adv_images"]
         case _:
             assert_never(goal)
 
@@ -187,7 +199,7 @@ def expected_up_to(
     """
     below = {eps: value for eps, value in accuracy.items() if eps <= epsilon.number}
     if prior is None:
-        on_grid = epsilon.norm == "linf"
+        on_grid = in_pixels(epsilon.norm)
         return expected_accuracy(below, epsilon.number) if on_grid else expected_over(below)
     if not any(prior[: len(below)]):
         raise ValueError(f"the prior has no weight up to {epsilon}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from core.machine.runtime import is_halved
 from core.training.trainer import Trainer
 
 COPIES = 3
@@ -67,7 +68,7 @@ def watch(trainer: Trainer) -> None:
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
     weights, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
     copies = weights if trainer.step.average else 0
-    copies += weights // 2 if trainer.config.precision == "bf16" else 0
+    copies += weights // 2 if is_halved(trainer.config.precision) else 0
     found = {"fixed": weights + COPIES * trained + copies, "per_image": 0.0}
 
     def stepped(*_: object) -> None:

@@ -22,7 +22,7 @@ from core.config.seeds import derive
 from core.data.splits import Dataset
 from core.errors import DivergedError, counted
 from core.evaluation import queue
-from core.machine.runtime import autocast
+from core.machine.runtime import autocast, is_halved
 from core.machine.team import ALONE, Team
 from core.model import convolutions, trainable
 from core.options import Compile
@@ -73,7 +73,7 @@ class Trainer:
         self.team, self.monitor = team, monitor or Monitor()
         self.model = model.to(device)
         trainable.prepare(self.model, config)
-        if config.precision == "bf16" and device.type == "cpu":
+        if is_halved(config.precision) and device.type == "cpu":
             convolutions.guard(self.model)
         self.batch = min(config.batch, len(data.train))
         if self.batch < team.size:

@@ -26,7 +26,7 @@ verbs = typer.Typer(no_args_is_help=True, help="List, prepare, verify or make da
 @verbs.command(name="list")
 def list_data(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", help="Datasets [default: all].")
+        list[str] | None, typer.Argument(metavar="NAME", help="Datasets [default: all].")
     ] = None,
     root: Root = None,
     json: Json = False,
@@ -74,7 +74,7 @@ def prepare_data(
 def verify_data(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME|FOLDER...]", help="Datasets, or folders of your own images."),
+        typer.Argument(metavar="NAME|FOLDER", help="Datasets, or folders of your own images."),
     ] = None,
     root: Root = None,
 ) -> None:

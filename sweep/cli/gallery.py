@@ -21,7 +21,7 @@ MOST = 50
 @verbs.command(rich_help_panel=LOOK)
 def pictures(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Run ids, or unique beginnings of them.")
+        list[str], typer.Argument(metavar="RUN", help="Run ids, or unique beginnings of them.")
     ],
     root: Root = None,
     strengths: Annotated[

@@ -136,7 +136,7 @@ def published(loaded: Grid, seen: Plan, metric: str) -> Published:
 @verbs.command("suggest-backbone", rich_help_panel=LOOK)
 def suggest_backbone(
     dataset: Annotated[
-        str, typer.Argument(metavar="[DATASET]", help="A measured dataset, or any new name.")
+        str, typer.Argument(metavar="DATASET", help="A measured dataset, or any new name.")
     ] = "new",
     budget: Annotated[
         float | None,

@@ -41,7 +41,7 @@ GridArgument = Annotated[
     str, typer.Argument(metavar="GRID", help="A grid file, or the name of a shipped grid.")
 ]
 GridArguments = Annotated[
-    list[str], typer.Argument(metavar="GRID...", help="Grid files, or names of shipped grids.")
+    list[str], typer.Argument(metavar="GRID", help="Grid files, or names of shipped grids.")
 ]
 Root = Annotated[
     Path | None,

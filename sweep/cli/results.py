@@ -56,7 +56,7 @@ TABLES = ("main", "margin", "attacks", "regret")
 
 OptionalGrid = Annotated[
     str | None,
-    typer.Argument(metavar="[GRID]", help="A grid file or name, unless --from is given."),
+    typer.Argument(metavar="GRID", help="A grid file or name, unless --from is given."),
 ]
 From = Annotated[
     list[Path] | None,

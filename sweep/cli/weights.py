@@ -16,7 +16,7 @@ verbs = typer.Typer(no_args_is_help=True, help="List, fetch, convert or verify w
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME...]", help="Backbones, by short name or timm id."),
+    typer.Argument(metavar="NAME", help="Backbones, by short name or timm id."),
 ]
 
 

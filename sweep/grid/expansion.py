@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig, own_code, resolve_schedule
+from core.config.parts import ADAPTING
 from core.config.run import OF_RUN, untrained
 from core.training import objectives, schedules
 from sweep.grid.fields import Axis, Changes, Choice, canonical
@@ -230,7 +231,7 @@ def _groups(base: Choice, axes: Sequence[Axis], exclude: Sequence[Choice]) -> li
     parts: list[tuple[set[str], list[int]]] = []
     coupled: tuple[set[str], ...] = COUPLED
     goals = (choice.get("objective.kind") for choice in (base, *itertools.chain(*axes)))
-    if any(goal and goal[0] == "autolora" for goal in goals):
+    if any(goal and goal[0] in ADAPTING for goal in goals):
         coupled = (set().union(*COUPLED),)  # only then does `lora` depend on the objective
     for number, axis in enumerate(axes):
         fields = {_top(key) for choice in axis for key in choice}

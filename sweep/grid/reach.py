@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from core.config import AutoAttack, EvalConfig, RunConfig, Strength
+from core.config import EvalConfig, RunConfig, Strength
 from core.config.evaluation import AtStrengths
+from core.config.strength import in_pixels
 from core.store.records import unit_grid
 from sweep.grid.file import GridFile
 
@@ -49,10 +50,8 @@ def _lost(item: AtStrengths, epsilon_g: Strength) -> str:
         return ""
     if epsilon_g not in item.epsilons:
         return "adversarial and expected"
-    if isinstance(item, AutoAttack):  # takes too long for a whole curve
-        return ""
-    needed = _needed(epsilon_g)
-    uneven = item.norm == "linf" and item.prior is None and not item.by_distance
+    needed, counts = _needed(epsilon_g), item.whole_curve and not item.by_distance
+    uneven = counts and in_pixels(item.norm) and item.prior is None
     return "expected" if uneven and not (needed and {*needed} <= {*item.epsilons}) else ""
 
 

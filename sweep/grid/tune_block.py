@@ -22,12 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, assert_never, get_args
 
 from pydantic import Field, PlainValidator, StrictBool, ValidationError
 
 from core.config import Optim, RunConfig, nearest, problems
+from core.config.parts import TRAINS, Protocol
 from core.config.values import Count, Number, Part
+from core.store.records import Goal
 from sweep.grid.fields import show
 from sweep.grid.file import GridFile
 
@@ -74,7 +76,7 @@ class Tune(Part):
 
     trials: Annotated[int, Field(strict=True, ge=0)] = 20
     minutes: Annotated[Number, Field(gt=0)] | None = None
-    objective: Literal["clean", "adversarial", "expected"] = "clean"
+    objective: Goal = "clean"
     schedule: Literal["fix", "each"] = "fix"
     space: Annotated[dict[str, Range], PlainValidator(_space)] = Field(
         default={"optim.lr": RANGE, "optim.weight_decay": RANGE}
@@ -94,16 +96,27 @@ class Tune(Part):
                 found.setdefault(f"optim.head_{name}", found[f"optim.{name}"])
         return {name: found[name] for name in SPACE if name in found}
 
+    @property
+    def shares_winner(self) -> bool:
+        """Whether all settings that attack share one search, under `fix`."""
+        match self.schedule:
+            case "fix":
+                return True
+            case "each":
+                return False
+            case _:
+                assert_never(self.schedule)
+
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """Searched field of the optimiser -> its default."""
         names = (name.rpartition(".")[2] for name in self.ranges)
         return {name: Optim.model_fields[name].default for name in names}
 
-    def ranges_of(self, protocol: str) -> dict[str, Range]:
-        """`ranges` for runs of a protocol: under linear, which trains only the head, the head's
-        ranges take the place of the others."""
-        if protocol != "linear":
+    def ranges_of(self, protocol: Protocol) -> dict[str, Range]:
+        """`ranges` for runs of a protocol: if it trains only the head, the head's ranges take the
+        place of the others."""
+        if any(TRAINS[protocol]):
             return self.ranges
         head = {
             name.replace("head_", ""): self.ranges[name] for name in self.ranges if ".head_" in name
@@ -151,6 +164,6 @@ def check(file: GridFile, tune: Tune, configs: Iterable[RunConfig]) -> None:
     if not all(config.schedule.trains for config in configs):
         what = "schedule none trains nothing; put such networks into another grid"
         file.problem(("tune",), f"tune: {what}")
-    if tune.epochs and tune.schedule == "each":
+    if tune.epochs and not tune.shares_winner:
         what = "shorter trials need schedule: fix, as hinges are whole epochs of the full run"
         file.problem(("tune", "epochs"), f"tune.epochs: {what}")

@@ -149,7 +149,7 @@ class Runs(Order):
         return {"first": numbers.start * per, "end": end, "per": per}
 
     def job(self, manifest: Path, number: int, jobs: int) -> RunJob:
-        rows, together = self.span(range(number, number + 1)), self.profile.packing == "parallel"
+        rows, together = self.span(range(number, number + 1)), self.profile.packs
         count = rows["end"] - rows["first"]
         return self._job(
             manifest,

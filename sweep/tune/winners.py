@@ -94,7 +94,7 @@ def _searched(config: RunConfig, tune: Tune, seed: int = 0) -> RunConfig:
     changes: dict[str, Any] = {"seed": seed} if config.seed != seed else {}
     if tried := {k: v for k, v in tune.defaults.items() if getattr(config.optim, k) != v}:
         changes["optim"] = config.optim.model_copy(update=tried)
-    if tune.schedule == "fix" and config.schedule.attacks and config.schedule != FIX:
+    if tune.shares_winner and config.schedule.attacks and config.schedule != FIX:
         changes["schedule"] = FIX
     if tune.epochs:
         changes["epochs"] = tune.epochs

@@ -15,11 +15,17 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import Tensor
 
+from analysis import names
 from core.attack.apgd import run_apgd
+from core.attack.approaches import APPROACHES
 from core.attack.projection import direction_l1, direction_l2, project_l1, project_l2
+from core.attack.trajectory import TRAJECTORIES
+from core.config.strength import NORMS
 from core.data.splits import Split
+from core.evaluation import autoattack
 from core.evaluation.audit import check
 from core.evaluation.queue import search
+from core.model.linear_head import DUAL
 
 Project = Callable[[Tensor, Tensor, Tensor], Tensor]
 BALLS: dict[str, tuple[Project, int]] = {"l1": (project_l1, 1), "l2": (project_l2, 2)}
@@ -198,3 +204,8 @@ def test_equals_the_plain_version_in_one_direction() -> None:
     linf = plain.attack(model, x.double(), y, [0.2], 12)
     l2, *_ = run_apgd(model, x.double(), y, epsilon=0.2, steps=12, norm="l2")
     assert torch.allclose(l2, linf.best, atol=1e-9)
+
+
+def test_every_table_by_norm_knows_every_norm() -> None:
+    tables = (TRAJECTORIES, APPROACHES, DUAL, autoattack.NORMS, names.NORMS)
+    assert all({*table} == {*NORMS} for table in tables)

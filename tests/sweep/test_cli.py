@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -317,3 +318,11 @@ def test_a_patience_shorter_than_a_heartbeat(
     monkeypatch.setenv("EPSWEEP_STALE_S", "5")
     code, _, err = call("plan", "demo")
     assert code == 2 and err.startswith("EPSWEEP_STALE_S: must be at least EPSWEEP_HEARTBEAT_S")
+
+
+def test_usage_has_one_pair_of_brackets_around_an_argument(
+    call: Callable[..., tuple[int, str, str]],
+) -> None:
+    for verb in (["tables"], ["doctor"], ["weights", "list"], ["plan"]):
+        usage = call(*verb, "--help")[1].strip().splitlines()[0]
+        assert re.search(r" [\[{](GRID|NAME)[\]}](\.\.\.)?$", usage.strip()), usage

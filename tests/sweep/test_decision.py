@@ -9,8 +9,10 @@ import pytest
 from core.errors import DamagedError
 from core.store.holder import Holder
 from slurm.cluster import JobState
+from sweep.state import plan
 from sweep.state.decision import LOST, RULES, Facts, State, decide
 from sweep.state.pending import Pending
+from sweep.submit import watcher
 
 
 def claim(outcome: str | None = None, *, age: float = 400.0, **info: Any) -> Holder:
@@ -134,3 +136,7 @@ def test_each_rule_decides_its_case(name: str) -> None:
 )
 def test_the_order_of_the_rules_decides_between_them(known: dict[str, Any], rule: str) -> None:
     assert fits(Facts(3, **known)).startswith(rule)
+
+
+def test_every_state_has_its_place_and_its_colour() -> None:
+    assert {*plan.WORST} == {*State} == {*watcher.COLOURS}
