@@ -3,10 +3,10 @@
 Torch-free, so that planning and analysis can import all of it.
 """
 
-from core.config.evaluation import AutoAttack as AutoAttack
-from core.config.evaluation import Corruptions as Corruptions
 from core.config.evaluation import EvalConfig as EvalConfig
-from core.config.evaluation import RobustAccuracy as RobustAccuracy
+from core.config.evaluation_kinds import AutoAttack as AutoAttack
+from core.config.evaluation_kinds import Corruptions as Corruptions
+from core.config.evaluation_kinds import RobustAccuracy as RobustAccuracy
 from core.config.parts import Attack as Attack
 from core.config.parts import Augment as Augment
 from core.config.parts import Lora as Lora

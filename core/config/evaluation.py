@@ -1,9 +1,9 @@
 """What one evaluation of a trained model is: an `EvalConfig`, a child of a run with its own id.
 
 Each kind of evaluation is a subclass, which also says what it needs, what it costs and how a dry
-run shrinks it; core.evaluation.kinds maps it to the code that measures. A user-defined kind is a
-subclass with a method `measure(model, split, context)`, named by its import path. Torch-free, like
-the config of a run.
+run shrinks it: ours are in core.config.evaluation_kinds. A user-defined kind is a subclass with a
+method `measure(model, split, context)`, named by its import path. Torch-free, like the config of a
+run.
 """
 
 from __future__ import annotations
@@ -23,52 +23,8 @@ from core.config.strength import Norm, Strength, Strengths, in_pixels
 from core.config.values import Count, Number, Part, delta_of, hashed, safe_name
 from core.errors import ConfigError
 
-FAST = 1 / 6
-"""Cost of a fast evaluation as a share of an exact one's, without its audit."""
-AUDITED = 300
-"""Most images that the audit of a fast evaluation takes."""
-AUTOATTACK = 9_700
-"""Passes of the standard AutoAttack on an image that withstands it: APGD-CE with 100 steps,
-targeted APGD and FAB with 100 steps for each of 9 classes, 5,000 queries of Square."""
-DEEPFOOL = 15
-"""Gradients per image outside the steps of FMN: nine to rank classes, one or two steps of DeepFool
-for each of two descents, three for the final bisection."""
-SURVIVORS = 100
-"""Images that the second attack of `audit` takes at each strength; about twice as many over all
-strengths, since most survivors of large strengths are among those of small ones."""
-FEWEST_MARGINS = 50
-"""Fewest images over which margins are compared with distances."""
-CORRUPTIONS = 11
-"""Number of corruption types."""
-LEAST_CLASSES = 4
-"""Fewest classes for AutoAttack: the loss of targeted APGD uses the fourth largest logit."""
-
-
-def ensemble_problem(norm: Norm, size: int, classes: int | None = None) -> str | None:
-    """Why AutoAttack cannot attack square images of `size` pixels, or a task with `classes` classes
-    (None: unknown); None if no reason is known."""
-    if classes is not None and classes < LEAST_CLASSES:
-        return (
-            f"attack autoattack needs at least {LEAST_CLASSES} classes for its targeted attacks, "
-            f"got {classes}; use apgd-ce"
-        )
-    if not in_pixels(norm) and not _tiled(size):
-        near = min(filter(_tiled, range(8, size + 9)), key=lambda other: abs(other - size))
-        return (
-            f"attack autoattack, norm {norm}: its Square attack cannot take images of {size} "
-            f"pixels; nearest image_size that works: {near}"
-        )
-    return None
-
-
-def _tiled(size: int) -> bool:
-    """Whether the tiles, a fifth of the image wide, with which Square begins in l2 and l1 lie
-    within the image; at 12, 14, 18, 19 and 24 pixels they do not."""
-    tile = size // 5
-    start = (size - 5 * tile) // 2
-    return tile <= 1 or start + size // tile * tile <= size
-
-
+USUAL = "apgd-ce"
+"""The kind of an evaluation that names none."""
 Problems = list[tuple[str, str]]
 """What is wrong with a mapping, as (dotted key, one-line message) pairs."""
 
@@ -223,123 +179,3 @@ class AtStrengths(EvalConfig):
     def _each(self, survival: float, steps: int) -> float:
         """Passes per image: 2 when clean, and `steps` at each strength that attacks it."""
         return 2 + survival * (len(self.epsilons) - 1) * steps
-
-
-class RobustAccuracy(AtStrengths):
-    """Accuracy under APGD with the cross-entropy loss."""
-
-    attack: Literal["apgd-ce"] = "apgd-ce"
-    mode: Literal["exact", "fast"] = "exact"
-    """`exact` for tables; `fast` costs a sixth of that plus an audit of up to 300 images, and falls
-    back to `exact` unless the audit shows that at most 1 % of the doubtful images are wrong."""
-    audit: bool = False
-    """A second opinion: FMN on the first 100 images that survive each strength."""
-
-    @property
-    def audit_steps(self) -> int:
-        """Steps of FMN: ten times APGD's, which is the ratio of their defaults."""
-        return 10 * self.steps
-
-    def passes(self, images: int, survival: float) -> float:
-        taken = {"exact": images, "fast": images * FAST + min(images, AUDITED)}[self.mode]
-        again = min(images, 2 * SURVIVORS) * 2 * (DEEPFOOL + self.audit_steps) * self.audit
-        return taken * self._each(survival, 2 * self.steps) + again
-
-    def shrunk(self) -> RobustAccuracy:
-        """Clean and one strength, one step, one image."""
-        return self.model_copy(update=self._one_strength)
-
-
-class AutoAttack(AtStrengths):
-    """Accuracy under the standard AutoAttack, run on APGD's survivors at every strength; slow."""
-
-    attack: Literal["autoattack"] = "autoattack"
-    package: ClassVar[tuple[str, str] | None] = (
-        "pyautoattack",
-        "pip install 'epsweep[autoattack]'",
-    )
-    whole_curve: ClassVar[bool] = False
-
-    def passes(self, images: int, survival: float) -> float:
-        return images * self._each(survival, 2 * self.steps + AUTOATTACK)
-
-    def shrunk(self) -> RobustAccuracy:
-        """A miniature of APGD's evaluation, since the ensemble cannot be made small."""
-        return RobustAccuracy(norm=self.norm, split=self.split, **self._one_strength)
-
-    def problem(self, size: int, classes: int | None = None) -> str | None:
-        return ensemble_problem(self.norm, size, classes)
-
-
-class MinimalNorm(AtStrengths):
-    """Accuracy from the smallest perturbation that FMN finds, started by DeepFool: one attack per
-    image for all strengths, and expected accuracy as an exact integral over distances."""
-
-    by_distance: ClassVar[bool] = True
-
-    attack: Literal["fmn"] = "fmn"
-    steps: Count = 100
-    """Steps of FMN, half of them towards each of two classes."""
-    margins: bool = False
-    """Also measure margins: the distance at which each image's prediction changes, whether right or
-    wrong, and its logit and feature margins."""
-    pseudo_images: Count | None = None
-    """Images of the validation split whose distances train the pseudo-margins; None: no
-    pseudo-margins."""
-
-    @model_validator(mode="after")
-    def _enough(self) -> Self:
-        if self.margins and self.images is not None and self.images < FEWEST_MARGINS:
-            raise ValueError(
-                f"images: margins are compared over at least {FEWEST_MARGINS} images, "
-                f"got {self.images}"
-            )
-        if self.pseudo_images is None:
-            return self
-        if not self.margins or self.split != "test":
-            raise ValueError("pseudo_images: needs margins: true and split: test")
-        if self.pseudo_images < FEWEST_MARGINS:
-            raise ValueError(
-                f"pseudo_images: margins are learned from at least {FEWEST_MARGINS} images, "
-                f"got {self.pseudo_images}"
-            )
-        return self
-
-    def passes(self, images: int, survival: float) -> float:
-        return (images + (self.pseudo_images or 0)) * 2 * (DEEPFOOL + self.steps)
-
-    def shrunk(self) -> MinimalNorm:
-        """Clean and one strength, one step, one image or the fewest that margins accept."""
-        few = {"images": FEWEST_MARGINS} if self.margins else {}
-        few |= {"pseudo_images": FEWEST_MARGINS} if self.pseudo_images else {}
-        return self.model_copy(update=self._one_strength | few)
-
-    def problem(self, size: int, classes: int | None = None) -> str | None:
-        least = 3 if self.margins else 2
-        if classes is None or classes >= least:
-            return None
-        asked = "attack fmn, margins: true:" if self.margins else "attack fmn:"
-        return f"{asked} needs a task with at least {least} classes, got {classes}"
-
-
-class Corruptions(EvalConfig):
-    """Accuracy under eleven common corruptions instead of an attack."""
-
-    attack: Literal["corruptions"] = "corruptions"
-    severity: Annotated[Count, Field(le=5)] = 3
-    """Strength of the corruptions, 1 to 5."""
-    per_image: Literal["one", "all"] = "one"
-    """`one`: each image gets one type, in consecutive blocks; `all`: every image gets all types."""
-
-    takes_floats: ClassVar[bool] = False
-    recorded: ClassVar[Mapping[str, Any]] = {"epsilons": ["0"]}
-
-    @property
-    def name(self) -> str:
-        return f"{self.attack}-{self.severity}"
-
-    def passes(self, images: int, survival: float) -> float:
-        return images * {"one": 1, "all": CORRUPTIONS}[self.per_image]
-
-
-USUAL = "apgd-ce"

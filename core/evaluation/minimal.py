@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from core.attack.apgd import attacking, rivalry_of
 from core.attack.approaches import APPROACHES
 from core.attack.minimal import END, Approach
-from core.config.evaluation import MinimalNorm
+from core.config.evaluation_kinds import MinimalNorm
 from core.config.strength import Norm
 from core.data.splits import Split
 from core.evaluation.measured import Context, Measured

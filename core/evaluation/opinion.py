@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.config.evaluation import SURVIVORS, RobustAccuracy
+from core.config.evaluation_kinds import SURVIVORS, RobustAccuracy
 from core.data.splits import Split
 from core.evaluation import minimal
 from core.evaluation.measured import Context

@@ -8,7 +8,8 @@ from typing import Any, assert_never
 
 from torch import nn
 
-from core.config.evaluation import AtStrengths, RobustAccuracy
+from core.config.evaluation import AtStrengths
+from core.config.evaluation_kinds import RobustAccuracy
 from core.data.splits import Split
 from core.evaluation import audit, queue
 from core.evaluation.measured import Context, Measured

@@ -18,7 +18,7 @@ from analysis.gates import run_gates
 from analysis.intervals import Flags
 from analysis.paper import main_tables
 from core.config import ConfigError, EvalConfig
-from core.config.evaluation import MinimalNorm
+from core.config.evaluation_kinds import MinimalNorm
 
 COARSE = EvalConfig.parse({"attack": "fmn", "epsilons": [0, "4/255"]})
 GENERATOR = np.random.default_rng(5)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from core.config import AutoAttack, ConfigError, EvalConfig, RobustAccuracy
-from core.config.evaluation import ensemble_problem
+from core.config.evaluation_kinds import ensemble_problem
 from core.data import inputs, splits
 from core.data.splits import Split
 from core.evaluation import autoattack, queue

@@ -19,7 +19,7 @@ from core.attack.apgd import rivalry_of
 from core.attack.approaches import APPROACHES
 from core.attack.minimal import END, HALVINGS, RIVALS, STARTS
 from core.config import ConfigError, EvalConfig
-from core.config.evaluation import MinimalNorm, RobustAccuracy
+from core.config.evaluation_kinds import MinimalNorm, RobustAccuracy
 from core.data.splits import Split
 from core.evaluation import minimal, queue, robust
 from core.evaluation.measured import Context

@@ -15,7 +15,7 @@ from grid_text import parse
 from whole_run import assert_keeps_its_promise, execute, flags
 
 from core.config import ConfigError, RobustAccuracy, RunConfig, own_code
-from core.config.evaluation import MinimalNorm
+from core.config.evaluation_kinds import MinimalNorm
 from core.data import splits
 from core.store import damage
 from core.store.folders import Store

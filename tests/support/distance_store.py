@@ -8,7 +8,7 @@ import numpy as np
 from analysis_store import finish, rewrite
 
 from core.config import RunConfig
-from core.config.evaluation import MinimalNorm
+from core.config.evaluation_kinds import MinimalNorm
 from core.evaluation.minimal import Distances, measured
 from core.store.folders import RunDir
 

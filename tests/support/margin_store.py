@@ -10,7 +10,7 @@ import numpy as np
 from analysis_store import finish, write_json
 
 from core.config import RunConfig
-from core.config.evaluation import MinimalNorm
+from core.config.evaluation_kinds import MinimalNorm
 from core.store.folders import RunDir
 
 MARGINS = MinimalNorm(margins=True)
