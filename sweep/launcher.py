@@ -52,14 +52,15 @@ def look(
     *,
     clock: float | None = None,
     known: Known | None = None,
+    before: Plan | None = None,
 ) -> Plan:
-    """The plan of a grid's runs, or of those that match every filter in `only`. clock, known: as in
-    plan.make. Raises ConfigError for a filter that names no field or matches no run."""
+    """The plan of a grid's runs, or of those that match every filter in `only`. clock, known,
+    before: as in plan.make. Raises ConfigError for a filter that names no field or matches no
+    run."""
     states, fields = _split(only)
     sweep, ask = store.sweep(grid.name), backends.states
-    seen = plan.make(
-        select_runs(grid.runs, fields), store, pending.promises(sweep), clock, known, ask
-    )
+    runs, promised = select_runs(grid.runs, fields), pending.promises(sweep)
+    seen = plan.make(runs, store, promised, clock, known, ask, before)
     idle = {run.id for run in seen.of(LAUNCHABLE)}
     seen = plan.beside(seen, pending.elsewhere(store, sweep, idle, ask), store, clock)
     if states:
@@ -81,70 +82,39 @@ def _split(only: Sequence[str]) -> tuple[set[State], list[str]]:
     return states, [item for item in only if not item.startswith("state=")]
 
 
+def is_launchable(status: Status) -> bool:
+    """Whether `launch` submits a run."""
+    return status.state in LAUNCHABLE
+
+
 def launch(
     grid: Grid,
     store: Store,
     profile: Profile,
     *,
     only: Sequence[str] = (),
+    wanted: Callable[[Status], bool] = is_launchable,
     console: Console,
     wait: bool = True,
     feed_s: float | None = None,
 ) -> Plan | None:
-    """Submit every run that is neither done nor on its way. Returns the final plan, or None if the
-    runs were queued and are not waited for. Raises ConfigError, ClusterError.
+    """Submit the wanted runs, by default those that are neither done nor on their way. Returns the
+    final plan, or None if the runs were queued and are not waited for. Raises ConfigError,
+    ClusterError.
 
     feed_s: if the cluster's limits leave runs without room, try again after this many seconds.
     """
-
-    def wanted(status: Status) -> bool:
-        return status.state in LAUNCHABLE
-
-    return _go(grid, store, profile, only, wanted, console, wait=wait, feed_s=feed_s)
-
-
-def retry(
-    grid: Grid,
-    store: Store,
-    profile: Profile,
-    *,
-    only: Sequence[str] = (),
-    kind: str | None = None,
-    console: Console,
-) -> Plan | None:
-    """Submit failed, cancelled and damaged runs again, adjusted to how they failed (see
-    sweep.state.repair). kind: only this class of failure or interruption. Returns and raises as
-    `launch`.
-    """
-    kinds = repair.classes(kind)
-
-    def wanted(status: Status) -> bool:
-        if kinds is None:
-            return status.state in REPAIRABLE
-        return status.state in REPAIRABLE | ON_REQUEST and status.kind in kinds
-
-    return _go(grid, store, profile, only, wanted, console)
-
-
-def _go(
-    grid: Grid,
-    store: Store,
-    profile: Profile,
-    only: Sequence[str],
-    wanted: Callable[[Status], bool],
-    console: Console,
-    *,
-    wait: bool = True,
-    feed_s: float | None = None,
-) -> Plan | None:
-    # Checked before the lock, so that a refused launch writes nothing; looked at again under the
-    # lock, as another launch may have submitted runs meanwhile.
-    require(grid, [s.run for s in look(grid, store, only).statuses if wanted(s)], store, profile)
+    # Checked before the lock, so that a refused launch writes nothing. Under the lock only what is
+    # not done is looked at again, as another launch may have submitted runs meanwhile.
+    known = Known(store)
+    seen = look(grid, store, only, known=known)
+    require(grid, [s.run for s in seen.statuses if wanted(s)], store, profile)
     sweep, backend = submissions.record_grid(grid, store), backends.of(profile.executor)
     with submissions.turn(sweep):
         # The file system's clock: if this machine's were ahead, healthy jobs would seem hung and be
         # ended.
-        seen = look(grid, store, only, clock=shared_clock(sweep.path))
+        clock = shared_clock(sweep.path)
+        seen = look(grid, store, only, clock=clock, known=known, before=seen)
         _release(seen, console)
         chosen = _chosen(seen, wanted)
         console.print(summary.of(grid, seen, cost.of(profile, store, grid.about.get("hardware"))))
@@ -173,8 +143,30 @@ def _go(
         return None
     _say_held(sweep, console)
     # The runs as first selected: `only` may have selected by states, which have changed.
-    runs = [status.run for status in seen.statuses]
-    return plan.make(runs, store, pending.promises(sweep), ask=backends.states)
+    return plan.make(seen.runs, store, pending.promises(sweep), ask=backends.states)
+
+
+def retry(
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    *,
+    only: Sequence[str] = (),
+    kind: str | None = None,
+    console: Console,
+) -> Plan | None:
+    """Submit failed, cancelled and damaged runs again, adjusted to how they failed (see
+    sweep.state.repair). kind: only this class of failure or interruption. Returns and raises as
+    `launch`.
+    """
+    kinds = repair.classes(kind)
+
+    def wanted(status: Status) -> bool:
+        if kinds is None:
+            return status.state in REPAIRABLE
+        return status.state in REPAIRABLE | ON_REQUEST and status.kind in kinds
+
+    return launch(grid, store, profile, only=only, wanted=wanted, console=console)
 
 
 def _chosen(seen: Plan, wanted: Callable[[Status], bool]) -> list[Status]:

@@ -52,7 +52,7 @@ def look(
         # Runs that are not tuned yet are shared with none: their learning rates will change.
         known = seen if winners.are_in(grid) else {}
         shared = sum(status.run.id in known for status in plan.statuses)
-        hours = _hours([status.run for status in plan.statuses], rate, known)
+        hours = _hours(plan.runs, rate, known)
         shares.append(Share(grid, plan, shared, hours + rate.searching(grid.searches), rate))
         for status in plan.statuses if winners.are_in(grid) else ():
             seen.setdefault(status.run.id, set()).update(status.run.evals)

@@ -17,8 +17,8 @@ from sweep.cli.options import (
     Only,
     ProfileOption,
     Root,
-    look,
     manifest,
+    opened,
     out,
     tuned_grid,
 )
@@ -71,12 +71,10 @@ def sync(
     """Upload the runs that were tracked offline and are not on W&B yet."""
     from sweep import upload
 
-    store = Store.at(root)
-    loaded = tuned_grid(grid, store)
-    runs = [status.run for status in look(loaded, store, only).statuses]
+    store, _, seen = opened(grid, root, only)
     if check:
-        raise typer.Exit(_compare(runs, store, check))
-    folders = upload.segments(runs, store)
+        raise typer.Exit(_compare(seen.runs, store, check))
+    folders = upload.segments(seen.runs, store)
     if folders:
         upload.check_login()
     failed = 0

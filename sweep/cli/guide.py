@@ -16,16 +16,7 @@ from rich.text import Text
 from core.config import ConfigError, nearest
 from core.store.files import write_text
 from core.store.folders import Store
-from sweep.cli.options import (
-    LOOK,
-    Json,
-    ProfileOption,
-    Root,
-    look,
-    manifest,
-    out,
-    tuned_grid,
-)
+from sweep.cli.options import LOOK, Json, ProfileOption, Root, manifest, opened, out
 
 if TYPE_CHECKING:
     from analysis.command import Output
@@ -85,9 +76,8 @@ def source(
         return Measured.files(files)
     if files:
         return Measured.files(files, manifest(select_runs(load_grid(grid).runs, only or ())))
-    store = Store.at(root)
-    seen = look(tuned_grid(grid, store), store, only)
-    return Measured.store(store.root, manifest([status.run for status in seen.statuses]))
+    store, _, seen = opened(grid, root, only)
+    return Measured.store(store.root, manifest(seen.runs))
 
 
 def tables(
@@ -124,7 +114,7 @@ def published(loaded: Grid, seen: Plan, metric: str) -> Published:
     from analysis.priors import find_published
     from sweep.summary import Published
 
-    values = find_published(manifest(status.run for status in seen.statuses), loaded.tables)
+    values = find_published(manifest(seen.runs), loaded.tables)
     known = [*dict.fromkeys(name for found in values.values() for name in found)]
     if not known:
         raise ConfigError(f"--published: nothing is published of the runs of {loaded.name}")

@@ -118,6 +118,13 @@ def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:
     return launcher.look(loaded, store, only or ())
 
 
+def opened(grid: str, root: Path | None, only: list[str] | None) -> tuple[Store, Grid, Plan]:
+    """The store, the grid, and the plan of the runs that are asked for."""
+    store = Store.at(root)
+    loaded = tuned_grid(grid, store)
+    return store, loaded, look(loaded, store, only)
+
+
 def cost_of(loaded: Grid, store: Store, profile: Profile) -> Cost:
     from sweep.estimate import cost
 

@@ -60,7 +60,7 @@ def report(
         raise ConfigError("--output, --port: expected --output to write a page, or --serve --port")
     store = Store.at(root)
     loaded = tuned_grid(grid, store)
-    runs = [status.run for status in look(loaded, store, only).statuses] if only else loaded.runs
+    runs = look(loaded, store, only).runs if only else loaded.runs
     results = Results(store.root, manifest(runs))
     if not serve:
         loaded, runs = replace(loaded, runs=()), ()  # the page needs rows alone, not 100 MB of runs

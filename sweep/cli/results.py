@@ -16,16 +16,7 @@ from core.config import ConfigError, nearest
 from core.store.files import write_text
 from core.store.folders import Store
 from sweep.cli import guide
-from sweep.cli.options import (
-    LOOK,
-    Only,
-    Root,
-    err,
-    look,
-    manifest,
-    out,
-    tuned_grid,
-)
+from sweep.cli.options import LOOK, Only, Root, err, manifest, opened, out
 
 if TYPE_CHECKING:
     from analysis import Results
@@ -280,7 +271,5 @@ def _source(
         raise ConfigError("expected either a GRID or --from FILE.csv")
     if grid is None:
         return Source.files(files or []), None
-    store = Store.at(root)
-    loaded = tuned_grid(grid, store)
-    runs = [status.run for status in look(loaded, store, only).statuses]
-    return Source.store(store.root, manifest(runs)), loaded
+    store, loaded, seen = opened(grid, root, only)
+    return Source.store(store.root, manifest(seen.runs)), loaded

@@ -32,6 +32,7 @@ from sweep.cli.options import (
     Workers,
     cost_of,
     look,
+    opened,
     out,
     outcome,
     print_lacks,
@@ -82,8 +83,7 @@ def plan(
         if json:
             more = {"shared": loaded[0].shared, **winners.as_dict(loaded[0])}
             more |= {"published": printed.values} if printed else {}
-            runs = [status.run for status in seen.statuses]
-            estimate = cost.as_dict(runs, loaded[0].searches)
+            estimate = cost.as_dict(seen.runs, loaded[0].searches)
             sys.stdout.writelines(as_json(seen, name=loaded[0].name, estimate=estimate, **more))
             return
         print_plan(loaded[0], seen, cost, printed)
@@ -226,9 +226,8 @@ def cancel(grid: GridArgument, root: Root = None, only: Only = None) -> None:
     from sweep.submit import cancellation
     from sweep.tune import session
 
-    store = Store.at(root)
-    loaded = tuned_grid(grid, store)
-    runs = cancellation.cancel(look(loaded, store, only), store)
+    store, loaded, seen = opened(grid, root, only)
+    runs = cancellation.cancel(seen, store)
     workers = session.stop(loaded, store)
     if workers:
         out.print(f"{counted(workers, 'worker')} of its searches asked to stop")
@@ -292,9 +291,8 @@ def dry_run(
             out.print(Text(str(error), style="red"), soft_wrap=True)
             accepted = False
     print_lacks(seen, store, where)
-    runs = [status.run for status in seen.statuses]
     whole = replace(loaded[0], runs=tuple(run for grid in loaded for run in grid.runs))
-    found = rehearse(whole, runs, store, where, out)
+    found = rehearse(whole, seen.runs, store, where, out)
     out.print(report(found, where), soft_wrap=True)
     raise typer.Exit(0 if found.passed and accepted else 1)
 

@@ -16,9 +16,8 @@ from sweep.cli.options import (
     Only,
     ProfileOption,
     Root,
-    look,
+    opened,
     out,
-    tuned_grid,
 )
 
 verbs = typer.Typer()
@@ -77,9 +76,8 @@ def suggest_schedule(
     from core.config.evaluation import AtStrengths
     from sweep import suggestion
 
-    store = Store.at(root)
-    loaded = tuned_grid(grid, store)
-    runs = [status.run for status in look(loaded, store, only).statuses]
+    store, _, seen = opened(grid, root, only)
+    runs = seen.runs
     evals = dict.fromkeys(one for run in runs for one in run.evals if isinstance(one, AtStrengths))
     found = suggestion.suggest([run.config for run in runs], store, list(evals))
     if not found:

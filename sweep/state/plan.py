@@ -51,6 +51,10 @@ class Plan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts", Counter(s.state for s in self.statuses))
 
+    @property
+    def runs(self) -> list[Run]:
+        return [status.run for status in self.statuses]
+
     def of(self, states: Collection[State]) -> list[Run]:
         """The runs in one of `states`."""
         return [status.run for status in self.statuses if status.state in states]
@@ -77,21 +81,27 @@ def make(
     clock: float | None = None,
     known: Known | None = None,
     ask: pending.Ask = dict,
+    before: Plan | None = None,
 ) -> Plan:
     """The plan from every run's folder. promised: run id -> the newest submission's promise. clock:
     the file server's time, by default this machine's. known: the digests of datasets and
     checkpoints, by default read anew. ask: asks the scheduler about jobs, by default nothing.
+    before: an earlier plan, whose finished runs are not looked at again.
 
     The scheduler is asked only about jobs of pending runs, and their folders are read again after
     its answer, so that a run that begins or ends meanwhile is not missed.
     """
     known, begun = known or Known(store), store.run_ids()
-    statuses = [
-        look(run, store.run(run.id), promised.get(run.id), clock, known)
-        if run.id in begun or run.id in promised or run.config.parent
-        else Status(run, State.NEW)  # saves the look into a folder for most of 100,000 runs
-        for run in runs
-    ]
+    finished = {s.run.id: s for s in (before.statuses if before else ()) if s.state is State.DONE}
+
+    def first_look(run: Run) -> Status:
+        if run.id in finished:
+            return finished[run.id]
+        if run.id in begun or run.id in promised or run.config.parent:
+            return look(run, store.run(run.id), promised.get(run.id), clock, known)
+        return Status(run, State.NEW)  # saves the look into a folder for most of 100,000 runs
+
+    statuses = [first_look(run) for run in runs]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
     asked = ask({key: promised[key] for key in waiting}) if waiting else {}
     seen = [

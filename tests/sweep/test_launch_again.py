@@ -20,7 +20,8 @@ from slurm.cluster import JobState
 from slurm.profile import read_profile
 from sweep import launcher
 from sweep.grid import Grid, load_grid
-from sweep.state.plan import State
+from sweep.state import plan
+from sweep.state.plan import Plan, State, Status
 from sweep.submit import array, batch_script, frozen_code, local, submissions
 from sweep.submit.backend import Crew, Started
 from sweep.submit.order import Runs
@@ -76,6 +77,12 @@ def test_runs_that_were_chosen_by_their_state_count_by_how_they_end(
     monkeypatch.setattr(local.BACKEND, "start", fail)
     code, _, _ = call("launch", str(again.path), "--only", "state=new")
     assert code == 1
+
+
+def test_finished_runs_are_not_looked_at_twice(again: Grid, store: Store) -> None:
+    done = Status(again.runs[0], State.DONE)
+    seen = plan.make(again.runs, store, {}, before=Plan([done]))
+    assert [status.state for status in seen.statuses] == [State.DONE, State.NEW, State.NEW]
 
 
 def test_a_feeder_outlives_a_slurm_that_is_down_and_another_launch(

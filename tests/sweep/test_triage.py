@@ -233,10 +233,10 @@ def chosen(
     """Which runs `sweep retry --failed` would submit."""
     found: list[int] = []
 
-    def go(grid: Grid, store: Store, profile: Profile, only: object, wanted, console) -> None:  # type: ignore[no-untyped-def]
+    def launch(grid: Grid, store: Store, profile: Profile, *, wanted, **_: object) -> None:  # type: ignore[no-untyped-def]
         seen = launcher.look(grid, store).statuses
         found.extend(row for row, status in enumerate(seen) if wanted(status))
 
-    monkeypatch.setattr(launcher, "_go", go)
+    monkeypatch.setattr(launcher, "launch", launch)
     launcher.retry(loaded, store, profile, kind=asked, console=None)  # type: ignore[arg-type]
     return found
