@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -33,7 +34,8 @@ from sweep.state.pending import Pending
 from sweep.submit import backends, local, submissions
 from sweep.tune import session, winners
 from sweep.tune.trial_job import TuneJob
-from sweep.worker.job import RunJob, orderly, side_by_side
+from sweep.worker.job import orderly, side_by_side
+from sweep.worker.run_job import RunJob
 from sweep.worker.sharing import share
 
 HELD = "held back"
@@ -84,29 +86,23 @@ class Claimant:
         gpus = local.visible_gpus()
         return {"CUDA_VISIBLE_DEVICES": gpus[self.slot % len(gpus)]} if gpus[1:] else {}
 
-    def _share(self) -> tuple[int, float]:
-        """CPU threads and GPUs (at most 1, or a fraction of one) for this slot."""
+    def _means(self, store: Store, where: Profile) -> dict[str, Any]:
+        """What a job of this slot works with: its share of the cores, at most one GPU, ..."""
         threads = max(1, len(os.sched_getaffinity(0)) // self.slots)
-        return threads, min(1.0, len(local.visible_gpus()) / self.slots)
+        return {
+            "root": str(store.root),
+            "threads": threads if self.slots > 1 else None,
+            "gpus": min(1.0, len(local.visible_gpus()) / self.slots),
+            "staging": where.staging,
+            "compile": where.compile,
+        }
 
     def _do_runs(self, grid: Grid, store: Store, where: Profile, console: Console) -> Counter[str]:
         runs = select_runs(grid.runs, self.only)
         launcher.require(grid, runs, store, where)
         sweep = _recorded(grid, store)
-        threads, gpus = self._share()
-        job = RunJob(
-            root=str(store.root),
-            sweep=sweep.path.name,
-            manifest="",
-            first=0,
-            count=0,
-            tracking=where.tracking,
-            threads=threads if self.slots > 1 else None,
-            gpus=gpus,
-            staging=where.staging,
-            compile=where.compile,
-        )
-
+        means = self._means(store, where)
+        job = RunJob(sweep=sweep.path.name, tracking=where.tracking, **means)
         held = set[str]()
 
         def do(run: Run) -> str:
@@ -131,18 +127,7 @@ class Claimant:
         wanted = session.searches(grid, store, self.only)
         session.check(wanted, store, where)
         sweep, outcomes = session.record(grid, wanted, store), Counter[str]()
-        threads, gpus = self._share()
-        job = TuneJob(
-            root=str(store.root),
-            sweep=str(sweep.path),
-            manifest="",
-            first=0,
-            count=0,
-            threads=threads if self.slots > 1 else None,
-            gpus=gpus,
-            staging=where.staging,
-            compile=where.compile,
-        )
+        job = TuneJob(sweep=str(sweep.path), **self._means(store, where))
         last = time.monotonic()
         while True:
             turned = replace(job, turn=random.randrange(len(wanted)))

@@ -17,7 +17,7 @@ from slurm.profile import Profile
 from sweep.grid import Run
 from sweep.state import repair
 from sweep.submit import frozen_code, submissions
-from sweep.worker.job import RunJob
+from sweep.worker.run_job import RunJob
 
 Behind = Mapping[str, Collection[str]]
 """Run id -> the jobs that must have ended before a job for the run may start."""

@@ -30,16 +30,23 @@ def record_grid(grid: Grid, store: Store) -> SweepDir:
     """Write the sweep folder's grid.yaml and manifest.jsonl. Raises ConfigError if the store cannot
     be written to."""
     sweep = store.sweep(grid.name)
-    try:
+    with writing(store):
         sweep.logs.mkdir(parents=True, exist_ok=True)
         store.runs.mkdir(exist_ok=True)
         if not all(os.access(folder, os.W_OK) for folder in (sweep.path, sweep.logs, store.runs)):
             raise ConfigError(f"{store.root}: no permission to write there")
         write_text(sweep.grid, grid.text)
         write_jsonl(sweep.manifest, manifest_rows(grid.runs))
+    return sweep
+
+
+@contextmanager
+def writing(store: Store) -> Iterator[None]:
+    """Inside, an OSError becomes a ConfigError that names the store."""
+    try:
+        yield
     except OSError as error:
         raise ConfigError(f"{store.root}: cannot write there ({error.strerror})") from None
-    return sweep
 
 
 def manifest_row(run: Run) -> dict[str, Any]:

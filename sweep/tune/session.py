@@ -87,46 +87,14 @@ def tune(
     *,
     only: Sequence[str] = (),
     workers: int | None = None,
+    again: Callable[[Trial], bool] | None = None,
     console: Console,
 ) -> list[Progress]:
     """Start workers for the trials that the searches lack; returns the searches' progress, on a
     cluster as soon as the jobs are queued. workers: most at the same time, by default one per
-    search on a cluster and the profile's number here. Raises ConfigError, ClusterError,
+    search on a cluster and the profile's number here. again: selects the trials to do, whatever
+    other workers do; by default all that are left. Raises ConfigError, ClusterError,
     StoppedError."""
-    return _submit(grid, store, profile, only, console, workers=workers)
-
-
-def retry(
-    grid: Grid,
-    store: Store,
-    profile: Profile,
-    *,
-    only: Sequence[str] = (),
-    kind: str | None = None,
-    console: Console,
-) -> list[Progress]:
-    """Start workers for trials that failed, were interrupted or are damaged, and for no others.
-    kind: only this class of failure or interruption. Raises ConfigError, ClusterError,
-    StoppedError."""
-    kinds = repair.classes(kind)
-
-    def again(trial: Trial) -> bool:
-        return trial.state in ("failed", "interrupted") and (kinds is None or trial.kind in kinds)
-
-    return _submit(grid, store, profile, only, console, again=again)
-
-
-def _submit(
-    grid: Grid,
-    store: Store,
-    profile: Profile,
-    only: Sequence[str],
-    console: Console,
-    *,
-    workers: int | None = None,
-    again: Callable[[Trial], bool] | None = None,
-) -> list[Progress]:
-    """again: selects the trials to do, whatever other workers do; by default all that are left."""
     wanted = searches(grid, store, only)
     check(wanted, store, profile)
     sweep = record(grid, wanted, store)
@@ -159,6 +127,25 @@ def _submit(
     return look(wanted)
 
 
+def retry(
+    grid: Grid,
+    store: Store,
+    profile: Profile,
+    *,
+    only: Sequence[str] = (),
+    kind: str | None = None,
+    console: Console,
+) -> list[Progress]:
+    """Start workers for trials that failed, were interrupted or are damaged, and for no others.
+    kind: only this class of failure or interruption. Raises as `tune`."""
+    kinds = repair.classes(kind)
+
+    def again(trial: Trial) -> bool:
+        return trial.state in ("failed", "interrupted") and (kinds is None or trial.kind in kinds)
+
+    return tune(grid, store, profile, only=only, again=again, console=console)
+
+
 def _say_queued(started: Started[Trials], order: Trials, console: Console) -> None:
     lacking = sum(part.jobs for part in started.left)
     if lacking:
@@ -189,12 +176,10 @@ def record(grid: Grid, wanted: Sequence[Search], store: Store) -> SweepDir:
     """Write each search's search.json; returns the folder for submissions. Raises ConfigError if
     the store cannot be written to."""
     sweep = folder(grid, store)
-    try:
+    with submissions.writing(store):
         sweep.logs.mkdir(parents=True, exist_ok=True)
         for one in wanted:
             write_json(one.path / "search.json", one.to_dict())
-    except OSError as error:
-        raise ConfigError(f"{store.root}: cannot write there ({error.strerror})") from None
     return sweep
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.config import RunConfig
 from core.errors import NotOwnedError
@@ -23,15 +23,11 @@ from core.store.claims import Claim, now
 from core.store.fence import newest_attempt
 from core.store.folders import RunDir, Store, SweepDir
 from core.store.json_files import read_jsonl
-from slurm import environment
 from sweep.grid import search
 from sweep.grid.search import REAL, Search, trial_file, with_params
 from sweep.state import breaker
 from sweep.worker import attempt
-from sweep.worker.job import await_former, may_begin, orderly, rows_of
-
-if TYPE_CHECKING:
-    from sweep.worker.task_file import DelayedSubmission
+from sweep.worker.job import Job, await_former, may_begin, rows_of
 
 log = logging.getLogger("epsweep")
 MOST_LOST = 3
@@ -39,38 +35,16 @@ MOST_LOST = 3
 
 
 @dataclass(frozen=True)
-class TuneJob:
-    """Does trials of the searches in rows [first, first + count) of a manifest until none is
-    left."""
+class TuneJob(Job):
+    """Does trials of the searches in its rows until none is left. sweep: the path of the folder
+    with the searches' submissions."""
 
-    root: str
-    sweep: str
-    """Path of the folder with the searches' submissions."""
-    manifest: str
-    first: int
-    count: int
     turn: int = 0
     """Row to begin with, so that workers spread over the searches."""
-    threads: int | None = None
-    gpus: float = 0
-    staging: bool = False
-    compile: str = "none"
-
-    def __call__(self) -> dict[str, int]:
-        """Returns outcome -> number of trials, e.g. {'done': 3, 'failed': 1}."""
-        return orderly(self.work)
-
-    def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues again on a time limit or a preemption: the same job."""
-        from sweep.worker.task_file import DelayedSubmission  # imports submitit
-
-        return DelayedSubmission(self)
 
     def work(self) -> dict[str, int]:
-        """The same, for a process that handles signals itself. Raises StoppedError."""
         rows = rows_of(Path(self.manifest), self.first, self.count, shapes.Search)
-        tuned = Path(self.root) / "tuned"
-        wanted = [Search.parse(row["search"], tuned) for row in rows]
+        wanted = [Search.parse(row["search"], self.store.root / "tuned") for row in rows]
         return self.share(
             [
                 (one, row.get("numbers", range(one.trials)), row["after"])
@@ -113,15 +87,11 @@ class TuneJob:
         return None
 
     def _do(self, wanted: Search, number: int, claim: Claim) -> str:
-        if self.threads:
-            import torch  # 2 s to import; only a node needs it
-
-            torch.set_num_threads(self.threads)
-        stage = environment.node_tmpdir() if self.staging else None
-        how = {"stage": stage, "compile": self.compile}
+        self.limit_threads()
+        how = {"stage": self.stage, "compile": self.compile}
         return attempt.conduct(
             claim,
-            lambda: conduct(wanted, number, claim, Store(Path(self.root)), how),
+            lambda: conduct(wanted, number, claim, self.store, how),
             f"{wanted.name} trial {number}",
             SweepDir(Path(self.sweep)),
         )

@@ -16,7 +16,7 @@ from slurm.profile import read_profile
 from sweep.submit import array, bundle
 from sweep.tune.trial_job import TuneJob
 from sweep.worker import custody, task_file
-from sweep.worker.job import RunJob
+from sweep.worker.run_job import RunJob
 
 NAME = "epsweep-x-0a"
 

@@ -17,7 +17,7 @@ from core.store.shapes import AnyObject
 from slurm.profile import read_profile
 from sweep.submit import batch_script, frozen_code
 from sweep.worker import custody
-from sweep.worker.job import RunJob
+from sweep.worker.run_job import RunJob
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from sweep.submit import array, batch_script, frozen_code, local, submissions
 from sweep.submit.backend import Crew, Started
 from sweep.submit.order import Runs
 from sweep.tune import session
-from sweep.worker.job import RunJob
+from sweep.worker.run_job import RunJob
 
 WORK = RunJob(root="/r", sweep="again", manifest="/m", first=0, count=1)
 GRID = """

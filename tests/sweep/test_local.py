@@ -25,7 +25,7 @@ from sweep.submit.backend import Crew
 from sweep.submit.frozen_code import PACKAGES
 from sweep.worker import custody
 from sweep.worker.attempt import is_done
-from sweep.worker.job import RunJob
+from sweep.worker.run_job import RunJob
 
 GRID = """
 name: NAME

@@ -27,7 +27,7 @@ from sweep.state.plan import State
 from sweep.submit import backends, generations, submissions
 from sweep.submit.backend import Backend, Started
 from sweep.submit.order import Runs
-from sweep.worker.job import RunJob
+from sweep.worker.run_job import RunJob
 from sweep.worker.sharing import share
 
 GRID = """\
