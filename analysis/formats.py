@@ -151,10 +151,9 @@ def escape(text: str) -> str:
 def terminal(table: Table) -> Sheet:
     """The table for a rich console, with rules between groups of rows."""
     title, notes = Text(table.title, "bold"), Text("\n".join(table.notes))
-    look: Any = {"box": HORIZONTALS, "caption_justify": "left", "stub": len(table.stub)}
-    shown = Sheet(title=title, caption=notes, **look)
-    for name in table.stub:
-        shown.add_column(name)
+    look: Any = {"box": HORIZONTALS, "pad_edge": True, "header_style": "table.header"}
+    look |= {"caption_justify": "left", "stub": len(table.stub)}
+    shown = Sheet(*table.stub, title=title, caption=notes, **look)
     for *upper, last in table.header:  # breaks before '(', so that counts of images go below names
         lines = (level.replace(" (", "\n(") for level in upper)
         shown.add_column("\n".join([*lines, last]), justify="right")

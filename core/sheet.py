@@ -30,10 +30,14 @@ class Sheet(Table):
     text is its minimum width; columns with 0 shrink first.
     """
 
-    def __init__(self, *, stub: int = 1, **kwargs: Any) -> None:
-        """stub: how many leading columns name the rows. Other arguments: see rich's Table."""
-        super().__init__(**kwargs)
+    def __init__(self, *columns: str, stub: int = 1, **kwargs: Any) -> None:
+        """columns: their headings, with '>' in front of those of numbers. stub: how many leading
+        columns name the rows. Other arguments: see rich's Table; without a box by default."""
+        super().__init__(**{"box": None, "pad_edge": False, "header_style": "bold", **kwargs})
         self.stub = stub
+        for name in columns:
+            right = name.startswith(">")
+            self.add_column(name.removeprefix(">"), justify="right" if right else "left")
 
     def add_column(self, header: RenderableType = "", *args: Any, **kwargs: Any) -> None:
         super().add_column(_text(header), *args, **kwargs)

@@ -42,7 +42,7 @@ def examine(profile: Profile, store: Store, grid: Grid | None, *, node: bool) ->
 
 def table(checks: list[Check]) -> Sheet:
     """One row per check, for a terminal."""
-    shown = Sheet(box=None, pad_edge=False, show_header=False)
+    shown = Sheet(show_header=False)
     style = {"ok": "green", "warn": "yellow", "fail": "red"}
     for check in checks:
         shown.add_row(Text(check.verdict, style=style[check.verdict]), check.name, check.detail)

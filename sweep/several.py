@@ -88,10 +88,7 @@ def union(shares: Sequence[Share]) -> Plan:
 def table(shares: Sequence[Share]) -> Group:
     """A row for each grid: its runs, how many of them an earlier grid has, too, and hours; then the
     sums, for a terminal."""
-    shown = Sheet(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("grid")
-    for column in ("runs", "shared", "done", "estimate"):
-        shown.add_column(column, justify="right")
+    shown = Sheet("grid", ">runs", ">shared", ">done", ">estimate")
     for share in shares:
         hours = ", ".join(_sums([share]))
         done = str(share.plan.counts[State.DONE])

@@ -242,11 +242,7 @@ def overall(found: Sequence[Suggestion]) -> str:
 def table(found: Sequence[Suggestion]) -> Sheet:
     """A row per cell, for a terminal, with the line for a grid file or the problem. never: how many
     seeds have a fix run that never adapts."""
-    shown = Sheet(stub=3, box=None, pad_edge=False, header_style="bold")
-    for name in ("backbone", "dataset", "eps_g"):
-        shown.add_column(name)
-    for name in ("T1", "T2", "seeds", "never"):
-        shown.add_column(name, justify="right")
+    shown = Sheet("backbone", "dataset", "eps_g", ">T1", ">T2", ">seeds", ">never", stub=3)
     shown.add_column("for the grid", min_width=max((len(one.snippet) for one in found), default=0))
     shown.add_column("against other settings")
     for one in found:

@@ -133,10 +133,7 @@ def cells(
         if status.run.id in published:
             printed[backbone, dataset].append(published[status.run.id])
     totals = {name: Sum.of(each) for name, each in hours.items()}
-    table = Sheet(box=None, pad_edge=False, header_style="bold")
-    table.add_column("done/runs")
-    for name in datasets:
-        table.add_column(name, justify="right")
+    table = Sheet("done/runs", *(f">{name}" for name in datasets))
     largest = max((total.known for total in totals.values()), default=0.0)
     factor, unit = scaled(largest, unit)
     if largest:

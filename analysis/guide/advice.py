@@ -252,18 +252,13 @@ def published_dataset(name: str) -> str:
 
 def table(advice: Advice, dataset: str) -> Sheet:
     """A row per pick, in the order to try them, for a terminal."""
-    shown = Sheet(stub=2, box=None, pad_edge=False, header_style="bold")
-    for name in ("backbone", "loss"):
-        shown.add_column(name)
-    heads = ("GPU-hours", "expected", "rank", "best", f"on {dataset}")
-    for name in heads if any(one.measured is not None for one in advice.picks) else heads[:-1]:
-        shown.add_column(name, justify="right")
+    own = any(one.measured is not None for one in advice.picks)
+    heads = (">GPU-hours", ">expected", ">rank", ">best", *[f">on {dataset}"] * own)
+    shown = Sheet("backbone", "loss", *heads, stub=2)
     for one in advice.picks:
         hours = "unknown" if one.hours is None else f"{one.hours:.3g}"
         rank = f"{one.low} to {one.high}"
         cells = (hours, f"{one.expected:.1f} %", rank, f"{one.best:.0f} %")
         measured = "" if one.measured is None else f"{one.measured:.1f} %"
-        shown.add_row(
-            one.backbone, one.loss, *cells, *([measured] if len(shown.columns) > 6 else [])
-        )
+        shown.add_row(one.backbone, one.loss, *cells, *[measured] * own)
     return shown

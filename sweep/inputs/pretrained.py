@@ -77,12 +77,7 @@ def rows(names: Iterable[str], store: Store, hub: Path) -> list[dict[str, Any]]:
 
 def table(names: Iterable[str], store: Store, hub: Path) -> Sheet:
     """One line per backbone: what it is, where its weights come from, whether they are here."""
-    shown = Sheet(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "pretraining", "reference"):
-        shown.add_column(column)
-    shown.add_column("params", justify="right")
-    for column in ("licence", "source", "here"):
-        shown.add_column(column)
+    shown = Sheet("name", "pretraining", "reference", ">params", "licence", "source", "here")
     for name, entry in entries(names).items():
         source = entry.checkpoint.file if entry.checkpoint else hub_repo(name) or "-"
         here = Text("yes", style="green") if place(name, store, hub) else Text("no")

@@ -54,13 +54,8 @@ def rows(names: Sequence[str], store: Store) -> list[dict[str, Any]]:
 
 def table(store: Store) -> Sheet:
     """All datasets, one row each, for a terminal."""
-    shown = Sheet(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "dataset"):
-        shown.add_column(column)
-    for column in ("classes", "train", "val", "test", "size"):
-        shown.add_column(column, justify="right")
-    for column in ("here", "licence"):
-        shown.add_column(column)
+    numbers = (">classes", *(f">{split}" for split in SPLITS), ">size")
+    shown = Sheet("name", "dataset", *numbers, "here", "licence")
     for name, entry in entries().items():
         counts = [str(entry.splits[split]) for split in SPLITS]
         here = _here(name, store)

@@ -214,11 +214,8 @@ def _cells(found: Outcome) -> Sheet:
     for run, small in found.pairs:
         name = run.config.dataset.rstrip("/").rpartition("/")[2]
         cells[run.config.backbone, name][small.id] = states[small.id]
-    shown = Sheet(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("passed/miniatures")
     datasets = list(dict.fromkeys(dataset for _, dataset in cells))
-    for name in datasets:
-        shown.add_column(name, justify="right")
+    shown = Sheet("passed/miniatures", *(f">{name}" for name in datasets))
     for backbone in dict.fromkeys(backbone for backbone, _ in cells):
         row = (cells.get((backbone, name)) for name in datasets)
         shown.add_row(backbone, *(_cell(list(cell.values())) if cell else "" for cell in row))

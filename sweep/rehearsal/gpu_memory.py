@@ -94,12 +94,9 @@ def measured(pairs: Sequence[tuple[Run, Run]], rehearsal: Store, profile: Profil
 
 def table(fits: Sequence[Fit], profile: Profile) -> Sheet:
     """One row per backbone, for a terminal."""
-    shown = Sheet(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    columns = ("fixed GB", "MB per image", "images", "about GB", "GPU GB")
+    shown = Sheet("backbone", *(f">{name}" for name in columns), "", title_justify="left")
     shown.title = f"Estimated GPU memory of a training step (profile {profile.name})"
-    shown.add_column("backbone")
-    for column in ("fixed GB", "MB per image", "images", "about GB", "GPU GB"):
-        shown.add_column(column, justify="right")
-    shown.add_column("")
     for fit in fits:
         need, gpu = fit.need, f"{fit.memory_gb:g}" if fit.memory_gb else "?"
         numbers = (f"{need.fixed / 1e9:.2f}", f"{need.per_image / 1e6:.0f}", str(fit.images))

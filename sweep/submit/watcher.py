@@ -136,7 +136,7 @@ def table(
     elif len(shown) > rows:
         under_way = (State.RUNNING, State.FAILED, State.DAMAGED, State.INTERRUPTED)
         shown = [row for state in under_way for row in shown if row[0].state is state][:rows]
-    grid = Sheet(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    grid = Sheet(padding=(0, 1, 0, 0))
     grid.add_column("run", no_wrap=True, overflow="ellipsis")
     grid.add_column("state", no_wrap=True, min_width=11)
     grid.add_column("epoch", justify="right", no_wrap=True, min_width=5)

@@ -32,7 +32,7 @@ def brief(seen: Sequence[Progress]) -> Text:
 def tabulate(seen: Sequence[Progress], grid: Grid, workers: Sequence[Pending] = ()) -> Group:
     """A row per search, with accuracies on the validation split in percent. workers: the live
     ones."""
-    shown = Sheet(box=None, pad_edge=False, header_style="bold")
+    shown = Sheet()
     shown.add_column("search", no_wrap=True, overflow="ellipsis")
     for column in ("trials", "best", "second", "spread"):
         shown.add_column(column, justify="right", no_wrap=True)
