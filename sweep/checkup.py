@@ -100,7 +100,12 @@ def _inputs(grid: Grid, store: Store, profile: Profile) -> Iterator[Check]:
     for remark in inputs.left_out((run.config for run in grid.runs), store):
         yield Check("inputs", "warn", remark)
     if not problems:
-        yield Check("inputs", "ok", f"data and weights are here, {counted(len(grid.runs), 'run')}")
+        absent = needs.to_download((run.config for run in grid.runs), profile)
+        here = "data is here" if absent else "data and weights are here"
+        yield Check("inputs", "ok", f"{here}, {counted(len(grid.runs), 'run')}")
+        for name in absent:
+            how = f"its first run downloads it, or: sweep weights fetch {name}"
+            yield Check("weights", "warn", f"{name} is not in the cache; {how}")
         for problem in needs.misfits([run.config for run in grid.runs], store):
             yield Check("networks", "fail", problem)
         yield from _fit(grid, store)

@@ -46,7 +46,8 @@ def of(grid: Grid, seen: Plan, cost: Cost, published: Published | None = None) -
     """The grid's question, the store, counts, hours, and runs by cell, for a terminal; with
     published values if they are given."""
     question = str(grid.about.get("question", ""))
-    lines = [Text.assemble((grid.name, "bold"), "  ", question), place(cost.store, grid)]
+    name = Text.assemble((grid.name, "bold"), f"  {question}" if question else "")
+    lines = [name, place(cost.store, grid)]
     told = grid.shared and len(seen.statuses) == len(grid.runs)  # only counted for the whole grid
     shared = f" for {len(grid.runs) + grid.shared} combinations" if told else ""
     runs = counted(len(seen.statuses), "run")
@@ -99,11 +100,11 @@ def _at_once(told: Hours, longest: float, cost: Cost) -> str:
 
 
 def _phases(phases: Mapping[str, Sum], unit: str) -> Text | None:
-    """'by phase: training 766, search 0, autoattack 2,019 GPU-hours'; None if all are unknown."""
+    """'by phase: training 766, autoattack 2,019 GPU-hours', without phases whose hours are 0 or
+    unknown; None if that leaves none."""
     factor, unit = scaled(max(total.known for total in phases.values()), unit)
-    told = (f"{name} {short(total.known * factor)}" for name, total in phases.items())
-    known = any(total.known for total in phases.values())
-    return Text(f"by phase: {', '.join(told)} {unit}") if known else None
+    told = [f"{name} {short(each.known * factor)}" for name, each in phases.items() if each.known]
+    return Text(f"by phase: {', '.join(told)} {unit}") if told else None
 
 
 def searches(grid: Grid, hours: Sum, unit: str) -> list[Text]:

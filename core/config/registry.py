@@ -178,6 +178,8 @@ def dataset_problem(name: str) -> str | None:
     known = (*PROCEDURAL, *SYNTHETIC, *MADE, *entries())
     if name in known or "/" in name:
         return None
+    if os.path.isdir(name):
+        return f"'{name}' is a folder here, write its full path: {os.path.abspath(name)}"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f", did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
-    return f"unknown dataset '{name}'{hint} A folder is given by its path: {os.path.abspath(name)}"
+    hint = f", did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)});"
+    return f"unknown dataset '{name}'{hint} A folder of your own is given by its full path"

@@ -81,6 +81,10 @@ def image_files(folder: Path) -> Files:
 def survey(folder: Path) -> Survey:
     """List the classes and images of a user's folder by the rules at the top of this module."""
     found = Survey()
+    if not any((folder / split).is_dir() for split in SPLITS):
+        found.files |= {split: {} for split in SPLITS}
+        found.problems.append(_not_laid_out(folder))
+        return found
     for split in SPLITS:
         found.files[split] = _split(folder, split, found)
     if not found.problems:
@@ -93,14 +97,23 @@ def shown(path: Path | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def _not_laid_out(folder: Path) -> str:
+    """What is wrong with a folder that has none of the splits."""
+    if folder.is_dir():
+        return f"{folder}: expected the folders train, val and test, found {_listed(folder)}"
+    return f"{folder}: no such folder (expected {folder}/{{train,val,test}}/<class>/)"
+
+
+def _listed(folder: Path) -> str:
+    return ", ".join(sorted(map(shown, os.listdir(folder)))[:6]) or "nothing"
+
+
 def _split(folder: Path, split: str, found: Survey) -> dict[str, list[Path]]:
     path, left = folder / split, Counter[str]()
     if not path.is_dir():
-        have = sorted(map(shown, os.listdir(folder))) if folder.is_dir() else []
-        listed = ", ".join(have[:6]) or "nothing"
         found.problems.append(
             f"{path}: no such folder "
-            f"(expected {folder}/{{train,val,test}}/<class>/, found {listed})"
+            f"(expected {folder}/{{train,val,test}}/<class>/, found {_listed(folder)})"
         )
         return {}
     classes = {}
@@ -168,12 +181,11 @@ def _disagreements(folder: Path, files: Files) -> Iterator[str]:
         if differing:
             name = differing[0]
             side, others = ("only", train) if name in files[split] else ("missing", files[split])
-            twin = next(
-                (f", '{n}' is spelt the same" for n in others if _alike(n) == _alike(name)), ""
-            )
+            twin = next((f", spelt like '{n}'" for n in others if _alike(n) == _alike(name)), "")
+            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
             yield (
                 f"{folder / split}: expected the {len(train)} class folders of train, "
-                f"'{name}' is {side} there ({len(differing)} differ{twin})"
+                f"'{name}' is {side} there{twin}{more}"
             )
     if len(train) == 1:
         yield f"{folder / 'train'}: expected at least 2 classes, found one: '{next(iter(train))}'"

@@ -234,7 +234,8 @@ def require_something(results: Results, verb: str) -> None:
     """Exit with code 3 if no run has an epoch or a result yet."""
     if not any(run.dir.metrics.is_file() or run.dir.result.is_file() for run in results.runs):
         counts = _counts(run.state for run in results.runs)
-        line = f"nothing to {verb}: no run has an epoch or a result yet ({counts})"
+        where = results.store.root
+        line = f"nothing to {verb}: no run in {where} has an epoch or a result yet ({counts})"
         err.print(Text(line, style="red"), soft_wrap=True)
         raise typer.Exit(3)
 

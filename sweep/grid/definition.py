@@ -26,6 +26,7 @@ objective is one value, too: `{kind: my_pkg.mod:Loss, gamma: 2}`.
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import shlex
@@ -104,9 +105,16 @@ def load_grid(path: str | Path) -> Grid:
         known = shipped_grids()
         if str(path) not in known:
             what = "a folder, not a grid file" if os.path.isdir(path) else "no such grid file"
-            raise ConfigError(f"{path}: {what}{nearest(Path(path).stem, known)}")
+            raise ConfigError(f"{path}: {what}{_nearest_grid(Path(path), known)}")
         path = known[str(path)]
     return parse_grid(read_text(Path(path), str(path)), Path(path))
+
+
+def _nearest_grid(path: Path, known: Mapping[str, Path]) -> str:
+    """The end of a message, like `nearest`: grid files beside `path` are proposed first."""
+    for file in difflib.get_close_matches(path.stem, [f.stem for f in path.parent.glob("*.yaml")]):
+        return f", did you mean '{path.with_name(file)}.yaml'?"
+    return nearest(path.stem, known)
 
 
 def parse_grid(text: str, path: Path) -> Grid:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from core.config import ConfigError, EvalConfig, RunConfig
-from core.config.registry import backbones
+from core.config.registry import backbones, hub_repo
 from core.data import inputs
 from core.store.folders import Store
 from slurm.profile import Profile
@@ -35,6 +35,13 @@ def missing(
     """One line for each dataset, checkpoint or package that is missing here, and for each
     evaluation that cannot be done for its run."""
     return inputs.missing(configs, store, hub=pretrained.required_hub(profile), evals=evals)
+
+
+def to_download(configs: Iterable[RunConfig], profile: Profile) -> list[str]:
+    """The backbones whose pretrained weights are not in the hub cache yet."""
+    hub = pretrained.hub_of(profile)
+    names = dict.fromkeys(c.backbone for c in configs if c.weights == "pretrained")
+    return [n for n in names if (repo := hub_repo(n)) and not inputs.cached_weights(repo, hub)]
 
 
 def misfits(configs: Iterable[RunConfig], store: Store) -> list[str]:

@@ -138,7 +138,9 @@ def verify(names: Iterable[str], store: Store, console: Console) -> Iterator[Fin
     names = list(names)
     for name in names:
         if not _own(name, store):
-            entry_of(name)
+            if name not in entries():
+                what = "neither a folder here nor a known dataset"
+                raise ConfigError(f"'{name}' is {what}{nearest(name, entries(), shown=20)}")
             if not sizes(name, store):
                 raise ConfigError(f"{name}: not prepared in {store.data}")
     for name in names or entries():

@@ -194,8 +194,8 @@ def twice_by_accent(folder: Path) -> str:
 def another_case_in_test(folder: Path) -> str:
     (folder / "test" / "red").rename(folder / "test" / "Red")
     return (
-        "test: expected the 3 class folders of train, 'Red' is only there "
-        "(2 differ, 'red' is spelt the same)"
+        "test: expected the 3 class folders of train, 'Red' is only there, spelt like 'red' "
+        "(and 1 more)"
     )
 
 
@@ -281,9 +281,17 @@ def test_verify_takes_a_folder_that_has_the_name_of_a_release(
     code, out, _ = call("data", "verify", "cub")
     assert code == 0 and out.startswith(f"{store.data}/cub: fine: 3 classes")
     code, _, err = call("data", "verify", "cup")
-    assert code == 2 and "unknown dataset 'cup'" in err
+    assert code == 2 and err == (
+        "'cup' is neither a folder here nor a known dataset, did you mean 'cub'?\n"
+    )
     code, out, _ = call("data", "verify", str(folder))
-    assert code == 1 and "birds/train: no such folder" in out
+    assert code == 1
+    assert out == f"{folder}: no such folder (expected {folder}/{{train,val,test}}/<class>/)\n"
+    code, out, _ = call("data", "verify", f"{store.data}/cub/train")
+    assert code == 1 and len(out.splitlines()) == 1
+    assert out.endswith(
+        "cub/train: expected the folders train, val and test, found blue, red, sand\n"
+    )
 
 
 # The same rule for releases.

@@ -91,7 +91,7 @@ def test_a_run_that_diverges_has_no_result(store: Store) -> None:
 
 def test_bad_data_stops_before_training(store: Store, tmp_path: Path) -> None:
     config = tiny.config(dataset=str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match=r"nowhere/train: no such folder"):
+    with pytest.raises(ConfigError, match=r"nowhere: no such folder"):
         execute(store, config, [FAST])
     names = set(os.listdir(store.run(config.id).path))
     assert not {"metrics.jsonl", "checkpoint.pt", "result.json"} & names

@@ -65,7 +65,8 @@ def test_an_empty_store_is_incomplete(call: Call, tmp_path: Path, verb: str) -> 
     code, out, err = call(verb)
     assert (code, out) == (3, "")
     what = {"figures": "draw", "report": "report"}[verb]
-    assert err == f"nothing to {what}: no run has an epoch or a result yet (4 missing)\n"
+    where = tmp_path / "out"
+    assert err == f"nothing to {what}: no run in {where} has an epoch or a result yet (4 missing)\n"
     assert not (tmp_path / "out" / "reports").exists()
 
 

@@ -175,14 +175,17 @@ def test_hours_by_phase(store: Store) -> None:
     assert found["training"]["unknown"] == found["autoattack"]["unknown"] == total.unknown == 36
     assert found["autoattack"]["known"] > 2 * found["training"]["known"] > 1000
     tuned = winners.apply(load_grid("guide_tuned"), store)
-    before = model.searching(tuned.searches)
-    seen = Plan([Status(run, State.NEW) for run in tuned.runs[:6]])
-    told = io.StringIO()
-    Console(file=told, width=200).print(
-        summary.of(replace(tuned, runs=tuned.runs[:6]), seen, model)
-    )
-    (line,) = [line for line in told.getvalue().splitlines() if "by phase" in line]
-    assert f"search {before.known:,.0f}, autoattack" in line and "training " in line
+
+    def phases(of: Grid) -> str:
+        told, few = io.StringIO(), replace(of, runs=of.runs[:6])
+        seen = Plan([Status(run, State.NEW) for run in few.runs])
+        Console(file=told, width=200).print(summary.of(few, seen, model))
+        (line,) = [line for line in told.getvalue().splitlines() if "by phase" in line]
+        return line
+
+    before = model.searching(tuned.searches).known
+    assert f"search {before:,.0f}, autoattack" in phases(tuned) and "training " in phases(tuned)
+    assert "search" not in phases(grid), "a phase without hours is left out"
 
 
 def test_a_search_costs_what_its_budget_says(store: Store) -> None:

@@ -37,6 +37,12 @@ class TestLoad:
         ):
             load_grid("/nowhere/smok.yaml")
 
+    @pytest.mark.parametrize("typed", ["mine", "mien.yaml"])
+    def test_a_file_beside_it_is_proposed_first(self, tmp_path: Path, typed: str) -> None:
+        (tmp_path / "mine.yaml").touch()
+        with pytest.raises(ConfigError, match=f"did you mean '{tmp_path}/mine.yaml'"):
+            load_grid(tmp_path / typed)
+
     def test_unreadable(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="a folder, not a grid file"):
             load_grid(tmp_path)

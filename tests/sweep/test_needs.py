@@ -11,6 +11,9 @@ import tiny
 
 from core.model import network
 from core.store.folders import Store
+from slurm.profile import read_profile
+from sweep.checkup import examine
+from sweep.grid import parse_grid
 from sweep.inputs.needs import misfits
 from sweep.submit import backend
 from sweep.submit.checks import Check
@@ -37,6 +40,28 @@ def test_a_size_that_a_backbone_cannot_take_is_refused_by_launch_and_doctor(
     code, out, _ = call("doctor", str(path), "--root", str(root), "--json")
     (found,) = [check for check in json.loads(out) if check["name"] == "networks"]
     assert code == 1 and found["verdict"] == "fail" and "convnext_atto" in found["detail"]
+
+
+def test_doctor_names_weights_that_a_run_will_download(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "torch_here", lambda: Check("torch here", "ok", ""))
+    monkeypatch.setenv("HF_HOME", str(store.root))
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    text = (
+        "name: n\nbase: {dataset: fake, backbone: swin, schedule: standard}\n"
+        "grid: {weights: [pretrained, random]}"
+    )
+    grid = parse_grid(text, Path("n.yaml"))
+    checks = examine(read_profile("local"), store, grid, node=False)
+    assert [(c.verdict, c.detail) for c in checks if c.name in {"inputs", "weights"}] == [
+        ("ok", "data is here, 2 runs"),
+        (
+            "warn",
+            "swin is not in the cache; its first run downloads it, or: sweep weights fetch swin",
+        ),
+    ]
 
 
 def test_lora_needs_modules_of_that_name(store: Store) -> None:
