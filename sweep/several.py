@@ -14,12 +14,13 @@ from core.sheet import Sheet
 from core.store.folders import Store
 from slurm.profile import Profile, read_profile
 from sweep import launcher
+from sweep.budget import spelled
 from sweep.estimate import cost
 from sweep.estimate.cost import Cost, Sum
 from sweep.grid import Grid, Run
+from sweep.state import display
 from sweep.state.plan import Plan, State, Status
-from sweep.submit import watcher
-from sweep.summary import place, searches, spelled
+from sweep.summary import place, searches
 from sweep.tune import winners
 
 
@@ -105,7 +106,7 @@ def table(shares: Sequence[Share]) -> Group:
         shown,
         *(Text(f"estimate: {basis}") for basis in bases),
         *(line for share in shares for line in _searches(share)),
-        Text.assemble(f"{saved}: ", watcher.counts_line(every)),
+        Text.assemble(f"{saved}: ", display.counts_line(every)),
     )
 
 

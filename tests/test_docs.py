@@ -121,7 +121,7 @@ def test_the_example_of_a_profile_shows_every_key_of_a_cluster() -> None:
 
 
 def test_every_state_and_class_of_failure_has_its_advice() -> None:
-    from sweep.state.decision import State
+    from sweep.state.status import State
     from sweep.state.triage import FAILURES, PAUSES
 
     rows = re.findall(r"^\| `(\w+)` \|", read(DOCS / "troubleshooting.md"), re.M)

@@ -18,6 +18,7 @@ from core.errors import ClusterError, DamagedError, StoppedError
 from sweep.cli import (
     checking,
     data,
+    following,
     gallery,
     guide,
     page,
@@ -50,6 +51,7 @@ app.add_typer(data.verbs, name="data", rich_help_panel=PREPARE)
 app.add_typer(weights.verbs, name="weights", rich_help_panel=PREPARE)
 for verbs in (
     running.verbs,
+    following.verbs,
     working.verbs,
     tuning.verbs,
     results.verbs,

@@ -91,11 +91,11 @@ def _answers(grid: Grid, store: Store, only: list[str], first: Digests, wandb: s
     from analysis import Results
     from analysis.report import Digests, core, details_of, page
     from analysis.report.live import Live, Now
-    from sweep import launcher, summary
+    from sweep import budget, launcher
+    from sweep.state import display
     from sweep.state.plan import State
-    from sweep.submit import watcher
 
-    known, clock = Known(store), watcher.Clock()
+    known, clock = Known(store), display.Clock()
     cost = cost_of(grid, store, launcher.load_profile("local"))
     shown = {run.dir.id for run in first.runs}
     rows = manifest(run for run in grid.runs if run.id in shown)
@@ -104,13 +104,13 @@ def _answers(grid: Grid, store: Store, only: list[str], first: Digests, wandb: s
         plan = launcher.look(grid, store, only, known=known)
         left = clock.left(plan)
         lines = [
-            watcher.counts_line(plan).plain,
-            *summary.hours(plan, cost).lines,
-            *([f"about {watcher.duration(left)} left at the current pace"] if left else []),
-            *(line.plain for line in watcher.reasons(plan, 8)),
+            display.counts_line(plan).plain,
+            *budget.hours(plan, cost).lines,
+            *([f"about {display.duration(left)} left at the current pace"] if left else []),
+            *(line.plain for line in display.reasons(plan, 8)),
         ]
         told = {
-            one.run.id: [str(one.state), watcher.progress(one), one.reason or ""]
+            one.run.id: [str(one.state), display.progress(one), one.reason or ""]
             for one in plan.statuses
         }
         return Now(told, lines, frozenset(run.id for run in plan.of({State.DONE})))

@@ -5,11 +5,9 @@ device, which is measured on finished runs of the store or, before there are any
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.config import EvalConfig, RunConfig, own_code
@@ -18,15 +16,11 @@ from core.store import shapes
 from core.store.folders import Store
 from core.store.json_files import read_json, salvage
 from slurm.profile import Profile
+from sweep.estimate.device import SHIPPED, TFLOPS, find_device, is_same, most_at_once, shipped_speed
 from sweep.estimate.passes import Passes, count_passes, gflops, sizes_of
 from sweep.grid import Run
 from sweep.grid.search import Search
 
-TFLOPS = {"H100": 32.0, "H200": 32.0, "A100": 10.0, "V100": 7.5, "CPU": 0.07}
-"""TFLOP/s that one device achieves. H100: the adversarial runs of the paper's main grid take 230
-PFLOP on average, for which the paper states 15 to 60 minutes on four, so about 2 GPU-hours. Other
-GPUs: in proportion to their fp32 peak. CPU: one core, measured on ViT-B at 224 pixels."""
-SHIPPED = "the paper's 15 to 60 minutes on 4 x H100 per run, as no run has finished here"
 SMALL_GFLOPS = 0.5
 """Below this, a forward pass is mostly overhead, so only a measured speed gives an estimate."""
 SAMPLE = 8
@@ -130,7 +124,7 @@ class Cost:
     @property
     def shipped(self) -> Cost:
         """The estimate without any finished run."""
-        return Cost(self.device, self.store, _shipped(self.device))
+        return Cost(self.device, self.store, shipped_speed(self.device))
 
     def work(self, config: RunConfig, evals: Sequence[EvalConfig]) -> Work:
         """The work of a run with these evaluations."""
@@ -214,8 +208,8 @@ def _kind(config: RunConfig) -> str:
 def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
     """The estimate for runs under a profile. hardware: the grid's `about.hardware`, used if the
     profile names no GPU."""
-    device = device_of(profile, str(hardware or ""))
-    shipped = Cost(device, store, _shipped(device), at_once=_at_once(profile, device))
+    device = find_device(profile, str(hardware or ""))
+    shipped = Cost(device, store, shipped_speed(device), at_once=most_at_once(profile, device))
     seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for config, seconds in _finished(store, device):
         sizes, each = shipped.sizes(config.dataset), gflops(config)
@@ -228,47 +222,9 @@ def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
     return Cost(device, store, _speed(every), speeds, len(every), shipped.at_once)
 
 
-def _shipped(device: str) -> float:
-    return TFLOPS.get(device, TFLOPS["H100"])
-
-
 def _speed(pairs: Sequence[tuple[float, float]]) -> float:
     """TFLOP/s of (TFLOP, seconds) pairs."""
     return sum(work for work, _ in pairs) / sum(seconds for _, seconds in pairs)
-
-
-def device_of(profile: Profile, hardware: str) -> str:
-    """The GPU that a profile asks for by name, else this machine's (unless the profile is remote),
-    else the one in `hardware`, else H100; CPU if the runs use no GPU."""
-    asked = " ".join(profile.slurm.gpu_requests().values())
-    local = "" if profile.remote else _local_gpu()
-    for text in (asked, local, hardware):
-        for name in TFLOPS:
-            if re.search(rf"\b{name}\b", text, re.IGNORECASE):
-                return name
-    needs_gpu = profile.remote and profile.gpus_per_run > 0
-    return local or ("H100" if needs_gpu else "CPU")
-
-
-def _at_once(profile: Profile, device: str) -> int | None:
-    """Cores or GPUs at the same time: this machine's, or on Slurm those of the tasks that an array
-    may run at once. None if unknown."""
-    if profile.remote:
-        tasks = profile.slurm.slurm_array_parallelism
-        return tasks * profile.ranks if tasks and device != "CPU" else None
-    if device == "CPU":
-        return len(os.sched_getaffinity(0))
-    here = len(list(Path("/proc/driver/nvidia/gpus").glob("*/information")))
-    return min(here, profile.workers * profile.ranks) or None
-
-
-def _local_gpu() -> str:
-    """The name of this machine's first GPU according to its driver; '' if it has none."""
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        found = re.search(r"Model:\s*(.+)", file.read_text())
-        if found:
-            return found[1].strip()
-    return ""
 
 
 def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
@@ -283,7 +239,7 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
             seen.add(row["id"])
             try:
                 env = read_json(store.run(row["id"]).env, shapes.Env) or {}
-                if not _same(str(env.get("device")), device):
+                if not is_same(str(env.get("device")), device):
                     continue
                 result = read_json(store.run(row["id"]).result, shapes.Result) or {}
             except DamagedError:
@@ -300,10 +256,3 @@ def _is_open(row: Mapping[str, Any], store: Store) -> bool:
     return row["config"].get("schedule", {}).get("kind") == "auto" or not os.path.exists(
         store.run(row["id"]).result
     )
-
-
-def _same(found: str, device: str) -> bool:
-    """Whether `found`, the device in a run's env.json, is `device`. Anything but a GPU is a CPU."""
-    if device == "CPU":
-        return not re.search("NVIDIA|Tesla|GeForce|Quadro", found)
-    return device.lower() in found.lower()

@@ -31,7 +31,7 @@ from core.training import schedules
 from slurm.profile import Profile, read_profile
 from sweep.grid import Grid, Run
 from sweep.rehearsal import gpu_memory, miniature
-from sweep.state import plan
+from sweep.state import display, plan
 from sweep.state.plan import LAUNCHABLE, Plan, State
 from sweep.submit import backends, submissions, watcher
 from sweep.submit.order import Runs
@@ -152,8 +152,8 @@ def _run(grid: Grid, rehearsal: Store, here: Profile, console: Console) -> Plan:
 
 def _prune(seen: Plan, rehearsal: Store) -> None:
     """Delete the checkpoints of runs that have ended, unless others are to begin with them."""
-    waited = {s.run.config.parent for s in seen.statuses if s.state not in watcher.ENDED}
-    for run in (run for run in seen.of(watcher.ENDED) if run.id not in waited):
+    waited = {s.run.config.parent for s in seen.statuses if s.state not in display.ENDED}
+    for run in (run for run in seen.of(display.ENDED) if run.id not in waited):
         folder = rehearsal.run(run.id)
         for file in (folder.checkpoint, folder.previous_checkpoint):
             remove(file)
@@ -161,7 +161,7 @@ def _prune(seen: Plan, rehearsal: Store) -> None:
 
 def _bar(seen: Plan, started: float) -> Group:
     """A progress bar, and the runs under way."""
-    ended = sum(seen.counts[state] for state in watcher.ENDED)
+    ended = sum(seen.counts[state] for state in display.ENDED)
     row = Table.grid(padding=(0, 2))
     row.add_row(
         ProgressBar(total=len(seen.statuses), completed=ended, width=40), _counts(seen, started)
@@ -172,11 +172,11 @@ def _bar(seen: Plan, started: float) -> Group:
 
 
 def _counts(seen: Plan, started: float) -> Text:
-    ended, all_ = sum(seen.counts[state] for state in watcher.ENDED), len(seen.statuses)
-    text = watcher.counts_line(seen)
+    ended, all_ = sum(seen.counts[state] for state in display.ENDED), len(seen.statuses)
+    text = display.counts_line(seen)
     if ended:
         left = (time.monotonic() - started) * (all_ - ended) / ended
-        text.append(f"   left {watcher.duration(left)}", style="bold")
+        text.append(f"   left {display.duration(left)}", style="bold")
     return text
 
 
@@ -199,11 +199,11 @@ def report(found: Outcome, profile: Profile) -> Group:
     head = Text.assemble(
         (f"{ended[State.DONE]} passed", "green"),
         (f", {ended[State.FAILED]} failed", "red") if ended[State.FAILED] else "",
-        f" of {len(found.final.statuses)} in {watcher.duration(found.seconds)}",
+        f" of {len(found.final.statuses)} in {display.duration(found.seconds)}",
     )
     problems = [Text(f"dataset {n}: {why}", style="red") for n, why in found.broken.items()]
     problems += [Text(line, style="red") for line in found.misfits]
-    lines = [head, *problems, *watcher.reasons(found.final)]
+    lines = [head, *problems, *display.reasons(found.final)]
     return Group(_cells(found), *lines, gpu_memory.table(found.fits, profile))
 
 

@@ -15,13 +15,12 @@ from core.data.digests import Known
 from core.store.folders import RunDir, Store
 from sweep.grid import Run
 from sweep.state import decision, pending
-from sweep.state.decision import HELD as HELD
-from sweep.state.decision import LAUNCHABLE as LAUNCHABLE
-from sweep.state.decision import ON_REQUEST as ON_REQUEST
-from sweep.state.decision import REPAIRABLE as REPAIRABLE
-from sweep.state.decision import State as State
-from sweep.state.decision import Status as Status
 from sweep.state.pending import Pending as Pending
+from sweep.state.status import LAUNCHABLE as LAUNCHABLE
+from sweep.state.status import ON_REQUEST as ON_REQUEST
+from sweep.state.status import REPAIRABLE as REPAIRABLE
+from sweep.state.status import State as State
+from sweep.state.status import Status as Status
 
 WORST = (
     *(State.FAILED, State.DAMAGED, State.STALE, State.CANCELLED, State.INTERRUPTED),

@@ -20,8 +20,9 @@ from sweep.grid import Grid, search, select_runs
 from sweep.grid.search import REAL, Progress, Search, Trial
 from sweep.inputs import needs
 from sweep.state import breaker, decision, pending, repair
-from sweep.state.decision import Facts, State
+from sweep.state.decision import Facts
 from sweep.state.pending import Pending
+from sweep.state.status import State
 from sweep.submit import backends, submissions, watcher
 from sweep.submit.backend import Crew, Started
 from sweep.tune.order import Trials

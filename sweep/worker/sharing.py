@@ -21,8 +21,8 @@ from core.store.folders import RunDir, Store
 from core.store.json_files import read_json, salvage
 from sweep.grid import Run
 from sweep.state import decision, parents
-from sweep.state.decision import LAUNCHABLE, State
 from sweep.state.pending import Pending
+from sweep.state.status import LAUNCHABLE, State
 
 MOST_LOST = 5
 """After this many processes in a row have died in a run without recording a reason, the run is left

@@ -19,8 +19,8 @@ from core.data.drawn import SIZES
 from core.store.folders import Store
 from core.store.json_files import write_json, write_jsonl
 from slurm.profile import Profile, read_profile
-from sweep import summary
-from sweep.estimate import cost, passes
+from sweep import budget, summary
+from sweep.estimate import cost, device, passes
 from sweep.grid import Grid, Run, load_grid, parse_grid
 from sweep.grid.search import Search
 from sweep.state.plan import Plan, State, Status
@@ -208,17 +208,17 @@ def test_a_search_costs_what_its_budget_says(store: Store) -> None:
 
 def test_the_gpu_is_the_profiles_else_the_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     local = read_profile("local")
-    assert cost.device_of(named("a100"), "H100") == "A100"
-    assert cost.device_of(read_profile("alliance"), "") == "H100"
-    assert cost.device_of(H100, "") == "H100"
-    assert cost.device_of(H100, "1 x V100") == "V100"
-    monkeypatch.setattr(cost, "_local_gpu", lambda: "")
-    assert cost.device_of(local, "2 CPU cores") == "CPU"
-    assert cost.device_of(local, "H100") == "H100"
-    monkeypatch.setattr(cost, "_local_gpu", lambda: "NVIDIA H200")
-    assert cost.device_of(local, "H100") == "H200"
-    monkeypatch.setattr(cost, "_local_gpu", lambda: "NVIDIA GeForce RTX 3060")
-    assert cost.device_of(local, "") == "NVIDIA GeForce RTX 3060"
+    assert device.find_device(named("a100"), "H100") == "A100"
+    assert device.find_device(read_profile("alliance"), "") == "H100"
+    assert device.find_device(H100, "") == "H100"
+    assert device.find_device(H100, "1 x V100") == "V100"
+    monkeypatch.setattr(device, "_local_gpu", lambda: "")
+    assert device.find_device(local, "2 CPU cores") == "CPU"
+    assert device.find_device(local, "H100") == "H100"
+    monkeypatch.setattr(device, "_local_gpu", lambda: "NVIDIA H200")
+    assert device.find_device(local, "H100") == "H200"
+    monkeypatch.setattr(device, "_local_gpu", lambda: "NVIDIA GeForce RTX 3060")
+    assert device.find_device(local, "") == "NVIDIA GeForce RTX 3060"
 
 
 GRID = """
@@ -277,11 +277,11 @@ def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> 
             for run, state, seconds in zip(small.runs, states, spent, strict=True)
         ]
     )
-    found = summary.hours(seen, model)
+    found = budget.hours(seen, model)
     assert found.spent == pytest.approx(1.5 * sum(hours[:2]))
     assert found.left == pytest.approx(1.5 * sum(hours[2:]))
     assert "2 finished runs: " in found.lines[1] and found.lines[1].endswith("spent (+50%)")
-    fresh = summary.hours(Plan([Status(run, State.NEW) for run in small.runs]), model)
+    fresh = budget.hours(Plan([Status(run, State.NEW) for run in small.runs]), model)
     assert fresh.left == pytest.approx(sum(hours)) and len(fresh.lines) == 1
     assert "GPU-minutes left, at 32 TFLOP/s per H100" in fresh.lines[0]
 
@@ -297,14 +297,16 @@ def test_a_trained_run_has_its_evaluation_left(store: Store) -> None:
         begun = {"phase": "evaluate", "share": share, "gpu_seconds": 3600 * spent}
         seen = [Status(grid.runs[0], State.RUNNING, **begun)]
         seen += [Status(run, State.NEW) for run in grid.runs[1:]]
-        assert summary.hours(Plan(seen), model).left == pytest.approx(sum(hours) - spent)
+        assert budget.hours(Plan(seen), model).left == pytest.approx(sum(hours) - spent)
 
 
 def test_bf16_and_unknown_gpus_are_told_apart(small: Grid, store: Store) -> None:
     model = cost.Cost("H100", store, 32.0, {"swin in bf16": 96.0}, 1)
     plain, fast = config(), config(precision="bf16")
     assert (model.hours(plain, ()) or 0) == pytest.approx(3 * (model.hours(fast, ()) or 0))
-    other = cost.Cost("NVIDIA GeForce RTX 3060", store, cost._shipped("NVIDIA GeForce RTX 3060"))
+    other = cost.Cost(
+        "NVIDIA GeForce RTX 3060", store, device.shipped_speed("NVIDIA GeForce RTX 3060")
+    )
     assert other.basis.startswith("as if NVIDIA GeForce RTX 3060 were an H100")
 
 

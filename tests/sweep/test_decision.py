@@ -9,10 +9,10 @@ import pytest
 from core.errors import DamagedError
 from core.store.holder import Holder
 from slurm.cluster import JobState
-from sweep.state import plan
-from sweep.state.decision import LOST, RULES, Facts, State, decide
+from sweep.state import display, plan
+from sweep.state.decision import LOST, RULES, Facts, decide
 from sweep.state.pending import Pending
-from sweep.submit import watcher
+from sweep.state.status import State
 
 
 def claim(outcome: str | None = None, *, age: float = 400.0, **info: Any) -> Holder:
@@ -139,4 +139,4 @@ def test_the_order_of_the_rules_decides_between_them(known: dict[str, Any], rule
 
 
 def test_every_state_has_its_place_and_its_colour() -> None:
-    assert {*plan.WORST} == {*State} == {*watcher.COLOURS}
+    assert {*plan.WORST} == {*State} == {*display.COLOURS}

@@ -24,9 +24,9 @@ from slurm.cluster import JobState
 from slurm.profile import read_profile
 from sweep import launcher
 from sweep.grid import load_grid
-from sweep.state import plan
+from sweep.state import display, plan
 from sweep.state.plan import Plan, State
-from sweep.submit import submissions, watcher
+from sweep.submit import submissions
 from sweep.submit.array import BACKEND
 from sweep.submit.backend import Started
 
@@ -281,7 +281,7 @@ def test_a_job_that_slurm_holds_is_released(
     launcher._release(seen, console)
     assert released == ["7_0"]
     assert "released 1 job" in console.file.getvalue()  # type: ignore[attr-defined]
-    (line,) = watcher.reasons(seen)
+    (line,) = display.reasons(seen)
     assert runs[0].id in line.plain and "launch failed requeued held" in line.plain
 
 

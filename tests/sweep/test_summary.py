@@ -15,11 +15,11 @@ from rich.console import Console, RenderableType
 from core.config import ConfigError
 from core.store.folders import Store
 from slurm.profile import Profile, Slurm, read_profile
-from sweep import several, summary
+from sweep import budget, several, summary
 from sweep.cli.options import Sort
 from sweep.estimate import cost
+from sweep.state import display
 from sweep.state.plan import ORDERS, WORST, Plan, State, Status
-from sweep.submit import watcher
 from sweep.tune import winners
 
 CPU = read_profile("local")
@@ -56,7 +56,7 @@ def new(text: str) -> Plan:
     ],
 )
 def test_hours_are_told_in_a_unit_that_fits(hours: float, told: str) -> None:
-    assert summary.spelled(hours, "core-hours") == told
+    assert budget.spelled(hours, "core-hours") == told
 
 
 def test_the_store_and_whether_it_is_there(store: Store, tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_the_store_and_whether_it_is_there(store: Store, tmp_path: Path) -> None
 def test_one_backbone_without_an_estimate_hides_no_other(store: Store) -> None:
     text = GRID % ("swin, resnet18", "0, 1")
     seen, model = new(text), cost.of(H100, store)
-    known = summary.hours(new(GRID % ("swin", "0, 1")), model).left
-    told = summary.hours(seen, model)
+    known = budget.hours(new(GRID % ("swin", "0, 1")), model).left
+    told = budget.hours(seen, model)
     assert (told.left, told.known, told.unknown) == (None, known, 2)
     assert "and 2 runs of unknown length left" in told.lines[0]
     rows = {
         line.split()[0]: line
         for line in shown(
-            summary.cells(seen, summary.works_of(seen, model), model.unit)
+            summary.cells(seen, budget.works_of(seen, model), model.unit)
         ).splitlines()
     }
     assert "about" in rows["swin"] and "unknown" in rows["resnet18"]
@@ -93,7 +93,7 @@ def test_how_long_it_takes_on_the_devices_at_hand(store: Store) -> None:
     assert model.at_once == 8
     longest = model.hours(seen.statuses[0].run.config, seen.statuses[0].run.evals) or 0
     grid = parse(GRID % ("swin", "0"))
-    wall = summary.spelled(longest, "hours")
+    wall = budget.spelled(longest, "hours")
     assert f"what is left takes {wall} on 8 GPUs" in shown(summary.of(grid, seen, model), 160)
     unknown = replace(model, at_once=None)
     assert "what is left" not in shown(summary.of(grid, seen, unknown), 160)
@@ -109,13 +109,13 @@ def test_what_is_left_takes_as_long_as_on_the_devices_at_work(store: Store) -> N
         replace(running, state=State.RUNNING, **half),
         waiting,
     ]
-    told = summary.hours(Plan(statuses), cost.of(H100, store))
+    told = budget.hours(Plan(statuses), cost.of(H100, store))
     assert told.at_work == 2 and told.known
-    wall = summary.spelled(told.known / 2, "hours")
+    wall = budget.spelled(told.known / 2, "hours")
     assert f"{wall} to go, with 2 GPUs as now" in told.lines
     resting = [replace(status, state=State.NEW) for status in statuses[1:]]
     assert not any(
-        "to go" in line for line in summary.hours(Plan(resting), cost.of(H100, store)).lines
+        "to go" in line for line in budget.hours(Plan(resting), cost.of(H100, store)).lines
     )
 
 
@@ -138,11 +138,11 @@ def test_a_run_without_an_estimate_hides_no_other_of_its_grid_or_backbone(
     about = model.as_dict([status.run for status in seen.statuses])
     assert (about["hours"], about["known"], about["unknown"]) == (None, known.hours, 2)
     assert (about["searches"], about["searches_unknown"]) == (0.0, 0)
-    assert f"about {summary.short(known.hours)}, 2 unknown" in shown(
-        summary.cells(seen, summary.works_of(seen, model), model.unit)
+    assert f"about {budget.short(known.hours)}, 2 unknown" in shown(
+        summary.cells(seen, budget.works_of(seen, model), model.unit)
     )
     told = shown(several.table(several.look([parse(text)], store, (), H100)), 160)
-    assert f"2 unknown, {summary.spelled(known.hours, 'GPU-hours')}" in told
+    assert f"2 unknown, {budget.spelled(known.hours, 'GPU-hours')}" in told
     path = tmp_path / "g.yaml"
     path.write_text(text)
     other = tmp_path / "h.yaml"
@@ -164,23 +164,23 @@ def test_searches_without_an_estimate_are_counted_beside_the_others(store: Store
 def test_runs_that_are_not_shown_are_counted(state: State) -> None:
     runs = parse(GRID % ("swin", ", ".join(map(str, range(40))))).runs
     seen = Plan([Status(run, state) for run in runs])
-    told = shown(watcher.table(seen, footer=False))
+    told = shown(display.table(seen, footer=False))
     rows = told.count("swin-cars-")
     hidden = 40 - 30 if state is State.FAILED else 40
     assert f"{hidden} " in told and "--all" in told
-    whole = shown(watcher.table(seen, footer=False, most=40))
+    whole = shown(display.table(seen, footer=False, most=40))
     assert "--all" not in whole and whole.count("swin-cars-") >= 40 > rows
 
 
 def test_pages_of_a_status_hold_every_run_once(store: Store) -> None:
     runs = parse(GRID % ("swin", ", ".join(map(str, range(70))))).runs
     seen = Plan([Status(run, State.DONE) for run in runs])
-    pages = [shown(watcher.table(seen, footer=False, page=page), 160) for page in (1, 2, 3)]
+    pages = [shown(display.table(seen, footer=False, page=page), 160) for page in (1, 2, 3)]
     found = [line.split()[0] for page in pages for line in page.splitlines() if "swin-" in line]
     assert len(found) == len({*found}) == 70
     assert [f"page {n} of 3" in page for n, page in enumerate(pages, 1)] == [True] * 3
     with pytest.raises(ConfigError, match="--page 4: expected 1 to 3, pages of 30 runs"):
-        watcher.table(seen, page=4)
+        display.table(seen, page=4)
 
 
 def test_a_page_that_is_not_there_is_one_line(
@@ -205,7 +205,7 @@ def test_sorted_pages_show_what_asks_for_somebody_first(store: Store) -> None:
     seen = Plan([Status(run, states[i % 4], seconds=60.0 * i) for i, run in enumerate(runs)])
 
     def rows(by: str, page: int) -> list[list[str]]:
-        told = watcher.table(seen.ordered(by), footer=False, page=page, spent=by == "hours")
+        told = display.table(seen.ordered(by), footer=False, page=page, spent=by == "hours")
         return [row.split() for row in shown(told, 160).splitlines() if "swin-" in row]
 
     assert [row[1] for row in rows("state", 1)] == ["failed"] * 10 + ["running"] * 10 + ["new"] * 10

@@ -12,9 +12,8 @@ from rich.text import Text
 from core.config import ConfigError
 from core.store.folders import Store
 from sweep.grid import load_grid
-from sweep.state import run_logs
+from sweep.state import display, run_logs
 from sweep.state.plan import Plan, State, Status
-from sweep.submit import watcher
 
 GRID = """
 name: many
@@ -43,7 +42,7 @@ def test_what_a_terminal_shows_ends_with_the_counts(
 ) -> None:
     console = Console(file=io.StringIO(), width=size[0], height=size[1], force_terminal=True)
     plan = seen(tmp_path, failed)
-    console.print(watcher.table(plan, watcher.Clock(), screen=console))
+    console.print(display.table(plan, display.Clock(), screen=console))
     lines = Text.from_ansi(console.file.getvalue()).plain.splitlines()  # type: ignore[attr-defined]
     assert len(lines) <= size[1]
     assert "2 running" in lines[-1]
@@ -53,10 +52,10 @@ def test_what_a_terminal_shows_ends_with_the_counts(
 
 def test_runs_of_one_name_can_be_told_apart(tmp_path: Path) -> None:
     plan = seen(tmp_path, 0)
-    names = watcher._names(plan.statuses)
+    names = display._names(plan.statuses)
     assert len(set(names)) == len(names)
     assert all(s.run.id.startswith(name) for s, name in zip(plan.statuses, names, strict=True))
-    assert watcher._names(plan.statuses[:8]) == [
+    assert display._names(plan.statuses[:8]) == [
         f"mini_convnext-fake-eps4-fix-s{seed}" for seed in range(8)
     ]
 
@@ -66,7 +65,7 @@ def test_no_reason_says_its_class_twice(tmp_path: Path) -> None:
     said = {"kind": "cancelled", "reason": "cancelled on request"}
     full = {"kind": "disk", "reason": "no space left to write the run folder"}
     ended = [Status(first, State.CANCELLED, **said), Status(second, State.FAILED, **full)]
-    assert [line.plain for line in watcher.reasons(Plan(ended))] == [
+    assert [line.plain for line in display.reasons(Plan(ended))] == [
         f"cancelled {first.id}: cancelled on request",
         f"failed {second.id}: disk: no space left to write the run folder",
     ]
