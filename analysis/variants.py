@@ -10,7 +10,7 @@ from typing import Any
 from analysis.names import dataset_name, model_name
 from analysis.runs import Row
 from core.config import RunConfig, Strength
-from core.config.run import parent_of
+from core.config.names import parent_of
 from core.config.values import flat
 
 

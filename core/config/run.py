@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -24,6 +23,7 @@ from pydantic import (
 from core.config import own_code
 from core.config.canon import lora_used, objective_used, optim_used
 from core.config.knobs import Code
+from core.config.names import parent_of, slug_of
 from core.config.parts import (
     TRAINS,
     Attack,
@@ -36,34 +36,13 @@ from core.config.parts import (
     Validation,
 )
 from core.config.registry import backbone, backbones, canonical_backbone, size_problem
-from core.config.schedule import Schedule, resolve_schedule, unused
+from core.config.schedule import Schedule, unused, with_schedule
 from core.config.strength import Norm, Strength, in_pixels
-from core.config.values import Count, Part, delta_of, hashed, named_or_full, problems, safe_name
+from core.config.values import Count, Part, delta_of, hashed, named_or_full, problems
 from core.errors import ConfigError
 
-OF_RUN = "run:"
-"""Before the id of a run, as weights."""
 UNATTACKED = Strength(Fraction(4, 255))
 """Strength (l-inf) at which runs of standard fine-tuning are validated by default."""
-
-
-def parent_of(weights: str) -> str | None:
-    """Id of the run that weights are of; None if they are no run's."""
-    return weights.removeprefix(OF_RUN) if weights.startswith(OF_RUN) else None
-
-
-def _with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    epochs = data.get("epochs", 50)
-    if "schedule" not in data:
-        return data
-    given = data["schedule"]
-    kind = given.get("kind") if isinstance(given, Mapping) else getattr(given, "kind", given)
-    if kind == "none":
-        epochs, data = 0, {**data, "epochs": 0}
-    elif type(epochs) is not int or epochs < 1:
-        # Only `epochs` is wrong and is rejected next; without it the schedule cannot be checked.
-        return {key: value for key, value in data.items() if key != "schedule"}
-    return {**data, "schedule": resolve_schedule(given, epochs)}
 
 
 def untrained(config: RunConfig) -> RunConfig:
@@ -86,20 +65,6 @@ def untrained(config: RunConfig) -> RunConfig:
     nothing = {"schedule": Schedule(kind="none"), "epochs": 0, "epsilon_g": Strength(Fraction(0))}
     code = tuple(pair for pair in config.code if pair[0] == config.backbone)
     return config.model_copy(update=plain | nothing | {"code": code})
-
-
-@cache
-def _slug(
-    backbone: str, dataset: str, strength: Strength | None, protocol: Protocol, setting: str
-) -> str:
-    """A run's slug without the seed; cached, since many runs of a grid share it."""
-    parts = [backbone, dataset.rstrip("/").rsplit("/", 1)[-1]]
-    if strength is not None:
-        parts.append(strength.slug)
-    if protocol == "lora":
-        parts.append("lora")
-    parts.append(setting.replace(";", "_").replace("=", ""))
-    return "-".join(map(safe_name, parts))
 
 
 class RunConfig(Part):
@@ -148,7 +113,7 @@ class RunConfig(Part):
     @model_validator(mode="before")
     @classmethod
     def _resolve(cls, data: Any) -> Any:
-        return _with_schedule(data)
+        return with_schedule(data)
 
     @field_validator("epochs")
     @classmethod
@@ -166,31 +131,30 @@ class RunConfig(Part):
         # A field that a run does not use must not change its id.
         if not self.schedule.trains:
             vars(self).update(vars(untrained(self)))
-        plain = unused(self.schedule.kind)
-        object.__setattr__(self, "schedule", self.schedule.model_copy(update=plain))
-        object.__setattr__(self, "optim", optim_used(self.optim, self.protocol))
-        object.__setattr__(self, "normalisation", self._canonical_normalisation())
-        goal = objective_used(self.objective, self.protocol, self.schedule.attacks)
-        object.__setattr__(self, "objective", goal)
+        vars(self).update(
+            schedule=self.schedule.model_copy(update=unused(self.schedule.kind)),
+            optim=optim_used(self.optim, self.protocol),
+            normalisation=self._canonical_normalisation(),
+            objective=objective_used(self.objective, self.protocol, self.schedule.attacks),
+        )
         lora = lora_used(self.lora, self.adapted, self.backbone)
-        object.__setattr__(self, "lora", lora)
-        used = tuple(pair for pair in self.code if pair[0] in self.own_names)
-        object.__setattr__(self, "code", used)
+        code = tuple(pair for pair in self.code if pair[0] in self.own_names)
+        vars(self).update(lora=lora, code=code)
         # Standard fine-tuning never attacks: it is one run, whatever eps_g a table needs it for.
         if not self.schedule.attacks:
             if self.validation.epsilon is None:
-                object.__setattr__(self, "norm", "linf")
-            object.__setattr__(self, "epsilon_g", Strength(Fraction(0), self.norm))
-            object.__setattr__(self, "attack", Attack())
+                vars(self)["norm"] = "linf"
+            vars(self)["epsilon_g"] = Strength(Fraction(0), self.norm)
+            vars(self)["attack"] = Attack()
         elif not self.epsilon_g:
             raise ValueError("epsilon_g: 0 means no attack, use schedule: standard")
         else:  # a default is not validated
-            object.__setattr__(self, "epsilon_g", Strength(self.epsilon_g.number, self.norm))
+            vars(self)["epsilon_g"] = Strength(self.epsilon_g.number, self.norm)
         self._validated_in_its_norm()
         usual = self.epsilon_g or (UNATTACKED if in_pixels(self.norm) else None)
         if self.validation.epsilon == usual:
             implied = self.validation.model_copy(update={"epsilon": None})
-            object.__setattr__(self, "validation", implied)
+            vars(self)["validation"] = implied
         images = self.batchnorm_images
         if own_code.is_own(self.backbone) and self.weights == "pretrained":
             raise ValueError(
@@ -198,7 +162,7 @@ class RunConfig(Part):
                 "function returns it) or a checkpoint"
             )
         if not TRAINS[self.protocol].backbone:  # BatchNorm keeps its statistics
-            object.__setattr__(self, "batchnorm_images", None)
+            vars(self)["batchnorm_images"] = None
         elif images and self.batch % images:
             raise ValueError(
                 f"batchnorm_images: expected a divisor of the batch, {self.batch}, got {images}"
@@ -225,14 +189,14 @@ class RunConfig(Part):
         except ValueError as error:
             raise ValueError(f"validation.epsilon: {error}") from None
         validation = self.validation.model_copy(update={"epsilon": strength})
-        object.__setattr__(self, "validation", validation)
+        vars(self)["validation"] = validation
 
     @classmethod
     def check(cls, data: Mapping[str, Any]) -> RunConfig | list[tuple[str, str]]:
         """The config, or all problems at once as (dotted key, one-line message) pairs."""
         found = []
         try:
-            data = _with_schedule(data)
+            data = with_schedule(data)
         except ValueError as error:
             # Leave it out, so that the other fields are still checked.
             data = {key: value for key, value in data.items() if key != "schedule"}
@@ -270,7 +234,7 @@ class RunConfig(Part):
         """The readable part of an id: backbone, dataset, strength, protocol unless full, setting,
         seed; in characters that are safe in file names."""
         strength = self.epsilon_g if self.schedule.attacks else None
-        shared = _slug(self.backbone, self.dataset, strength, self.protocol, self.setting)
+        shared = slug_of(self.backbone, self.dataset, strength, self.protocol, self.setting)
         return f"{shared}-s{self.seed}"
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Literal, assert_never, cast, get_args
+from typing import Annotated, Any, Literal, assert_never, cast, get_args
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 
@@ -208,3 +208,18 @@ def resolve_schedule(value: object, epochs: int) -> object:
         if len(numbers) == 2 and not 0 <= numbers[0] <= numbers[1] <= epochs:
             raise ValueError(f"expected 0 <= T1 <= T2 <= {epochs} epochs, got T1={T1}, T2={T2}")
     return given
+
+
+def with_schedule(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of a run, with its schedule resolved. Raises ValueError as `resolve_schedule`."""
+    epochs = data.get("epochs", 50)
+    if "schedule" not in data:
+        return data
+    given = data["schedule"]
+    kind = given.get("kind") if isinstance(given, Mapping) else getattr(given, "kind", given)
+    if kind == "none":
+        epochs, data = 0, {**data, "epochs": 0}
+    elif type(epochs) is not int or epochs < 1:
+        # Only `epochs` is wrong and is rejected next; without it the schedule cannot be checked.
+        return {key: value for key, value in data.items() if key != "schedule"}
+    return {**data, "schedule": resolve_schedule(given, epochs)}

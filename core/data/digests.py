@@ -18,12 +18,12 @@ from typing import Any
 
 from core.config import ConfigError
 from core.config.datasets import entries
+from core.config.names import parent_of
 from core.config.registry import hub_repo
-from core.config.run import parent_of
 from core.data import inputs
 from core.data.inputs import Sources
 from core.datasets.own import checked
-from core.datasets.prepared import INDEX
+from core.datasets.prepared import INDEX, Arrays
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.files import exists
@@ -150,7 +150,7 @@ def _stat(found: os.stat_result) -> Stat:
 
 def _of_arrays(index: Path) -> str:
     with suppress(DamagedError):
-        sums = (read_json(index, shapes.Arrays) or {}).get("checksums", {})
+        sums = (read_json(index, Arrays) or {}).get("checksums", {})
         if "images.npy" in sums and "labels.npy" in sums:
             return _sha256(sums["images.npy"] + sums["labels.npy"])
     return ""

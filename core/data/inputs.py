@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.datasets import entries
+from core.config.names import parent_of
 from core.config.registry import (
     MADE,
     PROCEDURAL,
@@ -23,7 +24,6 @@ from core.config.registry import (
     hub_repo,
     known_classes,
 )
-from core.config.run import parent_of
 from core.config.values import at_home
 from core.datasets import prepared
 from core.datasets.own import SPLITS, checked, class_folders, survey

@@ -29,10 +29,9 @@ from core.config import ConfigError
 from core.config.datasets import Entry, entries
 from core.datasets.images import read_image
 from core.datasets.own import SPLITS
-from core.datasets.prepared import INDEX, describe, place
+from core.datasets.prepared import INDEX, Prepared, describe, place
 from core.datasets.read import Contents, read_release
 from core.errors import DamagedError
-from core.store import shapes
 from core.store.claims import Claim, now
 from core.store.files import remove, write_text
 from core.store.folders import RunDir, Store
@@ -144,7 +143,7 @@ def _decode(files: list[Path], size: int, draft: Path, progress: Progress) -> No
 def _already(draft: Path) -> int:
     """Number of images that an earlier process has flushed to disk."""
     with suppress(DamagedError):
-        return int((read_json(draft / "progress.json", shapes.Prepared) or {}).get("images", 0))
+        return int((read_json(draft / "progress.json", Prepared) or {}).get("images", 0))
     return 0
 
 

@@ -8,14 +8,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from core.config import ConfigError
 from core.config.datasets import Entry
 from core.errors import DamagedError
-from core.store import shapes
 from core.store.folders import Store
 from core.store.json_files import read_json
+from core.store.shapes import Count
 
 INDEX = "index.json"
+
+
+class Prepared(TypedDict):
+    """progress.json: how many images of a dataset have been prepared."""
+
+    images: Count
+
+
+class Arrays(TypedDict):
+    """index.json of prepared images."""
+
+    classes: list[str]
+    splits: dict[str, Count]
+    miniature: bool
+    checksums: dict[str, str]
 
 
 def place(name: str, size: int, store: Store) -> Path:
@@ -27,7 +44,7 @@ def describe(folder: Path, entry: Entry, *, miniature: bool = False) -> dict[str
     """The index of prepared arrays. Raises ConfigError if it is unreadable or does not match the
     entry, or if the arrays are a miniature's and `miniature` is false."""
     try:
-        index = read_json(folder / INDEX, shapes.Arrays)
+        index = read_json(folder / INDEX, Arrays)
     except DamagedError:
         index = None
     if index is None:

@@ -29,7 +29,8 @@ from core.store.json_files import read_json
 from core.store.tracking import Tracker
 from core.training import memory
 from core.training.microbatch import Fits
-from core.training.trainer import Monitor, Trainer
+from core.training.monitor import Monitor
+from core.training.trainer import Trainer
 
 log = logging.getLogger("epsweep")
 

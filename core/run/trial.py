@@ -25,7 +25,8 @@ from core.store.claims import Claim
 from core.store.folders import RunDir, Store
 from core.store.records import Goal, MetricsRow, expected_over, judged_on, reached
 from core.training.microbatch import Fits
-from core.training.trainer import Monitor, Trainer
+from core.training.monitor import Monitor
+from core.training.trainer import Trainer
 
 log = logging.getLogger("epsweep")
 POINTS = 4

@@ -15,8 +15,8 @@ from core.config import settings
 from core.config.values import at_home
 from core.errors import DamagedError
 from core.store.files import aside, copy_atomic, exists, present, remove, write_atomic
-from core.store.json_files import json_text, jsonl_text
-from core.store.shapes import AnyObject, misfit
+from core.store.json_files import json_text, jsonl_text, misfit
+from core.store.shapes import AnyObject
 
 if TYPE_CHECKING:
     from core.store.fence import Fence

@@ -14,9 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from core.errors import DamagedError
 from core.store.files import present, write_text
-from core.store.shapes import AnyObject, all_fit, misfit
+from core.store.shapes import AnyObject
 
 log = logging.getLogger("epsweep")
 
@@ -57,7 +59,7 @@ def read_jsonl(path: Path, shape: object = AnyObject) -> list[dict[str, Any]]:
     # Parsing all as one array takes half the time; line by line tells which one is damaged.
     with suppress(ValueError, RecursionError):
         rows: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(lines))
-        if len(rows) == len(lines) and all_fit(rows, shape):
+        if len(rows) == len(lines) and _all_fit(rows, shape):
             return rows
     return [parse_json(line, path, shape) for line in lines]
 
@@ -108,3 +110,31 @@ def parse_json(text: bytes, path: Path, shape: object = AnyObject) -> dict[str, 
         raise DamagedError(path, problem)
     checked: dict[str, Any] = value
     return checked
+
+
+@cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+def _all_fit(values: list[Any], shape: Any) -> bool:
+    """Whether all of `values` match a shape."""
+    if not all(isinstance(value, dict) for value in values):
+        return False
+    try:
+        _adapter(list[shape]).validate_python(values, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def misfit(value: object, shape: object) -> str | None:
+    """Why `value` does not match a shape ('rows.0.n: field required'); None if it does."""
+    if not isinstance(value, Mapping):
+        return f"expected an object, got {type(value).__name__}"
+    try:
+        _adapter(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+    return None

@@ -6,12 +6,10 @@ unknown fields are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from core.config.strength import Norm, Strength
@@ -290,46 +288,3 @@ class Place(TypedDict):
 
     host: str
     port: Count
-
-
-class Prepared(TypedDict):
-    """progress.json: how many images of a dataset have been prepared."""
-
-    images: Count
-
-
-class Arrays(TypedDict):
-    """index.json of prepared images."""
-
-    classes: list[str]
-    splits: dict[str, Count]
-    miniature: bool
-    checksums: dict[str, str]
-
-
-@cache
-def _adapter(shape: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(shape)
-
-
-def all_fit(values: list[Any], shape: Any) -> bool:
-    """Whether all of `values` match a shape."""
-    if not all(isinstance(value, dict) for value in values):
-        return False
-    try:
-        _adapter(list[shape]).validate_python(values, strict=True)
-    except ValidationError:
-        return False
-    return True
-
-
-def misfit(value: object, shape: object) -> str | None:
-    """Why `value` does not match a shape ('rows.0.n: field required'); None if it does."""
-    if not isinstance(value, Mapping):
-        return f"expected an object, got {type(value).__name__}"
-    try:
-        _adapter(shape).validate_python(value, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
-    return None

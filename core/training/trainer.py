@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,20 +31,9 @@ from core.store.records import MetricsRow
 from core.training import schedules
 from core.training.augment import draw_table
 from core.training.epsilon_schedule import Seen
+from core.training.monitor import Clock, Monitor
 from core.training.rate import learning_rate
 from core.training.step import Step, Threat
-
-
-@dataclass
-class Monitor:
-    """Callbacks of the trainer; they may be called often and must be cheap."""
-
-    progress: Callable[[dict[str, Any]], None] = lambda state: None
-    """Called with the current state: phase, epoch, epochs, share, images_per_s, left_s."""
-    epoch: Callable[[MetricsRow], None] = lambda row: None
-    """Called after each epoch, when its checkpoint is on disk."""
-    remark: Callable[[str], None] = lambda text: None
-    """Called with a line for the log, such as about a damaged checkpoint."""
 
 
 class Trainer:
@@ -98,7 +86,7 @@ class Trainer:
         self.schedule = schedules.make(config)
         self.steps_per_epoch = len(data.train) // self.batch
         self.rows: list[MetricsRow] = []
-        self._begun = time.perf_counter(), 0.0  # time, and share of the work done by then
+        self._clock = Clock(config.epochs, self.steps_per_epoch)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -111,7 +99,7 @@ class Trainer:
         Raises DivergedError, NotOwnedError, TeamError, OSError (such as a full disk).
         """
         self._resume()
-        self._begun = time.perf_counter(), len(self.rows) / max(1, self.config.epochs)
+        self._clock = Clock(self.config.epochs, self.steps_per_epoch, len(self.rows))
         for epoch in range(len(self.rows), self.config.epochs):
             self.rows.append(self._epoch(epoch))
             self._save()
@@ -182,7 +170,7 @@ class Trainer:
         losses = self._train(epoch, threat)
         images = self.steps_per_epoch * self.batch
         speed = images / (time.perf_counter() - started)
-        self._report("validate", epoch, speed, self.steps_per_epoch)
+        self.monitor.progress(self._clock.state("validate", epoch, speed, self.steps_per_epoch))
         row: Any = {
             "epoch": epoch,
             "classes": self.data.classes,
@@ -242,7 +230,7 @@ class Trainer:
                 self.step.set_rate(partial(learning_rate, config, done, steps))
                 losses[step] = self.step.make(split, index, table, threat)
                 speed = (step + 1) * self.batch / (time.perf_counter() - started)
-                self._report("train", epoch, speed, step)
+                self.monitor.progress(self._clock.state("train", epoch, speed, step))
         self.team.total([losses, threat.clean, threat.fates])
         bad = (~losses.isfinite()).nonzero().flatten()
         if len(bad):
@@ -283,24 +271,6 @@ class Trainer:
             "val_adv_images": len(attacked),
             "val_epsilon": str(self.config.validation_epsilon),
         }
-
-    def _report(
-        self, phase: Literal["train", "validate"], epoch: int, speed: float, step: int
-    ) -> None:
-        """Report the run's state. step: steps done in this epoch; all of them in validation."""
-        share = (epoch + step / self.steps_per_epoch) / self.config.epochs
-        begun, before = self._begun
-        state = {
-            "phase": phase,
-            "epoch": epoch,
-            "epochs": self.config.epochs,
-            "share": round(share, 4),
-            "images_per_s": round(speed, 1),
-        }
-        if share > before:  # time left, by the speed of this attempt
-            seconds = (time.perf_counter() - begun) * (1 - share) / (share - before)
-            state["left_s"] = round(seconds, 1)
-        self.monitor.progress(state)
 
 
 def _seen(row: Mapping[str, Any], threat: Threat) -> Seen:

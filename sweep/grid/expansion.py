@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig, own_code, resolve_schedule
+from core.config.names import OF_RUN
 from core.config.parts import ADAPTING
-from core.config.run import OF_RUN, untrained
+from core.config.run import untrained
 from core.training import objectives, schedules
 from sweep.grid.fields import Axis, Changes, Choice, canonical
 from sweep.grid.file import GridFile, Place

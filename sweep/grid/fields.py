@@ -9,8 +9,8 @@ from fractions import Fraction
 from typing import Any
 
 from core.config import RunConfig, fields_of, nearest, own_code
+from core.config.names import parent_of
 from core.config.registry import backbone_problem, canonical_backbone, dataset_problem
-from core.config.run import parent_of
 from sweep.grid.file import GridFile, Place
 
 _INNER = ("code", "schedule.knobs", "objective.knobs")

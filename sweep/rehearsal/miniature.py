@@ -15,8 +15,8 @@ from pathlib import Path
 
 from core.config import Optim, RunConfig, Strength
 from core.config.datasets import entries
+from core.config.names import OF_RUN
 from core.config.registry import backbone, backbones
-from core.config.run import OF_RUN
 from core.data import inputs
 from core.datasets import miniature
 from core.datasets.own import image_files

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import EvalConfig, RunConfig
-from core.config.run import parent_of
+from core.config.names import parent_of
 from core.config.settings import beat_seconds
 from core.options import Mode, Options
 from core.store import shapes

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from core.store import checkpoint
 from core.store.folders import Store
 from core.training.averaging import Average
-from core.training.trainer import Monitor, Trainer
+from core.training.monitor import Monitor
+from core.training.trainer import Trainer
 
 
 def trainer(root: Path, model: nn.Module | None = None, **fields: Any) -> Trainer:

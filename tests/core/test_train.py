@@ -27,8 +27,9 @@ from core.store.folders import Store
 from core.store.json_files import read_jsonl
 from core.store.records import batchnorm_images
 from core.training import step
+from core.training.monitor import Monitor
 from core.training.rate import learning_rate
-from core.training.trainer import Monitor, Trainer
+from core.training.trainer import Trainer
 
 
 def run_of(

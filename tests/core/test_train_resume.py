@@ -16,7 +16,7 @@ from forks import Forks
 from torch import Tensor
 
 from core.store.json_files import read_jsonl
-from core.training.trainer import Monitor
+from core.training.monitor import Monitor
 
 EPOCHS = 3
 SETTINGS: dict[str, dict[str, Any]] = {

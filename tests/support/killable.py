@@ -22,7 +22,8 @@ from core.store import checkpoint
 from core.store.claims import Claim
 from core.store.files import write_atomic
 from core.store.folders import RunDir, Store
-from core.training.trainer import Monitor, Trainer
+from core.training.monitor import Monitor
+from core.training.trainer import Trainer
 
 torch.set_num_threads(1)
 
