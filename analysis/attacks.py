@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.evaluation import Evaluation
 from analysis.gates import OVERRATED
 from analysis.names import NORMS
 from analysis.results import Results
 from analysis.rounding import half_up, percent
-from analysis.runs import Evaluation, Run
+from analysis.runs import Run
 from analysis.statistics import robustness
 from analysis.tables import ABSENT, Entry, Table
 from core.config import Strength

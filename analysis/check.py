@@ -10,9 +10,10 @@ from itertools import product
 import pandas as pd
 
 from analysis.cells import Cell, Key, group_cells
+from analysis.choice import one_evaluation
 from analysis.gates import ROUNDING, cell_gates
 from analysis.names import METRICS
-from analysis.paper import compared, one_evaluation
+from analysis.paper import compared
 from analysis.published import PRESET_HINGES, TABLES, load_published
 from analysis.rounding import difference
 from analysis.tables import bracketed, cell_name, pairs

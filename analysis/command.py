@@ -12,22 +12,14 @@ import pandas as pd
 from analysis import batchnorm, tuned
 from analysis.attacks import attack_frame, attack_table, overrating, summary
 from analysis.cells import Cell, Key, group_cells
-from analysis.compare import Agreement, agreement, comparison
+from analysis.choice import one_evaluation
+from analysis.compare import Agreement, agreement, with_published
 from analysis.derived import paired_tests
 from analysis.formats import FORMATS, as_text
 from analysis.gates import cell_gates, row_gates, run_gates
 from analysis.intervals import Flags
 from analysis.margins.tables import margin_tables
-from analysis.paper import (
-    DERIVED,
-    NUMBERS,
-    Sure,
-    main_cells,
-    main_tables,
-    numbered,
-    one_evaluation,
-    table_cells,
-)
+from analysis.paper import DERIVED, NUMBERS, Sure, main_cells, main_tables, numbered, table_cells
 from analysis.provenance import sidecar, why
 from analysis.published import TABLES, load_published, read
 from analysis.regret import regret_frame, regret_table
@@ -116,7 +108,7 @@ def tables(
     values = source.values
     if compare:
         wanted = numbers or [n for n in TABLES if table_cells(n, values)] or (1, 2)
-        laid_out = {number: _comparison(values, number) for number in wanted}
+        laid_out = {number: with_published(values, number) for number in wanted}
     else:
         laid_out = _laid_out(source, numbers, partial, significant)
     if source.results:
@@ -211,23 +203,6 @@ def _sure(results: Results) -> Sure:
         return Flags(results, frame).significant(found)
 
     return sure
-
-
-def _comparison(values: pd.DataFrame, number: int) -> Table:
-    if number not in TABLES:
-        known = ", ".join(map(str, TABLES))
-        raise ConfigError(f"--compare: Table {number} has no published numbers, expected {known}")
-    printed = load_published(number)
-    ours, theirs = (table_cells(number, frame) for frame in (values, printed))
-    title = f"Table {number}: ours and published"
-    return comparison(ours, theirs, title, _called(values, printed))
-
-
-def _called(values: pd.DataFrame, printed: pd.DataFrame) -> dict[str, str]:
-    """Name of our attack -> the published table's name for an attack of the same kind."""
-    theirs = dict(zip(printed["kind"], printed["attack"], strict=True))
-    ours = values.loc[values["kind"].isin(theirs), ["attack", "kind"]].drop_duplicates()
-    return {attack: theirs[kind] for attack, kind in ours.itertuples(index=False, name=None)}
 
 
 def _tidy(

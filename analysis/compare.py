@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import pandas as pd
+
 from analysis.cells import Cell, Key
 from analysis.names import METRICS, paper_order
+from analysis.paper import table_cells
+from analysis.published import TABLES, load_published
 from analysis.rounding import half_up
 from analysis.tables import ABSENT, TITLES, Entry, Table, number
+from core.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -112,3 +117,22 @@ def _difference(ours: Cell | None, theirs: Cell | None) -> str:
     if ours is None or theirs is None or ours.value is None or theirs.value is None:
         return ABSENT
     return f"{half_up(ours.value - theirs.value):+}"
+
+
+def with_published(values: pd.DataFrame, number: int) -> Table:
+    """A table of the paper with ours, the published value and the difference. Raises ConfigError
+    for a table without published numbers."""
+    if number not in TABLES:
+        known = ", ".join(map(str, TABLES))
+        raise ConfigError(f"--compare: Table {number} has no published numbers, expected {known}")
+    printed = load_published(number)
+    ours, theirs = (table_cells(number, frame) for frame in (values, printed))
+    title = f"Table {number}: ours and published"
+    return comparison(ours, theirs, title, _called(values, printed))
+
+
+def _called(values: pd.DataFrame, printed: pd.DataFrame) -> dict[str, str]:
+    """Name of our attack -> the published table's name for an attack of the same kind."""
+    theirs = dict(zip(printed["kind"], printed["attack"], strict=True))
+    ours = values.loc[values["kind"].isin(theirs), ["attack", "kind"]].drop_duplicates()
+    return {attack: theirs[kind] for attack, kind in ours.itertuples(index=False, name=None)}

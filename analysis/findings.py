@@ -10,7 +10,8 @@ from statistics import median
 import pandas as pd
 
 from analysis.cells import Cell, Key, at, group_cells
-from analysis.paper import compared, one_evaluation
+from analysis.choice import one_evaluation
+from analysis.paper import compared
 from analysis.results import Results
 from analysis.rounding import difference, half_up
 from analysis.runs import Run

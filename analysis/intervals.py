@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import Cell, Key, sources
+from analysis.evaluation import Evaluation
 from analysis.names import ACCURACY, CORRUPTED, METRICS
 from analysis.results import Results
-from analysis.runs import Evaluation, Run
+from analysis.runs import Run
 from analysis.statistics import Scores, bootstrap, mcnemar, robustness, survival, wilson
 from analysis.tables import rivals, winners
 from core.config import ConfigError, Strength

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.cells import BY, Cell, Key, at, group_cells, strengths
+from analysis.choice import attacked, by_hinges, one_evaluation, under_attacks
 from analysis.derived import Over, means, paired_tests, tests_table
 from analysis.gates import cell_gates, constant_gates, marked, masking_gates, notes, row_gates
 from analysis.kinds import KINDS, kind_of
 from analysis.names import ACCURACY, CORRUPTED, METRICS, NORMS, ROBUST, SETTINGS
 from analysis.tables import PLUS_MINUS, Table, pivot, winners
-from core.config import ConfigError, nearest
+from core.config import ConfigError
 
 Cells = Mapping[Key, Cell]
 Sure = Callable[[Cells, pd.DataFrame], Collection[Key]]
@@ -127,40 +128,9 @@ def table_frame(number: int, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that a table uses, with evaluations named by their attack for Table 6, and settings
     by their hinges for Table 7."""
     if number == 6:
-        return _under_attacks(frame)
+        return under_attacks(frame)
     chosen = one_evaluation(frame)
-    return _by_hinges(chosen) if number == 7 else chosen
-
-
-def _under_attacks(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of runs evaluated by several attacks, with evaluations named by their attack."""
-    frame = _attacked(frame)
-    named = frame[frame["eval_id"] != ""]
-    attacks = named[named["attack"] != ""].drop_duplicates("eval_id")
-    names = dict(zip(attacks["eval_id"], attacks["attack"], strict=True))
-    if len(set(names.values())) < len(names):
-        names = {}
-    named = named.assign(eval_id=named["eval_id"].map(lambda eval_id: names.get(eval_id, eval_id)))
-    run = ["model", "dataset", "epsilon_g", "norm", "setting", "seed", "variant"]
-    several = named.groupby(run, dropna=False)["eval_id"].transform("nunique") > 1
-    return named[several]
-
-
-def _by_hinges(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of two-hinge runs, with settings named by T1 and T2, for the pairs that have other
-    hinges than those of fix and sched.
-
-    If a source lists T1=0;T2=0 itself, that number is taken instead of the one for `fix`.
-    """
-    hinged = frame[frame["T1"].notna()]
-    pair = ["variant", "model", "dataset"]
-    studied = hinged[hinged["setting"] == hinged["hinges"]][pair].drop_duplicates()
-    hinged = hinged.merge(studied, on=pair)
-    own = hinged["setting"] == hinged["hinges"]
-    cell = [*pair, "epsilon_g", "norm", "hinges"]
-    listed = own.groupby([hinged[name] for name in cell]).transform("any")
-    hinged = hinged[own | ~listed]
-    return hinged.assign(setting=hinged["hinges"]).sort_values(["T1", "T2"], kind="stable")
+    return by_hinges(chosen) if number == 7 else chosen
 
 
 def numbered(
@@ -213,25 +183,6 @@ def _sure_note(found: Cells) -> str:
     )
 
 
-def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFrame:
-    """The rows of one evaluation, by default the attack with the most rows (the first of several),
-    so that a table never mixes attacks. Raises ConfigError if there is no `eval_id`.
-    """
-    counts = Counter(frame["eval_id"])
-    if eval_id is not None and eval_id not in counts:
-        raise ConfigError(f"unknown evaluation '{eval_id}'{nearest(eval_id, counts)}")
-    # Other kinds than attacks have separate tables.
-    counts = Counter(_attacked(frame)["eval_id"]) or counts
-    chosen = max(counts, key=counts.__getitem__) if eval_id is None else eval_id
-    return frame[frame["eval_id"] == chosen]
-
-
-def _attacked(frame: pd.DataFrame) -> pd.DataFrame:
-    if "metric" not in frame:  # curves, all of attacks
-        return frame
-    return frame.loc[frame["metric"].isin(METRICS)]
-
-
 def _others(frame: pd.DataFrame, sure: Sure | None) -> list[Table]:
     """One table for each evaluation that is not an attack."""
     rest = frame[~frame["metric"].isin(METRICS)]
@@ -279,9 +230,9 @@ def main_tables(frame: pd.DataFrame, *, sure: Sure | None = None) -> list[Table]
 
 def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Name of a norm -> the rows of attacks in that norm; l-inf if it is unknown."""
-    attacked = _attacked(frame)
-    norms = attacked["eval_norm"].replace("", "linf")
-    parts = {name: attacked[norms == norm] for norm, name in NORMS.items()}
+    rows = attacked(frame)
+    norms = rows["eval_norm"].replace("", "linf")
+    parts = {name: rows[norms == norm] for norm, name in NORMS.items()}
     return {norm: part for norm, part in parts.items() if len(part)}
 
 

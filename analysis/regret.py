@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from analysis.cells import Cell, Key, group_cells
+from analysis.choice import one_evaluation
 from analysis.names import SETTINGS, in_order
-from analysis.paper import describe_values, one_evaluation
+from analysis.paper import describe_values
 from analysis.rounding import half_up
 from analysis.statistics import bootstrap, holm, paired_test
 from analysis.tables import ABSENT, TITLES, Entry, Table, cell_name, problems, rivals

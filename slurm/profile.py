@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self, assert_never, cast
+from typing import Any, Literal, Self, assert_never
 
 from pydantic import Field, StrictBool, ValidationError, field_validator, model_validator
 
 from core.config.document import Document, Place, read_text
-from core.errors import ConfigError, first_line
+from core.errors import ConfigError
 from core.options import Compile, Mode
+from slurm.executors import EXECUTORS, Home, home_of, plugins
 from slurm.faults import did_you_mean, note
 from slurm.parameters import (
     Amount,
@@ -36,11 +37,6 @@ from slurm.parameters import (
 
 _SIGNAL_DELAY_S = 90  # submitit's own default
 _REFERENCE = re.compile(r"(\$[A-Za-z_]\w*|\$\{[A-Za-z_]\w*\})", re.ASCII)
-Home = Literal["local", "debug", "slurm", "ray", "plug-in"]
-"""Where an executor runs jobs: here, in this process, on Slurm, on Ray, or wherever a plug-in of
-submitit does."""
-EXECUTORS = ("local", "debug", "slurm", "ray")
-"""The executors of epsweep; others are plug-ins of submitit."""
 _ONLY: Mapping[str, tuple[str, tuple[Home, ...]]] = {
     **dict.fromkeys(
         (
@@ -54,11 +50,6 @@ _ONLY: Mapping[str, tuple[str, tuple[Home, ...]]] = {
 }
 """Key -> the executors that it applies to: their name in messages, and their homes."""
 _PACKAGED = files("slurm") / "profiles"
-
-
-def home_of(executor: str) -> Home:
-    """Where the executor of a profile or a record runs jobs."""
-    return cast(Home, executor) if executor in EXECUTORS else "plug-in"
 
 
 class Profile(Model):
@@ -89,7 +80,7 @@ class Profile(Model):
     def _known(cls, name: str) -> str:
         if name in EXECUTORS:
             return name
-        found, broken = _plugins()
+        found, broken = plugins()
         if name in found:
             return name
         valid = [*EXECUTORS, *found]
@@ -247,20 +238,6 @@ class Profile(Model):
             }
         except KeyError as error:
             raise ConfigError(f"profile {self.name}: env: ${error.args[0]} is not set") from error
-
-
-def _plugins() -> tuple[list[str], str]:
-    """Executors that installed packages add to submitit, and a text about plug-ins that failed."""
-    from importlib import metadata  # 0.04 s to import, and shipped profiles do not need it
-
-    found, broken = [], ""
-    for entry in metadata.entry_points(group="submitit", name="executor"):
-        try:
-            found.append(str(entry.load().name()))
-        except Exception as error:  # whatever its import raises
-            why = f"{type(error).__name__}: {first_line(error)}"
-            broken += f"; plug-in {entry.value} cannot be imported ({why})"
-    return sorted({*found} - {*EXECUTORS}), broken
 
 
 def _bash(value: str) -> str:

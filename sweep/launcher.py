@@ -16,11 +16,11 @@ from core.errors import ClusterError, counted
 from core.store.claims import shared_clock
 from core.store.folders import Store, SweepDir
 from slurm.profile import Profile, read_profile
-from sweep import summary
+from sweep import selection, summary
 from sweep.estimate import cost
 from sweep.grid import Grid, Run, select_runs
 from sweep.inputs import needs
-from sweep.state import breaker, parents, pending, plan, repair
+from sweep.state import breaker, pending, plan, repair
 from sweep.state.plan import LAUNCHABLE, ON_REQUEST, REPAIRABLE, Plan, State, Status
 from sweep.submit import backends, generations, submissions, watcher
 from sweep.submit.backend import Started
@@ -116,10 +116,11 @@ def launch(
         clock = shared_clock(sweep.path)
         seen = look(grid, store, only, clock=clock, known=known, before=seen)
         _release(seen, console)
-        chosen = _chosen(seen, wanted)
+        chosen = selection.choose(seen, wanted)
         console.print(summary.of(grid, seen, cost.of(profile, store, grid.about.get("hardware"))))
         _say_stale([status for status in seen.statuses if status not in chosen], console)
-        runs = _able(_repaired(chosen, store, profile, console), grid, seen, store, console)
+        runs = selection.repaired(chosen, store, profile, console)
+        runs = selection.startable(runs, grid, seen, store, console)
         if not runs:
             console.print(_nothing(seen))
             return None if backend.queued and not seen.of(LAUNCHABLE | REPAIRABLE) else seen
@@ -169,38 +170,6 @@ def retry(
     return launch(grid, store, profile, only=only, wanted=wanted, console=console)
 
 
-def _chosen(seen: Plan, wanted: Callable[[Status], bool]) -> list[Status]:
-    """What is wanted, and new runs that wait for it."""
-    found: dict[str, Status] = {}
-    for status in seen.statuses:
-        waits = status.state is State.NEW and status.run.config.parent in found
-        if waits or wanted(status):
-            found[status.run.id] = status
-    return [*found.values()]
-
-
-def _able(runs: Sequence[Run], grid: Grid, seen: Plan, store: Store, console: Console) -> list[Run]:
-    """Those that can begin some time; says which others wait for runs that nobody will do."""
-    waits = {run.id: parents.obstacle(run.config.parent, store.runs) for run in runs}
-    if not any(waits.values()):
-        return [*runs]
-    looked = {status.run.id for status in seen.statuses}
-    wanted = {run.config.parent for run in runs} - looked
-    left_out = [run for run in grid.runs if run.id in wanted]
-    beside = plan.make(left_out, store, seen.promised, ask=backends.states)
-    coming = {run.id for each in (seen, beside) for run in each.of({State.PENDING, State.RUNNING})}
-    able, left = list[Run](), Counter[str]()
-    for run in runs:
-        if (why := waits[run.id]) and run.config.parent not in coming:
-            left[why] += 1
-        else:
-            coming.add(run.id)
-            able.append(run)
-    for why, count in left.items():
-        console.print(Text(f"{counted(count, 'run')} left alone: {why}", "yellow"), soft_wrap=True)
-    return able
-
-
 def _release(seen: Plan, console: Console) -> None:
     """Release jobs that the scheduler holds because a node failed to start them."""
     jobs = {
@@ -212,25 +181,6 @@ def _release(seen: Plan, console: Console) -> None:
     if jobs:
         held = counted(len(jobs), "job")
         console.print(f"released {held} that Slurm held because a node failed to start them")
-
-
-def _repaired(
-    chosen: Sequence[Status], store: Store, profile: Profile, console: Console
-) -> list[Run]:
-    """The runs to submit, with the adjustments for their failures saved in their folders. Prints
-    which failed runs are left alone, and why."""
-    runs, refused = [], Counter[str]()
-    for status in chosen:
-        folder = store.run(status.run.id)
-        found = repair.plan(status, folder, profile)
-        if isinstance(found, str):
-            refused[f"{status.kind}: {found}"] += 1
-        else:
-            repair.keep(found, folder)
-            runs.append(status.run)
-    for reason, count in refused.items():
-        console.print(Text(f"{counted(count, 'failed run')} left alone: {reason}", style="yellow"))
-    return runs
 
 
 def _say_queued(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 REPO = Path(__file__).parents[1]
 PACKAGES = ("analysis", "core", "slurm", "sweep")
-LINES = 340
+LINES = 300
 
 
 def offences(path: Path) -> list[str]:

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from analysis.cells import Key, at, group_cells
+from analysis.choice import one_evaluation
 from analysis.figures.style import Looks, key_line, mean_line
 from analysis.names import NORMS, datasets_in_order, models_in_order, settings_in_order
-from analysis.paper import one_evaluation
 from analysis.results import Results
 from analysis.statistics import median_delay
 from core.config import Strength

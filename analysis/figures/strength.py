@@ -14,10 +14,10 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from analysis.choice import one_evaluation
 from analysis.figures.panels import complete, named, unit, unit_name
 from analysis.figures.style import LOOKS, MARKERS, OTHERS, Look, above, matrix, styled
 from analysis.names import datasets_in_order, models_in_order, settings_in_order
-from analysis.paper import one_evaluation
 from analysis.results import Results
 from analysis.statistics import median_delay
 

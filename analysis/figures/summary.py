@@ -12,10 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.cells import Cell, Key, at, group_cells, strengths
+from analysis.choice import one_evaluation
 from analysis.figures.panels import complete, named
 from analysis.figures.style import MARKERS, Looks, above, looks, matrix, styled
 from analysis.names import METRICS, datasets_in_order, models_in_order
-from analysis.paper import compared, one_evaluation
+from analysis.paper import compared
 from core.config import Strength
 
 Drawn = Iterator[tuple[str, Figure]]

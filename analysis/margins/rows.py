@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.evaluation import Evaluation
 from analysis.margins.detection import Images, detect, estimates, is_rare
 from analysis.margins.kendall import rank_correlation
 from analysis.rounding import percent
-from analysis.runs import Evaluation, Row, Run
+from analysis.runs import Row, Run
 from core.config import Strength
 from core.config.strength import in_pixels
 from core.errors import DamagedError

@@ -27,6 +27,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis import batchnorm, tuned
+from analysis.choice import one_evaluation
 from analysis.command import Source
 from analysis.figures import CAPTIONS, PER_PAIR, drawings
 from analysis.figures.style import styled
@@ -34,7 +35,7 @@ from analysis.findings import delay_rule
 from analysis.guide import summary
 from analysis.guide.own import of_runs
 from analysis.margins.tables import margin_tables
-from analysis.paper import describe_values, main_tables, one_evaluation
+from analysis.paper import describe_values, main_tables
 from analysis.report import facts, rows
 from analysis.report.configs import config_texts
 from analysis.report.digest import Digests, compact

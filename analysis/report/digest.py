@@ -15,13 +15,14 @@ from typing import Any
 
 from analysis.attacks import overrating
 from analysis.cells import Cell, Key, group_cells
+from analysis.choice import one_evaluation
 from analysis.diagnosis import diagnose_alone, standard_runs
+from analysis.evaluation import Evaluation
 from analysis.frames import Frame
 from analysis.gates import gates_of
 from analysis.names import METRICS, paper_order
-from analysis.paper import one_evaluation
 from analysis.results import Results
-from analysis.runs import Evaluation, Row, Run
+from analysis.runs import Row, Run
 from core.config import Strength
 from core.config.strength import Norm, in_pixels, scale_of
 from core.errors import counted

@@ -10,11 +10,12 @@ from typing import Any
 
 from analysis import batchnorm, tuned
 from analysis.check import claims
+from analysis.choice import one_evaluation
 from analysis.derived import paired_tests
 from analysis.findings import finding, gaps
 from analysis.gates import cell_gates, commit_gates, row_gates
 from analysis.margins import trends
-from analysis.paper import compared, one_evaluation
+from analysis.paper import compared
 from analysis.report.digest import Digests
 from analysis.report.verdict import Verdict
 from analysis.rounding import half_up

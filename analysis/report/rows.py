@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import Cell, Key, strengths
+from analysis.choice import one_evaluation
 from analysis.intervals import Flags
 from analysis.names import (
     METRICS,
@@ -16,7 +17,6 @@ from analysis.names import (
     paper_order,
     settings_in_order,
 )
-from analysis.paper import one_evaluation
 from analysis.report.digest import Digests
 from analysis.results import Results
 from analysis.rounding import half_up

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from core.config import ConfigError, EvalConfig, RunConfig, own_code, resolve_schedule
+from core.config import ConfigError, EvalConfig, RunConfig, own_code
 from core.config.names import OF_RUN
 from core.config.parts import ADAPTING
 from core.config.run import untrained
 from core.training import objectives, schedules
-from sweep.grid.fields import Axis, Changes, Choice, canonical
+from sweep.grid.fields import Axis, Changes, Choice, matches
 from sweep.grid.file import GridFile, Place
 
 COUPLED = (
@@ -188,7 +188,7 @@ def judge(choice: Choice, fields: set[str], exclude: Sequence[Choice] = ()) -> V
     dropped = sum(
         1 << number
         for number, wanted in enumerate(exclude)
-        if all(_matches(k, v, choice) for k, (v, _) in wanted.items() if _top(k) in fields)
+        if all(matches(k, v, choice) for k, (v, _) in wanted.items() if _top(k) in fields)
     )
     config = RunConfig.check(data)
     if isinstance(config, list):
@@ -284,23 +284,3 @@ def _place_of(key: str, choice: Choice) -> Place:
         if f"{key}.".startswith(f"{name}."):
             return (*place, *key.removeprefix(name).split(".")[1:])
     return next((place for name, (_, place) in choice.items() if _top(name) == _top(key)), ())
-
-
-def _matches(key: str, wanted: Any, choice: Choice) -> bool:
-    """Whether `choice` sets `key` to the value an exclude names, in any spelling."""
-    if key not in choice:
-        return False
-    given = choice[key][0]
-    if key != "schedule":
-        return canonical(wanted) == canonical(given)
-    label = given.get("name") if isinstance(given, dict) else None
-    epochs = choice["epochs"][0] if "epochs" in choice else RunConfig.model_fields["epochs"].default
-    return wanted == label or _resolved(wanted, epochs) == _resolved(given, epochs)
-
-
-def _resolved(schedule: object, epochs: Any) -> object:
-    try:
-        resolved = resolve_schedule(schedule, epochs)
-    except (ValueError, TypeError):  # RunConfig reports it if the combination is kept
-        return schedule
-    return {"kind": "two_hinge", **resolved} if isinstance(resolved, dict) else resolved

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from core.config import RunConfig, fields_of, nearest, own_code
+from core.config import RunConfig, fields_of, nearest, own_code, resolve_schedule
 from core.config.names import parent_of
 from core.config.registry import backbone_problem, canonical_backbone, dataset_problem
 from sweep.grid.file import GridFile, Place
@@ -108,6 +108,26 @@ def canonical(value: object) -> object:
         except (ValueError, ZeroDivisionError):
             pass
     return canonical_backbone(text)
+
+
+def matches(key: str, wanted: Any, choice: Choice) -> bool:
+    """Whether `choice` sets `key` to the value an exclude names, in any spelling."""
+    if key not in choice:
+        return False
+    given = choice[key][0]
+    if key != "schedule":
+        return canonical(wanted) == canonical(given)
+    label = given.get("name") if isinstance(given, dict) else None
+    epochs = choice["epochs"][0] if "epochs" in choice else RunConfig.model_fields["epochs"].default
+    return wanted == label or _resolved(wanted, epochs) == _resolved(given, epochs)
+
+
+def _resolved(schedule: object, epochs: Any) -> object:
+    try:
+        resolved = resolve_schedule(schedule, epochs)
+    except (ValueError, TypeError):  # RunConfig reports it if the combination is kept
+        return schedule
+    return {"kind": "two_hinge", **resolved} if isinstance(resolved, dict) else resolved
 
 
 def show(value: object) -> str:

@@ -74,8 +74,7 @@ class Search:
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        text = encode(self._tried())
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(encode(self._tried()).encode()).hexdigest()[:16]
         object.__setattr__(self, "id", f"{self.config.slug}-{digest}")
 
     def _tried(self) -> dict[str, Any]:

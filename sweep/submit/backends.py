@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import assert_never
 
-from slurm.profile import home_of
+from slurm.executors import home_of
 from sweep.state.pending import Pending
 from sweep.submit.backend import Backend, Key
 

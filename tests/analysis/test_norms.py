@@ -13,10 +13,11 @@ from analysis_store import config
 
 from analysis import Results
 from analysis.cells import group_cells
+from analysis.choice import one_evaluation
 from analysis.command import Source, tables
 from analysis.figures import draw
 from analysis.intervals import Flags
-from analysis.paper import main_tables, one_evaluation
+from analysis.paper import main_tables
 from core.config import EvalConfig
 from core.store.records import expected_over
 

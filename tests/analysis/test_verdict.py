@@ -11,7 +11,8 @@ from scipy import stats
 
 from analysis import Results
 from analysis.report import Digests
-from analysis.report.verdict import Comparison, Verdict, comparisons, effect, fields_of
+from analysis.report.comparison import Comparison, comparisons, effect, fields_of
+from analysis.report.verdict import Verdict
 from core.config import RunConfig, Strength
 
 
