@@ -1,6 +1,8 @@
 """Data frames -> the paper's figures, in one style, as vector PDF and PNG.
 
 `write_figures` draws all figures for which there are results, and leaves out the others.
+
+A figure is a file with a function that draws it, and its line in `FROM_VALUES` or `FROM_RUNS`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """What a run is: its config with schedule, evaluations and strengths, and its identity.
 
 Torch-free, so that planning and analysis can import all of it.
+
+Fields are in `run` and, grouped, in `parts`; norms in `strength`; kinds of schedules in `schedule`,
+of evaluations in `evaluation_kinds`; backbones and datasets in YAML files that `registry` and
+`datasets` read.
 """
 
 from core.config.evaluation import EvalConfig as EvalConfig

@@ -18,6 +18,7 @@ from pydantic_core import core_schema
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+"""A norm that is added here needs its entry in every table by norm, which a test compares."""
 LARGEST = 10**6
 """No l2 or l1 ball in [0, 1]^n with images of any size is larger."""
 

@@ -1,1 +1,5 @@
-"""What runs will cost: forward passes, FLOPs, GPU-hours."""
+"""What runs will cost: forward passes, FLOPs, GPU-hours.
+
+`passes` counts what a run does, `device` says how fast a GPU is, `cost` divides the one by the
+other.
+"""

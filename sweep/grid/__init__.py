@@ -1,4 +1,8 @@
-"""From a grid file to its runs: the grammar, its expansion, filters, and the tune block."""
+"""From a grid file to its runs: the grammar, its expansion, filters, and the tune block.
+
+`keys` reads the keys of a file, `fields` the fields they set, `expansion` makes the runs of them. A
+`search` is what a tune block asks for.
+"""
 
 from sweep.grid.definition import Grid as Grid
 from sweep.grid.definition import load_grid as load_grid
