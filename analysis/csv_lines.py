@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from core.config import ConfigError
+
+
+def number(text: str) -> float:
+    """The number in a cell; NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def read_lines(

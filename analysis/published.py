@@ -13,16 +13,16 @@ from fractions import Fraction
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
-from analysis.csv_lines import read_lines
+from analysis.csv_lines import number, read_lines
 from analysis.frames import VALUES
 from analysis.names import CORRUPTED, METRICS, MODELS, dataset_name, model_name
 from core.config import ConfigError, Strength, nearest
 from core.config.registry import backbone_problem
-from core.config.strength import LARGEST, Norm, in_pixels
+from core.config.strength import LARGEST, NORMS, Norm, in_pixels
 from core.errors import counted
 
 HINGES = re.compile(r"T1=(\d+);T2=(\d+)", re.ASCII)
@@ -127,11 +127,10 @@ def _metric(text: str, where: str) -> str:
 
 
 def _norm(text: str, where: str) -> Norm:
-    norms: tuple[Norm, ...] = get_args(Norm)
-    for norm in norms:
+    for norm in NORMS:
         if norm == text:
             return norm
-    raise ConfigError(f"{where}: unknown norm '{text}'{nearest(text, norms)}")
+    raise ConfigError(f"{where}: unknown norm '{text}'{nearest(text, NORMS)}")
 
 
 def _strength(text: str, norm: Norm, where: str) -> float:
@@ -148,10 +147,7 @@ def _strength(text: str, norm: Norm, where: str) -> float:
 def _value(text: str, where: str) -> float | None:
     if not text:
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    value = number(text)
     if not 0 <= value <= 100:
         raise ConfigError(f"{where}: value: expected percent in [0, 100], got '{text}'")
     return value

@@ -196,7 +196,7 @@ class Run:
         """Rows of metrics.jsonl so far, with strengths in the present spelling."""
         if self.damage or self.changed:
             return []
-        rows: list[Row] = self._read(read_jsonl, self.dir.metrics, shapes.Metrics)
+        rows: list[Row] = self._read(read_jsonl, self.dir.metrics, shapes.MetricsRow)
         norm = self.config["norm"]
         if in_pixels(norm):
             return rows

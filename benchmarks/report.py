@@ -78,10 +78,6 @@ class Report:
 
     def machine(self) -> list[str]:
         about = runtime.describe()
-        state = source.state()
-        commit = str(state.get("commit") or "unknown")[:12]
-        if state.get("dirty"):
-            commit += " with uncommitted changes"
         before, after = (
             ", ".join(f"{n:.1f}" for n in load) for load in (self.load, os.getloadavg())
         )
@@ -89,5 +85,5 @@ class Report:
             f"* machine: {about['device']}, {os.cpu_count()} CPU cores, torch {torch.__version__}, "
             f"{torch.get_num_threads()} thread(s)",
             f"* load average at the start: {before}; at the end: {after}",
-            f"* commit: {commit}",
+            f"* commit: {source.commit()}",
         ]

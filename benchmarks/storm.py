@@ -177,8 +177,7 @@ def play(folder: Path, bed: Bed, say: Callable[[str], None], *, small: bool) -> 
 
 def origin() -> str:
     """Machine and commit of a measurement, as one line."""
-    code, cpus = source.state(), len(os.sched_getaffinity(0))
-    commit = f"{str(code['commit'])[:7]}{' with changes' if code['dirty'] else ''}"
+    cpus, commit = len(os.sched_getaffinity(0)), source.commit()
     with suppress(OSError):
         models = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2]
         return f"{cpus} cores ({models.partition(chr(10))[0]}), {commit}"

@@ -167,13 +167,11 @@ def _problems(runs: list[Run], store: Store, done: list[str]) -> Iterator[str]:
 
 
 def page(found: list[Found], raced: Found, largest: Found, folder: Path) -> str:
-    state = source.state()
-    commit = f"{(state['commit'] or '?')[:7]}{' with changes' if state['dirty'] else ''}"
     lines = [
         "# Many workers on one store",
         "",
-        f"{os.cpu_count()} cores ({platform.machine()}), store on {_kind(folder)}, {commit}, "
-        f"{now()[:10]}; load {os.getloadavg()[0]:.1f} at the end.",
+        f"{os.cpu_count()} cores ({platform.machine()}), store on {_kind(folder)}, "
+        f"{source.commit()}, {now()[:10]}; load {os.getloadavg()[0]:.1f} at the end.",
         "",
         "What `python benchmarks/workers.py` measures: light processes that do the same as",
         "`sweep work`, except that a run only writes its files. All processes share these cores,",

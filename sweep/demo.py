@@ -24,7 +24,6 @@ from core.store.folders import Store
 from sweep import launcher
 from sweep.grid import Grid, load_grid, select_runs
 from sweep.inputs.real import furnish
-from sweep.state.plan import Plan, State
 from sweep.submit.submissions import manifest_rows
 
 if TYPE_CHECKING:
@@ -51,8 +50,10 @@ def play(
         title = f"{number} of {len(grids)}: {grid.about['title']}"
         console.print(Rule(title, align="left"))
         final = launcher.launch(grid, store, profile, console=console)
-        if final is None or final.counts[State.DONE] < len(final.statuses):
-            return _incomplete(final, grid, store, console)
+        if final is None or not final.done:
+            how = f"not every run is done; see: {grid.command('status', store)}"
+            console.print(Text(how, style="red"), soft_wrap=True)
+            return final.exit_code if final else 3
         if grid is not grids[-1]:
             publish(grid, grids[-1], store)
     show(grids[-1], store, console)
@@ -83,12 +84,6 @@ def publish(source: Grid, target: Grid, store: Store) -> None:
         if not place.is_file():
             content = store.run(run.id).checkpoint.read_bytes()
             write_atomic(place, lambda file, content=content: file.write(content))  # type: ignore[misc]
-
-
-def _incomplete(final: Plan | None, grid: Grid, store: Store, console: Console) -> int:
-    how = Text(f"not every run is done; see: {grid.command('status', store)}", style="red")
-    console.print(how, soft_wrap=True)
-    return 1 if final and final.counts[State.FAILED] else 3
 
 
 def show(grid: Grid, store: Store, console: Console) -> None:

@@ -272,7 +272,7 @@ def _say_stale(left: Sequence[Status], console: Console) -> None:
 def _nothing(seen: Plan) -> Text:
     if not seen.statuses:
         return Text("nothing to submit: no run is in the states asked for")
-    if seen.counts[State.DONE] == len(seen.statuses):
+    if seen.done:
         return Text("nothing to do: every run is done", style="green")
     if seen.of(LAUNCHABLE):
         return Text("nothing to retry; `sweep launch` runs what is new or was interrupted")

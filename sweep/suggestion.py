@@ -220,7 +220,7 @@ def _mean(epochs: Sequence[int]) -> int:
 def _finished(config: RunConfig, store: Store) -> Rows:
     """The metrics of each epoch if the run has trained to its end, else []."""
     try:
-        rows = read_jsonl(store.run(config.id).metrics, shapes.Metrics)
+        rows = read_jsonl(store.run(config.id).metrics, shapes.MetricsRow)
     except DamagedError:
         return []
     return rows if len(rows) >= config.epochs else []

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.csv_lines import read_lines
+from analysis.csv_lines import number, read_lines
 from analysis.frames import Frame
 from analysis.guide.design import (
     CELL,
@@ -139,10 +139,7 @@ def _missing(cell: Cell, reason: str) -> Row:
 def _fraction(column: str, text: str, where: str) -> float | None:
     if not text:
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    value = number(text)
     if 1 < value <= 100:
         raise ConfigError(
             f"{where}: {column}: expected a fraction in [0, 1], got percent ('{text}')"

@@ -26,6 +26,7 @@ from core.store import damage, records
 from core.store.claims import Claim, now
 from core.store.folders import RunDir, Store
 from core.store.json_files import read_json
+from core.store.shapes import MetricsRow
 from core.store.tracking import Tracker
 from core.training import memory
 from core.training.microbatch import Fits
@@ -142,7 +143,7 @@ def _lead(
         on_failure=lambda text: remark(claim, text),
     )
 
-    def finished_epoch(row: records.MetricsRow) -> None:
+    def finished_epoch(row: MetricsRow) -> None:
         log.info("%s", _sentence(row, config))
         tracker.log(trainer.rows)
         if trainer.step.micro_batch < begun_with:
@@ -165,7 +166,7 @@ def _lead(
     return result
 
 
-def _sentence(row: records.MetricsRow, config: RunConfig) -> str:
+def _sentence(row: MetricsRow, config: RunConfig) -> str:
     clean = f"{row['val_clean_correct']}/{row['val_clean_images']}"
     adversarial = f"{row['val_adv_correct']}/{row['val_adv_images']}"
     return (

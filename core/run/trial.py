@@ -23,7 +23,8 @@ from core.options import Compile
 from core.run.measure import remark
 from core.store.claims import Claim
 from core.store.folders import RunDir, Store
-from core.store.records import Goal, MetricsRow, expected_over, judged_on, reached
+from core.store.records import Goal, expected_over, judged_on, reached
+from core.store.shapes import MetricsRow
 from core.training.microbatch import Fits
 from core.training.monitor import Monitor
 from core.training.trainer import Trainer

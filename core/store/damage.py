@@ -46,7 +46,7 @@ def find(
     for name in names:
         tried(_evaluation, run.eval_json(name), run.eval_flags(name))
     tried(read_json, run.env, shapes.Env)
-    rows = tried(read_jsonl, run.metrics, shapes.Metrics)
+    rows = tried(read_jsonl, run.metrics, shapes.MetricsRow)
     if result and rows is not None and exists(run.metrics):
         tried(_every_epoch, run.metrics, len(rows), result.get("epochs", len(rows)))
     tried(read_jsonl, run.attempts, shapes.Attempt)

@@ -1,4 +1,4 @@
-"""The rows that a run writes: metrics per epoch, results per evaluation, and their arithmetic.
+"""What the rows that a run writes mean: the arithmetic of accuracies, delays and expectations.
 
 Accuracies are stored as counts with the number of images, never as bare fractions, so that a
 partial measurement cannot look complete.
@@ -10,10 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Literal, NotRequired, TypedDict, assert_never
+from typing import Any, Literal, assert_never
 
 from core.config import Strength
 from core.config.strength import in_pixels
+from core.store.shapes import MetricsRow
+from core.store.shapes import ResultRow as ResultRow
 
 DELAY_THRESHOLD = 0.05
 """A run has adapted to its task once validation clean accuracy exceeds 5 % (paper, adaptation
@@ -24,44 +26,6 @@ FEWEST = 100
 EXACT = 9
 """Digits to which accuracies are rounded before they are compared, so that rounding errors of
 floats (1e-16) do not decide when a share is exactly reached."""
-
-
-class MetricsRow(TypedDict):
-    """One epoch in metrics.jsonl. All fields but seconds and images_per_s are bit-reproducible,
-    given the same number of images per BatchNorm statistic."""
-
-    epoch: int  # from 0
-    classes: NotRequired[int]  # of the task; rows of older versions lack it
-    epsilon: float  # strength of the training attack, pixels in [0, 1]; a mean if images differ
-    epsilon_quartiles: NotRequired[list[float]]  # of the images' strengths, if these differ
-    branch_accuracy: NotRequired[float]  # of AutoLoRa's adapters, on training images, before it
-    lr: float  # at the end of the epoch
-    train_loss: float  # mean over the epoch's attacked images
-    train_clean_correct: int  # before the attack, in evaluation mode; -1 if eps = 0
-    train_adv_correct: NotRequired[int]  # right at every point of the attack; -1 if eps = 0
-    train_images: int
-    val_loss: float  # clean
-    val_clean_correct: int
-    val_clean_images: int
-    val_adv_correct: int
-    val_adv_images: int
-    val_epsilon: str  # strength of the adversarial measurement
-    seconds: float
-    micro_batch: NotRequired[int]  # images per forward of a process, at the end of the epoch
-    batchnorm_images: NotRequired[list[int]]  # per statistic, [128, 64] if halved; [] if no such
-    images_per_s: float  # of training, without validation
-
-
-class ResultRow(TypedDict):
-    """Accuracy at one strength in evals/<id>.json: `correct` of `n` images."""
-
-    attack: str
-    norm: str
-    epsilon: str
-    n: int
-    correct: int
-    type: NotRequired[str]  # of corruption; such rows have strength 0
-    expected: NotRequired[float]  # exact accuracy over eps ~ U[0, epsilon], if known from distances
 
 
 def overall_accuracy(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -108,41 +108,45 @@ class Claim(Attempt):
     progress: NotRequired[Progress]
 
 
-class Metrics(TypedDict):
-    """A row of metrics.jsonl, see core.store.records.MetricsRow."""
+class MetricsRow(TypedDict):
+    """A row of metrics.jsonl: one epoch. All fields but seconds and images_per_s are
+    bit-reproducible, given the same number of images per BatchNorm statistic."""
 
-    epoch: Count
-    epsilon: float
-    lr: float
-    train_loss: float
-    epsilon_quartiles: NotRequired[list[float]]
-    branch_accuracy: NotRequired[float]
-    train_clean_correct: int
-    train_adv_correct: NotRequired[int]
+    epoch: Count  # from 0
+    classes: NotRequired[Many]  # of the task; rows of older versions lack it
+    epsilon: float  # strength of the training attack, pixels in [0, 1]; a mean if images differ
+    epsilon_quartiles: NotRequired[list[float]]  # of the images' strengths, if these differ
+    branch_accuracy: NotRequired[float]  # of AutoLoRa's adapters, on training images, before it
+    lr: float  # at the end of the epoch
+    train_loss: float  # mean over the epoch's attacked images
+    train_clean_correct: int  # before the attack, in evaluation mode; -1 if eps = 0
+    train_adv_correct: NotRequired[int]  # right at every point of the attack; -1 if eps = 0
     train_images: Many
-    val_loss: float
+    val_loss: float  # clean
     val_clean_correct: Count
     val_clean_images: Many
     val_adv_correct: Count
     val_adv_images: Many
-    val_epsilon: NotRequired[str]
-    classes: NotRequired[Many]
+    val_epsilon: NotRequired[str]  # strength of the adversarial measurement
     seconds: float
-    images_per_s: NotRequired[float]
-    micro_batch: NotRequired[Many]
-    batchnorm_images: NotRequired[list[Many]]
+    micro_batch: NotRequired[Many]  # images per forward of a process, at the end of the epoch
+    batchnorm_images: NotRequired[list[Many]]  # per statistic, [128, 64] if halved; [] if no such
+    images_per_s: NotRequired[float]  # of training, without validation
 
 
-class _Row(TypedDict):
-    epsilon: str
+class ResultRow(TypedDict):
+    """Accuracy at one strength in evals/<id>.json: `correct` of `n` images."""
+
+    attack: NotRequired[str]
     norm: Norm
+    epsilon: str
     n: Many
     correct: Count
-    type: NotRequired[str]
-    expected: NotRequired[float]
+    type: NotRequired[str]  # of corruption; such rows have strength 0
+    expected: NotRequired[float]  # exact accuracy over eps ~ U[0, epsilon], if known from distances
 
 
-def _possible(row: _Row) -> _Row:
+def _possible(row: ResultRow) -> ResultRow:
     Strength.parse(row["epsilon"], row["norm"])
     if row["correct"] > row["n"]:
         raise ValueError(f"{row['correct']} of {row['n']} images are right")
@@ -168,7 +172,7 @@ class _Opinion(TypedDict):
 
 class _Evaluation(TypedDict):
     config: _Asked
-    rows: list[Annotated[_Row, AfterValidator(_possible)]]
+    rows: list[Annotated[ResultRow, AfterValidator(_possible)]]
     metrics: NotRequired[dict[str, float]]
     n: Many
     split_images: Many

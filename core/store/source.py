@@ -26,13 +26,19 @@ def state() -> dict[str, Any]:
         return frozen
     if not (folder / ".git").exists():
         return {"commit": None, "dirty": None}
-    commit = _git(folder, "rev-parse", "HEAD")
+    head = _git(folder, "rev-parse", "HEAD")
     files = _git(folder, "status", "--porcelain", "--untracked-files=all")
     edits = _git(folder, "diff", "--no-ext-diff", "--no-color", "HEAD")
     dirty: str | None = UNKNOWN
     if files is not None and edits is not None:
         dirty = hashlib.sha256(files + edits).hexdigest()[:16] if files + edits else None
-    return {"commit": commit.decode().strip() if commit else UNKNOWN, "dirty": dirty}
+    return {"commit": head.decode().strip() if head else UNKNOWN, "dirty": dirty}
+
+
+def commit() -> str:
+    """'abc1234' or 'abc1234 with changes', for people."""
+    code = state()
+    return f"{(code['commit'] or '?')[:7]}{' with changes' if code['dirty'] else ''}"
 
 
 def tracked(package: Path) -> set[Path]:

@@ -21,7 +21,7 @@ from core.options import Mode
 from core.store.fence import newest_attempt
 from core.store.files import write_text
 from core.store.folders import RunDir
-from core.store.records import MetricsRow
+from core.store.shapes import MetricsRow
 
 PROJECT = "epsweep"
 ATTEMPT = "attempt"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from core.store.records import MetricsRow
+from core.store.shapes import MetricsRow
 
 
 @dataclass

@@ -27,7 +27,7 @@ from core.model import convolutions, trainable
 from core.options import Compile
 from core.store import checkpoint
 from core.store.folders import RunDir
-from core.store.records import MetricsRow
+from core.store.shapes import MetricsRow
 from core.training import schedules
 from core.training.augment import draw_table
 from core.training.epsilon_schedule import Seen

@@ -28,7 +28,8 @@ from sweep.cli import (
     weights,
     working,
 )
-from sweep.cli.options import PREPARE, err
+from sweep.cli.options import PREPARE
+from sweep.cli.printing import err
 from sweep.cli.terminal import fit_encoding, literal
 from sweep.worker.stop import own_signals
 

@@ -9,19 +9,9 @@ from rich.text import Text
 
 from core.errors import counted
 from core.store.folders import Store
-from sweep.cli.options import (
-    LOOK,
-    PREPARE,
-    GridArgument,
-    Json,
-    Only,
-    ProfileOption,
-    Root,
-    manifest,
-    opened,
-    out,
-    tuned_grid,
-)
+from sweep.cli.opening import manifest, opened, tuned_grid
+from sweep.cli.options import LOOK, PREPARE, GridArgument, Json, Only, ProfileOption, Root
+from sweep.cli.printing import out, print_json
 
 if TYPE_CHECKING:
     from sweep.grid import Run
@@ -43,7 +33,6 @@ def doctor(
 ) -> None:
     """Check that a launch would work: profile, cluster, limits, data, weights, disk, W&B, GPU."""
     from dataclasses import asdict
-    from json import dumps
 
     from sweep import checkup, launcher
 
@@ -52,7 +41,7 @@ def doctor(
     loaded = tuned_grid(grid, store) if grid else None
     checks = checkup.examine(where, store, loaded, node=node)
     if json:
-        typer.echo(dumps([asdict(check) for check in checks], indent=1))
+        print_json([asdict(check) for check in checks])
     else:
         out.print(checkup.table(checks))
     raise typer.Exit(int(any(check.verdict == "fail" for check in checks)))

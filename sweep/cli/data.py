@@ -10,7 +10,8 @@ import typer
 from rich.text import Text
 
 from core.store.folders import Store
-from sweep.cli.options import Json, Root, out
+from sweep.cli.options import Json, Root
+from sweep.cli.printing import out, print_json
 
 
 class Made(StrEnum):
@@ -33,13 +34,11 @@ def list_data(
 ) -> None:
     """Show the datasets, which are prepared here, and their licences. With names, show where to
     get them."""
-    from json import dumps
-
     from sweep.inputs import releases
 
     store = Store.at(root)
     if json:
-        typer.echo(dumps(releases.rows(names or (), store), indent=1))
+        print_json(releases.rows(names or (), store))
         return
     if names:
         out.print(*(releases.details(name, store) for name in names), sep="\n\n", soft_wrap=True)

@@ -14,6 +14,7 @@ from core.config import ConfigError
 from core.data.digests import Known
 from core.errors import counted
 from core.store.folders import Store
+from sweep.cli.opening import cost_of, look, opened, tuned_grid
 from sweep.cli.options import (
     LOOK,
     REPAIR,
@@ -26,14 +27,9 @@ from sweep.cli.options import (
     SortOption,
     TrackingOption,
     Workers,
-    cost_of,
-    look,
-    opened,
-    out,
-    outcome,
-    tuned_grid,
     value_of,
 )
+from sweep.cli.printing import out
 
 verbs = typer.Typer()
 
@@ -156,4 +152,4 @@ def retry(
         out.print(table.tabulate(tried, loaded))
         raise typer.Exit(table.exit_code(tried))
     final = launcher.retry(loaded, store, where, only=only or (), kind=failed, console=out)
-    raise typer.Exit(outcome(final))
+    raise typer.Exit(final.exit_code if final else 0)

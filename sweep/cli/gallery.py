@@ -11,7 +11,8 @@ from rich.progress import Progress
 
 from core.config import ConfigError
 from core.store.folders import Store
-from sweep.cli.options import LOOK, Root, err, out
+from sweep.cli.options import LOOK, Root
+from sweep.cli.printing import err, out
 
 verbs = typer.Typer()
 MOST = 50

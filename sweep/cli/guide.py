@@ -6,7 +6,6 @@ suggest-backbone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +13,10 @@ import typer
 from rich.text import Text
 
 from core.config import ConfigError, nearest
-from core.store.files import write_text
 from core.store.folders import Store
-from sweep.cli.options import LOOK, Json, ProfileOption, Root, manifest, opened, out
+from sweep.cli.opening import manifest, opened
+from sweep.cli.options import LOOK, Json, ProfileOption, Root
+from sweep.cli.printing import frame_file, out, print_json, write_sidecar
 
 if TYPE_CHECKING:
     from analysis.command import Output
@@ -98,13 +98,10 @@ def tables(
     if check:
         return command.check(measured)
     if form == "dataframe":
-        if output is None:
-            raise ConfigError("--format dataframe: expected --output FILE.parquet or FILE.csv")
-        return command.export(measured, output)
+        return command.export(measured, frame_file(output))
     made = command.tables(measured, form or "markdown", names=names, compare=compare)
     if output:
-        sidecar = output.with_name(f"{output.name}.provenance.json")
-        write_text(sidecar, dumps(command.provenance(measured), indent=1) + "\n")
+        write_sidecar(output, command.provenance(measured))
     return made
 
 
@@ -169,7 +166,7 @@ def suggest_backbone(
         most=most,
     )
     if json:
-        typer.echo(dumps([one.to_dict() for one in found.picks], indent=1))
+        print_json([one.to_dict() for one in found.picks])
         return
     out.print(advice.table(found, dataset), soft_wrap=True)
     more = f", {own} from your own runs" if own else ", all of them published"

@@ -12,18 +12,9 @@ from rich.progress import Progress
 from core.config import ConfigError
 from core.data.digests import Known
 from core.store.folders import Store
-from sweep.cli.options import (
-    LOOK,
-    GridArgument,
-    Only,
-    Root,
-    cost_of,
-    err,
-    look,
-    manifest,
-    out,
-    tuned_grid,
-)
+from sweep.cli.opening import cost_of, look, manifest, tuned_grid
+from sweep.cli.options import LOOK, GridArgument, Only, Root
+from sweep.cli.printing import err, out
 from sweep.cli.results import Folder, require_something, say_what_is_missing
 
 if TYPE_CHECKING:

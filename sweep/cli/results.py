@@ -16,7 +16,9 @@ from core.config import ConfigError, nearest
 from core.store.files import write_text
 from core.store.folders import Store
 from sweep.cli import guide
-from sweep.cli.options import LOOK, Only, Root, err, manifest, opened, out
+from sweep.cli.opening import manifest, opened
+from sweep.cli.options import LOOK, Only, Root
+from sweep.cli.printing import err, frame_file, out, write_sidecar
 
 if TYPE_CHECKING:
     from analysis import Results
@@ -104,8 +106,6 @@ def tables(
 ) -> None:
     """Show the paper's tables, from runs or published values. The exit code is 3 while cells are
     missing."""
-    from json import dumps
-
     from analysis import command
     from analysis.check import check_published
 
@@ -125,9 +125,7 @@ def tables(
         typer.echo(command.explain(source, why))
         return
     if format is Format.dataframe:
-        if output is None:
-            raise ConfigError("--format dataframe: expected --output FILE.parquet or FILE.csv")
-        out.print(str(command.export(source, output)), soft_wrap=True)
+        out.print(str(command.export(source, frame_file(output))), soft_wrap=True)
         _warn(source)
         return
     fed = _numbers(loaded.tables if loaded else ())
@@ -140,8 +138,7 @@ def tables(
         compare=compare,
     )
     if output:
-        sidecar = output.with_name(f"{output.name}.provenance.json")
-        write_text(sidecar, dumps(command.provenance(source), indent=1) + "\n")
+        write_sidecar(output, command.provenance(source))
     _print(made, format, output)
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from core.config import ConfigError
 from core.errors import ClusterError
 from core.store.folders import Store
+from sweep.cli.opening import cost_of, look, tuned_grid
 from sweep.cli.options import (
     PREPARE,
     RUN,
@@ -24,17 +25,9 @@ from sweep.cli.options import (
     Root,
     TrackingOption,
     Workers,
-    cost_of,
-    look,
-    out,
-    outcome,
-    print_lacks,
-    print_plan,
-    print_scripts,
-    print_warnings,
-    tuned_grid,
     value_of,
 )
+from sweep.cli.printing import out, print_lacks, print_plan, print_scripts, print_warnings
 
 verbs = typer.Typer()
 
@@ -133,7 +126,7 @@ def launch(
         wait=not detach,
         feed_s=launcher.FEED_S if feed else None,
     )
-    raise typer.Exit(outcome(final))
+    raise typer.Exit(final.exit_code if final else 0)
 
 
 @verbs.command(name="dry-run", rich_help_panel=PREPARE)

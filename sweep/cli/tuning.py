@@ -8,17 +8,9 @@ import typer
 
 from core.config import ConfigError
 from core.store.folders import Store
-from sweep.cli.options import (
-    LOOK,
-    RUN,
-    GridArgument,
-    Json,
-    Only,
-    ProfileOption,
-    Root,
-    opened,
-    out,
-)
+from sweep.cli.opening import opened
+from sweep.cli.options import LOOK, RUN, GridArgument, Json, Only, ProfileOption, Root
+from sweep.cli.printing import out, print_json
 
 verbs = typer.Typer()
 
@@ -40,8 +32,6 @@ def tune(
 ) -> None:
     """Search for the hyper-parameters that a grid's `tune:` block asks for; `launch` uses them.
     Repeat the command to resume. The exit code is 3 while a search is unfinished."""
-    from json import dumps
-
     from sweep import launcher
     from sweep.grid import load_grid
     from sweep.tune import session, table
@@ -59,7 +49,7 @@ def tune(
         workers = []
     assert loaded.tune
     if json:
-        typer.echo(dumps(table.as_dict(seen, loaded.tune.least, workers), indent=1))
+        print_json(table.as_dict(seen, loaded.tune.least, workers))
     else:
         out.print(table.tabulate(seen, loaded, workers))
     raise typer.Exit(table.exit_code(seen))
@@ -71,8 +61,6 @@ def suggest_schedule(
 ) -> None:
     """Suggest T1 and T2 for each backbone, dataset and eps_g from finished standard and fix runs,
     and compare them with what was measured. The exit code is 3 while a cell has no suggestion."""
-    from json import dumps
-
     from core.config.evaluation import AtStrengths
     from sweep import suggestion
 
@@ -83,7 +71,7 @@ def suggest_schedule(
     if not found:
         raise ConfigError(f"{grid}: no run trains adversarially, so no schedule can be suggested")
     if json:
-        typer.echo(dumps([one.to_dict() for one in found], indent=1))
+        print_json([one.to_dict() for one in found])
     else:
         out.print(suggestion.table(found), soft_wrap=True)
         if one_pair := suggestion.overall(found):

@@ -10,7 +10,9 @@ from rich.text import Text
 
 from core.config import ConfigError
 from core.store.folders import Store
-from sweep.cli.options import Json, ProfileOption, Root, out, tuned_grid
+from sweep.cli.opening import tuned_grid
+from sweep.cli.options import Json, ProfileOption, Root
+from sweep.cli.printing import out, print_json
 
 verbs = typer.Typer(no_args_is_help=True, help="List, fetch, convert or verify weights.")
 
@@ -25,14 +27,12 @@ def list_weights(
     names: Names = None, profile: ProfileOption = "local", root: Root = None, json: Json = False
 ) -> None:
     """Show the backbones, where their weights come from, and whether they are here."""
-    from json import dumps
-
     from sweep import launcher
     from sweep.inputs import pretrained
 
     store, hub = Store.at(root), pretrained.hub_of(launcher.load_profile(profile))
     if json:
-        typer.echo(dumps(pretrained.rows(names or (), store, hub), indent=1))
+        print_json(pretrained.rows(names or (), store, hub))
         return
     out.print(pretrained.table(names or (), store, hub))
     for name, entry in pretrained.entries(names or ()).items() if names else ():

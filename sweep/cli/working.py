@@ -8,15 +8,8 @@ from typing import Annotated
 import typer
 
 from core.store.folders import Store
-from sweep.cli.options import (
-    RUN,
-    GridArgument,
-    ProfileOption,
-    Root,
-    TrackingOption,
-    out,
-    value_of,
-)
+from sweep.cli.options import RUN, GridArgument, ProfileOption, Root, TrackingOption, value_of
+from sweep.cli.printing import out
 
 verbs = typer.Typer()
 

@@ -61,9 +61,8 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        done = self.final.counts[State.DONE] == len(self.final.statuses)
         hopeless = any(item.is_hopeless for item in self.fits)
-        return done and not self.broken and not self.misfits and not hopeless
+        return self.final.done and not self.broken and not self.misfits and not hopeless
 
 
 def rehearse(

@@ -50,7 +50,7 @@ def _of_run(status: Status, store: Store, known: Mapping[RunConfig, RunConfig]) 
 
 def _epochs(config: RunConfig, store: Store) -> Sequence[Mapping[str, Any]]:
     try:
-        return read_jsonl(store.run(config.id).metrics, shapes.Metrics)
+        return read_jsonl(store.run(config.id).metrics, shapes.MetricsRow)
     except DamagedError:
         return []
 

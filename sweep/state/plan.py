@@ -51,6 +51,16 @@ class Plan:
         object.__setattr__(self, "counts", Counter(s.state for s in self.statuses))
 
     @property
+    def done(self) -> bool:
+        """Whether every run is done."""
+        return self.counts[State.DONE] == len(self.statuses)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every run is done, else 1 if one failed, else 3."""
+        return 0 if self.done else 1 if self.counts[State.FAILED] else 3
+
+    @property
     def runs(self) -> list[Run]:
         return [status.run for status in self.statuses]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -154,7 +153,7 @@ def hand_over(
     It is recorded before it is submitted, under a unique name: if the launcher dies before it
     learns the id, squeue still finds the job by that name. Raises ClusterError.
     """
-    name = f"epsweep-{sweep.path.name}-{uuid.uuid4().hex[:8]}"
+    name = submissions.job_name(sweep)
     about = {
         "name": name,
         "array": None,

@@ -9,7 +9,6 @@ it from doing what later jobs do.
 from __future__ import annotations
 
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +48,7 @@ class Plugin(Backend):
         arrays: dict[str, int] = {}
         ready, left = apart(order.parts())
         for part in ready:
-            name = f"epsweep-{part.sweep.path.name}-{uuid.uuid4().hex[:8]}"
+            name = submissions.job_name(part.sweep)
             made, jobs = self.made(part.sweep, part.profile, name), list[str]()
             variables = local.setting(part.sweep, part.profile, order.code)
             manifest = part.freeze()

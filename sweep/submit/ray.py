@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -43,7 +42,7 @@ class Ray(Backend):
         arrays, client = dict[str, int](), _client()
         ready, left = apart(order.parts())
         for part in ready:
-            name = f"epsweep-{part.sweep.path.name}-{uuid.uuid4().hex[:8]}"
+            name = submissions.job_name(part.sweep)
             command, manifest = _command(part, name), part.freeze()
             variables = local.setting(part.sweep, part.profile, order.code)
             numbers = range(part.jobs)

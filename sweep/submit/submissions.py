@@ -49,6 +49,11 @@ def writing(store: Store) -> Iterator[None]:
         raise ConfigError(f"{store.root}: cannot write there ({error.strerror})") from None
 
 
+def job_name(sweep: SweepDir) -> str:
+    """A name for an array that no other has."""
+    return f"epsweep-{sweep.path.name}-{uuid.uuid4().hex[:8]}"
+
+
 def manifest_row(run: Run) -> dict[str, Any]:
     """A run as manifests hold it, with everything resolved."""
     return next(manifest_rows([run]))

@@ -25,7 +25,7 @@ from core.store import records, tracking
 from core.store.claims import Claim
 from core.store.folders import RunDir, Store
 from core.store.json_files import read_json, read_jsonl
-from core.store.records import MetricsRow
+from core.store.shapes import MetricsRow
 from core.store.tracking import Tracker, curves
 
 EVALS = [
