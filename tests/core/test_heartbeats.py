@@ -13,8 +13,9 @@ from typing import Any
 
 import killable
 import pytest
-from claiming import foreign, until
+from claiming import foreign
 from forks import Forks
+from waiting import until
 
 from core.store import claims, processes
 from core.store.claims import Claim

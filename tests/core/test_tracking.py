@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import tiny
 import wandb
 import wandb_file
+from waiting import until
 
 from core.config import EvalConfig, RunConfig
 from core.evaluation import queue
@@ -51,13 +51,8 @@ def segments(folder: RunDir) -> list[dict[str, Any]]:
     """What the attempts left, oldest first. W&B's own process writes it, and may do so a moment
     after it was told to finish."""
     found = sorted(folder.tracking.glob("offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
-    deadline = time.monotonic() + 20
-    while True:
-        read = [wandb_file.read(path) for path in found]
-        if all(segment["exit"] is not None for segment in read):
-            return read
-        assert time.monotonic() < deadline, "W&B did not finish its file"
-        time.sleep(0.02)
+    until(lambda: all(wandb_file.read(path)["exit"] is not None for path in found))
+    return [wandb_file.read(path) for path in found]
 
 
 def notes(folder: RunDir) -> list[str]:

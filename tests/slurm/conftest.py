@@ -1,4 +1,4 @@
-"""The Slurm of the tests that disturb running jobs; other files start one as they need it."""
+"""The Slurm of a file of tests, which says in BED how it differs from the usual one."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,11 @@ import pytest
 
 from slurm.testbed import Bed
 
+USUAL = {"acct": "none", "cpus": 4, "slurmd_timeout": 8}
+"""Four CPUs, no accounting, and little patience with nodes that do not answer."""
+
 
 @pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    """Four CPUs, no accounting, and little patience with processes and nodes that do not answer."""
-    with Bed(acct="none", cpus=4, kill_wait=2, slurmd_timeout=8) as up:
+def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    with Bed(kill_wait=2, **getattr(request.module, "BED", USUAL)) as up:
         yield up

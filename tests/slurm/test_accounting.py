@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from signal import SIGTERM
 
 import pytest
-from slurm_bed import inside, needs_database, submit, wait_for
+from slurm_bed import inside, needs_database, submit
+from waiting import until
 
 from slurm import cluster, limits
 from slurm.testbed import Bed, BedError
@@ -13,10 +14,7 @@ from slurm.testbed import Bed, BedError
 pytestmark = needs_database
 
 
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    with Bed(nodes=1, acct="dbd", max_submit=12, max_array_size=5, min_job_age=2) as up:
-        yield up
+BED = {"nodes": 1, "acct": "dbd", "max_submit": 12, "max_array_size": 5, "min_job_age": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +58,7 @@ def test_limits_of_account_and_qos_count_too(
 ) -> None:
     alter(bed, *what, "set", f"{limit}=7")
     try:
-        wait_for(lambda: limits.read().cap.most == 7)
+        until(lambda: limits.read().cap.most == 7)
         assert limits.read().cap.name.endswith(name)
         assert fill(bed, 40) == 7
         with pytest.raises(BedError, match=error):
@@ -71,8 +69,8 @@ def test_limits_of_account_and_qos_count_too(
 
 def test_what_squeue_forgot_the_accounting_knows(bed: Bed) -> None:
     job = submit(bed, "exit 3")
-    wait_for(lambda: cluster.jobs([job])[job].state == "FAILED")
-    wait_for(lambda: not bed.run("squeue", "-h", "-t", "all"), timeout_s=90)
+    until(lambda: cluster.jobs([job])[job].state == "FAILED")
+    until(lambda: not bed.run("squeue", "-h", "-t", "all"))
     known = cluster.jobs([job])[job]
     assert (known.state, known.exit_code, known.nodes, known.over) == ("FAILED", 3, "n1", True)
 
@@ -89,4 +87,4 @@ def test_outages_leave_jobs_unknown_and_then_known_again(bed: Bed) -> None:
     assert not limits.read().known
     bed.start_daemon("slurmdbd")
     bed.start_daemon("slurmctld")
-    wait_for(lambda: cluster.jobs([job])[job].state == "PENDING")
+    until(lambda: cluster.jobs([job])[job].state == "PENDING")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from slurm_bed import inside, needs_slurm
-from slurm_sweep import Sweep, wait_for
+from slurm_sweep import Sweep
+from waiting import until
 
 from slurm.testbed import Bed
 from sweep import launcher
@@ -59,7 +60,7 @@ def test_from_a_grid_to_its_ranking(
 
         code, _, err = call("launch", grid, "--profile", str(sweep.profile_file), *root)
         assert code == 0, err
-        wait_for(lambda: not bed.run("squeue", "-h").strip(), every=1.0, seconds=600)
+        until(lambda: not bed.run("squeue", "-h").strip(), every=1.0)
         counts = launcher.look(winners.apply(sweep.grid, sweep.store), sweep.store).counts
         assert counts == {State.DONE: 3 * 2 * 2 * 3}
         code, out, err = call("tables", grid, "--table", "ranking", "--format", "tidy", *root)

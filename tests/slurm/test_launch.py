@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from slurm_bed import inside, needs_database, needs_slurm
-from slurm_sweep import ROOT, Sweep, wait_for
+from slurm_sweep import ROOT, Sweep
+from waiting import ended, until
 
 from core.errors import ClusterError
 from slurm.testbed import Bed, install
@@ -24,12 +25,8 @@ pytestmark = needs_slurm
 HELD = {"slurm_additional_parameters": {"hold": True}}
 
 
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    """With a real accounting, which lags behind, where there is a database."""
-    acct = "shim" if install.missing(dbd=True) else "dbd"
-    with Bed(acct=acct, max_array_size=5, kill_wait=2) as up:
-        yield up
+BED = {"acct": "shim" if install.missing(dbd=True) else "dbd", "max_array_size": 5}
+"""With a real accounting, which lags behind, where there is a database."""
 
 
 @pytest.fixture
@@ -87,7 +84,7 @@ def test_a_run_alone_in_its_array(tiny: Sweep) -> None:
     command = ("launch", str(tiny.grid_file), "--profile", str(tiny.profile_file))
     for found in ("1 run submitted", "nothing to submit"):
         process = tiny.command(*command)
-        said, _ = process.communicate(timeout=120)
+        said = ended(process)
         assert found in said
         assert process.returncode == 0, "a script may repeat it"
         assert queued(tiny.bed) == [tiny.job()], "a plain job: its id has no index"
@@ -98,7 +95,7 @@ def test_two_launches_at_the_same_moment(tiny: Sweep) -> None:
     tiny.write_profile(HELD)
     command = ("launch", str(tiny.grid_file), "--profile", str(tiny.profile_file))
     both = [tiny.command(*command) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
+    said = [ended(process) for process in both]
     assert len(queued(tiny.bed)) == 8, said
     assert tiny.states() == {"pending": 8}
     codes = [process.returncode for process in both]
@@ -113,7 +110,7 @@ def test_the_script_that_dry_run_shows_is_the_one_submitted(tiny: Sweep) -> None
     tiny.write_profile(HELD, env={"TOKENIZERS_PARALLELISM": "false"})
     command = ("launch", str(tiny.grid_file), "--profile", str(tiny.profile_file))
     process = tiny.command(*command, "--dry-run")
-    shown, _ = process.communicate(timeout=120)
+    shown = ended(process)
     assert process.returncode == 0, shown
     assert "# sbatch --test-only: Job " in shown
     assert queued(tiny.bed) == []
@@ -127,7 +124,7 @@ def test_a_job_that_slurm_would_refuse_is_told_by_dry_run(tiny: Sweep) -> None:
     tiny.write_profile({"mem_gb": 9000})
     command = ("launch", str(tiny.grid_file), "--profile", str(tiny.profile_file))
     process = tiny.command(*command, "--dry-run")
-    shown, _ = process.communicate(timeout=120)
+    shown = ended(process)
     assert process.returncode == 1
     assert "node configuration is not available" in shown.splitlines()[-1]
     assert "Traceback" not in shown
@@ -217,7 +214,7 @@ def test_a_launch_without_slurmctld_is_one_line_and_leaves_nothing(tiny: Sweep) 
     tiny.bed.stop_daemon("slurmctld", signal.SIGTERM)
     command = ("launch", str(tiny.grid_file), "--profile", str(tiny.profile_file))
     process = tiny.command(*command)
-    said, _ = process.communicate(timeout=120)
+    said = ended(process)
     tiny.bed.start_daemon("slurmctld")
     tiny.bed.wait_idle()
     assert process.returncode == 1
@@ -238,14 +235,14 @@ def test_queued_jobs_run_the_code_and_configs_they_were_launched_with(
     environ = os.environ | {"PYTHONPATH": str(checkout)}
     command = ("launch", str(tiny.grid_file), "--profile", str(tiny.profile_file))
     process = tiny.command(*command, cwd=checkout, env=environ)
-    said, _ = process.communicate(timeout=120)
+    said = ended(process)
     assert process.returncode == 0, said
     run, job = tiny.run, tiny.job()
     for file in (checkout / "core" / "run.py", checkout / "sweep" / "job.py"):
         file.write_text("raise SystemExit('edited after the launch')\n")
     tiny.write_grid(epochs=1)
     tiny.bed.run("scontrol", "release", job)
-    wait_for(lambda: run.result.exists() or not tiny.bed.run("squeue", "-h"))
+    until(lambda: run.result.exists() or not tiny.bed.run("squeue", "-h"))
     assert run.result.exists(), (tiny.sweep.logs / f"{job}_0_log.err").read_text()
     env = json.loads(run.env.read_text())
     assert env["code"] == tiny.submissions()[0]["code"]
@@ -260,7 +257,7 @@ def test_several_runs_per_job_one_of_which_fails(tiny: Sweep, packing: str) -> N
     tiny.write_profile({"mem_gb": 3}, runs_per_job=3, packing=packing)
     said = tiny.launch()
     assert "3 runs submitted: 1 task, arrays" in said
-    wait_for(lambda: sum(tiny.states().get(s, 0) for s in ("done", "failed")) == 3)
+    until(lambda: sum(tiny.states().get(s, 0) for s in ("done", "failed")) == 3)
     failed = [s for s in tiny.look().statuses if s.kind]
     assert [(s.kind, s.run.config.seed) for s in failed] == [("diverged", 7)]
     assert tiny.states() == {"done": 2, "failed": 1}
@@ -293,7 +290,7 @@ def test_what_fits_is_submitted_and_the_rest_follows(
     said = tiny.launch()
     assert "no room yet for 3 runs (MaxSubmitJobs" in said
     tiny.bed.run("scancel", *queued(tiny.bed)[:2])
-    wait_for(lambda: len(queued(tiny.bed)) == 2)
+    until(lambda: len(queued(tiny.bed)) == 2)
     monkeypatch.setattr(array.limits, "read", lambda *_: array.limits.Limits())
     said = tiny.launch()
     assert "2 runs submitted" in said, "limits that cannot be read are met all the same"
@@ -314,11 +311,11 @@ def test_feeding_goes_on_until_all_is_submitted(limited: Sweep, mark: None) -> N
     command = [sys.executable, "-c", code, "launch", str(tiny.grid_file), "--feed"]
     command += ["--profile", str(tiny.profile_file), "--root", str(tiny.store.root)]
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
-    wait_for(lambda: len(queued(tiny.bed)) == 4)
+    until(lambda: len(queued(tiny.bed)) == 4)
     taken = set(queued(tiny.bed))
     tiny.bed.run("scancel", *sorted(taken)[:3])
-    wait_for(lambda: len(set(queued(tiny.bed)) - taken) == 2)
-    said, _ = process.communicate(timeout=60)
+    until(lambda: len(set(queued(tiny.bed)) - taken) == 2)
+    said = ended(process)
     assert process.returncode == 0, said
     assert "4 runs submitted" in said and "2 runs submitted" in said
 
@@ -337,7 +334,7 @@ def test_jobs_import_the_own_code_that_was_frozen(
     run, (job,) = tiny.run, queued(tiny.bed)
     mine.write_text("raise SystemExit('edited after the launch')")
     tiny.bed.run("scontrol", "release", job)
-    wait_for(run.result.exists)
+    until(run.result.exists)
     config = run.read_config()
     assert config["objective"]["kind"] == "my_loss:Smooth" and [*config["code"]] == [
         "my_loss:Smooth"

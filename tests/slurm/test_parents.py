@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from slurm_bed import inside, needs_slurm
-from slurm_sweep import Sweep, wait_for
+from slurm_sweep import Sweep
+from waiting import until
 
 from slurm.testbed import Bed
 
@@ -33,10 +34,10 @@ def test_slurm_holds_children_back_until_their_parents_are_over(tiny: Sweep) -> 
     assert needs.strip().startswith(f"afterany:{parent.job.partition('_')[0]}")
     tiny.bed.run("scancel", parent.job)
     tiny.bed.run("scontrol", "release", child.job)
-    wait_for(lambda: tiny.look().statuses[1].state == "new")
+    until(lambda: tiny.look().statuses[1].state == "new")
     tiny.write_profile()
     tiny.launch()
     assert tiny.look().statuses[1].reason == f"waiting for {parent.run.id}"
-    wait_for(lambda: tiny.states() == {"done": 2})
+    until(lambda: tiny.states() == {"done": 2})
     ends = [tiny.store.run(one.run.id).result.stat().st_mtime for one in tiny.look().statuses]
     assert ends == sorted(ends)

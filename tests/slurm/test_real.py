@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_bed import inside, needs_slurm, submit, wait_for
+from slurm_bed import inside, needs_slurm, submit
+from waiting import until
 
 from core.errors import ClusterError
 from slurm import cluster, limits
@@ -29,10 +30,7 @@ time.sleep(float(sys.argv[2]))
 """
 
 
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    with Bed(max_array_size=101, kill_wait=2) as up:
-        yield up
+BED = {"max_array_size": 101}
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +50,7 @@ def tell(folder: Path, seconds: float = 0) -> str:
 
 
 def told(folder: Path, name: str) -> Job:
-    wait_for(lambda: (folder / name).exists() and (folder / name).read_text() != "")
+    until(lambda: (folder / name).exists() and (folder / name).read_text() != "")
     return Job(**json.loads((folder / name).read_text()))
 
 
@@ -78,7 +76,7 @@ def test_how_jobs_ended_is_told_without_accounting(bed: Bed) -> None:
         bed, "case $SLURM_ARRAY_TASK_ID in 1) exit 3;; 2) kill -9 $$;; esac", "--array=0-2"
     )
     ids = [f"{array}_{i}" for i in range(3)]
-    wait_for(lambda: states(*ids) == ["COMPLETED", "FAILED", "FAILED"])
+    until(lambda: states(*ids) == ["COMPLETED", "FAILED", "FAILED"])
     ended = cluster.jobs(ids)
     assert [(ended[i].exit_code, ended[i].signal) for i in ids] == [(0, 0), (3, 0), (0, 9)]
     assert all(job.over for job in ended.values())
@@ -87,12 +85,12 @@ def test_how_jobs_ended_is_told_without_accounting(bed: Bed) -> None:
 def test_tasks_that_ran_wait_or_never_started_are_told_apart(bed: Bed) -> None:
     array = submit(bed, "sleep 60", "--array=0-9%2")
     ids = [f"{array}_{i}" for i in range(10)]
-    wait_for(lambda: states(*ids[:2]) == ["RUNNING", "RUNNING"])
+    until(lambda: states(*ids[:2]) == ["RUNNING", "RUNNING"])
     assert set(states(*ids[2:])) == {"PENDING"}
     cluster.cancel(ids[5:])  # Slurm forgets tasks that are cancelled one by one before they start
     assert states(*ids[4:]) == ["PENDING", *["UNKNOWN"] * 5]
     cluster.cancel(ids)
-    wait_for(lambda: set(states(*ids[:5])) == {"CANCELLED"})
+    until(lambda: set(states(*ids[:5])) == {"CANCELLED"})
     cluster.cancel(ids)  # over already: no fault
 
 
@@ -153,6 +151,6 @@ def test_gpus_are_handed_out_without_overlap(bed: Bed, tmp_path: Path) -> None:
     )
     submit(bed, show, "--array=0-3", "--gpus-per-node=2")
     files = [tmp_path / str(i) for i in range(4)]
-    wait_for(lambda: all(file.exists() and file.read_text() for file in files))
+    until(lambda: all(file.exists() and file.read_text() for file in files))
     seen = [tuple(file.read_text().split()) for file in files]
     assert sorted(seen) == [("n1", "0,1"), ("n1", "2,3"), ("n2", "0,1"), ("n2", "2,3")]

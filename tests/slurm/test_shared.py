@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from slurm_bed import inside, needs_slurm
-from slurm_sweep import Sweep, wait_for
+from slurm_sweep import Sweep
+from waiting import ended, until
 
 from core.store.json_files import read_json, read_jsonl
 from slurm.testbed import Bed
@@ -16,10 +17,7 @@ pytestmark = [*needs_slurm, pytest.mark.slow]
 HELD = {"slurm_additional_parameters": {"hold": True}}
 
 
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    with Bed(nodes=1, kill_wait=2) as up:
-        yield up
+BED = {"nodes": 1}
 
 
 @pytest.fixture
@@ -67,11 +65,11 @@ def test_further_evaluations_wait_until_the_other_grid_has_trained(
     script = second.command(
         "launch", str(second.grid_file), "--profile", str(second.profile_file), "--dry-run"
     )
-    said, _ = script.communicate(timeout=120)
+    said = ended(script)
     jobs = sorted(str(s.job) for s in first.look().statuses)
     assert f"#SBATCH --dependency=afterany:{':'.join(jobs)}\n" in said
     assert "2 runs submitted: 2 tasks" in second.launch()
-    wait_for(lambda: [s.reason for s in second.look().statuses] == ["Dependency"] * 2)
+    until(lambda: [s.reason for s in second.look().statuses] == ["Dependency"] * 2)
     release(bed, first)
     second.done()
     first.done()

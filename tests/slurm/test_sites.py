@@ -26,10 +26,7 @@ SEEN = (
 """What a job of a launch is given, told by one."""
 
 
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    with Bed(nodes=1, kill_wait=2) as up:
-        yield up
+BED = {"nodes": 1}
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from slurm_bed import inside, needs_slurm, submit
-from slurm_sweep import Sweep, numbers, wait_for
+from slurm_sweep import Sweep, numbers
+from waiting import until
 
 from core.options import Options
 from core.store.folders import RunDir, Store
@@ -87,7 +88,7 @@ def test_a_requeued_job_goes_on_where_it_was(tiny: Sweep, calm: Calm) -> None:
     tiny.launch()
     tiny.trained(3)
     tiny.bed.run("scontrol", "requeue", tiny.job())
-    wait_for(lambda: tiny.holder.info["outcome"])
+    until(lambda: tiny.holder.info["outcome"])
     assert (tiny.holder.info["outcome"], tiny.holder.info["kind"]) == ("interrupted", "requeued")
     assert tiny.only().state is State.PENDING
     assert "nothing to submit" in tiny.launch()
@@ -113,7 +114,7 @@ def test_the_time_limit_is_a_pause(tiny: Sweep, calm: Calm) -> None:
     tiny.trained(3)
     tiny.kill(signal.SIGSTOP)
     limit(math.ceil((time.time() - (cluster.jobs([job])[job].started or 0) + 50) / 60))
-    wait_for(lambda: tiny.holder.info["outcome"])
+    until(lambda: tiny.holder.info["outcome"])
     limit(60)
     tiny.done()
     assert tiny.outcomes() == ["interrupted", "done"]
@@ -165,7 +166,7 @@ def test_a_preempted_job_comes_back(tiny: Sweep, calm: Calm, signalled: str) -> 
         tiny.launch()
         tiny.trained(3)
         preempt(tiny)
-        wait_for(lambda: tiny.holder.info["outcome"])
+        until(lambda: tiny.holder.info["outcome"])
         kind = "requeued" if signalled == "USR2" else "stopped"
         assert (tiny.holder.info["outcome"], tiny.holder.info["kind"]) == ("interrupted", kind)
         tiny.done()
@@ -182,7 +183,7 @@ def test_scancel_stops_a_run_in_order_and_retry_goes_on(tiny: Sweep, calm: Calm)
     tiny.trained(3)
     owner = tiny.holder.info
     tiny.bed.run("scancel", tiny.job())
-    wait_for(lambda: not process_alive(owner))
+    until(lambda: not process_alive(owner))
     status = tiny.only()
     assert (status.state, status.kind) == (State.CANCELLED, "cancelled")
     assert "nothing to submit" in tiny.launch()
@@ -255,7 +256,7 @@ def hang(tiny: Sweep) -> int:
     tiny.launch()
     tiny.trained(3)
     pid = tiny.kill(signal.SIGSTOP)
-    wait_for(lambda: tiny.only().kind == "hung")
+    until(lambda: tiny.only().kind == "hung")
     status = tiny.only()
     assert status.state is State.INTERRUPTED
     assert "no heartbeat for " in (status.reason or "")
@@ -328,7 +329,7 @@ def test_jobs_of_several_runs_survive_too(tiny: Sweep, calm: Calm) -> None:
     tiny.launch()
     second = tiny.store.run(tiny.grid.runs[1].id)
     tiny.trained(3)
-    wait_for(lambda: second.checkpoint.exists())
+    until(lambda: second.checkpoint.exists())
     tiny.bed.run("scancel", "--signal=USR2", tiny.job())
     tiny.done()
     for run in (tiny.run, second):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from slurm_bed import inside, needs_slurm
-from slurm_sweep import Sweep, numbers, wait_for
+from slurm_sweep import Sweep, numbers
+from waiting import until
 
 from core.options import Options
 from core.store.folders import Store
@@ -91,7 +92,7 @@ def test_scancel_and_the_time_limit_are_heard_by_the_leader(tiny: Sweep, tmp_pat
     tiny.launch()
     tiny.trained(2)
     tiny.bed.run("scancel", "--signal=USR2", tiny.job())
-    wait_for(lambda: tiny.outcomes()[0] == "interrupted")
+    until(lambda: tiny.outcomes()[0] == "interrupted")
     tiny.trained(6)
     tiny.bed.run("scancel", tiny.job())
     tiny.over()

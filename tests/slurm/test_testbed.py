@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm_bed import needs_slurm, submit, wait_for
+from slurm_bed import needs_slurm, submit
+from waiting import until
 
 from slurm.testbed import Bed, BedError, Knobs, install
 from slurm.testbed.__main__ import main
@@ -79,7 +80,7 @@ class TestReal:
         before = etc()
         with Bed(nodes=1) as bed:
             job = submit(bed, "env -i setsid sleep 60 & trap '' TERM; sleep 60")
-            wait_for(lambda: sum(p.comm == "sleep" for p in bed.processes()) == 2)
+            until(lambda: sum(p.comm == "sleep" for p in bed.processes()) == 2)
             assert bed.run("squeue", "-h", "-o", "%i").strip() == job
         assert bed.processes() == []
         assert not bed.root.exists()
@@ -104,7 +105,7 @@ class TestReal:
             bed = Bed(Path(process.stdout.readline().strip()))
             assert {"slurmctld", "n1"} <= {p.node or p.comm for p in bed.processes()}
             process.send_signal(sig)
-        wait_for(lambda: not bed.processes() and not bed.root.exists())
+        until(lambda: not bed.processes() and not bed.root.exists())
 
     def test_two_live_side_by_side_and_on_loopback(self) -> None:
         with Bed(nodes=1) as one, Bed(nodes=3) as two:
@@ -142,7 +143,7 @@ class TestReal:
     def test_jobs_outlive_slurmctld_and_slurmd(self) -> None:
         with Bed(nodes=1) as bed:
             job = submit(bed, "sleep 4")
-            wait_for(lambda: "RUNNING" in bed.run("squeue", "-h", "-o", "%T"))
+            until(lambda: "RUNNING" in bed.run("squeue", "-h", "-o", "%T"))
             bed.stop_daemon("n1")
             bed.stop_daemon("slurmctld", signal.SIGTERM)  # SIGKILL would forget that it started
             with pytest.raises(BedError):
@@ -151,7 +152,7 @@ class TestReal:
             bed.start_daemon("n1")
             bed.wait_idle()
             done = ("squeue", "-h", "-t", "all", "-j", job, "-o", "%T %V")
-            wait_for(lambda: bed.run(*done).startswith("COMPLETED"))
+            until(lambda: bed.run(*done).startswith("COMPLETED"))
             shown = bed.run("scontrol", "show", "job", job)
             assert "Restarts=0" in shown
 
@@ -159,11 +160,11 @@ class TestReal:
     def test_a_crashed_node_takes_its_jobs_along(self) -> None:
         with Bed(nodes=2, slurmd_timeout=5) as bed:
             job = submit(bed, "sleep 60", "--nodelist=n2", "--no-requeue")
-            wait_for(lambda: any(p.node == "n2" and p.comm == "sleep" for p in bed.processes()))
+            until(lambda: any(p.node == "n2" and p.comm == "sleep" for p in bed.processes()))
             bed.crash("n2")
             assert {p.node for p in bed.processes()} == {None, "n1"}
             end = ("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
-            wait_for(lambda: bed.run(*end).strip() == "NODE_FAIL", timeout_s=120)
+            until(lambda: bed.run(*end).strip() == "NODE_FAIL")
 
     def test_stopped_it_can_be_started_again_with_its_queue(self, tmp_path: Path) -> None:
         bed = Bed(nodes=1)

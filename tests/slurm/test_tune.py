@@ -12,7 +12,8 @@ import pytest
 import yaml
 from rich.console import Console
 from slurm_bed import inside, needs_slurm
-from slurm_sweep import BASE, Sweep, wait_for
+from slurm_sweep import BASE, Sweep
+from waiting import until
 
 from core.store.holder import find_holder
 from core.store.json_files import read_jsonl
@@ -24,10 +25,7 @@ from sweep.tune import session, winners
 pytestmark = [*needs_slurm, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Bed]:
-    with Bed(acct="none", cpus=4, kill_wait=2) as up:
-        yield up
+BED = {"acct": "none", "cpus": 4}
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ def test_an_array_of_workers_shares_a_search(tiny: Sweep) -> None:
     assert len(session.at_work(session.folder(tiny.grid, tiny.store))) == 2
     tune(tiny, 2)
     assert len(submissions(tiny)) == 1, "two workers are there already"
-    wait_for(lambda: search.look(wanted(tiny)).over)
+    until(lambda: search.look(wanted(tiny)).over)
     tiny.over()
     seen = search.look(wanted(tiny))
     assert seen.real == 4 and seen.winner and seen.winner["trials"] == 4
@@ -98,7 +96,7 @@ def begun(tiny: Sweep, epochs: int = 2) -> int | None:
 @pytest.mark.parametrize("how", ["killed", "requeued"])
 def test_a_lost_worker_does_not_lose_its_trial(tiny: Sweep, how: str) -> None:
     tune(tiny, 1)
-    wait_for(lambda: begun(tiny) is not None)
+    until(lambda: begun(tiny) is not None)
     number = begun(tiny)
     assert number is not None
     run = wanted(tiny).trial_dir(number)
@@ -111,7 +109,7 @@ def test_a_lost_worker_does_not_lose_its_trial(tiny: Sweep, how: str) -> None:
         tune(tiny, 1)
     else:
         tiny.bed.run("scancel", "--signal=USR2", str(current.info["job"]))
-    wait_for(lambda: search.look(wanted(tiny)).over)
+    until(lambda: search.look(wanted(tiny)).over)
     tiny.over()
     outcomes = [row["outcome"] for row in read_jsonl(run.attempts)]
     assert outcomes == ["lost" if how == "killed" else "interrupted", "done"]
@@ -121,7 +119,7 @@ def test_a_lost_worker_does_not_lose_its_trial(tiny: Sweep, how: str) -> None:
 
 def test_cancel_stops_the_workers(tiny: Sweep) -> None:
     tune(tiny, 1)
-    wait_for(lambda: begun(tiny, 1) is not None)
+    until(lambda: begun(tiny, 1) is not None)
     assert session.stop(tiny.grid, tiny.store) == 1
     tiny.over()
     seen = search.look(wanted(tiny))

@@ -1,22 +1,14 @@
-"""Claims of other machines, and waiting for what threads and processes do."""
+"""Claims of other machines."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from core.store.folders import RunDir
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the wait timed out"
-        time.sleep(0.005)
 
 
 def foreign(run: RunDir, *, age: float, attempt: int = 1, **info: Any) -> Path:

@@ -1,11 +1,11 @@
 """A real Slurm for the tests that need one: marks, a submit and a wait."""
 
 import getpass
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from waiting import until
 
 from slurm.testbed import Bed, install
 
@@ -27,14 +27,6 @@ def submit(bed: Bed, command: str, *options: str) -> str:
     return bed.run("sbatch", "--parsable", *wrap).strip()
 
 
-def wait_for(happened: Callable[[], bool], timeout_s: float = 30) -> None:
-    """Returns once `happened`; fails the test after `timeout_s`."""
-    end = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < end, f"not within {timeout_s:g} s"
-        time.sleep(0.05)
-
-
 @contextmanager
 def inside(bed: Bed, monkeypatch: pytest.MonkeyPatch, **environ: str) -> Iterator[None]:
     """Commands of this process talk to the bed; no job survives the block."""
@@ -43,4 +35,4 @@ def inside(bed: Bed, monkeypatch: pytest.MonkeyPatch, **environ: str) -> Iterato
     bed.wait_idle()  # a former test may have left a node drained
     yield
     bed.run("scancel", "--user", getpass.getuser())
-    wait_for(lambda: not bed.run("squeue", "-h"), timeout_s=240)
+    until(lambda: not bed.run("squeue", "-h"))

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from waiting import until
 
 from core.store.folders import RunDir, Store, SweepDir
 from core.store.holder import Holder, find_holder
@@ -27,8 +27,6 @@ from sweep.grid import Grid, load_grid
 from sweep.state.plan import Plan, State, Status
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240.0
-"""Importing torch alone takes a minute where the machine is busy with other things."""
 BASE = {
     "weights": "random",
     "image_size": 32,
@@ -47,16 +45,6 @@ SLURM = {
     "mem_gb": 1.5,
     "slurm_signal_delay_s": 30,
 }
-
-
-def wait_for(
-    happened: Callable[[], object], seconds: float = PATIENCE_S, every: float = 0.1
-) -> None:
-    """Return once `happened`, asked again after `every` seconds; fail the test after `seconds`."""
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, f"not within {seconds:g} s"
-        time.sleep(every)
 
 
 @dataclass
@@ -171,15 +159,15 @@ class Sweep:
 
     def trained(self, epochs: int) -> None:
         """Wait until the first run has finished so many epochs."""
-        wait_for(lambda: self.epochs() >= epochs)
+        until(lambda: self.epochs() >= epochs)
 
     def done(self) -> None:
         """Wait until every run is done."""
-        wait_for(lambda: self.states() == {"done": len(self.grid.runs)})
+        until(lambda: self.states() == {"done": len(self.grid.runs)})
 
     def over(self) -> None:
         """Wait until Slurm has no job of ours any more."""
-        wait_for(lambda: not self.bed.run("squeue", "-h"))
+        until(lambda: not self.bed.run("squeue", "-h"))
 
     def outcomes(self) -> list[str]:
         """How the attempts at the first run ended, in order."""
@@ -209,4 +197,4 @@ def numbers(run: RunDir) -> list[Any]:
     ]
 
 
-__all__ = ["ROOT", "State", "Sweep", "numbers", "wait_for"]
+__all__ = ["ROOT", "State", "Sweep", "numbers"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from waiting import ended, until
 
 from core.store import claims, processes
 from core.store.claims import Claim
@@ -42,11 +43,23 @@ evals:
 """
 
 
+SUPPORT = Path(__file__).parents[1] / "support"
+
+
 @pytest.fixture
-def small(tmp_path: Path) -> Callable[[int], Path]:
-    def write(epochs: int) -> Path:
-        path = tmp_path / "small.yaml"
-        path.write_text(GRID.replace("EPOCHS", str(epochs)))
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Until this file is there, a run that waits trains two epochs with an attack, see gate.py."""
+    monkeypatch.setenv("GATE", str(tmp_path / "open"))
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
+    return tmp_path / "open"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Callable[..., Path]:
+    def write(epochs: int, *, waits: bool = False) -> Path:
+        path, text = tmp_path / "small.yaml", GRID.replace("EPOCHS", str(epochs))
+        loss = "base: {objective: {kind: 'gate:Waiting'}, "
+        path.write_text(text.replace("base: {", loss) if waits else text)
         return path
 
     return write
@@ -67,13 +80,6 @@ def look(path: Path, root: Path) -> Plan:
     return launcher.look(load_grid(path), Store(root))
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-
-
 def numbers(root: Path) -> dict[str, list[object]]:
     """What every run measured, without its timings."""
     found: dict[str, list[object]] = {}
@@ -90,18 +96,15 @@ def numbers(root: Path) -> dict[str, list[object]]:
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_resumable_runs_that_end_with_the_same_numbers(
-    small: Callable[[int], Path], tmp_path: Path
+    small: Callable[..., Path], gate: Path, tmp_path: Path
 ) -> None:
-    path, root, calm = small(16), tmp_path / "root", tmp_path / "calm"
+    path, root, calm = small(8, waits=True), tmp_path / "root", tmp_path / "calm"
     only = ("--only", "seed=0", "--tracking", "none")
     process = sweep("launch", str(path), *only, root=root, start_new_session=True)
-
-    def trained_a_little() -> bool:  # a claim tells epochs only with its next heartbeat
-        return any(len(read_jsonl(file)) >= 2 for file in root.glob("runs/*/metrics.jsonl"))
-
-    until(trained_a_little)
+    # Not by its claim, which tells epochs only with its next heartbeat.
+    until(lambda: any(len(read_jsonl(file)) >= 2 for file in root.glob("runs/*/metrics.jsonl")))
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
-    output, _ = process.communicate(timeout=60)
+    output = ended(process)
     assert process.returncode == 130, output
     assert "resume the runs" in output
     after = look(path, root)
@@ -109,9 +112,10 @@ def test_ctrl_c_leaves_resumable_runs_that_end_with_the_same_numbers(
     assert not after.counts[State.FAILED]
     assert after.counts[State.INTERRUPTED]
 
+    gate.touch()
     for target in (root, calm):
         process = sweep("launch", str(path), *only, root=target)
-        output, _ = process.communicate(timeout=120)
+        output = ended(process)
         assert process.returncode == 0, output
     assert numbers(root) == numbers(calm)
     attempts = [len(read_jsonl(f / "attempts.jsonl")) for f in (root / "runs").iterdir()]
@@ -120,16 +124,17 @@ def test_ctrl_c_leaves_resumable_runs_that_end_with_the_same_numbers(
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(
-    small: Callable[[int], Path], tmp_path: Path
+    small: Callable[..., Path], gate: Path, tmp_path: Path
 ) -> None:
-    path, root = small(16), tmp_path / "root"
+    path, root = small(8, waits=True), tmp_path / "root"
     arguments = ("launch", str(path), "--tracking", "none", "--max-parallel", "1")
     process = sweep(*arguments, "--only", "seed=0", root=root)
-    until(lambda: any(1 < len(read_jsonl(p)) < 20 for p in root.glob("runs/*/metrics.jsonl")))
+    until(lambda: any(len(read_jsonl(p)) >= 2 for p in root.glob("runs/*/metrics.jsonl")))
     found = (find_holder(RunDir(path)) for path in root.glob("runs/*"))
     (current,) = (item for item in found if item and item.live and item.info)
     os.kill(current.info["pid"], signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
+    gate.touch()
+    output = ended(process)
     assert process.returncode == 0, output
     outcomes = [row["outcome"] for p in root.glob("runs/*/attempts.jsonl") for row in read_jsonl(p)]
     assert sorted(outcomes) == ["done", "done", "lost"]
@@ -137,7 +142,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(
 
 @pytest.mark.slow
 def test_a_failing_run_stops_no_other_and_is_retried_only_when_asked(
-    small: Callable[[int], Path], tmp_path: Path
+    small: Callable[..., Path], tmp_path: Path
 ) -> None:
     path, root = small(2), tmp_path / "root"
     # One run diverges at once; the others have an ordinary learning rate.
@@ -145,7 +150,7 @@ def test_a_failing_run_stops_no_other_and_is_retried_only_when_asked(
     text += "include:\n  - {schedule: fix, seed: 7, optim.lr: 1e30}\n"
     path.write_text(text.replace("seeds: [0]\n", ""))
     process = sweep("launch", str(path), "--tracking", "none", root=root)
-    output, _ = process.communicate(timeout=120)
+    output = ended(process)
     assert process.returncode == 1, output
     seen = look(path, root)
     assert (seen.counts[State.FAILED], seen.counts[State.DONE]) == (1, 2)
@@ -155,24 +160,24 @@ def test_a_failing_run_stops_no_other_and_is_retried_only_when_asked(
     assert "became" in bad.reason
     assert bad.reason in " ".join(output.split())
     process = sweep("launch", str(path), "--tracking", "none", root=root)
-    output, _ = process.communicate(timeout=60)
+    output = ended(process)
     assert "nothing to submit" in output
     process = sweep("retry", str(path), "--failed", "diverged", "--tracking", "none", root=root)
-    process.communicate(timeout=60)
+    ended(process)
     (bad,) = [s for s in look(path, root).statuses if s.state is State.FAILED]
     assert bad.attempts == 2
 
 
 def test_runs_on_their_way_are_not_launched_twice(
-    small: Callable[[int], Path], tmp_path: Path
+    small: Callable[..., Path], gate: Path, tmp_path: Path
 ) -> None:
-    path, root = small(16), tmp_path / "root"
+    path, root = small(8, waits=True), tmp_path / "root"
     first = sweep("launch", str(path), "--tracking", "none", "--detach", root=root)
-    first.communicate(timeout=60)
+    ended(first)
     try:
         assert first.returncode == 0
         second = sweep("launch", str(path), "--tracking", "none", root=root)
-        output, _ = second.communicate(timeout=60)
+        output = ended(second)
         assert "nothing to submit" in output
         assert second.returncode == 3
     finally:
@@ -183,7 +188,7 @@ def test_runs_on_their_way_are_not_launched_twice(
 
 
 def test_two_people_cannot_submit_a_sweep_at_the_same_moment(
-    small: Callable[[int], Path], tmp_path: Path
+    small: Callable[..., Path], tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "root")
     folder = submissions.record_grid(load_grid(small(2)), store)
@@ -198,23 +203,21 @@ def test_two_people_cannot_submit_a_sweep_at_the_same_moment(
 
 
 @pytest.mark.slow
-def test_a_new_evaluation_reuses_the_training(small: Callable[[int], Path], tmp_path: Path) -> None:
+def test_a_new_evaluation_reuses_the_training(small: Callable[..., Path], tmp_path: Path) -> None:
     path, root = small(2), tmp_path / "root"
     one = ("--only", "seed=0", "schedule=fix", "--tracking", "none")
-    sweep("launch", str(path), *one, root=root).communicate(timeout=120)
+    ended(sweep("launch", str(path), *one, root=root))
     before = numbers(root)
     path.write_text(path.read_text() + "  - {epsilons: 0..1/255, steps: 2, images: 10}\n")
     assert look(path, root).counts[State.UNEVALUATED] == 1
-    sweep("launch", str(path), *one, root=root).communicate(timeout=120)
+    ended(sweep("launch", str(path), *one, root=root))
     (name,) = before
     assert numbers(root)[name][:2] == before[name][:2]
     assert len(list((root / "runs" / name).glob("evals/*.json"))) == 2
     assert len(read_jsonl(root / "runs" / name / "metrics.jsonl")) == 2
 
 
-def test_the_state_of_a_run_follows_its_folder(
-    small: Callable[[int], Path], tmp_path: Path
-) -> None:
+def test_the_state_of_a_run_follows_its_folder(small: Callable[..., Path], tmp_path: Path) -> None:
     store = Store(tmp_path / "root")
     run = load_grid(small(2)).runs[0]
     folder = store.run(run.id)
@@ -238,32 +241,32 @@ def test_the_state_of_a_run_follows_its_folder(
 
 @pytest.mark.slow
 def test_cancelled_runs_stop_and_only_retry_starts_them_again(
-    small: Callable[[int], Path], tmp_path: Path
+    small: Callable[..., Path], gate: Path, tmp_path: Path
 ) -> None:
-    path, root = small(40), tmp_path / "root"
+    path, root = small(8, waits=True), tmp_path / "root"
     environ = os.environ | {"EPSWEEP_HEARTBEAT_S": "0.2"}
     arguments = ("launch", str(path), "--tracking", "none", "--max-parallel", "1")
     process = sweep(*arguments, root=root, env=environ)
     until(lambda: any(s.epoch >= 1 for s in look(path, root).statuses))
     asked = sweep("cancel", str(path), "--only", "schedule=fix", "seed=0,1", root=root)
-    output, _ = asked.communicate(timeout=60)
+    output = ended(asked)
     assert "2 runs asked to stop" in output
     until(lambda: look(path, root).counts[State.CANCELLED] == 2)
     rest = sweep("cancel", str(path), root=root)
-    rest.communicate(timeout=60)
-    output, _ = process.communicate(timeout=60)
+    ended(rest)
+    output = ended(process)
     assert process.returncode == 3, output
     assert look(path, root).counts[State.CANCELLED] == 4
     begun = [s for s in look(path, root).statuses if s.attempts]
     assert begun
     assert all(s.reason == "cancelled on request" for s in begun)
     again = sweep("launch", str(path), "--tracking", "none", root=root)
-    output, _ = again.communicate(timeout=60)
+    output = ended(again)
     assert "nothing to submit" in output
 
 
 def test_a_job_that_slurm_holds_is_released(
-    small: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+    small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a failed start it would stay pending for ever; any other pending job is left alone."""
     released: list[str] = []
@@ -286,7 +289,7 @@ def test_a_job_that_slurm_holds_is_released(
 
 
 def test_a_launcher_whose_clock_is_ahead_ends_no_healthy_job(
-    small: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, grid = Store(tmp_path / "root"), load_grid(small(2))
     one = replace(grid, runs=grid.runs[:1])

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from submitit.core import plugins
 from submitit.core.core import PicklingExecutor
 from submitit.core.utils import JobPaths, cloudpickle_dump
+from waiting import until
 
 from core.config import ConfigError
 from core.errors import ClusterError
@@ -156,13 +156,6 @@ def _statuses(call: Call, grid: str) -> list[dict[str, Any]]:
     return sorted(runs, key=lambda run: int(run["config"]["seed"]))
 
 
-def _until(true: Callable[[], bool]) -> None:
-    patience = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < patience
-        time.sleep(0.2)
-
-
 @pytest.mark.slow  # 8 s, and more on a busy machine
 def test_the_verbs_work_on_the_jobs_of_a_plugin(
     farm: SimpleNamespace, store: Store, call: Call
@@ -191,17 +184,17 @@ def test_the_verbs_work_on_the_jobs_of_a_plugin(
 
     code, out, err = call("cancel", farm.grid, "--only", "seed=0")
     assert code == 0 and "1 run asked to stop" in out, err
-    _until(lambda: not _alive(jobs()[0]))
+    until(lambda: not _alive(jobs()[0]))
     assert _alive(jobs()[1]) and states() == ["cancelled", "pending"]
     os.killpg(int(jobs()[1]), signal.SIGKILL)
-    _until(lambda: states() == ["cancelled", "new"])
+    until(lambda: states() == ["cancelled", "new"])
     (_, killed) = _statuses(call, farm.grid)
     assert "its job ended before the run began" in killed["reason"]
 
     farm.gate.touch()
     code, out, err = call("retry", farm.grid, *profile)
     assert code == 0 and "1 run submitted: 1 task, arrays" in out, err
-    _until(lambda: not _alive(jobs()[2]))
+    until(lambda: not _alive(jobs()[2]))
     assert states() == ["done", "new"]
     assert "attempt 1 of" in call("logs", first)[1]
     claim = find_holder(store.run(first))
@@ -224,7 +217,7 @@ def test_searches_with_own_code_are_tuned_on_a_plugin(
     Path("my_loss.py").write_text("raise SystemExit('edited after the launch')")
     farm.gate.touch()
     (row,) = read_jsonl(store.sweep("far").path / "tune" / "submissions.jsonl")
-    _until(lambda: not _alive(row["jobs"][0]))
+    until(lambda: not _alive(row["jobs"][0]))
     Path("my_loss.py").write_text(example.read_text())
     code, out, _ = call("tune", farm.grid, "--status")
     assert code == 0 and "1 of 1 search finished, 2 of 2 trials" in out

@@ -9,13 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import until
 
 from core.errors import ClusterError
 from core.store.folders import Store
@@ -137,13 +137,6 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     node.terminate()
     node.wait()
     shutil.rmtree(place, ignore_errors=True)
-
-
-def until(true: Callable[[], object]) -> None:
-    patience = time.monotonic() + 600
-    while not true():
-        assert time.monotonic() < patience
-        time.sleep(0.1)
 
 
 def processes(*words: str) -> dict[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trials
 from tuned_grid import GRID, one_search, parse, searches
+from waiting import ended
 
 from core.config import ConfigError
 from core.store.folders import Store
@@ -174,7 +175,7 @@ def test_from_search_to_table(tmp_path: Path) -> None:
                 os.kill(info["pid"], 9)
                 killed = file.parent
                 break
-    out, _ = tuner.communicate(timeout=300)
+    out = ended(tuner)
     assert killed and tuner.returncode == 0, out
     assert "2 of 2 searches finished, 8 of 8 trials" in out
     outcomes = [row["outcome"] for row in read_jsonl(killed / "attempts.jsonl")]
@@ -182,12 +183,12 @@ def test_from_search_to_table(tmp_path: Path) -> None:
     assert not list(claims.rglob("*.pt")) and not (root / "runs").exists()
 
     launched = sweep("launch", str(path), "--tracking", "none")
-    out, _ = launched.communicate(timeout=300)
+    out = ended(launched)
     assert launched.returncode == 0, out
     seen = launcher.look(winners.apply(load_grid(path), Store(root)), Store(root))
     assert {status.state for status in seen.statuses} == {"done"}
     rates = {status.run.setting: status.run.config.optim.lr for status in seen.statuses}
     assert rates["fix"] == rates["sched"] != 1e-4
     tables = sweep("tables", str(path))
-    out, _ = tables.communicate(timeout=120)
+    out = ended(tables)
     assert "hyper-parameters from a search of 4 trials, expected at least 10" in out
