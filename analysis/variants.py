@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -36,6 +37,12 @@ def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         config = _whole(configs[row["id"]]) if fields else {}
         found[row["id"]] = ", ".join(f"{n}={config[n]}" for n in fields if n in config)
     return found
+
+
+def fields_of(variant: str) -> dict[str, str]:
+    """The fields of a variant: 'objective.kind=at, protocol=full' as a dict."""
+    parts = re.split(r", (?=[\w.]+=)", variant) if variant else []
+    return {name: value for name, _, value in (part.partition("=") for part in parts)}
 
 
 def _with_parents_told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

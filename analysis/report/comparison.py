@@ -7,7 +7,6 @@ pair counts once, as the mean over its other axes, as its cells are not independ
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from analysis.cells import Cell, Key
 from analysis.names import METRICS, settings_in_order
 from analysis.rounding import difference, half_up
 from analysis.statistics import CONFIDENCE
+from analysis.variants import fields_of
 from core.config import Strength
 
 SCHEDULE = "schedule"
@@ -101,12 +101,6 @@ def comparisons(found: Mapping[Key, Cell]) -> list[Comparison]:
         )
     ]
     return [one for one in made if one.pairs]
-
-
-def fields_of(variant: str) -> dict[str, str]:
-    """The fields of a variant: 'objective.kind=at, protocol=full' as a dict."""
-    parts = re.split(r", (?=[\w.]+=)", variant) if variant else []
-    return {name: value for name, _, value in (part.partition("=") for part in parts)}
 
 
 def _ordered(axis: str, levels: Iterable[str]) -> list[str]:

@@ -48,7 +48,7 @@ def _beats(run: RunDir, seen: Holder) -> bool:
         time.sleep(min(1.0, seconds / 20))
         again = find_holder(run)
         if again is None or (again.attempt, again.beat) != (seen.attempt, seen.beat):
-            return again is not None and not again.info.get("outcome")
+            return again is not None and not again.outcome
     return False
 
 

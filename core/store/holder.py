@@ -24,6 +24,7 @@ from core.store.json_files import parse_json
 from core.store.processes import process_alive
 
 _LOOKS = 8
+GIVEN_UP = frozenset({"failed", "cancelled"})
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,27 @@ class Holder:
     """Set if the claim cannot be read; it is then not live, since an owner would replace it."""
 
     @property
+    def outcome(self) -> str | None:
+        """How its process ended: done, failed, cancelled, interrupted or lost; None if it recorded
+        nothing."""
+        found: str | None = self.info.get("outcome")
+        return found
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it ended such that only a retry begins the run again."""
+        return self.outcome in GIVEN_UP
+
+    @property
     def live(self) -> bool:
         """Whether its process still works on the run, as far as this machine can tell."""
-        silent = self.info.get("outcome") or self.damage or self._silent
+        silent = self.outcome or self.damage or self._silent
         return not silent and not self._gone
 
     @property
     def hung(self) -> bool:
         """Whether it has been silent for too long without an outcome; its process may exist."""
-        return not self.info.get("outcome") and not self._gone and self._silent
+        return not self.outcome and not self._gone and self._silent
 
     @property
     def silence(self) -> str:

@@ -216,7 +216,7 @@ def _trial(search: Search, number: int) -> Trial:
         return Trial(number, ended["state"], ended, current.seconds, ended["reason"])
     if current.live:
         return Trial(number, "running", {}, current.seconds)
-    state = "failed" if current.info.get("outcome") == "failed" else "interrupted"
+    state = "failed" if current.outcome == "failed" else "interrupted"
     return Trial(number, state, {}, current.seconds, current.info.get("reason"))
 
 

@@ -52,8 +52,7 @@ class Facts:
     @property
     def outcome(self) -> str | None:
         """The outcome recorded by its last process; None if it recorded none or never began."""
-        found: str | None = self.holder.info.get("outcome") if self.holder else None
-        return found
+        return self.holder.outcome if self.holder else None
 
     @property
     def untouched(self) -> bool:
@@ -70,8 +69,8 @@ class Facts:
         the run can still continue."""
         if self.promise is None or not self.promise.live or self.hung:
             return False
-        over = self.damaged or self.changed or self.outcome in ("failed", "cancelled")
-        return self.untouched or not over
+        given_up = self.holder is not None and self.holder.given_up
+        return self.untouched or not (self.damaged or self.changed or given_up)
 
     @property
     def hung(self) -> bool:

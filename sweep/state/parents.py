@@ -34,7 +34,7 @@ def obstacle(parent: str | None, runs: Path) -> str | None:
     current = find_holder(folder)
     if current and current.live:
         return f"waiting for {parent}"
-    outcome = "cancelled" if exists(folder.cancel) else current and current.info.get("outcome")
+    outcome = "cancelled" if exists(folder.cancel) else current and current.outcome
     end = f", which {ENDS[outcome]}" if outcome in ENDS else ""
     return f"waiting for {parent}{end}"
 

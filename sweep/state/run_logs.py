@@ -51,7 +51,7 @@ def read(store: Store, run: RunDir, *, follow: bool) -> Iterator[str]:
     if run.log.is_file():
         yield from _growing(run, follow=follow)
     current = find_holder(run)
-    silent = current is None or not (current.live or current.info.get("outcome"))
+    silent = current is None or not (current.live or current.outcome)
     if promise and said and silent:
         yield f"-- job {promise.job} --\n{said}"
 

@@ -53,5 +53,5 @@ def _ended(run: RunDir, after: int) -> bool:
     """Whether a run is done, failed or cancelled since a submission that came after `after`
     attempts."""
     current = find_holder(run)
-    ended = current and current.info.get("outcome") in ("done", "failed", "cancelled")
+    ended = current and (current.given_up or current.outcome == "done")
     return bool(current and ended and current.attempt > after)

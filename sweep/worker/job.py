@@ -139,7 +139,7 @@ def may_begin(folder: RunDir, after: int, most_lost: int) -> bool:
     if since is None or since.attempt <= after:
         return True
     # Not "done": another grid may have asked for other evaluations.
-    if since.info.get("outcome") in ("failed", "cancelled"):
+    if since.given_up:
         return False
     rows = [row for row in salvage(folder.attempts, shapes.Attempt) if row]
     lost = [r for r in rows if r["attempt"] > after and r["outcome"] in (None, "lost")]

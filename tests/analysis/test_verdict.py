@@ -11,8 +11,9 @@ from scipy import stats
 
 from analysis import Results
 from analysis.report import Digests
-from analysis.report.comparison import Comparison, comparisons, effect, fields_of
+from analysis.report.comparison import Comparison, comparisons, effect
 from analysis.report.verdict import Verdict
+from analysis.variants import fields_of
 from core.config import RunConfig, Strength
 
 
