@@ -1,11 +1,8 @@
-"""The training loop: costs, what its rows say, accumulation, learning rates, divergence."""
+"""The training loop: costs, what its rows say, divergence."""
 
 from __future__ import annotations
 
-import copy
-import itertools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +10,31 @@ import plain
 import pytest
 import tiny
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from core.config import ConfigError, RunConfig
-from core.data.splits import Dataset
+from core.config import RunConfig
 from core.errors import DivergedError, NotOwnedError
 from core.evaluation import queue
-from core.machine.team import Team
 from core.store.fence import Fence, shut_out
 from core.store.folders import Store
 from core.store.json_files import read_jsonl
-from core.store.records import batchnorm_images
 from core.training import step
 from core.training.monitor import Monitor
-from core.training.rate import learning_rate
-from core.training.trainer import Trainer
-
-
-def run_of(
-    store: Store,
-    config: RunConfig,
-    *,
-    model: nn.Module | None = None,
-    data: Dataset | None = None,
-    **options: Any,
-) -> Trainer:
-    model = model or tiny.net()
-    data = data or tiny.dataset()
-    return Trainer(config, data, model, store.run(config.id), device=tiny.CPU, **options)
 
 
 def test_global_random_state_neither_matters_nor_changes(store: Store, tmp_path: Path) -> None:
     config = tiny.config()
     torch.manual_seed(1)
-    first = run_of(store, config).fit()
+    first = tiny.trainer(store, config).fit()
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    second = run_of(Store(tmp_path / "other"), config).fit()
+    second = tiny.trainer(Store(tmp_path / "other"), config).fit()
     assert torch.equal(before, torch.get_rng_state())
     assert tiny.repeatable(first) == tiny.repeatable(second)
 
 
 def test_another_seed_is_another_training(store: Store) -> None:
-    losses = [run_of(store, tiny.config(seed=seed)).fit()[0]["train_loss"] for seed in (0, 1)]
+    losses = [tiny.trainer(store, tiny.config(seed=seed)).fit()[0]["train_loss"] for seed in (0, 1)]
     assert losses[0] != losses[1]
 
 
@@ -98,7 +75,7 @@ def test_attacks_only_while_the_strength_is_positive(
     # No image is under attack in validation, so that every input gradient is one of training.
     validation = {"steps": 1, "images": 1}
     config = tiny.config(schedule=schedule, epochs=3, attack={"steps": 5}, validation=validation)
-    rows = run_of(store, config, model=model).fit()
+    rows = tiny.trainer(store, config, model=model).fit()
     assert len(calls) == 4 * attacked_epochs and all(calls)
     assert model.training_forwards == 4 * 3
     in_training = model.attack_forwards - 2 * 3  # the one validation image: clean, then attacked
@@ -123,7 +100,7 @@ def test_rows_hold_what_they_say(store: Store) -> None:
     model = tiny.net(norm="group", seed=4)
     # 47 images make four whole batches of ten; only those are counted.
     config = still(validation={"steps": 3, "images": 12, "epsilon": "2/255"})
-    (row,) = run_of(store, config, model=model, data=data).fit()
+    (row,) = tiny.trainer(store, config, model=model, data=data).fit()
     assert row["epoch"] == 0 and row["epsilon"] == pytest.approx(8 / 255)
     assert row["train_images"] == 40
     loss, right = queue.clean_loss(model, data.val, batch=50, device=tiny.CPU)
@@ -139,9 +116,9 @@ def test_rows_hold_what_they_say(store: Store) -> None:
 def test_training_measures_are_those_of_the_images_it_saw(store: Store) -> None:
     data, model = tiny.dataset(40), tiny.net(norm="group", seed=4)
     loss, right = queue.clean_loss(model, data.train, batch=40, device=tiny.CPU)
-    clean = run_of(store, still(schedule="standard"), model=model, data=data).fit()[0]
+    clean = tiny.trainer(store, still(schedule="standard"), model=model, data=data).fit()[0]
     assert clean["train_loss"] == pytest.approx(loss, rel=1e-5)
-    attacked = run_of(store, still(attack={"steps": 3}), model=model, data=data).fit()[0]
+    attacked = tiny.trainer(store, still(attack={"steps": 3}), model=model, data=data).fit()[0]
     assert attacked["train_clean_correct"] == right, "counted before the attack"
     x, y = data.train.batch(torch.arange(40), tiny.CPU)
     highest = plain.attack(model, x, y, [8 / 255] * 40, 3).loss.mean()
@@ -149,43 +126,10 @@ def test_training_measures_are_those_of_the_images_it_saw(store: Store) -> None:
     assert attacked["train_loss"] > clean["train_loss"]
 
 
-class InDouble(nn.Module):
-    """Computes in float64, so that only a real difference survives Adam's division."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner.double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.inner(x.double())
-        return logits
-
-
-@pytest.mark.parametrize("schedule", ["standard", "fix"])
-@pytest.mark.parametrize("micro_batch", [1, 3, 5])
-def test_accumulation_equals_the_whole_batch(
-    store: Store, tmp_path: Path, micro_batch: int, schedule: str
-) -> None:
-    """Of a model without statistics over images; 3 does not divide the batch of 10."""
-    config = tiny.config(schedule=schedule)
-    fresh, whole, parts = (InDouble(tiny.net(norm="group")) for _ in range(3))
-    rows = run_of(store, config, model=whole).fit()
-    other = Store(tmp_path / "other")
-    parted = run_of(other, config, model=parts, micro_batch=micro_batch).fit()
-    for a, b in zip(rows, parted, strict=True):
-        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
-        assert a["train_clean_correct"] == b["train_clean_correct"]
-        assert a["val_clean_correct"] == b["val_clean_correct"]
-    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
-    moved = zip(whole.parameters(), fresh.parameters(), strict=True)
-    assert not any(torch.allclose(a, b, atol=1e-4) for a, b in moved)
-
-
 def test_a_training_set_smaller_than_the_batch_is_one_step(store: Store) -> None:
     model = Counting(tiny.net())
     config = tiny.config(batch=500, epochs=1, schedule="standard")
-    (row,) = run_of(store, config, model=model).fit()
+    (row,) = tiny.trainer(store, config, model=model).fit()
     assert row["train_images"] == 40 and model.training_forwards == 1
 
 
@@ -204,7 +148,7 @@ class Poisoned(nn.Module):
 
 def test_a_loss_that_is_no_number_names_epoch_and_step(store: Store) -> None:
     config = tiny.config(epochs=4, schedule="standard")
-    work = run_of(store, config, model=Poisoned(tiny.net(), 7))
+    work = tiny.trainer(store, config, model=Poisoned(tiny.net(), 7))
     with pytest.raises(DivergedError, match=r"became nan at epoch 1, step 2 \(learning rate 0.001"):
         work.fit()
     assert len(read_jsonl(work.run.metrics)) == 1, "the epoch before it is kept"
@@ -217,97 +161,20 @@ def test_a_loss_that_is_no_number_names_epoch_and_step(store: Store) -> None:
 def test_weights_that_explode_in_the_last_step_stop_the_run(store: Store, schedule: str) -> None:
     """Every training loss was finite; the next one would not be, and no row could be written."""
     config = tiny.config(batch=40, epochs=2, schedule=schedule, optim={"lr": 1e38, "warmup": 0.0})
-    work = run_of(store, config)
+    work = tiny.trainer(store, config)
     with pytest.raises(DivergedError, match="epoch 0"):
         work.fit()
     assert not work.run.checkpoint.exists() and read_jsonl(work.run.metrics) == []
 
 
-@given(
-    steps=st.integers(1, 400),
-    warmup=st.floats(0, 0.99),
-    peak=st.floats(1e-6, 1.0),
-)
-def test_learning_rate_warms_up_and_falls(steps: int, warmup: float, peak: float) -> None:
-    config = tiny.config(optim={"lr": peak, "warmup": warmup})
-    rates = [learning_rate(config, step, steps, config.optim.lr) for step in range(steps)]
-    warm = round(warmup * steps)
-    assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates)
-    assert rates[:warm] == pytest.approx([peak * (i + 1) / warm for i in range(warm)])
-    falling = itertools.pairwise(rates[max(warm - 1, 0) :])
-    assert all(a >= b * (1 - 1e-12) for a, b in falling)
-    if warm < steps:
-        assert rates[warm] == pytest.approx(peak)
-
-
-def test_learning_rate_at_known_steps() -> None:
-    config = tiny.config(optim={"lr": 0.8, "warmup": 0.2})
-    rates = [learning_rate(config, step, 10, config.optim.lr) for step in range(10)]
-    assert rates[:3] == pytest.approx([0.4, 0.8, 0.8])
-    assert rates[6] == pytest.approx(0.4)  # half way down
-    assert rates[9] == pytest.approx(0.4 * (1 + math.cos(math.pi * 7 / 8)))
-
-
-def test_a_constant_learning_rate_only_warms_up() -> None:
-    config = tiny.config(optim={"lr": 0.8, "warmup": 0.2, "rate": "constant"})
-    rates = [learning_rate(config, step, 10, config.optim.lr) for step in range(10)]
-    assert rates == pytest.approx([0.4, *[0.8] * 9])
-
-
-def test_the_optimiser_has_the_betas_of_the_config(store: Store) -> None:
-    default = run_of(store, tiny.config()).step.optimizer.param_groups[0]["betas"]
-    own = run_of(store, tiny.config(optim={"betas": [0.9, 0.95]})).step.optimizer
-    assert default == (0.9, 0.999) and own.param_groups[0]["betas"] == (0.9, 0.95)
-
-
-def test_the_optimiser_uses_these_rates(store: Store) -> None:
-    config = tiny.config(epochs=3, optim={"lr": 1e-3, "warmup": 0.25})
-    work = run_of(store, config)
-    used: list[float] = []
-    work.step.optimizer.register_step_pre_hook(
-        lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
-    )
-    rows = work.fit()
-    assert used == [learning_rate(config, step, 12, config.optim.lr) for step in range(12)]
-    assert [row["lr"] for row in rows] == used[3::4]
-
-
-@pytest.mark.parametrize("clip", [0.0, 0.01])
-def test_gradients_are_clipped_only_when_asked(store: Store, clip: float) -> None:
-    work = run_of(store, tiny.config(optim={"lr": 1e-3, "clip": clip}))
-    assert tiny.config().optim.clip == 0, "off by default"
-    norms: list[float] = []
-
-    def norm(*_: object) -> None:
-        gradients = [p.grad for p in work.model.parameters() if p.grad is not None]
-        norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
-
-    work.step.optimizer.register_step_pre_hook(norm)
-    work.fit()
-    if clip:
-        assert norms == pytest.approx([clip] * len(norms), rel=1e-3)
-    else:
-        assert min(norms) > 0.1
-
-
 def test_bf16_computes_in_bf16_and_keeps_its_weights(store: Store) -> None:
     model = Counting(tiny.net())
-    rows = run_of(store, tiny.config(precision="bf16"), model=model).fit()
+    rows = tiny.trainer(store, tiny.config(precision="bf16"), model=model).fit()
     assert model.dtypes == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    full = run_of(store, tiny.config(), model=tiny.net()).fit()
+    full = tiny.trainer(store, tiny.config(), model=tiny.net()).fit()
     losses = [[row["train_loss"] for row in some] for some in (rows, full)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] != losses[1]
-
-
-def test_frozen_parameters_stay(store: Store) -> None:
-    model = tiny.net(norm="group")
-    model[3].requires_grad_(False)
-    before = copy.deepcopy(model.state_dict())
-    run_of(store, tiny.config(), model=model).fit()
-    after = model.state_dict()
-    changed = {name for name in after if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in after if not name.startswith("3.")}
 
 
 def test_learns(store: Store) -> None:
@@ -315,7 +182,7 @@ def test_learns(store: Store) -> None:
     config = tiny.config(
         epochs=10, schedule="standard", optim={"lr": 2e-2}, augment={"jitter": 0.0}
     )
-    rows = run_of(store, config, model=tiny.net(norm="group")).fit()
+    rows = tiny.trainer(store, config, model=tiny.net(norm="group")).fit()
     assert rows[-1]["val_clean_correct"] >= 15 > rows[0]["val_clean_correct"]
     assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
 
@@ -325,7 +192,7 @@ def test_who_lost_the_run_writes_nothing(store: Store) -> None:
     folder = store.run(config.id)
     folder.path.mkdir(parents=True)
     fence = Fence.open(folder.path, 1)
-    work = run_of(store, config)
+    work = tiny.trainer(store, config)
     work.run = folder.fenced(fence)
 
     def taken_over(row: Any) -> None:
@@ -342,7 +209,7 @@ def test_who_lost_the_run_writes_nothing(store: Store) -> None:
 def test_tells_where_it_is(store: Store) -> None:
     states: list[dict[str, Any]] = []
     epochs: list[int] = []
-    work = run_of(store, tiny.config())
+    work = tiny.trainer(store, tiny.config())
 
     def epoch(row: Any) -> None:
         epochs.append(row["epoch"])
@@ -355,64 +222,3 @@ def test_tells_where_it_is(store: Store) -> None:
     shares = [state["share"] for state in states]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
     assert {state["phase"] for state in states} == {"train", "validate"}
-
-
-def test_images_per_batchnorm_statistic_are_recorded(tmp_path: Path) -> None:
-    """They change a training under one id, so that each epoch says what they were."""
-    losses = set()
-    for size in (10, 5, 2):
-        rows = run_of(Store(tmp_path / str(size)), tiny.config(epochs=1), micro_batch=size).fit()
-        assert rows[0]["micro_batch"] == size and rows[0]["batchnorm_images"] == [size]
-        losses.add(round(rows[0]["train_loss"], 4))
-    assert len(losses) == 3
-    store = Store(tmp_path / "group")
-    (row,) = run_of(store, tiny.config(epochs=1), model=tiny.net(norm="group")).fit()
-    assert row["batchnorm_images"] == [] and row["micro_batch"] == 10
-
-
-class Forgetful(nn.Module):
-    """Runs out of memory in one training forward."""
-
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.inner, self.left = tiny.net(), at
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.left -= self.training
-        if self.left == 0 and self.training:
-            raise torch.OutOfMemoryError("full")
-        logits: Tensor = self.inner(x)
-        return logits
-
-
-def test_images_per_statistic_that_shrink_are_recorded(store: Store) -> None:
-    rows = run_of(store, tiny.config(), model=Forgetful(at=3)).fit()
-    assert [row["batchnorm_images"] for row in rows] == [[10, 8], [8]]
-    assert batchnorm_images(rows) == [10, 8]
-
-
-def test_images_per_statistic_that_the_config_fixes_stay(tmp_path: Path) -> None:
-    config = tiny.config(epochs=1, batchnorm_images=5)
-    assert config.id != tiny.config(epochs=1).id
-    seen = []
-    model = tiny.net()
-    model[1].register_forward_pre_hook(
-        lambda norm, inputs: seen.append(len(inputs[0])) if norm.training else None
-    )
-    (row,) = run_of(Store(tmp_path / "a"), config, model=model, micro_batch=2).fit()
-    assert set(seen) == {5} and row["batchnorm_images"] == [5]
-    with pytest.raises(torch.OutOfMemoryError):
-        run_of(Store(tmp_path / "b"), config, model=Forgetful(at=3)).fit()
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_statistics_are_over_the_same_images_in_every_team(store: Store, size: int) -> None:
-    config = tiny.config(batchnorm_images=2, batch=12)
-    index = torch.arange(12)
-    parts: list[Any] = [
-        run_of(store, config, team=Team(rank, size)).step._parts(index) for rank in range(size)
-    ]
-    found = [part.tolist() for turn in zip(*parts, strict=True) for part in turn]
-    assert found == index.view(6, 2).tolist()
-    with pytest.raises(ConfigError, match="batchnorm_images 2: does not divide a step of 12"):
-        run_of(store, config, team=Team(0, 4))

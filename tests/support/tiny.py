@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from core.config import RunConfig
 from core.data import drawn
 from core.data.splits import Dataset, Split
+from core.store.folders import Store
+from core.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CLASSES = 8
@@ -167,3 +169,16 @@ def train_one() -> Trained:
                 loss.backward()
                 optimizer.step()
     return Trained(model.eval(), _cut("test"))
+
+
+def trainer(
+    store: Store,
+    config: RunConfig,
+    *,
+    model: nn.Module | None = None,
+    data: Dataset | None = None,
+    **options: Any,
+) -> Trainer:
+    """The trainer of a run, by default of `net()` on `dataset()`."""
+    model, data = model or net(), data or dataset()
+    return Trainer(config, data, model, store.run(config.id), device=CPU, **options)
