@@ -32,8 +32,8 @@ def asked_strengths(runs: Sequence[Run]) -> dict[tuple[str, str], list[Strength]
 
 
 def _judged_at(runs: Sequence[Run]) -> set[Strength]:
-    """If no run trains at all, the largest strength of their evaluations; {} otherwise, or if that
-    differs in norm."""
+    """For runs none of which trains: the largest strength of their evaluations. Empty if a run
+    trains, or if their norms differ."""
     if any(run.config["schedule"]["kind"] != "none" for run in runs):
         return set()
     found = (config for run in runs for config in run.asked.values() if config.get("epsilons"))

@@ -21,7 +21,7 @@ DOUBLE_DAGGER = "\N{DOUBLE DAGGER}"
 ABSENT = "\N{EN DASH}"
 """Shown in cells that no run was asked for."""
 NAMED = 4
-"""Cells that a note names before 'and k more'."""
+"""Number of cells that a note names before 'and k more'."""
 
 TITLES = {
     "model": "Model",

@@ -46,8 +46,9 @@ def fields_of(variant: str) -> dict[str, str]:
 
 
 def _with_parents_told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Run id -> config, where `weights: run ID` becomes how that run differs from this one, as 'run
-    (epochs 5; protocol linear)': its id contains the seed, by which variants must not differ."""
+    """Run id -> config, in which `weights: run:ID` is replaced by how that run differs from this
+    one, such as 'run (epochs 5; protocol linear)': the id contains the seed, in which variants must
+    not differ."""
     configs = {row["id"]: row["config"] for row in rows}
 
     def told(config: Mapping[str, Any]) -> Mapping[str, Any]:

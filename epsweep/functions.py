@@ -1,7 +1,8 @@
 """The functions of `epsweep` for runs, results and launches, built on core, sweep and analysis.
 
 Common arguments: `run` is a run's id or the beginning of one; `root` is the store, by default
-$EPSWEEP_ROOT or ./outputs; `grid` is a grid file, the name of a shipped grid, or a mapping.
+$EPSWEEP_ROOT or ./outputs; `grid` is a grid file, the name of a shipped grid, or a mapping. In the
+examples, `grid` and `run` are a small grid and one of its runs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def load(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
     Accuracies are in percent, or NaN if not measured; the columns state and reason say why. Raises
     ConfigError if the store has no runs.
 
-    Example: `load("outputs").query("metric == 'expected'").groupby("setting").value.mean()`.
+    >>> frame = epsweep.load(grid=grid)
+    >>> expected = frame[frame.metric == "expected"].groupby("setting").value.mean()
     """
     from analysis import load as load_frame
 
@@ -46,7 +48,11 @@ def load(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
 
 def curves(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
     """Accuracy at every strength of every attack evaluation, a row each. Columns: those of the run,
-    epsilon (in 255ths, in any norm), correct, n and accuracy (percent). Raises as `load` does."""
+    epsilon (in 255ths, in any norm), correct, n and accuracy (percent). Raises as `load` does.
+
+    >>> epsweep.curves().pivot_table("accuracy", "epsilon", "setting").index.tolist()
+    [0.0, 1.0, 2.0]
+    """
     from analysis import Results
 
     return Results(Store.at(root).root, _rows(grid, root)).curves
@@ -55,7 +61,10 @@ def curves(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
 def epochs(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
     """The metrics of training, a row per run and epoch. Columns: those of the run, epsilon in
     [0, 1], learning rate, losses, val_clean and val_adv in percent, seconds, images per second.
-    Raises as `load` does."""
+    Raises as `load` does.
+
+    >>> best = epsweep.epochs().groupby("run_id").val_adv.max()  # percent
+    """
     from analysis import Results
 
     return Results(Store.at(root).root, _rows(grid, root)).epochs
@@ -70,7 +79,8 @@ def flags(run: str, evaluation: str | None = None, root: Root = None) -> pd.Data
     does). For corruptions: one per type, 1 right, 0 wrong, -1 not tried.
     Raises ConfigError if no run or evaluation matches, or several do, and DamagedError.
 
-    Example: `flags("vit-cub-eps4", "apgd").epsilon.value_counts()`.
+    >>> images = epsweep.flags(run, "apgd")
+    >>> kept = images[images.epsilon == ""]  # classified correctly up to the largest strength
     """
     import pandas as pd
 
@@ -103,7 +113,9 @@ def load_model(run: str, root: Root = None, *, device: torch.device | str = "cpu
     checkpoint runs no code from it (weights_only).
     Raises ConfigError if no run or several match, or the training has not ended, and DamagedError.
 
-    Example: `load_model("vit-cub-eps4-sched-s0")(images).argmax(1)`.
+    >>> images, labels = epsweep.load_images(run, count=4)
+    >>> epsweep.load_model(run)(images).shape  # the task has 10 classes
+    torch.Size([4, 10])
     """
     from core.run.trained import load_trained
 
@@ -118,7 +130,9 @@ def load_images(
     split: 'train' (without augmentation), 'val' or 'test'. count: only the first images, which are
     a fair sample. Raises ConfigError if the split is unknown or the dataset is not on this machine.
 
-    Example: `images, labels = load_images("vit-cub-eps4-sched-s0", "test", count=100)`.
+    >>> images, labels = epsweep.load_images(run, "val", count=4)
+    >>> images.shape, labels.shape
+    (torch.Size([4, 3, 16, 16]), torch.Size([4]))
     """
     import torch
 
@@ -137,7 +151,12 @@ def load_images(
 def export(run: str, to: str | Path, root: Root = None) -> dict[str, Any]:
     """Write the trained network of a run to a new folder, for use without epsweep, as
     `sweep export` does; returns the content of its card.json. Raises as `load_model` does, and
-    ConfigError if the folder is not empty."""
+    ConfigError if the folder is not empty.
+
+    >>> card = epsweep.export(run, "exported")
+    >>> card["load"]  # what another program runs; card["pixels"] says how it normalises
+    "timm.create_model('local-dir:exported', pretrained=True)"
+    """
     from core.run import trained
 
     return trained.export(_folder(run, root), Store.at(root), Path(to))
@@ -165,7 +184,9 @@ def launch(
     `if __name__ == "__main__":`. Raises ConfigError and ClusterError; on Ctrl-C, StoppedError once
     the workers have saved their runs.
 
-    Example: `launch({"name": "mine", "base": {...}, "grid": {"schedule": ["fix", "sched"]}})`.
+    >>> states = epsweep.launch(grid, "debug", tracking="none", quiet=True)
+    >>> {*states.values()}
+    {'done'}
     """
     from rich.console import Console
 
@@ -182,7 +203,11 @@ def launch(
 
 def status(grid: AnyGrid, root: Root = None, *, only: Sequence[str] = ()) -> dict[str, str]:
     """The states of a grid's runs: run id -> 'new', 'pending', 'running', 'done', 'failed', ...
-    Changes nothing. Raises ConfigError."""
+    (docs/troubleshooting.md has all). Changes nothing. Raises ConfigError.
+
+    >>> [run for run, state in epsweep.status(grid).items() if state != "done"]
+    []
+    """
     from sweep.tune import winners
 
     store = Store.at(root)

@@ -28,7 +28,8 @@ from sweep.submit.checks import Check
 LOW_DISK_GB = 20
 """A run of a base-size backbone keeps about 1 GB while it trains."""
 CLASSES = 2
-"""Of the networks that checkpoints are compared with: any number, as the head is always new."""
+"""Number of classes of the networks that checkpoints are compared with: any will do, as the head is
+always new."""
 PROBE_BYTES = 16_000_000
 
 

@@ -71,7 +71,7 @@ def of(grid: Grid, seen: Plan, cost: Cost, published: Published | None = None) -
         some = sum(status.run.id in printed for status in seen.statuses)
         what = f"{published.metric} as published, in %"
         runs = counted(some, "run")
-        lines.append(Text(f"{what}, of {runs}: the mean over those of a cell"))
+        lines.append(Text(f"{what}, for {runs}; a cell shows the mean over its runs"))
     return Group(*lines, cells(seen, works, cost.unit, printed))
 
 

@@ -22,10 +22,12 @@ import epsweep
 from core.attack import examples
 from core.config import ConfigError, RunConfig, evaluation, schedule, strength
 from core.errors import DamagedError
+from core.evaluation import minimal
 from core.run import any_model
 from core.store.folders import Store
 from core.store.json_files import read_json
-from core.training import epsilon_schedule
+from core.training import epsilon_schedule, objectives
+from epsweep import functions
 from slurm import ids
 
 ROOT = Path(__file__).parents[1]
@@ -64,11 +66,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 
 @pytest.mark.parametrize(
-    "module", [any_model, epsilon_schedule, evaluation, examples, ids, schedule, strength]
+    "module",
+    [
+        *(any_model, epsilon_schedule, evaluation, examples, ids, minimal, objectives, schedule),
+        strength,
+    ],
 )
 def test_examples_in_docstrings_show_what_the_functions_return(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)
     assert tried and not failed
+
+
+def test_examples_of_runs_and_results(
+    runs: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, ids = runs
+    monkeypatch.setenv("EPSWEEP_ROOT", str(root))
+    monkeypatch.chdir(tmp_path)
+    names = {"epsweep": epsweep, "grid": GRID, "run": ids[0]}
+    shown = doctest.testmod(functions, extraglobs=names)
+    assert shown.attempted > 12 and not shown.failed
 
 
 def test_importing_it_is_cheap_and_finds_our_packages(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ PANEL = (2.1, 1.75)
 """Width and height of one panel, in inches."""
 DPI = 200
 WIDEST = 6
-"""Most entries in one line of a legend."""
+"""Maximum number of entries per line of a legend."""
 
 
 Line = Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]
@@ -94,7 +94,7 @@ def looks(settings: Iterable[str]) -> Looks:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Inside, draw in our style; afterwards matplotlib's settings are restored."""
+    """Context manager: draw in our style; on exit, matplotlib's settings are restored."""
     with matplotlib.rc_context(RC):
         yield
 

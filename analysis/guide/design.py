@@ -28,7 +28,7 @@ DATASETS = {
 """Our name -> the published one."""
 SIZES = ("large", "medium", "small")
 SIZE_LIMITS = {"large": 50e6, "medium": 20e6, "small": 0.0}
-"""Size class -> least number of parameters."""
+"""Size class -> minimum number of parameters."""
 FACTORS = ("size", "type", "loss", "pretraining")
 """Properties in which configurations differ, besides the backbone itself."""
 CONFIGURATION = ["protocol", "backbone", "loss"]

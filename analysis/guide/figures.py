@@ -27,7 +27,7 @@ SHAPES = dict(zip(SIZES, "o^s", strict=True))
 SQUARE = (2.4, 2.3)
 WIDE = (3.4, 2.2)
 LONGEST = 30
-"""Most characters of a name in a title."""
+"""Maximum number of characters of a name in a title."""
 
 
 def heat_map(frame: pd.DataFrame) -> Drawn:

@@ -28,7 +28,7 @@ SCORES = {
 PAPER = ("2/255", "4/255", "8/255", "12/255", "16/255", "32/255")
 """Strengths for detection in l-inf, as in the paper; in other norms, those of the evaluation."""
 LEAST = 50
-"""Least number of images for a meaningful rank correlation."""
+"""Minimum number of images for a meaningful rank correlation."""
 METRICS = ("auroc", "aupr", "fpr95")
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -1,4 +1,4 @@
-"""Which class is taken for which, clean and attacked, by the flags of an evaluation."""
+"""Which class is taken for which, clean and under attack, by the flags of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 CLASSES = {"predicted", "target", "correct", "distance"}
-"""Arrays of an evaluation that tell classes, see core.evaluation.minimal."""
+"""Arrays of an evaluation that records predicted classes, see core.evaluation.minimal."""
 
 
 class Confusion(NamedTuple):
-    """strength: 'clean' or '4/255'. counts: images [true, predicted]."""
+    """strength: 'clean' or '4/255'. counts: number of images for each pair of classes, [true,
+    predicted]."""
 
     strength: str
     counts: Array
@@ -24,7 +25,7 @@ class Confusion(NamedTuple):
         return int(np.trace(self.counts))
 
     def mistakes(self, most: int) -> list[tuple[int, int, int]]:
-        """(true, predicted, images) of the most frequent confusions."""
+        """(true class, predicted class, number of images) of the most frequent mistakes."""
         wrong = self.counts * (1 - np.eye(len(self.counts), dtype=int))
         order = np.argsort(-wrong, axis=None, kind="stable")[:most]
         places = [divmod(int(place), len(wrong)) for place in order]
@@ -32,8 +33,9 @@ class Confusion(NamedTuple):
 
 
 def confusions(flags: Mapping[str, Array], at: Sequence[tuple[str, float]]) -> list[Confusion]:
-    """Of clean images, then at each (name, strength in [0, 1]) of flags that have CLASSES: an image
-    is taken for the class beyond the nearest boundary that was found, from its distance on."""
+    """The confusion on clean images, then at each (name, strength in [0, 1]) in `at`. flags: with
+    the arrays CLASSES. From its distance on, a right image counts as taken for the class beyond the
+    nearest boundary that was found."""
     label, right = flags["label"].astype(int), flags["correct"].astype(bool)
     size = int(max(label.max(), flags["predicted"].max(), flags["target"].max())) + 1
     found = []

@@ -243,8 +243,8 @@ class Digests:
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Of METRICS those that the judging evaluation gives: one at eps_g alone has no expected
-        accuracy. All, as long as nothing is measured."""
+        """Those of METRICS that the evaluation in the main tables gives (one at eps_g alone has no
+        expected accuracy); all of them while nothing is measured."""
         measured = {key.metric for key, cell in self.found.items() if cell.value is not None}
         return tuple(name for name in METRICS if name in measured) or METRICS
 

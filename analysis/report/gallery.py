@@ -1,8 +1,8 @@
-"""One HTML page on how networks see images under attack: pixels, predictions, what one run keeps
-and another loses, and which class is taken for which.
+"""One HTML page about images under attack: pixels, predictions, the images that one run keeps and
+another loses, and which class is taken for which.
 
-A `Subject` and what the networks see of its images -> `write`. The page loads nothing and has no
-script; every picture lies in it.
+A `Subject` and its images as the networks see them -> `write`. The page contains all of its
+pictures, loads nothing and has no script.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from core.store.files import write_text
 
 Array = NDArray[Any]
 SMALL = 64
-"""Images of up to this many pixels a side are drawn as squares, not smoothed."""
+"""Images of at most this many pixels a side are enlarged without smoothing."""
 FEW = 16
-"""Up to this many classes a confusion is a table of numbers, above it a map."""
+"""With at most this many classes a confusion is shown as a table of numbers, with more as a map."""
 MISTAKES = 10
-"""Confusions that are named beside a map."""
+"""Number of mistakes listed beside a map."""
 INK = (68, 138, 220)
-"""Colour of maps, which light and dark pages can show."""
+"""Colour of maps, legible on light and on dark pages."""
 
 
 class Looked(NamedTuple):
-    """What networks see of a subject's images (its `rows`). clean: uint8 [N, 3, H, W]; seen: of
-    each run (predicted [1 + S, N], clean ones first; attacked [S, N, 3, H, W] in [0, 1]); names:
-    of the classes, [] if they have only numbers."""
+    """A subject's images (its `rows`) as the networks see them. clean: uint8 [N, 3, H, W]; seen:
+    for each run (predicted [1 + S, N], those of the clean images first; attacked [S, N, 3, H, W] in
+    [0, 1]); names: of the classes, [] if they are only numbered."""
 
     clean: Array
     seen: Sequence[tuple[Array, Array]]
@@ -46,7 +46,8 @@ class Looked(NamedTuple):
 
 
 class Attacked(NamedTuple):
-    """One image under one attack: pictures as addresses, factor by which the change is scaled."""
+    """One image under one attack. change, image: pictures as data URLs; factor: by which the change
+    is scaled."""
 
     change: str
     factor: str
@@ -57,7 +58,7 @@ class Attacked(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What one run sees of an image."""
+    """One image as one run sees it."""
 
     run: str
     predicted: str
@@ -66,7 +67,7 @@ class Line(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """An image, and what each run sees of it."""
+    """One image, with a line for each run."""
 
     place: int
     image: str
@@ -120,7 +121,7 @@ class Album:
         return [self._shown(row) for row in rows]
 
     def captioned(self, run: int) -> Iterator[tuple[Array, str]]:
-        """Attacked images [H, W, 3] of one of the runs, with a line on each."""
+        """Yields attacked images [H, W, 3] of one run, each with a caption."""
         predicted, attacked = self.looked.seen[run]
         for row, at in self._at.items():
             for level, strength in enumerate(self.subject.shown):
@@ -166,8 +167,8 @@ class Album:
 
 
 class Matrix(NamedTuple):
-    """A confusion as the page draws it. rows: of numbers with a shade from 0 to 4, if classes are
-    few; image: a map, if they are many."""
+    """A confusion as the page shows it. rows: numbers, each with a shade from 0 to 4, if there are
+    few classes; image: a map, if there are many."""
 
     strength: str
     said: str
@@ -178,8 +179,9 @@ class Matrix(NamedTuple):
 
 
 class Confusions(NamedTuple):
-    """matrices: none if no evaluation of the run tells classes; right: then of each class its
-    images and those that are right, clean and at the strengths shown."""
+    """The confusions of one run. matrices: [] if no evaluation of the run records predicted
+    classes; right: in that case, for each class the number of its images and of those that are
+    right, clean and at each strength shown."""
 
     source: str
     images: int
@@ -223,7 +225,8 @@ def _matrix(found: Confusion, name: Callable[[int], str]) -> Matrix:
 
 
 def _map(share: Array) -> str:
-    """A pixel for each pair of classes, the more opaque the more of the true class."""
+    """A map with a pixel for each pair of classes, the more opaque the larger the share of the true
+    class."""
     pixels = np.zeros((*share.shape, 4), np.uint8)
     pixels[..., :3] = INK
     pixels[..., 3] = np.rint(255 * np.sqrt(share))
@@ -237,7 +240,7 @@ def _pixels(image: Array) -> Array:
 
 
 def address(pixels: Array) -> str:
-    """Pixels [H, W, 3 or 4] as a PNG that a page carries."""
+    """Pixels [H, W, 3 or 4] as the data URL of a PNG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 LOOK_SHARE, BUILD_SHARE = 0.03, 0.01
 """Shares of a core that looking at runs, and rebuilding the tables, may take."""
 EVERY_S = 3.0
-"""Least seconds between two looks at the runs."""
+"""Minimum seconds between two looks at the runs."""
 UNWATCHED_S = 60.0
 """Seconds without a request after which the server stops looking."""
 HEADERS = {

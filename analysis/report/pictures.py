@@ -1,5 +1,5 @@
-"""Which images of runs are worth a picture: the first ones, and those that one run keeps and
-another loses, by the flags of an evaluation that judged them all.
+"""Chooses images for the page of pictures: the first ones, and those on which two runs differ, by
+the per-image flags of an evaluation that all the runs share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Array = NDArray[Any]
 
 
 class Judged(NamedTuple):
-    """A run, and by its evaluation the first strength that breaks each image (its number), [n]."""
+    """A run. critical: for each image the index of the smallest strength that breaks it in the
+    evaluation, or the number of strengths if none does; shape [n]."""
 
     run: RunDir
     config: RunConfig
@@ -34,7 +35,8 @@ class Judged(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """At one strength: images that both runs keep, the first alone, the second alone, neither."""
+    """Numbers of images at one strength: kept by both runs, by the first alone, by the second
+    alone, by neither."""
 
     strength: Strength
     both: int
@@ -45,9 +47,10 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """Runs that were judged on the same images. index, label: [n]; config: of the evaluation;
-    strengths: at which it judged, from 0; shown: those of the pictures; apart: the one by which
-    images are told apart."""
+    """Runs that were evaluated on the same images. evaluation, config: id and config of the
+    evaluation they share; index, label: of its images, [n]; strengths: those it measured, ascending
+    from 0; shown: those with pictures; apart: the one at which kept and lost images are told apart.
+    """
 
     judged: Sequence[Judged]
     evaluation: str
@@ -58,7 +61,7 @@ class Subject:
     shown: Sequence[Strength]
     apart: Strength
     most: int
-    """Images in each part of the page."""
+    """Maximum number of images in each part of the page."""
 
     @classmethod
     def of(
@@ -69,8 +72,10 @@ class Subject:
         strengths: Sequence[str] = (),
         most: int = 6,
     ) -> Subject:
-        """Raises ConfigError for runs that are not done, were judged on other images or by no
-        evaluation in common, and strengths that it does not have; DamagedError."""
+        """evaluation: its id or the beginning of it, by default the first that all the runs have.
+        strengths: those to show, as text, by default around the training strength. Raises
+        ConfigError if a run is not done, if the runs differ in dataset or images or share no
+        evaluation, or if the evaluation lacks a strength; DamagedError."""
         configs = [_config_of(run) for run in runs]
         for run, config in zip(runs[1:], configs[1:], strict=True):
             if config.dataset != configs[0].dataset:
@@ -99,22 +104,22 @@ class Subject:
 
     @property
     def level(self) -> int:
-        """The number of the strength by which images are told apart."""
+        """Index of the strength `apart`."""
         return self.strengths.index(self.apart)
 
     @property
     def first(self) -> list[int]:
-        """Rows of the first images."""
+        """Row numbers (in `index` and `label`) of the first images."""
         return [*range(min(self.most, len(self.index)))]
 
     def kept(self, mine: Judged, other: Judged) -> list[int]:
-        """Rows of the first images that one run keeps and another loses."""
+        """Row numbers of the first images that run `mine` keeps and run `other` loses."""
         alone = (mine.critical > self.level) & (other.critical <= self.level)
         return [int(row) for row in np.flatnonzero(alone)[: self.most]]
 
     @property
     def rows(self) -> list[int]:
-        """Rows of all images that the page shows, ascending."""
+        """Row numbers of all images on the page, ascending."""
         found = {*self.first}
         for other in self.judged[1:]:
             found |= {*self.kept(self.judged[0], other), *self.kept(other, self.judged[0])}
@@ -122,23 +127,24 @@ class Subject:
 
     @property
     def places(self) -> list[int]:
-        """Where these images are in their split."""
+        """Indices of these images in their split."""
         return [int(self.index[row]) for row in self.rows]
 
     @property
     def steps(self) -> int:
-        """Of the attack that the pictures show: as many as the evaluation's."""
+        """Steps of the attack that makes the pictures: those of the evaluation."""
         return int(self.config.get("steps", 10))
 
     def classed(self, one: Judged) -> Iterator[tuple[str, dict[str, Array]]]:
-        """The evaluations of a run that tell classes in the same norm, with their flags."""
+        """Yields (id, flags) of each evaluation of a run that records predicted classes, in the
+        norm of the strengths."""
         for name in sorted(one.run.evals_on_disk()):
             flags = _flags(one.run, name)
             if {*flags} >= CLASSES and _record(one.run, name)["config"]["norm"] == self.apart.norm:
                 yield name, flags
 
     def tallies(self, other: Judged) -> list[Tally]:
-        """The first run against another one, at every strength."""
+        """Compares the first run with another one, at every strength."""
         found = []
         for level, strength in enumerate(self.strengths):
             a, b = self.judged[0].critical > level, other.critical > level
@@ -159,7 +165,7 @@ def _config_of(run: RunDir) -> RunConfig:
 
 
 def _names(runs: Sequence[RunDir], configs: Sequence[RunConfig]) -> list[str]:
-    """'ViT, sched, 4/255', with the end of the run's id if another one is called so."""
+    """'ViT, sched, 4/255' for each run, with the end of its id if the name is not unique."""
     names = [
         ", ".join(
             [model_name(config.backbone), config.setting]
@@ -174,8 +180,9 @@ def _names(runs: Sequence[RunDir], configs: Sequence[RunConfig]) -> list[str]:
 
 
 def _shared(runs: Sequence[RunDir], asked: str | None) -> str:
-    """The evaluation that judged all of the runs at several strengths, with flags: the one that is
-    asked for, or the first that the first run has, APGD's before others."""
+    """Id of an evaluation that attacked every run at several strengths and has flags. asked: its id
+    or the beginning of it; by default the first in the first run's result, APGD's before others.
+    Raises ConfigError."""
     there = [{name for name in run.evals_on_disk() if _is_attack(run, name)} for run in runs]
     shared = sorted(set.intersection(*there))
     if asked is None and shared:
@@ -190,8 +197,8 @@ def _shared(runs: Sequence[RunDir], asked: str | None) -> str:
             f"{run.id}: {', '.join(sorted(names)) or 'none'}"
             for run, names in zip(runs, there, strict=True)
         )
-        raise ConfigError(f"expected an attack that has judged all of the runs, got {have}")
-    said = f"{len(matches)} begin so" if matches else "unknown"
+        raise ConfigError(f"expected an attack that all the runs were evaluated by, got {have}")
+    said = f"matches {len(matches)} evaluations" if matches else "no such evaluation"
     raise ConfigError(f"--evaluation {asked}: {said}{nearest(str(asked), shared)}")
 
 
@@ -204,21 +211,21 @@ def _is_attack(run: RunDir, name: str) -> bool:
 def _record(run: RunDir, name: str) -> Mapping[str, Any]:
     record = read_json(run.eval_json(name), shapes.Evaluation)
     if record is None:
-        raise ConfigError(f"{run.id}: evaluation {name} is gone")
+        raise ConfigError(f"{run.id}: the record of evaluation {name} is missing")
     return record
 
 
 def _flags(run: RunDir, name: str) -> dict[str, Array]:
     flags = read_flags(run.eval_flags(name))
     if flags is None:
-        raise ConfigError(f"{run.id}: the flags of evaluation {name} are gone")
+        raise ConfigError(f"{run.id}: the flags of evaluation {name} are missing")
     return flags
 
 
 def _others(first: RunDir, second: RunDir) -> str:
     return (
-        f"{second.id}: was judged on other images than {first.id}; expected runs of one dataset "
-        "and image size, and of one seed where images are drawn"
+        f"{second.id}: was evaluated on other images than {first.id}; expected runs of the same "
+        "dataset, image size and, if images are drawn, seed"
     )
 
 
@@ -237,14 +244,15 @@ def _chosen(known: Sequence[Strength], asked: Sequence[str], evaluation: str) ->
 
 
 def _trained(known: Sequence[Strength], configs: Sequence[RunConfig]) -> Strength:
-    """The largest strength that a run was trained against; the middle one if the evaluation has
-    none of these."""
+    """The largest strength that a run was trained against and the evaluation measured, else the
+    evaluation's middle one."""
     trained = [config.epsilon_g for config in configs if config.epsilon_g in known[1:]]
     return max(trained, default=known[len(known) // 2])
 
 
 def _usual(known: Sequence[Strength], configs: Sequence[RunConfig]) -> list[Strength]:
-    """Half of that, it, and twice it, as far as the evaluation has them."""
+    """Half of the strength `_trained`, that strength, and twice that, as far as the evaluation has
+    them."""
     middle = _trained(known, configs)
     wanted = [Strength(middle.number * part, middle.norm) for part in (Fraction(1, 2), 1, 2)]
     return [strength for strength in wanted if strength in known]

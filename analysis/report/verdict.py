@@ -24,7 +24,7 @@ from core.config import ConfigError, Strength
 from core.errors import counted
 
 SAID = 12
-"""Comparisons that are put in words: a grid of many values has hundreds."""
+"""Maximum number of comparisons put into words: a grid of many values has hundreds."""
 LONG = {"clean": "clean", "adv": "adversarial", "expected": "expected"}
 
 

@@ -78,7 +78,7 @@ def check_batch(x: Tensor, y: Tensor) -> None:
     if not isinstance(y, Tensor) or y.shape != (len(x),) or y.dtype != torch.long:
         raise ConfigError(f"y: expected an int64 tensor [{len(x)}], got {_kind(y)}")
     if y.device != x.device:
-        raise ConfigError(f"y: expected on {x.device}, where x is, got it on {y.device}")
+        raise ConfigError(f"y: expected a tensor on {x.device}, like x, got one on {y.device}")
     check_range(x)
 
 
@@ -88,7 +88,7 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor) -> int:
     every label."""
     where = next((parameter.device for parameter in model.parameters()), x.device)
     if where != x.device:
-        raise ConfigError(f"x: expected on {where}, where the model is, got it on {x.device}")
+        raise ConfigError(f"x: expected a tensor on {where}, like the model, got one on {x.device}")
     with torch.no_grad():
         logits = model(x[:1])
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:

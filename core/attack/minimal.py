@@ -37,7 +37,7 @@ RIVALS = 9
 STARTS = 2
 """Descents that FMN's steps are divided among, each towards another class."""
 WALKS = 50
-"""Most steps of DeepFool; two or three are enough for most images."""
+"""Maximum number of DeepFool's steps; two or three are enough for most images."""
 OVERSHOOT = 0.02
 """How far DeepFool steps beyond the linear model's boundary, as a share of the distance to it."""
 STRIDE = 1e-5

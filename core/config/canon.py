@@ -1,5 +1,5 @@
-"""Parts of a config with every field reset that the run does not use: what has no effect must not
-make it another run."""
+"""Parts of a config, with the fields reset that a run does not use: a field without effect must not
+change the run's id."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def optim_used(optim: Optim, protocol: Protocol) -> Optim:
 
 
 def objective_used(objective: Objective, protocol: Protocol, attacks: bool) -> Objective:
-    """Only what it uses; all are cross-entropy without an attack. Raises ValueError for AutoLoRa of
-    a network that is not trained as a whole."""
+    """Reset fields without effect; without an attack, every built-in objective is plain
+    cross-entropy. Raises ValueError for AutoLoRa if the protocol does not train the whole network.
+    """
     kind = objective.kind
     if kind == "at" or (kind in OBJECTIVES and not attacks):
         return Objective()
@@ -41,8 +42,8 @@ def objective_used(objective: Objective, protocol: Protocol, attacks: bool) -> O
 
 
 def lora_used(lora: Lora, adapted: bool, name: str) -> Lora:
-    """Defaults without LoRA; else targets sorted, and () if they are the registry's. Raises
-    ValueError if neither names a target."""
+    """The defaults if there are no adapters; else with the targets sorted, or () if they are the
+    registry's. Raises ValueError if neither config nor registry names a target."""
     if not adapted:
         return Lora()
     known = backbone(name).lora

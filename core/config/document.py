@@ -132,7 +132,7 @@ class Document:
             character = f"unexpected character #x{ord(text[error.position]):04x}"
             raise ConfigError(f"{self.source}{line}: not valid YAML: {character}") from None
         except RecursionError:
-            raise ConfigError(f"{self.source}: not valid YAML: nested too deep") from None
+            raise ConfigError(f"{self.source}: not valid YAML: nested too deeply") from None
 
     def _index(self, node: yaml.Node, place: Place) -> None:
         """Note the line of everything below `node`, and YAML features that are not accepted."""

@@ -24,7 +24,7 @@ from core.config.values import Count, Number, Part, delta_of, hashed, safe_name
 from core.errors import ConfigError
 
 USUAL = "apgd-ce"
-"""The kind of an evaluation that names none."""
+"""The kind of an evaluation without the key `attack`."""
 Problems = list[tuple[str, str]]
 """What is wrong with a mapping, as (dotted key, one-line message) pairs."""
 

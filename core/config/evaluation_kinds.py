@@ -19,7 +19,7 @@ from core.errors import ConfigError, first_line
 FAST = 1 / 6
 """Cost of a fast evaluation as a share of an exact one's, without its audit."""
 AUDITED = 300
-"""Most images that the audit of a fast evaluation takes."""
+"""Maximum number of images in the audit of a fast evaluation."""
 AUTOATTACK = 9_700
 """Passes of the standard AutoAttack on an image that withstands it: APGD-CE with 100 steps,
 targeted APGD and FAB with 100 steps for each of 9 classes, 5,000 queries of Square."""
@@ -30,11 +30,12 @@ SURVIVORS = 100
 """Images that the second attack of `audit` takes at each strength; about twice as many over all
 strengths, since most survivors of large strengths are among those of small ones."""
 FEWEST_MARGINS = 50
-"""Fewest images over which margins are compared with distances."""
+"""Minimum number of images for comparing margins with distances."""
 CORRUPTIONS = 11
 """Number of corruption types."""
 LEAST_CLASSES = 4
-"""Fewest classes for AutoAttack: the loss of targeted APGD uses the fourth largest logit."""
+"""Minimum number of classes for AutoAttack: the loss of targeted APGD uses the fourth largest
+logit."""
 
 
 def ensemble_problem(norm: Norm, size: int, classes: int | None = None) -> str | None:

@@ -9,11 +9,11 @@ from core.config.strength import Strength
 from core.config.values import safe_name
 
 OF_RUN = "run:"
-"""Before the id of a run, as weights."""
+"""Prefix of a run's id in the field `weights`."""
 
 
 def parent_of(weights: str) -> str | None:
-    """Id of the run that weights are of; None if they are no run's."""
+    """Id of the run that `weights` names; None if it names no run."""
     return weights.removeprefix(OF_RUN) if weights.startswith(OF_RUN) else None
 
 

@@ -52,7 +52,7 @@ def untrained(config: RunConfig) -> RunConfig:
     """
     if config.parent:
         raise ValueError(
-            "weights: schedule none trains nothing; another run is judged by evals of its own"
+            "weights: schedule none trains nothing; to evaluate another run, add evals to it"
         )
     if config.weights == "random":
         raise ValueError(
@@ -239,7 +239,7 @@ class RunConfig(Part):
 
     @property
     def parent(self) -> str | None:
-        """Id of the run with whose weights it begins; None if it begins with no run's."""
+        """Id of its parent, from whose weights it begins; None if it has no parent."""
         return parent_of(self.weights)
 
     @property

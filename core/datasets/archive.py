@@ -34,7 +34,7 @@ Progress = Callable[[int, int], object]
 Member = tuple[str, int, Callable[[], IO[bytes]] | None]
 """An entry of an archive: name, size, and a function that opens it (None if not a plain file)."""
 RATIO = 20
-"""Most bytes unpacked per byte of archive: images hardly compress."""
+"""Maximum number of bytes unpacked per byte of archive: images hardly compress."""
 FREE_BYTES = 100_000_000
 """Bytes allowed regardless of RATIO, since lists of names compress better."""
 MARGIN = 4

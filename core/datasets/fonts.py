@@ -72,8 +72,8 @@ def draw_fonts(
 ) -> Iterator[tuple[str, str, Image.Image]]:
     """Yields (split, class, image of 64 x 64 pixels): `each` words in every font below `folder`,
     70, 10 and 20 % of them in train, val and test. contrast: difference between letters and
-    background, 1 to 127 of 255. most: at most so many fonts, spread evenly over all of them. Raises
-    ConfigError."""
+    background, 1 to 127 of 255. most: maximum number of fonts, chosen evenly from the sorted ones.
+    Raises ConfigError."""
     if each < 10 or not 1 <= contrast <= 127:
         raise ConfigError(
             f"fonts: expected at least 10 images per class and a contrast of 1 to 127, got {each} "

@@ -21,7 +21,7 @@ from core.config import ConfigError
 TYPES = {0x08: "uint8"}
 """Types by the third byte of an idx file; other types (integers and floats) are not images."""
 LARGEST = 2**31
-"""Most bytes of an uncompressed idx file; Fashion-MNIST's largest has 47 million."""
+"""Maximum size of an uncompressed idx file in bytes; Fashion-MNIST's largest has 47 million."""
 PARTS = {"train": "train", "test": "t10k"}
 
 
@@ -50,7 +50,7 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
 
 def read_images(folder: Path, *, each: int | None = None) -> Iterator[tuple[str, str, Image.Image]]:
     """Yields (split, class, image) from a folder of idx files, classes named '00', '01', ... each:
-    most images of a class in each split; None for all. Raises ConfigError."""
+    maximum number of images per class and split; None for all. Raises ConfigError."""
     for part, prefix in PARTS.items():
         images = read_idx(_file(folder, f"{prefix}-images-idx3-ubyte"))
         labels = read_idx(_file(folder, f"{prefix}-labels-idx1-ubyte"))

@@ -28,7 +28,7 @@ IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Endings of still image formats that Pillow reads without plugins."""
+"""File endings of the formats for single images that Pillow reads without plugins."""
 SYSTEM = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 )

@@ -132,7 +132,11 @@ def critical(distance: NDArray[np.float32], levels: Sequence[float]) -> NDArray[
 
 def expected_accuracy(distance: NDArray[np.float32], epsilon: float) -> float:
     """Exact expected accuracy, in [0, 1], over eps ~ U[0, epsilon]; for epsilon 0, the clean
-    accuracy. distance: [n], 0 for images wrong when clean."""
+    accuracy. distance: [n], 0 for images wrong when clean.
+
+    >>> expected_accuracy(np.float32([0, 0.25, 1]), 0.5)
+    0.5
+    """
     if not epsilon:
         return float((distance > 0).mean())
     return float(np.minimum(distance, epsilon).mean(dtype=np.float64) / epsilon)

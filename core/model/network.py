@@ -69,7 +69,8 @@ def build(config: RunConfig, classes: int, store: Store) -> Classifier:
 
 
 def _bare(config: RunConfig, classes: int, store: Store) -> Classifier:
-    """The network without adapters; with random weights if it is to have those of a run."""
+    """The network without adapters; with random weights if those of another run will replace
+    them."""
     if own_code.is_own(config.backbone):
         return _own(config, classes, store)
     entry = backbone(config.backbone)

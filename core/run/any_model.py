@@ -74,6 +74,12 @@ def evaluate(
     >>> found = evaluate(model, data, epsilons=["0", "4/255"], steps=2)
     >>> found.n, [*found.accuracy]
     (5, ['0', '4/255'])
+
+    The distance to the nearest adversarial image found, one number per image, by FMN:
+
+    >>> found = evaluate(model, data, attack="fmn", norm="l2", epsilons=[0, 1], steps=10)
+    >>> found.arrays["distance"].shape
+    (5,)
     """
     if batch < 1:
         raise ConfigError(f"batch: expected at least 1, got {batch}")

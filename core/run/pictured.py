@@ -1,4 +1,4 @@
-"""Images under attack as the networks of runs see them: pixels and predictions, to look at."""
+"""Attacks images with the networks of runs, for people to look at: pixels and predictions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from core.model.network import Classifier
 from core.store.folders import RunDir, Store
 
 BATCH = 32
-"""Images attacked at once: there are few, and the machine may be a laptop."""
+"""Images attacked at once: few, as the machine may be a laptop."""
 
 
 class Images(NamedTuple):
-    """pixels: uint8 [N, 3, H, W]; labels [N]; names: of classes, [] if they have only numbers."""
+    """pixels: uint8 [N, 3, H, W]; labels: [N]; names: of the classes, [] if they are only
+    numbered."""
 
     pixels: Tensor
     labels: Tensor
@@ -39,8 +40,8 @@ class Seen(NamedTuple):
 
 
 def images_of(run: RunDir, store: Store, split: str, places: Sequence[int]) -> Images:
-    """The images at these places of a split, as the run was judged on them. Raises ConfigError if
-    its dataset is not here, or has fewer."""
+    """The images at these indices of a split, exactly as in the run's evaluations. Raises
+    ConfigError if the dataset is not on this machine or has fewer images."""
     config = RunConfig.parse(run.read_config(), where=str(run.config))
     part = getattr(splits.load(config, store), split)
     if max(places, default=-1) >= len(part):
@@ -54,8 +55,9 @@ def images_of(run: RunDir, store: Store, split: str, places: Sequence[int]) -> I
 
 
 def see(model: Classifier, images: Images, strengths: Sequence[Strength], *, steps: int) -> Seen:
-    """Attack images by APGD at each strength, which ascend, on the machine's device. An image that
-    a smaller strength broke stays as that left it if the larger one does not break it: balls nest.
+    """Attack images by APGD at each of the ascending strengths, on the machine's device. If a
+    strength does not break an image that a smaller one broke, the smaller one's result is kept,
+    since it lies in the larger ball, too.
     """
     on = device()
     model.to(on)

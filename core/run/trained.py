@@ -39,7 +39,7 @@ def load_trained(run: RunDir, store: Store, device: torch.device | str = "cpu") 
 
 
 def _load(run: RunDir, store: Store) -> tuple[RunConfig, int, Classifier]:
-    """As `network.load_final`, where own code is as it was."""
+    """As `network.load_final`, but refuses the user's own code if it has changed since the run."""
     RunConfig.parse(run.read_config(), where=str(run.config)).check_code()
     return network.load_final(run, store)
 

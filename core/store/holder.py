@@ -134,7 +134,7 @@ def find_holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
             except DamagedError as error:
                 return Holder(attempt, {}, modified, age, error)
             return Holder(attempt, info, modified, age)
-        # A new attempt began meanwhile. A node may list a folder as it was a minute ago but still
-        # open newer files by name: every other time, try the next number.
+        # A new attempt began meanwhile. A node's list of a folder may be a minute old although
+        # newer files can be opened by name, so every second look tries the next number.
         attempt = max(attempt + look % 2, newest_attempt(run.path))
     raise OSError(errno.ESTALE, "this node's list of files is outdated; try again", str(run.path))

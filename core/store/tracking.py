@@ -156,7 +156,7 @@ def _begin(config: RunConfig, run: RunDir, online: bool, group: str | None) -> A
 
 
 def _how(name: str, folder: Path, online: bool) -> dict[str, Any]:
-    """What every W&B run is begun with."""
+    """Arguments with which every W&B run is started."""
     import wandb
 
     return {
@@ -182,9 +182,9 @@ def _how(name: str, folder: Path, online: bool) -> dict[str, Any]:
 
 
 def show(name: str, images: Mapping[str, Sequence[tuple[Any, str]]], folder: Path) -> str:
-    """Log pictures (uint8 [H, W, 3], with a line on each) under their keys, as a W&B run `name`
-    beside those of the runs, which hold their epochs alone. Returns where they are: the address,
-    or the command that uploads them. Raises ConfigError for whatever W&B does."""
+    """Log pictures (uint8 [H, W, 3], each with a caption) under their keys, in a separate W&B run
+    called `name`, so that the W&B runs of training contain epochs only. Returns its address, or the
+    command that uploads it. Raises ConfigError if W&B fails in any way."""
     online = is_online("auto")
     folder.mkdir(parents=True, exist_ok=True)
     try:

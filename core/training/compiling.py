@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from core.options import Compile
 
 _VARIANTS = 64
-"""Most compiled variants per model: attack with and without gradient, and training, for each batch
-size. A smaller last micro-batch and two halvings would exceed torch's default of 8."""
+"""Maximum number of compiled variants per model: attack with and without gradient, and training,
+for each batch size. A smaller last micro-batch and two halvings would exceed torch's default of 8.
+"""
 
 
 def compiled(model: nn.Module, kind: Compile) -> nn.Module:

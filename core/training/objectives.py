@@ -18,18 +18,29 @@ if TYPE_CHECKING:
 
 class Loss(ABC):
     """What training minimises; base of built-in and user-defined losses. Arguments of the
-    constructor: knobs (other keys of the mapping in the grid)."""
+    constructor: knobs (other keys of the mapping in the grid).
+
+    >>> import torch
+    >>> from torch.nn import functional as F
+    >>> class Smooth(Loss):
+    ...     def loss_sum(self, model, x, adv, y):
+    ...         return F.cross_entropy(model(adv), y, reduction="sum", label_smoothing=0.1)
+    >>> x, y = torch.zeros(2, 3, 1, 1), torch.tensor([0, 2])
+    >>> Smooth().loss_sum(torch.nn.Flatten(), x, x, y)  # 2 log 3: three classes, no idea
+    tensor(2.1972)
+    """
 
     extra_forwards: int = 0
     """Forwards with a gradient for the weights, besides that of the attacked images, in epochs with
     an attack."""
 
     def begin_epoch(self, model: nn.Module, accuracy: Callable[[], float]) -> dict[str, float]:
-        """Called before every epoch with an attack. accuracy: looks which share of the training
-        images, not augmented, `model` classifies correctly as it is called then.
+        """Called before every epoch with an attack. accuracy: measures the share of the training
+        images, not augmented, that `model` classifies correctly when this is called.
 
-        Returns what the epoch's row in metrics.jsonl is to say of it. What a loss keeps from here
-        must follow from the weights: a resumed run calls this again before its first epoch.
+        Returns further fields for the epoch's row in metrics.jsonl. Attributes that a loss sets
+        here must follow from the weights alone: a resumed run calls this again before its first
+        epoch.
         """
         return {}
 
@@ -78,8 +89,8 @@ class AutoLora(Loss):
     """
 
     extra_forwards = 1
-    """Two thirds of one, whose backbone gets no gradients of its weights, and the look at the
-    accuracy."""
+    """One forward and backward without gradients for the backbone's weights costs two thirds; the
+    rest is for measuring the accuracy."""
     strength = 6.0
 
     def begin_epoch(self, model: nn.Module, accuracy: Callable[[], float]) -> dict[str, float]:

@@ -22,7 +22,7 @@ verbs = typer.Typer()
 @verbs.command(rich_help_panel=PREPARE)
 def doctor(
     grid: Annotated[
-        str | None, typer.Argument(metavar="GRID", help="A grid whose inputs to check, too.")
+        str | None, typer.Argument(metavar="GRID", help="A grid; its inputs are checked, too.")
     ] = None,
     profile: ProfileOption = "local",
     root: Root = None,

@@ -16,13 +16,14 @@ from sweep.cli.printing import err, out
 
 verbs = typer.Typer()
 MOST = 50
-"""Limit of images in a part of the page, as each has two pictures for every run and strength."""
+"""Maximum number of images in a part of the page: each has two pictures for every run and
+strength."""
 
 
 @verbs.command(rich_help_panel=LOOK)
 def pictures(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN", help="Run ids, or unique beginnings of them.")
+        list[str], typer.Argument(metavar="RUN", help="Run ids, or their first characters.")
     ],
     root: Root = None,
     strengths: Annotated[
@@ -37,7 +38,7 @@ def pictures(
     ] = None,
     evaluation: Annotated[
         str | None,
-        typer.Option(help="The evaluation to take, if the runs have several in common."),
+        typer.Option(help="Which evaluation to use, if the runs have several in common."),
     ] = None,
     images: Annotated[
         int,
@@ -47,7 +48,7 @@ def pictures(
     ] = 6,
     wandb: Annotated[
         bool,
-        typer.Option("--wandb", help="Send the images to W&B, too, as a run of their own there."),
+        typer.Option("--wandb", help="Send the images to W&B, too, as a separate run."),
     ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:

@@ -1,5 +1,5 @@
 """The Guide (the sister benchmark, arXiv 2508.14079) on the command line: when a command asks for
-its tables, where their measurements come from, what was published of a plan, and the verb
+its tables, where their measurements come from, published values for a plan, and the verb
 suggest-backbone.
 """
 
@@ -106,15 +106,15 @@ def tables(
 
 
 def published(loaded: Grid, seen: Plan, metric: str) -> Published:
-    """What the papers measured of the runs of a plan. Raises ConfigError for nothing at all, and
-    for a metric that is not among it."""
+    """Published values for the runs of a plan. Raises ConfigError if there are none at all, or none
+    of this metric."""
     from analysis.priors import find_published
     from sweep.summary import Published
 
     values = find_published(manifest(seen.runs), loaded.tables)
     known = [*dict.fromkeys(name for found in values.values() for name in found)]
     if not known:
-        raise ConfigError(f"--published: nothing is published of the runs of {loaded.name}")
+        raise ConfigError(f"--published: no published values for the runs of {loaded.name}")
     if metric not in known:
         raise ConfigError(f"--published: unknown metric '{metric}'{nearest(metric, known)}")
     return Published(metric, values)
@@ -140,7 +140,7 @@ def suggest_backbone(
     protocol: Annotated[
         str, typer.Option("--protocol", help="How to fine-tune, as in the Guide's tables.")
     ] = "FFT (50 epochs)",
-    most: Annotated[int, typer.Option("--picks", min=1, help="Most suggestions to give.")] = 5,
+    most: Annotated[int, typer.Option("--picks", min=1, help="Maximum number of suggestions.")] = 5,
     profile: ProfileOption = "local",
     root: Root = None,
     json: Json = False,

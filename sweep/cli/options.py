@@ -67,7 +67,7 @@ TrackingOption = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--max-parallel", min=1, help="Most runs at the same time.")
+    int | None, typer.Option("--max-parallel", min=1, help="Maximum number of runs at a time.")
 ]
 
 

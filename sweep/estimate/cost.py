@@ -24,7 +24,7 @@ from sweep.grid.search import Search
 SMALL_GFLOPS = 0.5
 """Below this, a forward pass is mostly overhead, so only a measured speed gives an estimate."""
 SAMPLE = 8
-"""Most finished runs to read per backbone."""
+"""Maximum number of finished runs to read per backbone."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Work(NamedTuple):
 
 
 class _Alike(NamedTuple):
-    """Runs that differ only in network, seed and hyper-parameters: 1,440 runs are 36 of these."""
+    """Runs that differ only in network, seed and hyper-parameters; 1,440 runs form 36 such
+    groups."""
 
     evals: Sequence[EvalConfig]
     """Kept alive, because the key of `Cost._alike` holds the `id()` of these objects."""

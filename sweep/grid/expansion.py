@@ -27,7 +27,7 @@ COUPLED = (
 )
 """Sets of fields that RunConfig checks or rewrites together; every other field is judged alone."""
 STAND_IN = {"backbone": "vit", "dataset": "fake"}
-"""Fill the required fields while other fields are judged."""
+"""Values of the required fields while other fields are judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +141,14 @@ def product(
 
 
 def with_parent(file: GridFile, config: RunConfig, setting: str, choice: Choice) -> Iterator[Found]:
-    """A run, behind the one that it begins with if it begins with another's weights."""
+    """A run, preceded by its parent if it begins from another run's weights."""
     if not config.parent:
         yield Found(config, setting, config.id)
         return
     changes, place = choice["weights"]
     fields: Choice = changes.fields
     if not fields:
-        return  # which is said where it stands
+        return  # its problem is already noted
     kept = {
         key: item
         for key, item in choice.items()

@@ -57,11 +57,11 @@ def set_field(file: GridFile, key: str, value: Any, place: Place) -> Choice:
 def _changes(file: GridFile, given: Any, place: Place) -> Changes:
     changed = given.get("run") if isinstance(given, dict) and len(given) == 1 else None
     if not isinstance(changed, dict) or not changed:
-        shape = "{run: {FIELD: VALUE, ...}}, the fields in which that run is another"
+        shape = "{run: {FIELD: VALUE, ...}}, the fields in which that run differs"
         file.problem(place, f"weights: expected {shape}, got {show(given)}")
         return Changes({})
     for name in _SAME.intersection(changed):
-        line = f"weights.run: {name}: a run and the one it begins with share it, leave it out"
+        line = f"weights.run: {name}: always the same as in the run itself, leave it out"
         file.problem((*place, "run", name), line)
     return Changes(union(file, changed, (*place, "run")))
 

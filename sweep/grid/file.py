@@ -19,8 +19,8 @@ from core.config.document import Document, Place, dotted
 __all__ = ["GridFile", "Place"]
 
 LARGEST = 100_000
-"""Most characters and values that a reference may expand to: ten lines that each name the line
-before ten times would make 10^10."""
+"""Maximum number of characters and values that a reference may expand to: ten lines that each name
+the line before ten times would make 10^10."""
 DEEPEST = 20
 """Longest chain of references; OmegaConf follows chains by recursion, anew for every place."""
 _REFERENCE = re.compile(r"\$\{(\.*)([\w-]+(?:\.[\w-]+|\[\w+\])*)\}")

@@ -159,7 +159,7 @@ def check(file: GridFile, tune: Tune, configs: Iterable[RunConfig]) -> None:
     """Note combinations that are not allowed, within the block and with the runs."""
     configs = [*configs]
     if any(config.parent for config in configs):
-        what = "the rates found would make other runs of those whose weights others begin with"
+        what = "the rates found would change the ids of runs from whose weights others begin"
         file.problem(("tune",), f"tune: {what}; leave out weights: {{run: ...}}")
     if not all(config.schedule.trains for config in configs):
         what = "schedule none trains nothing; put such networks into another grid"

@@ -111,7 +111,7 @@ def prepare(name: str, source: Path | None, size: int, store: Store, console: Co
 
 @contextmanager
 def _bar(console: Console, verb: str) -> Iterator[arrays.Progress]:
-    """Inside, show a progress bar on a terminal; yields the function that updates it."""
+    """Context manager: show a progress bar on a terminal; yields the function that updates it."""
     columns = (TextColumn(verb), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(verb, total=None)

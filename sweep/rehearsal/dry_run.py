@@ -150,7 +150,7 @@ def _run(grid: Grid, rehearsal: Store, here: Profile, console: Console) -> Plan:
 
 
 def _prune(seen: Plan, rehearsal: Store) -> None:
-    """Delete the checkpoints of runs that have ended, unless others are to begin with them."""
+    """Delete the checkpoints of runs that have ended, unless other runs will begin from them."""
     waited = {s.run.config.parent for s in seen.statuses if s.state not in display.ENDED}
     for run in (run for run in seen.of(display.ENDED) if run.id not in waited):
         folder = rehearsal.run(run.id)

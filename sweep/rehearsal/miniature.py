@@ -50,7 +50,7 @@ class Datasets:
 
 def shrink(run: Run, datasets: Datasets, parent: Run | None = None) -> Run:
     """The miniature of a run; runs that differ only in seed, strength, rates or length share it.
-    parent: the miniature of the run with whose weights it begins."""
+    parent: the miniature of the run's parent, if it has one."""
     config = run.config
     # Two batches in all: in one epoch, or one in each of two.
     epochs, shorter = schedules.make(config).rehearsed()

@@ -30,7 +30,7 @@ COLOURS = {
 ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.DAMAGED, State.STALE})
 REASONED = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED, State.DAMAGED, State.STALE})
 ROWS = 30
-"""Most runs to show; of a larger sweep, only those that are under way."""
+"""Maximum number of runs to show; of a larger sweep, only those under way are shown."""
 
 
 class Clock:

@@ -15,7 +15,7 @@ from core.store.files import exists, read_end
 START = "epsweep: start"
 """Prefix of the first line that the batch script writes whenever Slurm starts or restarts it."""
 TAIL = 64 * 1024
-"""Most bytes to read from the end of a log."""
+"""Maximum number of bytes to read from the end of a log."""
 
 _SLURM = (
     ("memory", r"oom[-_]kill|OOM Killed|exceeded (\w+ )*memory limit", "out of memory (host)"),

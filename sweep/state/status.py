@@ -34,7 +34,8 @@ ON_REQUEST = frozenset({State.INTERRUPTED, State.STALE})
 
 @dataclass(frozen=True)
 class Status:
-    """One run and what is known about it. epoch: finished epochs. share: done of `phase`."""
+    """One run and what is known about it. epoch: finished epochs. share: fraction of `phase` that
+    is done."""
 
     run: Run
     state: State

@@ -147,7 +147,7 @@ def setting(sweep: SweepDir, profile: Profile, code: frozen_code.Code) -> dict[s
 
 @contextmanager
 def environ(variables: Mapping[str, str]) -> Iterator[None]:
-    """Inside, set these environment variables for this process and those it starts."""
+    """Context manager: set these environment variables for this process and those it starts."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -159,9 +159,10 @@ def environ(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _background(log: Path) -> Iterator[None]:
-    """Inside, child processes start detached from the terminal: they write to `log`, and neither
-    Ctrl-C nor a hang-up reaches submitit's controllers. To stop a worker we send its controller
-    SIGTERM, which it passes on, and the worker takes the time it needs to save its run."""
+    """Context manager: child processes start detached from the terminal: they write to `log`, and
+    neither Ctrl-C nor a hang-up reaches submitit's controllers. To stop a worker we send its
+    controller SIGTERM, which it passes on, and the worker takes the time it needs to save its run.
+    """
     quiet = (signal.SIGINT, signal.SIGHUP)
     before = [signal.signal(number, signal.SIG_IGN) for number in quiet]
     with open(log, "ab") as file, open(os.devnull, "rb") as nothing:

@@ -109,7 +109,7 @@ def _client() -> Any:
     try:
         from ray.job_submission import JobSubmissionClient  # 1 s to import; optional
     except ImportError:
-        raise ClusterError("executor ray: not installed, expected `epsweep[ray]`") from None
+        raise ClusterError("executor ray: not installed; run: pip install 'epsweep[ray]'") from None
     try:
         return JobSubmissionClient()
     except Exception as error:  # Ray raises a dozen types

@@ -42,7 +42,7 @@ def record_grid(grid: Grid, store: Store) -> SweepDir:
 
 @contextmanager
 def writing(store: Store) -> Iterator[None]:
-    """Inside, an OSError becomes a ConfigError that names the store."""
+    """Context manager: turn an OSError into a ConfigError that names the store."""
     try:
         yield
     except OSError as error:
@@ -78,8 +78,8 @@ def manifest_rows(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def turn(sweep: SweepDir) -> Iterator[None]:
-    """Inside, hold the exclusive right to plan and submit this sweep. Raises ConfigError if another
-    launch holds it."""
+    """Context manager: hold the exclusive right to plan and submit this sweep. Raises ConfigError
+    if another launch holds it."""
     claim = Claim.acquire(RunDir(sweep.path / "submitting"))
     if claim is None:
         raise ConfigError(f"{sweep.path.name}: another launch is submitting it right now")

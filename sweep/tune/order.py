@@ -24,7 +24,7 @@ class Trials(Order):
     busy: int = 0
     """Workers that already work on them."""
     workers: int | None = None
-    """Most workers at the same time on a cluster; by default one per search."""
+    """Maximum number of workers at a time on a cluster; by default one per search."""
 
     @property
     def size(self) -> int:

@@ -30,7 +30,7 @@ from sweep.tune.table import brief, tabulate
 from sweep.tune.winners import by_run
 
 SPARE = 3
-"""Most replacements for workers that died, per search."""
+"""Maximum number of replacements for workers that died, per search."""
 
 
 def searches(grid: Grid, store: Store, only: Sequence[str] = ()) -> list[Search]:
@@ -92,10 +92,10 @@ def tune(
     console: Console,
 ) -> list[Progress]:
     """Start workers for the trials that the searches lack; returns the searches' progress, on a
-    cluster as soon as the jobs are queued. workers: most at the same time, by default one per
+    cluster as soon as the jobs are queued. workers: maximum number at a time, by default one per
     search on a cluster and the profile's number here. again: selects the trials to do, whatever
-    other workers do; by default all that are left. Raises ConfigError, ClusterError,
-    StoppedError."""
+    other workers do; by default all that are left. Raises ConfigError, ClusterError, StoppedError.
+    """
     wanted = searches(grid, store, only)
     check(wanted, store, profile)
     sweep = record(grid, wanted, store)

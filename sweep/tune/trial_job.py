@@ -31,7 +31,7 @@ from sweep.worker.job import Job, await_former, may_begin, rows_of
 
 log = logging.getLogger("epsweep")
 MOST_LOST = 3
-"""After this many processes have died in one trial within a submission, it is left."""
+"""A trial is given up after this many processes have died in it within a submission."""
 
 
 @dataclass(frozen=True)

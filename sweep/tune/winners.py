@@ -28,7 +28,7 @@ from sweep.grid.tune_block import Range, Tune
 
 FIX = Schedule()
 NAMED = 3
-"""Searches named in one line before 'and k more'."""
+"""Number of searches named in one line before 'and k more'."""
 
 
 def apply(grid: Grid, store: Store) -> Grid:

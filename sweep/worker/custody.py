@@ -30,7 +30,7 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 @contextmanager
 def own() -> Iterator[None]:
-    """Inside, files are created so that only their user can write to them."""
+    """Context manager: files are created so that only their user can write to them."""
     before = os.umask(0o077)
     os.umask(before | _OTHERS)
     try:

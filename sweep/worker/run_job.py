@@ -122,8 +122,9 @@ class RunJob(Job):
         )
 
     def _turns(self, rows: Sequence[dict[str, Any]]) -> Iterator[int | None]:
-        """The numbers of the rows in the order in which they are to be done: one whose parent
-        another process works on comes after those that can begin. None after each wait for it."""
+        """Yields the row numbers in the order to do them: rows whose parent is still in another
+        process's hands come after those that can begin. Yields None after each wait for such a
+        parent."""
         left, passed, runs = deque(range(len(rows))), 0, self.store.runs
         while left:
             number = left.popleft()

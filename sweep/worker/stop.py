@@ -33,9 +33,9 @@ def own_signals() -> None:
 
 @contextmanager
 def unhidden() -> Iterator[None]:
-    """If a signal handler raised inside, and a library has replaced its exception by another, raise
-    the signal's again: the run was stopped, it did not fail. A failing `finally` is enough for
-    that, and a library not written in Python keeps no `__context__`.
+    """Context manager: if a signal handler raised an exception that a library has replaced by
+    another, raise the signal's again: the run was stopped, it did not fail. A failing `finally` is
+    enough for that, and a library not written in Python keeps no `__context__`.
     """
     before = len(_raised)
     try:
@@ -53,7 +53,7 @@ def unhidden() -> Iterator[None]:
 
 @contextmanager
 def cancellable(claim: Claim) -> Iterator[None]:
-    """Inside, CancelledError is raised in this thread if the claimed run is to be cancelled or
+    """Context manager: raise CancelledError in this thread if the claimed run is to be cancelled or
     another process has taken it over.
 
     The claim's heartbeat thread notices and sends SIGUSR1 to this thread.
@@ -77,9 +77,10 @@ def cancellable(claim: Claim) -> Iterator[None]:
 
 @contextmanager
 def stoppable(*more: signal.Signals) -> Iterator[None]:
-    """In the main thread, SIGTERM, SIGINT and `more` raise StoppedError, once: further signals are
-    ignored while the run saves. They are also ignored after a SIGUSR2 (time limit or preemption),
-    which submitit handles by queueing the job again: Slurm then sends SIGTERM at once."""
+    """Context manager: in the main thread, SIGTERM, SIGINT and `more` raise StoppedError, once:
+    further signals are ignored while the run saves. They are also ignored after a SIGUSR2 (time
+    limit or preemption), which submitit handles by queueing the job again: Slurm then sends SIGTERM
+    at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

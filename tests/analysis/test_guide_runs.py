@@ -79,7 +79,7 @@ def test_the_report_of_the_benchmark_has_its_tables_and_figures(tmp_path: Path) 
 def test_a_plan_shows_what_was_published_of_its_runs(call: Call) -> None:
     part = ("--only", "backbone=r50,vit", "dataset=cars", "epochs=50", "protocol=full")
     code, out, _ = call("plan", "guide", "--published", "linf", *part)
-    assert code == 0 and "linf as published, in %, of 4 runs: the mean over those" in out
+    assert code == 0 and "linf as published, in %, for 4 runs; a cell shows the mean" in out
     lines = {line.split()[0]: line.split()[1:3] for line in out.splitlines() if " 0/2 " in line}
     rows = published()
     rows = rows[(rows["protocol"] == "FFT (50 epochs)") & (rows["dataset"] == "stanford_cars")]
@@ -97,7 +97,7 @@ def test_a_plan_shows_what_was_published_of_its_runs(call: Call) -> None:
     ("words", "message"),
     [
         (("t1_t2", "--published", "expect"), "unknown metric 'expect', did you mean 'expected'?"),
-        (("demo", "--published", "adv"), "nothing is published of the runs of demo"),
+        (("demo", "--published", "adv"), "no published values for the runs of demo"),
         (("guide", "demo", "--published", "adv"), "expected one GRID"),
     ],
 )

@@ -87,8 +87,8 @@ def test_a_grid_adds_the_parents_that_it_does_not_list() -> None:
         ("{run: {}}", "weights: expected {run: {FIELD: VALUE, ...}}, the fields in which that run"),
         ("{runs: {epochs: 2}}", "weights: expected {run: {FIELD: VALUE, ...}}"),
         ("{run: {epoch: 2}}", "epoch: unknown field, did you mean 'epochs'?"),
-        ("{run: {dataset: cub}}", "weights.run: dataset: a run and the one it begins with share"),
-        ("{run: {backbone: vit}}", "weights.run: backbone: a run and the one it begins with share"),
+        ("{run: {dataset: cub}}", "weights.run: dataset: always the same as in the run itself"),
+        ("{run: {backbone: vit}}", "weights.run: backbone: always the same as in the run itself"),
         ("{run: {epochs: 0}}", "weights.run: epochs: expected at least 1, got 0"),
         ("{run: {schedule: none}}", "weights.run: schedule none trains nothing, name a checkpoint"),
         ("run:vit-fake-s0-0123", "weights: expected {run: {FIELD: VALUE, ...}}, the fields"),
@@ -103,7 +103,7 @@ def test_what_names_no_run_is_one_line(weights: str, line: str) -> None:
 
 def test_what_cannot_begin_with_a_run() -> None:
     for more, line in (
-        ("tune: {trials: 2}\n", "tune: the rates found would make other runs"),
+        ("tune: {trials: 2}\n", "tune: the rates found would change the ids"),
         ("include: [{schedule: none, weights: " + PROBE + "}]\n", "schedule none trains nothing"),
     ):
         with pytest.raises(ConfigError) as error:

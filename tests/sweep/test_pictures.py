@@ -182,12 +182,12 @@ def test_bad_input_is_one_line(store: tuple[Path, list[str]], call: Call, tmp_pa
         ([first, "undone"], "undone: not done; see: sweep logs undone"),
         (["bare"], "bare: has no checkpoint.pt"),
         ([first, "other-glyph"], f"expected runs of one dataset, got fake ({first}) and glyph"),
-        ([first, "other-32"], f"other-32: was judged on other images than {first}; expected"),
-        ([first, "unlike"], f"unlike: was judged on other images than {first}; expected"),
-        ([first, "alone"], "expected an attack that has judged all of the runs, got"),
+        ([first, "other-32"], f"other-32: was evaluated on other images than {first}; expected"),
+        ([first, "unlike"], f"unlike: was evaluated on other images than {first}; expected"),
+        ([first, "alone"], "expected an attack that all the runs were evaluated by, got"),
         ([first, "--strength", "9/255"], "--strength 9/255: expected one of apgd_ce2-linf-test"),
         ([first, "--strength", "4"], "--strength: a strength lies in [0, 1], got 4, did you mean"),
-        ([first, second, "--evaluation", "apgt"], "--evaluation apgt: unknown"),
+        ([first, second, "--evaluation", "apgt"], "--evaluation apgt: no such evaluation"),
     ):
         code, _, err = call(root, *arguments)
         assert code == 2 and said in err, (arguments, err)
