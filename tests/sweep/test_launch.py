@@ -183,7 +183,7 @@ def test_runs_on_their_way_are_not_launched_twice(
     finally:
         for row in read_jsonl(root / "sweeps/small/submissions.jsonl"):
             for item in row["processes"]:
-                os.kill(item["pid"], signal.SIGINT)
+                os.kill(item["pid"], signal.SIGTERM)
     until(lambda: not look(path, root).counts[State.RUNNING])
 
 
