@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from analysis.evaluation import Evaluation, images_of
@@ -22,7 +21,7 @@ from core.errors import DamagedError
 from core.store import damage, shapes
 from core.store.classes import classes_of
 from core.store.flags import read_flags
-from core.store.folders import RunDir
+from core.store.folders import ATTEMPTS, ENV, METRICS, RESULT, RunDir, eval_names
 from core.store.json_files import read_json, read_jsonl, salvage
 from core.store.records import FEWEST, batchnorm_images, delay, threshold
 
@@ -43,8 +42,8 @@ class Run:
     """For a tuned run, the winner it uses: search, params, value, trials, least, ..."""
     known: Known | None = None
     """Present digests of datasets and checkpoints, shared by the runs of a store."""
-    _seen: dict[Path, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Path -> content of its undamaged files that have been read."""
+    _seen: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Name in the folder -> content of its undamaged files that have been read."""
 
     def forget(self) -> None:
         """Drop what was read, to save memory (1 GB for 10,000 runs of 50 epochs). It is read again
@@ -53,8 +52,8 @@ class Run:
         for name in ("epochs", "evaluations", "env"):
             self.__dict__.pop(name, None)
 
-    def _read(self, read: Callable[[Path, object], Any], path: Path, shape: object) -> Any:
-        return self._seen[path] if path in self._seen else read(path, shape)
+    def _read(self, read: Callable[[str, object], Any], name: str, shape: object) -> Any:
+        return self._seen[name] if name in self._seen else read(f"{self.dir.path}/{name}", shape)
 
     @cached_property
     def epsilon_g(self) -> Strength:
@@ -101,7 +100,7 @@ class Run:
         """Which of its images or weights have changed since it ran, as a sentence, or None."""
         if self.damage or self.known is None:
             return None
-        return self.known.changed(self.sources, recorded(self.dir))
+        return self.known.changed(self.sources, recorded(self.dir, self._seen))
 
     @property
     def sources(self) -> Sources:
@@ -113,7 +112,7 @@ class Run:
         """result.json; None if the run is not done, damaged or stale."""
         if self.damage or self.changed:
             return None
-        result: Row | None = self._read(read_json, self.dir.result, shapes.Result)
+        result: Row | None = self._read(read_json, RESULT, shapes.Result)
         return result
 
     @property
@@ -153,7 +152,7 @@ class Run:
         asked = self.asked.get(eval_id, {})
         if self.state != "done":
             return Evaluation(eval_id, None, self.state, self.reason, asked)
-        record = self._read(read_json, self.dir.eval_json(eval_id), shapes.Evaluation)
+        record = self._read(read_json, eval_names(eval_id)[0], shapes.Evaluation)
         if record is None:
             return Evaluation(eval_id, None, "missing", f"evaluation {eval_id} not done", asked)
         whole = record["split_images"]
@@ -183,20 +182,20 @@ class Run:
         """commit, versions, host, device; {} if the run never started."""
         if self.damage:
             return {}
-        env: Row | None = self._read(read_json, self.dir.env, shapes.Env)
+        env: Row | None = self._read(read_json, ENV, shapes.Env)
         return env or {}
 
     @cached_property
     def attempts(self) -> list[Row]:
         read = salvage if self.damage else read_jsonl
-        return [row for row in self._read(read, self.dir.attempts, shapes.Attempt) if row]
+        return [row for row in self._read(read, ATTEMPTS, shapes.Attempt) if row]
 
     @cached_property
     def epochs(self) -> list[Row]:
         """Rows of metrics.jsonl so far, with strengths in the present spelling."""
         if self.damage or self.changed:
             return []
-        rows: list[Row] = self._read(read_jsonl, self.dir.metrics, shapes.MetricsRow)
+        rows: list[Row] = self._read(read_jsonl, METRICS, shapes.MetricsRow)
         norm = self.config["norm"]
         if in_pixels(norm):
             return rows

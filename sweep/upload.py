@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 
 from core.config import ConfigError
-from core.store.files import present
+from core.store.files import read
 from core.store.folders import RunDir, Store
 from core.store.holder import find_holder
 from core.store.tracking import ATTEMPT, environment, login_problem
@@ -47,7 +47,7 @@ def _last(run: RunDir) -> Path | None:
 def _order(segment: Path) -> tuple[int, float]:
     """Sort key: the attempt (0 in segments of older versions), then the time of the last change.
     Not the name: it holds a local time, which jumps with time zones and daylight saving."""
-    attempt = int(present((segment / ATTEMPT).read_bytes) or 0)
+    attempt = int(read(segment / ATTEMPT) or 0)
     return attempt, max((file.stat().st_mtime for file in segment.glob("*.wandb")), default=0.0)
 
 

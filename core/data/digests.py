@@ -27,7 +27,7 @@ from core.datasets.prepared import INDEX, Arrays
 from core.errors import DamagedError
 from core.store import shapes
 from core.store.files import exists
-from core.store.folders import RunDir, Store
+from core.store.folders import ENV, RESULT, RunDir, Store
 from core.store.json_files import read_json, write_json
 
 SETTLED_NS = 2_000_000_000
@@ -190,15 +190,19 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def recorded(run: RunDir) -> dict[str, Any] | None:
+def recorded(run: RunDir, seen: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The inputs that a run has been made from so far; None if it has not begun or they are unknown
-    (an older version made it, or the file cannot be read)."""
+    (an older version made it, or the file cannot be read). seen: as filled by `damage.find`."""
+
+    def content(name: str, shape: object) -> dict[str, Any]:
+        return (seen[name] if seen else read_json(f"{run.path}/{name}", shape)) or {}
+
     with suppress(DamagedError):
-        result = read_json(run.result, shapes.Result)
-        if not run.begun:
+        result = content(RESULT, shapes.Result)
+        if not result and not run.begun:
             return None
-        found: dict[str, Any] | None = (result or {}).get("inputs")
-        return found or (read_json(run.env, shapes.Env) or {}).get("inputs")
+        found: dict[str, Any] | None = result.get("inputs")
+        return found or content(ENV, shapes.Env).get("inputs")
     return None
 
 

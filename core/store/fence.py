@@ -33,7 +33,8 @@ from typing import IO
 from core.errors import NotOwnedError
 from core.store.files import copy_atomic, is_gone, present, write_atomic
 
-_DRAFTS = r"\.drafts-(\d+)-"
+_DRAFTS = re.compile(r"\.drafts-(\d+)-")
+_CLAIM = re.compile(r"claim-(\d+)\.json$")
 _TRIES = 100
 """Tries to empty a folder, in which a running process may keep creating drafts."""
 
@@ -115,25 +116,25 @@ class Fence:
 
 def newest_attempt(run: Path) -> int:
     """The highest attempt number claimed in a run folder, 0 if there is none."""
-    return max((number for _, number in _numbered(run, r"claim-(\d+)\.json$")), default=0)
+    return max(_numbered(run, _CLAIM).values(), default=0)
 
 
 def newest_drafts(run: Path) -> int:
     """The highest attempt that has a folder of drafts, 0 if none has."""
-    return max((number for _, number in _numbered(run, _DRAFTS)), default=0)
+    return max(_numbered(run, _DRAFTS).values(), default=0)
 
 
 def shut_out(run: Path, attempt: int) -> None:
     """Remove the folders of all attempts before this one."""
-    for folder, number in _numbered(run, _DRAFTS):
+    for name, number in _numbered(run, _DRAFTS).items():
         if number < attempt:
-            _raze(folder)
+            _raze(run / name)
 
 
-def _numbered(run: Path, pattern: str) -> list[tuple[Path, int]]:
+def _numbered(run: Path, pattern: re.Pattern[str]) -> dict[str, int]:
+    """Name -> number of the entries of a folder whose names begin as `pattern` says."""
     names = present(partial(os.listdir, run)) or []
-    matches = (re.match(pattern, name) for name in names)
-    return [(run / match.string, int(match[1])) for match in matches if match]
+    return {match.string: int(match[1]) for match in map(pattern.match, names) if match}
 
 
 def _raze(folder: Path) -> None:

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import DamagedError
-from core.store.files import present
+from core.store.files import AnyPath, read
 
 INTEGERS = ("index", "label", "critical", "right")
 
 
-def read_flags(path: Path) -> dict[str, NDArray[Any]] | None:
+def read_flags(path: AnyPath) -> dict[str, NDArray[Any]] | None:
     """The arrays in `path`; None if there is no such file. Raises DamagedError."""
-    content = present(path.read_bytes)
+    content = read(path)
     if content is None:
         return None
     try:
@@ -36,12 +36,12 @@ def read_flags(path: Path) -> dict[str, NDArray[Any]] | None:
         index = flags["index"]
         whole = len(np.unique(index)) == len(index)
     except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DamagedError(path, f"not a complete npz file ({error})") from None
+        raise DamagedError(Path(path), f"not a complete npz file ({error})") from None
     for name, values in flags.items():
         what, kinds = ("integers", "iu") if name in INTEGERS else ("numbers", "iufb")
         if values.dtype.kind not in kinds or not values.ndim or len(values) != len(index):
             shape = f"{values.dtype} {list(values.shape)}"
-            raise DamagedError(path, f"{name}: expected {len(index)} {what}, got {shape}")
+            raise DamagedError(Path(path), f"{name}: expected {len(index)} {what}, got {shape}")
     if not whole:
-        raise DamagedError(path, "expected each image once")
+        raise DamagedError(Path(path), "expected each image once")
     return flags

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,12 +14,21 @@ import yaml
 from core.config import settings
 from core.config.values import at_home
 from core.errors import DamagedError
-from core.store.files import aside, copy_atomic, exists, present, remove, write_atomic
+from core.store.files import aside, copy_atomic, exists, present, read, remove, write_atomic
 from core.store.json_files import json_text, jsonl_text, misfit
 from core.store.shapes import AnyObject
 
 if TYPE_CHECKING:
     from core.store.fence import Fence
+
+ENV, METRICS, RESULT = "env.json", "metrics.jsonl", "result.json"
+ATTEMPTS, CANCEL, REPAIR = "attempts.jsonl", "cancel.json", "repair.json"
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+
+
+def eval_names(eval_id: str) -> tuple[str, str]:
+    """The files of an evaluation in a run folder: its record and its flags."""
+    return f"evals/{eval_id}.json", f"evals/{eval_id}.npz"
 
 
 @dataclass(frozen=True)
@@ -85,19 +94,19 @@ class RunDir:
 
     @property
     def env(self) -> Path:
-        return self.path / "env.json"
+        return self.path / ENV
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def checkpoint(self) -> Path:
-        return self.path / "checkpoint.pt"
+        return self.path / CHECKPOINTS[0]
 
     @property
     def previous_checkpoint(self) -> Path:
-        return self.path / "checkpoint.previous.pt"
+        return self.path / CHECKPOINTS[1]
 
     @property
     def checkpoints(self) -> tuple[Path, Path]:
@@ -107,7 +116,7 @@ class RunDir:
     @property
     def begun(self) -> bool:
         """Whether there is a checkpoint or result, from which another attempt would continue."""
-        return any(exists(file) for file in (self.result, *self.checkpoints))
+        return any(exists(f"{self.path}/{name}") for name in (RESULT, *CHECKPOINTS))
 
     @property
     def replaced(self) -> Path:
@@ -117,21 +126,21 @@ class RunDir:
     @property
     def result(self) -> Path:
         """Exists only if training is finished and all evaluations that it names are on disk."""
-        return self.path / "result.json"
+        return self.path / RESULT
 
     @property
     def attempts(self) -> Path:
-        return self.path / "attempts.jsonl"
+        return self.path / ATTEMPTS
 
     @property
     def cancel(self) -> Path:
         """A request to stop this run, and not to start it again unless asked to."""
-        return self.path / "cancel.json"
+        return self.path / CANCEL
 
     @property
     def repair(self) -> Path:
         """Options of execution that retries have changed for this run."""
-        return self.path / "repair.json"
+        return self.path / REPAIR
 
     @property
     def memory(self) -> Path:
@@ -151,15 +160,18 @@ class RunDir:
         return self.path / "evals"
 
     def eval_json(self, eval_id: str) -> Path:
-        return self.evals / f"{eval_id}.json"
+        return self.path / eval_names(eval_id)[0]
 
     def eval_flags(self, eval_id: str) -> Path:
-        return self.evals / f"{eval_id}.npz"
+        return self.path / eval_names(eval_id)[1]
 
     def holds(self, result: Mapping[str, Any], evals: Iterable[str]) -> bool:
         """Whether a result names these evaluations and all of them exist; one that was deleted has
         to be made again."""
-        return all(name in result["evals"] and exists(self.eval_json(name)) for name in evals)
+        return all(
+            name in result["evals"] and exists(f"{self.path}/{eval_names(name)[0]}")
+            for name in evals
+        )
 
     def evals_on_disk(self) -> Iterator[str]:
         """Ids of all complete evaluations in the folder, whether or not the result names them."""
@@ -187,7 +199,7 @@ class RunDir:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config, unless the file has it already."""
         text = yaml.safe_dump(dict(config), sort_keys=False)
-        if present(self.config.read_bytes) != text.encode():
+        if read(self.config) != text.encode():
             self.write_text(self.config, text)
 
 
@@ -232,7 +244,7 @@ class Store:
         Raises ConfigError if the path cannot be used."""
         return cls(at_home(at_home(root or settings.root()).absolute()))
 
-    @property
+    @cached_property
     def runs(self) -> Path:
         return self.root / "runs"
 

@@ -7,6 +7,7 @@ or its heartbeat stops.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -110,11 +111,16 @@ class Holder:
 
 
 def claim_path(run: RunDir, attempt: int) -> Path:
-    return run.path / f"claim-{attempt:04d}.json"
+    return run.path / _name(attempt)
 
 
-def _read(path: Path) -> tuple[float, bytes]:
-    return path.stat().st_mtime, path.read_bytes()
+def _name(attempt: int) -> str:
+    return f"claim-{attempt:04d}.json"
+
+
+def _read(path: str) -> tuple[float, bytes]:
+    with open(path, "rb", buffering=0) as file:
+        return os.fstat(file.fileno()).st_mtime, file.readall()
 
 
 def find_holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
@@ -123,7 +129,7 @@ def find_holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
     if not attempt:
         return None
     for look in range(_LOOKS):
-        path = claim_path(run, attempt)
+        path = f"{run.path}/{_name(attempt)}"
         found = present(partial(_read, path))
         if found:
             modified, text = found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from core.errors import DamagedError
-from core.store.files import present, write_text
+from core.store.files import AnyPath, read, write_text
 from core.store.shapes import AnyObject
 
 log = logging.getLogger("epsweep")
@@ -43,31 +43,49 @@ def jsonl_text(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
-def read_json(path: Path, shape: object = AnyObject) -> dict[str, Any] | None:
+def read_json(path: AnyPath, shape: object = AnyObject) -> dict[str, Any] | None:
     """The object in `path`, None if there is no such file. shape: a type of core.store.shapes.
 
     Raises DamagedError.
     """
-    text = present(path.read_bytes)
+    text = read(path)
     return None if text is None else parse_json(text, path, shape)
 
 
-def read_jsonl(path: Path, shape: object = AnyObject) -> list[dict[str, Any]]:
+def read_jsonl(path: AnyPath, shape: object = AnyObject) -> list[dict[str, Any]]:
     """The rows of `path` without an incomplete last one, [] if there is no such file. Raises
     DamagedError."""
-    lines = _lines(path)
+    texts = lines(path)
+    if not texts:
+        return []
     # Parsing all as one array takes half the time; line by line tells which one is damaged.
     with suppress(ValueError, RecursionError):
-        rows: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(lines))
-        if len(rows) == len(lines) and _all_fit(rows, shape):
+        rows: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(texts))
+        if len(rows) == len(texts) and _all_fit(rows, shape):
             return rows
-    return [parse_json(line, path, shape) for line in lines]
+    return [parse_json(line, path, shape) for line in texts]
 
 
-def salvage(path: Path, shape: object = AnyObject) -> list[dict[str, Any] | None]:
+def salvage(path: AnyPath, shape: object = AnyObject) -> list[dict[str, Any] | None]:
     """The rows of `path`, with None for each damaged one; each of these is logged once."""
+    return _salvage(lines(path), path, shape)
+
+
+def fields(texts: Sequence[bytes], path: AnyPath, shape: Any) -> list[dict[str, Any] | None]:
+    """The rows in `texts`, the lines of `path`, as from `salvage`, but without fields that are not
+    in `shape`: for a shape with few of a row's fields that takes a fourth of the time."""
+    try:
+        rows: list[dict[str, Any] | None] = _adapter(list[shape]).validate_json(
+            b"[%b]" % b",".join(texts), strict=True
+        )
+    except ValidationError:
+        return _salvage(texts, path, shape)
+    return rows
+
+
+def _salvage(texts: Sequence[bytes], path: AnyPath, shape: object) -> list[dict[str, Any] | None]:
     rows: list[dict[str, Any] | None] = []
-    for line in _lines(path):
+    for line in texts:
         try:
             rows.append(parse_json(line, path, shape))
         except DamagedError as error:
@@ -82,10 +100,11 @@ def warn_once(text: str) -> None:
     log.warning("%s", text)
 
 
-def _lines(path: Path) -> list[bytes]:
-    *whole, last = (present(path.read_bytes) or b"").split(b"\n")
-    lines = [line for line in whole if line.strip()]
-    return lines if _is_torn(last) else [*lines, last]
+def lines(path: AnyPath) -> list[bytes]:
+    """The lines of a JSONL file without an incomplete last one, [] if there is no such file."""
+    *whole, last = (read(path) or b"").split(b"\n")
+    found = [line for line in whole if line.strip()]
+    return found if _is_torn(last) else [*found, last]
 
 
 def _is_torn(last: bytes) -> bool:
@@ -99,15 +118,15 @@ def _is_torn(last: bytes) -> bool:
     return False
 
 
-def parse_json(text: bytes, path: Path, shape: object = AnyObject) -> dict[str, Any]:
+def parse_json(text: bytes, path: AnyPath, shape: object = AnyObject) -> dict[str, Any]:
     """The object in `text`, which was read from `path`. Raises DamagedError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        raise DamagedError(path, f"not complete JSON ({error})") from None
+        raise DamagedError(Path(path), f"not complete JSON ({error})") from None
     problem = misfit(value, shape)
     if problem:
-        raise DamagedError(path, problem)
+        raise DamagedError(Path(path), problem)
     checked: dict[str, Any] = value
     return checked
 

@@ -6,10 +6,12 @@ import contextlib
 import os
 import socket
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 
+@cache
 def _machine() -> str:
     """A name for this boot of the kernel and its process namespace, within which pids are valid."""
     parts = [socket.gethostname()]

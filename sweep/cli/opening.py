@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,9 @@ def tuned_grid(grid: str, store: Store) -> Grid:
     from sweep.grid import load_grid
     from sweep.tune import winners
 
-    return winners.apply(load_grid(grid), store)
+    loaded = winners.apply(load_grid(grid), store)
+    gc.freeze()  # runs stay until the end: not to be searched for garbage again and again
+    return loaded
 
 
 def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:

@@ -4,17 +4,18 @@ device, which is measured on finished runs of the store or, before there are any
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
+
+from typing_extensions import TypedDict
 
 from core.config import EvalConfig, RunConfig, own_code
 from core.errors import DamagedError, counted
 from core.store import shapes
-from core.store.folders import Store
-from core.store.json_files import read_json, salvage
+from core.store.folders import ENV, RESULT, Store
+from core.store.json_files import fields, lines, parse_json, read_json
 from slurm.profile import Profile
 from sweep.estimate.device import SHIPPED, TFLOPS, find_device, is_same, most_at_once, shipped_speed
 from sweep.estimate.passes import Passes, count_passes, gflops, sizes_of
@@ -25,6 +26,22 @@ SMALL_GFLOPS = 0.5
 """Below this, a forward pass is mostly overhead, so only a measured speed gives an estimate."""
 SAMPLE = 8
 """Maximum number of finished runs to read per backbone."""
+
+
+class _Schedule(TypedDict):
+    kind: NotRequired[str]
+
+
+class _Config(TypedDict):
+    backbone: NotRequired[str]
+    schedule: NotRequired[_Schedule]
+
+
+class _Row(TypedDict):
+    """What tells whether a row of a manifest is worth reading, see shapes.Manifest."""
+
+    id: str
+    config: _Config
 
 
 @dataclass(frozen=True)
@@ -232,28 +249,26 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
     """(config, device-seconds of training) of some finished runs on such a device."""
     taken: dict[str, int] = defaultdict(int)
     seen = set()
+    begun = store.run_ids()
     for manifest in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
-        for row in filter(None, salvage(manifest, shapes.Manifest)):
-            name = str(row["config"].get("backbone"))
-            if row["id"] in seen or taken[name] >= SAMPLE or _is_open(row, store):
+        texts = lines(manifest)
+        for row, text in zip(fields(texts, manifest, _Row), texts, strict=True):
+            name = str(row["config"].get("backbone")) if row else ""
+            if not row or row["id"] in seen or row["id"] not in begun or taken[name] >= SAMPLE:
                 continue
             seen.add(row["id"])
+            if row["config"].get("schedule", {}).get("kind") == "auto":
+                continue  # no measure: how many epochs it attacked is not in its config
+            folder = f"{store.runs}/{row['id']}"
             try:
-                env = read_json(store.run(row["id"]).env, shapes.Env) or {}
-                if not is_same(str(env.get("device")), device):
+                result = read_json(f"{folder}/{RESULT}", shapes.Result) or {}
+                env = read_json(f"{folder}/{ENV}", shapes.Env) if result else None
+                if not env or not is_same(str(env.get("device")), device):
                     continue
-                result = read_json(store.run(row["id"]).result, shapes.Result) or {}
+                config = RunConfig.check(parse_json(text, manifest, shapes.Manifest)["config"])
             except DamagedError:
                 continue
-            config = RunConfig.check(row["config"])
             if not isinstance(config, list) and result.get("seconds"):  # a list: another version's
                 share = env.get("threads", 1) if device == "CPU" else env.get("processes", 1)
                 taken[name] += 1
                 yield config, result["seconds"] * share
-
-
-def _is_open(row: Mapping[str, Any], store: Store) -> bool:
-    # Runs under `auto` are no measure: how many epochs they attacked is not in their config.
-    return row["config"].get("schedule", {}).get("kind") == "auto" or not os.path.exists(
-        store.run(row["id"]).result
-    )

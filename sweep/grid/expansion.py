@@ -30,6 +30,10 @@ STAND_IN = {"backbone": "vit", "dataset": "fake"}
 """Values of the required fields while other fields are judged."""
 
 
+_LAST: list[tuple[Any, ...]] = [(), ()]
+"""The evaluations whose ids were asked for last, and their ids."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One training of a grid, its setting's name in tables, and the evaluations of its model."""
@@ -45,6 +49,13 @@ class Run:
     def __post_init__(self) -> None:
         if not self.id:
             object.__setattr__(self, "id", self.config.id)
+
+    @property
+    def eval_ids(self) -> tuple[str, ...]:
+        """The ids of its evaluations."""
+        if _LAST[0] is not self.evals:  # the runs of a grid share them; an id takes 20 us
+            _LAST[:] = self.evals, tuple(item.id for item in self.evals)
+        return _LAST[1]
 
     @property
     def code(self) -> tuple[tuple[str, str], ...]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from core.data.digests import Known, recorded
 from core.data.inputs import Sources
 from core.store import damage
 from core.store.files import exists
-from core.store.folders import RunDir
+from core.store.folders import CANCEL, RESULT, RunDir, eval_names
 from core.store.holder import Holder, find_holder
 from sweep.grid import Run
 from sweep.state import parents, triage
@@ -209,28 +208,37 @@ def read(
     present digests to compare its images and weights with; None for no comparison."""
     current = find_holder(folder, clock=clock)
     if current is None:
-        obstacle = parents.obstacle(run.config.parent, folder.path.parent)
-        return Facts(run.config.epochs, None, promise, obstacle, exists(folder.cancel))
+        return unbegun(run, folder, promise, exists(f"{folder.path}/{CANCEL}"))
     if current.live:
         return Facts(run.config.epochs, current, promise)
-    wanted = [item.id for item in run.evals]
-    seen: dict[Path, Any] = {}
+    wanted = run.eval_ids
+    seen: dict[str, Any] = {}
     damaged = damage.find(folder, wanted, seen, current)
-    result = None if damaged else seen.get(folder.result)
+    result = None if damaged else seen[RESULT]
     changed = None
     if known and not damaged:
-        changed = known.changed(Sources.of(run.config), recorded(folder))
+        changed = known.changed(Sources.of(run.config), recorded(folder, seen))
     return Facts(
         run.config.epochs,
         current,
         promise,
-        parents.obstacle(run.config.parent, folder.path.parent),
-        cancel=exists(folder.cancel),
+        _obstacle(run, folder),
+        cancel=exists(f"{folder.path}/{CANCEL}"),
         damaged=damage.described(damaged, folder) if damaged else None,
         changed=changed,
         result=result is not None,
-        complete=result is not None and folder.holds(result, wanted),
+        complete=result is not None
+        and all(name in result["evals"] and seen[eval_names(name)[0]] for name in wanted),
     )
+
+
+def unbegun(run: Run, folder: RunDir, promise: Pending | None, cancel: bool = False) -> Facts:
+    """The facts of a run that no process ever began. cancel: as in Facts."""
+    return Facts(run.config.epochs, None, promise, _obstacle(run, folder), cancel)
+
+
+def _obstacle(run: Run, folder: RunDir) -> str | None:
+    return parents.obstacle(run.config.parent, folder.path.parent) if run.config.parent else None
 
 
 def decide(facts: Facts) -> tuple[State, dict[str, Any]]:

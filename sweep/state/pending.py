@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NotRequired, Protocol, TypeVar
+
+from typing_extensions import TypedDict
 
 from core.store import shapes
 from core.store.folders import Store, SweepDir
-from core.store.json_files import salvage
+from core.store.json_files import fields, lines, salvage
 from core.store.processes import process_alive
 from slurm.cluster import JobState
 from sweep.state import joblog, triage
@@ -24,6 +26,14 @@ Rows = Sequence[Mapping[str, Any] | None]
 
 HIDDEN = "HIDDEN"
 """State of another user's job on a cluster that does not show us other users' jobs."""
+
+
+class _Promised(TypedDict):
+    """What is needed of a row of a submission's manifest, see shapes.Manifest."""
+
+    id: str
+    evals: dict[str, Any] | list[str]
+    after: NotRequired[shapes.Count]
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,8 @@ def promises(sweep: SweepDir) -> dict[str, Pending]:
     for row in submissions(sweep):
         name = row["manifest"]
         if name not in manifests:
-            manifests[name] = salvage(sweep.path / name, shapes.Manifest)
+            path = sweep.path / name
+            manifests[name] = fields(lines(path), path, _Promised)
         rows = manifests[name]
         if "array" in row:
             found |= _of_array(row, rows, sweep.logs)
@@ -138,7 +149,7 @@ def tasks(row: Mapping[str, Any]) -> Iterator[tuple[str, range]]:
 
 def _of_array(row: Mapping[str, Any], rows: Rows, logs: Path) -> dict[str, Pending]:
     return {
-        run["id"]: replace(_job(row, job, logs), after=run["after"], evals=frozenset(run["evals"]))
+        run["id"]: _job(row, job, logs, run)
         for job, numbers in tasks(row)
         for number in numbers
         # Rows that are gone with a deleted manifest, or damaged, promise nothing.
@@ -146,6 +157,9 @@ def _of_array(row: Mapping[str, Any], rows: Rows, logs: Path) -> dict[str, Pendi
     }
 
 
-def _job(row: Mapping[str, Any], job: str, logs: Path) -> Pending:
+def _job(
+    row: Mapping[str, Any], job: str, logs: Path, run: Mapping[str, Any] | None = None
+) -> Pending:
+    after, evals = (run["after"], frozenset(run["evals"])) if run else (0, frozenset[str]())
     user, executor = row.get("user"), row["executor"]
-    return Pending(job, 0, row["name"], logs=logs, user=user, executor=executor)
+    return Pending(job, after, row["name"], None, logs, evals, user=user, executor=executor)

@@ -106,9 +106,12 @@ def make(
     def first_look(run: Run) -> Status:
         if run.id in finished:
             return finished[run.id]
-        if run.id in begun or run.id in promised or run.config.parent:
-            return look(run, store.run(run.id), promised.get(run.id), clock, known)
-        return Status(run, State.NEW)  # saves the look into a folder for most of 100,000 runs
+        folder, promise = store.run(run.id), promised.get(run.id)
+        if run.id in begun:
+            return look(run, folder, promise, clock, known)
+        if promise or run.config.parent:
+            return _status(run, decision.unbegun(run, folder, promise))
+        return Status(run, State.NEW)  # most of 100,000 runs
 
     statuses = [first_look(run) for run in runs]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
@@ -134,7 +137,7 @@ def beside(
         run, jobs = status.run, others.get(status.run.id, ())
         if status.state not in LAUNCHABLE or status.kind == "hung" or not jobs:
             return status
-        wanted = {item.id for item in run.evals}
+        wanted = {*run.eval_ids}
         enough = [job for job in jobs if wanted <= job.evals]
         if enough:
             return look(run, store.run(run.id), enough[0], clock)
@@ -152,7 +155,11 @@ def look(
     known: Known | None = None,
 ) -> Status:
     """The status of one run, see sweep.state.decision. Parameters as in `decision.read`."""
-    state, told = decision.decide(decision.read(run, folder, promise, clock, known))
+    return _status(run, decision.read(run, folder, promise, clock, known))
+
+
+def _status(run: Run, facts: decision.Facts) -> Status:
+    state, told = decision.decide(facts)
     return Status(run, state, **told)
 
 

@@ -118,7 +118,7 @@ def _is_complete(folder: RunDir, run: Run) -> bool:
         result = read_json(folder.result)
     except DamagedError:
         return False
-    return result is not None and folder.holds(result, [item.id for item in run.evals])
+    return result is not None and folder.holds(result, run.eval_ids)
 
 
 def _is_deadly(folder: RunDir) -> bool:

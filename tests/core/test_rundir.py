@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import threading
@@ -17,12 +18,20 @@ import torch
 from forks import Forks
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import TypedDict
 
 from core.errors import DamagedError
 from core.store import checkpoint
 from core.store.files import copy_atomic, exists, present, remove, write_atomic, write_text
 from core.store.folders import RunDir, Store
-from core.store.json_files import read_json, read_jsonl, salvage, write_json, write_jsonl
+from core.store.json_files import (
+    fields,
+    read_json,
+    read_jsonl,
+    salvage,
+    write_json,
+    write_jsonl,
+)
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -204,6 +213,23 @@ def test_a_row_cut_off_while_it_was_written_is_no_row(tmp_path: Path) -> None:
     with pytest.raises(DamagedError):
         read_jsonl(path)
     assert salvage(path) == [{"a": 1}, None, {"a": 3}]
+
+
+class Promised(TypedDict):
+    id: str
+    evals: list[str]
+    after: int
+
+
+def test_the_fields_of_rows_leave_out_damaged_rows(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    row = {"id": "a", "setting": "fix", "config": {"epochs": 5}, "evals": ["e"], "after": 0}
+    texts = [json.dumps(row).encode(), json.dumps(row | {"evals": 5}).encode()]
+    few = {"id": "a", "evals": ["e"], "after": 0}
+    assert fields(texts[:1], path, Promised) == [few]
+    first, second = fields(texts, path, Promised)
+    assert first is not None and first | few == first and second is None
+    assert fields([], path, Promised) == []
 
 
 def test_config_is_written_once(tmp_path: Path) -> None:
