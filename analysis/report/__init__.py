@@ -24,6 +24,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from analysis import batchnorm, tuned
@@ -268,7 +269,11 @@ def _figures(results: Results) -> tuple[list[dict[str, Any]], str]:
 def _drawn(figure: Figure, caption: str, stem: str) -> dict[str, Any]:
     """A figure as SVG in the page's colours, for the page's script to insert."""
     file = io.BytesIO()
+    FigureCanvasSVG(figure)  # by whose text sizes it is laid out
     with styled():
+        if engine := figure.get_layout_engine():  # savefig would lay it out and draw it twice
+            engine.execute(figure)
+            figure.set_layout_engine(None)
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     text = file.getvalue().decode()
     svg = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

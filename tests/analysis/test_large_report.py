@@ -44,14 +44,18 @@ def test_the_page_is_small_and_holds_little_at_a_time(page: Path, browser: Any) 
     assert tab.page.locator("#runs-table tr[data-run]").count() == 100
     tab.page.get_by_role("button", name="Next page of runs").click()
     assert "page 2 of 15" in tab.page.locator("#runs-host .pager").inner_text()
-    # The bar of filters stays above the head of a table that is scrolled under it.
-    above = """() => {
-      const head = document.querySelector("#runs-table thead");
-      window.scrollBy({ top: head.getBoundingClientRect().top - 20, behavior: "instant" });
-      const { left, top } = head.getBoundingClientRect();
-      return document.elementFromPoint(left + 30, top + 10).closest("#filter") !== null;
+    # The head of a table that is scrolled under the bar of filters stays in sight below the bar.
+    scrolled = """() => {
+      const scroll = document.querySelector("#runs-host .scroll");
+      window.scrollBy({ top: scroll.getBoundingClientRect().top + 100, behavior: "instant" });
     }"""
-    assert tab.page.evaluate(above)
+    seen = """() => {
+      const bar = document.getElementById("filter").getBoundingClientRect();
+      const { left } = document.querySelector("#runs-table").getBoundingClientRect();
+      return document.elementFromPoint(left + 9, bar.bottom + 9).closest("thead") !== null;
+    }"""
+    tab.page.evaluate(scrolled)
+    tab.page.wait_for_function(seen)
     assert tab.wrong == []
 
 

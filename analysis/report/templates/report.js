@@ -166,6 +166,17 @@ async function main() {
   document.body.dataset.ready = "yes";
 }
 
+// --- heads of tables: below the bar of filters, which covers the top of a table scrolled under it --
+
+function lowerHeads() {
+  const edge = form.getBoundingClientRect().bottom;
+  for (const table of document.querySelectorAll("#cells-host .scroll, #runs-host .scroll")) {
+    const covered = Math.max(0, edge - table.getBoundingClientRect().top);
+    table.style.setProperty("--covered", `${Math.min(covered, table.clientHeight)}px`);
+  }
+}
+for (const event of ["scroll", "resize"]) window.addEventListener(event, lowerHeads, { passive: true });
+
 // --- figures: drawn when they become visible ----------------------------------------------------
 
 const dialog = document.getElementById("large");
