@@ -170,13 +170,7 @@ class Profile(Model):
     @property
     def packs(self) -> bool:
         """Whether the runs of a job run at the same time, on one GPU."""
-        match self.packing:
-            case "parallel":
-                return True
-            case "serial":
-                return False
-            case _:
-                assert_never(self.packing)
+        return {"parallel": True, "serial": False}[self.packing]
 
     @property
     def ranks(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated, Literal, assert_never, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo
 from pydantic_core import core_schema
@@ -26,13 +26,7 @@ LARGEST = 10**6
 def in_pixels(norm: Norm) -> bool:
     """Whether a strength in this norm bounds single pixels: then it is in [0, 1] and written in
     255ths."""
-    match norm:
-        case "linf":
-            return True
-        case "l2" | "l1":
-            return False
-        case _:
-            assert_never(norm)
+    return {"linf": True, "l2": False, "l1": False}[norm]
 
 
 def scale_of(norm: Norm) -> int:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, assert_never
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -155,7 +155,7 @@ class _Queue(Queue[_Slots]):
     ) -> None:
         super().__init__(split, rows, device)
         self.model, self.steps, self.start = model, steps, start
-        self.follow = _follow(mode)
+        self.follow = {"exact": _climb, "fast": _descend}[mode]
         self.strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
         self.found = Search(np.zeros(len(rows), np.int16))
 
@@ -212,16 +212,6 @@ class _Queue(Queue[_Slots]):
         if len(rows):
             known = slots.clean[rows], slots.clean_gradient[rows], slots.clean_loss[rows]
             slots.path.put(rows, self._path(*known, slots.level[rows]))
-
-
-def _follow(mode: Mode) -> Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]:
-    match mode:
-        case "exact":
-            return _climb
-        case "fast":
-            return _descend
-        case _:
-            assert_never(mode)
 
 
 def _climb(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:

@@ -56,13 +56,9 @@ def reached(row: MetricsRow, goal: Goal) -> float:
 
 def judged_on(row: MetricsRow, goal: Goal) -> int:
     """The number of images behind the goal's value."""
-    match goal:
-        case "clean":
-            return row["val_clean_images"]
-        case "adversarial" | "expected":
-            return row["val_adv_images"]
-        case _:
-            assert_never(goal)
+    attacked = row["val_adv_images"]
+    counts = {"clean": row["val_clean_images"], "adversarial": attacked, "expected": attacked}
+    return counts[goal]
 
 
 def threshold(classes: int | None) -> float:

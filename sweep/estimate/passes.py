@@ -8,7 +8,7 @@ Torch-free, as it is called for every run of a plan.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 from core.config import ConfigError, EvalConfig, RunConfig
 from core.config.datasets import entries
@@ -23,6 +23,8 @@ UNATTACKED, ATTACKED = (0.1, 0.02), (0.5, 0.33)
 """For training without and with attacks: (share of validation images on which the attack does all
 its steps, share of (test image, strength) pairs on which it does). Guesses, near the paper's
 accuracies: an attack stops once it succeeds."""
+STEP: Mapping[Protocol, int] = {"full": 3, "lora": 2, "linear": 1}
+"""Passes of a training step: frozen weights need no gradients."""
 DRAWN = {
     "fake": {"train": 200, "val": 60, "test": 60},
     "glyph": {"train": 1280, "val": 512, "test": 512},
@@ -48,7 +50,7 @@ def count_passes(
     config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, int]
 ) -> Passes:
     """The passes of a run with these evaluations. sizes: split -> number of images."""
-    step, attacked = _step(config.protocol), schedules.make(config).attacked_epochs(config.epochs)
+    step, attacked = STEP[config.protocol], schedules.make(config).attacked_epochs(config.epochs)
     broken = ATTACKED if attacked else UNATTACKED
     # n steps: n forward and n backward passes, and a last forward pass.
     attack = 2 * config.attack.steps + 1 + step * objectives.make(config.objective).extra_forwards
@@ -59,19 +61,6 @@ def count_passes(
     counts = [min(item.images or sizes[item.split], sizes[item.split]) for item in evals]
     tried = tuple(item.passes(n, broken[1]) for item, n in zip(evals, counts, strict=True))
     return Passes(fit, tried)
-
-
-def _step(protocol: Protocol) -> int:
-    """Passes of a training step: frozen weights need no gradients."""
-    match protocol:
-        case "full":
-            return 3
-        case "lora":
-            return 2
-        case "linear":
-            return 1
-        case _:
-            assert_never(protocol)
 
 
 def gflops(config: RunConfig) -> float | None:

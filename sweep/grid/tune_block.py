@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Any, Literal, assert_never, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PlainValidator, StrictBool, ValidationError
 
@@ -99,13 +99,7 @@ class Tune(Part):
     @property
     def shares_winner(self) -> bool:
         """Whether all settings that attack share one search, under `fix`."""
-        match self.schedule:
-            case "fix":
-                return True
-            case "each":
-                return False
-            case _:
-                assert_never(self.schedule)
+        return {"fix": True, "each": False}[self.schedule]
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
