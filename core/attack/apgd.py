@@ -68,17 +68,22 @@ def rivalry_of(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The lead [B], logit of class `rival` [B] minus logit of class `own` [B], its gradient with
     respect to x [B, C, H, W], and the logits in float32, all detached. A negative `own` stands for
-    the predicted class, a negative `rival` for the strongest class other than `own`."""
+    the predicted class, a negative `rival` for the strongest class other than `own`. The gradient
+    is contiguous: many networks' are channels-last, and each reduction per image would copy it."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         logits = model(x).float()
-        seen = logits.detach()
-        own = torch.where(own < 0, seen.argmax(1), own)[:, None]
-        others = seen.scatter(1, own, -torch.inf).argmax(1)
-        rival = torch.where(rival < 0, others, rival)[:, None]
-        lead = (logits.gather(1, rival) - logits.gather(1, own))[:, 0]
-        (gradient,) = torch.autograd.grad(lead.sum(), x)
-    return lead.detach(), gradient, seen
+    seen = logits.detach()
+    own = torch.where(own < 0, seen.argmax(1), own)[:, None]
+    others = seen.scatter(1, own, -torch.inf).argmax(1)
+    rival = torch.where(rival < 0, others, rival)[:, None]
+    lead = (seen.gather(1, rival) - seen.gather(1, own))[:, 0]
+    # The derivative of `lead` by the logits, which autograd takes longer to find.
+    sides = (
+        torch.zeros_like(seen).scatter_(1, rival, 1).scatter_add_(1, own, -seen.new_ones(own.shape))
+    )
+    (gradient,) = torch.autograd.grad(logits, x, sides)
+    return lead, gradient.contiguous(), seen
 
 
 def check_range(x: Tensor) -> None:

@@ -13,7 +13,7 @@ from core.config.strength import Norm
 class Linf(Approach):
     @staticmethod
     def length(delta: Tensor) -> Tensor:
-        return delta.flatten(1).abs().amax(1)  # 15 times as fast as vector_norm on a CPU
+        return delta.abs_().flatten(1).amax(1)  # 15 times as fast as vector_norm on a CPU
 
     @staticmethod
     def slant(gradient: Tensor) -> Tensor:
@@ -22,7 +22,9 @@ class Linf(Approach):
     @staticmethod
     def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
         radius = per_image(epsilon)
-        return torch.clamp(point, clean - radius, clean + radius, out=point).clamp_(0, 1)
+        bound = clean - radius
+        point.clamp_(min=bound)
+        return point.clamp_(max=torch.add(clean, radius, out=bound)).clamp_(0, 1)
 
     @staticmethod
     def gaining(gradient: Tensor, gain: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class Approach(Rows, ABC):
     @staticmethod
     @abstractmethod
     def length(delta: Tensor) -> Tensor:
-        """Norms [B] of perturbations."""
+        """Norms [B] of perturbations; may overwrite them."""
 
     @staticmethod
     @abstractmethod
@@ -144,7 +144,7 @@ class Approach(Rows, ABC):
     def observe(self, lead: Tensor, gradient: Tensor, logits: Tensor, steps: int) -> Tensor:
         """Take in lead [B], its gradient and the logits at `point`, and set the next `point`.
         steps: FMN's, over all descents. Returns which images [B] were misclassified at `point`."""
-        before, steepness = self.point, l2_norms(gradient)
+        steepness = l2_norms(gradient)
         if not bool((steepness < LARGEST).all()):  # checking costs less than a copy
             gradient = usable(gradient)
             steepness = l2_norms(gradient)
@@ -152,7 +152,7 @@ class Approach(Rows, ABC):
         if len(fresh):
             self._meet(fresh, logits[fresh])
         broken = ~is_right(logits, self.own)
-        length = self.length(before - self.clean)
+        length = self.length(self.point - self.clean)
         self._remember(broken, length, logits)
         self.step += 1
         begins = broken & (self.stage == WALK)
@@ -161,18 +161,23 @@ class Approach(Rows, ABC):
         self.epsilon = torch.where(begins, length, self.epsilon)
         starts = min(STARTS, steps, self.rivals.shape[1])
         each = steps // starts
+        if bool(((self.stage == DESCEND) & (self.step < each)).all()):  # as in most steps
+            self._descend(broken, length, lead, gradient, steepness, each)
+            return broken
         scanning, starting, walking, shrinking = (
             (self.stage == stage).nonzero().flatten() for stage in (SCAN, START, WALK, SHRINK)
         )
         ends = ((self.stage == DESCEND) & (self.step >= each)).nonzero().flatten()
-        # Nearly all images are in DESCEND: move all as such, then overwrite those in other stages.
-        self.point = self._descended(broken, length, lead, gradient, steepness, each)
+        before = self.point[walking]
+        if bool((self.stage == DESCEND).any()):
+            # Nearly all images are: move all as such, then overwrite those in other stages.
+            self._descend(broken, length, lead, gradient, steepness, each)
         if len(scanning):
             self._scan(scanning, broken[scanning], lead[scanning], gradient[scanning])
         if len(starting):
             self._set_off(starting, lead[starting], gradient[starting], starts)
         if len(walking):
-            self._walk(walking, before[walking], lead[walking], gradient[walking])
+            self._walk(walking, before, lead[walking], gradient[walking])
         if len(shrinking):
             self._shrink(shrinking, broken[shrinking])
         if len(ends):
@@ -188,10 +193,9 @@ class Approach(Rows, ABC):
 
     def _remember(self, broken: Tensor, length: Tensor, logits: Tensor) -> None:
         self.nearest = torch.where(broken, length.minimum(self.nearest), self.nearest)
-        closer = broken & (length < self.distance)
-        self.distance = torch.where(closer, length, self.distance)
-        self.target = torch.where(closer, logits.argmax(1), self.target)
-        torch.where(per_image(closer), self.point, self.best, out=self.best)
+        closer = (broken & (length < self.distance)).nonzero().flatten()
+        self.distance[closer], self.target[closer] = length[closer], logits[closer].argmax(1)
+        self.best[closer] = self.point[closer]
 
     def _scan(self, rows: Tensor, broken: Tensor, lead: Tensor, gradient: Tensor) -> None:
         """Store the linear distance of one rival and go on to the next. Images that are wrong when
@@ -240,7 +244,7 @@ class Approach(Rows, ABC):
         gain = (1 + OVERSHOOT) * lead.abs().maximum(STRIDE * self.slant(gradient))
         self.point[rows] = point.add(self.gaining(gradient, gain)).clamp_(0, 1)
 
-    def _descended(
+    def _descend(
         self,
         broken: Tensor,
         length: Tensor,
@@ -248,8 +252,8 @@ class Approach(Rows, ABC):
         gradient: Tensor,
         steepness: Tensor,
         steps: int,
-    ) -> Tensor:
-        """The points after a step of FMN, in balls of the updated radius."""
+    ) -> None:
+        """A step of FMN, into balls of the updated radius."""
         step = (self.step - 1).clamp(0, steps - 1)
         size, change = (
             _annealed(bounds, steps, lead.device)[step] for bounds in (SIZE, self.change)
@@ -263,8 +267,8 @@ class Approach(Rows, ABC):
         epsilon = torch.where(broken, smaller, wider)
         self.epsilon = torch.where(self.stage == DESCEND, epsilon, self.epsilon)
         share = size / steepness.clamp(min=LEAST)
-        moved = torch.addcmul(self.point, gradient, per_image(share))
-        return self.within(moved, self.clean, self.epsilon)
+        self.point.addcmul_(gradient, per_image(share))
+        self.point = self.within(self.point, self.clean, self.epsilon)
 
     def _shrink(self, rows: Tensor, broken: Tensor) -> None:
         self.low[rows] = torch.where(broken, self.low[rows], self.epsilon[rows])
