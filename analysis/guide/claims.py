@@ -131,7 +131,7 @@ def searches(frame: pd.DataFrame) -> Lines:
 
 
 SECTIONS: Mapping[str, Callable[[pd.DataFrame], Lines]] = {
-    "Medals by the size of parameters": resized,
+    "Medals, with size classes by number of parameters": resized,
     "Welch's test in the text, equal variances in the numbers": variances,
     "Interactions that are not significant": interactions,
     "Squared odds, and backbones counted twice": odds,

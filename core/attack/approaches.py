@@ -51,7 +51,8 @@ class L2(Approach):
 
 class L1(Approach):
     change = 0.15, 0.001
-    """Larger than for the others: DeepFool's steps are l2's, which end far away in l1."""
+    """Larger than in the other norms, since DeepFool's steps are those of l2 and end far away in
+    l1."""
 
     @staticmethod
     def length(delta: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ ENDINGS = (".ttf", ".otf")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PIXELS = 64
 ENDS = 0.7, 0.8
-"""Shares of the words at which the training and the validation split end; the rest are test."""
+"""Cumulative shares of the words for training and validation; the rest are for the test split."""
 
 
 def find_fonts(folder: Path) -> dict[str, Path]:

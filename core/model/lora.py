@@ -66,7 +66,7 @@ def adapt(model: nn.Module, config: RunConfig) -> None:
 
 @contextmanager
 def branch(model: nn.Module) -> Iterator[None]:
-    """Within it calls of `model` take its adapters, and train these and the head alone."""
+    """Context manager: calls of `model` use its adapters and train only these and the head."""
     heads = head_names(model)
     frozen = [
         parameter

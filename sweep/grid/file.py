@@ -58,7 +58,7 @@ class GridFile(Document):
             size, hops = self._weigh(place, (), known)
             if size > LARGEST:
                 self.refuse(place, f"becomes {size} characters and values, at most {LARGEST}")
-                break  # one that names this one is larger still
+                break  # references to it are larger still
             if hops > DEEPEST:
                 self.refuse(
                     place, f"is a chain of {hops} references, at most {DEEPEST} are allowed"

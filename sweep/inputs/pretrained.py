@@ -144,7 +144,7 @@ def _fetch_url(url: str, path: Path) -> Path:
                 file.write(block)
             # urllib reports a broken connection as the end of the file.
             if file.tell() < int(answer.headers.get("Content-Length") or 0):
-                raise ConnectionError("the connection broke off")
+                raise ConnectionError("the connection was interrupted")
 
     try:
         write_atomic(path, write)

@@ -93,8 +93,9 @@ def tune(
 ) -> list[Progress]:
     """Start workers for the trials that the searches lack; returns the searches' progress, on a
     cluster as soon as the jobs are queued. workers: maximum number at a time, by default one per
-    search on a cluster and the profile's number here. again: selects the trials to do, whatever
-    other workers do; by default all that are left. Raises ConfigError, ClusterError, StoppedError.
+    search on a cluster and the profile's number here. again: selects the trials to do, even if
+    other workers have them; by default, all that are left. Raises ConfigError, ClusterError,
+    StoppedError.
     """
     wanted = searches(grid, store, only)
     check(wanted, store, profile)
