@@ -27,7 +27,7 @@ from report import RESULTS, Report
 from torch import Tensor, nn
 
 from core.attack.apgd import attacking, gradient_of
-from core.attack.minimal import HALVINGS
+from core.attack.minimal import HALVINGS, STARTS
 from core.config import RunConfig
 from core.config.strength import Norm
 from core.data import splits
@@ -55,12 +55,9 @@ class Result:
     seconds: float
 
 
-def ours(
-    model: nn.Module, split: Split, norm: Norm, batch: int = 64, **more: Any
-) -> minimal.Distances:
-    return minimal.search(
-        model, split, steps=STEPS, batch=batch, device=CPU, norm=norm, margins=True, **more
-    )
+def ours(model: nn.Module, split: Split, norm: Norm, **more: Any) -> minimal.Distances:
+    how: dict[str, Any] = {"steps": STEPS, "batch": 64, "device": CPU, "margins": True}
+    return minimal.search(model, split, norm=norm, **how | more)
 
 
 def others(norm: str) -> Iterator[tuple[str, Attack]]:
@@ -157,6 +154,11 @@ def distances(report: Report, begins: str, model: nn.Module, split: Split, norm:
     failures = int((mine.distance.isinf() & best.isfinite()).sum())
     report.gate(f"{where}: mean of distance / best", float((mine.distance / best).mean()), 1.01)
     report.gate(f"{where}: failures where another attack succeeds", failures, 0)
+    each, theirs = spent / (found.forwards / len(split)), results[f"FMN-{STEPS}"].seconds / STEPS
+    report.gate(f"{where}: time of a step / FMN's", each / theirs, 1.0)
+    if alone := results.get("DeepFool-50"):
+        walks = timed(lambda: ours(model, split, norm, steps=STARTS))[1]
+        report.gate(f"{where}: time without FMN / DeepFool's", walks / alone.seconds, 1.0)
     several = results.get("DeepFool-50, FMN-100")
     if several and several.seconds == several.seconds:
         again = timed(lambda: ours(model, split, norm))[1]  # after the others, as before them
@@ -181,7 +183,7 @@ def paired(model: nn.Module, split: Split) -> tuple[float, list[float], list[flo
     with attacking(model):
         gradient_of(model, x, y)
         start = time.process_time()
-        found = ours(model, split, "linf", len(split), progress=once)
+        found = ours(model, split, "linf", batch=len(split), progress=once)
     return found.backwards / len(split) - HALVINGS, steps, gradients
 
 
