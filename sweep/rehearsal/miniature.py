@@ -119,7 +119,7 @@ def share(pairs: Sequence[tuple[Run, Run]]) -> list[tuple[Run, Run]]:
             found.append((run, small))
         else:
             found.append((run, kinds[kind]))
-    # What a miniature begins with is a miniature, too.
+    # The parent of a miniature is a miniature, too.
     needed = {small.config.parent for _, small in found}
     for _, small in reversed(pairs):
         needed |= {small.config.parent} if small.id in needed else set()
