@@ -130,7 +130,7 @@ class MetricsRow(TypedDict):
     val_epsilon: NotRequired[str]  # strength of the adversarial measurement
     seconds: float
     micro_batch: NotRequired[Many]  # images per forward of a process, at the end of the epoch
-    batchnorm_images: NotRequired[list[Many]]  # per statistic, [128, 64] if halved; [] if no such
+    batchnorm_images: NotRequired[list[Many]]  # per statistic, [128, 64] if halved; [] if none
     images_per_s: NotRequired[float]  # of training, without validation
 
 

@@ -32,8 +32,8 @@ def pictures(
             "--strength",
             metavar="STRENGTH...",
             help="Strengths of the evaluation to show [default: half, one and two times the "
-            "training strength]. Kept and lost images are told apart at the first of them [default: "
-            "at the training strength].",
+            "training strength]. Kept and lost images are told apart at the first of them "
+            "[default: at the training strength].",
         ),
     ] = None,
     evaluation: Annotated[

@@ -16,7 +16,7 @@ from sweep.grid.file import GridFile, Place
 _INNER = ("code", "schedule.knobs", "objective.knobs")
 """Fields that only stored configs have."""
 _SAME = frozenset({"backbone", "dataset", "image_size", "normalisation"})
-"""Fields that a run shares with the run whose weights it begins with."""
+"""Fields in which a run is always equal to its parent."""
 FIELDS = (*(name for name in fields_of(RunConfig) if name not in _INNER), "schedule.name")
 SECTIONS = {name.rpartition(".")[0] for name in FIELDS} - {"", "schedule"}
 """Fields that only group others. A schedule is not among them: it is one value, as presets have no
