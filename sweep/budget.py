@@ -101,11 +101,13 @@ def hours(seen: Plan, cost: Cost, works: Sequence[Work] = ()) -> Hours:
             used[status.run.config.backbone] += seconds[status.run.id]
             made[status.run.config.backbone] += work.petaflops * _share(status, work)
     spent = sum(seconds.values()) / 3600
+    if spent and on_gpus != cost.on_gpus:  # hours of a CPU core say nothing about those of a GPU
+        works = [work._replace(hours=None) for work in works]
     shipped = cost.shipped
     planned = {
         run.id: shipped.hours(run.config, run.evals) or 0
         for run in seen.of({State.DONE})
-        if on_gpus
+        if on_gpus and cost.on_gpus
     }
     finished = [name for name, about in planned.items() if about]
     observed = "by the speed of its runs so far" if sum(made.values()) else cost.basis

@@ -123,20 +123,24 @@ class Cost:
     _alike: dict[Any, _Alike] = field(default_factory=dict)
 
     @property
+    def on_gpus(self) -> bool:
+        return self.device != "CPU"
+
+    @property
     def unit(self) -> str:
-        return "core-hours" if self.device == "CPU" else "GPU-hours"
+        return "GPU-hours" if self.on_gpus else "core-hours"
 
     @property
     def basis(self) -> str:
         """Where the speed comes from, as a phrase."""
-        name = "CPU core" if self.device == "CPU" else self.device
+        name = self.device if self.on_gpus else "CPU core"
         if self.runs:
             kinds = ", ".join(self.own)
             runs = f"{counted(self.runs, 'run')} here ({kinds})"
             return f"at {self.tflops:.3g} TFLOP/s per {name}, as in {runs}"
         if self.device not in TFLOPS:
             return f"as if {name} were an H100 at {self.tflops:g} TFLOP/s; {SHIPPED}"
-        where = "" if self.device == "CPU" else f"; {SHIPPED}"
+        where = f"; {SHIPPED}" if self.on_gpus else ""
         return f"at {self.tflops:g} TFLOP/s per {name}{where}"
 
     @property

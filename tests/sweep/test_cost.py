@@ -281,6 +281,10 @@ def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> 
     assert found.spent == pytest.approx(1.5 * sum(hours[:2]))
     assert found.left == pytest.approx(1.5 * sum(hours[2:]))
     assert "2 finished runs: " in found.lines[1] and found.lines[1].endswith("spent (+50%)")
+    elsewhere = budget.hours(seen, replace(model, device="CPU"))  # looked at without a GPU
+    assert elsewhere.planned == 0 and elsewhere.left == found.left and len(elsewhere.lines) == 1
+    begun = Plan([Status(small.runs[0], State.RUNNING, gpu_seconds=9.0, seconds=9.0)])
+    assert budget.hours(begun, replace(model, device="CPU")).left is None
     fresh = budget.hours(Plan([Status(run, State.NEW) for run in small.runs]), model)
     assert fresh.left == pytest.approx(sum(hours)) and len(fresh.lines) == 1
     assert "GPU-minutes left, at 32 TFLOP/s per H100" in fresh.lines[0]
