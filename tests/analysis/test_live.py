@@ -98,6 +98,7 @@ def test_a_page_follows_its_sweep(tmp_path: Path) -> None:
         tab = Tab(browser, address)
         row = tab.page.locator("#runs-table tr[data-run]", has_text="running")
         row.locator("small", has_text="epoch 3/12").wait_for()
+        tab.page.locator(".chips", has_text="1 running").wait_for()
         name = row.get_attribute("data-run")
         row.locator(".open").click()
         tab.page.locator(".detail svg").first.wait_for()
@@ -109,6 +110,9 @@ def test_a_page_follows_its_sweep(tmp_path: Path) -> None:
         done.locator("td:nth-child(8)", has_text=re.compile(r"\d\.\d")).wait_for()
         tab.page.locator("#cells-host", has_text="3 of 3 results").wait_for()
         tab.page.locator(f'tr[data-run="{name}"] + .detail svg').nth(1).wait_for()
+        tab.page.locator(".chips", has_text="3 done").wait_for()
+        choices = tab.page.locator("select[name=state] option").all_inner_texts()
+        assert choices == ["all", "done"], "no state that no run is in"
         assert "3 runs" in tab.page.locator("#live-host").inner_text()
         live.answer = lambda *_: None  # type: ignore[method-assign]
         tab.page.locator("#live-host", has_text="does not answer").wait_for()

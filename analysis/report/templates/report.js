@@ -135,6 +135,22 @@ async function main() {
     });
   }
 
+  // On a served page: the counts at its top and the choices of the state filter, as they are now.
+  function recount() {
+    const counts = new Map();
+    for (const row of runs.rows) counts.set(row.state, (counts.get(row.state) || 0) + 1);
+    const chip = ([state, count]) => make("span", { class: `state ${state}` }, `${count} ${state}`);
+    const ranked = [...counts].sort((a, b) => b[1] - a[1]);
+    document.querySelector(".chips").replaceChildren(...ranked.flatMap((one) => [chip(one), " "]));
+    const select = form.elements.state;
+    const chosen = select.value;
+    const states = new Set([...counts.keys(), ...cells.rows.map((row) => row.state)]);
+    if (chosen) states.add(chosen);
+    const options = [...states].sort().map((state) => make("option", {}, state));
+    select.replaceChildren(make("option", { value: "" }, "all"), ...options);
+    select.value = chosen;
+  }
+
   const byId = new Map(runs.rows.map((row) => [row.id, row]));
   const told = new Map();
   const tell = {
@@ -147,6 +163,7 @@ async function main() {
         const detail = document.querySelector(`tr[data-run="${row.run}"] + .detail td`);
         if (detail) details(row.run).then((found) => detail.replaceChildren(opened(row, found, core.wandb)));
       }
+      if (Object.keys(changed).length) recount();
     },
     tables(fresh) {
       Object.assign(core, fresh);
@@ -156,6 +173,7 @@ async function main() {
         byId.set(row.id, row);
         if (told.has(row.id)) runs.patch(row, told.get(row.id));
       }
+      recount();
       draw();
     },
   };
