@@ -69,7 +69,7 @@ function compared(rows, details, keys) {
     for (const { key, title } of keys) put(title, i, text(row[key]));
     for (const line of details[i].config.split("\n").filter(Boolean)) {
       const [name] = line.split(": ", 1);
-      put(name, i, line.slice(name.length + 2));
+      if (!keys.some(({ key }) => key === name)) put(name, i, line.slice(name.length + 2));
     }
   });
   const table = {
