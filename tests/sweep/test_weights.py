@@ -233,7 +233,7 @@ def test_a_local_file_is_fetched_with_its_checksum(
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("gone", "404"), ("dead", "refused"), ("cut", "broke off")]
+    ("name", "reason"), [("gone", "404"), ("dead", "refused"), ("cut", "interrupted")]
 )
 def test_a_failed_download_leaves_nothing(
     robust: str, store: Store, tmp_path: Path, name: str, reason: str
