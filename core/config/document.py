@@ -26,8 +26,24 @@ _TAG = "tag:yaml.org,2002:"
 _NUMBERS = {f"{_TAG}int", f"{_TAG}float"}
 
 
+_DEEPEST = 64
+"""Levels of nesting accepted. Far more than a grid has, and few enough that reading them never
+meets Python's recursion limit, which other packages in the process may have moved."""
+
+
 class _Loader(yaml.SafeLoader):
     """Words and numbers as in YAML 1.2, without octal, hexadecimal, infinite and NaN numbers."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(None, None, f"nested deeper than {_DEEPEST} levels", mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -131,8 +147,6 @@ class Document:
             line = f":{text[: error.position].count(chr(10)) + 1}"
             character = f"unexpected character #x{ord(text[error.position]):04x}"
             raise ConfigError(f"{self.source}{line}: not valid YAML: {character}") from None
-        except RecursionError:
-            raise ConfigError(f"{self.source}: not valid YAML: nested too deeply") from None
 
     def _index(self, node: yaml.Node, place: Place) -> None:
         """Note the line of everything below `node`, and YAML features that are not accepted."""

@@ -57,7 +57,8 @@ def test_numbers_are_those_of_python(text: str) -> None:
         ("a: !!python/object:os.system x", "got 'x' tagged !!python/object:os.system"),
         ("a: 1\n? [x]\n: 2", "f:2: ?: a key must be text, put quotes around it"),
         ("a: 1\nb: \x00", "f:2: not valid YAML: unexpected character #x0000"),
-        ("[" * 5000, "f: not valid YAML: nested too deep"),
+        ("[" * 5000, "f:1: not valid YAML: nested deeper than 64 levels"),
+        ("a:\n " + "[" * 64 + "]" * 64, "f:2: not valid YAML: nested deeper than 64 levels"),
     ],
 )
 def test_a_refusal_is_one_line_with_its_place(text: str, told: str) -> None:

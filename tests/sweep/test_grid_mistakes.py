@@ -135,7 +135,7 @@ class TestMistakes:
                 ["3: grid: expected a plain value, got 'x' tagged !!py"],
             ),
             ("grid: !!int x", ["3: grid: expected a plain value, got 'x' tagged !!int"]),
-            ("grid: " + "[" * 500, ["not valid YAML: nested too deep"]),
+            ("grid: " + "[" * 500, ["3: not valid YAML: nested deeper than 64 levels"]),
             ("---\nname: h", ["3: not valid YAML: but found another document"]),
             ("about: \x07", ["3: not valid YAML: unexpected character #x0007"]),
         ],
