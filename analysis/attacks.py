@@ -1,7 +1,7 @@
 """Several attacks on the same images of a run, compared.
 
-An image that any attack breaks is not robust. So the accuracy under all attacks together is the
-closest to the truth, and a single attack overrates the run by what it shows above that.
+An image that any attack breaks is not robust. So the accuracy under all attacks together is closest
+to the truth, and a single attack overrates the run by the difference.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _overrated(one: Judged) -> str:
 
 
 def summary(runs: Iterable[Run]) -> list[str]:
-    """The same for all runs in one line, for a terminal; [] if none is overrated."""
+    """One line on how far all these runs are overrated, for a terminal; [] if none is."""
     every = [one for run in runs for one in judged(run, run.epsilon_g or None) if one.usual]
     wrong = [one for one in every if _is_overrated(one)]
     if not wrong:
@@ -182,9 +182,9 @@ class Lowered:
     images: int
     """The smallest number of images of a run."""
     adv: float
-    """Mean over runs, of adversarial accuracy."""
+    """Mean difference over runs, in adversarial accuracy."""
     expected: float
-    """Mean over runs, of expected accuracy."""
+    """Mean difference over runs, in expected accuracy."""
     widest: float
     """The largest difference at one strength."""
 

@@ -25,7 +25,7 @@ def runs_of(store: Store, manifest: Sequence[Mapping[str, Any]] | None) -> list[
         raise ConfigError(f"{store.root}: no runs here; `sweep launch` a grid first")
     variants = variants_of(rows)
     known = Known(store)
-    # A run whose wanted evaluations are unknown is asked for those of the first run that has some.
+    # A run in no manifest is expected to have the evaluations of the first run that has any.
     usual: Iterable[str] = next((row["evals"] for row in rows if row["evals"]), ())
     configs = _evaluations(store, rows)
     return [

@@ -36,5 +36,5 @@ class Options:
     rehearsal: bool = False
     """Accept miniatures of datasets, too, and record how much memory a step needs."""
     replaces: str = ""
-    """Mark (digests.mark) of outdated recorded inputs: a run with these starts over from the
-    current inputs."""
+    """Mark (digests.mark) of inputs that have changed since: a run that has recorded them starts
+    over from the current ones."""

@@ -18,7 +18,7 @@ from rich.text import Text
 FLOOR = 24
 """Terminal cells to which a column of text may shrink; fewer if its longest word is shorter."""
 NAMES = 0.6
-"""Largest share of the width at which the leading columns are not folded."""
+"""The leading columns are folded only if they take more than this share of the width."""
 
 
 class Sheet(Table):

@@ -1,6 +1,6 @@
 """`sweep doctor`: would a launch work? Every check is one line.
 
-Checks of the place where runs would run are those of its backend (`Backend.checks`).
+What to check about the place where runs would execute is up to its backend (`Backend.checks`).
 """
 
 from __future__ import annotations

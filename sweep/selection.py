@@ -1,4 +1,5 @@
-"""Which runs a launch takes: those that are wanted, can begin some time, and are worth a retry."""
+"""Which runs a launch takes: those that are wanted, will be able to begin, and are worth a
+retry."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def choose(seen: Plan, wanted: Callable[[Status], bool]) -> list[Status]:
 def startable(
     runs: Sequence[Run], grid: Grid, seen: Plan, store: Store, console: Console
 ) -> list[Run]:
-    """Those that can begin some time; says which others wait for runs that nobody will do."""
+    """The runs that will be able to begin; says which others wait for runs that nobody will do."""
     waits = {run.id: parents.obstacle(run.config.parent, store.runs) for run in runs}
     if not any(waits.values()):
         return [*runs]

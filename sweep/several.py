@@ -50,7 +50,7 @@ def look(
         named = str(grid.about.get("hardware"))
         rate = costs.get(named) or cost.of(profile or read_profile("local"), store, named)
         costs[named] = rate
-        # Runs that are not tuned yet are shared with none: their learning rates will change.
+        # Runs that are not tuned yet count as not shared: their learning rates will change.
         known = seen if winners.are_in(grid) else {}
         shared = sum(status.run.id in known for status in plan.statuses)
         hours = _hours(plan.runs, rate, known)

@@ -3,8 +3,8 @@
 Each configuration was trained once on each of six datasets, with little search for hyper-parameters
 - too little to judge it alone. So the accuracy that a configuration may reach is drawn from the
 deviations (accuracy minus the dataset's mean) of the configuration and of similar ones, weighted by
-`weights`. Each pick is the one that raises the expected best of all picks most, within the budget.
-benchmarks/suggest_backbone.py evaluates this on held-out datasets.
+`weights`. Each pick is the one that most raises the expected accuracy of the best pick, within the
+budget. benchmarks/suggest_backbone.py evaluates this on held-out datasets.
 """
 
 from __future__ import annotations
@@ -212,9 +212,9 @@ def draw(scores: pd.DataFrame, dataset: str) -> np.ndarray:
 
 
 def pick(draws: np.ndarray, cost: np.ndarray, budget: float | None, most: int) -> list[int]:
-    """Indices of the picks: greedily, the configuration that raises the expected best of the picks
-    most, among those that the rest of the budget can pay. cost: GPU-hours, nan if unknown, shape
-    [configurations]."""
+    """Indices of the picks: greedily, the configuration that most raises the expected accuracy of
+    the best pick, among those that the rest of the budget can pay for. cost: GPU-hours, nan if
+    unknown, shape [configurations]."""
     left = np.inf if budget is None else budget
     price = np.zeros(len(cost)) if budget is None else np.nan_to_num(cost, nan=np.inf)
     best = np.full(len(draws), -np.inf)

@@ -28,8 +28,8 @@ OTHER_RECIPE = "robust_resnet50"
 
 
 def test_factors(frame: pd.DataFrame) -> pd.DataFrame:
-    """One-way analysis of variance of Borda counts by each factor: F and p with equal variances,
-    which the published numbers are, and Welch's, which the paper names."""
+    """One-way analysis of variance of Borda counts by each factor: F and p assuming equal
+    variances, as published, and by Welch's test, which the paper names."""
     found = []
     for protocol, factor, groups in _by_factor(frame):
         F, p = anova([*groups.values()])

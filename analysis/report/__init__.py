@@ -269,7 +269,7 @@ def _figures(results: Results) -> tuple[list[dict[str, Any]], str]:
 def _drawn(figure: Figure, caption: str, stem: str) -> dict[str, Any]:
     """A figure as SVG in the page's colours, for the page's script to insert."""
     file = io.BytesIO()
-    FigureCanvasSVG(figure)  # by whose text sizes it is laid out
+    FigureCanvasSVG(figure)  # the text sizes of this canvas decide the layout
     with styled():
         if engine := figure.get_layout_engine():  # savefig would lay it out and draw it twice
             engine.execute(figure)

@@ -34,8 +34,8 @@ class Confusion(NamedTuple):
 
 def confusions(flags: Mapping[str, Array], at: Sequence[tuple[str, float]]) -> list[Confusion]:
     """The confusion on clean images, then at each (name, strength in [0, 1]) in `at`. flags: with
-    the arrays CLASSES. From its distance on, a right image counts as taken for the class beyond the
-    nearest boundary that was found."""
+    the arrays CLASSES. At strengths above its distance, a right image counts as taken for the class
+    beyond the nearest boundary that was found."""
     label, right = flags["label"].astype(int), flags["correct"].astype(bool)
     size = int(max(label.max(), flags["predicted"].max(), flags["target"].max())) + 1
     found = []

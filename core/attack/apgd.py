@@ -69,7 +69,8 @@ def rivalry_of(
     """The lead [B], logit of class `rival` [B] minus logit of class `own` [B], its gradient with
     respect to x [B, C, H, W], and the logits in float32, all detached. A negative `own` stands for
     the predicted class, a negative `rival` for the strongest class other than `own`. The gradient
-    is contiguous: many networks' are channels-last, and each reduction per image would copy it."""
+    is made contiguous: many networks return it channels-last, and then each reduction per image
+    would copy it."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         logits = model(x).float()
@@ -78,7 +79,7 @@ def rivalry_of(
     others = seen.scatter(1, own, -torch.inf).argmax(1)
     rival = torch.where(rival < 0, others, rival)[:, None]
     lead = (seen.gather(1, rival) - seen.gather(1, own))[:, 0]
-    # The derivative of `lead` by the logits, which autograd takes longer to find.
+    # The derivative of `lead` with respect to the logits; autograd would take longer.
     sides = (
         torch.zeros_like(seen).scatter_(1, rival, 1).scatter_add_(1, own, -seen.new_ones(own.shape))
     )
@@ -171,7 +172,8 @@ def _until_wrong(
         if step < steps - 1:
             loss, gradient, logits = gradient_of(model, path.point, y[rows])
             path.observe(loss, gradient)
-            # `observe` may send a row back to its best point; these logits are of the one before.
+            # `observe` may send a row back to its best point; these logits are of the point before
+            # that.
             broken = held[rows] & ~is_right(logits, y[rows])
             held[rows[broken]] = False
             left[rows[broken]] = stop_after

@@ -1,4 +1,5 @@
-"""The approach to the nearest other class in each norm: lengths, slopes, balls, shortest steps."""
+"""What depends on the norm in the search for the nearest other class: lengths, slopes, balls,
+steps."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ class L2(Approach):
 
 class L1(Approach):
     change = 0.15, 0.001
-    """Larger than in the other norms, since DeepFool's steps are those of l2 and end far away in
+    """Larger than in the other norms: DeepFool's steps are shortest in l2, and may be long in
     l1."""
 
     @staticmethod

@@ -27,7 +27,7 @@ def attack(
     is attacked in evaluation mode; modes and requires_grad are restored. x: floats in [0, 1]; y:
     true labels [B], int64, both on the model's device. epsilon: radius of the ball, '4/255' or a
     number, or a tensor with one per image [B]; in [0, 1] for norm 'linf', at least 0 for 'l2' and
-    'l1'. steps: gradients; one forward more is needed.
+    'l1'. steps: number of gradients; it takes one forward more.
 
     Returns images of the shape of x, in the ball and in [0, 1]: for each image, the misclassified
     point of largest loss on its trajectory, or the point of largest loss if none is misclassified.

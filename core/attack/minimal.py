@@ -7,10 +7,10 @@ START and WALK take DeepFool's steps until the prediction changes, and DESCEND r
 that shrinks while its points are adversarial and grows while they are not. SHRINK bisects the line
 from the clean image to the nearest point found.
 
-The classes chosen matter most. Compared with the shortest distance that any attack tried has found
-(l-inf, two networks of 32 and 64 classes), 100 steps towards the strongest class end 7 to 8 %
-further away, towards the nearest of nine 0.8 to 1.3 %, and towards the nearest of all classes just
-as far; 50 towards each of the two nearest end 0.3 to 0.6 % further away.
+Which classes are approached matters most. Compared with the shortest distance that any attack tried
+has found (l-inf, two networks of 32 and 64 classes), 100 steps towards the strongest class end 7 to
+8 % further away, towards the nearest of nine 0.8 to 1.3 %, and towards the nearest of all classes
+just as far; 50 towards each of the two nearest end 0.3 to 0.6 % further away.
 
 A point counts only once the model has misclassified it, so a distance is always an upper bound.
 Like APGD's `Trajectory`, an `Approach` needs no random numbers and never calls the model.
@@ -35,7 +35,7 @@ from core.attack.rows import Rows
 RIVALS = 9
 """Classes that SCAN ranks. Each more costs a gradient; more than nine change no distance."""
 STARTS = 2
-"""Descents that FMN's steps are divided among, each towards another class."""
+"""Number of descents, each towards a different class, among which FMN's steps are divided."""
 WALKS = 50
 """Maximum number of DeepFool's steps; two or three are enough for most images."""
 OVERSHOOT = 0.02
@@ -161,7 +161,7 @@ class Approach(Rows, ABC):
         self.epsilon = torch.where(begins, length, self.epsilon)
         starts = min(STARTS, steps, self.rivals.shape[1])
         each = steps // starts
-        if bool(((self.stage == DESCEND) & (self.step < each)).all()):  # as in most steps
+        if bool(((self.stage == DESCEND) & (self.step < each)).all()):  # true in most steps
             self._descend(broken, length, lead, gradient, steepness, each)
             return broken
         scanning, starting, walking, shrinking = (
@@ -170,7 +170,8 @@ class Approach(Rows, ABC):
         ends = ((self.stage == DESCEND) & (self.step >= each)).nonzero().flatten()
         before = self.point[walking]
         if bool((self.stage == DESCEND).any()):
-            # Nearly all images are: move all as such, then overwrite those in other stages.
+            # Nearly all images are in this stage: move all of them, then overwrite those in other
+            # stages.
             self._descend(broken, length, lead, gradient, steepness, each)
         if len(scanning):
             self._scan(scanning, broken[scanning], lead[scanning], gradient[scanning])
@@ -198,8 +199,8 @@ class Approach(Rows, ABC):
         self.best[closer] = self.point[closer]
 
     def _scan(self, rows: Tensor, broken: Tensor, lead: Tensor, gradient: Tensor) -> None:
-        """Store the linear distance of one rival and go on to the next. Images that are wrong when
-        clean, which only invalid logits can cause, end here."""
+        """Store the linear distance of one rival and go on to the next. An image that is
+        misclassified already, which only invalid logits can cause, ends here."""
         linear = lead.abs() / self.slant(gradient).clamp(min=LEAST)
         seen, last = self.step[rows], self.rivals.shape[1]
         self.linear[rows, seen - 1] = linear.nan_to_num(nan=torch.inf, posinf=torch.inf)

@@ -55,8 +55,9 @@ def _windows_on(steps: int, device: torch.device) -> Tensor:
 
 
 def _replace(images: Tensor, rows: Tensor, by: Tensor) -> None:
-    """Overwrite the images [B, C, H, W] that the mask `rows` [B] selects by those of `by`, in place
-    and without waiting for the device; new memory each time would cost as much as the arithmetic.
+    """Overwrite the images [B, C, H, W] that the mask `rows` [B] selects with those of `by`, in
+    place and without waiting for the device; new memory each time would cost as much as the
+    arithmetic.
     """
     torch.where(per_image(rows), by, images, out=images)
 
@@ -128,7 +129,7 @@ class Trajectory(Rows):
         """
         weight = per_image(torch.where(self.step == 0, 1.0, MOMENTUM).to(self.point.dtype))
         z = self.project(self.uphill())
-        # In place: 2 point - previous, then from there to z by the weight.
+        # In place: 2 point - previous, then interpolated towards z by the weight.
         following = self.project(self.previous.lerp_(self.point, 2.0).lerp_(z, weight))
         self.previous, self.point = self.point, following
 
@@ -199,9 +200,10 @@ class L2(Trajectory):
 
 @dataclass(eq=False)
 class L1(Trajectory):
-    """Sparse steps without momentum (Croce & Hein 2021, algorithm 1). The pixels that the best
-    point has changed say how sparse: while they become fewer, steps have the size of the ball's
-    radius and start from the best point; otherwise step sizes shrink, down to a tenth of it."""
+    """Sparse steps without momentum (Croce & Hein 2021, algorithm 1). How sparse depends on how
+    many pixels the best point has changed. While that number falls, steps have the size of the
+    ball's radius and start from the best point; otherwise step sizes shrink, down to a tenth of the
+    radius."""
 
     clean: Tensor
     epsilon: Tensor

@@ -1,4 +1,5 @@
-"""How runs are named: the readable part of an id, and a run as the weights of another."""
+"""How runs are named: the readable part of an id, and the name of a run whose weights another
+uses."""
 
 from __future__ import annotations
 

@@ -46,9 +46,9 @@ UNATTACKED = Strength(Fraction(4, 255))
 
 
 def untrained(config: RunConfig) -> RunConfig:
-    """A config with `schedule: none` with every field reset that only training uses, so that a
-    network is evaluated once, whichever grid asks for it. Raises ValueError if its weights are
-    random, which leaves it without a trained head.
+    """A config with `schedule: none`, with all fields reset that only training uses: a network is
+    then evaluated once, whichever grid asks for it. Raises ValueError if its weights are random,
+    which leaves it without a trained head.
     """
     if config.parent:
         raise ValueError(

@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
-"""A norm that is added here needs its entry in every table by norm, which a test compares."""
+"""A new norm also needs an entry in every table that is keyed by norm; a test checks this."""
 LARGEST = 10**6
 """No l2 or l1 ball in [0, 1]^n with images of any size is larger."""
 
@@ -113,7 +113,8 @@ class Strength:
 
 @lru_cache(4096)
 def _of_text(value: str, norm: Norm) -> Strength:
-    """Files of 10,000 runs hold a dozen texts a million times: 0.3 us in place of 4."""
+    """Cached, since files of 10,000 runs hold a dozen texts a million times: 0.3 us instead of
+    4."""
     return Strength._of(value, norm)
 
 

@@ -53,8 +53,8 @@ class Known:
 
     def inputs(self, sources: Sources, hub: Path | None = None) -> dict[str, str | None]:
         """The digests of a run's images ('data') and 'weights', None for drawn images, random
-        weights and missing files, and the cache of its hub weights ('hub'), None if it has none.
-        hub: where to look for hub weights; by default the cache of this process."""
+        weights and missing files, and the cache folder of its hub weights ('hub'), None if it uses
+        none. hub: where to look for hub weights; by default the cache of this process."""
         hub = hub or inputs.hub_cache()
         if (sources, hub) not in self._inputs:
             data, weights = self._data(sources), self._weights(sources, hub)
@@ -80,7 +80,7 @@ class Known:
         for part, name in names.items():
             before = made_from.get(part)
             if before and now[part] and before != now[part]:
-                return f"the {name} have changed since it was begun"
+                return f"the {name} have changed since the run began"
         return None
 
     def signature(self, sources: Sources) -> str:

@@ -62,8 +62,9 @@ def weights_file(name: str, store: Store) -> Path:
 
 def weights_part(name: str, store: Store) -> tuple[Path, str | None]:
     """The checkpoint that a config names, and NAME of 'file.pt#NAME', the weights in it to use, or
-    None. A '#' may also be part of the file's name, which is tried first. A checkpoint of the
-    registry may be there converted to .safetensors. Raises ConfigError if there is no such file.
+    None. A '#' may also be part of the file's name, which is tried first. Instead of a registered
+    checkpoint, its conversion to .safetensors may be there. Raises ConfigError if there is no such
+    file.
     """
     ends = [len(name), *(at for at in reversed(range(len(name))) if name[at] == "#")]
     for end in ends:

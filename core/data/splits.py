@@ -201,9 +201,9 @@ def _mapped(folder: Path, stage: Path | None) -> Split:
         # Not np.load, whose message about a damaged file suggests unpickling it.
         both = [np.lib.format.open_memmap(folder / name, mode="c") for name in arrays.FILES[:2]]
         return Split(*map(torch.from_numpy, both))
-    except (ValueError, FileNotFoundError) as error:  # a truncated or foreign file, or none
+    except (ValueError, FileNotFoundError) as error:  # truncated, not an npy file, or missing
         raise ConfigError(
-            f"{folder}: damaged arrays ({first_line(error)}); delete this folder, runs remake it"
+            f"{folder}: damaged arrays ({first_line(error)}); delete this folder to remake it"
         ) from None
 
 

@@ -99,7 +99,7 @@ def _draw(word: str, file: Path, contrast: int, generator: random.Random) -> Ima
     """A word that fills most of the width, at a random height on a random grey."""
     ground = generator.randint(contrast // 2, 255 - contrast // 2)
     ink = ground + contrast * generator.choice((-1, 1))
-    if not 0 <= ink <= 255:  # mirrored it fits, since contrast is below 128
+    if not 0 <= ink <= 255:  # then the opposite change fits, since contrast is below 128
         ink = 2 * ground - ink
     image = Image.new("RGB", (PIXELS, PIXELS), (ground,) * 3)
     size = generator.randint(20, 30)

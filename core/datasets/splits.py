@@ -67,7 +67,7 @@ def _shares(counts: NDArray[Any], total: int, generator: np.random.RandomState) 
 
 
 def each(labels: Sequence[int], count: int, seed: int) -> tuple[Index, Index]:
-    """Indices of `count` random images of every class, and of all others; both ascending.
+    """Indices of `count` random images of every class, and of all remaining ones; both ascending.
 
     Raises ConfigError if a class has no more than `count` images.
     """
@@ -112,7 +112,7 @@ def _labels(items: Sequence[Item]) -> list[int]:
 
 
 def _share(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
-    """The items without a stratified `share` (rounded up) of them, and that share."""
+    """Divide the items: those that remain, and a stratified `share` (rounded up)."""
     out = math.ceil(share * len(items))
     kept, held = stratified(_labels(items), len(items) - out, out, SPLIT_SEED)
     return [items[i] for i in kept], [items[i] for i in held]

@@ -43,7 +43,7 @@ class Audit:
     wrong: int
     """Audited images that `fast` counts as right at a strength that breaks them."""
     at_most: int
-    """Upper bound of the wrong images among the doubtful ones, at confidence 1 - RISK."""
+    """Upper bound on the number of wrong images among the doubtful ones, at confidence 1 - RISK."""
     pairs: int
     """(image, strength) pairs of the audited images."""
     disagreeing: int
@@ -133,7 +133,7 @@ def _draw(doubtful: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _at_most(wrong: int, images: int, doubtful: int) -> int:
-    """Upper confidence bound of the number of wrong images among `doubtful` ones, of which `images`
+    """Upper confidence bound on the number of wrong images among `doubtful` ones, of which `images`
     were drawn and `wrong` found wrong: exact, one-sided, for draws without replacement."""
     if images == doubtful:
         return wrong

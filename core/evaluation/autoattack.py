@@ -37,7 +37,7 @@ NORMS: dict[Norm, tuple[str, float]] = {
     "l2": ("L2", 2),
     "l1": ("L1", 1),
 }
-"""Norm -> its name in the ensemble, its order."""
+"""Norm -> (its name in the ensemble, its order)."""
 
 
 def measure(asked: AutoAttack, model: nn.Module, split: Split, context: Context) -> Measured:

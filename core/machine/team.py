@@ -183,7 +183,7 @@ def _exit_with_leader(store: Any) -> None:
     recorded how the run ended."""
     try:
         while not _is_over(store):
-            store.num_keys()  # raises if the leader is gone; it may work for longer than PATIENCE
+            store.num_keys()  # raises if the leader is gone; it may be silent longer than PATIENCE
     except Exception:
         os._exit(0)
 

@@ -99,9 +99,9 @@ def adapted(model: nn.Module) -> list[str]:
 
 
 def remove(model: nn.Module) -> None:
-    """Leave a plain network, in place: adapters are added to the weights that they adapt, or
-    dropped if they are off. Raises ConfigError for a module whose adapter cannot be added (a
-    grouped convolution)."""
+    """Turn `model` into a plain network, in place: adapters are added to the weights that they
+    adapt, or dropped if they are off. Raises ConfigError for a module whose adapter cannot be added
+    (a grouped convolution)."""
     for name in adapted(model):
         layer: Any = model.get_submodule(name)
         try:

@@ -84,7 +84,7 @@ def _bare(config: RunConfig, classes: int, store: Store) -> Classifier:
         torch.manual_seed(derive(config.seed, "init"))
         file = local_weights(config)
         pretrained = config.weights == "pretrained" and not file
-        if config.schedule.trains or not pretrained:  # else keep the head of the weights
+        if config.schedule.trains or not pretrained:  # else keep the head that the weights have
             options["num_classes"] = classes
         net = _create(entry.timm, pretrained, options)
     if file:

@@ -35,8 +35,8 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def prepare(model: nn.Module, config: RunConfig) -> None:
-    """Freeze what the run does not train. Raises ConfigError if that, or the optimiser, depends on
-    which module is the head and this is unknown."""
+    """Freeze what the run does not train. Raises ConfigError if the protocol or the optimiser
+    treats the head separately, and it is unknown which module that is."""
     optim, heads, trains = config.optim, head_names(model), TRAINS[config.protocol]
     parts = (optim.head_lr, optim.head_weight_decay)
     if not heads and (not trains.backbone or config.adapted or parts != (None, None)):

@@ -70,7 +70,7 @@ def train(
     run.write_json(run.env, runtime.describe())
     claim.progress = {"phase": "load data"}
     dataset = splits.load(config, store, stage=stage)
-    dataset = replace(dataset, test=dataset.test.first(0))  # cannot be used, even by mistake
+    dataset = replace(dataset, test=dataset.test.first(0))  # so it cannot be used
     model, device = network.build(config, dataset.classes, store), runtime.device()
     monitor = Monitor(remark=lambda text: remark(claim, text))
     fits = Fits(config, store, device, compile=compile)

@@ -50,7 +50,7 @@ class Holder:
 
     @property
     def given_up(self) -> bool:
-        """Whether it ended such that only a retry begins the run again."""
+        """Whether it ended in such a way that only a retry begins the run again."""
         return self.outcome in GIVEN_UP
 
     @property
@@ -101,8 +101,8 @@ class Holder:
     def _held(self) -> float:
         held = self.beat - float(self.info.get("since", self.beat))
         if self.info.get("ended"):
-            # A copied file has the time of the copy, but its owner has recorded both times, in
-            # whole seconds.
+            # From the times that its owner has recorded, in whole seconds: those of a copied file
+            # are later.
             ended, started = (
                 datetime.fromisoformat(self.info[key]) for key in ("ended", "started")
             )

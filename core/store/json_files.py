@@ -72,8 +72,8 @@ def salvage(path: AnyPath, shape: object = AnyObject) -> list[dict[str, Any] | N
 
 
 def fields(texts: Sequence[bytes], path: AnyPath, shape: Any) -> list[dict[str, Any] | None]:
-    """The rows in `texts`, the lines of `path`, as from `salvage`, but without fields that are not
-    in `shape`: for a shape with few of a row's fields that takes a fourth of the time."""
+    """Like `salvage` for `texts`, the lines of `path`, but keeps only the fields in `shape`. If
+    these are few, it takes a fourth of the time."""
     try:
         rows: list[dict[str, Any] | None] = _adapter(list[shape]).validate_json(
             b"[%b]" % b",".join(texts), strict=True

@@ -116,7 +116,7 @@ class MetricsRow(TypedDict):
     classes: NotRequired[Many]  # of the task; rows of older versions lack it
     epsilon: float  # strength of the training attack, pixels in [0, 1]; a mean if images differ
     epsilon_quartiles: NotRequired[list[float]]  # of the images' strengths, if these differ
-    branch_accuracy: NotRequired[float]  # of AutoLoRa's adapters, on training images, before it
+    branch_accuracy: NotRequired[float]  # on training images before the epoch, for AutoLoRa
     lr: float  # at the end of the epoch
     train_loss: float  # mean over the epoch's attacked images
     train_clean_correct: int  # before the attack, in evaluation mode; -1 if eps = 0

@@ -176,7 +176,7 @@ def _how(name: str, folder: Path, online: bool) -> dict[str, Any]:
             disable_git=True,
             disable_code=True,
             init_timeout=60,
-            sagemaker_disable=True,  # it would choose the id
+            sagemaker_disable=True,  # SageMaker would choose the id
         ),
     }
 

@@ -28,8 +28,8 @@ LEVELS = 8
 
 class Ramp(EpsilonSchedule):
     """Rises from 0 to 1 at T2 of `sched`. Begins after T1 or, if `listens`, as soon as the task is
-    learnt: validation accuracy has exceeded the threshold of adaptation, and had reached 90 % of
-    its best value so far by a twelfth of the training ago."""
+    learnt: validation accuracy has exceeded the threshold of adaptation, and a twelfth of the
+    training ago it was already at 90 % of its best value so far or above."""
 
     listens = True
 
@@ -165,8 +165,8 @@ class Instance(EpsilonSchedule):
 
 class Friendly(EpsilonSchedule):
     """Friendly adversarial training (Zhang et al. 2020): eps_g throughout, but the attack on an
-    image ends 0 steps after its first success, and its last point is used; from epoch 50 of 120
-    on, 1 step after it, and from 90 on, 2 steps."""
+    image ends at its first success, and its last point is used; from epoch 50 of 120 on it ends one
+    step later, and from 90 on two."""
 
     def __init__(self, epochs: int) -> None:
         self.turns = 50 * epochs / 120, 90 * epochs / 120

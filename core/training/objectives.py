@@ -26,7 +26,7 @@ class Loss(ABC):
     ...     def loss_sum(self, model, x, adv, y):
     ...         return F.cross_entropy(model(adv), y, reduction="sum", label_smoothing=0.1)
     >>> x, y = torch.zeros(2, 3, 1, 1), torch.tensor([0, 2])
-    >>> Smooth().loss_sum(torch.nn.Flatten(), x, x, y)  # 2 log 3: three classes, no idea
+    >>> Smooth().loss_sum(torch.nn.Flatten(), x, x, y)  # 2 log 3: three equally likely classes
     tensor(2.1972)
     """
 
@@ -83,9 +83,9 @@ class AutoLora(Loss):
 
     (1 - a) CE(clean) + a CE(attacked) + 6 a KL(clean || attacked),
 
-    a being the accuracy of the former on the training images, measured before each epoch. Clean
+    where a is the accuracy with adapters on the training images, measured before each epoch. Clean
     images train adapters and head, attacked ones the network and its head. Without an attack it is
-    cross-entropy on x, and the adapters wait.
+    cross-entropy on x, and the adapters are not trained.
     """
 
     extra_forwards = 1

@@ -191,14 +191,15 @@ class Step:
             with autocast(self.config.precision, self.device):
                 if threat.epsilon:
                     attacked = run_apgd(
-                        # Each step may have fewer images, so a compiled program would not fit.
+                        # With stop_after, steps have ever fewer images: each would be compiled
+                        # anew.
                         self.network if threat.stop_after is None else self.model,
                         x,
                         y,
                         epsilon=threat.of(part),
                         steps=self.config.attack.steps,
                         norm=self.config.norm,
-                        trusted=True,  # bytes / 255, and `augment_images` stays in range
+                        trusted=True,  # pixels are in [0, 1]: bytes / 255, then augmented in range
                         stop_after=threat.stop_after,
                     )
                     adv = attacked.images

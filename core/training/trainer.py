@@ -185,7 +185,7 @@ class Trainer:
             "seconds": round(time.perf_counter() - started, 3),
             "images_per_s": round(speed, 1),
         }
-        if not math.isfinite(row["val_loss"]):  # the epoch's last step may have done this
+        if not math.isfinite(row["val_loss"]):  # the last step may have ruined the weights
             raise DivergedError(
                 f"the validation loss became {row['val_loss']} after epoch {epoch} "
                 f"(learning rate {self.config.optim.lr:g}, "
@@ -249,7 +249,8 @@ class Trainer:
             return queue.clean_loss(self.model, split, **how)[1] / len(split)
 
     def _validate(self) -> dict[str, Any]:
-        """Clean loss and accuracy on all validation images, adversarial accuracy on the first."""
+        """Clean loss and accuracy on all validation images, adversarial accuracy on the first
+        ones."""
         asked, split = self.config.validation, self.data.val
         attacked = split.first(asked.images)
         how: Any = {"batch": self.step.micro_batch, "device": self.device, "team": self.team}

@@ -1,6 +1,6 @@
-"""The Guide (the sister benchmark, arXiv 2508.14079) on the command line: when a command asks for
-its tables, where their measurements come from, published values for a plan, and the verb
-suggest-backbone.
+"""The Guide (the sister benchmark, arXiv 2508.14079) on the command line: decides whether a command
+asks for its tables and where their numbers come from, adds published values to plans, and has the
+verb suggest-backbone.
 """
 
 from __future__ import annotations

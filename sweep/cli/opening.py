@@ -28,7 +28,7 @@ def tuned_grid(grid: str, store: Store) -> Grid:
     from sweep.tune import winners
 
     loaded = winners.apply(load_grid(grid), store)
-    gc.freeze()  # runs stay until the end: not to be searched for garbage again and again
+    gc.freeze()  # runs live until the end: the garbage collector need not scan them
     return loaded
 
 

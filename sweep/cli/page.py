@@ -54,7 +54,7 @@ def report(
     runs = look(loaded, store, only).runs if only else loaded.runs
     results = Results(store.root, manifest(runs))
     if not serve:
-        loaded, runs = replace(loaded, runs=()), ()  # the page needs rows alone, not 100 MB of runs
+        loaded, runs = replace(loaded, runs=()), ()  # the page needs only rows, not 100 MB of runs
         require_something(results, "report")
     address = f"https://wandb.ai/{wandb}" if wandb else None
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:

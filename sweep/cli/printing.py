@@ -49,7 +49,7 @@ def print_lacks(seen: Plan, store: Store, profile: Profile) -> None:
 
     try:
         lines = launcher.lacks(seen, store, profile)
-    except ConfigError as error:  # a variable of the profile that only the cluster sets
+    except ConfigError as error:  # the profile uses a variable that only the cluster sets
         lines = [*error.lines]
     for line in lines:
         out.print(Text(f"missing: {line}", style="yellow"), soft_wrap=True)

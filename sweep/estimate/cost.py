@@ -223,7 +223,8 @@ class Cost:
 
 
 def _kind(config: RunConfig) -> str:
-    """Runs of one kind have one speed: the same backbone and precision."""
+    """The kind of a run: those with the same backbone and precision are taken to be equally
+    fast."""
     return config.backbone + (f" in {config.precision}" if config.precision != "fp32" else "")
 
 
@@ -262,7 +263,7 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
                 continue
             seen.add(row["id"])
             if row["config"].get("schedule", {}).get("kind") == "auto":
-                continue  # no measure: how many epochs it attacked is not in its config
+                continue  # says nothing: how many epochs it attacked is not in its config
             folder = f"{store.runs}/{row['id']}"
             try:
                 result = read_json(f"{folder}/{RESULT}", shapes.Result) or {}
@@ -272,7 +273,7 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
                 config = RunConfig.check(parse_json(text, manifest, shapes.Manifest)["config"])
             except DamagedError:
                 continue
-            if not isinstance(config, list) and result.get("seconds"):  # a list: another version's
+            if not isinstance(config, list) and result.get("seconds"):  # other versions: a list
                 share = env.get("threads", 1) if device == "CPU" else env.get("processes", 1)
                 taken[name] += 1
                 yield config, result["seconds"] * share

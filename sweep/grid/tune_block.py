@@ -131,7 +131,7 @@ def read(file: GridFile) -> Tune | None:
         tune = Tune.model_validate(given)
     except ValidationError as error:
         for key, line in problems(error, Tune):
-            # A field of the space has a dot in its name, so it is read from the line, not the key.
+            # Names in the space contain dots, so the field is found in the message, not in the key.
             field = [name for name in SPACE if key.startswith("space") and name in line]
             file.problem(("tune", key.partition(".")[0], *field[:1]), f"tune.{line}")
         return None

@@ -45,8 +45,9 @@ def to_download(configs: Iterable[RunConfig], profile: Profile) -> list[str]:
 
 
 def misfits(configs: Iterable[RunConfig], store: Store) -> list[str]:
-    """One line for each network that cannot be built as a run asks: with its image size (the line
-    names the right one), LoRA modules and head. Imports torch if there is a network to try."""
+    """One line for each network that cannot be built as a run asks for it, with its image size (the
+    line names one that works), LoRA modules and head. Imports torch if there is a network to
+    try."""
     kinds = {
         (c.backbone, c.image_size, c.protocol, c.adapted, c.lora): c
         for c in configs

@@ -52,7 +52,7 @@ def shrink(run: Run, datasets: Datasets, parent: Run | None = None) -> Run:
     """The miniature of a run; runs that differ only in seed, strength, rates or length share it.
     parent: the miniature of the run's parent, if it has one."""
     config = run.config
-    # Two batches in all: in one epoch, or one in each of two.
+    # Two batches in all: both in one epoch, or one in each of two epochs.
     epochs, shorter = schedules.make(config).rehearsed()
     changes = {
         "weights": f"{OF_RUN}{parent.id}" if parent else "random",

@@ -28,7 +28,7 @@ _SLURM = (
     ("cancelled", r"JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*", "cancelled (scancel)"),
 )
 _PROGRAMS = (
-    # CUDA's libraries report a full GPU each in their own words, in exceptions of many types.
+    # Each of CUDA's libraries reports a full GPU in other words and another type of exception.
     (
         "oom",
         r"CUDA out of memory|CUDA error: out of memory|torch\.OutOfMemoryError"

@@ -21,7 +21,7 @@ ENDS = {"failed": "failed", "cancelled": "was cancelled"}
 
 
 def obstacle(parent: str | None, runs: Path) -> str | None:
-    """Why a child of this run cannot begin: 'waiting for RUN', with how that ended if it failed;
+    """Why a child of this run cannot begin: 'waiting for RUN', and how RUN ended if it failed;
     None if it can begin. runs: the store's folder `runs`."""
     if parent is None:
         return None

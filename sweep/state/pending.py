@@ -115,7 +115,7 @@ def submissions(sweep: SweepDir) -> list[dict[str, Any]]:
 def elsewhere(
     store: Store, sweep: SweepDir, runs: Collection[str], ask: Ask
 ) -> dict[str, list[Pending]]:
-    """Run id -> the jobs of other grids of the store that will come to this run. ask: asks the
+    """Run id -> the jobs of other grids of the store that will do this run. ask: asks the
     scheduler; jobs it does not confirm are left out, as their records may be those of a copied
     store."""
     found = {

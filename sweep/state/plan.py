@@ -126,7 +126,7 @@ def make(
 def beside(
     seen: Plan, others: Mapping[str, Sequence[Pending]], store: Store, clock: float | None = None
 ) -> Plan:
-    """The plan, updated for jobs of other grids that will come to its launchable runs. others: run
+    """The plan, updated for jobs of other grids that will do its launchable runs. others: run
     id -> those jobs. A run is pending if one of them does all its evaluations; otherwise it has to
     wait for them, see Status.behind."""
 

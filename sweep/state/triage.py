@@ -126,7 +126,7 @@ def of_job(state: JobState, log: Path) -> tuple[str, str] | None:
         return "killed", f"its process ended without a result{said}"
     code, signal = state.exit_code, state.signal or 0
     signal = signal or max(0, code - 128)  # srun reports a killed task as 128 + its signal
-    if signal in (9, 12, 15):  # by hand, or before its signal handlers were installed
+    if signal in (9, 12, 15):  # killed by hand, or stopped before it handled signals
         return "killed", f"its process was killed (signal {signal})"
     how = f"signal {signal}" if signal else f"exit code {code}"
     return "bug", f"its process ended by {how}{said}"

@@ -123,7 +123,8 @@ class Slurm(Backend):
         }
 
     def stop(self, promised: Iterable[Pending]) -> None:
-        # scancel would refuse a hidden job, as it is another user's; it obeys the request files.
+        # scancel would refuse to end a hidden job, as it is another user's. Such a job stops
+        # because of the requests in its runs' folders.
         known = (item for item in promised if not (item.state and item.state.state == HIDDEN))
         cluster.cancel(item.job for item in known if item.job[0].isdigit())
 

@@ -68,7 +68,8 @@ class Order(ABC):
 
     @abstractmethod
     def parts(self) -> Sequence[Self]:
-        """The order divided by profile: backbones' overrides, memory and dependencies differ."""
+        """The order as parts that need one profile each: overrides for backbones, memory and
+        dependencies differ."""
 
     @abstractmethod
     def split(self, jobs: int) -> tuple[Self, Self]:

@@ -3,7 +3,7 @@ and gives its `parameters`.
 
 Jobs run the frozen code if the executor passes on the environment (PYTHONPATH). A launch that dies
 between submitting a job and recording it leaves one unrecorded job, which does no harm: claims keep
-it from doing what later jobs do.
+it from repeating what later jobs do.
 """
 
 from __future__ import annotations

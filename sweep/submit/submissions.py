@@ -66,7 +66,7 @@ def manifest_rows(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
     for run in runs:
         if id(run.evals) not in known:
             made = {item.id: item.to_dict() for item in run.evals}
-            known[id(run.evals)] = run.evals, made  # kept, so that no other has its id
+            known[id(run.evals)] = run.evals, made  # kept alive: no other object gets its id()
         yield {
             "id": run.id,
             "setting": run.setting,

@@ -1,4 +1,4 @@
-"""The winners of searches in the runs of a grid: of all its searches, or of none.
+"""Gives the runs of a grid the winners of its searches, once all of these have one.
 
     grid as in its file --apply--> the same grid, with every run's hyper-parameters from its search
 

@@ -1,4 +1,5 @@
-"""What a process of a job does, whatever it works on: it stops in order, and waits for its turn.
+"""What a process of a job does, whatever it works on: it stops in an orderly way, and waits its
+turn.
 
 It is pickled by reference and holds only paths and numbers; the state of a run or a trial is in its
 folder. Workers with the same manifest share the work: each claims the next that no other holds.

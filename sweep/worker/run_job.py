@@ -39,8 +39,8 @@ class RunJob(Job):
     together: bool = False
     """Run the rows at the same time, one process each, instead of one after another."""
     alone: bool = False
-    """No other job has these rows. So a live claim under this job's id is left from before Slurm
-    restarted the job: wait until its heartbeat is stale."""
+    """Whether no other job has these rows. If so, a live claim under this job's id is left from
+    before Slurm restarted the job: wait until its heartbeat is stale."""
     batches: int | None = None
     """For a rehearsal: train on this many batches in all, divided among the epochs."""
 

@@ -62,7 +62,7 @@ def share(
             if parents.obstacle(run.config.parent, store.runs):
                 if run.config.parent in open_:
                     left.append(run)
-                else:  # nor is that for a worker to mend
+                else:  # waiting would not help
                     open_.discard(run.id)
                 continue
             state = look(run, promised.get(run.id))

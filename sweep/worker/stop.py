@@ -34,8 +34,8 @@ def own_signals() -> None:
 @contextmanager
 def unhidden() -> Iterator[None]:
     """Context manager: if a signal handler raised an exception that a library has replaced by
-    another, raise the signal's again: the run was stopped, it did not fail. A failing `finally` is
-    enough for that, and a library not written in Python keeps no `__context__`.
+    another, raise the signal's again: the run was stopped, it did not fail. A `finally` that fails
+    is enough to replace it, and a library not written in Python keeps no `__context__`.
     """
     before = len(_raised)
     try:

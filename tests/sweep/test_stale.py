@@ -137,7 +137,7 @@ def test_what_is_half_trained_does_not_go_on_from_other_images(
     assert states(call, grid)[0] == "stale"
     # Nor if a worker begins it although it was not asked to.
     assert attempt.make(run.config, run.evals, store, options) == "failed"
-    assert "have changed since it was begun" in folder.log.read_text()
+    assert "have changed since the run began" in folder.log.read_text()
     assert not folder.result.exists() and states(call, grid)[0] == "stale"
 
 
