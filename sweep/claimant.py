@@ -29,7 +29,7 @@ from core.store.json_files import read_jsonl
 from slurm.profile import Profile
 from sweep import launcher
 from sweep.grid import Grid, Run, load_grid, select_runs
-from sweep.state import breaker, pending
+from sweep.state import breaker, pace, pending
 from sweep.state.pending import Pending
 from sweep.submit import backends, local, submissions
 from sweep.tune import session, winners
@@ -130,6 +130,7 @@ class Claimant:
         job = TuneJob(sweep=str(sweep.path), **self._means(store, where))
         last = time.monotonic()
         while True:
+            looked = time.thread_time()
             turned = replace(job, turn=random.randrange(len(wanted)))
             # No retry of failed trials: every worker would do them again.
             done = turned.share([(one, range(one.trials), [0] * one.trials) for one in wanted])
@@ -139,7 +140,7 @@ class Claimant:
             if winners.are_in(winners.apply(grid, store)) or (not done and wait <= 0):
                 return {f"trials {outcome}": count for outcome, count in outcomes.items()}
             if not done:
-                time.sleep(min(wait, 3 * beat_seconds()))
+                time.sleep(min(wait, pace.pause(looked, 3 * beat_seconds())))
 
 
 def work(claimant: Claimant) -> dict[str, int]:

@@ -214,6 +214,7 @@ def _feed(
 ) -> None:
     """Submit the runs left whenever there is room, until none is left or the breaker trips."""
     sweep, backend, said = store.sweep(grid.name), backends.of(profile.executor), ""
+    seen: Plan | None = None
     with stoppable():
         while left:
             time.sleep(every_s)
@@ -223,7 +224,7 @@ def _feed(
                 continue
             try:
                 with submissions.turn(sweep):
-                    seen = look(grid, store)
+                    seen = look(grid, store, before=seen)
                     ready = {s.run.id for s in seen.statuses if wanted(s)}
                     runs = [run for run in left if run.id in ready]
                     started = generations.start(Runs(sweep, store, profile, runs, seen.behind))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -30,6 +30,9 @@ from sweep.cli.options import (
     value_of,
 )
 from sweep.cli.printing import out
+
+if TYPE_CHECKING:
+    from sweep.state.plan import Plan
 
 verbs = typer.Typer()
 
@@ -67,7 +70,11 @@ def status(
     loaded = tuned_grid(grid, store)
     if watch:
         known = Known(store)
-        watcher.follow(lambda: launcher.look(loaded, store, only or (), known=known), out)
+
+        def again(before: Plan | None) -> Plan:
+            return launcher.look(loaded, store, only or (), known=known, before=before)
+
+        watcher.follow(again, out)
         return
     seen = look(loaded, store, only)
     found = diagnosis.diagnose(seen, store) if diagnose else {}

@@ -84,15 +84,17 @@ def _answers(grid: Grid, store: Store, only: list[str], first: Digests, wandb: s
     from analysis.report.live import Live, Now
     from sweep import budget, launcher
     from sweep.state import display
-    from sweep.state.plan import State
+    from sweep.state.plan import Plan, State
 
     known, clock = Known(store), display.Clock()
+    latest: Plan | None = None
     cost = cost_of(grid, store, launcher.load_profile("local"))
     shown = {run.dir.id for run in first.runs}
     rows = manifest(run for run in grid.runs if run.id in shown)
 
     def seen() -> Now:
-        plan = launcher.look(grid, store, only, known=known)
+        nonlocal latest
+        plan = latest = launcher.look(grid, store, only, known=known, before=latest)
         left = clock.left(plan)
         lines = [
             display.counts_line(plan).plain,

@@ -95,7 +95,8 @@ def make(
     """The plan from every run's folder. promised: run id -> the newest submission's promise. clock:
     the file server's time, by default this machine's. known: the digests of datasets and
     checkpoints, by default read anew. ask: asks the scheduler about jobs, by default nothing.
-    before: an earlier plan, whose finished runs are not looked at again.
+    before: an earlier plan, whose finished runs are not looked at again unless their folders are
+    gone.
 
     The scheduler is asked only about jobs of pending runs, and their folders are read again after
     its answer, so that a run that begins or ends meanwhile is not missed.
@@ -104,7 +105,7 @@ def make(
     finished = {s.run.id: s for s in (before.statuses if before else ()) if s.state is State.DONE}
 
     def first_look(run: Run) -> Status:
-        if run.id in finished:
+        if run.id in finished and run.id in begun:
             return finished[run.id]
         folder, promise = store.run(run.id), promised.get(run.id)
         if run.id in begun:

@@ -18,7 +18,7 @@ from core.store.files import exists
 from core.store.folders import Store
 from core.store.json_files import read_jsonl
 from sweep.grid import Run
-from sweep.state import display, joblog, pending, plan
+from sweep.state import display, joblog, pace, pending, plan
 from sweep.state.pending import Pending
 from sweep.state.plan import Plan, State
 from sweep.submit.backend import Crew
@@ -41,9 +41,12 @@ def wait(
     Ctrl-C (or SIGTERM) stops the workers, leaves their runs resumable, and raises StoppedError.
     """
     clock, known, promised = display.Clock(), Known(store), promises(crew)
+    seen: Plan | None = None
 
     def look(working: bool) -> Plan:
-        return plan.make(runs, store, promised if working else {}, known=known)
+        nonlocal seen
+        seen = plan.make(runs, store, promised if working else {}, known=known, before=seen)
+        return seen
 
     seen = attend(
         crew,
@@ -96,24 +99,31 @@ def attend(
     """Look and show until every worker has ended; returns the last look. Raises StoppedError, once
     the workers have stopped.
 
+    Every `every` seconds it sees which workers are running; it looks at the runs when that has
+    changed, and otherwise as often as sweep.state.pace allows.
+
     look: told whether any worker is running. show: told the screen to fit into, None at the end.
     brief: a line for a file or a pipe, printed when it changes. left: whether there is work left
     for a replacement of a worker that died; at most `spare` workers are replaced."""
-    spoken, said = 0.0, ""
+    spoken, said, due, before = 0.0, "", 0.0, -1
     with stoppable(), _display(console) as live:
         try:
             while True:
                 running = [job for job in crew.jobs if not job.done()]
-                seen = look(bool(running))
-                if live:
-                    live.update(show(seen, console if running else None))
-                elif time.monotonic() - spoken > 15 and (line := brief(seen)).plain != said:
-                    console.print(line)
-                    spoken, said = time.monotonic(), line.plain
+                if len(running) != before or time.monotonic() >= due:
+                    begun = time.thread_time() if due else None
+                    before = len(running)
+                    seen = look(bool(running))
+                    if live:
+                        live.update(show(seen, console if running else None), refresh=True)
+                    elif time.monotonic() - spoken > 15 and (line := brief(seen)).plain != said:
+                        console.print(line)
+                        spoken, said = time.monotonic(), line.plain
+                    due = time.monotonic() + pace.pause(begun)
                 jobs = enumerate(crew.jobs)
                 crashed = [n for n, job in jobs if job not in running and not _ended(job)]
                 if crashed and left(seen) and spare > 0:
-                    spare -= len(crashed)
+                    spare, before = spare - len(crashed), -1
                     # Keep the number: it determines the GPUs, and the others' are in use.
                     for number in crashed:
                         crew.jobs[number] = crew.start(number)
@@ -132,27 +142,29 @@ def _ended(job: Job) -> bool:
 
 @contextmanager
 def _display(console: Console) -> Iterator[Live | None]:
-    """A live display on a terminal; None for a file or a pipe."""
+    """A live display on a terminal, drawn when it is updated; None for a file or a pipe."""
     if not console.is_terminal:
         yield None
         return
-    with Live(console=console, refresh_per_second=4) as live:
+    with Live(console=console, auto_refresh=False) as live:
         yield live
 
 
-def follow(look: Callable[[], Plan], console: Console, *, every: float = 2.0) -> None:
+def follow(look: Callable[[Plan | None], Plan], console: Console, *, every: float = 2.0) -> None:
     """Refresh the table until nothing is running or pending, or Ctrl-C: every `every` seconds, or
-    every 15 s if the scheduler has to be asked."""
-    clock = display.Clock()
+    every 15 s if the scheduler has to be asked, or less often, see sweep.state.pace. look: given
+    the look before, None at first."""
+    clock, seen = display.Clock(), None
     with _display(console) as live:
         while True:
-            seen = look()
+            begun = time.thread_time() if seen else None
+            seen = look(seen)
             if live:
-                live.update(display.table(seen, clock, screen=console))
+                live.update(display.table(seen, clock, screen=console), refresh=True)
             if not (seen.counts[State.RUNNING] or seen.counts[State.PENDING]):
                 break
-            time.sleep(SCHEDULER_S if seen.asked else every)
+            time.sleep(pace.pause(begun, SCHEDULER_S if seen.asked else every))
         if live:
-            live.update(display.table(seen, clock))
+            live.update(display.table(seen, clock), refresh=True)
     if live is None:
         console.print(display.table(seen))

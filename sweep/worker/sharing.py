@@ -20,7 +20,7 @@ from core.store.claims import shared_clock
 from core.store.folders import RunDir, Store
 from core.store.json_files import read_json, salvage
 from sweep.grid import Run
-from sweep.state import decision, parents
+from sweep.state import decision, pace, parents
 from sweep.state.pending import Pending
 from sweep.state.status import LAUNCHABLE, State
 
@@ -55,6 +55,7 @@ def share(
     open_ = {run.id for run in runs}  # those that may still be claimed, here or elsewhere
     look, last = _Look(store), time.monotonic()
     while True:
+        looked = time.thread_time()
         promised, ahead = promises(), deque(left)
         left, begun = [], False
         while ahead:
@@ -82,7 +83,7 @@ def share(
         if not left or (not begun and wait <= 0):
             return outcomes
         if not begun:
-            time.sleep(min(wait, 3 * beat_seconds()))
+            time.sleep(min(wait, pace.pause(looked, 3 * beat_seconds())))
 
 
 class _Look:

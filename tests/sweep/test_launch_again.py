@@ -81,7 +81,9 @@ def test_runs_that_were_chosen_by_their_state_count_by_how_they_end(
 
 def test_finished_runs_are_not_looked_at_twice(again: Grid, store: Store) -> None:
     done = Status(again.runs[0], State.DONE)
-    seen = plan.make(again.runs, store, {}, before=Plan([done]))
+    gone = Status(again.runs[1], State.DONE)
+    store.run(done.run.id).path.mkdir(parents=True)
+    seen = plan.make(again.runs, store, {}, before=Plan([done, gone]))
     assert [status.state for status in seen.statuses] == [State.DONE, State.NEW, State.NEW]
 
 

@@ -1,6 +1,7 @@
 """Workers of this machine: each has its own GPU, and what takes its place has that one too."""
 
 import io
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from core.store.folders import Store
 from core.store.json_files import write_json
 from slurm.profile import read_profile
 from sweep.grid import Grid, load_grid
-from sweep.state import plan
+from sweep.state import pace, plan
 from sweep.state.plan import State
 from sweep.submit import local, submissions, watcher
 from sweep.submit.backend import Crew
@@ -134,6 +135,37 @@ def test_a_worker_takes_the_place_of_the_one_that_died(tmp_path: Path) -> None:
         every=0.0,
     )
     assert started == [2]
+
+
+def test_watching_looks_at_runs_only_as_often_as_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every tick it only asks whether a worker has ended; then it looks at once."""
+    monkeypatch.setattr(pace, "pause", lambda *_: 1e6)
+    left = iter([False] * 50)
+    job = SimpleNamespace(
+        paths=SimpleNamespace(result_pickle=tmp_path), done=lambda: next(left, True)
+    )
+    looks: list[bool] = []
+    jobs: list[Any] = [job]
+    watcher.attend(
+        Crew(jobs, lambda number: jobs[number], tmp_path / "m"),
+        Console(file=io.StringIO()),
+        looks.append,
+        show=lambda *_: "",
+        brief=lambda _: Text(),
+        left=lambda _: False,
+        spare=0,
+        every=0.0,
+    )
+    assert looks == [True, False]
+
+
+def test_looking_takes_a_small_share_of_a_core() -> None:
+    assert pace.pause(time.thread_time() - 0.1, least=2) >= 0.1 / pace.SHARE
+    assert pace.pause(time.thread_time() - 3600) == pace.LONGEST_S
+    assert pace.pause(time.thread_time(), least=pace.LONGEST_S + 1) == pace.LONGEST_S + 1
+    assert pace.pause(None, least=2) == 2  # the first look reads what later ones skip
 
 
 def test_a_run_that_another_grid_has_done_meanwhile_gets_the_evaluations_it_lacks(

@@ -1,0 +1,19 @@
+"""How often to look at runs while watching them: rarely enough to take less than 1 % of a core."""
+
+from __future__ import annotations
+
+import time
+
+SHARE = 0.005
+"""Share of a core that looking may take."""
+LONGEST_S = 60.0
+"""Maximum seconds between two looks."""
+
+
+def pause(begun: float | None, least: float = 0.0) -> float:
+    """Seconds to wait until the next look, at least `least`. begun: time.thread_time() when the
+    last one began, which ends now; None for the first, as later ones take a small part of its time:
+    they skip finished runs."""
+    if begun is None:
+        return least
+    return max(least, min(LONGEST_S, (time.thread_time() - begun) / SHARE))
