@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
+from scipy import stats
 
 from analysis.guide import correlations, effects
 from analysis.guide.design import (
@@ -50,14 +51,70 @@ def resized(frame: pd.DataFrame) -> Lines:
                 yield f"{protocol}, {size}: the medals of {now} would go to {then}"
 
 
+def golds(frame: pd.DataFrame) -> Lines:
+    """Gold medals that go elsewhere without one of the datasets."""
+    datasets = [*dict.fromkeys(frame["dataset"])]
+    others = {name: _golds(frame[frame["dataset"] != name]) for name in datasets[1:] and datasets}
+    for key, gold in _golds(frame).items():
+        moved = [
+            f"{found[key]} without {name}"
+            for name, found in others.items()
+            if found.get(key, gold) != gold
+        ]
+        if moved:
+            yield f"{', '.join(key)}: the gold medal of {gold} would go to {'; '.join(moved)}"
+
+
+def scores(frame: pd.DataFrame) -> Lines:
+    """Rankings that depend on the score: by Borda counts or by sums of accuracies."""
+    table = rank(frame).dropna(subset="rank")
+    medals, by_sum = _golds(frame), _golds(frame, "rank_sum")
+    for protocol, rows in table.groupby("protocol", sort=False):
+        ranks = rows[["rank", "rank_sum"]].astype(float)
+        gap = (ranks["rank"] - ranks["rank_sum"]).abs().max()
+        if gap:
+            moved = [key[1] for key in medals if key[0] == protocol and by_sum[key] != medals[key]]
+            rho = stats.spearmanr(ranks["rank"], ranks["rank_sum"]).statistic
+            yield (
+                f"{protocol}: ranks by Borda counts and by sums correlate by {rho:.2f} and differ "
+                f"by up to {gap:.0f} of {len(rows)} places; sizes with another gold medal by sums: "
+                f"{', '.join(moved) or 'none'}"
+            )
+
+
+def _golds(frame: pd.DataFrame, by: str = "rank") -> dict[tuple[str, str], str]:
+    """(protocol, size) -> the configuration with its gold medal; the score sum breaks ties."""
+    table = rank(frame).dropna(subset="rank")
+    ordered = table[table["size"] != ""].sort_values([by, "rank_sum"], kind="stable")
+    first = ordered.drop_duplicates(["protocol", "size"]).sort_index()
+    return {(r["protocol"], r["size"]): f"{r['backbone']} ({r['loss']})" for r in records(first)}
+
+
 def variances(frame: pd.DataFrame) -> Lines:
     """Factors whose significance changes with the test: the paper names Welch's ANOVA, but its
     numbers are those of the ANOVA with equal variances."""
-    for row in records(effects.test_factors(frame)):
-        if (row["p"] < effects.ALPHA) != (row["welch_p"] < effects.ALPHA):
+    return _changed(frame, "welch_p", "by Welch's test")
+
+
+def doubled(frame: pd.DataFrame) -> Lines:
+    """Factors whose significance changes if each backbone counts once: its two configurations,
+    which the paper takes for independent, have similar ranks."""
+    return _changed(frame, "backbones_p", "with backbones as units")
+
+
+def explained(frame: pd.DataFrame) -> Lines:
+    """Factors whose significance changes if the other ones are held: sizes, types and pre-training
+    are not balanced against each other."""
+    return _changed(frame, "adjusted_p", "beyond the other factors")
+
+
+def _changed(frame: pd.DataFrame, column: str, how: str) -> Lines:
+    """Factors whose significance differs from the published one by the p-value in a column."""
+    for row in records(effects.test_factors(frame).dropna(subset=["p", column])):
+        if (row["p"] < effects.ALPHA) != (row[column] < effects.ALPHA):
             yield (
                 f"{row['protocol']}, {row['factor']}: p = {row['p']:.3f} as published, "
-                f"{row['welch_p']:.3f} by Welch's test"
+                f"{row[column]:.3f} {how}"
             )
 
 
@@ -107,6 +164,37 @@ def swapped(frame: pd.DataFrame) -> Lines:
         yield f"{metric} correlates with clean by {clean:.3f}, with common by {common:.3f}"
 
 
+def pooled(frame: pd.DataFrame) -> Lines:
+    """Groups whose order by mean correlation owes to pooling the datasets: accuracies correlate
+    also because some datasets are harder than others."""
+    table = correlations.mean_correlations(frame)
+    table = table[table["protocol"] == correlations.longest(frame)]
+    for factor, rows in table.groupby("factor", sort=False):
+        orders = [
+            rows.sort_values(column, ascending=False, kind="stable")
+            for column in ("pooled", "per_dataset")
+        ]
+        if [*orders[0].index] != [*orders[1].index]:
+            first, second = (
+                ", ".join(f"{r['level']} {r[column]:.2f}" for r in records(order))
+                for order, column in zip(orders, ("pooled", "per_dataset"), strict=True)
+            )
+            yield f"{factor}: pooled {first}; per dataset {second}"
+
+
+def proxies(frame: pd.DataFrame) -> Lines:
+    """Cheap protocols that rank as the longest does over both losses, but not within one."""
+    table = correlations.proxies(frame)
+    whole = table[table["loss"] == correlations.ALL].set_index("proxy")
+    for row in records(table[table["loss"] != correlations.ALL]):
+        over = whole.loc[row["proxy"]]
+        if over["p"] < SURE <= row["p"]:
+            yield (
+                f"{row['proxy']} against {row['against']}: rho = {over['rho']:.2f} over both "
+                f"losses, {row['rho']:.2f} for {row['loss']} (p = {row['p']:.2g})"
+            )
+
+
 def searches(frame: pd.DataFrame) -> Lines:
     """Results that suggest that the search for hyper-parameters failed."""
     longest = correlations.longest(frame)
@@ -132,10 +220,16 @@ def searches(frame: pd.DataFrame) -> Lines:
 
 SECTIONS: Mapping[str, Callable[[pd.DataFrame], Lines]] = {
     "Medals, with size classes by number of parameters": resized,
+    "Gold medals that hang on one dataset": golds,
+    "Rankings that depend on the score": scores,
     "Welch's test in the text, equal variances in the numbers": variances,
+    "Two configurations of each backbone taken for independent": doubled,
+    "Effects tested without regard to other factors": explained,
     "Interactions that are not significant": interactions,
     "Squared odds, and backbones counted twice": odds,
     "The top of the loss switch": top,
     "Swapped labels of the heat map, clean and common": swapped,
+    "Mean correlations over pooled datasets": pooled,
+    "Cheap proxies that fail within a loss": proxies,
     "Signs of searches that found little": searches,
 }

@@ -29,37 +29,62 @@ OTHER_RECIPE = "robust_resnet50"
 
 def test_factors(frame: pd.DataFrame) -> pd.DataFrame:
     """One-way analysis of variance of Borda counts by each factor: F and p assuming equal
-    variances, as published, and by Welch's test, which the paper names."""
+    variances, as published, and by Welch's test, which the paper names.
+
+    Both take the configurations of a backbone for independent. backbones_p: with the mean of each
+    backbone as its one value, or for the loss, within backbones. adjusted_p: of what the factor
+    explains beyond the other ones, without interactions.
+    """
     found = []
-    for protocol, factor, groups in _by_factor(frame):
-        F, p = anova([*groups.values()])
-        welch_F, welch_p = anova([*groups.values()], equal_var=False)
-        found.append(
-            {
-                "protocol": protocol,
-                "factor": factor,
-                "levels": len(groups),
-                "configurations": sum(map(len, groups.values())),
-                "F": F,
-                "p": p,
-                "welch_F": welch_F,
-                "welch_p": welch_p,
-            }
-        )
+    for protocol, table in _ranked(frame):
+        for factor, groups in _by_factor(table):
+            F, p = anova([*groups.values()])
+            welch_F, welch_p = anova([*groups.values()], equal_var=False)
+            found.append(
+                {
+                    "protocol": protocol,
+                    "factor": factor,
+                    "levels": len(groups),
+                    "configurations": sum(map(len, groups.values())),
+                    "F": F,
+                    "p": p,
+                    "welch_F": welch_F,
+                    "welch_p": welch_p,
+                    "backbones_p": _by_backbone(table[table[factor] != ""], factor),
+                    "adjusted_p": _adjusted(table, factor),
+                }
+            )
     columns = ["protocol", "factor", "levels", "configurations", "F", "p", "welch_F", "welch_p"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(found, columns=[*columns, "backbones_p", "adjusted_p"])
+
+
+def _by_backbone(table: pd.DataFrame, factor: str) -> float:
+    """p of a factor with backbones as units."""
+    if factor == "loss":
+        backbones, losses = _dummies(table, "backbone"), _dummies(table, "loss")
+        return nested(table["borda"], backbones, np.hstack([backbones, losses]))[1]
+    means = table.groupby(["backbone", factor], as_index=False)[["borda"]].mean()
+    return nested(means["borda"], np.ones((len(means), 1)), _dummies(means, factor))[1]
+
+
+def _adjusted(table: pd.DataFrame, factor: str) -> float:
+    """p of a factor beyond the others, over configurations that have all of them."""
+    known = table[(table[list(FACTORS)] != "").all(axis=1)]
+    others = np.hstack([_dummies(known, name) for name in FACTORS if name != factor])
+    return nested(known["borda"], others, np.hstack([others, _dummies(known, factor)]))[1]
 
 
 def mark_levels(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean Borda count of each level of each factor, the best first, with the letters of Tukey's
     honest significant differences at ALPHA: levels that share a letter do not differ."""
     found = []
-    for protocol, factor, groups in _by_factor(frame):
-        shown = mark(groups, ALPHA)
-        for level in sorted(groups, key=lambda level: -groups[level].mean()):
-            values = groups[level]
-            row = protocol, factor, level, len(values), float(values.mean()), shown[level]
-            found.append(row)
+    for protocol, table in _ranked(frame):
+        for factor, groups in _by_factor(table):
+            shown = mark(groups, ALPHA)
+            for level in sorted(groups, key=lambda level: -groups[level].mean()):
+                values = groups[level]
+                row = protocol, factor, level, len(values), float(values.mean()), shown[level]
+                found.append(row)
     columns = ["protocol", "factor", "level", "configurations", "mean_borda", "letters"]
     return pd.DataFrame(found, columns=columns)
 
@@ -106,19 +131,29 @@ def anova(groups: Sequence[np.ndarray], *, equal_var: bool = True) -> tuple[floa
 
 
 def interaction(table: pd.DataFrame, first: str, second: str) -> tuple[float, float, int]:
-    """(F, p, degrees of freedom) of the interaction of two factors on `borda`, by least squares; F
-    and p are nan if there are too few cells or observations."""
-    y = table["borda"].to_numpy(float)
-    one, other = (pd.get_dummies(table[name]).to_numpy(float) for name in (first, second))
-    additive = np.column_stack([one, other])
+    """(F, p, degrees of freedom) of the interaction of two factors on `borda`: what all their cells
+    explain beyond the additive model."""
+    additive = np.hstack([_dummies(table, first), _dummies(table, second)])
     cells = pd.get_dummies(table[first] + "\0" + table[second]).to_numpy(float)
-    df = int(np.linalg.matrix_rank(cells) - np.linalg.matrix_rank(additive))
-    residual = len(y) - np.linalg.matrix_rank(cells)
-    unexplained = [_unexplained(design, y) for design in (additive, cells)]
+    return nested(table["borda"], additive, cells)
+
+
+def nested(values: pd.Series, small: np.ndarray, large: np.ndarray) -> tuple[float, float, int]:
+    """(F, p, degrees of freedom) of what the columns of `large`, shape [values, columns], explain
+    beyond those of `small`, by least squares; F and p are nan if there are too few columns or
+    values."""
+    y = values.to_numpy(float)
+    df = int(np.linalg.matrix_rank(large) - np.linalg.matrix_rank(small))
+    residual = int(len(y) - np.linalg.matrix_rank(large))
+    unexplained = [_unexplained(design, y) for design in (small, large)]
     if not df or not residual or np.isclose(unexplained[1], 0):
         return math.nan, math.nan, df
     F = (unexplained[0] - unexplained[1]) / df / (unexplained[1] / residual)
     return float(F), float(stats.f.sf(F, df, residual)), df
+
+
+def _dummies(table: pd.DataFrame, column: str) -> np.ndarray:
+    return pd.get_dummies(table[column]).to_numpy(float)
 
 
 def _unexplained(design: np.ndarray, y: np.ndarray) -> float:
@@ -225,14 +260,13 @@ def _robust(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield protocol, table[chosen & table["loss"].isin(LOSSES)]
 
 
-def _by_factor(frame: pd.DataFrame) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
-    """Yields (protocol, factor, level -> Borda counts) for factors with at least two levels of
-    several configurations."""
-    for protocol, table in _ranked(frame):
-        for factor in FACTORS:
-            groups = _split(table, factor)
-            if len([g for g in groups.values() if len(g) > 1]) > 1:
-                yield protocol, factor, groups
+def _by_factor(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yields (factor, level -> Borda counts) for factors with at least two levels of several
+    configurations."""
+    for factor in FACTORS:
+        groups = _split(table, factor)
+        if len([g for g in groups.values() if len(g) > 1]) > 1:
+            yield factor, groups
 
 
 def _split(table: pd.DataFrame, factor: str) -> dict[str, np.ndarray]:

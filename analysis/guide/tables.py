@@ -33,7 +33,7 @@ def _significant(value: float) -> str:
 ACCURACIES = (*METRICS, "robust", "of_best", "published")
 TINY = (
     *("score_geom", "geom", "p", "welch_p", "cells_p", "interaction_p", "published_p", "sign_p"),
-    "U_p",
+    *("U_p", "backbones_p", "adjusted_p"),
 )
 FORMATS: Mapping[str, Format] = {
     **dict.fromkeys(ACCURACIES, _percent),
@@ -54,6 +54,8 @@ HEADINGS = {
     "mean_borda": "mean Borda",
     "welch_F": "Welch F",
     "welch_p": "Welch p",
+    "backbones_p": "p of backbones",
+    "adjusted_p": "p beyond the others",
     "U_p": "p (U)",
     "cells_F": "F of cells",
     "cells_p": "p of cells",
@@ -167,7 +169,11 @@ ANALYSES: Mapping[str, Analysis] = {
         "Main effects on Borda counts",
         effects.test_factors,
         ("protocol", "factor"),
-        ("one-way ANOVA with equal variances (as published) and Welch's, which the paper names",),
+        (
+            "one-way ANOVA with equal variances (as published) and Welch's, which the paper names; "
+            "of backbones: each counts once, or for the loss, is compared with itself; beyond the "
+            "others: the other three factors held, without interactions",
+        ),
         grouped=True,
     ),
     "letters": Analysis(
