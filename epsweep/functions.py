@@ -75,8 +75,9 @@ def flags(run: str, evaluation: str | None = None, root: Root = None) -> pd.Data
 
     evaluation: its id or the beginning of one; may be omitted if the run has only one. Columns:
     index in the split, label, and those of the kind of evaluation. For attacks: critical (index of
-    the smallest strength that breaks the image) and epsilon (that strength as text, '' if none
-    does). For corruptions: one per type, 1 right, 0 wrong, -1 not tried.
+    the smallest strength that breaks the image), taken (the class it is taken for from there on,
+    its label if none does, -1 if unknown) and epsilon (that strength as text, '' if none does).
+    For corruptions: one per type, 1 right, 0 wrong, -1 not tried.
     Raises ConfigError if no run or evaluation matches, or several do, and DamagedError.
 
     >>> images = epsweep.flags(run, "apgd")

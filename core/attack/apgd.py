@@ -46,11 +46,15 @@ def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return F.cross_entropy(logits.float(), y, reduction="none"), logits
 
 
+def class_of(logits: Tensor) -> Tensor:
+    """The predicted class of each image [B]; -1 if its largest logit is NaN (which argmax ranks
+    highest) or infinite, as after an overflow. Other logits may be -inf: a class ruled out."""
+    return torch.where(logits.amax(1).isfinite(), logits.argmax(1), -1)
+
+
 def is_right(logits: Tensor, y: Tensor) -> Tensor:
-    """Whether each image is classified as y [B]. False if its largest logit is NaN (which argmax
-    ranks highest) or infinite, as after an overflow. Other logits may be -inf: a class ruled out.
-    """
-    return (logits.argmax(1) == y) & logits.amax(1).isfinite()
+    """Whether each image is classified as y [B]."""
+    return class_of(logits) == y
 
 
 def gradient_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -103,12 +103,12 @@ def check(
         forwards=exact.forwards,
         backwards=exact.backwards,
     )
-    found.critical[rows] = exact.critical
+    found.put(rows, exact)
     if not seen.fell_back:
         return seen
     failed(f"{seen}; evaluating in mode exact")
     whole = queue.search(model, split, strengths, **how, progress=progress, snapshot=snapshot)
-    found.critical[:] = whole.critical
+    found.put(slice(None), whole)
     found.zero_gradient_images = whole.zero_gradient_images
     return replace(
         seen,

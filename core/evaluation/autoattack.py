@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.attack.apgd import attacking, is_right
+from core.attack.apgd import attacking, class_of
 from core.attack.projection import usable
 from core.config import AutoAttack, ConfigError
 from core.config.strength import Norm
@@ -102,7 +102,10 @@ class Ledger:
             with np.load(io.BytesIO(self.file.read_bytes())) as stored:
                 names = ("forwards", "backwards", "zero_gradient_images")
                 counts = {name: int(stored[name]) for name in names}
-                return Search(stored["critical"], **counts), stored["tried"]
+                critical = stored["critical"]
+                # Older versions did not store `taken`.
+                taken = stored.get("taken", np.full(len(critical), -1, np.int32))
+                return Search(critical, taken, **counts), stored["tried"]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
@@ -139,7 +142,8 @@ def evaluate(
         found = first()
         if team.size > 1:
             costs = (found.forwards, found.backwards, found.zero_gradient_images)
-            found = Search(found.critical[mine.numpy()], *(costs if team.leads else ()))
+            results = found.critical[mine.numpy()], found.taken[mine.numpy()]
+            found = Search(*results, *(costs if team.leads else ()))
         known = found, np.zeros(len(mine), np.int16)
         ledger.save(*known)
     assert known is not None
@@ -151,7 +155,7 @@ def evaluate(
             while len(rows := np.flatnonzero((found.critical > level) & (tried < level))[:batch]):
                 x, y = split.batch(mine[torch.from_numpy(rows)], device)
                 try:
-                    broken = _attack(target, x, y, epsilon, norm).cpu().numpy()
+                    taken = _attack(target, x, y, epsilon, norm).cpu().numpy()
                 except torch.OutOfMemoryError:
                     if batch == 1:
                         raise
@@ -159,7 +163,8 @@ def evaluate(
                     batch = (batch + 1) // 2
                     log.warning("out of memory: continuing AutoAttack with %d images each", batch)
                     continue
-                found.critical[rows[broken]] = level
+                broken = taken != y.cpu().numpy()
+                found.critical[rows[broken]], found.taken[rows[broken]] = level, taken[broken]
                 tried[rows] = level
                 found.forwards, target.forwards = found.forwards + target.forwards, 0
                 found.backwards, target.backwards = found.backwards + target.backwards, 0
@@ -175,8 +180,8 @@ def _share(found: Search, tried: np.ndarray[Any, Any]) -> float:
 
 
 def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: Norm) -> Tensor:
-    """Which images [B] the standard ensemble breaks. Its seed is 0 for every batch, and the
-    caller's random state is left unchanged."""
+    """The class [B] that each image is taken for after the standard ensemble; y if that has not
+    broken it. Its seed is 0 for every batch, and the caller's random state is left unchanged."""
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         ensemble = require().AutoAttack(
@@ -188,8 +193,8 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, norm: Norm) 
             attack.n_target_classes = min(attack.n_target_classes, others)
         adversarial, _ = ensemble.run_standard_evaluation(x, y, batch_size=len(x))
     with torch.no_grad():
-        wrong = ~is_right(model(adversarial), y)
-    return wrong & _inside(adversarial, x, epsilon, norm)
+        taken = class_of(model(adversarial))
+    return torch.where(_inside(adversarial, x, epsilon, norm), taken, y)
 
 
 def _inside(point: Tensor, clean: Tensor, epsilon: float, norm: Norm) -> Tensor:

@@ -24,9 +24,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.attack.apgd import attacking, gradient_of, is_right, loss_of
+from core.attack.apgd import attacking, class_of, gradient_of, is_right, loss_of
 from core.attack.trajectory import Trajectory, choose_trajectory
 from core.config.strength import Norm
 from core.data.splits import Split
@@ -41,18 +42,29 @@ Mode = Literal["exact", "fast"]
 @dataclass
 class Search:
     """critical[i]: index of the smallest strength that breaks image i, 0 if it is wrong when clean,
-    len(strengths) if none does. forwards, backwards: costs in images."""
+    len(strengths) if none does. taken[i]: the class it is taken for from that strength on; its
+    label if none breaks it, -1 if the class is unknown. forwards, backwards: costs in images."""
 
-    critical: np.ndarray[tuple[int], np.dtype[np.int16]]
+    critical: NDArray[np.int16]
+    taken: NDArray[np.int32]
     forwards: int = 0
     backwards: int = 0
     zero_gradient_images: int = 0
     """Right images without a usable gradient: zero at the clean image, or not finite at any point.
     Their robustness cannot be trusted (saturated or masked gradients)."""
 
+    @classmethod
+    def blank(cls, images: int) -> Search:
+        """The results before the search begins."""
+        return cls(np.zeros(images, np.int16), np.full(images, -1, np.int32))
+
     def correct(self, level: int) -> int:
         """Number of images that are right at the strength of index `level`."""
         return int((self.critical > level).sum())
+
+    def put(self, rows: NDArray[Any] | slice, other: Search) -> None:
+        """Replace the results of the given images by those of another search."""
+        self.critical[rows], self.taken[rows] = other.critical, other.taken
 
 
 @dataclass
@@ -62,6 +74,7 @@ class _Slots(Slots):
     index: Tensor  # [B] index into the queue's rows
     level: Tensor  # [B] index of the current strength; 0 is the clean image
     labels: Tensor
+    taken: Tensor  # [B] class at the last misclassified point; the label if there was none
     clean: Tensor  # [B, C, H, W]
     clean_loss: Tensor  # [B]
     clean_gradient: Tensor  # [B, C, H, W]
@@ -110,6 +123,7 @@ def joined(parts: Sequence[tuple[np.ndarray[Any, Any], Search]], images: int) ->
     searches = [found for _, found in parts]
     return Search(
         np.concatenate([one.critical for one in searches])[order],
+        np.concatenate([one.taken for one in searches])[order],
         sum(one.forwards for one in searches),
         sum(one.backwards for one in searches),
         sum(one.zero_gradient_images for one in searches),
@@ -131,11 +145,13 @@ def order_of(rows: Sequence[np.ndarray[Any, Any]], images: int) -> np.ndarray[An
 def _clean_search(
     model: nn.Module, split: Split, rows: Tensor, batch: int, device: torch.device
 ) -> Search:
-    found = Search(np.zeros(len(rows), np.int16), forwards=len(rows))
+    found = Search.blank(len(rows))
+    found.forwards = len(rows)
     for index in torch.arange(len(rows)).split(batch):
         x, y = split.batch(rows[index], device)
-        _, logits = loss_of(model, x, y)
-        found.critical[index.numpy()] = is_right(logits, y).cpu().numpy()
+        taken = class_of(loss_of(model, x, y)[1])
+        found.critical[index.numpy()] = (taken == y).cpu().numpy()
+        found.taken[index.numpy()] = taken.cpu().numpy()
     return found
 
 
@@ -157,7 +173,7 @@ class _Queue(Queue[_Slots]):
         self.model, self.steps, self.start = model, steps, start
         self.follow = {"exact": _climb, "fast": _descend}[mode]
         self.strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
-        self.found = Search(np.zeros(len(rows), np.int16))
+        self.found = Search.blank(len(rows))
 
     def about(self) -> dict[str, Any]:
         return {
@@ -167,17 +183,19 @@ class _Queue(Queue[_Slots]):
         }
 
     def known(self) -> dict[str, Any]:
-        return vars(self.found) | {"critical": self.found.critical.tolist()}
+        arrays = {"critical": self.found.critical.tolist(), "taken": self.found.taken.tolist()}
+        return vars(self.found) | arrays
 
     def recall(self, known: dict[str, Any]) -> None:
-        self.found = Search(**known | {"critical": np.array(known["critical"], np.int16)})
+        critical, taken = np.array(known["critical"], np.int16), np.array(known["taken"], np.int32)
+        self.found = Search(**known | {"critical": critical, "taken": taken})
 
     def enter(self, index: Tensor, x: Tensor, y: Tensor) -> _Slots:
         """Slots at level 0, whose ball is a point: the first `advance` stays at the clean image."""
         level, loss = torch.zeros_like(y), torch.zeros(len(y), device=self.device)
         blind, gradient = torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(x)
         path = self._path(x, gradient, loss, level)
-        return _Slots(index, level, y, x, loss, gradient, blind, path)
+        return _Slots(index, level, y, y.clone(), x, loss, gradient, blind, path)
 
     def _path(self, x: Tensor, gradient: Tensor, loss: Tensor, level: Tensor) -> Trajectory:
         """Trajectories at the given levels, from clean images with known gradient and loss."""
@@ -191,7 +209,9 @@ class _Queue(Queue[_Slots]):
         self.found.forwards += len(loss)
         self.found.backwards += len(loss)
         first = slots.level == 0
-        right = is_right(logits, slots.labels)
+        taken = class_of(logits)
+        right = taken == slots.labels
+        slots.taken = torch.where(right, slots.taken, taken)
         fresh = first.nonzero().flatten()
         if len(fresh):
             slope = gradient[fresh]
@@ -204,7 +224,8 @@ class _Queue(Queue[_Slots]):
         self._restart(slots, ((passed | ~right) & ~ended).nonzero().flatten())
         done = ended.nonzero().flatten()
         self.found.zero_gradient_images += int(slots.blind[done].sum())
-        self.found.critical[slots.index[done].cpu().numpy()] = slots.level[done].cpu().numpy()
+        ends = torch.stack([slots.index[done], slots.level[done], slots.taken[done]]).cpu().numpy()
+        self.found.critical[ends[0]], self.found.taken[ends[0]] = ends[1:]
         return done
 
     def _restart(self, slots: _Slots, rows: Tensor) -> None:

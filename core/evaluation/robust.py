@@ -70,7 +70,8 @@ def search(
 
 
 def measured(asked: AtStrengths, found: queue.Search, **extras: Any) -> Measured:
-    """The record of a search: a row per strength, and the critical level of every image."""
+    """The record of a search: a row per strength, and for every image its critical level and
+    the class it is taken for from there on."""
     rows = [
         ResultRow(
             attack=asked.name,
@@ -83,7 +84,7 @@ def measured(asked: AtStrengths, found: queue.Search, **extras: Any) -> Measured
     ]
     return Measured(
         rows,
-        {"critical": found.critical},
+        {"critical": found.critical, "taken": found.taken},
         expected=_expected(asked, rows),
         forwards=found.forwards,
         backwards=found.backwards,

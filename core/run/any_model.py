@@ -37,8 +37,8 @@ class Accuracies:
     """Expected accuracy over the strengths, in [0, 1]; None if there are fewer than two."""
     arrays: dict[str, NDArray[Any]]
     """Per image, in the order of the data: `critical`, the index of the smallest strength that
-    breaks it (0: wrong without attack; number of strengths: none breaks it), or `right`
-    [n, types]."""
+    breaks it (0: wrong without attack; number of strengths: none breaks it), and `taken`, the class
+    it is taken for from there on (its label if none breaks it); or `right` [n, types]."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The metrics that a user-defined kind of evaluation declares."""
     zero_gradient_images: int = 0

@@ -3,6 +3,8 @@
 index     int [n]         the image's index in its split
 label     int [n]
 critical  int [n]         attacks: index of the smallest strength that breaks the image
+taken     int [n]         attacks: class it is taken for from there on, see core.evaluation.queue.
+                          Evaluations of older versions do not have it
 right     int [n, types]  common corruptions: 1 right, 0 wrong, -1 not tried
 distance, predicted, correct, target [n]  fmn, see core.evaluation.minimal.Distances
 
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from core.errors import DamagedError
 from core.store.files import AnyPath, read
 
-INTEGERS = ("index", "label", "critical", "right")
+INTEGERS = ("index", "label", "critical", "taken", "right")
 
 
 def read_flags(path: AnyPath) -> dict[str, NDArray[Any]] | None:

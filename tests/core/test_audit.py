@@ -85,11 +85,14 @@ def test_is_the_largest_strength_survived_on_hilly_landscapes(
     x, y = split.batch(torch.arange(images), tiny.CPU)
     how = {"steps": steps, "batch": batch, "device": tiny.CPU}
     found = search(model, split, strengths, mode="fast", **how)
-    alone = plain.survives(model, x, y, strengths, steps)
+    classes = plain.classes(model, x, y, strengths, steps)
+    alone = classes == labels
     above = alone.flip(0).long().cummax(0).values.flip(0).bool() & alone[0]
     assert found.critical.tolist() == above.sum(0).tolist()
     climbed = search(model, split, strengths, **how)
     assert bool((climbed.critical <= found.critical).all())
+    for one in (found, climbed):
+        assert one.taken.tolist() == plain.from_there_on(classes, one.critical.tolist(), labels)
 
 
 GRID = [0.0, *(level * 1.5 / 255 for level in range(1, 6))]

@@ -96,7 +96,7 @@ def blind() -> Search:
     """An APGD that only ever broke image 1, at the first strength."""
     critical = np.full(IMAGES, 3, np.int16)
     critical[1] = 1
-    return Search(critical, forwards=7)
+    return Search(critical, (critical > 2).astype(np.int32), forwards=7)
 
 
 def run(
@@ -120,6 +120,7 @@ def test_only_survivors_are_attacked_and_accuracy_only_falls(
     stream = torch.get_rng_state()
     found = run(tmp_path / "part.npz")
     assert found.critical.tolist() == EXPECTED
+    assert found.taken.tolist() == [int(level > 2) for level in EXPECTED], "0 is dark, 1 bright"
     # Nine survivors of APGD in fours at 0.1, of which three break, then the other six.
     assert darken.calls == [(0.1, 4), (0.1, 4), (0.1, 1), (0.2, 4), (0.2, 2)]
     assert found.forwards == 7 + sum(count + 1 for _, count in darken.calls)
@@ -173,6 +174,21 @@ def test_a_damaged_ledger_means_beginning_again(tmp_path: Path, darken: type[Dar
     for damaged in (content[: len(content) // 2], b"", b"nonsense"):
         (tmp_path / "part.npz").write_bytes(damaged)
         assert run(tmp_path / "part.npz").critical.tolist() == EXPECTED
+
+
+def test_a_ledger_of_an_older_version_has_no_classes(
+    tmp_path: Path, darken: type[Darken]
+) -> None:
+    darken.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "part.npz")
+    stored = dict(np.load(tmp_path / "part.npz"))
+    del stored["taken"]
+    np.savez(tmp_path / "part.npz", **stored)
+    darken.stop_after = 10**6
+    found = run(tmp_path / "part.npz")
+    assert found.critical.tolist() == EXPECTED and len(darken.calls) == 5
+    assert found.taken.tolist() == [-1] * 4 + [0] * 4 + [-1] * 2, "known from the resumption on"
 
 
 def test_who_is_taken_over_writes_nothing(tmp_path: Path, darken: type[Darken]) -> None:

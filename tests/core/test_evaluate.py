@@ -69,7 +69,7 @@ def both_ways(
     model = copy.deepcopy(model).double()
     x, y = split.batch(torch.arange(len(split)), tiny.CPU)
     found = look(model, split, strengths, steps=steps, batch=batch)
-    return found, plain.survives(model, x, y, strengths, steps)
+    return found, plain.classes(model, x, y, strengths, steps) == y
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +226,9 @@ def test_what_is_no_number_is_not_right() -> None:
     grey = torch.tensor([200, 200, 120, 60], dtype=torch.uint8).view(-1, 1, 1, 1)
     split = Split(grey.expand(-1, 3, 4, 4).contiguous(), torch.tensor([0, 1, 1, 1]))
     strengths = [0.0, 0.1]
-    assert look(Overflowing(), split, strengths, steps=3).critical.tolist() == [0, 0, 1, 2]
-    assert look(Overflowing(), split, [0.0]).critical.tolist() == [0, 0, 1, 1]
+    found, clean = look(Overflowing(), split, strengths, steps=3), look(Overflowing(), split, [0.0])
+    assert found.critical.tolist() == [0, 0, 1, 2] and found.taken.tolist() == [-1, -1, -1, 1]
+    assert clean.critical.tolist() == [0, 0, 1, 1] and clean.taken.tolist() == [-1, -1, 1, 1]
     assert clean_loss(Overflowing(), split, batch=4, device=tiny.CPU)[1] == 2
 
 

@@ -75,7 +75,7 @@ class Bench:
         def first() -> Search:
             """An APGD that never broke anything, so that the ensemble has something to do."""
             clean = search(self.model, self.split, [0.0], steps=1, **how)
-            return Search(clean.critical * len(strengths), clean.forwards)
+            return Search(clean.critical * len(strengths), clean.taken, clean.forwards)
 
         ledger = Ledger(self.folder / f"{np.random.default_rng().integers(2**62)}.part")
         return autoattack.evaluate(first, self.model, self.split, strengths, ledger=ledger, **how)

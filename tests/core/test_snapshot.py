@@ -57,7 +57,8 @@ def interrupted(trained: Trained, at: int, **options: Any) -> None:
 
 def same(one: Search, two: Search) -> bool:
     costs = [(s.forwards, s.backwards, s.zero_gradient_images) for s in (one, two)]
-    return np.array_equal(one.critical, two.critical) and costs[0] == costs[1]
+    arrays = zip((one.critical, one.taken), (two.critical, two.taken), strict=True)
+    return all(np.array_equal(*pair) for pair in arrays) and costs[0] == costs[1]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -124,7 +124,7 @@ def shard(file: Path, rank: int, size: int, out: Path) -> None:
     together = team.join(file, rank, size)
     found = searched(together)
     if rank == 0:
-        np.savez(out, critical=found.critical, costs=[found.forwards, found.backwards])
+        np.savez(out, critical=found.critical, taken=found.taken, costs=[found.forwards, found.backwards])
     together.part()
 
 
@@ -143,6 +143,7 @@ def test_a_search_in_shards_finds_the_same(forks: Forks, tmp_path: Path) -> None
     whole = searched(ALONE)
     with np.load(out) as found:
         assert np.array_equal(found["critical"], whole.critical)
+        assert np.array_equal(found["taken"], whole.taken)
         assert found["costs"].tolist() == [whole.forwards, whole.backwards]
 
 
@@ -150,7 +151,7 @@ def test_a_search_in_shards_finds_the_same(forks: Forks, tmp_path: Path) -> None
     "rows", [[[0, 2], []], [[0, 2], [1, 1]], [[0, 1, 2], [2]], [[0, 1, 3], [2]]], ids=str
 )
 def test_a_missing_or_doubled_image_is_no_result(rows: list[list[int]]) -> None:
-    parts = [(np.array(part, int), Search(np.zeros(len(part), np.int16))) for part in rows]
+    parts = [(np.array(part, int), Search.blank(len(part))) for part in rows]
     with pytest.raises(TeamError, match="each of 3 images evaluated once"):
         joined(parts, 3)
 

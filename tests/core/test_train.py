@@ -107,7 +107,7 @@ def test_rows_hold_what_they_say(store: Store) -> None:
     assert row["val_loss"] == pytest.approx(loss, rel=1e-5)
     assert (row["val_clean_correct"], row["val_clean_images"]) == (right, 30)
     x, y = data.val.batch(torch.arange(12), tiny.CPU)
-    alone = plain.survives(model, x, y, [0.0, 2 / 255], 3).all(0)
+    alone = (plain.classes(model, x, y, [0.0, 2 / 255], 3) == y).all(0)
     assert (row["val_adv_correct"], row["val_adv_images"]) == (int(alone.sum()), 12)
     assert row["val_epsilon"] == "2/255"
     assert row["seconds"] > 0 and row["images_per_s"] > 0

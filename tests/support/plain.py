@@ -16,7 +16,7 @@ class Attacked:
 
     best: Tensor  # [B, C, H, W] the iterate of highest loss
     loss: Tensor  # [B] there
-    fooled: Tensor  # [B] whether any iterate, the clean image included, was misclassified
+    taken: Tensor  # [B] class at the first misclassified iterate, the clean image included; else y
 
 
 class Path:
@@ -73,7 +73,7 @@ class Path:
 def attack(model: nn.Module, x: Tensor, y: Tensor, epsilons: list[float], steps: int) -> Attacked:
     """APGD with cross-entropy from the clean images; epsilons: one per image."""
     paths = [Path(image, eps, steps) for image, eps in zip(x, epsilons, strict=True)]
-    fooled = torch.zeros(len(x), dtype=torch.bool)
+    taken = y
     for step in range(steps + 1):
         if step:
             for path in paths:
@@ -82,14 +82,23 @@ def attack(model: nn.Module, x: Tensor, y: Tensor, epsilons: list[float], steps:
         logits = model(points)
         losses = F.cross_entropy(logits.float(), y, reduction="none")
         (gradients,) = torch.autograd.grad(losses.sum(), points)
-        fooled |= logits.argmax(1) != y
+        taken = torch.where(taken == y, logits.argmax(1), taken)
         for path, loss, gradient in zip(paths, losses.tolist(), gradients, strict=True):
             path.look(loss, gradient)
     best = torch.stack([path.best for path in paths]).detach()
-    return Attacked(best, torch.tensor([path.highest for path in paths]), fooled)
+    return Attacked(best, torch.tensor([path.highest for path in paths]), taken)
 
 
-def survives(model: nn.Module, x: Tensor, y: Tensor, strengths: list[float], steps: int) -> Tensor:
-    """[strengths, B]: which images an attack of their own at each strength leaves right: every
-    image, every strength, every step."""
-    return torch.stack([~attack(model, x, y, [eps] * len(x), steps).fooled for eps in strengths])
+def classes(model: nn.Module, x: Tensor, y: Tensor, strengths: list[float], steps: int) -> Tensor:
+    """[strengths, B]: what images are taken for under an attack of their own at each strength:
+    every image, every strength, every step."""
+    return torch.stack([attack(model, x, y, [eps] * len(x), steps).taken for eps in strengths])
+
+
+def from_there_on(classes: Tensor, critical: list[int], y: Tensor) -> list[int]:
+    """What each image is taken for at its critical strength; its label if it has none."""
+    ends = [*classes.T.tolist()]
+    return [
+        seen[level] if level < len(seen) else label
+        for seen, level, label in zip(ends, critical, y.tolist(), strict=True)
+    ]
