@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from analysis.names import dataset_name
-from analysis.report.confusion import Confusion, confusions
+from analysis.report.confusion import Confusion
 from analysis.report.pictures import Judged, Subject
 from core.store.files import write_text
 
@@ -31,6 +32,8 @@ FEW = 16
 """With at most this many classes a confusion is shown as a table of numbers, with more as a map."""
 MISTAKES = 10
 """Number of mistakes listed beside a map."""
+LEGIBLE = 256
+"""Smallest side of a map for W&B, in pixels."""
 INK = (68, 138, 220)
 """Colour of maps, legible on light and on dark pages."""
 
@@ -121,13 +124,34 @@ class Album:
         return [self._shown(row) for row in rows]
 
     def captioned(self, run: int) -> Iterator[tuple[Array, str]]:
-        """Yields attacked images [H, W, 3] of one run, each with a caption."""
+        """Yields images [H, W, 3] of one run, each with a caption: clean ones, changes and attacked
+        ones."""
         predicted, attacked = self.looked.seen[run]
         for row, at in self._at.items():
+            name = f"image {self.subject.index[row]}, {self._name(self.subject.label[row])}"
+            taken = [f"taken for {self._name(number)}" for number in predicted[:, at]]
+            yield np.moveaxis(self.looked.clean[at], 0, -1), f"{name}: {taken[0]}"
             for level, strength in enumerate(self.subject.shown):
-                label, taken = self.subject.label[row], predicted[level + 1, at]
-                said = f"{self._name(label)} at {strength}: taken for {self._name(taken)}"
-                yield _pixels(attacked[level, at]), f"image {self.subject.index[row]}, {said}"
+                change, factor = self._change(run, level, at)
+                yield change, f"{name} at {strength}: change, times {factor}"
+                yield _pixels(attacked[level, at]), f"{name} at {strength}: {taken[level + 1]}"
+
+    def confused(self, run: int) -> Iterator[tuple[Array, str]]:
+        """Yields maps [H, W, 3] of the confusions of one run, each with a caption; none if no
+        evaluation records them."""
+        classed = self.subject.classed(self.subject.judged[run])
+        for found in classed.confusions if classed else []:
+            said = f"{found.said} (true classes down, predicted ones across)"
+            yield _opaque(_map(found)), f"{found.strength}: {said}"
+
+    def _change(self, run: int, level: int, at: int) -> tuple[Array, str]:
+        """A perturbation [H, W, 3], scaled to fill the range, and the factor."""
+        change = (
+            self.looked.seen[run][1][level, at] - self.looked.clean[at].astype(np.float32) / 255
+        )
+        most = float(np.abs(change).max())
+        factor = 0.5 / most if most else 1.0
+        return _pixels(0.5 + factor * change), f"{factor:.3g}"
 
     def _shown(self, row: int) -> Shown:
         at, label = self._at[row], int(self.subject.label[row])
@@ -149,12 +173,10 @@ class Album:
         at, strength = self._at[row], self.subject.shown[level]
         predicted, attacked = self.looked.seen[number]
         taken = int(predicted[level + 1, at])
-        change = attacked[level, at] - self.looked.clean[at].astype(np.float32) / 255
-        most = float(np.abs(change).max())
-        factor = 0.5 / most if most else 1.0
+        change, factor = self._change(number, level, at)
         return Attacked(
-            address(_pixels(0.5 + factor * change)),
-            f"{factor:.3g}",
+            address(change),
+            factor,
             address(_pixels(attacked[level, at])),
             self._name(taken),
             taken == self.subject.label[row],
@@ -162,8 +184,7 @@ class Album:
         )
 
     def _name(self, number: Any) -> str:
-        names = self.looked.names
-        return names[int(number)] if int(number) < len(names) else f"class {int(number)}"
+        return _name(self.looked.names, int(number))
 
 
 class Matrix(NamedTuple):
@@ -179,24 +200,23 @@ class Matrix(NamedTuple):
 
 
 class Confusions(NamedTuple):
-    """The confusions of one run. matrices: [] if no evaluation of the run records predicted
-    classes; right: in that case, for each class the number of its images and of those that are
-    right, clean and at each strength shown."""
+    """The confusions of one run, by the evaluation `source`. matrices: [] if it records no classes;
+    attacked: whether it attacked at each strength, instead of measuring distances; right: if there
+    are no matrices, for each class the number of its images and of those that are right, clean and
+    at each strength shown."""
 
     source: str
     images: int
+    attacked: bool
     matrices: list[Matrix]
     right: list[tuple[str, list[int]]]
 
 
 def _confusion(one: Judged, subject: Subject, names: Sequence[str]) -> Confusions:
-    def name(number: int) -> str:
-        return names[number] if number < len(names) else f"class {number}"
-
-    for evaluation, flags in subject.classed(one):
-        at = [(str(strength), float(strength)) for strength in subject.shown]
-        found = [_matrix(matrix, name) for matrix in confusions(flags, at)]
-        return Confusions(evaluation, len(flags["label"]), found, [])
+    name = partial(_name, names)
+    if classed := subject.classed(one):
+        matrices = [_matrix(found, name) for found in classed.confusions]
+        return Confusions(classed.evaluation, classed.images, classed.attacked, matrices, [])
     levels = [0, *(subject.strengths.index(strength) for strength in subject.shown)]
     right = [
         (
@@ -206,31 +226,42 @@ def _confusion(one: Judged, subject: Subject, names: Sequence[str]) -> Confusion
         for label in np.unique(subject.label)
         for mine in [subject.label == label]
     ]
-    return Confusions(subject.evaluation, len(subject.label), [], right)
+    return Confusions(subject.evaluation, len(subject.label), False, [], right)
 
 
 def _matrix(found: Confusion, name: Callable[[int], str]) -> Matrix:
     counts = found.counts
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    shades = np.ceil(4 * share).astype(int)
+    shades = np.ceil(4 * found.share).astype(int)
     few = len(counts) <= FEW
     return Matrix(
         found.strength,
-        f"{found.right} of {counts.sum()} images right",
+        found.said,
         [name(number) for number in range(len(counts))],
         np.stack([counts, shades], axis=-1).tolist() if few else [],
-        "" if few else _map(share),
+        "" if few else address(_map(found)),
         [(name(own), name(taken), count) for own, taken, count in found.mistakes(MISTAKES)],
     )
 
 
-def _map(share: Array) -> str:
-    """A map with a pixel for each pair of classes, the more opaque the larger the share of the true
-    class."""
-    pixels = np.zeros((*share.shape, 4), np.uint8)
+def _map(found: Confusion) -> Array:
+    """A map [classes, classes, 4] with a pixel for each pair of classes, the more opaque the larger
+    the share of the true class."""
+    pixels = np.zeros((*found.counts.shape, 4), np.uint8)
     pixels[..., :3] = INK
-    pixels[..., 3] = np.rint(255 * np.sqrt(share))
-    return address(pixels)
+    pixels[..., 3] = np.rint(255 * np.sqrt(found.share))
+    return pixels
+
+
+def _opaque(pixels: Array) -> Array:
+    """A map on white, at least `LEGIBLE` pixels a side."""
+    shade = pixels[..., 3:] / 255
+    flat = np.rint(shade * pixels[..., :3] + (1 - shade) * 255).astype(np.uint8)
+    scale = -(-LEGIBLE // len(flat))
+    return flat.repeat(scale, 0).repeat(scale, 1)
+
+
+def _name(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else f"class {number}"
 
 
 def _pixels(image: Array) -> Array:

@@ -4,7 +4,7 @@ the per-image flags of an evaluation that all the runs share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.names import model_name
-from analysis.report.confusion import CLASSES
+from analysis.report.confusion import ATTACKED, MEASURED, Confusion, confusions
 from core.config import ConfigError, RunConfig, Strength, nearest
 from core.config.evaluation import USUAL
 from core.store import shapes
@@ -43,6 +43,16 @@ class Tally(NamedTuple):
     first: int
     second: int
     neither: int
+
+
+class Classed(NamedTuple):
+    """What the images of a run are taken for, clean and at each strength shown. attacked: whether
+    the evaluation attacked at each strength, instead of measuring distances."""
+
+    evaluation: str
+    images: int
+    attacked: bool
+    confusions: list[Confusion]
 
 
 @dataclass(frozen=True)
@@ -135,13 +145,16 @@ class Subject:
         """Steps of the attack that makes the pictures: those of the evaluation."""
         return int(self.config.get("steps", 10))
 
-    def classed(self, one: Judged) -> Iterator[tuple[str, dict[str, Array]]]:
-        """Yields (id, flags) of each evaluation of a run that records predicted classes, in the
-        norm of the strengths."""
-        for name in sorted(one.run.evals_on_disk()):
-            flags = _flags(one.run, name)
-            if {*flags} >= CLASSES and _record(one.run, name)["config"]["norm"] == self.apart.norm:
-                yield name, flags
+    def classed(self, one: Judged) -> Classed | None:
+        """What the images of a run are taken for, by the shared evaluation if that records classes,
+        else by one of distances in the norm of the strengths; None if there is none."""
+        for name in (self.evaluation, *sorted(one.run.evals_on_disk())):
+            flags, norm = _flags(one.run, name), _record(one.run, name)["config"]["norm"]
+            attacked = {*flags} >= ATTACKED and name == self.evaluation
+            if attacked or ({*flags} >= MEASURED and norm == self.apart.norm):
+                found = confusions(flags, self.strengths, self.shown)
+                return Classed(name, len(flags["label"]), attacked, found)
+        return None
 
     def tallies(self, other: Judged) -> list[Tally]:
         """Compares the first run with another one, at every strength."""

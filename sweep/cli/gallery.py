@@ -48,7 +48,7 @@ def pictures(
     ] = 6,
     wandb: Annotated[
         bool,
-        typer.Option("--wandb", help="Send the images to W&B, too, as a separate run."),
+        typer.Option("--wandb", help="Send images and confusions to W&B, too, as a separate run."),
     ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
@@ -83,4 +83,6 @@ def pictures(
     if wandb:
         album = gallery.Album(subject, looked)
         of = {folder.id: [*album.captioned(i)] for i, folder in enumerate(folders)}
+        maps = {f"{folder.id}/confusion": [*album.confused(i)] for i, folder in enumerate(folders)}
+        of |= {key: confusions for key, confusions in maps.items() if confusions}
         out.print(tracking.show(f"pictures-{name}", of, page.parent), soft_wrap=True)

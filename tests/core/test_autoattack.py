@@ -176,9 +176,7 @@ def test_a_damaged_ledger_means_beginning_again(tmp_path: Path, darken: type[Dar
         assert run(tmp_path / "part.npz").critical.tolist() == EXPECTED
 
 
-def test_a_ledger_of_an_older_version_has_no_classes(
-    tmp_path: Path, darken: type[Darken]
-) -> None:
+def test_a_ledger_of_an_older_version_has_no_classes(tmp_path: Path, darken: type[Darken]) -> None:
     darken.stop_after = 3
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "part.npz")

@@ -124,7 +124,9 @@ def shard(file: Path, rank: int, size: int, out: Path) -> None:
     together = team.join(file, rank, size)
     found = searched(together)
     if rank == 0:
-        np.savez(out, critical=found.critical, taken=found.taken, costs=[found.forwards, found.backwards])
+        np.savez(
+            out, critical=found.critical, taken=found.taken, costs=[found.forwards, found.backwards]
+        )
     together.part()
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 import epsweep
 from analysis.report.confusion import confusions
+from core.config import Strength
 from core.store.folders import Store
 from sweep import cli
 
@@ -113,6 +114,12 @@ def test_the_page_agrees_with_flags_and_networks(
             if not right and before == int(y) and said[level][0] == "right":  # broken just here
                 exact = np.rint(255 * np.moveaxis(found[0].numpy(), 0, -1))
                 assert (np.abs(attacked - exact) <= 1).all()
+    # What is taken for what, by the flags of the attack.
+    for run in flags:
+        counts = [int((run > level).sum()) for level in (0, 1, 2, 4)]
+        said = [f"{count} of 24 images right" for count in counts]
+        for strength, count in zip(("clean", "1/255", "2/255", "4/255"), said, strict=True):
+            assert f"<figcaption>{strength}: {count}</figcaption>" in text
     # The same again gives the same file.
     call(root, *ids, "--images", "4", "-o", str(tmp_path / "b.html"))
     assert (tmp_path / "b.html").read_bytes() == page.read_bytes()
@@ -126,15 +133,45 @@ def test_confusions_are_those_of_the_flags(store: tuple[Path, list[str]]) -> Non
         "target": np.array([1, 2, 2, -1]),
         "distance": np.array([0.5, 2.0, 0.0, np.inf], np.float32),
     }
-    clean, weak = confusions(flags, [("1", 1.0)])
+    strengths = [Strength.parse(text) for text in ("0", "1")]
+    clean, weak = confusions(flags, strengths, strengths[1:])
     assert clean.counts.tolist() == [[2, 0, 0], [0, 0, 1], [0, 0, 1]] and clean.right == 3
-    assert weak.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 1]] and weak.strength == "1"
+    assert weak.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 1]] and weak.strength == "255/255"
     assert weak.mistakes(5) == [(0, 1, 1), (1, 2, 1)]
     root, ids = store
     found = epsweep.flags(ids[0], "fmn", root)
     of = {name: found[name].to_numpy() for name in flags}
-    for matrix, level in zip(confusions(of, [("4/255", 4 / 255)]), (0, 4), strict=True):
+    five = [Strength.parse(f"{level}/255") for level in range(5)]
+    for matrix, level in zip(confusions(of, five, five[4:]), (0, 4), strict=True):
         assert matrix.right == int((found["critical"] > level).sum())
+    # Attacked at strengths 1 and 2: broken when clean, at 1, at 2, never; one of unknown class.
+    flags = {
+        "label": np.array([0, 0, 1, 2, 2]),
+        "critical": np.array([0, 1, 2, 3, 1]),
+        "taken": np.array([1, 2, 0, 2, -1], np.int32),
+    }
+    clean, weak, strong = confusions(flags, five[:3], five[1:3])
+    assert clean.counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 2]] and clean.unknown == 0
+    assert weak.counts.tolist() == [[0, 1, 1], [0, 1, 0], [0, 0, 1]] and weak.unknown == 1
+    assert strong.counts.tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 1]] and strong.right == 1
+
+
+def test_a_run_of_an_older_version_has_no_classes(
+    store: tuple[Path, list[str]], call: Call, tmp_path: Path
+) -> None:
+    root, (first, _) = tmp_path / "outputs", store[1]
+    shutil.copytree(store[0], root)
+    for path in (Store(root).run(first).path / "evals").iterdir():
+        if path.suffix == ".npz" and path.name.startswith("apgd"):
+            flags = dict(np.load(path))
+            assert flags.pop("taken").dtype == np.int32
+            np.savez(path, **flags)
+        elif path.name.startswith("fmn"):
+            path.unlink()
+    assert call(root, first, "--images", "1", "-o", str(tmp_path / "a.html"))[0] == 0
+    text = (tmp_path / "a.html").read_text()
+    assert "was made by an older version" in text and "Right images of each class" in text
+    assert "<figcaption>" not in text
 
 
 @pytest.mark.slow
@@ -148,7 +185,9 @@ def test_images_on_wandb(
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert code == 0 and told.splitlines()[1] == f"wandb sync {folder}"
     files = [*(folder / "files" / "media" / "images").rglob("*.png")]
-    assert len(files) == 2 * 3, "two images at three strengths"
+    confusions = [file for file in files if file.name.startswith("confusion")]
+    # Two clean images, and six changes and attacked ones; equal pictures share a file.
+    assert 2 + 6 < len(files) - len(confusions) <= 2 + 12 and 1 <= len(confusions) <= 4
     assert "Kept and lost" not in page.read_text(), "there is no other run"
     assert not Store(root).run(ids[0]).tracking.exists(), "the run's own W&B run stays as it is"
 
