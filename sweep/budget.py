@@ -33,7 +33,7 @@ class Hours(NamedTuple):
     unknown: int = 0
     """How many of the runs that are left have no estimate."""
     at_work: float = 0.0
-    """GPUs in use by its runs now (processes, if no run has used a GPU)."""
+    """GPUs, CPU cores or (in hours of runs) processes that its runs are using now."""
 
     @property
     def lines(self) -> list[str]:
@@ -46,7 +46,7 @@ class Hours(NamedTuple):
             parts.append("no estimate until one such run has finished here")
         said = [", ".join(parts)] if parts else []
         if self.known and self.at_work and not self.unknown:
-            what = "GPU" if self.unit == "GPU-hours" else "process"
+            what = {"GPU-hours": "GPU", "core-hours": "core"}.get(self.unit, "process")
             now = counted(max(1, round(self.at_work)), what)
             said.append(f"{spelled(self.known / self.at_work, 'hours')} to go, with {now} as now")
         if self.planned and self.actual:
@@ -88,14 +88,16 @@ def works_of(seen: Plan, cost: Cost) -> list[Work]:
 
 
 def hours(seen: Plan, cost: Cost, works: Sequence[Work] = ()) -> Hours:
-    """GPU-hours spent so far (hours of runs if no run has used a GPU) and left. What is left
-    follows from the speed of this plan's runs, of the same backbone if possible, else from the
-    estimate. works: of every run, if they are known already."""
+    """Hours spent so far and left: GPU-hours, or core-hours if no run has used a GPU, or hours of
+    runs while it is unknown how many cores a run uses. What is left follows from the speed of this
+    plan's runs, of the same backbone if possible, else from the estimate. works: of every run, if
+    they are known already."""
     works = works or works_of(seen, cost)
     used: dict[str, float] = defaultdict(float)
     made: dict[str, float] = defaultdict(float)
     on_gpus = any(status.gpu_seconds for status in seen.statuses)
-    seconds = {s.run.id: s.gpu_seconds if on_gpus else s.seconds for s in seen.statuses}
+    cores = cost.cores or 1
+    seconds = {s.run.id: s.gpu_seconds if on_gpus else s.seconds * cores for s in seen.statuses}
     for status, work in zip(seen.statuses, works, strict=True):
         if work.petaflops:
             used[status.run.config.backbone] += seconds[status.run.id]
@@ -111,7 +113,8 @@ def hours(seen: Plan, cost: Cost, works: Sequence[Work] = ()) -> Hours:
     }
     finished = [name for name, about in planned.items() if about]
     observed = "by the speed of its runs so far" if sum(made.values()) else cost.basis
-    unit = "hours" if spent and not on_gpus else "GPU-hours" if spent else cost.unit
+    on_cpus = "core-hours" if cost.cores else "hours of runs"
+    unit = ("GPU-hours" if on_gpus else on_cpus) if spent else cost.unit
     known, unknown = _left(seen, works, used, made)
     return Hours(
         spent,
@@ -123,12 +126,12 @@ def hours(seen: Plan, cost: Cost, works: Sequence[Work] = ()) -> Hours:
         sum(seconds[name] for name in finished) / 3600,
         known,
         unknown,
-        sum(_devices(status, on_gpus) for status in seen.statuses),
+        sum(_devices(status, on_gpus) * (1 if on_gpus else cores) for status in seen.statuses),
     )
 
 
 def _devices(status: Status, on_gpus: bool) -> float:
-    """GPUs (processes, if not on_gpus) a run is using now: a fraction if runs share one."""
+    """GPUs that a run is using now, a fraction if runs share one; processes if not on_gpus."""
     if status.state is not State.RUNNING:
         return 0.0
     return status.gpu_seconds / status.seconds if on_gpus and status.seconds else 1.0

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.cells import Key, at, group_cells
 from analysis.choice import one_evaluation
-from analysis.figures.style import Looks, key_line, mean_line
+from analysis.figures.style import Looks, below, key_line, mean_line
 from analysis.names import NORMS, datasets_in_order, models_in_order, settings_in_order
 from analysis.results import Results
 from analysis.statistics import median_delay
@@ -121,8 +121,8 @@ def _lines(axes: Axes, epochs: pd.DataFrame, column: str, styles: Looks) -> dict
 def robustness(
     axes: Axes, curves: pd.DataFrame, expected: pd.DataFrame, strength: Strength, styles: Looks
 ) -> None:
-    """Accuracy against the attack's strength, shaded over [0, eps_g], with expected accuracy in the
-    legend: 45.1, or 45.1 (2/3) if seeds are missing."""
+    """Accuracy against the attack's strength, shaded over [0, eps_g], with expected accuracy in a
+    legend below: 45.1, or 45.1 (2/3) if seeds are missing."""
     if curves.empty:
         return _blank(axes)
     lines = []
@@ -141,9 +141,7 @@ def robustness(
     axes.set_ylim(0, 100)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=unit(curves, "eval_norm") == 1))
-    axes.legend(
-        handles=lines, title="expected (%)", title_fontsize=7, handlelength=1.6, loc="upper right"
-    )
+    below(axes, lines, "expected (%)")
 
 
 def unit(frame: pd.DataFrame, column: str) -> int:
@@ -166,7 +164,9 @@ def attack_axis(curves: pd.DataFrame) -> str:
 def what_is_judged(curves: pd.DataFrame) -> str:
     """The label of the accuracy axis: 'test accuracy (%)', and below it the attack and the number
     of images, 'APGD-10, n = 512'."""
+    if curves.empty:
+        return "accuracy (%)"
     counts = sorted(set(curves["n"]))
-    images = " to ".join(str(n) for n in dict.fromkeys([counts[0], counts[-1]])) if counts else "0"
+    images = " to ".join(str(n) for n in dict.fromkeys([counts[0], counts[-1]]))
     splits, attacks = (" and ".join(dict.fromkeys(curves[name])) for name in ("split", "attack"))
-    return f"{splits} accuracy (%)\n{attacks}, n = {images}".lstrip()
+    return f"{splits} accuracy (%)\n{attacks}, n = {images}"

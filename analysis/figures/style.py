@@ -19,6 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
 from analysis.names import settings_in_order
 from core.config import Strength
@@ -47,6 +48,8 @@ PANEL = (2.1, 1.75)
 DPI = 200
 WIDEST = 6
 """Maximum number of entries per line of a legend."""
+UNDER = 28
+"""Distance of a legend below a panel from it, in points: the axis and its label are between."""
 
 
 Line = Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]
@@ -143,6 +146,31 @@ def above(figure: Figure, entries: Sequence[Artist], title: str | None = None) -
             return
         if columns > 1:
             drawn.remove()
+
+
+def below(axes: Axes, entries: Sequence[Artist], title: str) -> None:
+    """Add a legend in two columns below a panel and its label, where it covers no curve. See
+    `make_room`."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    down = ScaledTranslation(0, -UNDER / 72, figure.dpi_scale_trans)
+    axes.legend(
+        handles=entries,
+        title=title,
+        ncols=2,
+        handlelength=1.4,
+        handletextpad=0.5,
+        columnspacing=1.0,
+        title_fontsize=7,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=axes.transAxes + down,
+    )
+
+
+def make_room(figure: Figure, lines: int, entries: int) -> None:
+    """Grow a figure for legends `below` the panels of `lines` rows, with `entries` each."""
+    figure.set_figheight(figure.get_figheight() + lines * 0.17 * (1 + -(-entries // 2)))
 
 
 def mean_line(axes: Axes, frame: pd.DataFrame, x: str, y: str, style: Look) -> pd.Series:

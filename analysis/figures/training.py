@@ -24,7 +24,7 @@ from analysis.figures.panels import (
     pairs_of,
     what_is_judged,
 )
-from analysis.figures.style import Looks, blocks, legend, looks, matrix, styled
+from analysis.figures.style import Looks, blocks, legend, looks, make_room, matrix, styled
 from analysis.names import datasets_in_order, models_in_order
 from analysis.results import Results
 from core.config import Strength
@@ -83,6 +83,7 @@ def robustness(results: Results) -> Drawn:
         label = what_is_judged(curves)
         with styled():
             figure, grid = _by_pair(curves, panels.attack_axis(curves), label)
+            make_room(figure, len({axes.get_position().y0 for axes in grid.values()}), len(styles))
             for pair, axes in grid.items():
                 mine = of_pair(mean, pair)
                 panels.robustness(axes, of_pair(curves, pair), mine, strength, styles)

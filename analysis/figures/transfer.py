@@ -20,7 +20,7 @@ from analysis.figures.panels import (
     robustness,
     what_is_judged,
 )
-from analysis.figures.style import blocks, legend, looks, styled
+from analysis.figures.style import blocks, legend, looks, make_room, styled
 from analysis.results import Results
 from core.config import ConfigError, Strength
 
@@ -45,6 +45,7 @@ def draw_transfer(results: Results, strength: Strength | None = None) -> Figure:
     styles = looks([*epochs["setting"], *curves["setting"]])
     with styled():
         figure, grid = blocks(len(pairs), COLUMNS, rows=2)
+        make_room(figure, len(grid) // 2, len(styles))
         for i, pair in enumerate(pairs):
             above, below = grid[2 * (i // COLUMNS) :, i % COLUMNS][:2]
             above.set_title(", ".join(pair))

@@ -176,7 +176,8 @@ def missing(
             except ConfigError as error:
                 made = dataset in MADE and not (store.data / dataset).is_dir()
                 why = f"not in {store.data}; run: sweep demo --real" if made else str(error)
-                problems.append(f"dataset {dataset}: {why}")
+                told = "/" in dataset and dataset in why  # the path of a user's folder
+                problems.append(why if told else f"dataset {dataset}: {why}")
     for file in dict.fromkeys(map(local_weights, configs)):
         if file:
             try:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, NotRequired
 
 from typing_extensions import TypedDict
@@ -119,6 +119,8 @@ class Cost:
     """Number of finished runs that the speeds were measured on."""
     at_once: int | None = None
     """Devices that may work at the same time under the profile; None if unknown."""
+    cores: float | None = None
+    """CPU cores that a run has used, as a mean over finished runs; None if unknown, or on GPUs."""
     _sizes: dict[str, Mapping[str, int] | None] = field(default_factory=dict)
     _alike: dict[Any, _Alike] = field(default_factory=dict)
 
@@ -234,15 +236,19 @@ def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
     device = find_device(profile, str(hardware or ""))
     shipped = Cost(device, store, shipped_speed(device), at_once=most_at_once(profile, device))
     seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for config, seconds in _finished(store, device):
+    spent, taken = 0.0, 0.0  # seconds of the runs, and of their devices
+    for config, seconds, devices in _finished(store, device):
+        spent, taken = spent + seconds, taken + seconds * devices
         sizes, each = shipped.sizes(config.dataset), gflops(config)
         if sizes and each:
-            seen[_kind(config)].append((count_passes(config, (), sizes).fit * each / 1e3, seconds))
+            work = count_passes(config, (), sizes).fit * each / 1e3
+            seen[_kind(config)].append((work, seconds * devices))
+    cores = taken / spent if spent and not shipped.on_gpus else None
     if not seen:
-        return shipped
+        return replace(shipped, cores=cores)
     every = [pair for pairs in seen.values() for pair in pairs]
     speeds = {name: _speed(pairs) for name, pairs in seen.items()}
-    return Cost(device, store, _speed(every), speeds, len(every), shipped.at_once)
+    return Cost(device, store, _speed(every), speeds, len(every), shipped.at_once, cores)
 
 
 def _speed(pairs: Sequence[tuple[float, float]]) -> float:
@@ -250,8 +256,8 @@ def _speed(pairs: Sequence[tuple[float, float]]) -> float:
     return sum(work for work, _ in pairs) / sum(seconds for _, seconds in pairs)
 
 
-def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
-    """(config, device-seconds of training) of some finished runs on such a device."""
+def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float, float]]:
+    """(config, seconds of training, number of devices) of some finished runs on such devices."""
     taken: dict[str, int] = defaultdict(int)
     seen = set()
     begun = store.run_ids()
@@ -274,6 +280,6 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float]]:
             except DamagedError:
                 continue
             if not isinstance(config, list) and result.get("seconds"):  # other versions: a list
-                share = env.get("threads", 1) if device == "CPU" else env.get("processes", 1)
                 taken[name] += 1
-                yield config, result["seconds"] * share
+                count = env.get("threads" if device == "CPU" else "processes", 1)
+                yield config, result["seconds"], count

@@ -75,7 +75,7 @@ class Grid:
     path: Path
     tune: Tune | None = None
     warnings: tuple[str, ...] = ()
-    """What its tables will lack even when every run is done, one line each."""
+    """Likely typos in strengths, and what its tables will lack even when every run is done."""
     searches: tuple[Search, ...] = ()
     """The searches of `tune`, filled in by `sweep.tune.winners.apply` from a store; once all have a
     winner, the runs use it."""
@@ -142,7 +142,7 @@ def parse_grid(text: str, path: Path) -> Grid:
     if not runs and not file.faults:
         file.problem(("exclude",), "exclude: drops every combination, no run is left")
     file.check()
-    warnings = reach.gaps(file, evals, (run.config for run in runs))
+    warnings = (*reach.typos(file), *reach.gaps(file, evals, (run.config for run in runs)))
     return Grid(name, about, runs, shared, tables, text, path, tune, warnings)
 
 

@@ -1,15 +1,37 @@
-"""Warnings, before anything runs, of strengths that runs train for and no evaluation measures."""
+"""Warnings about strengths before anything runs: likely typos, and those that no evaluation
+measures."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any
 
 from core.config import EvalConfig, RunConfig, Strength
 from core.config.evaluation import AtStrengths
 from core.config.strength import in_pixels
 from core.store.records import unit_grid
 from sweep.grid.file import GridFile
+
+FIELDS = frozenset({"epsilon_g", "epsilon", "epsilons"})
+"""Last parts of the names of fields that hold strengths."""
+_FRACTION = re.compile(r"((?:\d+ *\.\. *)?\d+ */ *)(\d+)")
+
+
+def typos(file: GridFile) -> Iterator[str]:
+    """A warning for each strength whose denominator looks like 255 but is another: 4/225."""
+    for place in file.places:
+        key = next((part for part in reversed(place) if isinstance(part, str)), "")
+        if key.rpartition(".")[2] not in FIELDS:
+            continue
+        value: Any = file.data
+        for part in place:
+            value = value[part]
+        match = _FRACTION.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match and match[2] != "255" and get_close_matches(match[2], ["255"]):
+            yield f"{file.source}:{file.line(place)}: {key}: {value}, did you mean {match[1]}255?"
 
 
 def gaps(

@@ -59,6 +59,8 @@ def test_transfer_draws_the_measured_curves(tmp_path: Path) -> None:
         assert drawn(figure, 1, one["epsilon"].to_numpy(float), one["accuracy"].to_numpy(float))
     legend = figure.axes[1].get_legend()
     assert legend is not None
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y1 < figure.axes[1].get_window_extent().y0, "covers no curve"
     texts = [text.get_text() for text in legend.get_texts()]
     values = results.values
     for setting in ("standard", "fix", "sched"):

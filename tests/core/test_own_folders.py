@@ -225,7 +225,7 @@ def test_what_cannot_be_meant_is_refused_at_launch(
 ) -> None:
     expected = spoil(folder)
     (line,) = missing(folder, store)
-    assert line.startswith(f"dataset {folder}: {folder}/") and expected in line
+    assert line.startswith(f"{folder}/") and expected in line
     line.encode("utf-8")
     with pytest.raises(ConfigError) as error:
         load(folder, store)

@@ -93,7 +93,7 @@ def test_brackets_in_a_question_and_a_name_are_no_markup(tmp_path: Path) -> None
     )
     code, out, err = sweep("plan", str(tmp_path / "g.yaml"))
     assert (code, err) == (0, "")
-    assert "is [/x] [bold]?" in out.decode() and f"missing: dataset {data}" in out.decode()
+    assert "is [/x] [bold]?" in out.decode() and f"missing: {data}" in out.decode()
 
 
 def helps(command: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:

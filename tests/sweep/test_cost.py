@@ -290,6 +290,27 @@ def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> 
     assert "GPU-minutes left, at 32 TFLOP/s per H100" in fresh.lines[0]
 
 
+def test_on_cpus_all_hours_are_those_of_cores(
+    small: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a run has finished, and recorded how many cores it used."""
+    monkeypatch.setattr(cost, "find_device", lambda *_: "CPU")
+    done, running = (
+        Status(small.runs[0], State.DONE, seconds=3600.0),
+        Status(small.runs[1], State.RUNNING, seconds=1800.0, share=0.5, phase="train"),
+    )
+    seen = Plan([done, running])
+    before = budget.hours(seen, cost.of(H100, store))
+    assert before.unit == "hours of runs" and before.lines[0].startswith("1.5 hours of runs spent")
+    sweep = submissions.record_grid(small, store)
+    write_jsonl(sweep.manifest, (submissions.manifest_row(run) for run in small.runs))
+    finish(small.runs[0], store, factor=1.0)
+    write_json(store.run(small.runs[0].id).env, {"device": "EPYC", "processes": 1, "threads": 4})
+    after = budget.hours(seen, cost.of(H100, store))
+    assert after.lines[0].startswith("6 core-hours spent, about ")
+    assert "core-hours left" in after.lines[0] and after.lines[1].endswith("with 4 cores as now")
+
+
 def test_a_trained_run_has_its_evaluation_left(store: Store) -> None:
     """AutoAttack takes several times the training: at the end of that, most is still to come."""
     model, grid = cost.of(H100, store), load_grid("autoattack")

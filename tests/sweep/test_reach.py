@@ -1,4 +1,5 @@
-"""Strengths that no evaluation measures are told at plan time, with their place in the file."""
+"""Likely typos in strengths, and strengths that no evaluation measures, are told at plan time, with
+their place in the file."""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from core.config import RunConfig
+from core.config.evaluation_kinds import MinimalNorm
+from core.config.values import fields_of
 from sweep import cli
-from sweep.grid import load_grid, parse_grid, shipped_grids
+from sweep.grid import load_grid, parse_grid, reach, shipped_grids
 
 HEAD = "name: g\nbase: {backbone: vit, dataset: cars, epochs: 4}\n"
 
@@ -41,6 +45,26 @@ def warnings(text: str) -> tuple[str, ...]:
 )
 def test_what_will_be_missing_is_said(axes: str, evals: str, told: str) -> None:
     assert warnings(f"{axes}\nevals: {evals}\n") == (told,)
+
+
+def test_a_likely_typo_is_told_in_every_field_that_holds_a_strength() -> None:
+    text = """\
+grid:
+  epsilon_g: [4/225, 4/255, 0.01, 1/4]
+  rest: [{validation.epsilon: 8/25}, {schedule: {kind: points, points: [[0, 1/225]]}}]
+evals:
+  - {epsilons: 0..16/225}
+  - {epsilons: [0, 4 / 256, 1/10]}
+"""
+    typos = [line for line in warnings(text) if "did you mean" in line]
+    assert typos == [
+        "g.yaml:4: epsilon_g: 4/225, did you mean 4/255?",
+        "g.yaml:5: validation.epsilon: 8/25, did you mean 8/255?",
+        "g.yaml:7: epsilons: 0..16/225, did you mean 0..16/255?",
+        "g.yaml:8: epsilons: 4 / 256, did you mean 4 / 255?",
+    ]
+    names = (name.rpartition(".")[2] for name in (*fields_of(RunConfig), *fields_of(MinimalNorm)))
+    assert {name for name in names if name.startswith("eps")} == reach.FIELDS
 
 
 @pytest.mark.parametrize(
