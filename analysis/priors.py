@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.guide.design import CELL, METRICS, Cell, cell_of
 from analysis.guide.measurements import published, records
-from analysis.guide.own import STRENGTH
+from analysis.guide.own import STRENGTHS
 from analysis.names import dataset_name, model_name
 from analysis.published import TABLES, load_published
 from analysis.rounding import percent
@@ -45,7 +45,7 @@ def _of_guide(manifest: Iterable[Mapping[str, Any]]) -> Known:
     found = {}
     for run in manifest:
         cell = cell_of(run["config"], run["setting"])
-        if _strength(run) == STRENGTH and cell in printed:
+        if _strength(run) == STRENGTHS["linf"] and cell in printed:
             found[run["id"]] = printed[cell]
     return found
 

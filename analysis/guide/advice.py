@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.guide.design import DATASETS, METRICS, facts, our_names, params
+from analysis.guide.design import METRICS, facts, our_dataset, our_names, params
 from core.config import ConfigError, nearest
 from core.sheet import Sheet
 
+NEW = "new"
+"""Stands for any dataset on which nothing is measured."""
 DRAWS = 600
 SEED = 0
 RANGE = 0.3
@@ -72,7 +74,7 @@ def advise(
     hours: Mapping[tuple[str, str], float | None],
     *,
     protocol: str,
-    dataset: str = "new",
+    dataset: str = NEW,
     metrics: Sequence[str] = METRICS,
     budget: float | None = None,
     most: int = 5,
@@ -133,8 +135,10 @@ def _remarks(
         others = len(scores.columns) - 1
         yield f"{share} configurations are measured on {dataset}, besides {others} other datasets"
     else:
-        known = len(scores.columns)
-        yield f"{dataset} is assumed to be as difficult as {known} datasets are on average"
+        known = [our_dataset(str(name)) for name in scores]
+        what = NEW if dataset == NEW else f"{dataset}, on which nothing is measured"
+        hint = "" if dataset == NEW else nearest(dataset, known, shown=len(known))
+        yield f"{what}{hint}: assumed to be as difficult as {len(known)} datasets are on average"
     first, *rest = picks
     close = [one for one in rest if one.low <= first.high]
     if close:
@@ -243,11 +247,6 @@ def ranks_left_out(scores: pd.DataFrame, dataset: str) -> tuple[np.ndarray, np.n
         total = mix @ (part.fillna(0).to_numpy() @ shares) / (mix @ known.sum(axis=1))
         ranks.append(pd.Series(total).rank(method="min", ascending=False).to_numpy())
     return np.min(ranks, axis=0), np.max(ranks, axis=0)
-
-
-def published_dataset(name: str) -> str:
-    """The published name of one of our datasets; other names stay as they are."""
-    return DATASETS.get(name, name)
 
 
 def table(advice: Advice, dataset: str) -> Sheet:

@@ -16,7 +16,7 @@ from analysis.guide.audit import report
 from analysis.guide.compare import COMPARED
 from analysis.guide.design import Cell, cell_of
 from analysis.guide.measurements import published, read
-from analysis.guide.own import of_runs, with_own
+from analysis.guide.own import Joined, of_runs, with_own
 from analysis.guide.tables import ANALYSES, USUAL, lay_out, missing
 from analysis.provenance import versions
 from analysis.results import Results
@@ -81,20 +81,22 @@ def tables(
     """
     if form not in FORMS:
         raise ConfigError(f"--format: unknown format '{form}'{nearest(form, FORMS)}")
-    known = COMPARED if compare else ANALYSES
+    known, frame = (COMPARED if compare else ANALYSES), source.frame
+    if compare and source.results:
+        frame = of_runs(source.results, as_published=True)
     for name in names:
         if name not in known:
             what = "no published counterpart of" if name in ANALYSES else "unknown table"
             raise ConfigError(f"--table: {what} '{name}'{nearest(name, known, shown=len(known))}")
     chosen = names or tuple(COMPARED if compare else USUAL)
-    remarks = (*missing(source.frame), *_flags(source))
-    complete = _complete(source)
+    remarks = (*missing(frame), *_flags(source))
+    complete = _complete(frame)
     if form == "tidy":
         if len(chosen) != 1:
             raise ConfigError(f"--format tidy: expected one --table of {', '.join(known)}")
-        tidy = comma_separated(known[chosen[0]].frame(source.frame))
+        tidy = comma_separated(known[chosen[0]].frame(frame))
         return Output(tidy, complete, remarks)
-    found = [table for name in chosen for table in lay_out(known[name], source.frame)]
+    found = [table for name in chosen for table in lay_out(known[name], frame)]
     return Output(as_text(found, form), complete, remarks, tuple(found))
 
 
@@ -109,14 +111,14 @@ def _flags(source: Measured) -> list[str]:
 
 def check(source: Measured) -> Output:
     """The audit of these measurements and of the published conclusions, as Markdown."""
-    return Output(report(source.frame), _complete(source), tuple(missing(source.frame)))
+    return Output(report(source.frame), _complete(source.frame), tuple(missing(source.frame)))
 
 
 def export(source: Measured, path: Path) -> Output:
     """The measurements as .parquet or .csv, by the suffix of `path`. Raises ConfigError for another
     suffix."""
     written = export_frame(source.frame, path)
-    return Output(str(written), _complete(source), tuple(missing(source.frame)))
+    return Output(str(written), _complete(source.frame), tuple(missing(source.frame)))
 
 
 def provenance(source: Measured) -> dict[str, Any]:
@@ -126,14 +128,15 @@ def provenance(source: Measured) -> dict[str, Any]:
     return {"files": list(source.paths), "cells": len(source.frame), "versions": versions()}
 
 
-def _complete(source: Measured) -> bool:
-    return bool((source.frame["state"] == "done").all())
+def _complete(frame: pd.DataFrame) -> bool:
+    return bool((frame["state"] == "done").all())
 
 
-def known_measurements(root: Path) -> tuple[pd.DataFrame, int]:
-    """(the published measurements, with those of a store's runs in place of the same cells; the
-    number of the store's cells)."""
+def known_measurements(root: Path, metrics: Sequence[str]) -> Joined:
+    """The published measurements, with those of a store's runs in place of the same cells if they
+    have these metrics."""
+    known = published()
     try:
-        return with_own(published(), Results(root))
+        return with_own(known, Results(root), metrics)
     except ConfigError:  # the store has no run
-        return published(), 0
+        return Joined(known)

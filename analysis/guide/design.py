@@ -74,13 +74,22 @@ def cell_of(config: Mapping[str, Any], setting: str) -> Cell:
         loss += f" (beta {objective['beta']:g})"
     if setting != "fix":
         loss = setting if setting == "standard" else f"{loss}, {setting}"
-    name = config["dataset"]
     return Cell(
         f"{kind} ({config['epochs']} epochs)",
         published_name(config["backbone"]),
         loss,
-        DATASETS.get(name, name.rstrip("/").rsplit("/", 1)[-1]),
+        published_dataset(config["dataset"]),
     )
+
+
+def published_dataset(name: str) -> str:
+    """The published name of one of our datasets; the last part of a path to another one."""
+    return DATASETS.get(name, name.rstrip("/").rpartition("/")[2])
+
+
+def our_dataset(name: str) -> str:
+    """Our name of a published dataset; other names stay as they are."""
+    return next((ours for ours, theirs in DATASETS.items() if theirs == name), name)
 
 
 def published_name(backbone: str) -> str:

@@ -1,35 +1,59 @@
-"""Runs of a store -> the same frame of measurements as from the published file."""
+"""Runs of a store -> the same frame of measurements as from the published file.
+
+A user's grid may train and judge at other strengths than the Guide. Its own tables show that, but
+beside published numbers only what was measured in the same way counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from analysis.guide.design import CELL, METRICS, Cell, cell_of
 from analysis.guide.measurements import Row, build, records
+from analysis.kinds import Config
 from analysis.results import Results
 from analysis.runs import Run
 from core.config import ConfigError, Strength
+from core.config.strength import Norm
 
-STRENGTH = Strength.parse("4/255", "linf")
-"""The strength that the published runs are trained against."""
+STRENGTHS: Mapping[Norm, Strength] = {
+    "linf": Strength.parse("4/255", "linf"),
+    "l2": Strength.parse("2", "l2"),
+    "l1": Strength.parse("75", "l1"),
+}
+"""Norm -> the published strength of AutoAttack. That in linf is also the one trained against."""
+SEVERITY = 3
+"""The published severity of common corruptions."""
 
 
-def of_runs(results: Results, *, mixed: bool = False) -> pd.DataFrame:
+class Joined(NamedTuple):
+    """Measurements, with those of own runs in place of the same cells."""
+
+    frame: pd.DataFrame
+    own: int = 0
+    """How many of them are own ones."""
+    left_out: Mapping[str, int] = {}
+    """Why finished runs are not among them -> how many."""
+
+
+def of_runs(results: Results, *, as_published: bool = False) -> pd.DataFrame:
     """The measurements of a store's runs, averaged over the seeds of a configuration.
 
-    mixed: also average runs of one configuration that differ in more than the seed. Raises
-    ConfigError for such runs otherwise.
+    as_published: what the paper measured differently counts as missing. Raises ConfigError for runs
+    of one configuration that differ in more than the seed.
     """
-    groups: dict[Cell, list[Run]] = {}
+    groups: dict[Cell, list[Run]] = defaultdict(list)
     for run in results.runs:
-        groups.setdefault(cell_of(run.config, run.setting), []).append(run)
-    measured = _measured(results.values)
+        groups[cell_of(run.config, run.setting)].append(run)
+    measured = _measured_alike(results) if as_published else _measured(results.values)
     rows = []
     for cell, runs in groups.items():
         seeds = [run.config["seed"] for run in runs]
-        if len({*seeds}) < len(seeds) and not mixed:
+        if len({*seeds}) < len(seeds):
             same = ", ".join(run.dir.id for run in runs[:2])
             raise ConfigError(
                 f"{', '.join(cell)}: expected one run for each seed, got {same}, ...; select some "
@@ -39,9 +63,62 @@ def of_runs(results: Results, *, mixed: bool = False) -> pd.DataFrame:
     return build(rows)
 
 
-def _measured(values: pd.DataFrame) -> dict[str, Row]:
+def with_own(frame: pd.DataFrame, results: Results, metrics: Sequence[str] = METRICS) -> Joined:
+    """The measurements, with those of a store's finished runs in place of the same cells: of runs
+    that have these metrics, measured as published. All runs of a cell are averaged."""
+    runs = [run for run in results.runs if run.state == "done"]
+    measured = _measured_alike(results.only(runs)) if runs else {}
+    groups, left_out = defaultdict(list), Counter[str]()
+    for run in runs:
+        row = measured[run.dir.id]
+        if any(pd.isna(row[name]) for name in metrics):
+            left_out[row["reason"]] += 1
+        else:
+            groups[cell_of(run.config, run.setting)].append({**row, "state": "done", "reason": ""})
+    if not groups:
+        return Joined(frame, 0, left_out)
+    own = build(_averaged(cell, rows) for cell, rows in groups.items())
+    joined = pd.concat([own, frame]).drop_duplicates(CELL).reset_index(drop=True)
+    return Joined(joined, len(own), left_out)
+
+
+def _measured_alike(results: Results) -> dict[str, Row]:
+    """As `_measured`, without what the paper trained or evaluated differently."""
+    unlike = {
+        (run.dir.id, one.id)
+        for run in results.runs
+        for one in run.evaluations
+        if one.record and not _is_published(one.config)
+    }
+    values = results.values
+    pairs = zip(values["run_id"], values["eval_id"], strict=True)
+    other = pd.Series([pair in unlike for pair in pairs], values.index, dtype=bool)
+    other = other & values["metric"].ne("clean") | values["split"].eq("val")
+    found = _measured(values.assign(metric=values["metric"].mask(other, "")), " as published")
+    for run in results.runs:
+        if run.epsilon_g != STRENGTHS["linf"]:
+            reason = f"trained against {run.epsilon_g}, published: {STRENGTHS['linf']}"
+            broken = {"state": "missing", "reason": reason}
+            found[run.dir.id] |= {**dict.fromkeys(METRICS), **broken}
+    return found
+
+
+def _is_published(config: Config) -> bool:
+    """Whether the paper made an evaluation, too. config: as in its record."""
+    match config.get("attack"):
+        case "autoattack":
+            norm, largest = config["norm"], config["epsilons"][-1]
+            # In the norm of the training, the accuracy at the training's strength counts.
+            return norm == "linf" or Strength.parse(largest, norm) == STRENGTHS.get(norm)
+        case "corruptions":
+            return bool(config["severity"] == SEVERITY)
+        case _:
+            return False
+
+
+def _measured(values: pd.DataFrame, how: str = "") -> dict[str, Row]:
     """Run id -> its five accuracies, from rows of `analysis.load`. If there are several attacks in
-    one norm, AutoAttack counts."""
+    one norm, AutoAttack counts. how: added to what is said of accuracies without evaluation."""
     slots = values["metric"].map({"clean": "clean", "corrupted": "common"})
     slots = slots.where(values["metric"] != "adv", values["eval_norm"])
     ours = values.assign(slot=slots)[slots.isin(METRICS)].sort_values(
@@ -64,7 +141,7 @@ def _measured(values: pd.DataFrame) -> dict[str, Row]:
         if row["run_id"] in states:
             state, reason = (states[row["run_id"]][name] for name in ("state", "reason"))
         elif lacking:
-            state, reason = "missing", f"no evaluation gives {', '.join(lacking)}"
+            state, reason = "missing", f"no evaluation gives {', '.join(lacking)}{how}"
         found[row["run_id"]] = {**row, "state": state, "reason": reason}
     return found
 
@@ -78,15 +155,3 @@ def _averaged(cell: Cell, rows: Sequence[Row]) -> Row:
         **{name: means[name] for name in METRICS},
         **{name: worst[name] for name in ("state", "reason", "n", "run_id")},
     }
-
-
-def with_own(frame: pd.DataFrame, results: Results) -> tuple[pd.DataFrame, int]:
-    """(the measurements, with complete ones of a store's runs in place of the same cells; how many
-    of them are the store's). Only runs trained at the published strength count."""
-    runs = [run for run in results.runs if run.epsilon_g == STRENGTH]
-    if not runs:
-        return frame, 0
-    own = of_runs(results.only(runs), mixed=True)
-    own = own[own["state"] == "done"]
-    joined = pd.concat([own, frame]).drop_duplicates(CELL)
-    return joined.reset_index(drop=True), len(own)

@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 from core.config import ConfigError, nearest
+from core.errors import counted
 from core.store.folders import Store
 from sweep.cli.opening import manifest, opened
 from sweep.cli.options import LOOK, Json, ProfileOption, Root
@@ -123,7 +124,8 @@ def published(loaded: Grid, seen: Plan, metric: str) -> Published:
 @verbs.command("suggest-backbone", rich_help_panel=LOOK)
 def suggest_backbone(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="A measured dataset, or any new name.")
+        str,
+        typer.Argument(metavar="DATASET", help="A dataset, a folder of images, or any new name."),
     ] = "new",
     budget: Annotated[
         float | None,
@@ -149,19 +151,23 @@ def suggest_backbone(
     your own runs."""
     from analysis.guide import advice
     from analysis.guide.command import known_measurements
+    from analysis.guide.design import our_dataset, published_dataset
     from sweep.launcher import load_profile
 
     for name in threat or ():
         if name not in THREATS:
             raise ConfigError(f"--threat: unknown accuracy '{name}'{nearest(name, THREATS)}")
+    if not dataset.strip():
+        raise ConfigError("DATASET: expected a name, got ''")
+    dataset, metrics = our_dataset(dataset), tuple(dict.fromkeys(threat or THREATS))
     store = Store.at(root)
-    frame, own = known_measurements(store.root)
+    frame, own, left_out = known_measurements(store.root, metrics)
     found = advice.advise(
         frame,
         hours_of(dataset, protocol, store, load_profile(profile)),
         protocol=protocol,
-        dataset=advice.published_dataset(dataset),
-        metrics=tuple(threat or THREATS),
+        dataset=published_dataset(dataset),
+        metrics=metrics,
         budget=budget,
         most=most,
     )
@@ -170,7 +176,11 @@ def suggest_backbone(
         return
     out.print(advice.table(found, dataset), soft_wrap=True)
     more = f", {own} from your own runs" if own else ", all of them published"
-    for remark in (f"from {len(frame)} measurements{more}", *found.remarks):
+    lacking = (
+        f"{counted(number, 'finished run')} of yours left out: {reason}"
+        for reason, number in left_out.items()
+    )
+    for remark in (f"from {len(frame)} measurements{more}", *lacking, *found.remarks):
         out.print(Text(remark), soft_wrap=True)
 
 
@@ -179,22 +189,24 @@ def hours_of(
 ) -> dict[tuple[str, str], float | None]:
     """(published backbone, loss) -> GPU-hours of its run in the grid `guide` under a protocol.
 
-    For a dataset not in the grid, the mean over the grid's. None if a run has no estimate."""
+    dataset: by our name or its folder. The mean over the grid's datasets if it is none of them and
+    is not here. None if a run has no estimate."""
     from analysis.guide.design import cell_of
     from sweep.estimate import cost
+    from sweep.estimate.passes import sizes_of
     from sweep.grid import load_grid
 
     grid = load_grid(NAME)
     estimate = cost.of(profile, store, grid.about.get("hardware"))
     found: dict[tuple[str, str], list[float | None]] = {}
     names = {run.config.dataset for run in grid.runs}
+    same = {"dataset": dataset} if sizes_of(dataset, store) else {}
     for run in grid.runs:
         cell = cell_of(run.config.to_dict(), run.setting)
-        if cell.protocol == protocol and (
-            dataset not in names or dataset in (run.config.dataset, cell.dataset)
-        ):
-            hours = estimate.hours(run.config, run.evals)
-            found.setdefault((cell.backbone, cell.loss), []).append(hours)
+        if cell.protocol != protocol or (dataset in names and run.config.dataset != dataset):
+            continue
+        hours = estimate.hours(run.config.model_copy(update=same), run.evals)
+        found.setdefault((cell.backbone, cell.loss), []).append(hours)
     return {
         key: None if None in every else sum(filter(None, every)) / len(every)
         for key, every in found.items()

@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from guide_runs import finished
+from guide_runs import EVALUATIONS, finished
 
 from analysis import Results
 from analysis.guide import advice
+from analysis.guide.command import Measured, tables
 from analysis.guide.design import LOSSES, METRICS
 from analysis.guide.measurements import build, published
-from analysis.guide.own import with_own
-from core.config import ConfigError
+from analysis.guide.own import of_runs, with_own
+from core.config import ConfigError, EvalConfig
+from core.datasets import miniature
+from core.store.folders import Store
+from slurm.profile import read_profile
+from sweep.cli.guide import hours_of
 
 FFT = "FFT (50 epochs)"
 SETS = ("caltech101", "stanford_cars", "flowers-102")
@@ -114,13 +119,32 @@ def test_the_level_of_a_dataset_of_which_little_is_known() -> None:
 
 def test_own_runs_take_the_place_of_published_ones(tmp_path: Path) -> None:
     finished(tmp_path, 80, backbone="r50", epochs=50)
-    joined, own = with_own(published(), Results(tmp_path, index=False))
+    joined, own, _ = with_own(published(), Results(tmp_path, index=False))
     assert own == 1 and len(joined) == 1440
     mine = joined[(joined["backbone"] == "resnet50.a1_in1k") & (joined["run_id"] != "")]
     assert [*mine["clean"]] == [0.8] and [*mine["dataset"]] == ["stanford_cars"]
-    other = tmp_path / "other"
-    finished(other, 80, backbone="r50", epochs=50, epsilon_g="8/255")
-    assert with_own(published(), Results(other, index=False))[1] == 0
+
+
+def test_only_what_is_measured_as_published_stands_beside_it(tmp_path: Path) -> None:
+    """Another strength of training, of an attack, another severity: not the same accuracy."""
+    finished(tmp_path, 80, backbone="r50", epochs=50, epsilon_g="8/255")
+    weak = EvalConfig.parse({"attack": "autoattack", "norm": "l2", "epsilons": ["0", "0.5"]})
+    harsh = EvalConfig.parse({"attack": "corruptions", "severity": 5})
+    finished(tmp_path, 70, (EVALUATIONS[0], weak, harsh), backbone="vit", epochs=50)
+    results = Results(tmp_path, index=False)
+    joined, own, left_out = with_own(published(), results)
+    assert (len(joined), own) == (1440, 0)
+    assert left_out == {
+        "trained against 8/255, published: 4/255": 1,
+        "no evaluation gives l2, l1, common as published": 1,
+    }
+    joined, own, left_out = with_own(published(), results, ("clean", "linf"))
+    assert own == 1 and [*left_out.values()] == [1]
+    assert [*joined.loc[joined["run_id"] != "", "linf"]] == [0.6]
+    compared = tables(Measured(of_runs(results), results), names=["measurements"], compare=True)
+    assert not compared.complete and "trained against 8/255" in " ".join(compared.remarks)
+    mine = tables(Measured(of_runs(results), results), names=["measurements"])
+    assert "trained against" not in " ".join(mine.remarks)
 
 
 def test_the_command(call: Call, tmp_path: Path) -> None:
@@ -128,14 +152,31 @@ def test_the_command(call: Call, tmp_path: Path) -> None:
     code, out, err = call(*words, "--threat", "clean", "linf")
     assert (code, err) == (0, "") and "GPU-hours" in out and "on cars" in out
     assert "from 1440 measurements, all of them published" in out
-    code, out, _ = call(*words, "--json", "--picks", "2")
-    picks = json.loads(out)
+    words[1] = "stanford_cars"
+    code, again, _ = call(*words, "--json", "--picks", "2")
+    picks = json.loads(again)
     assert code == 0 and len(picks) == 2 and sum(one["hours"] for one in picks) <= 10
+    assert picks[0]["hours"] == pytest.approx(float(out.splitlines()[1].split()[2]), abs=0.005)
+
+
+def test_a_dataset_without_measurements(call: Call, tmp_path: Path) -> None:
+    """Its hours are those of its own number of images if it is known or here."""
+    _, out, _ = call("suggest-backbone", "cras", "--root", str(tmp_path), "--picks", "1")
+    assert "cras, on which nothing is measured, did you mean 'cars'?: assumed" in out
+    one = "resnet50.a1_in1k", "TRADES"
+    miniature.write_folder(tmp_path / "few", classes=2, each=2)
+    store, local = Store(tmp_path), read_profile("local")
+    usual, dogs, few = (
+        hours_of(name, "FFT (5 epochs)", store, local)[one] or 0.0
+        for name in ("cras", "dogs", str(tmp_path / "few"))
+    )
+    assert dogs > 4 * usual > 40 * few > 0
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([""], "DATASET: expected a name, got ''"),
         (["--threat", "lin"], "--threat: unknown accuracy 'lin', did you mean 'linf'?"),
         (["--budget", "0.001"], "--budget 0.001: too small for any run, expected at least"),
         (["--protocol", "FFT (50 epoch)"], "did you mean 'FFT (50 epochs)'?"),
