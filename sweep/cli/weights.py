@@ -20,22 +20,44 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="NAME", help="Backbones, by short name or timm id."),
 ]
+Grids = Annotated[
+    list[str] | None,
+    typer.Option("--grid", help="The backbones whose weights the runs of a grid begin with."),
+]
+
+
+def _wanted(
+    names: list[str] | None, grids: list[str] | None, store: Store, *, json: bool = False
+) -> list[str]:
+    """The backbones that are named, or whose pretrained weights runs of the grids begin with.
+    Exits if grids are given but need none."""
+    configs = [run.config for path in grids or () for run in tuned_grid(path, store).runs]
+    needed = [config.backbone for config in configs if config.weights == "pretrained"]
+    if grids and not names and not needed:
+        out.print("[]" if json else "no run of the grid starts from pretrained weights")
+        raise typer.Exit
+    return list(dict.fromkeys([*(names or ()), *needed]))
 
 
 @verbs.command(name="list")
 def list_weights(
-    names: Names = None, profile: ProfileOption = "local", root: Root = None, json: Json = False
+    names: Names = None,
+    grid: Grids = None,
+    profile: ProfileOption = "local",
+    root: Root = None,
+    json: Json = False,
 ) -> None:
     """Show the backbones, where their weights come from, and whether they are here."""
     from sweep import launcher
     from sweep.inputs import pretrained
 
     store, hub = Store.at(root), pretrained.hub_of(launcher.load_profile(profile))
+    wanted = _wanted(names, grid, store, json=json)
     if json:
-        print_json(pretrained.rows(names or (), store, hub))
+        print_json(pretrained.rows(wanted, store, hub))
         return
-    out.print(pretrained.table(names or (), store, hub))
-    for name, entry in pretrained.entries(names or ()).items() if names else ():
+    out.print(pretrained.table(wanted, store, hub))
+    for name, entry in pretrained.entries(wanted).items() if names else ():
         if entry.note:
             out.print(Text(f"{name}: {entry.note}"), soft_wrap=True)
 
@@ -43,9 +65,7 @@ def list_weights(
 @verbs.command()
 def fetch(
     names: Names = None,
-    grid: Annotated[
-        list[str] | None, typer.Option("--grid", help="Fetch all that the runs of a grid need.")
-    ] = None,
+    grid: Grids = None,
     profile: ProfileOption = "local",
     root: Root = None,
 ) -> None:
@@ -54,14 +74,9 @@ def fetch(
     from sweep.inputs import pretrained
 
     store, hub = Store.at(root), pretrained.hub_of(launcher.load_profile(profile))
-    runs = [run.config for path in grid or () for run in tuned_grid(path, store).runs]
-    wanted = [config.backbone for config in runs if config.weights == "pretrained"]
-    wanted = list(dict.fromkeys([*(names or ()), *wanted]))
-    if not wanted and not grid:
-        raise typer.BadParameter("expected names of backbones, or --grid GRID")
+    wanted = _wanted(names, grid, store)
     if not wanted:
-        out.print("no run of the grid starts from pretrained weights")
-        return
+        raise typer.BadParameter("expected names of backbones, or --grid GRID")
     problems = list[str]()
     for name in pretrained.entries(wanted):
         try:
@@ -92,7 +107,9 @@ def convert(
 
 
 @verbs.command()
-def verify(names: Names = None, profile: ProfileOption = "local", root: Root = None) -> None:
+def verify(
+    names: Names = None, grid: Grids = None, profile: ProfileOption = "local", root: Root = None
+) -> None:
     """Compare weights with their checksums. The exit code is 1 if some are damaged or missing, 3 if
     there are none here."""
     from sweep import launcher
@@ -100,7 +117,7 @@ def verify(names: Names = None, profile: ProfileOption = "local", root: Root = N
 
     store, hub = Store.at(root), pretrained.hub_of(launcher.load_profile(profile))
     codes = set[int]()
-    for name, finding, fine in pretrained.verify(names or (), store, hub):
+    for name, finding, fine in pretrained.verify(_wanted(names, grid, store), store, hub):
         codes.add(int(not fine))
         out.print(Text(f"{name}: {finding}", style="" if fine else "red"), soft_wrap=True)
     if not codes:

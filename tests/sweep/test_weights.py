@@ -24,6 +24,7 @@ from core.config.registry import backbones
 from core.data import inputs
 from core.store.folders import Store
 from slurm.profile import Profile
+from sweep import cli
 from sweep.inputs import pretrained
 
 NAME = "test_resnet.r160_in1k"
@@ -182,11 +183,26 @@ def test_bad_names(sweep_weights: Callable[..., subprocess.CompletedProcess[str]
 
 def test_a_grid_names_what_to_fetch(
     sweep_weights: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     done = sweep_weights("fetch", "--grid", "epsilon_scheduling", HF_HUB_OFFLINE="1")
     assert done.returncode == 2 and done.stderr.startswith("weights of vit: ")
-    done = sweep_weights("fetch", "--grid", "smoke")
-    assert done.returncode == 0 and "no run of the grid starts from pretrained" in done.stdout
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+
+    def called(*arguments: str) -> tuple[object, str]:
+        monkeypatch.setattr("sys.argv", ["sweep", "weights", *arguments, "--root", str(tmp_path)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code, capsys.readouterr().out
+
+    code, told = called("list", "--grid", "epsilon_scheduling", "--json")
+    assert not code and [row["name"] for row in json.loads(told)][:2] == ["vit", "swin"]
+    code, told = called("verify", "--grid", "epsilon_scheduling")
+    assert code == 1 and told.startswith("vit: not here")
+    assert called("list", "--grid", "smoke", "--json")[1] == "[]\n"
+    assert "no run of the grid starts from pretrained" in called("fetch", "--grid", "smoke")[1]
 
 
 # Local files.
