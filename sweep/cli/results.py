@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -110,6 +110,18 @@ def tables(
     from analysis.check import check_published
 
     asked = [*(table or ()), *["attacks"] * attacks]
+    numbers = _numbers([name for name in asked if name not in guide.TABLES])
+    others = {
+        "--table": table,
+        "--format": format,
+        "--compare": compare,
+        "--attacks": attacks,
+        "--partial": partial,
+        "--significant": significant,
+        "--why": why,
+    }
+    if check and (given := [name for name, value in others.items() if value]):
+        raise ConfigError(f"--check: takes none of these: {', '.join(given)}")
     if not why and guide.is_meant(grid, asked, files):
         if partial or significant:
             raise ConfigError("--partial, --significant: do not apply to the Guide's tables")
@@ -118,8 +130,7 @@ def tables(
         made = guide.tables(measured, asked, form, output, compare=compare, check=check)
         _print(made, format, None if form == "dataframe" else output)
     if check:
-        typer.echo(check_published())
-        return
+        _print(command.Output(check_published(), True), format, output)
     source, loaded = _source(grid, root, only, files)
     if why:
         typer.echo(command.explain(source, why))
@@ -132,7 +143,7 @@ def tables(
     made = command.tables(
         source,
         (format or Format.markdown).value,
-        numbers=_numbers(asked) or (() if compare else fed),
+        numbers=numbers or (() if compare else fed),
         partial=partial,
         significant=significant,
         compare=compare,
@@ -158,7 +169,7 @@ def _print(made: Output, format: Format | None, output: Path | None) -> NoReturn
     raise typer.Exit(0 if made.complete else 3)
 
 
-def _numbers(names: Iterable[str]) -> list[int]:
+def _numbers(names: Sequence[str]) -> list[int]:
     """The numbers `analysis.command` gives to tables. Raises ConfigError for an unknown name."""
     from analysis.command import NAMED
 
@@ -193,6 +204,10 @@ def figures(
     """Draw the paper's figures as PDF and PNG, those for which there are runs."""
     from analysis.figures import write_figures
 
+    for name in names or ():
+        if name not in (*FIGURES, *guide.FIGURES):
+            known = (*FIGURES, *guide.FIGURES)
+            raise ConfigError(f"--figure: unknown figure '{name}'{nearest(name, known, shown=20)}")
     if guide.is_meant(grid, names or (), files):
         import analysis.guide.figures
 

@@ -134,7 +134,8 @@ def test_what_is_missing_is_shown(call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--table", "rankin"], "--table: unknown table 'rankin', did you mean 'ranking'?"),
+        (["--table", "rankin"], "got 'rankin'; of the Guide's, did you mean 'ranking'?"),
+        (["--check", "--table", "top"], "--check: takes none of these: --table"),
         (["--table", "medals", "--compare"], "--table: no published counterpart of 'medals'"),
         (["--format", "tidy"], "--format tidy: expected one --table of ranking, "),
         (["--partial"], "--partial, --significant: do not apply to the Guide's tables"),
@@ -143,8 +144,10 @@ def test_what_is_missing_is_shown(call: Call, tmp_path: Path) -> None:
 def test_options_that_do_not_fit(
     call: Call, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    code, _, err = call("tables", "--from", small(tmp_path / "g.csv"), *words)
-    assert code == 2 and message in err and err.count("\n") == 1
+    file = small(tmp_path / "g.csv")
+    for grid in ((), ("guide",)):
+        code, _, err = call("tables", *grid, "--from", file, *words)
+        assert code == 2 and message in err and err.count("\n") == 1
 
 
 def test_the_names_on_the_command_line_are_those_of_the_analyses() -> None:
