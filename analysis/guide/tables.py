@@ -268,12 +268,17 @@ def _table(analysis: Analysis, title: str, found: pd.DataFrame, notes: Sequence[
     return Table(
         title,
         tuple(HEADINGS.get(name, name).capitalize() for name in analysis.stub),
-        tuple((HEADINGS.get(name, name),) for name in columns),
+        tuple((_heading(name),) for name in columns),
         tuple(rows),
         tuple(notes),
         grouped=analysis.grouped,
         complete=not any(note.startswith(DAGGER) for note in notes),
     )
+
+
+def _heading(column: str) -> str:
+    name, _, kind = column.partition(" ")  # as in 'clean published' of comparisons
+    return f"{HEADINGS.get(name, name)} {kind}".rstrip()
 
 
 def _shown(name: str, value: Any, formats: Mapping[str, Format]) -> str:
@@ -283,7 +288,7 @@ def _shown(name: str, value: Any, formats: Mapping[str, Format]) -> str:
         return ABSENT
     if value == float("inf"):
         return "inf"
-    plain = name.partition(" ")[0]  # comparisons have columns such as 'clean published'
+    plain = name.partition(" ")[0]
     if plain in formats:
         return formats[plain](value)
     return str(value) if isinstance(value, int) else str(half_up(value))

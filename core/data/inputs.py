@@ -71,14 +71,17 @@ def weights_part(name: str, store: Store) -> tuple[Path, str | None]:
         path = store.weights / at_home(name[:end])
         if path.is_file():
             return path, name[end + 1 :] if end < len(name) else None
-    owner = [n for n, b in backbones().items() if b.checkpoint and b.checkpoint.file == name]
+    known = ((n, b.checkpoint) for n, b in backbones().items() if b.checkpoint)
+    owner, checkpoint = next(((n, c) for n, c in known if c.file == name), (None, None))
     converted = (store.weights / name).with_suffix(".safetensors")
     if owner and converted.is_file():
         return converted, None
     have = [path for path in store.weights.rglob("*") if path.suffix in CHECKPOINTS]
     listed = ", ".join(sorted(str(p.relative_to(store.weights)) for p in have)[:6]) or "none"
-    demo = {"demo": "demo", "demo_real": "demo --real"}.get(name.partition("/")[0])
-    made = demo or (f"weights fetch {owner[0]}" if owner else None)
+    made = {"demo": "demo", "demo_real": "demo --real"}.get(name.partition("/")[0])
+    if checkpoint:
+        by_hand = f"weights convert FILE --to {converted}"
+        made = f"weights fetch {owner}" if checkpoint.url else by_hand
     hint = f"; run: sweep {made}" if made else ""
     if not made and (os.path.isfile(name) or os.path.isfile(name.partition("#")[0])):
         hint = f"; write the full path: {os.path.abspath(name)}"

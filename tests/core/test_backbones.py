@@ -314,8 +314,10 @@ def test_a_robust_backbone_is_its_local_file(robust: Path, store: Store) -> None
     (line,) = inputs.missing([run], store)
     assert line == (
         f"weights 'robust/small.pth': no such file (in {store.weights}: none); "
-        "run: sweep weights fetch small"
+        f"run: sweep weights convert FILE --to {store.weights}/robust/small.safetensors"
     )
+    (line,) = inputs.missing([tiny.config(backbone="robvit", weights="pretrained")], store)
+    assert line.endswith("; run: sweep weights fetch robvit"), "it has an address"
     with pytest.raises(ConfigError, match="no such file"):
         networks.build(run, 10, store)
     robust.parent.mkdir(parents=True)
