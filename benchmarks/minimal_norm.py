@@ -90,7 +90,7 @@ def fab(norm: str, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """FAB towards all classes with one restart and no bound on the distance."""
     from pyautoattack.fab_pt import FABAttack_PT
 
-    named = autoattack.NORMS[norm]
+    named = autoattack.NORMS[norm][0]
     attack = FABAttack_PT(model, norm=named, n_restarts=1, n_iter=100, eps=1e4, seed=0, device=CPU)
     found: Tensor = attack.perturb(x, y)
     return found
