@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,8 +16,8 @@ from scipy import stats
 
 from analysis.choice import one_evaluation
 from analysis.figures.panels import complete, named, unit, unit_name
-from analysis.figures.style import LOOKS, MARKERS, OTHERS, Look, above, matrix, styled
-from analysis.names import datasets_in_order, models_in_order, settings_in_order
+from analysis.figures.style import MARKERS, Line, above, looks, matrix, styled
+from analysis.names import datasets_in_order, models_in_order
 from analysis.results import Results
 from analysis.statistics import median_delay
 
@@ -28,6 +28,21 @@ NEVER: Any = {"colors": "#999999", "linewidths": 0.7, "linestyles": "--", "zorde
 """Style of the line at the end of the training, where runs that never adapt are drawn."""
 
 
+class Code(NamedTuple):
+    """How datasets (colour, marker) and settings (line style) are told apart in all panels."""
+
+    datasets: dict[str, tuple[str, str]]
+    settings: dict[str, Line]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Code:
+        names = enumerate(datasets_in_order(frame["dataset"]))
+        return cls(
+            {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in names},
+            {name: look.line for name, look in looks(frame["setting"]).items()},
+        )
+
+
 def draw_strength(values: pd.DataFrame) -> Drawn:
     """Clean accuracy of complete cells against eps_g: a panel per model, a colour per dataset."""
     asked = values[(values["metric"] == "clean") & values["setting"].isin(["fix", "sched"])]
@@ -36,17 +51,17 @@ def draw_strength(values: pd.DataFrame) -> Drawn:
     clean, axis = complete(asked), _axis(asked)
     if clean["epsilon_g"].nunique() < 2:
         return
-    models = models_in_order(clean["model"])
+    models, code = models_in_order(clean["model"]), Code.of(clean)
     with styled():
         figure, grid = matrix(-(-len(models) // 3), min(3, len(models)), panel=TALL)
         for axes in grid.flat[len(models) :]:
             axes.set_axis_off()
         for model, axes in zip(models, grid.flat, strict=False):
-            _against_strength(axes, clean[clean["model"] == model], "value")
+            _against_strength(axes, clean[clean["model"] == model], code)
             axes.set(title=model, ylim=(0, 100), xlabel=axis)
         for axes in grid[:, 0]:
             axes.set_ylabel("clean accuracy (%)")
-        _legend(figure, clean)
+        _legend(figure, code)
     yield "strength", figure
 
 
@@ -62,20 +77,20 @@ def delay(results: Results) -> Drawn:
     runs = named(runs[(runs["setting"] == "fix") & runs["delay"].notna()])
     if runs.empty:
         return
-    models = models_in_order(runs["model"])
+    models, code = models_in_order(runs["model"]), Code.of(runs)
     with styled():
         figure, grid = matrix(len(models), 2, panel=TALL)
         for model, (left, right) in zip(models, grid, strict=True):
             mine = runs[runs["model"] == model]
-            _delays(left, mine)
+            _delays(left, mine, code)
             left.set(title=model, xlabel=_axis(runs), ylabel="delay (epochs)")
             left.hlines(mine["epochs"].max(), 0, 1, transform=left.get_yaxis_transform(), **NEVER)
             right.vlines(mine["epochs"].max(), 0, 1, transform=right.get_xaxis_transform(), **NEVER)
             left.set_ylim(0, 1.05 * mine["epochs"].max())
-            _cost(right, mine)
+            _cost(right, mine, code)
             right.set(title=model, xlabel="delay (epochs)", ylabel="final clean accuracy (%)")
             right.set(xlim=(0, 1.05 * mine["epochs"].max()), ylim=(0, 100))
-        _legend(figure, runs)
+        _legend(figure, code)
     yield "delay", figure
 
 
@@ -91,32 +106,32 @@ def _final(results: Results) -> pd.DataFrame:
     return table.assign(clean=table["run_id"].map(clean.set_index("run_id")["value"]))
 
 
-def _against_strength(axes: Axes, frame: pd.DataFrame, column: str) -> None:
+def _against_strength(axes: Axes, frame: pd.DataFrame, code: Code) -> None:
     for (setting, dataset), mine in frame.groupby(["setting", "dataset"], sort=False):
-        mean = mine.groupby(mine["epsilon_g"] / unit(mine, "norm"))[column].mean().astype(float)
-        color, marker = _colors(frame)[str(dataset)]
-        line = LOOKS.get(str(setting), Look(OTHERS[0])).line
+        mean = mine.groupby(mine["epsilon_g"] / unit(mine, "norm"))["value"].mean().astype(float)
+        color, marker = code.datasets[str(dataset)]
+        line = code.settings[str(setting)]
         axes.plot(mean.index, mean.to_numpy(), color=color, marker=marker, linestyle=line)
 
 
-def _delays(axes: Axes, runs: pd.DataFrame) -> None:
+def _delays(axes: Axes, runs: pd.DataFrame, code: Code) -> None:
     """Median delay against eps_g; a hollow mark at the end of the training if it is longer."""
     for (setting, dataset), mine in runs.groupby(["setting", "dataset"], sort=False):
         strengths = mine.groupby(mine["epsilon_g"] / unit(mine, "norm"))
         middle = strengths.apply(lambda one: median_delay(one["delay"], one["epochs"]))
         never = np.isinf(middle.to_numpy(float))
         shown = np.where(never, strengths["epochs"].max(), middle)
-        color, marker = _colors(runs)[str(dataset)]
-        line = LOOKS.get(str(setting), Look(OTHERS[0])).line
+        color, marker = code.datasets[str(dataset)]
+        line = code.settings[str(setting)]
         axes.plot(middle.index, shown, color=color, marker=marker, linestyle=line)
         _hollow(axes, middle.index[never], shown[never], color, marker)
 
 
-def _cost(axes: Axes, runs: pd.DataFrame) -> None:
+def _cost(axes: Axes, runs: pd.DataFrame, code: Code) -> None:
     lines = []
     for dataset in datasets_in_order(runs["dataset"]):
         mine = runs[(runs["dataset"] == dataset) & runs["clean"].notna()]
-        color, marker = _colors(runs)[dataset]
+        color, marker = code.datasets[dataset]
         adapted = mine["delay"] < mine["epochs"]
         axes.plot(mine["delay"], mine["clean"], marker, color=color)
         hollow = mine[~adapted]
@@ -142,21 +157,11 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(stats.spearmanr(x, y).statistic)
 
 
-def _colors(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    datasets = datasets_in_order(frame["dataset"])
-    return {
-        name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)])
-        for i, name in enumerate(datasets)
-    }
-
-
-def _legend(figure: Figure, frame: pd.DataFrame) -> None:
+def _legend(figure: Figure, code: Code) -> None:
     lines = [
         Line2D([], [], color=color, marker=marker, label=name)
-        for name, (color, marker) in _colors(frame).items()
+        for name, (color, marker) in code.datasets.items()
     ]
-    settings = settings_in_order(frame["setting"])
-    for setting in settings if len(settings) > 1 else ():
-        line = LOOKS.get(setting, Look(OTHERS[0])).line
+    for setting, line in code.settings.items() if len(code.settings) > 1 else ():
         lines.append(Line2D([], [], color="black", linestyle=line, label=setting))
     above(figure, lines)

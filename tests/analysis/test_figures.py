@@ -332,3 +332,24 @@ def test_a_sweep_that_has_nothing_but_epochs_can_be_drawn(tmp_path: Path) -> Non
     results = Results(tmp_path, made.manifest(tmp_path, runs))
     stems = [stem for stem, _ in draw(Source(results.values, results))]
     assert "transfer-eps4" in stems and "robustness-eps4" not in stems
+
+
+def test_every_panel_means_what_the_legend_says(tmp_path: Path) -> None:
+    """Also a panel that lacks the first dataset, and settings with variants."""
+    asked = [("vit", "cars"), ("vit", "cub"), ("swin", "cub")]
+    runs = [
+        made.config(backbone=model, dataset=data, epsilon_g=eps, schedule="fix", optim={"lr": lr})
+        for model, data in asked
+        for eps in ("4/255", "8/255")
+        for lr in (1e-3, 1e-4)
+    ]
+    for name, figure in draw(store(tmp_path, runs), ["strength", "delay"]):
+        keys = {line.get_label(): line for line in figure.legends[0].get_lines()}
+        assert {*keys} == {"Cars", "Cub", "fix [optim.lr=0.0001]", "fix [optim.lr=0.001]"}
+        styles = {keys[label].get_linestyle() for label in [*keys][2:]}
+        assert len(styles) == 2, "settings can be told apart"
+        vit, swin = (figure.axes[0], figure.axes[1 if name == "strength" else 2])
+        for panel, labels in ((vit, {"Cars", "Cub"}), (swin, {"Cub"})):
+            plotted = [line for line in panel.lines if len(line.get_xdata()) == 2]
+            assert {line.get_color() for line in plotted} == {keys[x].get_color() for x in labels}
+            assert {line.get_linestyle() for line in plotted} == styles

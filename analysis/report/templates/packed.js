@@ -27,9 +27,18 @@ function make(tag, attributes, ...children) {
   return node;
 }
 
+// No line break within an interval.
+function whole(text) {
+  return text.replace(/\[[^\]]*\]/g, (interval) => interval.replaceAll(" ", "\u00a0"));
+}
+
+function captioned(title) {
+  return make("caption", {}, make("span", {}, title));
+}
+
 function entryOf(entry) {
   if (Array.isArray(entry)) return [make("strong", {}, entry[0])];
-  const [first, ...rest] = entry.split("\n");
+  const [first, ...rest] = whole(entry).split("\n");
   return rest.length ? [first, make("small", {}, rest.join(" "))] : [first];
 }
 
@@ -59,7 +68,7 @@ function laidOut(table) {
     );
   }
   const scroll = { class: "scroll", tabindex: 0, role: "region", "aria-label": table.title };
-  const drawn = make("div", scroll, make("table", {}, make("caption", {}, table.title), head, body));
+  const drawn = make("div", scroll, make("table", {}, captioned(table.title), head, body));
   const notes = make("ul", { class: "notes" }, ...table.notes.map((note) => make("li", {}, note)));
   return table.notes.length ? [drawn, notes] : [drawn];
 }

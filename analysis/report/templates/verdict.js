@@ -32,7 +32,7 @@ function picture({ strength, models, datasets, pairs }, names) {
   );
   const caption = `eps_g = ${strength}: bars of ${names.join(", ")}; the tallest is ${most.toFixed(1)} points`;
   const scroll = { class: "scroll picture", tabindex: 0, role: "region", "aria-label": `Where it helped at ${strength}` };
-  return make("div", scroll, make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)));
+  return make("div", scroll, make("table", {}, captioned(caption), make("thead", {}, head), make("tbody", {}, ...body)));
 }
 
 function drawVerdict(verdict, view) {
