@@ -47,8 +47,23 @@ def test_a_batch_script_is_one(script: Path) -> None:
     assert told.returncode == 0, told.stderr
     assert text.count(DIRECTIVES[script.stem]) >= 3 or script.stem == "ssh"
     if script.stem != "ssh":
-        (line,) = re.findall(r"^exec (sweep work .*)$", text, re.M)
+        (line,) = re.findall(r"^(?:exec )?(sweep work .*?)(?: &)?$", text, re.M)
         assert parsed(line)["idle"] == 300
+
+
+def test_oar_submits_a_worker_that_was_stopped_again(tmp_path: Path) -> None:
+    """OAR does so with jobs that end with 99, and passes on no environment, only arguments."""
+    (tmp_path / "sweep").write_text(STOPPED)
+    (tmp_path / "sweep").chmod(0o755)
+    environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [str(FOLDER / "oar.sh"), "a grid.yaml", "the store"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout and job.stdout.readline() == "the store: work a grid.yaml --idle 300\n"
+        job.terminate()
+        assert job.stdout.read() == "saved\n" and job.wait() == 99
+    for code in (0, 1):
+        (tmp_path / "sweep").write_text(f"#!/bin/sh\nexit {code}\n")
+        assert subprocess.run(command, env=environment, check=False).returncode == code
 
 
 def test_the_kubernetes_manifest_is_a_job_whose_workers_parse() -> None:
@@ -71,6 +86,12 @@ def test_the_skypilot_task_runs_a_worker() -> None:
     sky.Task.from_yaml_config(task)
 
 
+STOPPED = """#!/bin/bash
+# Stands in for a worker that saves its run when it is stopped.
+trap 'echo saved; exit 143' TERM
+echo "$EPSWEEP_ROOT: $*"
+while :; do sleep 0.1; done
+"""
 SSH = """#!/bin/bash
 # Stands in for ssh on a machine without its server: HOST COMMAND, here.
 shift
