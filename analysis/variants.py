@@ -18,8 +18,10 @@ from core.config.values import flat
 def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Run id -> how it differs from other runs of its cell ('optim.lr=0.001'), mostly ''.
 
-    Tables average only seeds; runs that differ in anything else are shown separately.
+    Tables average only seeds; runs that differ in anything else are shown separately. rows: of a
+    manifest. Hyper-parameters from searches are not named if other fields tell the runs apart.
     """
+    found_by_search = {name for row in rows for name in (row.get("tuned") or {}).get("params", ())}
     configs = _with_parents_told(rows)
     cells = defaultdict(list)
     for row in rows:
@@ -31,7 +33,7 @@ def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     fields: dict[str, None] = {}
     for twins in cells.values():
         if len(twins) > 1:
-            fields |= dict.fromkeys(_differing(twins))
+            fields |= dict.fromkeys(_differing(twins, found_by_search))
     found = {}
     for row in rows:
         config = _whole(configs[row["id"]]) if fields else {}
@@ -66,17 +68,21 @@ def _with_parents_told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[s
     return {name: told(config) for name, config in configs.items()}
 
 
-def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Dotted names of the fields other than the seed in which the configs differ."""
+def _differing(configs: Sequence[Mapping[str, Any]], found_by_search: set[str]) -> list[str]:
+    """Dotted names of the fields other than the seed that tell the configs apart."""
     plain = [{key: part for key, part in one.items() if key != "seed"} for one in configs]
     if all(one == plain[0] for one in plain):
         return []
     found = [_whole(one) for one in plain]
     names = dict.fromkeys(name for one in found for name in one)
     differing = [name for name in names if _differ(name, [one.get(name) for one in found])]
-    # T1 and T2 of one setting are shares of the epochs: if these differ, nothing is added.
-    others = [name for name in differing if not name.startswith("schedule.")]
-    return others if _tell_apart(others, found) == _tell_apart(differing, found) else differing
+    # T1 and T2 of one setting are shares of the epochs, and every search finds other rates: if the
+    # rest tells the configs apart, nothing is added.
+    for dispensable in (lambda name: name.startswith("schedule."), found_by_search.__contains__):
+        others = [name for name in differing if not dispensable(name)]
+        if _tell_apart(others, found) == _tell_apart(differing, found):
+            differing = others
+    return differing
 
 
 def _tell_apart(names: Sequence[str], configs: Sequence[Row]) -> int:

@@ -8,11 +8,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.guide import effects
+from analysis.guide.design import METRICS
 from analysis.guide.figures import CAPTIONS, FIGURES
 from analysis.guide.measurements import records
 from analysis.guide.ranking import rank
 from analysis.guide.tables import ANALYSES, USUAL, lay_out
-from analysis.tables import Table
+from analysis.rounding import half_up
+from analysis.tables import ABSENT, Table
 
 
 def sentences(frame: pd.DataFrame) -> Iterator[str]:
@@ -40,8 +42,23 @@ def sentences(frame: pd.DataFrame) -> Iterator[str]:
         )
 
 
+def accuracies(frame: pd.DataFrame, values: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Run id -> those of its five accuracies that the page's own table lacks, in percent. values:
+    the rows of that table, from `analysis.load`."""
+    shown = {"clean", *values["eval_norm"]}
+    return {
+        row["run_id"]: {
+            name: ABSENT if pd.isna(row[name]) else str(half_up(100 * row[name]))
+            for name in METRICS
+            if name not in shown
+        }
+        for row in records(frame)
+        if row["run_id"]
+    }
+
+
 def laid_out(frame: pd.DataFrame) -> list[Table]:
-    """Every analysis except the measurements, which the page shows run by run."""
+    """Every analysis except the measurements, which the page shows cell by cell."""
     return [table for name in USUAL for table in lay_out(ANALYSES[name], frame)]
 
 

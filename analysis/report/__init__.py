@@ -49,6 +49,8 @@ from core.store.files import write_text
 
 __all__ = ["Digests", "write"]
 
+OTHERS = "; columns named by a norm: under AutoAttack in it; common: under corruptions"
+"""What the columns are that pages of the Guide have besides."""
 SECTIONS = {
     "findings": "Findings",
     "results": "Results",
@@ -95,14 +97,18 @@ def write(
 
 def core(digests: Digests, wandb: str | None = None, tables: Sequence[str] = ()) -> str:
     """JSON of the page's tables; parameters as for `write`."""
-    benchmark = of_runs(digests.results) if GUIDE in tables else None
+    results = digests.results
+    benchmark = of_runs(results) if GUIDE in tables else None
+    more = {}
+    if benchmark is not None:
+        more = summary.accuracies(benchmark, one_evaluation(results.values))
     data = {
         "wandb": wandb,
         "together": TOGETHER,
         "verdict": Verdict(digests).as_data(),
-        "cells": rows.cells_table(digests),
+        "cells": rows.cells_table(digests, more),
         "runs": rows.runs_table(digests),
-        "layout": [_as_data(table) for table in _laid_out(digests.results, benchmark)],
+        "layout": [_as_data(table) for table in _laid_out(results, benchmark)],
         "coverage": [facts.coverage(digests)],
     }
     return compact(data)
@@ -151,9 +157,11 @@ def page(
         sections=SECTIONS.items(),
         findings=_findings(digests, tables, benchmark),
         violations=facts.violations(digests),
-        what=describe_values(one_evaluation(results.values)),
+        what=describe_values(one_evaluation(results.values))
+        + (OTHERS if benchmark is not None else ""),
         filters=rows.filters(results),
         layout="In the paper's layout" if benchmark is None else "Rankings and tests",
+        is_guide=benchmark is not None,
         names=rows.NAMES,
         figures=[{"caption": figure["caption"], "ratio": figure["ratio"]} for figure in figures],
         omitted=omitted,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.cells import Cell, Key, strengths
 from analysis.choice import one_evaluation
+from analysis.guide import design
 from analysis.intervals import Flags
 from analysis.names import (
     METRICS,
@@ -54,9 +55,12 @@ def title_of(key: str) -> str:
     return NAMES.get(key, key.capitalize())
 
 
-def cells_table(digests: Digests) -> Row:
-    """A table with one row per (model, dataset, eps_g, setting) and a column per metric."""
+def cells_table(digests: Digests, more: Mapping[str, Mapping[str, str]]) -> Row:
+    """A table with one row per (model, dataset, eps_g, setting) and a column per metric. more: run
+    id -> column -> text, further numbers of its row, the same columns for all."""
     found = digests.found
+    beside = {_names(run): more[run.dir.id] for run in digests.runs if run.dir.id in more}
+    further = [*next(iter(more.values()), ())]
     groups: dict[tuple[Any, ...], dict[str, Key]] = {}
     for key in found:
         groups.setdefault(tuple(getattr(key, f) for f in FIELDS), {})[key.metric] = key
@@ -64,10 +68,13 @@ def cells_table(digests: Digests) -> Row:
     judged = one_evaluation(digests.results.values)
     flags = Flags(digests.results, judged, digests.evaluation)
     rows = [
-        _cell_row(name, groups[name], digests, best, flags) for name in paper_order(groups, FIELDS)
+        _cell_row(
+            *(name, groups[name], digests, best, flags),
+            {**dict.fromkeys(further, ABSENT), **beside.get(name, {})},
+        )
+        for name in paper_order(groups, FIELDS)
     ]
-    numbers = (*digests.metrics, "n", "seeds")
-    return _table("results", rows, numbers, ("reason",))
+    return _table("results", rows, (*digests.metrics, *further, "n", "seeds"), ("reason",))
 
 
 def _table(what: str, rows: list[Row], numbers: tuple[str, ...], hidden: tuple[str, ...]) -> Row:
@@ -79,7 +86,7 @@ def _table(what: str, rows: list[Row], numbers: tuple[str, ...], hidden: tuple[s
     columns = [
         {
             "key": key,
-            "title": key if key in (*METRICS, "n") else title_of(key),
+            "title": key if key in (*METRICS, *design.METRICS, "n") else title_of(key),
             "number": key in numbers,
             "hidden": key in hidden,
         }
@@ -94,6 +101,7 @@ def _cell_row(
     digests: Digests,
     best: set[Key],
     flags: Flags,
+    more: Mapping[str, str],
 ) -> Row:
     found = digests.found
     parts = [found[key] for name, key in metrics.items() if name in digests.metrics]
@@ -107,6 +115,7 @@ def _cell_row(
     return {
         **_named(*name),
         **entries,
+        **more,
         "n": " to ".join(map(str, worst.n)),
         "seeds": f"{worst.measured}/{worst.asked}",
         "state": "done" if worst.complete else worst.state,
@@ -177,7 +186,7 @@ def _run_row(
     state, reason = digests.states[run.dir.id]
     return {
         "state": state,
-        **_named(*({**about, "strength": run.epsilon_g}[field] for field in FIELDS)),
+        **_named(*_names(run)),
         "seed": about["seed"],
         **{metric: accuracy.get((run.dir.id, metric), "") for metric in digests.metrics},
         "delay": "" if delay is None else "never" if delay >= total else delay,
@@ -185,6 +194,11 @@ def _run_row(
         "reason": reason,
         "id": run.dir.id,
     }
+
+
+def _names(run: Run) -> tuple[Any, ...]:
+    """The run's values of FIELDS."""
+    return tuple({**run.about, "strength": run.epsilon_g}[field] for field in FIELDS)
 
 
 def short(run: Run, digits: int) -> str:

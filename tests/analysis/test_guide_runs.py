@@ -71,6 +71,19 @@ def test_the_report_of_the_benchmark_has_its_tables_and_figures(tmp_path: Path) 
     text, parts = path.read_text("utf-8"), unpacked(path)
     assert "FFT (5 epochs): resnet50.a1_in1k with Classic AT ranks first of 2" in text
     assert "no pair of fix and sched" not in text and "Rankings and tests" in text
+    cells = parts["core"]["cells"]
+    keys = [column["key"] for column in cells["columns"]]
+    (row,) = [
+        dict(zip(keys, row, strict=True))
+        for row in cells["rows"]
+        if row[0] == "R50" and "protocol=full" in row
+    ]
+    # The table's own attack is one of the three.
+    found = [row["adv"]["text"], *(row[key] for key in METRICS[1:] if key in row)]
+    assert sorted(found) == ["50.00", "60.00", "70.00", "75.00"]
+    assert {*METRICS[1:]} & {c["title"] for c in cells["columns"] if c["number"]} == {
+        name for name in METRICS[1:] if name in row
+    }
     titles = [table["title"] for table in parts["core"]["layout"]]
     assert titles[:2] == ["Ranking, FFT (5 epochs)", "Ranking, LP (5 epochs)"]
     assert "svg" in parts["figure-0"] and CAPTIONS["plane"] in text

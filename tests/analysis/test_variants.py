@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import analysis_store as made
 import numpy as np
@@ -18,6 +19,7 @@ from analysis.findings import finding, gaps
 from analysis.paper import main_cells, main_tables
 from analysis.report import Digests
 from analysis.report.facts import findings
+from analysis.variants import variants_of
 
 RATES = (1e-3, 1e-4)
 VARIANTS = ["optim.lr=0.001", "optim.lr=0.0001"]
@@ -128,3 +130,17 @@ def test_a_field_younger_than_a_manifest_sets_no_runs_apart(tmp_path: Path) -> N
     rows[0]["config"]["optim"]["clip"] = 1.0
     found = {run.variant for run in Results(tmp_path, rows, index=False).runs}
     assert found == {"optim.clip=1.0", "optim.clip=0.0"}
+
+
+def test_searched_rates_set_runs_apart_only_if_nothing_else_does() -> None:
+    def row(number: int, protocol: str, **fields: Any) -> dict[str, Any]:
+        rates = {"lr": 1e-4 * number, "head_lr": 1e-3} if protocol == "full" else {"lr": 1e-3}
+        run = made.config(protocol=protocol, optim=rates, **fields)
+        params = {f"optim.{name}": value for name, value in rates.items()}
+        config = {"setting": run.setting, "config": run.to_dict()}
+        return {"id": run.id, **config, "tuned": {"params": params}}
+
+    rows = [row(1, "full"), row(2, "linear"), row(3, "full", dataset="pets")]
+    assert [*variants_of(rows).values()] == ["protocol=full", "protocol=linear", "protocol=full"]
+    twins = [row(1, "full"), row(2, "full")]
+    assert [*variants_of(twins).values()] == ["optim.lr=0.0001", "optim.lr=0.0002"]

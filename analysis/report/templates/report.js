@@ -127,12 +127,20 @@ async function main() {
     });
   }
 
+  // Draw what is in a fold when it is first opened; many tables have a fold each.
+  function fold(block, draw) {
+    const fill = () => block.open && block.childElementCount === 1 && block.append(...draw());
+    block.addEventListener("toggle", fill);
+    fill();
+    return block;
+  }
+
+  const folded = (table) =>
+    fold(make("details", {}, make("summary", {}, table.title)), () => laidOut(table));
+
   for (const block of document.querySelectorAll("details[data-draw]")) {
-    block.addEventListener("toggle", () => {
-      if (block.open && !block.querySelector("table")) {
-        for (const table of core[block.dataset.draw]) block.append(...laidOut(table));
-      }
-    });
+    const tables = core[block.dataset.draw];
+    fold(block, () => ("each" in block.dataset ? tables.map(folded) : tables.flatMap(laidOut)));
   }
 
   // On a served page: the counts at its top and the choices of the state filter, as they are now.
