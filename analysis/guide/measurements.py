@@ -8,6 +8,7 @@ not measured have rows, too, with the cause in state and reason.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from itertools import product
@@ -41,6 +42,9 @@ COLUMNS = dict(
 """Column of the published file -> metric."""
 KEYS = ("ft_strategy", "backbone", "loss_function", "dataset")
 """Columns of the published file that identify a cell, in the order of CELL."""
+
+CLOSE = 1e-6
+"""Tolerance for a file's own sums and products."""
 
 FRAME = Frame(
     "guide",
@@ -78,12 +82,12 @@ def is_guide(path: str | Path) -> bool:
 
 
 def read(files: Sequence[Path | Traversable], asked: Iterable[Cell] | None = None) -> pd.DataFrame:
-    """CSV files with the columns of the published one; sum, geom and properties of backbones are
-    computed and may be missing.
+    """CSV files with the columns of the published one; sum, geom (which must agree) and properties
+    of backbones are computed and may be missing.
 
     asked: the expected cells; by default, for each protocol, every combination of its backbones,
     losses and datasets. Raises ConfigError, naming file and line, for missing columns, unknown
-    names, percent instead of fractions, and duplicate cells.
+    names, percent instead of fractions, wrong sums or products, and duplicate cells.
     """
     found: dict[Cell, tuple[str, Row]] = {}
     for file in files:
@@ -124,8 +128,23 @@ def _row(line: Mapping[str, str], where: str) -> Row:
     cell = Cell(*(CHECKS[name](line[name], where) for name in KEYS))
     numbers = {ours: _fraction(theirs, line[theirs], where) for theirs, ours in COLUMNS.items()}
     lacking = [name for name in METRICS if numbers[name] is None]
+    if not lacking:
+        _agree(line, [value for value in numbers.values() if value is not None], where)
     reason = f"no {', '.join(lacking)} in {where}" if lacking else ""
     return _filled(cell, numbers, state="missing" if lacking else "done", reason=reason)
+
+
+def _agree(line: Mapping[str, str], values: Sequence[float], where: str) -> None:
+    """Raise ConfigError if a line's own sum or product is not that of its accuracies: one of them
+    was changed, and the reader must find out which."""
+    for column, expected in (("sum", sum(values)), ("geom", math.prod(values))):
+        text = line.get(column)
+        if text and not math.isclose(number(text), expected, rel_tol=CLOSE, abs_tol=CLOSE):
+            what = "sum" if column == "sum" else "product"
+            raise ConfigError(
+                f"{where}: {column}: expected {expected:.6g}, the {what} of its five accuracies, "
+                f"got '{text}'"
+            )
 
 
 def _filled(cell: Cell, numbers: Mapping[str, float | None], **about: Any) -> Row:

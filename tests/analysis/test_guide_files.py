@@ -72,7 +72,12 @@ def test_little_and_equal_numbers_make_no_noise(tmp_path: Path, accuracy: str) -
 
 
 def changed(line: int, **cells: object) -> Callable[[list[dict[str, Any]]], object]:
-    return lambda rows: rows[line].update(cells)
+    def change(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row |= dict.fromkeys({*cells} - {*row}, "")
+        rows[line].update(cells)
+
+    return change
 
 
 BROKEN: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
@@ -88,6 +93,7 @@ BROKEN: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
         changed(1, L2_acc=45.5),
         "g.csv:3: L2_acc: expected a fraction in [0, 1], got percent ('45.5')",
     ),
+    "sum": (changed(0, sum=0.6), "g.csv:2: sum: expected 0.5, the sum of its five accuracies, got"),
     "text": (changed(1, L2_acc="x"), "g.csv:3: L2_acc: expected a fraction in [0, 1], got 'x'"),
     "twice": (lambda rows: rows.append(rows[0]), "stanford_cars is already in g.csv:2"),
     "loss": (
