@@ -1,4 +1,4 @@
-"""Marks in tables for runs whose BatchNorm averages over other numbers of images than comparable
+"""Marks in tables for runs whose BatchNorm averages over other numbers of images than in comparable
 runs.
 
 BatchNorm takes its statistics over a micro-batch, whose size depends on memory: unless the config

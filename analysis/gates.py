@@ -129,7 +129,7 @@ def gates_of(run: Run) -> Iterator[str]:
             yield f"{run.dir.id}: {text}"
         blind, n = record["zero_gradient_images"], record["n"]
         if is_masked(blind, n):
-            text = f"{blind} of {n} images have no usable gradient; the attack may overrate it"
+            text = f"{blind} of {n} images have no usable gradient; the attack may overrate the run"
             yield f"{run.dir.id}: {text}"
 
 

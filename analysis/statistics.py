@@ -63,7 +63,8 @@ def paired_test(first: NDArray[np.float64], second: NDArray[np.float64]) -> Pair
 def holm(p: Mapping[str, float]) -> dict[str, float]:
     """Holm's step-down correction of the p-values of several tests, by name; nan stays nan.
 
-    The k-th smallest of m is multiplied by m - k + 1, and none comes below a smaller one.
+    The k-th smallest of m is multiplied by m - k + 1; a result below that of a smaller p is raised
+    to it.
     """
     tested = sorted((name for name in p if not np.isnan(p[name])), key=p.__getitem__)
     corrected, least = dict(p), 0.0

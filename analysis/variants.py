@@ -76,8 +76,8 @@ def _differing(configs: Sequence[Mapping[str, Any]], found_by_search: set[str]) 
     found = [_whole(one) for one in plain]
     names = dict.fromkeys(name for one in found for name in one)
     differing = [name for name in names if _differ(name, [one.get(name) for one in found])]
-    # T1 and T2 of one setting are shares of the epochs, and every search finds other rates: if the
-    # rest tells the configs apart, nothing is added.
+    # T1 and T2 of a setting follow from the epochs, and every search finds other rates: these are
+    # not named if the other fields tell the configs apart.
     for dispensable in (lambda name: name.startswith("schedule."), found_by_search.__contains__):
         others = [name for name in differing if not dispensable(name)]
         if _tell_apart(others, found) == _tell_apart(differing, found):

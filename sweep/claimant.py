@@ -66,7 +66,8 @@ class Claimant:
         return orderly(self.work, signal.SIGUSR2)
 
     def work(self) -> dict[str, int]:
-        """The same, for a process that handles signals itself. Raises ConfigError, StoppedError."""
+        """As `__call__`, for a process that handles signals itself. Raises ConfigError,
+        StoppedError."""
         store, console = Store(Path(self.root)), Console(markup=False, emoji=False)
         where = _checked(launcher.load_profile(self.profile, tracking=self.tracking))
         grid = winners.apply(load_grid(self.grid), store)
@@ -144,9 +145,9 @@ class Claimant:
 
 
 def work(claimant: Claimant) -> dict[str, int]:
-    """Work in this process, or with several slots in one process for each; a killed slot does not
-    stop the others. Returns outcome -> count, of runs or, with several slots, of slots. Raises as
-    `Claimant.work`. If told to stop, lets runs save and exits with code 143."""
+    """Work in this process or, if there are several slots, in a process for each; a killed one does
+    not stop the others. Returns outcome -> count, of runs or, with several slots, of slots. Raises
+    as `Claimant.work`. If told to stop, lets runs save and exits with code 143."""
     if claimant.slots == 1:
         return claimant()
     slots = [partial(_slot, replace(claimant, slot=n)) for n in range(claimant.slots)]

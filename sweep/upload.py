@@ -31,8 +31,8 @@ ever."""
 
 
 def segments(runs: Sequence[Run], store: Store) -> list[Path]:
-    """The last offline segment of each run, if not uploaded yet and the run is not running: then
-    its segment still grows."""
+    """The last offline segment of each run, if it is not uploaded yet. Not of running runs, whose
+    segments still grow."""
     last = (_last(store.run(run.id)) for run in runs)
     return [folder for folder in last if folder and not any(folder.glob("*.wandb.synced"))]
 

@@ -144,8 +144,8 @@ def _remarks(
     if close:
         names = ", ".join(f"{one.backbone} ({one.loss})" for one in close)
         yield (
-            f"the data cannot separate the first pick from {names}: leaving out one dataset, its "
-            f"rank is {first.low} to {first.high} of {len(scores)}, and theirs overlap"
+            f"the data cannot separate the first pick from {names}: its rank is {first.low} to "
+            f"{first.high} of {len(scores)} when one dataset is left out, and theirs overlap"
         )
     elif rest:
         yield "the first pick ranks above the others whichever dataset is left out"

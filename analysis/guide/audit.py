@@ -116,8 +116,8 @@ def low_cells(frame: pd.DataFrame) -> Lines:
     same = frame[list(METRICS[1:4])].eq(frame["clean"], axis=0).all(axis=1)
     if same.any():
         yield (
-            f"{same.sum()} rows have one accuracy clean and under all three attacks, at most "
-            f"{100 * frame.loc[same, 'clean'].max():.1f} %: the same answer for every image"
+            f"{same.sum()} rows have the same accuracy clean and under all attacks, at most "
+            f"{100 * frame.loc[same, 'clean'].max():.1f} %: one answer for every image"
         )
     clean = competing(frame).groupby(CONFIGURATION)["clean"].mean().rename("clean")
     table = rank(frame).join(clean, on=CONFIGURATION).dropna(subset="rank")
@@ -184,9 +184,9 @@ def _impossible(values: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 
 def _explicable(frame: pd.DataFrame, metric: str) -> pd.Series:
-    """Which rows can have a robust accuracy above the clean one because images are missing: with
-    whole or partial tests, whichever the accuracies allow, no more images are right under attack
-    than are right without or untested."""
+    """Which rows can have a robust accuracy above the clean one because images are missing: no more
+    images are right under attack than are right when clean or were left out of that test. Tests
+    count as whole or partial, as the accuracies allow."""
     images = frame["dataset"].map(IMAGES).to_numpy(float)
     found = np.zeros(len(frame), dtype=bool)
     for share, clean_share in product((1, LEFT), repeat=2):

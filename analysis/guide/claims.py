@@ -103,8 +103,8 @@ def doubled(frame: pd.DataFrame) -> Lines:
 
 
 def explained(frame: pd.DataFrame) -> Lines:
-    """Factors whose significance changes if the other ones are held: sizes, types and pre-training
-    are not balanced against each other."""
+    """Factors whose significance changes if the other ones are held fixed: sizes, types and
+    pre-training are not balanced against each other."""
     return _changed(frame, "adjusted_p", "beyond the other factors")
 
 
@@ -165,7 +165,7 @@ def swapped(frame: pd.DataFrame) -> Lines:
 
 
 def pooled(frame: pd.DataFrame) -> Lines:
-    """Groups whose order by mean correlation owes to pooling the datasets: accuracies correlate
+    """Groups whose order by mean correlation is due to pooling the datasets: accuracies correlate
     also because some datasets are harder than others."""
     table = correlations.mean_correlations(frame)
     table = table[table["protocol"] == correlations.longest(frame)]

@@ -31,8 +31,8 @@ def test_factors(frame: pd.DataFrame) -> pd.DataFrame:
     """One-way analysis of variance of Borda counts by each factor: F and p assuming equal
     variances, as published, and by Welch's test, which the paper names.
 
-    Both take the configurations of a backbone for independent. backbones_p: with the mean of each
-    backbone as its one value, or for the loss, within backbones. adjusted_p: of what the factor
+    Both treat the configurations of a backbone as independent. backbones_p: each backbone counts
+    once, with its mean; losses are compared within backbones. adjusted_p: for what the factor
     explains beyond the other ones, without interactions.
     """
     found = []

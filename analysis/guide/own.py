@@ -25,7 +25,8 @@ STRENGTHS: Mapping[Norm, Strength] = {
     "l2": Strength.parse("2", "l2"),
     "l1": Strength.parse("75", "l1"),
 }
-"""Norm -> the published strength of AutoAttack. That in linf is also the one trained against."""
+"""Norm -> the published strength of AutoAttack. In linf it is also the one that runs train
+against."""
 SEVERITY = 3
 """The published severity of common corruptions."""
 
@@ -35,7 +36,7 @@ class Joined(NamedTuple):
 
     frame: pd.DataFrame
     own: int = 0
-    """How many of them are own ones."""
+    """How many of them come from own runs."""
     left_out: Mapping[str, int] = {}
     """Why finished runs are not among them -> how many."""
 
@@ -118,7 +119,7 @@ def _is_published(config: Config) -> bool:
 
 def _measured(values: pd.DataFrame, how: str = "") -> dict[str, Row]:
     """Run id -> its five accuracies, from rows of `analysis.load`. If there are several attacks in
-    one norm, AutoAttack counts. how: added to what is said of accuracies without evaluation."""
+    one norm, AutoAttack counts. how: a text to add to the reason why an accuracy is missing."""
     slots = values["metric"].map({"clean": "clean", "corrupted": "common"})
     slots = slots.where(values["metric"] != "adv", values["eval_norm"])
     ours = values.assign(slot=slots)[slots.isin(METRICS)].sort_values(

@@ -171,8 +171,8 @@ ANALYSES: Mapping[str, Analysis] = {
         ("protocol", "factor"),
         (
             "one-way ANOVA with equal variances (as published) and Welch's, which the paper names; "
-            "of backbones: each counts once, or for the loss, is compared with itself; beyond the "
-            "others: the other three factors held, without interactions",
+            "of backbones: each counts once (losses are compared within backbones); beyond the "
+            "others: with the other three factors held fixed, without interactions",
         ),
         grouped=True,
     ),

@@ -19,7 +19,8 @@ Flags = NDArray[np.bool_]
 RAREST = 0.001
 """Detection is skipped if less than this share of the images is brittle, or robust."""
 RARE = 10
-"""With fewer brittle, or robust, images numbers are marked: 10 are 1/1000 of the paper's images."""
+"""Numbers are marked if fewer images are brittle, or robust; 10 are 1/1000 of the paper's
+images."""
 TPR = 0.95
 TPRS = (0.80, 0.825, 0.85, 0.875, 0.90, 0.925, 0.95, 0.99)
 """True positive rates that the rule `best` tries; it takes the best on the subset."""
@@ -71,8 +72,8 @@ def detect(margin: Values, brittle: Flags) -> Detection:
 
 
 def _flagged(margin: Values, brittle: Flags) -> tuple[Values, Values, Values]:
-    """(number of brittle images, number of robust images with at most each distinct margin, the
-    distinct margins in ascending order)."""
+    """(numbers of brittle and of robust images with at most each distinct margin, these margins in
+    ascending order)."""
     order = np.argsort(margin, kind="stable")
     ordered, hit = margin[order], brittle[order]
     last = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))

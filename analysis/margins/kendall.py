@@ -17,8 +17,8 @@ from analysis.statistics import CONFIDENCE, RESAMPLES
 
 Values = NDArray[np.floating[Any]]
 BLOCK = 16
-"""Resamples at once: for n = 10,000 arrays of 1 MB, which fit into a cache. 2,000 resamples take
-2 s."""
+"""Resamples at once. With n = 10,000 images, arrays then have 1 MB, which fits into a cache; 2,000
+resamples take 2 s."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def confusions(
 
 def _taken(flags: Mapping[str, Array], label: Array, strength: Strength, level: int) -> Array:
     """The class that each image is taken for at a strength, -1 if that is unknown; shape [n]. By
-    distances: that beyond the nearest boundary that was found, once the strength reaches it."""
+    distances: once the strength reaches the nearest boundary that was found, the class beyond
+    it."""
     if {*flags} >= ATTACKED:
         return np.where(flags["critical"] > level, label, flags["taken"])
     right = flags["correct"].astype(bool)

@@ -44,7 +44,7 @@ class L2(Approach):
 
     @staticmethod
     def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
-        """Scaled into the ball, then clipped to [0, 1], which only shortens it further."""
+        """Scaled into the ball, then clipped to [0, 1], which can only shorten the perturbation."""
         delta = point.sub_(clean)
         share = (epsilon / delta.flatten(1).norm(dim=1).clamp(min=LEAST)).clamp(max=1)
         return torch.addcmul(clean, delta, per_image(share)).clamp_(0, 1)

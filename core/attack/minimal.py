@@ -7,10 +7,10 @@ START and WALK take DeepFool's steps until the prediction changes, and DESCEND r
 that shrinks while its points are adversarial and grows while they are not. SHRINK bisects the line
 from the clean image to the nearest point found.
 
-Which classes are approached matters most. Compared with the shortest distance that any attack tried
-has found (l-inf, two networks of 32 and 64 classes), 100 steps towards the strongest class end 7 to
-8 % further away, towards the nearest of nine 0.8 to 1.3 %, and towards the nearest of all classes
-just as far; 50 towards each of the two nearest end 0.3 to 0.6 % further away.
+Which classes are approached matters most. With 100 steps towards the strongest class, distances are
+7 to 8 % longer than the shortest that any attack found (l-inf, two networks of 32 and 64 classes);
+towards the nearest of nine classes 0.8 to 1.3 %; towards the nearest of all not longer. With 50
+steps towards each of the two nearest of nine they are 0.3 to 0.6 % longer.
 
 A point counts only once the model has misclassified it, so a distance is always an upper bound.
 Like APGD's `Trajectory`, an `Approach` needs no random numbers and never calls the model.
@@ -33,7 +33,7 @@ from core.attack.projection import LARGEST, per_image, usable
 from core.attack.rows import Rows
 
 RIVALS = 9
-"""Classes that SCAN ranks. Each more costs a gradient; more than nine change no distance."""
+"""Number of classes that SCAN ranks. Each costs a gradient; more than nine change no distance."""
 STARTS = 2
 """Number of descents, each towards a different class, among which FMN's steps are divided."""
 WALKS = 50
@@ -49,7 +49,7 @@ BRACKET = 0.99
 SIZE = 1.0, 0.01
 """Length of FMN's first and last step (l2)."""
 LEAST = 1e-12
-"""Smaller norms are replaced by this before something is divided by them."""
+"""Norms below this are replaced by it, so that it is safe to divide by them."""
 SCAN, START, WALK, DESCEND, SHRINK, END = range(6)
 
 

@@ -42,8 +42,8 @@ def objective_used(objective: Objective, protocol: Protocol, attacks: bool) -> O
 
 
 def lora_used(lora: Lora, adapted: bool, name: str) -> Lora:
-    """The defaults if there are no adapters; else with the targets sorted, or () if they are the
-    registry's. Raises ValueError if neither config nor registry names a target."""
+    """The defaults if there are no adapters; else `lora` with its targets sorted, or () in place of
+    the registry's targets. Raises ValueError if neither config nor registry names a target."""
     if not adapted:
         return Lora()
     known = backbone(name).lora

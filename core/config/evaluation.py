@@ -55,7 +55,7 @@ class EvalConfig(Part):
         >>> EvalConfig.parse({"attack": "apgd-ce", "steps": 20}).name
         'apgd-ce-20'
         """
-        from core.config.evaluation_kinds import understood  # imports all kinds, so this module
+        from core.config.evaluation_kinds import understood  # which imports this module
 
         found = understood(data)
         if isinstance(found, EvalConfig):

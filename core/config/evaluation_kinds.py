@@ -1,4 +1,4 @@
-"""The kinds of evaluation, and from a mapping to an evaluation of the kind that it names.
+"""The kinds of evaluation, and how a mapping becomes an evaluation of the kind that it names.
 
 core.evaluation.kinds maps each kind to the code that measures it.
 """
@@ -56,7 +56,7 @@ def ensemble_problem(norm: Norm, size: int, classes: int | None = None) -> str |
 
 
 def _tiled(size: int) -> bool:
-    """Whether the tiles, a fifth of the image wide, with which Square begins in l2 and l1 lie
+    """Whether the tiles with which Square begins in l2 and l1, each a fifth of the image wide, lie
     within the image; at 12, 14, 18, 19 and 24 pixels they do not."""
     tile = size // 5
     start = (size - 5 * tile) // 2
@@ -230,7 +230,7 @@ def understood(data: object) -> EvalConfig | Problems:
             stored = {name: value for name, value in data.items() if name != "metrics"}
             data = {"code": own_code.digests([named])} | stored
         elif data.get("code"):
-            return [("code", "code: is computed, for kinds of your own only; remove it")]
+            return [("code", "code: remove it, it is computed, and only for kinds of your own")]
     except ConfigError as error:
         return [("attack", f"attack: {error.lines[0]}")]
     foreign = {name for name in data if name in _ELSEWHERE and name not in kind.model_fields}

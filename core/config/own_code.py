@@ -60,7 +60,7 @@ class Use(NamedTuple):
     has: tuple[str, ...] = ()
     """Attributes that it must have."""
     base: str = ""
-    """The class to inherit them from, dotted."""
+    """Dotted name of the class to inherit them from."""
     needs: tuple[str, ...] = ()
     """Facts for which it must have a parameter."""
 
@@ -180,7 +180,7 @@ def fitting(dotted: str, used_as: str, knobs: Pairs = ()) -> Any:
     target, use = load(dotted), USES[used_as]
     check_knobs(target, dotted, (name for name, _ in knobs), use.facts)
     if missing := {*use.needs} - _names_of(target):
-        raise ConfigError(f"{dotted}: expected a parameter '{min(missing)}', it has none")
+        raise ConfigError(f"{dotted}: needs a parameter '{min(missing)}'")
     if lacking := [name for name in use.has if not hasattr(target, name)]:
         raise ConfigError(f"{dotted}: has no '{lacking[0]}', inherit {use.base}")
     return target

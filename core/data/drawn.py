@@ -50,7 +50,7 @@ def draw(name: str, split: str, *, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _glyphs(classes: int, generator: torch.Generator) -> Skeletons:
-    """Letters of five strokes; each four consecutive ones are a family.
+    """Letters of five strokes; every four consecutive letters are a family.
 
     The members of a family share six vertices, except that each member has two of them moved by
     .45, in directions that differ by a quarter turn between members.

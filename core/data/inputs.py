@@ -221,8 +221,8 @@ def _classes(dataset: str, size: int, store: Store) -> int | None:
 
 
 def class_names(dataset: str, size: int, store: Store) -> list[str]:
-    """The names of a dataset's classes, in the order of their numbers; [] if it is drawn, or not
-    here."""
+    """The names of a dataset's classes, in the order of their numbers; [] if it is drawn, or not on
+    this machine."""
     if is_drawn(dataset):
         return []
     if dataset in entries() and not is_own(dataset, size, store):

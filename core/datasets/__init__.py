@@ -6,5 +6,5 @@ Torch-free, so that `sweep launch` can check datasets before submitting anything
 
 `read.READERS` lists a reader for each release; `lists`, `folders` and `matlab` hold them by the
 format of the release's labels. Users' own image folders are read by `own`; `idx` and `fonts` make
-some.
+such folders.
 """

@@ -179,7 +179,8 @@ DAMAGE = (
 )
 """What tarfile and zipfile raise for damaged files; also OSError without errno."""
 CLASHES = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
-"""Errors caused by names in the archive: a file where another member needs a folder, too long."""
+"""Errors caused by names in the archive: too long, or a file where another member needs a
+folder."""
 
 
 def _tar(archive: Path) -> Iterator[tuple[Member, int]]:

@@ -40,7 +40,7 @@ def autocast(precision: Precision, on: torch.device) -> AbstractContextManager[o
 def judging() -> Iterator[None]:
     """Context for evaluations: true float32, whatever the training's precision. On GPUs, the inputs
     of convolutions would otherwise be rounded to 10 bits (TF32), and in NVIDIA's containers, which
-    set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, those of all matrix products, too."""
+    set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, so would those of all matrix products."""
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")

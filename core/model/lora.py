@@ -1,8 +1,7 @@
 """Low-rank adaptation (Hu et al. 2021) through the optional package peft: frozen weights W become
 W + alpha / rank * B A, and only A, B and the head are trained (see core.model.trainable).
 
-AutoLoRa trains W, too: there the adapters are a branch that calls of the model take only within
-`branch`.
+AutoLoRa trains W, too: there calls of the model use the adapters only within `branch`.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def prepare(model: nn.Module, config: RunConfig) -> None:
     parts = (optim.head_lr, optim.head_weight_decay)
     if not heads and (not trains.backbone or config.adapted or parts != (None, None)):
         raise ConfigError(
-            f"protocol {config.protocol}, autolora, optim.head_*: {config.backbone} does not say "
-            "which of its modules is the head; call it 'head'"
+            f"{config.backbone} does not say which of its modules is the head; call it 'head' "
+            f"(protocol {config.protocol}, autolora or optim.head_* need to know)"
         )
     if trains.backbone:
         return

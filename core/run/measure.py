@@ -48,7 +48,7 @@ def evaluate(asked: EvalConfig, trainer: Trainer, claim: Claim | None, *, batch:
     whole: Split = getattr(trainer.data, asked.split)
     split = whole.first(asked.images)
     started = time.perf_counter()
-    first: tuple[int, float] | None = None  # images done when this attempt began, and that time
+    first: tuple[int, float] | None = None  # images done when this attempt began, and when that was
 
     def progress(done: int) -> None:
         nonlocal first

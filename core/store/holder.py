@@ -101,8 +101,8 @@ class Holder:
     def _held(self) -> float:
         held = self.beat - float(self.info.get("since", self.beat))
         if self.info.get("ended"):
-            # From the times that its owner has recorded, in whole seconds: those of a copied file
-            # are later.
+            # By the times that its owner has recorded, in whole seconds: file times change with a
+            # copy.
             ended, started = (
                 datetime.fromisoformat(self.info[key]) for key in ("ended", "started")
             )

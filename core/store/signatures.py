@@ -141,8 +141,8 @@ def of_transfer(run: Transfer | None, standard: float | None) -> list[Finding]:
     if adapted >= epochs:
         when = f"never adapted{rule} in {epochs} epochs"
     if standard is None:
-        text = f"{when}; how far its {final:.1%} is below standard fine-tuning is unknown, since"
-        text += " the standard run of this cell is not finished here"
+        text = f"{when} and ends at {final:.1%}; how far below standard fine-tuning is unknown,"
+        text += " since the standard run of this cell is not finished here"
         return [Finding("late adaptation", text)] if late else []
     gap = round(standard - final, EXACT)
     if late and standard <= limit:

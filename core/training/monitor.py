@@ -1,4 +1,4 @@
-"""What a training tells while it runs: callbacks, and how far it is."""
+"""What a training reports while it runs: callbacks, and how far it is."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ class Loss(ABC):
     """
 
     extra_forwards: int = 0
-    """Forwards with a gradient for the weights, besides that of the attacked images, in epochs with
-    an attack."""
+    """Number of forwards with a gradient for the weights, besides the one of the attacked images,
+    in epochs with an attack."""
 
     def begin_epoch(self, model: nn.Module, accuracy: Callable[[], float]) -> dict[str, float]:
         """Called before every epoch with an attack. accuracy: measures the share of the training

@@ -32,7 +32,8 @@ class Standard(EpsilonSchedule):
 
 
 class Untrained(Standard):
-    """No epochs. A dry run trains one with `standard`, so that it needs no head from a file."""
+    """No epochs. A dry run trains one epoch with `standard`, so that it needs no head from a
+    file."""
 
     def rehearsed(self) -> tuple[int, dict[str, Any]]:
         return 1, {"kind": "standard"}

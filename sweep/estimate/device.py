@@ -10,8 +10,8 @@ from slurm.profile import Profile
 
 TFLOPS = {"H100": 32.0, "H200": 32.0, "A100": 10.0, "V100": 7.5, "CPU": 0.07}
 """TFLOP/s that one device achieves. H100: the adversarial runs of the paper's main grid take 230
-PFLOP on average, for which the paper states 15 to 60 minutes on four, so about 2 GPU-hours. Other
-GPUs: in proportion to their fp32 peak. CPU: one core, measured on ViT-B at 224 pixels."""
+PFLOP on average, for which the paper states 15 to 60 minutes on four H100, so about 2 GPU-hours.
+Other GPUs: in proportion to their fp32 peak. CPU: one core, measured on ViT-B at 224 pixels."""
 SHIPPED = "the paper's 15 to 60 minutes on 4 x H100 per run, as no run has finished here"
 
 

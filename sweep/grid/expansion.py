@@ -219,7 +219,7 @@ def judge(choice: Choice, fields: set[str], exclude: Sequence[Choice] = ()) -> V
 
 def _own_code(config: RunConfig, fields: set[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Import path -> digest of the user's code that these fields name, and what is wrong with it as
-    (field, line). It is imported and constructed here, so that it cannot fail to in a job."""
+    (field, line). It is imported and constructed here, so that failures show before a job."""
     code: dict[str, str] = {}
     wrong = []
     checks: list[tuple[str, str, Callable[[], object]]] = [

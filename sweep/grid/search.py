@@ -94,7 +94,7 @@ class Search:
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], folder: Path) -> Search:
-        """From the plain data of a manifest."""
+        """The search that the plain data of a manifest describes."""
         return cls(
             RunConfig.parse(data["config"]),
             {name: tuple(ends) for name, ends in data["ranges"].items()},
@@ -113,8 +113,8 @@ class Search:
 
     @property
     def epochs(self) -> float:
-        """Epochs of a trial on average, if one in `reduction`, and at least the best one, continues
-        at each rung."""
+        """Average number of epochs of a trial, if one in `reduction`, but at least the best one,
+        goes on at each rung."""
         total, rung, share = float(min(self.grace, self.config.epochs)), self.grace, 1.0
         while rung < self.config.epochs:
             share = max(share / self.reduction, 1 / max(self.trials, 1))

@@ -20,8 +20,8 @@ Evals = Iterable[tuple[RunConfig, EvalConfig]]
 def require(
     configs: Sequence[RunConfig], store: Store, profile: Profile, evals: Evals = ()
 ) -> None:
-    """Raise ConfigError if runs lack data, weights or packages. If they are to wait for another
-    machine, also if a network cannot be built; here the runs themselves fail within seconds."""
+    """Raise ConfigError if runs lack data, weights or packages. If they will run on another
+    machine, also if a network cannot be built: on this one, runs would show that within seconds."""
     problems = missing(configs, store, profile, evals)
     if profile.remote:
         problems = problems or misfits(configs, store)

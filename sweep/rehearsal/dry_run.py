@@ -112,8 +112,8 @@ def _free_memory_gb() -> float:
 
 @contextmanager
 def _scratch(workers: int) -> Iterator[Path]:
-    """A folder for the rehearsal, removed at the end; in memory if there is plenty: miniatures
-    write checkpoints of a gigabyte, which takes a disk as long as they train."""
+    """A folder for the rehearsal, removed at the end; in memory if there is plenty of it: to write
+    a miniature's checkpoint of a gigabyte to a disk takes as long as to train it."""
     roomy = False
     if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
         free = min(shutil.disk_usage(SHARED_MEMORY).free / 1e9, _free_memory_gb())

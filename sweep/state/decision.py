@@ -34,7 +34,8 @@ class Facts:
     """The newest submission's, with the scheduler's answer if it was asked."""
     obstacle: str | None = None  # the run whose weights it waits for, as 'waiting for RUN'
     cancel: bool = False
-    """Whether it was asked to stop. This and what follows is not read while a process works."""
+    """Whether it was asked to stop. This field and those below are not read while a process
+    works."""
     damaged: str | None = None
     """Which files cannot be read, as a sentence."""
     changed: str | None = None

@@ -11,9 +11,9 @@ LONGEST_S = 60.0
 
 
 def pause(begun: float | None, least: float = 0.0) -> float:
-    """Seconds to wait until the next look, at least `least`. begun: time.thread_time() when the
-    last one began, which ends now; None for the first, as later ones take a small part of its time:
-    they skip finished runs."""
+    """Seconds to wait until the next look, at least `least`. begun: time.thread_time() at the
+    beginning of the look that ends now; None if that was the first, since later ones take much
+    less: they skip finished runs."""
     if begun is None:
         return least
     return max(least, min(LONGEST_S, (time.thread_time() - begun) / SHARE))

@@ -40,7 +40,7 @@ def obstacle(parent: str | None, runs: Path) -> str | None:
 
 
 def is_awaited(parent: str | None, runs: Path) -> bool:
-    """Whether a process works on this run, and children have to wait for it."""
+    """Whether a process works on this run, so that its children have to wait."""
     if parent is None or obstacle(parent, runs) is None:
         return False
     current = find_holder(RunDir(runs / parent))

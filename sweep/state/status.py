@@ -26,7 +26,7 @@ class State(StrEnum):
 
 LAUNCHABLE = frozenset({State.NEW, State.INTERRUPTED, State.UNEVALUATED})
 HELD = "launch failed requeued held"
-"""Slurm's reason for a job that stays queued until it is released, as `launch` does."""
+"""Slurm's reason for a job that stays queued until it is released, which `launch` does."""
 REPAIRABLE = frozenset({State.FAILED, State.CANCELLED, State.DAMAGED})
 ON_REQUEST = frozenset({State.INTERRUPTED, State.STALE})
 """Retried only if `--failed` names their class."""

@@ -40,14 +40,13 @@ PAUSES = {
     "hung": "no heartbeat",
     "lost": "died without recording a reason",
 }
-"""Classes of interrupted runs, which `sweep launch` resumes, as it does some of class timeout or
-node."""
+"""Classes of interrupted runs. `sweep launch` resumes these, and some of class timeout or node."""
 DEADLY = frozenset(FAILURES) - {"timeout", "node"}
 """Classes of job ends that would happen again; after any other the run resumes from its
 checkpoint."""
 
 LOG_S = 3.0
-"""Seconds to wait for Slurm's line in the log about why a job ends; later it does not come."""
+"""Seconds to wait for Slurm's line in the log about why a job ends: it comes by then or never."""
 
 _ENDS = {
     "OUT_OF_MEMORY": ("memory", "out of memory (host)"),

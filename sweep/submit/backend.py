@@ -31,7 +31,7 @@ Ordered = TypeVar("Ordered", bound=Order)
 
 @dataclass(frozen=True)
 class Crew:
-    """Workers on this machine. jobs: by worker number. start: starts the worker of a number."""
+    """Workers on this machine. jobs: by worker number. start: starts a worker, given its number."""
 
     jobs: list[Job]
     start: Callable[[int], Job]

@@ -119,7 +119,7 @@ class Runs(Order):
         for run in self.runs:
             backbone = run.config.backbone if run.config.backbone in self.profile.overrides else ""
             memory = repair.read(self.store.run(run.id)).mem_gb
-            # By parents' arrays, not their tasks: one group per task would make one array per run.
+            # Grouped by parents' arrays, not by their tasks, which would make one array per run.
             behind = frozenset(job.partition("_")[0] for job in self.behind.get(run.id, ()))
             groups.setdefault((backbone, memory, behind), []).append(run)
         return [

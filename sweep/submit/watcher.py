@@ -152,8 +152,8 @@ def _display(console: Console) -> Iterator[Live | None]:
 
 def follow(look: Callable[[Plan | None], Plan], console: Console, *, every: float = 2.0) -> None:
     """Refresh the table until nothing is running or pending, or Ctrl-C: every `every` seconds, or
-    every 15 s if the scheduler has to be asked, or less often, see sweep.state.pace. look: given
-    the look before, None at first."""
+    every 15 s if the scheduler has to be asked, or less often, see sweep.state.pace. look: gets the
+    plan of the look before, None at first."""
     clock, seen = display.Clock(), None
     with _display(console) as live:
         while True:

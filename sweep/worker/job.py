@@ -60,7 +60,7 @@ class Job(ABC):
 
     @abstractmethod
     def work(self) -> dict[str, int]:
-        """The same, for a process that handles signals itself. Raises StoppedError."""
+        """As `__call__`, for a process that handles signals itself. Raises StoppedError."""
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit queues again on a time limit or a preemption: the same job, since all that

@@ -116,7 +116,7 @@ MISTAKES = {
     "objective: own_code:Smooth": "objective: ",
     "objective: {kind: own_code:Power, epochs: 1}": "has no 'loss_sum'",
     "backbone: own_code:tiny": "did you mean 'Tiny'?",
-    "backbone: bad:no_classes": "expected a parameter 'classes'",
+    "backbone: bad:no_classes": "needs a parameter 'classes'",
     "weights: pretrained": "expected random (as the function returns it) or a checkpoint",
     "code: {a: b}": "code: unknown field",
     "schedule: {kind: sweep.own:Power}": "'sweep' is the name of a module of epsweep",

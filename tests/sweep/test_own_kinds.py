@@ -141,7 +141,7 @@ def test_a_digest_is_computed_and_never_written(toy: EvalConfig, call: Call, kin
         code == 2 and "coded.yaml:5: evals: code: remove it, it is computed from the source" in err
     )
     if kind == "apgd-ce":
-        with pytest.raises(ConfigError, match="code: is computed, for kinds of your own"):
+        with pytest.raises(ConfigError, match="code: remove it, it is computed, and only for"):
             EvalConfig.parse({"attack": kind, "code": dict(toy.code)})
 
 
