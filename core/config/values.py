@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -78,16 +78,29 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields replaced, unchecked, as pydantic makes it, in a fourth of the
+        time: a config is frozen, and has neither private nor extra fields."""
+        made = object.__new__(type(self))
+        for name, value in (
+            ("__dict__", self.__dict__ | dict(update or {})),
+            ("__pydantic_fields_set__", self.__pydantic_fields_set__ | {*(update or {})}),
+            ("__pydantic_extra__", None),
+            ("__pydantic_private__", None),
+        ):
+            object.__setattr__(made, name, value)
+        return made
+
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Strength):
-        return in_255ths(value.number)
-    if isinstance(value, Fraction):
-        return in_255ths(value)
-    if isinstance(value, tuple):
+    kind = type(value)  # isinstance takes ten times as long with Fraction, whose base is abstract
+    if kind is float:
+        return value + 0.0  # -0.0 equals 0.0, so both must give the same id
+    if kind is tuple:
         return [_plain(item) for item in value]
-    # -0.0 equals 0.0, so both must give the same id.
-    return value + 0.0 if isinstance(value, float) else value
+    if kind is Strength:
+        return in_255ths(value.number)
+    return in_255ths(value) if kind is Fraction else value
 
 
 @cache

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from core.config import ConfigError, RobustAccuracy, RunConfig, Schedule, Strength, nearest
 from core.config.schedule import sched_hinges
@@ -344,3 +345,13 @@ class TestBadInput:
         assert nearest("crs", ["cars", "cub"]) == ", did you mean 'cars'?"
         assert nearest("zzz", ["cars", "cub"]) == " (known: cars, cub)"
         assert nearest("zzz", "abcdefghij").endswith("h, ...)")
+
+
+def test_a_copy_is_as_pydantic_makes_it() -> None:
+    config = RunConfig.parse({"backbone": "vit", "dataset": "cars", "optim": {"lr": 0.01}})
+    changes = {"seed": 3, "optim": config.optim.model_copy(update={"warmup": 0.1})}
+    ours, theirs = config.model_copy(update=changes), BaseModel.model_copy(config, update=changes)
+    assert ours == theirs and hash(ours) == hash(theirs) and ours.id == theirs.id
+    assert ours.model_fields_set == theirs.model_fields_set == {*config.model_fields_set, *changes}
+    assert ours.model_dump_json() == theirs.model_dump_json()
+    assert (config.seed, config.model_copy()) == (0, config)
