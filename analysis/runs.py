@@ -52,8 +52,9 @@ class Run:
         for name in ("epochs", "evaluations", "env"):
             self.__dict__.pop(name, None)
 
-    def _read(self, read: Callable[[str, object], Any], name: str, shape: object) -> Any:
-        return self._seen[name] if name in self._seen else read(f"{self.dir.path}/{name}", shape)
+    def _read(self, read: Callable[[str], Any], name: str) -> Any:
+        """The content of a file, whose shape `damage` has checked."""
+        return self._seen[name] if name in self._seen else read(f"{self.dir.path}/{name}")
 
     @cached_property
     def epsilon_g(self) -> Strength:
@@ -112,7 +113,7 @@ class Run:
         """result.json; None if the run is not done, damaged or stale."""
         if self.damage or self.changed:
             return None
-        result: Row | None = self._read(read_json, RESULT, shapes.Result)
+        result: Row | None = self._read(read_json, RESULT)
         return result
 
     @property
@@ -152,7 +153,7 @@ class Run:
         asked = self.asked.get(eval_id, {})
         if self.state != "done":
             return Evaluation(eval_id, None, self.state, self.reason, asked)
-        record = self._read(read_json, eval_names(eval_id)[0], shapes.Evaluation)
+        record = self._read(read_json, eval_names(eval_id)[0])
         if record is None:
             return Evaluation(eval_id, None, "missing", f"evaluation {eval_id} not done", asked)
         whole = record["split_images"]
@@ -182,20 +183,22 @@ class Run:
         """commit, versions, host, device; {} if the run never started."""
         if self.damage:
             return {}
-        env: Row | None = self._read(read_json, ENV, shapes.Env)
+        env: Row | None = self._read(read_json, ENV)
         return env or {}
 
     @cached_property
     def attempts(self) -> list[Row]:
-        read = salvage if self.damage else read_jsonl
-        return [row for row in self._read(read, ATTEMPTS, shapes.Attempt) if row]
+        if self.damage:
+            return [row for row in salvage(f"{self.dir.path}/{ATTEMPTS}", shapes.Attempt) if row]
+        rows: list[Row] = self._read(read_jsonl, ATTEMPTS)
+        return rows
 
     @cached_property
     def epochs(self) -> list[Row]:
         """Rows of metrics.jsonl so far, with strengths in the present spelling."""
         if self.damage or self.changed:
             return []
-        rows: list[Row] = self._read(read_jsonl, METRICS, shapes.MetricsRow)
+        rows: list[Row] = self._read(read_jsonl, METRICS)
         norm = self.config["norm"]
         if in_pixels(norm):
             return rows

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from core.store.claims import now
-from core.store.folders import Store, SweepDir
+from core.store.damage import checksums
+from core.store.folders import RunDir, Store, SweepDir
 from core.store.json_files import write_jsonl
 from sweep.grid import Grid, load_grid
 from sweep.submit import submissions
@@ -44,6 +45,22 @@ EVALUATION = {
     "n": IMAGES,
     "split_images": IMAGES,
 }
+EPOCHS = 50
+EPOCH = {
+    "epsilon": 4 / 255,
+    "lr": 1e-4,
+    "train_loss": 2.345678901234,
+    "train_clean_correct": 2100,
+    "train_images": 3333,
+    "val_loss": 1.234567890123,
+    "val_clean_correct": 500,
+    "val_clean_images": 1000,
+    "val_adv_correct": 250,
+    "val_adv_images": 1000,
+    "val_epsilon": "4/255",
+    "seconds": 12.25,
+    "images_per_s": 245.5,
+}
 FLAGS = {name: np.arange(IMAGES, dtype=np.int32) for name in ("index", "critical", "label")}
 FLOOR = """
 import json, os, sys
@@ -59,7 +76,7 @@ def make(folder: Path, runs: int) -> tuple[Grid, Store]:
     """Write a grid file and a store with its runs in all four states."""
     data = {
         "name": "many",
-        "base": {"epochs": 50},
+        "base": {"epochs": EPOCHS},
         "grid": {
             "backbone": ["vit", "swin", "cnx", "r50"],
             "dataset": [f"/data/{i}" for i in range(5)],
@@ -97,8 +114,10 @@ def begin(folder: Path, state: str, evals: list[str]) -> None:
         "progress": {"phase": "train", "epoch": 9, "epochs": 50, "share": 0.2, "left_s": 60.0},
     }
     (folder / "claim-0001.json").write_text(json.dumps(claim, indent=1))
-    for name in ("config.yaml", "metrics.jsonl", "log.txt", "attempts.jsonl"):
+    for name in ("config.yaml", "log.txt", "attempts.jsonl"):
         (folder / name).touch()
+    epochs = EPOCHS if state == "done" else 9
+    write_jsonl(folder / "metrics.jsonl", ({"epoch": number} | EPOCH for number in range(epochs)))
     (folder / "env.json").write_text('{"device": "NVIDIA H100 80GB HBM3", "processes": 1}')
     if state == "done":
         (folder / "evals").mkdir()
@@ -107,7 +126,9 @@ def begin(folder: Path, state: str, evals: list[str]) -> None:
             np.savez_compressed(flags, **FLAGS)
             record = EVALUATION | {"flags_crc32": zlib.crc32(flags.read_bytes())}
             flags.with_suffix(".json").write_text(json.dumps(record))
-        (folder / "result.json").write_text(json.dumps({"evals": evals, "seconds": 3.0}))
+        result = {"evals": evals, "epochs": EPOCHS, "seconds": 3.0}
+        sums = {"crc32": checksums(RunDir(folder), evals)}
+        (folder / "result.json").write_text(json.dumps(result | sums))
 
 
 def queue(loaded: Grid, sweep: SweepDir) -> None:

@@ -195,14 +195,14 @@ def recorded(run: RunDir, seen: Mapping[str, Any] | None = None) -> dict[str, An
     (an older version made it, or the file cannot be read). seen: as filled by `damage.find`."""
 
     def content(name: str, shape: object) -> dict[str, Any]:
-        return (seen[name] if seen else read_json(f"{run.path}/{name}", shape)) or {}
+        known = seen or {}
+        return (known[name] if name in known else read_json(f"{run.path}/{name}", shape)) or {}
 
     with suppress(DamagedError):
         result = content(RESULT, shapes.Result)
-        if not result and not run.begun:
-            return None
         found: dict[str, Any] | None = result.get("inputs")
-        return found or content(ENV, shapes.Env).get("inputs")
+        found = found or content(ENV, shapes.Env).get("inputs")
+        return found if found and (result or run.begun) else None
     return None
 
 

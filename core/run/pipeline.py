@@ -182,18 +182,19 @@ def _write_result(
     """Write result.json, the last file of a run; it lists every evaluation on disk."""
     config = trainer.config
     before = read_json(run.result) or {"evals": sorted(run.evals_on_disk())}
-    names = [*before["evals"], *(item.id for item in evals)]
+    names = list(dict.fromkeys([*before["evals"], *(item.id for item in evals)]))
     result = {
         "id": config.id,
         "setting": config.setting,
         "epochs": config.epochs,
         "classes": trainer.data.classes,
         "delay": records.delay(trainer.rows, config.epochs),
-        "evals": list(dict.fromkeys(names)),
+        "evals": names,
         "finished": now(),
         "attempts": claim.attempt,
         "batchnorm_images": records.batchnorm_images(trainer.rows),
         "seconds": round(sum(row["seconds"] for row in trainer.rows), 1),
+        "crc32": damage.checksums(run, names),
     }
     if made_from := (read_json(run.env) or {}).get("inputs"):
         result["inputs"] = made_from

@@ -6,7 +6,7 @@ A damaged file affects one run only; a reader of many runs goes on with the othe
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,22 @@ def find(
     evals: Iterable[str] = (),
     seen: dict[str, Any] | None = None,
     current: Holder | None = None,
+    names: Container[str] | None = None,
 ) -> list[DamagedError]:
     """The damaged files of a run, except checkpoints, which training checks. Changes nothing.
 
     evals: ids of evaluations to check besides those that the result names. seen: filled with the
     content of undamaged files by their names in the folder, so that the caller need not read them
-    again. current: the newest claim, if the caller has read it."""
+    again, without those that the result's checksums show to be unchanged. current: the newest
+    claim, if the caller has read it. names: those in the folder, if the caller has listed it; other
+    files are not looked for."""
     found: list[DamagedError] = []
     folder = str(run.path)
 
     def tried(look: Callable[..., Any], name: str, *what: Any) -> Any:
+        missing = names is not None and name.partition("/")[0] not in names
         try:
-            value = look(f"{folder}/{name}", *what)
+            value = None if missing else look(f"{folder}/{name}", *what)
         except DamagedError as error:
             found.append(error)
             return None
@@ -43,13 +47,22 @@ def find(
         return value
 
     result = tried(read_json, RESULT, shapes.Result)
+    sums = (result or {}).get("crc32", {})
+
+    def kept(*names: str) -> bool:
+        """Whether these files are as they were when the result was written."""
+        return all(name in sums and checksum(f"{folder}/{name}") == sums[name] for name in names)
+
     for asked in dict.fromkeys([*evals, *(result["evals"] if result else ())]):
         record, flags = eval_names(asked)
-        tried(_evaluation, record, f"{folder}/{flags}")
-    tried(read_json, ENV, shapes.Env)
-    rows = tried(read_jsonl, METRICS, shapes.MetricsRow)
-    if result and rows is not None and (rows or exists(f"{folder}/{METRICS}")):
-        tried(_every_epoch, METRICS, len(rows), result.get("epochs", len(rows)))
+        if not kept(record, flags):
+            tried(_evaluation, record, f"{folder}/{flags}")
+    if not kept(ENV):
+        tried(read_json, ENV, shapes.Env)
+    if not kept(METRICS):  # 0.02 ms instead of 0.6 ms to check 50 epochs
+        rows = tried(read_jsonl, METRICS, shapes.MetricsRow)
+        if result and rows is not None and (rows or exists(f"{folder}/{METRICS}")):
+            tried(_every_epoch, METRICS, len(rows), result.get("epochs", len(rows)))
     tried(read_jsonl, ATTEMPTS, shapes.Attempt)
     tried(read_json, REPAIR, shapes.Repair)
     current = current or find_holder(run)
@@ -58,12 +71,25 @@ def find(
     return found
 
 
+def checksums(run: RunDir, evals: Iterable[str]) -> dict[str, int]:
+    """Name in the folder -> CRC-32, for the result: of the files that are final once it is written.
+    A reader need not parse a file that has its checksum."""
+    names = [ENV, METRICS, *(name for asked in evals for name in eval_names(asked))]
+    found = {name: checksum(f"{run.path}/{name}") for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def checksum(path: str) -> int | None:
+    """The CRC-32 of a file, None if it does not exist."""
+    content = read(path)
+    return None if content is None else zlib.crc32(content)
+
+
 def _evaluation(path: str, flags_file: str) -> dict[str, Any] | None:
     record = read_json(path, shapes.Evaluation)
     if record is None:
         return None
-    content = read(flags_file)
-    if content is not None and zlib.crc32(content) == record.get("flags_crc32"):
+    if checksum(flags_file) == record.get("flags_crc32", -1):
         return record  # flags unchanged since written: 0.05 ms instead of 3 ms to parse them
     from core.store.flags import read_flags  # imports numpy, which is rarely needed
 

@@ -37,11 +37,11 @@ def present(look: Callable[[], _T]) -> _T | None:
     for left in (3, 2, 1, 0):
         try:
             return look()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except OSError as error:
-            if not is_gone(error):
-                raise
             if error.errno != errno.ESTALE:
-                break
+                raise
             time.sleep(_PAUSE_S if left else 0)
     return None
 

@@ -84,6 +84,10 @@ class RunDir:
             self.copy(path, aside(path))
             self.remove(path)
 
+    def names(self) -> set[str]:
+        """Names of the files and folders in it."""
+        return set(present(partial(os.listdir, self.path)) or ())
+
     @property
     def id(self) -> str:
         return self.path.name

@@ -68,6 +68,7 @@ class Result(TypedDict):
     batchnorm_images: NotRequired[list[Many]]
     finished: NotRequired[str]
     inputs: NotRequired[Inputs]
+    crc32: NotRequired[dict[str, Count]]  # by name in the folder, see core.store.damage
 
 
 class Progress(TypedDict):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,27 @@ def tuned_grid(grid: str, store: Store) -> Grid:
     from sweep.grid import load_grid
     from sweep.tune import winners
 
-    loaded = winners.apply(load_grid(grid), store)
-    gc.freeze()  # runs live until the end: the garbage collector need not scan them
-    return loaded
+    with _kept():
+        return winners.apply(load_grid(grid), store)
 
 
 def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:
     from sweep import launcher
 
-    return launcher.look(loaded, store, only or ())
+    with _kept():
+        return launcher.look(loaded, store, only or ())
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Context manager: what is made, such as 10,000 runs, stays until the end, so the garbage
+    collector need not scan it, meanwhile or afterwards."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def opened(grid: str, root: Path | None, only: list[str] | None) -> tuple[Store, Grid, Plan]:

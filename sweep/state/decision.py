@@ -14,7 +14,7 @@ from core.data.digests import Known, recorded
 from core.data.inputs import Sources
 from core.store import damage
 from core.store.files import exists
-from core.store.folders import CANCEL, RESULT, RunDir, eval_names
+from core.store.folders import CANCEL, RESULT, RunDir
 from core.store.holder import Holder, find_holder
 from sweep.grid import Run
 from sweep.state import parents, triage
@@ -214,7 +214,10 @@ def read(
         return Facts(run.config.epochs, current, promise)
     wanted = run.eval_ids
     seen: dict[str, Any] = {}
-    damaged = damage.find(folder, wanted, seen, current)
+    # Half of a run's files are missing until it is done. If it just ended, a node's list of the
+    # folder may not yet have all of them, so then they are looked for by name.
+    names = None if current.outcome == "done" else folder.names()
+    damaged = damage.find(folder, wanted, seen, current, names)
     result = None if damaged else seen[RESULT]
     changed = None
     if known and not damaged:
@@ -228,8 +231,7 @@ def read(
         damaged=damage.described(damaged, folder) if damaged else None,
         changed=changed,
         result=result is not None,
-        complete=result is not None
-        and all(name in result["evals"] and seen[eval_names(name)[0]] for name in wanted),
+        complete=result is not None and folder.holds(result, wanted),
     )
 
 

@@ -104,24 +104,21 @@ def make(
     known, begun = known or Known(store), store.run_ids()
     finished = {s.run.id: s for s in (before.statuses if before else ()) if s.state is State.DONE}
 
-    def first_look(run: Run) -> Status:
-        if run.id in finished and run.id in begun:
-            return finished[run.id]
-        folder, promise = store.run(run.id), promised.get(run.id)
+    def look_at(run: Run, promise: Pending | None) -> Status:
+        folder = store.run(run.id)
         if run.id in begun:
-            return look(run, folder, promise, clock, known)
+            return finished.get(run.id) or look(run, folder, promise, clock, known)
         if promise or run.config.parent:
             return _status(run, decision.unbegun(run, folder, promise))
         return Status(run, State.NEW)  # most of 100,000 runs
 
-    statuses = [first_look(run) for run in runs]
+    statuses = [look_at(run, promised.get(run.id)) for run in runs]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}
     asked = ask({key: promised[key] for key in waiting}) if waiting else {}
-    seen = [
-        look(s.run, store.run(s.run.id), asked[s.run.id], clock, known) if s.run.id in asked else s
-        for s in statuses
-    ]
-    return Plan(seen, bool(asked), promised)
+    if asked:
+        begun = store.run_ids()
+        statuses = [look_at(s.run, asked[s.run.id]) if s.run.id in asked else s for s in statuses]
+    return Plan(statuses, bool(asked), promised)
 
 
 def beside(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from core.options import Options
-from core.store.folders import RunDir, Store
+from core.store import damage
+from core.store.folders import ENV, METRICS, RunDir, Store, eval_names
 from sweep.grid import Grid, load_grid
 from sweep.worker import attempt
 
@@ -103,6 +104,25 @@ def test_a_damaged_file_concerns_its_run_alone(
             assert seen[first.id]["state"] == "damaged", how
             assert seen[first.id]["reason"].startswith(str(file.relative_to(first.path)) + ": ")
             assert code == 3, (how, out, err)
+
+
+def test_what_is_unchanged_since_the_result_is_not_parsed(chaos: Grid, store: Store) -> None:
+    run = store.run(chaos.runs[0].id)
+    result = json.loads(run.result.read_text())
+    (asked,) = result["evals"]
+    assert set(result["crc32"]) == {ENV, METRICS, *eval_names(asked)}
+
+    def parsed() -> set[str]:
+        seen: dict[str, Any] = {}
+        assert damage.find(run, (), seen) == []
+        return {*seen} & {ENV, METRICS, *eval_names(asked)}
+
+    assert parsed() == set()
+    run.metrics.write_text(run.metrics.read_text() + "\n")
+    assert parsed() == {METRICS}
+    del result["crc32"]  # as older versions wrote it
+    run.result.write_text(json.dumps(result))
+    assert parsed() == {ENV, METRICS, eval_names(asked)[0]}
 
 
 @pytest.mark.slow

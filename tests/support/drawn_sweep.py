@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from core.config import RunConfig
+from core.store.damage import checksums
 from core.store.folders import RunDir, Store
 from core.store.records import delay
 from sweep.grid import Grid, load_grid
@@ -151,4 +152,5 @@ class _Drawn:
         result = {"id": self.run.id, "setting": self.run.setting, "epochs": 50}
         result |= {"delay": delay(epochs, 50), "evals": [asked.id], "attempts": 1}
         result |= {"finished": "2026-01-02T03:54:05+00:00", "seconds": 3245.5}
+        result |= {"crc32": checksums(self.folder, [asked.id])}
         self.folder.result.write_text(json.dumps(result))
