@@ -67,8 +67,9 @@ def of_runs(results: Results, *, as_published: bool = False) -> pd.DataFrame:
 def with_own(frame: pd.DataFrame, results: Results, metrics: Sequence[str] = METRICS) -> Joined:
     """The measurements, with those of a store's finished runs in place of the same cells: of runs
     that have these metrics, measured as published. All runs of a cell are averaged."""
-    runs = [run for run in results.runs if run.state == "done"]
-    measured = _measured_alike(results.only(runs)) if runs else {}
+    table, measured = results.table, _measured_alike(results)
+    ended = {*table.loc[table["state"] == "done", "run_id"]}
+    runs = [run for run in results.runs if run.dir.id in ended]
     groups, left_out = defaultdict(list), Counter[str]()
     for run in runs:
         row = measured[run.dir.id]
@@ -85,16 +86,17 @@ def with_own(frame: pd.DataFrame, results: Results, metrics: Sequence[str] = MET
 
 def _measured_alike(results: Results) -> dict[str, Row]:
     """As `_measured`, without what the paper trained or evaluated differently."""
-    unlike = {
-        (run.dir.id, one.id)
-        for run in results.runs
-        for one in run.evaluations
-        if one.record and not _is_published(one.config)
-    }
-    values = results.values
-    pairs = zip(values["run_id"], values["eval_id"], strict=True)
-    other = pd.Series([pair in unlike for pair in pairs], values.index, dtype=bool)
-    other = other & values["metric"].ne("clean") | values["split"].eq("val")
+    values, runs = results.values, {run.dir.id: run for run in results.runs}
+    # An id follows from the config, so that one record of each tells what it measures.
+    made = values[values["value"].notna()].drop_duplicates("eval_id")
+    unlike = [
+        one.id
+        for run_id, eval_id in zip(made["run_id"], made["eval_id"], strict=True)
+        for one in runs[run_id].evaluations
+        if one.id == eval_id and not _is_published(one.config)
+    ]
+    other = values["eval_id"].isin(unlike) & values["metric"].ne("clean")
+    other |= values["split"].eq("val")
     found = _measured(values.assign(metric=values["metric"].mask(other, "")), " as published")
     for run in results.runs:
         if run.epsilon_g != STRENGTHS["linf"]:
