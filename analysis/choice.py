@@ -17,7 +17,7 @@ def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFr
     counts = Counter(frame["eval_id"])
     if eval_id is not None and eval_id not in counts:
         raise ConfigError(f"unknown evaluation '{eval_id}'{nearest(eval_id, counts)}")
-    # Other kinds than attacks have separate tables.
+    # Kinds other than attacks have separate tables.
     counts = Counter(attacked(frame)["eval_id"]) or counts
     chosen = max(counts, key=counts.__getitem__) if eval_id is None else eval_id
     return frame[frame["eval_id"] == chosen]
@@ -25,7 +25,7 @@ def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFr
 
 def attacked(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of attacks."""
-    if "metric" not in frame:  # curves, all of attacks
+    if "metric" not in frame:  # these are curves, and all of attacks
         return frame
     return frame.loc[frame["metric"].isin(METRICS)]
 

@@ -33,7 +33,7 @@ class Share:
     shared: int
     """How many of its runs an earlier grid has, too."""
     estimate: Sum
-    """Hours of its searches and of what no earlier grid does."""
+    """Hours of its searches, and of its runs and evaluations that no earlier grid has."""
     cost: Cost
 
 

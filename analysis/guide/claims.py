@@ -145,7 +145,7 @@ def odds(frame: pd.DataFrame) -> Lines:
 
 
 def top(frame: pd.DataFrame) -> Lines:
-    """The paper's top k of the loss switch are the worst k, as it sorts ranks descending."""
+    """What the paper calls its k best are the k worst: it sorts the ranks in descending order."""
     for row in records(effects.share_of_top(frame)):
         if row["protocol"] == correlations.longest(frame) and row["of_best"] != row["published"]:
             yield (
@@ -227,7 +227,7 @@ SECTIONS: Mapping[str, Callable[[pd.DataFrame], Lines]] = {
     "Effects tested without regard to other factors": explained,
     "Interactions that are not significant": interactions,
     "Squared odds, and backbones counted twice": odds,
-    "The top of the loss switch": top,
+    "The loss among the k best robust configurations": top,
     "Swapped labels of the heat map, clean and common": swapped,
     "Mean correlations over pooled datasets": pooled,
     "Cheap proxies that fail within a loss": proxies,

@@ -50,7 +50,7 @@ from core.store.files import write_text
 __all__ = ["Digests", "write"]
 
 OTHERS = "; columns named by a norm: under AutoAttack in it; common: under corruptions"
-"""What the columns are that pages of the Guide have besides."""
+"""What the additional columns on pages of the Guide are."""
 SECTIONS = {
     "findings": "Findings",
     "results": "Results",

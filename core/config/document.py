@@ -179,7 +179,7 @@ class Document:
             self.refuse(here, "a key must be text, put quotes around it")
 
     def _index_scalar(self, node: yaml.ScalarNode, place: Place) -> None:
-        if credentials.is_value(node.value):  # joined from several lines, so not found before
+        if credentials.is_value(node.value):  # it spans lines, which are checked one by one
             self.refuse(place, credentials.ADVICE)
         plain = not node.style and _LOADER.resolve(yaml.ScalarNode, node.value, (True, False))
         if node.tag not in (f"{_TAG}str", plain):

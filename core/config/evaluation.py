@@ -107,7 +107,7 @@ class EvalConfig(Part):
             return None
         try:
             there = importlib.util.find_spec(self.package[0]) is not None
-        except ValueError:  # already imported, without a spec
+        except ValueError:  # it is imported already, and has no __spec__
             there = True
         return None if there else self.need
 

@@ -255,7 +255,7 @@ def _untried(evaluation: EvalConfig) -> Problems:
     try:
         float(evaluation.passes(1, 0.5))
         evaluation.shrunk().to_dict()
-    except Exception as error:  # it is the user's code
+    except Exception as error:  # the user's code may raise anything
         told = f"{type(error).__name__}: {first_line(error)}"
         return [("attack", f"attack: {evaluation.attack}: passes() or shrunk() fails: {told}")]
     return []

@@ -106,7 +106,7 @@ def remove(model: nn.Module) -> None:
         try:
             if not layer.disable_adapters:
                 layer.merge(safe_merge=True)
-        except Exception as error:  # peft raises several kinds
+        except Exception as error:  # peft raises exceptions of several types
             raise ConfigError(
                 f"lora: the adapter of {name} cannot be merged ({first_line(error)})"
             ) from None

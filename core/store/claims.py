@@ -203,7 +203,7 @@ class Claim:
         except NotOwnedError:
             pass  # `_look_around` notices this, too, and acts on it
         except OSError:
-            with contextlib.suppress(OSError):  # if the disk is full, the new time is the heartbeat
+            with contextlib.suppress(OSError):  # on a full disk, only the time changes
                 os.utime(claim_path(self.run, self.attempt))
             raise
 

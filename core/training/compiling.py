@@ -54,6 +54,6 @@ class _Copied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
-            x.register_hook(torch.clone)  # the hook ends with x, a new tensor for each call
+            x.register_hook(torch.clone)  # x is new in each call, so its hook goes with it
         logits: Tensor = self.inner(x)
         return logits.clone()

@@ -39,7 +39,7 @@ class Passes(NamedTuple):
     fit: float
     """Training, and validation after every epoch."""
     evaluations: tuple[float, ...]
-    """Each evaluation's, in the order given."""
+    """Those of each evaluation, in the order given."""
 
     @property
     def evaluate(self) -> float:

@@ -141,7 +141,7 @@ def product(
             if config.schedule.trains:
                 yield Found(config, setting, config.id_of(delta))
                 continue
-            try:  # it checks across groups
+            try:  # this also checks groups against each other
                 config = untrained(config)
                 yield Found(config, setting, config.id)
             except ValueError as error:

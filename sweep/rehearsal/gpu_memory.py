@@ -58,7 +58,7 @@ class Fit:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no micro-batch fits. If fewer images would fit, the run itself reduces them."""
+        """Whether no micro-batch fits. If a smaller one would fit, the run takes it by itself."""
         return bool(self.verdict) and (self.is_fixed or not self._most)
 
     @property

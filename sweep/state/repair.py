@@ -23,7 +23,7 @@ from sweep.state.triage import FAILURES, PAUSES
 
 MORE_MEMORY = 1.5
 LIMIT = 3
-"""Retries of one run for one class of failure."""
+"""Maximum number of retries of one run for one class of failure."""
 BOTH_MEMORIES = {"oom", "memory"}
 
 

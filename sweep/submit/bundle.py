@@ -31,7 +31,7 @@ from sweep.worker import custody
 from sweep.worker.task_file import DelayedSubmission, do_task
 
 if TYPE_CHECKING:
-    from sweep.submit.order import Task  # with imports that a node does not need
+    from sweep.submit.order import Task  # it imports what a node does not need
 
 
 class Executor(SlurmExecutor):
@@ -106,7 +106,8 @@ def take(folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    """Run a task: `FOLDER NAME` one of an array; `FOLDER` a local worker's, already written."""
+    """Run a task. Arguments: `FOLDER NAME` for one of an array; `FOLDER` for a local worker's,
+    which is already written."""
     folder, *names = sys.argv[1:]
     try:
         for name in names:

@@ -88,7 +88,7 @@ class Plugin(Backend):
             made.update_parameters(name=name, **shared)
             own = {key: value for key, value in given.items() if key not in shared}
             made._executor.update_parameters(**own)
-        except Exception as error:  # submitit asserts, executors raise anything
+        except Exception as error:  # submitit raises AssertionError, executors raise anything
             raise ConfigError(f"{place}: {_line(error)}") from error
         return made._executor
 

@@ -14,7 +14,7 @@ from submitit.core import utils
 from sweep.worker.custody import own, read
 
 
-class DelayedSubmission(utils.DelayedSubmission):  # submitit knows it by this name
+class DelayedSubmission(utils.DelayedSubmission):  # submitit looks for this name
     """submitit's pickled task, in a file that only its user can change."""
 
     def dump(self, filepath: str | Path) -> None:
