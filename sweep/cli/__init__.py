@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import Annotated
 
 import typer
 from rich.text import Text
+from typer.main import get_command_name
+from typer.models import CommandInfo
 
 from core.config import ConfigError, settings
 from core.config.values import at_home
@@ -98,7 +101,8 @@ def main() -> None:
     own_signals()
     try:
         settings.check()
-        literal(app)(spread_only(map(from_home, sys.argv[1:])), prog_name="sweep")
+        words = spread_only(map(from_home, sys.argv[1:]))
+        literal(lean(words[0] if words else ""))(words, prog_name="sweep")
     except ConfigError as error:
         for line in str(error).splitlines():
             err.print(Text(line, style="red"), soft_wrap=True)
@@ -112,6 +116,24 @@ def main() -> None:
     except OSError as error:
         err.print(Text(f"{error.filename or 'disk'}: {error.strerror}", style="red"))
         sys.exit(1)
+
+
+def lean(verb: str) -> typer.Typer:
+    """`app` with this verb alone, which saves 0.02 s; all of it if there is no such verb."""
+    for group in app.registered_groups:
+        made = group.typer_instance.registered_commands if group.typer_instance else []
+        found = [one for one in made if one.callback and name_of(one) == verb]
+        if found and not group.name:
+            alone = copy(app)
+            alone.registered_groups, alone.registered_commands = [], found
+            return alone
+    return app
+
+
+def name_of(command: CommandInfo) -> str:
+    """How a command is called."""
+    assert command.callback
+    return command.name or get_command_name(command.callback.__name__)
 
 
 def from_home(argument: str) -> str:

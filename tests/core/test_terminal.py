@@ -15,11 +15,12 @@ import pytest
 import typer
 from grid_text import parse
 from rich.console import Console
+from typer.core import TyperGroup
 
 from core.config import ConfigError
 from core.config.values import at_home
 from core.store.folders import Store
-from sweep.cli import app, from_home, terminal
+from sweep.cli import app, from_home, lean, terminal
 from sweep.grid.filters import select_runs
 
 GRID = "name: g\nbase: {backbone: mini_resnet, weights: random, image_size: 32}\n"
@@ -185,3 +186,22 @@ def test_version(call: Callable[..., tuple[int, str, str]]) -> None:
 def test_completion_knows_the_verbs() -> None:
     words = {"_SWEEP_COMPLETE": "complete_bash", "COMP_WORDS": "sweep st", "COMP_CWORD": "1"}
     assert sweep(**words)[:2] == (0, b"status\n")
+
+
+def test_a_verb_alone_is_as_among_all() -> None:
+    """Of a group like `data`, and of what is no verb, nothing is left out."""
+    every = terminal.literal(app)
+    assert isinstance(every, TyperGroup)
+    for verb, whole in every.commands.items():
+        alone = terminal.literal(lean(verb))
+        assert isinstance(alone, TyperGroup)
+        if isinstance(whole, TyperGroup):
+            assert alone.commands.keys() == every.commands.keys()
+            continue
+        assert [*alone.commands] == [verb]
+        told = [
+            (one.help, [(each.name, each.opts, each.required) for each in one.params])
+            for one in (alone.commands[verb], whole)
+        ]
+        assert told[0] == told[1]
+    assert lean("plna") is lean("") is lean("--help") is app
