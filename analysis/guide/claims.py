@@ -154,6 +154,17 @@ def top(frame: pd.DataFrame) -> Lines:
             )
 
 
+def switch(frame: pd.DataFrame) -> Lines:
+    """Tests of the loss switch that are not significant, whatever its effect size."""
+    for row in records(effects.compare_losses(frame)):
+        if min(row["p"], row["U_p"]) >= effects.ALPHA:
+            yield (
+                f"{row['protocol']}: d = {row['d']:.2f}, yet p = {row['p']:.2f} (t) and "
+                f"{row['U_p']:.2f} (U), with {row['continuity']} against {row['switch']} "
+                "configurations"
+            )
+
+
 def swapped(frame: pd.DataFrame) -> Lines:
     """In the paper's heat map the tick labels of clean and common are swapped."""
     matrix = correlations.heat_map(frame)

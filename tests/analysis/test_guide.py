@@ -198,6 +198,7 @@ def test_the_check_finds_what_does_not_follow(call: Call) -> None:
         "FFT (50 epochs), pretraining: p = 0.089 as published, 0.622 beyond the other factors",
         "convnext_tiny.fb_in22k_ft_in1k (TRADES) would go to convnext_tiny.fb_in22k (TRADES) wi",
         "FFT (5 epochs): ranks by Borda counts and by sums correlate by 0.54 and differ by up to",
+        "FFT (50 epochs): d = -0.91, yet p = 0.25 (t) and 0.49 (U), with 4 against 4 config",
         "rho = 0.44 over both losses, 0.10 for Classic AT (p = 0.56)",
         "self-supervised (multimodal) 0.76, supervised (robust) 0.71",
         "FFT (50 epochs), size x loss: p = 9.7e-07 over 6 cells, 0.5 for the interaction",
