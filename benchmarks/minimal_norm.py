@@ -184,7 +184,7 @@ def paired(model: nn.Module, split: Split) -> tuple[float, list[float], list[flo
         gradient_of(model, x, y)
         start = time.process_time()
         found = ours(model, split, "linf", batch=len(split), progress=once)
-    return found.backwards / len(split) - HALVINGS, steps, gradients
+    return found.forwards / len(split) - HALVINGS, steps, gradients
 
 
 def cost(report: Report, name: str, model: nn.Module, split: Split, repetitions: int = 3) -> None:

@@ -49,7 +49,8 @@ def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def class_of(logits: Tensor) -> Tensor:
     """The predicted class of each image [B]; -1 if its largest logit is NaN (which argmax ranks
     highest) or infinite, as after an overflow. Other logits may be -inf: a class ruled out."""
-    return torch.where(logits.amax(1).isfinite(), logits.argmax(1), -1)
+    largest, seen = logits.max(1)
+    return torch.where(largest.abs() < torch.inf, seen, -1)
 
 
 def is_right(logits: Tensor, y: Tensor) -> Tensor:
@@ -72,9 +73,7 @@ def rivalry_of(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The lead [B], logit of class `rival` [B] minus logit of class `own` [B], its gradient with
     respect to x [B, C, H, W], and the logits in float32, all detached. A negative `own` stands for
-    the predicted class, a negative `rival` for the strongest class other than `own`. The gradient
-    is made contiguous: many networks return it channels-last, and then each reduction per image
-    would copy it."""
+    the predicted class, a negative `rival` for the strongest class other than `own`."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         logits = model(x).float()
@@ -88,7 +87,7 @@ def rivalry_of(
         torch.zeros_like(seen).scatter_(1, rival, 1).scatter_add_(1, own, -seen.new_ones(own.shape))
     )
     (gradient,) = torch.autograd.grad(logits, x, sides)
-    return lead, gradient.contiguous(), seen
+    return lead, gradient, seen
 
 
 def check_range(x: Tensor) -> None:

@@ -23,9 +23,7 @@ class Linf(Approach):
     @staticmethod
     def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
         radius = per_image(epsilon)
-        bound = clean - radius
-        point.clamp_(min=bound)
-        return point.clamp_(max=torch.add(clean, radius, out=bound)).clamp_(0, 1)
+        return point.clamp_(clean - radius, clean + radius).clamp_(0, 1)
 
     @staticmethod
     def gaining(gradient: Tensor, gain: Tensor) -> Tensor:

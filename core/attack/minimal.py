@@ -90,6 +90,7 @@ class Approach(Rows, ABC):
     distance: Tensor  # its distance, inf if none yet
     target: Tensor  # its predicted class, -1 if none yet
     low: Tensor  # SHRINK: lower end of the bracket, where the prediction has not changed
+    blind: Tensor  # whether its gradient was zero when clean, or not finite before a change
 
     change: ClassVar[tuple[float, float]] = 0.05, 0.001
     """Share by which FMN's ball shrinks or grows in its first and in its last step."""
@@ -116,6 +117,7 @@ class Approach(Rows, ABC):
             distance=numbers + torch.inf,
             target=whole - 1,
             low=numbers.clone(),
+            blind=whole > 0,
         )
 
     @staticmethod
@@ -144,35 +146,41 @@ class Approach(Rows, ABC):
     def observe(self, lead: Tensor, gradient: Tensor, logits: Tensor, steps: int) -> Tensor:
         """Take in lead [B], its gradient and the logits at `point`, and set the next `point`.
         steps: FMN's, over all descents. Returns which images [B] were misclassified at `point`."""
-        steepness = l2_norms(gradient)
+        steepness, unusable = l2_norms(gradient), None
         if not bool((steepness < LARGEST).all()):  # checking costs less than a copy
+            unusable = ~gradient.flatten(1).sum(1).isfinite()
             gradient = usable(gradient)
             steepness = l2_norms(gradient)
         fresh = (self.own < 0).nonzero().flatten()
         if len(fresh):
             self._meet(fresh, logits[fresh])
         broken = ~is_right(logits, self.own)
+        if len(fresh):
+            self.blind[fresh] = ~broken[fresh] & (gradient[fresh].flatten(1).abs().amax(1) == 0)
+        if unusable is not None:
+            self.blind |= unusable & ~broken
         length = self.length(self.point - self.clean)
         self._remember(broken, length, logits)
         self.step += 1
-        begins = broken & (self.stage == WALK)
-        self.stage = torch.where(begins, DESCEND, self.stage)
-        self.step = torch.where(begins, 1, self.step)
-        self.epsilon = torch.where(begins, length, self.epsilon)
         starts = min(STARTS, steps, self.rivals.shape[1])
         each = steps // starts
         if bool(((self.stage == DESCEND) & (self.step < each)).all()):  # true in most steps
             self._descend(broken, length, lead, gradient, steepness, each)
             return broken
+        begins = broken & (self.stage == WALK)
+        self.stage = torch.where(begins, DESCEND, self.stage)
+        self.step = torch.where(begins, 1, self.step)
+        self.epsilon = torch.where(begins, length, self.epsilon)
         scanning, starting, walking, shrinking = (
             (self.stage == stage).nonzero().flatten() for stage in (SCAN, START, WALK, SHRINK)
         )
         ends = ((self.stage == DESCEND) & (self.step >= each)).nonzero().flatten()
-        before = self.point[walking]
-        if bool((self.stage == DESCEND).any()):
+        before, radius, descending = self.point[walking], self.epsilon, self.stage == DESCEND
+        if bool(descending.any()):
             # Nearly all images are in this stage: move all of them, then overwrite those in other
             # stages.
             self._descend(broken, length, lead, gradient, steepness, each)
+            self.epsilon = torch.where(descending, self.epsilon, radius)
         if len(scanning):
             self._scan(scanning, broken[scanning], lead[scanning], gradient[scanning])
         if len(starting):
@@ -260,13 +268,12 @@ class Approach(Rows, ABC):
             _annealed(bounds, steps, lead.device)[step] for bounds in (SIZE, self.change)
         )
         wider = self.epsilon * (1 + change)
-        lost = (self.stage == DESCEND) & ~broken & self.nearest.isinf()
+        lost = self.nearest == torch.inf  # and so not broken at this point
         if bool(lost.any()):
             reach = length + lead.abs() / self.slant(gradient).clamp(min=LEAST)
             wider = torch.where(lost, reach, wider)
         smaller = torch.minimum(self.epsilon * (1 - change), self.nearest)
-        epsilon = torch.where(broken, smaller, wider)
-        self.epsilon = torch.where(self.stage == DESCEND, epsilon, self.epsilon)
+        self.epsilon = torch.where(broken, smaller, wider)
         share = size / steepness.clamp(min=LEAST)
         self.point.addcmul_(gradient, per_image(share))
         self.point = self.within(self.point, self.clean, self.epsilon)

@@ -8,7 +8,7 @@ does not depend on the strengths of the evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from core.attack.apgd import attacking, rivalry_of
 from core.attack.approaches import APPROACHES
-from core.attack.minimal import END, Approach
+from core.attack.minimal import END, SHRINK, Approach
 from core.config.evaluation_kinds import MinimalNorm
 from core.config.strength import Norm
 from core.data.splits import Split
@@ -28,12 +28,14 @@ from core.evaluation.pseudo import pseudo_margins
 from core.evaluation.queue import order_of
 from core.evaluation.slots import Queue, Slots
 from core.machine.team import ALONE, Team
+from core.model.convolutions import layout
 from core.model.linear_head import feature_margins, find_linear_head, gaps
 from core.store.records import ResultRow, curve, expected_over
 from core.store.snapshot import Snapshot
 
 ARRAYS = {"distance": "float32", "predicted": "int32", "correct": "bool", "target": "int32"}
 MARGINS = {"logit_margin": "float32", "feature_margin": "float32"}
+APART = 8
 
 
 @dataclass
@@ -50,10 +52,6 @@ class Distances:
     backwards: int = 0
     zero_gradient_images: int = 0
     """Right images without a usable gradient, as in core.evaluation.queue."""
-
-    @classmethod
-    def of(cls, images: int, names: Mapping[str, str]) -> Distances:
-        return cls({name: np.zeros(images, kind) for name, kind in names.items()})
 
     @property
     def to_wrong(self) -> NDArray[np.float32]:
@@ -124,10 +122,8 @@ def measured(asked: MinimalNorm, found: Distances) -> Measured:
 
 def critical(distance: NDArray[np.float32], levels: Sequence[float]) -> NDArray[np.int16]:
     """[n]: index of the smallest strength that breaks an image, len(levels) if none does."""
-    found: NDArray[np.int16] = (
-        (distance[:, None] > np.array(levels, np.float32)).sum(1).astype(np.int16)
-    )
-    return found
+    above = distance[:, None] > np.array(levels, np.float32)
+    return np.array(above.sum(1), np.int16)
 
 
 def expected_accuracy(distance: NDArray[np.float32], epsilon: float) -> float:
@@ -146,8 +142,7 @@ def expected_accuracy(distance: NDArray[np.float32], epsilon: float) -> float:
 class _Slots(Slots):
     index: Tensor
     labels: Tensor
-    blind: Tensor  # whether its gradient was unusable at a point classified correctly
-    path: Approach
+    path: Approach  # its images are [B, H, W, C] if the network's layout is channels_last
 
 
 def search(
@@ -208,15 +203,17 @@ class _Queue(Queue[_Slots]):
     ) -> None:
         super().__init__(split, rows, device)
         self.model, self.steps, self.norm, self.margins = model, steps, norm, margins
+        # Images in the network's own memory layout spare two copies per step.
+        last = layout(model) is torch.channels_last
+        self.order, self.back = ((0, 2, 3, 1), (0, 3, 1, 2)) if last else ((0, 1, 2, 3),) * 2
         x, _ = split.batch(torch.arange(1), device)
         with torch.no_grad():
             self.classes = model(x).shape[1]
         head = find_linear_head(model, x) if margins else None
         self.gaps = gaps(head, norm) if head else None
-        absent = () if head else ("feature_margin",)
-        names = ARRAYS | (MARGINS if margins else {})
-        kinds = {name: kind for name, kind in names.items() if name not in absent}
-        self.found = Distances.of(len(rows), kinds)
+        kinds = ARRAYS | (MARGINS if margins else {})
+        names = [name for name in kinds if head or name != "feature_margin"]
+        self.found = Distances({name: np.zeros(len(rows), kinds[name]) for name in names})
 
     def about(self) -> dict[str, Any]:
         names = ("steps", "norm", "margins")
@@ -227,32 +224,49 @@ class _Queue(Queue[_Slots]):
         return vars(self.found) | {"arrays": arrays}
 
     def recall(self, known: dict[str, Any]) -> None:
-        kinds = {name: values.dtype for name, values in self.found.arrays.items()}
-        arrays = {name: np.array(known["arrays"][name], kind) for name, kind in kinds.items()}
+        kept, arrays = known["arrays"], self.found.arrays
+        arrays = {name: np.array(kept[name], values.dtype) for name, values in arrays.items()}
         self.found = Distances(**known | {"arrays": arrays})
 
     def enter(self, index: Tensor, x: Tensor, y: Tensor) -> _Slots:
-        path = APPROACHES[self.norm].start(x, self.classes)
-        return _Slots(index, y, torch.zeros_like(y, dtype=torch.bool), path)
+        images = x.permute(self.order).contiguous()
+        return _Slots(index, y, APPROACHES[self.norm].start(images, self.classes))
 
     def step(self, slots: _Slots) -> Tensor:
-        """One forward and one gradient for every slot."""
+        """One forward for every slot, and a gradient for those that need one."""
         path = slots.path
         fresh = (path.own < 0).nonzero().flatten()
-        lead, gradient, logits = rivalry_of(self.model, path.point, path.own, path.rival)
-        self.found.forwards += len(lead)
-        self.found.backwards += len(lead)
+        lead, gradient, logits = self._look(path)
         broken = path.observe(lead, gradient, logits, self.steps)
-        right = ~broken & (path.own == slots.labels)
         if len(fresh):
-            flat = gradient[fresh].flatten(1).abs().amax(1) == 0
-            slots.blind[fresh] = right[fresh] & flat
-            self._meet(slots, fresh, right[fresh], logits[fresh])
-        slots.blind |= right & ~gradient.flatten(1).sum(1).isfinite()
+            right = ~broken[fresh] & (path.own == slots.labels)[fresh]
+            self._meet(slots, fresh, right, logits[fresh])
         done = (path.stage == END).nonzero().flatten()
         if len(done):
             self._settle(slots, done)
         return done
+
+    def _look(self, path: Approach) -> tuple[Tensor, Tensor, Tensor]:
+        """Lead, its gradient, and logits at every point. The bisection needs no gradient: if more
+        than one image in APART is in it, these go forwards alone, with gradient 0."""
+        halving = path.stage == SHRINK
+        self.found.forwards += len(halving)
+        if APART * int(halving.sum()) <= len(halving):
+            return self._rivalry(path, slice(None))
+        rows, others = halving.nonzero().flatten(), (~halving).nonzero().flatten()
+        lead, gradient = torch.zeros_like(path.distance), torch.zeros_like(path.point)
+        logits = lead.new_empty(len(lead), self.classes)
+        with torch.no_grad():
+            logits[rows] = self.model(path.point[rows].permute(self.back)).float()
+        if len(others):
+            lead[others], gradient[others], logits[others] = self._rivalry(path, others)
+        return lead, gradient, logits
+
+    def _rivalry(self, path: Approach, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+        point, own, rival = path.point[rows], path.own[rows], path.rival[rows]
+        self.found.backwards += len(point)
+        lead, gradient, logits = rivalry_of(self.model, point.permute(self.back), own, rival)
+        return lead, gradient.permute(self.order).contiguous(), logits
 
     def _meet(self, slots: _Slots, rows: Tensor, right: Tensor, logits: Tensor) -> None:
         """Record what the logits of clean images show. Wrong images end here unless margins are
@@ -276,7 +290,8 @@ class _Queue(Queue[_Slots]):
         exact = path.length(path.best[rows].double() - path.clean[rows].double()).float()
         distance = torch.where(path.distance[rows].isfinite(), exact, torch.inf)
         self._write(slots, rows, {"distance": distance, "target": path.target[rows]})
-        self.found.zero_gradient_images += int(slots.blind[rows].sum())
+        right = path.own[rows] == slots.labels[rows]
+        self.found.zero_gradient_images += int((path.blind[rows] & right).sum())
 
     def _write(self, slots: _Slots, rows: Tensor, found: dict[str, Tensor]) -> None:
         places = slots.index[rows].cpu().numpy()
