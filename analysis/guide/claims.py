@@ -238,6 +238,7 @@ SECTIONS: Mapping[str, Callable[[pd.DataFrame], Lines]] = {
     "Effects tested without regard to other factors": explained,
     "Interactions that are not significant": interactions,
     "Squared odds, and backbones counted twice": odds,
+    "A loss switch that no test shows": switch,
     "The loss among the k best robust configurations": top,
     "Swapped labels of the heat map, clean and common": swapped,
     "Mean correlations over pooled datasets": pooled,
