@@ -41,7 +41,8 @@ class Cell:
     measured: int
     asked: int
     n: tuple[int, ...]
-    """Distinct numbers of images behind the parts (of seeds, the extremes); () if unknown."""
+    """Distinct numbers of images behind the parts (for seeds, the smallest and the largest); () if
+    unknown."""
     state: str = "done"
     """'done', or the state of the first incomplete part: failed, running, missing, ..."""
     reason: str = ""

@@ -25,7 +25,7 @@ def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFr
 
 def attacked(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of attacks."""
-    if "metric" not in frame:  # these are curves, and all of attacks
+    if "metric" not in frame:  # curves, which only attacks have
         return frame
     return frame.loc[frame["metric"].isin(METRICS)]
 

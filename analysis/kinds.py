@@ -24,7 +24,8 @@ class Kind:
     title: str = ""
     """Title of its separate table; '' for attacks, which the main tables show."""
     about: Callable[[Config], str] = lambda config: ""
-    """What its numbers are, in the note after 'Accuracy in % on the test split; '."""
+    """The end of a table's note that begins 'Accuracy in % on the test split; ': how the numbers
+    were measured."""
     by_distance: bool = False
     """Whether it measures a distance per image, which makes expected accuracy an exact integral."""
 

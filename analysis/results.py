@@ -55,7 +55,7 @@ class Results:
     def only(self, runs: list[Run]) -> Results:
         """The results of some of the runs."""
         part = object.__new__(Results)
-        # Copies without anything read so far, as files may have changed since.
+        # Copies that have read no file yet, as files may have changed since.
         part._take(self.store, [replace(run) for run in runs], self._indexed)
         return part
 

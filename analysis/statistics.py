@@ -105,7 +105,7 @@ def bootstrap(scores: Scores, counts: NDArray[np.int64] | None = None) -> tuple[
     counts: how many images have each score, by default one. Deterministic. For differences of two
     settings' scores on the same images, this is the paired bootstrap.
     """
-    if counts is None:  # equal scores are drawn together: an attack at 17 strengths has only 18
+    if counts is None:  # equal scores are drawn together: 17 strengths give at most 18
         scores, counts = np.unique(scores, return_counts=True)
     n = int(counts.sum())
     drawn = np.random.default_rng(n).multinomial(n, counts / n, size=RESAMPLES)
@@ -115,8 +115,8 @@ def bootstrap(scores: Scores, counts: NDArray[np.int64] | None = None) -> tuple[
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """p-value of McNemar's exact test that two settings are equally accurate, from which of the
-    same images each gets right, shape [n]."""
+    """p-value of McNemar's exact test that two settings are equally accurate. first, second:
+    whether each classifies each of the same images correctly, shape [n]."""
     only_first = int((first & ~second).sum())
     only_second = int((second & ~first).sum())
     if not only_first + only_second:

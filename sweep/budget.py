@@ -62,8 +62,8 @@ def short(number: float) -> str:
 
 
 def scaled(hours: float, unit: str) -> tuple[float, str]:
-    """(factor, unit): hours, minutes or seconds, whichever is the largest in which `hours` is at
-    least 1, in place of the hours in `unit`."""
+    """How to show `hours` of a unit such as 'GPU-hours': (factor, unit), with the largest of hours,
+    minutes and seconds in which the number is at least 1."""
     for factor, name in ((1, "hours"), (60, "minutes")):
         if hours * factor >= 1:
             return factor, unit.replace("hours", name)

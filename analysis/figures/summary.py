@@ -45,7 +45,7 @@ def bars(values: pd.DataFrame) -> Drawn:
 
 
 def _comparable(found: dict[Key, Cell]) -> list[str]:
-    """The settings that were asked for on every pair on which both fix and sched were."""
+    """The settings that were asked for on every pair that has both fix and sched."""
     asked: dict[str, set[tuple[str, str, Strength]]] = {}
     for key in found:
         asked.setdefault(key.setting, set()).add((key.model, key.dataset, key.strength))

@@ -194,7 +194,8 @@ def pooled(frame: pd.DataFrame) -> Lines:
 
 
 def proxies(frame: pd.DataFrame) -> Lines:
-    """Cheap protocols that rank as the longest does over both losses, but not within one."""
+    """Cheap protocols whose ranking agrees with that of the longest one over both losses together,
+    but not within one loss."""
     table = correlations.proxies(frame)
     whole = table[table["loss"] == correlations.ALL].set_index("proxy")
     for row in records(table[table["loss"] != correlations.ALL]):

@@ -87,7 +87,7 @@ def with_own(frame: pd.DataFrame, results: Results, metrics: Sequence[str] = MET
 def _measured_alike(results: Results) -> dict[str, Row]:
     """As `_measured`, without what the paper trained or evaluated differently."""
     values, runs = results.values, {run.dir.id: run for run in results.runs}
-    # An id follows from the config, so that one record of each tells what it measures.
+    # Evaluations with one id have the same config, so one record of each tells what it measures.
     made = values[values["value"].notna()].drop_duplicates("eval_id")
     unlike = [
         one.id

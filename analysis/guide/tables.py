@@ -208,7 +208,7 @@ ANALYSES: Mapping[str, Analysis] = {
         "Share of the same loss among the k best robust configurations",
         effects.share_of_top,
         ("protocol", "k"),
-        ("in %; as published: among the k worst, as the paper sorts ranks descending",),
+        ("in %; as published: of the k worst, as the paper sorts ranks in descending order",),
         grouped=True,
     ),
     "measurements": Analysis(

@@ -24,7 +24,7 @@ resamples take 2 s."""
 @dataclass(frozen=True)
 class Tau:
     """Kendall's tau-b with its 95 % percentile interval over images. nan if one of the two values
-    is constant over all images (the interval: over those of a resample)."""
+    is the same for all images; the interval is nan if it is so in a resample."""
 
     value: float
     low: float

@@ -87,8 +87,8 @@ def check(
     rows = _draw(doubtful)
     few = replace(split, images=split.images[rows], labels=split.labels[rows])
     exact = queue.search(model, few, strengths, **how)
-    # An image is right at all strengths below its critical level, so the two searches disagree on
-    # as many strengths as the difference of its levels.
+    # An image is right at all strengths below its critical level, so the number of strengths on
+    # which the two searches disagree is the difference between its two levels.
     gap = np.abs(found.critical[rows].astype(int) - exact.critical)
     wrong = int((gap > 0).sum())
     most = _at_most(wrong, len(rows), len(doubtful))

@@ -236,8 +236,8 @@ class _Queue(Queue[_Slots]):
 
 
 def _climb(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Move images [B] that passed one level up. Returns the new level, which is the critical one
-    for images that end, and which images end."""
+    """Raise the level of the images [B] that passed by one. Returns the new level, which is the
+    critical one for images that end, and which images end."""
     following = level + passed
     return following, broken | (following > top)
 

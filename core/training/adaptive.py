@@ -113,9 +113,9 @@ class Target(Ramp):
 
 
 class Curriculum(Ramp):
-    """Eighths of eps_g: moves to the next one when training accuracy under attack is high enough,
-    at the latest when `sched` has reached it. After Cai et al. 2018, whose lessons are numbers of
-    attack steps."""
+    """Rises in eighths of eps_g: to the next one when training accuracy under attack is high
+    enough, at the latest when `sched` has reached it. After Cai et al. 2018, whose lessons are
+    numbers of attack steps."""
 
     def __init__(self, epochs: int, hold: float) -> None:
         super().__init__(epochs)

@@ -96,7 +96,7 @@ class AutoLora(Loss):
     def begin_epoch(self, model: nn.Module, accuracy: Callable[[], float]) -> dict[str, float]:
         from core.model import lora
 
-        self.adapted = model  # what `loss_sum` gets may be compiled
+        self.adapted = model  # `loss_sum` may get a compiled one
         with lora.branch(model):
             self.accuracy = accuracy()
         return {"branch_accuracy": self.accuracy}

@@ -199,7 +199,7 @@ class Step:
                         epsilon=threat.of(part),
                         steps=self.config.attack.steps,
                         norm=self.config.norm,
-                        trusted=True,  # pixels are in [0, 1]: bytes / 255, then augmented in range
+                        trusted=True,  # augmented pixels stay in [0, 1]
                         stop_after=threat.stop_after,
                     )
                     adv = attacked.images

@@ -152,8 +152,8 @@ class Trainer:
         if not self.team.leads:
             return
         if len(self.rows) == self.config.epochs:
-            # Results measured on earlier final weights (their checkpoint is gone) must not be mixed
-            # with results of these.
+            # Results of earlier final weights, whose checkpoint is gone, must not be mixed with
+            # results of the weights trained now.
             self.run.forget_results()
         checkpoint.save(self.run, self.state())
         self.run.write_jsonl(self.run.metrics, self.rows)

@@ -31,8 +31,8 @@ def pictures(
         typer.Option(
             "--strength",
             metavar="STRENGTH...",
-            help="Strengths of the evaluation to show [default: half, one and two times the "
-            "training strength]. Kept and lost images are told apart at the first of them "
+            help="Strengths to show, of those in the evaluation [default: half, one and two times "
+            "the training strength]. An image counts as kept or lost at the first of them "
             "[default: at the training strength].",
         ),
     ] = None,

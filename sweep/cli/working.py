@@ -22,7 +22,7 @@ def work(
     ] = 1,
     idle: Annotated[
         float,
-        typer.Option("--idle", min=0, help="Seconds to wait for more to claim before exiting."),
+        typer.Option("--idle", min=0, help="Seconds to wait for more runs before exiting."),
     ] = 0.0,
     profile: ProfileOption = "local",
     root: Root = None,

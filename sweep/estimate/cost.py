@@ -279,7 +279,7 @@ def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float, flo
                 config = RunConfig.check(parse_json(text, manifest, shapes.Manifest)["config"])
             except DamagedError:
                 continue
-            if not isinstance(config, list) and result.get("seconds"):  # a list: of another version
+            if not isinstance(config, list) and result.get("seconds"):  # a list: no valid config
                 taken[name] += 1
                 count = env.get("threads" if device == "CPU" else "processes", 1)
                 yield config, result["seconds"], count

@@ -25,7 +25,8 @@ parts."""
 
 @dataclass(frozen=True)
 class Changes:
-    """What `weights: {run: ...}` says of the parent: its fields that are not those of the run."""
+    """What `weights: {run: ...}` says of the parent: the fields in which it differs from the
+    run."""
 
     fields: Choice
 

@@ -113,8 +113,8 @@ class Search:
 
     @property
     def epochs(self) -> float:
-        """Average number of epochs of a trial, if one in `reduction`, but at least the best one,
-        goes on at each rung."""
+        """Average number of epochs of a trial, if at each rung one in `reduction` goes on, and
+        always at least the best one."""
         total, rung, share = float(min(self.grace, self.config.epochs)), self.grace, 1.0
         while rung < self.config.epochs:
             share = max(share / self.reduction, 1 / max(self.trials, 1))

@@ -152,7 +152,7 @@ def _of_array(row: Mapping[str, Any], rows: Rows, logs: Path) -> dict[str, Pendi
         run["id"]: _job(row, job, logs, run)
         for job, numbers in tasks(row)
         for number in numbers
-        # Rows that are gone with a deleted manifest, or damaged, promise nothing.
+        # Damaged rows, and those of a deleted manifest, promise nothing.
         if number < len(rows) and (run := rows[number])
     }
 

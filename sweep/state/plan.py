@@ -110,7 +110,7 @@ def make(
             return finished.get(run.id) or look(run, folder, promise, clock, known)
         if promise or run.config.parent:
             return _status(run, decision.unbegun(run, folder, promise))
-        return Status(run, State.NEW)  # as are most of 100,000 runs
+        return Status(run, State.NEW)  # most of 100,000 runs are
 
     statuses = [look_at(run, promised.get(run.id)) for run in runs]
     waiting = {s.run.id for s in statuses if s.state is State.PENDING and promised[s.run.id].name}

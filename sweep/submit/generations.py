@@ -16,7 +16,7 @@ WAITING = "the runs that they wait for are not submitted yet"
 
 
 def start(order: Runs) -> Started[Runs]:
-    """As `Backend.start`, for runs that may wait for each other. Raises as that."""
+    """As `Backend.start`, with the same exceptions, for runs that may wait for each other."""
     backend = backends.of(order.profile.executor)
     if not backend.queued:
         return backend.start(order)

@@ -3,7 +3,7 @@
 `python -m sweep.submit.ray_tasks LOGS NAME COUNT OPTIONS` runs on the head node and needs hardly
 any resources. A task runs its job in a separate process, as Ray installs its own signal handlers in
 its workers: `python -m sweep.submit.ray_tasks LOGS NAME COUNT NUMBER`. That process saves its run
-and ends if its worker dies, be it killed or because the driver has ended.
+and ends if its worker dies, whether that was killed or the driver has ended.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def attend(
                 crashed = [n for n, job in jobs if job not in running and not _ended(job)]
                 if crashed and left(seen) and spare > 0:
                     spare, before = spare - len(crashed), -1
-                    # Keep the number: it determines the GPUs, and the others' are in use.
+                    # Keep the worker's number: it determines its GPUs, and all others are in use.
                     for number in crashed:
                         crew.jobs[number] = crew.start(number)
                 elif not running:
