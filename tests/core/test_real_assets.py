@@ -89,8 +89,8 @@ def test_what_is_no_font_is_left_out_and_too_few_are_one_line(tmp_path: Path) ->
     (tmp_path / "twin.ttf").write_bytes((DEJAVU / "DejaVuSans.ttf").read_bytes())
     with pytest.raises(ConfigError, match=r"expected at least two fonts .* found 1 among 3 files"):
         fonts.find_fonts(tmp_path)
-    for given in ({"each": 9}, {"contrast": 0}, {"contrast": 200}):
-        with pytest.raises(ConfigError, match="expected at least 10 images"):
+    for given in ({"each": 9}, {"each": 1001}, {"contrast": 0}, {"contrast": 200}):
+        with pytest.raises(ConfigError, match="expected 10 to 1000 images"):
             list(fonts.draw_fonts(DEJAVU, **given))
 
 

@@ -61,7 +61,7 @@ def test_images_are_laid_out_once_and_the_easy_task_may_be_missing(
     (share / "datasets").rename(share / "elsewhere")
     said = real.furnish(weights, store, share)
     assert said and said.endswith("no such folder; run: apt-get install dataset-fashion-mnist")
-    assert len(class_folders(store.data / "demo_fonts" / "train")) == 3
+    assert len(class_folders(store.data / "demo_letters" / "train")) == 3
     (share / "elsewhere").rename(share / "datasets")
     (share / "fonts").unlink()  # they are needed once
     assert real.furnish(weights, store, share) is None
