@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from analysis.cells import strengths
 from analysis.figures.panels import at_strength, named, of_pair, pairs_of, unit, unit_name
-from analysis.figures.style import Looks, above, blocks, looks, matrix, styled
+from analysis.figures.style import Looks, above, blocks, looks, matrix, pair_title, styled
 from analysis.figures.training import stem
 from analysis.margins.detection import Images, detect, estimates, is_rare, is_scarce, known, roc
 from analysis.margins.rows import read_arrays, strengths_of
@@ -45,7 +45,7 @@ def hexbins(results: Results) -> Drawn:
                 for j, setting in enumerate(settings):
                     here = of_pair(mine, pair)
                     _hexbin(grid[i, j], results, here[here["setting"] == setting])
-                    grid[i, j].set_title(f"{', '.join(pair)}\n{grid[i, j].get_title()}")
+                    grid[i, j].set_title(f"{pair_title(pair)}\n{grid[i, j].get_title()}")
                 grid[i, 0].set_ylabel("logit margin")
             for axes in grid[-1]:
                 axes.set_xlabel(f"distance ({unit_name(mine, 'eval_norm')})")

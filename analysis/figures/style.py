@@ -6,6 +6,7 @@ Settings also differ in line style and marker, so that colour is never the only 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ RC: Any = {
 }
 PANEL = (2.1, 1.75)
 """Width and height of one panel, in inches."""
+CHARACTERS = 28
+"""That fit above one panel."""
 DPI = 200
 WIDEST = 6
 """Maximum number of entries per line of a legend."""
@@ -171,6 +174,11 @@ def below(axes: Axes, entries: Sequence[Artist], title: str) -> None:
 def make_room(figure: Figure, lines: int, entries: int) -> None:
     """Grow a figure for legends `below` the panels of `lines` rows, with `entries` each."""
     figure.set_figheight(figure.get_figheight() + lines * 0.17 * (1 + -(-entries // 2)))
+
+
+def pair_title(pair: Sequence[str]) -> str:
+    """The title of a panel about a backbone and a dataset: on two lines if one is too narrow."""
+    return textwrap.fill(", ".join(pair), CHARACTERS, break_long_words=False)
 
 
 def mean_line(axes: Axes, frame: pd.DataFrame, x: str, y: str, style: Look) -> pd.Series:

@@ -24,7 +24,16 @@ from analysis.figures.panels import (
     pairs_of,
     what_is_judged,
 )
-from analysis.figures.style import Looks, blocks, legend, looks, make_room, matrix, styled
+from analysis.figures.style import (
+    Looks,
+    blocks,
+    legend,
+    looks,
+    make_room,
+    matrix,
+    pair_title,
+    styled,
+)
 from analysis.names import datasets_in_order, models_in_order
 from analysis.results import Results
 from core.config import Strength
@@ -104,7 +113,7 @@ def draw_training(results: Results) -> Drawn:
             for i, pair in enumerate(pairs):
                 column = grid[len(COLUMNS) * (i // 4) :, i % 4]
                 _history(column, of_pair(epochs, pair), styles, first=i % 4 == 0)
-                column[0].set_title(", ".join(pair))
+                column[0].set_title(pair_title(pair))
             legend(figure, styles, strength)
         yield stem("training", strength), figure
 
@@ -135,7 +144,7 @@ def _by_pair(frame: pd.DataFrame, x: str, y: str) -> tuple[Figure, dict[tuple[st
         if pair not in pairs:
             axes.set_axis_off()
             continue
-        axes.set_title(", ".join(pair))
+        axes.set_title(pair_title(pair))
     for axes in grid[-1]:
         axes.set_xlabel(x)
     for axes in grid[:, 0]:
