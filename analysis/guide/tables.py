@@ -110,14 +110,14 @@ ANALYSES: Mapping[str, Analysis] = {
     "medals": Analysis(
         "Three best of each size",
         ranking.medals,
-        ("size", "medal"),
+        ("size", "medal", "backbone", "loss"),
         apart=True,
         grouped=True,
     ),
     "best": Analysis(
         "Best on each dataset",
         ranking.best,
-        ("dataset",),
+        ("dataset", "backbone", "loss"),
         ("Borda: points on that dataset, at most 5 x 80 in the published grid; accuracies in %",),
         apart=True,
     ),
