@@ -30,8 +30,8 @@ Rows = Callable[[Run], Iterable[Row]]
 SCHEMA = 10
 """Version of the rows. Increase it when the same files give other rows."""
 SETTLED = 2_000_000_000
-"""Nanoseconds since its last change after which a file's rows are kept: a second change within one
-tick of the file system's clock would not show."""
+"""A file's rows are kept only if it last changed at least this many nanoseconds ago: a second
+change within one tick of the file system's clock would not show."""
 CHUNK = 2000
 MARKS = b"epsweep.marks"
 """Key of the Parquet metadata that holds {run id: mark}."""

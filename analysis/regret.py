@@ -128,7 +128,7 @@ def _is_better(group: pd.DataFrame, p: float) -> bool:
 
 
 def _worst(groups: Mapping[str, pd.DataFrame]) -> list[str]:
-    """The cell with the largest regret of each setting that has several cells."""
+    """For each setting with several cells, the cell in which its regret is largest."""
     several = {name: group for name, group in groups.items() if len(group) > 1}
     places = []
     for name, group in several.items():

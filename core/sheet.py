@@ -31,7 +31,7 @@ class Sheet(Table):
     """
 
     def __init__(self, *columns: str, stub: int = 1, **kwargs: Any) -> None:
-        """columns: their headings, with '>' in front of those of numbers. stub: how many leading
+        """columns: their headings; a '>' in front marks a column of numbers. stub: how many leading
         columns name the rows. Other arguments: see rich's Table; without a box by default."""
         super().__init__(**{"box": None, "pad_edge": False, "header_style": "bold", **kwargs})
         self.stub = stub

@@ -115,8 +115,8 @@ def _roc(
 def _telling(
     distance: np.ndarray, tried: Sequence[Strength], strength: Strength
 ) -> Strength | None:
-    """Of the strengths with ten brittle and ten robust images, the nearest to `strength`, or
-    None. distance: of each image, shape [n]."""
+    """The strength nearest to `strength` at which at least ten images are brittle and ten robust;
+    None if there is no such strength. distance: of each image, shape [n]."""
     shares = {one: float((distance <= float(one)).mean()) for one in tried}
     able = [one for one, share in shares.items() if not is_scarce(share, len(distance))]
     return min(able, key=lambda one: abs(float(one) - float(strength)), default=None)

@@ -47,12 +47,12 @@ COLUMNS = {
     "val_loss": "loss",
 }
 """Rows of the `training` figure: column of the metrics -> label. alpha is what the schedule asks
-for, the others are of the validation after each epoch."""
+for; the others are measured by the validation after each epoch."""
 
 
 def trained(results: Results) -> list[Strength]:
-    """The eps_g for which a run has an epoch or a curve. If only standard runs have any yet, which
-    belong to every strength, all eps_g asked for; [0] if there are no attacked runs."""
+    """The eps_g for which a run has an epoch or a curve. If so far only standard runs have one: all
+    eps_g asked for, as those runs belong to every strength; [0] if there are no attacked runs."""
     begun = {*strengths(results.epochs), *strengths(results.curves)}
     asked = {*strengths(results.table)} if begun else set()
     return sorted(filter(None, begun)) or sorted(filter(None, asked)) or [NO_ATTACK]

@@ -184,9 +184,9 @@ def _impossible(values: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 
 def _explicable(frame: pd.DataFrame, metric: str) -> pd.Series:
-    """Which rows can have a robust accuracy above the clean one because images are missing: no more
-    images are right under attack than are right when clean or were left out of that test. Tests
-    count as whole or partial, as the accuracies allow."""
+    """Which rows can have a robust accuracy above the clean one because images are missing: the
+    images right under attack are at most those right when clean plus those missing from the clean
+    test. Tests count as whole or partial, as the accuracies allow."""
     images = frame["dataset"].map(IMAGES).to_numpy(float)
     found = np.zeros(len(frame), dtype=bool)
     for share, clean_share in product((1, LEFT), repeat=2):

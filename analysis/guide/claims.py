@@ -109,7 +109,7 @@ def explained(frame: pd.DataFrame) -> Lines:
 
 
 def _changed(frame: pd.DataFrame, column: str, how: str) -> Lines:
-    """Factors whose significance differs from the published one by the p-value in a column."""
+    """Factors whose significance, by the p-values in `column`, differs from the published one."""
     for row in records(effects.test_factors(frame).dropna(subset=["p", column])):
         if (row["p"] < effects.ALPHA) != (row[column] < effects.ALPHA):
             yield (

@@ -107,8 +107,8 @@ def our_names() -> Mapping[str, str]:
 
 
 def facts(backbone: str) -> Facts:
-    """The properties of a backbone by its published name: as published if they are, even if the
-    registry differs; else those of the registry."""
+    """The properties of a backbone by its published name: the published ones if there are any, even
+    if the registry differs; else the registry's."""
     if backbone in known_facts():
         return known_facts()[backbone]
     entry = backbones().get(backbone)

@@ -24,7 +24,7 @@ ALPHA = 0.1
 """Significance level of the published Tukey tests."""
 ROBUST = "supervised (robust)"
 OTHER_RECIPE = "robust_resnet50"
-"""Robust, but pretrained with neither of the two losses: the paper leaves it out."""
+"""A robust backbone that was pretrained with neither of the two losses: the paper leaves it out."""
 
 
 def test_factors(frame: pd.DataFrame) -> pd.DataFrame:

@@ -52,8 +52,9 @@ class Confusion(NamedTuple):
 def confusions(
     flags: Mapping[str, Array], strengths: Sequence[Strength], shown: Sequence[Strength]
 ) -> list[Confusion]:
-    """The confusion on clean images, then at each strength in `shown`. flags: with the arrays
-    ATTACKED, of an evaluation at `strengths` (ascending from 0, with those shown), or MEASURED."""
+    """The confusion on clean images, then at each strength in `shown`. flags: has the arrays
+    ATTACKED, of an evaluation at `strengths` (ascending from 0, those in `shown` among them), or
+    the arrays MEASURED."""
     label = flags["label"].astype(int)
     levels = [0, *map(strengths.index, shown)]
     taken = [_taken(flags, label, strengths[level], level) for level in levels]

@@ -248,7 +248,8 @@ class _Queue(Queue[_Slots]):
 
     def _look(self, path: Approach) -> tuple[Tensor, Tensor, Tensor]:
         """Lead, its gradient, and logits at every point. The bisection needs no gradient: if more
-        than one image in APART is in it, these go forwards alone, with gradient 0."""
+        than one image in APART is in that stage, these images get a separate forward, and gradient
+        0."""
         halving = path.stage == SHRINK
         self.found.forwards += len(halving)
         if APART * int(halving.sum()) <= len(halving):

@@ -236,7 +236,7 @@ class _Queue(Queue[_Slots]):
 
 
 def _climb(level: Tensor, passed: Tensor, broken: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Raise the level of the images [B] that passed by one. Returns the new level, which is the
+    """Raise by one the level of the images [B] that passed. Returns the new level, which is the
     critical one for images that end, and which images end."""
     following = level + passed
     return following, broken | (following > top)

@@ -72,8 +72,8 @@ def find(
 
 
 def checksums(run: RunDir, evals: Iterable[str]) -> dict[str, int]:
-    """Name in the folder -> CRC-32, for the result: of the files that are final once it is written.
-    A reader need not parse a file that has its checksum."""
+    """Name in the folder -> CRC-32, for the files that are final once the result is written, which
+    stores these. A reader need not parse a file that still has its checksum."""
     names = [ENV, METRICS, *(name for asked in evals for name in eval_names(asked))]
     found = {name: checksum(f"{run.path}/{name}") for name in names}
     return {name: value for name, value in found.items() if value is not None}

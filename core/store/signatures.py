@@ -94,7 +94,7 @@ def transfer_of(rows: Sequence[Row], epochs: int, classes: int | None) -> Transf
 
 
 def of_end(kind: str | None, reason: str | None) -> list[Finding]:
-    """The signature in the kind and reason of failure of a run's last attempt."""
+    """The signature that shows in how a run's last attempt failed: the kind and the reason."""
     return [Finding("divergence", str(reason))] if kind == "diverged" else []
 
 

@@ -89,8 +89,8 @@ class AutoLora(Loss):
     """
 
     extra_forwards = 1
-    """One forward and backward without gradients for the backbone's weights costs two thirds; the
-    rest is for measuring the accuracy."""
+    """The clean images' forward and backward, without gradients for the backbone's weights, counts
+    as two thirds of one; measuring the accuracy counts as the rest."""
     strength = 6.0
 
     def begin_epoch(self, model: nn.Module, accuracy: Callable[[], float]) -> dict[str, float]:

@@ -189,8 +189,8 @@ def hours_of(
 ) -> dict[tuple[str, str], float | None]:
     """(published backbone, loss) -> GPU-hours of its run in the grid `guide` under a protocol.
 
-    dataset: by our name or its folder. The mean over the grid's datasets if it is none of them and
-    is not here. None if a run has no estimate."""
+    dataset: our name for it, or its folder; for one that is neither in the grid nor on this
+    machine, the mean over the grid's datasets. None if a run has no estimate."""
     from analysis.guide.design import cell_of
     from sweep.estimate import cost
     from sweep.estimate.passes import sizes_of

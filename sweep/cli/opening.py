@@ -41,8 +41,8 @@ def look(loaded: Grid, store: Store, only: list[str] | None) -> Plan:
 
 @contextmanager
 def _kept() -> Iterator[None]:
-    """Context manager: what is made, such as 10,000 runs, stays until the end, so the garbage
-    collector need not scan it, meanwhile or afterwards."""
+    """Context manager: keep the garbage collector from scanning what is made here, such as 10,000
+    runs, now and later: all of it is needed until the end."""
     gc.disable()
     try:
         yield

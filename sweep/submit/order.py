@@ -81,7 +81,7 @@ class Order(ABC):
 
     @abstractmethod
     def span(self, numbers: range) -> dict[str, int]:
-        """The fields first, end and per in the record of an array of these jobs, see
+        """The fields `first`, `end` and `per` in the record of an array of these jobs, see
         pending.tasks."""
 
     @abstractmethod

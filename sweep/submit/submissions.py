@@ -108,7 +108,8 @@ def write_manifest(sweep: SweepDir, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def record(sweep: SweepDir, manifest: Path, profile: Profile, **more: Any) -> None:
-    """Add a row to submissions.jsonl; it replaces the one with the same `name`, if it has one."""
+    """Add a row to submissions.jsonl, in place of an earlier one with the same `name`, if a name is
+    given."""
     row = {
         "time": now(),
         "user": environment.user(),

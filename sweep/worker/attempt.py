@@ -176,7 +176,7 @@ def _ending(
         log.error("%s", traceback.format_exc())
         kind, reason = triage.classify(error)
         if sweep and kind in breaker.SYSTEMATIC:
-            with suppress(OSError):  # full disk, or `launch` removes it: still record the failure
+            with suppress(OSError):  # disk full, or folder removed: still record the failure
                 breaker.note(sweep, name, error, reason)
         return Ending("failed", kind, reason, error if kind == "timeout" else None)
     return Ending("done")
