@@ -74,7 +74,7 @@ class Work(NamedTuple):
     """What a run takes; None for what is unknown."""
 
     petaflops: float | None
-    """10^15 operations in all; None if its backbone or dataset is unknown."""
+    """10^15 operations in all; None if those of its backbone, or its dataset, are unknown."""
     training: float | None
     """10^15 operations of its training, without evaluations."""
     hours: float | None
@@ -90,8 +90,8 @@ class _Alike(NamedTuple):
     evals: Sequence[EvalConfig]
     """Kept alive, because the key of `Cost._alike` holds the `id()` of these objects."""
     passes: Passes
-    works: dict[tuple[float, float | None], Work]
-    """(GFLOPs of a forward pass, measured TFLOP/s or None) -> work."""
+    works: dict[tuple[float, bool, float | None], Work]
+    """(GFLOPs of a forward pass, whether they are known, measured TFLOP/s or None) -> work."""
 
 
 def by_phase(works: Iterable[Work], before: Sum) -> dict[str, Sum]:
@@ -117,6 +117,9 @@ class Cost:
     """Kind of run (`_kind`) -> TFLOP/s measured on finished runs."""
     runs: int = 0
     """Number of finished runs that the speeds were measured on."""
+    timed: int = 0
+    """How many of them have a backbone whose operations are unknown: their speed is in passes of
+    their own kind, and counts for no other."""
     at_once: int | None = None
     """Devices that may work at the same time under the profile; None if unknown."""
     cores: float | None = None
@@ -136,10 +139,11 @@ class Cost:
     def basis(self) -> str:
         """Where the speed comes from, as a phrase."""
         name = self.device if self.on_gpus else "CPU core"
+        runs = f"as in {counted(self.runs, 'run')} here ({', '.join(self.own)})"
+        if self.runs > self.timed:
+            return f"at {self.tflops:.3g} TFLOP/s per {name}, {runs}"
         if self.runs:
-            kinds = ", ".join(self.own)
-            runs = f"{counted(self.runs, 'run')} here ({kinds})"
-            return f"at {self.tflops:.3g} TFLOP/s per {name}, as in {runs}"
+            return runs
         if self.device not in TFLOPS:
             return f"as if {name} were an H100 at {self.tflops:g} TFLOP/s; {SHIPPED}"
         where = f"; {SHIPPED}" if self.on_gpus else ""
@@ -152,15 +156,16 @@ class Cost:
 
     def work(self, config: RunConfig, evals: Sequence[EvalConfig]) -> Work:
         """The work of a run with these evaluations."""
-        sizes, each = self.sizes(config.dataset), gflops(config)
-        if not sizes or not each:
+        sizes, (each, known) = self.sizes(config.dataset), gflops(config)
+        own = self.own.get(_kind(config))
+        if not sizes or not (known or own):
             return Work(None, None, None)
-        alike, own = self._those_like(config, evals, sizes), self.own.get(_kind(config))
-        if (each, own) not in alike.works:
-            alike.works[each, own] = self._work(alike, each, own)
-        return alike.works[each, own]
+        alike, key = self._those_like(config, evals, sizes), (each, known, own)
+        if key not in alike.works:
+            alike.works[key] = self._work(alike, *key)
+        return alike.works[key]
 
-    def _work(self, alike: _Alike, each: float, own: float | None) -> Work:
+    def _work(self, alike: _Alike, each: float, known: bool, own: float | None) -> Work:
         found = alike.passes
         training, whole = found.fit * each / 1e6, (found.fit + found.evaluate) * each / 1e6
         if not own and each < SMALL_GFLOPS:
@@ -169,7 +174,8 @@ class Cost:
         phases = defaultdict(float, training=found.fit / hour)
         for item, passes in zip(alike.evals, found.evaluations, strict=True):
             phases[own_code.label(item.attack)] += passes / hour
-        return Work(whole, training, sum(phases.values()), phases)
+        total = sum(phases.values())
+        return Work(whole, training, total, phases) if known else Work(None, None, total, phases)
 
     def _those_like(
         self, config: RunConfig, evals: Sequence[EvalConfig], sizes: Mapping[str, int]
@@ -236,19 +242,24 @@ def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
     device = find_device(profile, str(hardware or ""))
     shipped = Cost(device, store, shipped_speed(device), at_once=most_at_once(profile, device))
     seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    every: list[tuple[float, float]] = []  # of backbones whose operations are known
     spent, taken = 0.0, 0.0  # seconds of the runs, and of their devices
     for config, seconds, devices in _finished(store, device):
         spent, taken = spent + seconds, taken + seconds * devices
-        sizes, each = shipped.sizes(config.dataset), gflops(config)
-        if sizes and each:
-            work = count_passes(config, (), sizes).fit * each / 1e3
-            seen[_kind(config)].append((work, seconds * devices))
+        sizes, (each, known) = shipped.sizes(config.dataset), gflops(config)
+        if sizes:
+            pair = count_passes(config, (), sizes).fit * each / 1e3, seconds * devices
+            seen[_kind(config)].append(pair)
+            every += [pair] * known
     cores = taken / spent if spent and not shipped.on_gpus else None
     if not seen:
         return replace(shipped, cores=cores)
-    every = [pair for pairs in seen.values() for pair in pairs]
+    speed = _speed(every) if every else shipped.tflops
     speeds = {name: _speed(pairs) for name, pairs in seen.items()}
-    return Cost(device, store, _speed(every), speeds, len(every), shipped.at_once, cores)
+    runs = sum(map(len, seen.values()))
+    return replace(
+        shipped, tflops=speed, own=speeds, runs=runs, timed=runs - len(every), cores=cores
+    )
 
 
 def _speed(pairs: Sequence[tuple[float, float]]) -> float:

@@ -63,11 +63,12 @@ def count_passes(
     return Passes(fit, tried)
 
 
-def gflops(config: RunConfig) -> float | None:
-    """GFLOPs of a forward pass of one image at the run's size, taken as proportional to its area.
-    None if the backbone's are unknown."""
+def gflops(config: RunConfig) -> tuple[float, bool]:
+    """GFLOPs of a forward pass of one image at the run's size, taken as proportional to its area,
+    and whether those of the backbone are known; else they are counted as 1 at 224 pixels, which
+    only allows comparing runs of that backbone."""
     known = backbone(config.backbone).gflops
-    return known * (config.image_size / 224) ** 2 if known else None
+    return (known or 1.0) * (config.image_size / 224) ** 2, bool(known)
 
 
 def sizes_of(dataset: str, store: Store) -> Mapping[str, int] | None:

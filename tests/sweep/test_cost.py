@@ -152,7 +152,7 @@ def test_a_grid_says_what_the_model_says(file: Path, store: Store) -> None:
     estimate = cost.of(H100, store).total(grid.runs)
     said = grid.about.get("gpu_hours")
     if said is None:
-        assert all((passes.gflops(run.config) or 0) < 0.5 for run in grid.runs)
+        assert all(passes.gflops(run.config)[0] < 0.5 for run in grid.runs)
     else:
         assert said == pytest.approx(estimate.known, rel=0.01, abs=0.5)
         text = file.read_text()
@@ -333,6 +333,27 @@ def test_bf16_and_unknown_gpus_are_told_apart(small: Grid, store: Store) -> None
         "NVIDIA GeForce RTX 3060", store, device.shipped_speed("NVIDIA GeForce RTX 3060")
     )
     assert other.basis.startswith("as if NVIDIA GeForce RTX 3060 were an H100")
+
+
+def test_a_backbone_of_unknown_operations_is_timed(small: Grid, store: Store) -> None:
+    """Its speed says nothing of other backbones, and theirs nothing of it."""
+    own, other = config(backbone="resnet18"), config()
+    run = replace(small.runs[0], id=own.id, config=own)
+    sweep = submissions.record_grid(small, store)
+    write_jsonl(sweep.manifest, [submissions.manifest_row(run)])
+    assert cost.of(H100, store).hours(own, ()) is None
+    folder = store.run(own.id)
+    write_json(folder.env, {"device": "NVIDIA H100 80GB HBM3", "processes": 1, "threads": 1})
+    write_json(folder.result, {"evals": [], "seconds": 7200.0})
+    model = cost.of(H100, store)
+    assert model.basis == "as in 1 run here (resnet18)"
+    assert model.hours(own, ()) == pytest.approx(2.0)
+    assert model.hours(config(backbone="resnet18", epochs=8), ()) == pytest.approx(4.0)
+    assert model.hours(other, ()) == model.shipped.hours(other, ())
+    begun = [Status(run, State.RUNNING, share=0.5, phase="train", gpu_seconds=10.0)]
+    told = budget.hours(Plan([*begun, Status(replace(run, config=other), State.NEW)]), model)
+    mine, its = (model.hours(each, run.evals) or 0 for each in (own, other))
+    assert told.left == pytest.approx((1 - 0.9 * 0.5) * mine + its) and mine > 2
 
 
 def test_what_is_not_known_is_not_guessed(store: Store, tmp_path: Path) -> None:
