@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from core.attack.minimal import LEAST, Approach, l2_norms
-from core.attack.projection import per_image, project_l1
+from core.attack.projection import per_image, soften_l1
 from core.config.strength import Norm
 
 
@@ -63,7 +63,7 @@ class L1(Approach):
 
     @staticmethod
     def within(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
-        return project_l1(point, clean, epsilon)
+        return soften_l1(point, clean, epsilon)
 
 
 APPROACHES: dict[Norm, type[Approach]] = {"linf": Linf, "l2": L2, "l1": L1}

@@ -8,8 +8,13 @@ of the budget would be lost (Croce & Hein 2021).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+FEW = 0.1
+"""Share of the pixels among which `soften_l1` looks first for those that move."""
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -42,15 +47,38 @@ def project_l1(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
     """
     moved, room = _moves(point, clean)
     size = moved.abs()
+    shift = _shift(size, room, epsilon)[:, None]
+    return _back(torch.minimum((size - shift).clamp(min=0), room), moved, clean)
+
+
+def soften_l1(point: Tensor, clean: Tensor, epsilon: Tensor) -> Tensor:
+    """The point of `project_l1`, rounded to float32 at every step. Few pixels move in l1: if no
+    more than a share FEW does, the largest |d| determine the shift, and this takes a seventh of the
+    time."""
+    delta = point - clean
+    moved, start = delta.flatten(1), clean.flatten(1)
+    size, places = moved.abs().topk(math.ceil(FEW * moved.shape[1]), sorted=False)
+    start = start.gather(1, places)
+    room = torch.where(moved.gather(1, places) > 0, 1 - start, start)
+    shift = _shift(size.double(), room.double(), epsilon)
+    if len(dense := (shift < size.amin(1)).nonzero().flatten()):
+        moves, room = _moves(point[dense], clean[dense])
+        shift[dense] = _shift(moves.abs(), room, epsilon[dense])
+    bound = per_image(shift.to(delta.dtype))
+    return delta.sub_(delta.clamp(-bound, bound)).add_(clean).clamp_(0, 1)
+
+
+def _shift(size: Tensor, room: Tensor, epsilon: Tensor) -> Tensor:
+    """The shift [B] of `project_l1`, 0 inside the ball; size: |d| [B, D], room as `_moves` returns
+    it."""
     largest = size.amax(1, keepdim=True)
     # As the shift falls from its largest value, a pixel starts to move at |d|, and reaches the end
     # of the pixel range at |d| - room.
     knots = torch.cat([largest - size, largest - size + room], dim=1)
     turns = torch.cat([torch.ones_like(size), -torch.ones_like(size)], dim=1)
-    shift = largest - _crossing(knots, turns, epsilon.double())[:, None]
+    shift = largest[:, 0] - _crossing(knots, turns, epsilon.double())
     outside = torch.minimum(size, room).sum(1) > epsilon.double()
-    shift = torch.where(outside[:, None], shift, 0)
-    return _back(torch.minimum((size - shift).clamp(min=0), room), moved, clean)
+    return torch.where(outside, shift, 0)
 
 
 def _moves(point: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:

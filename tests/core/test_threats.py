@@ -18,7 +18,14 @@ from torch import Tensor
 from analysis import names
 from core.attack.apgd import run_apgd
 from core.attack.approaches import APPROACHES
-from core.attack.projection import direction_l1, direction_l2, project_l1, project_l2
+from core.attack.projection import (
+    FEW,
+    direction_l1,
+    direction_l2,
+    project_l1,
+    project_l2,
+    soften_l1,
+)
 from core.attack.trajectory import TRAJECTORIES
 from core.config.strength import NORMS
 from core.data.splits import Split
@@ -69,6 +76,20 @@ def by_solver(point: Tensor, clean: Tensor, epsilon: float, p: int) -> np.ndarra
     while excess(highest) > 0 and highest < 1e15:
         highest *= 10
     return moved(brentq(excess, 0, highest, xtol=1e-14, rtol=1e-14) if highest < 1e15 else highest)
+
+
+@pytest.mark.parametrize("radius", [0.2, 3.0, 30.0, 3000.0])
+def test_the_fast_projection_of_l1_is_the_exact_one_whether_few_pixels_move_or_many(
+    radius: float,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(6, 3, 8, 8, generator=generator)
+    point = clean + 0.4 * torch.randn(clean.shape, generator=generator)
+    epsilon = torch.linspace(radius / 2, radius, 6)
+    exact = project_l1(point, clean, epsilon)
+    assert torch.allclose(soften_l1(point, clean, epsilon), exact, atol=1e-6)
+    moved = (exact != clean).flatten(1).float().mean(1)
+    assert (moved < FEW).any() if radius < 1 else (moved > FEW).any()
 
 
 @each
