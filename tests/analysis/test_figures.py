@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import resource
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from analysis import Results
@@ -19,7 +17,7 @@ from analysis.command import Source
 from analysis.figures import NAMES, draw, write_figures
 from analysis.figures.hinges import read_hinges
 from analysis.figures.strength import correlation
-from analysis.figures.style import LOOKS, OTHERS, looks, save
+from analysis.figures.style import save
 from analysis.figures.summary import undominated
 from analysis.figures.transfer import draw_transfer
 from analysis.paper import table_cells, table_frame
@@ -244,24 +242,6 @@ def test_unknown_and_empty_figures_are_refused(tmp_path: Path) -> None:
         write_figures(source, tmp_path, ["parreto"])
     with pytest.raises(ConfigError, match="--figure training: no results"):
         write_figures(source, tmp_path, ["training"])
-
-
-DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
-PROTANOPIA = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
-
-
-@pytest.mark.parametrize("vision", [np.eye(3), DEUTERANOPIA, PROTANOPIA])
-def test_settings_can_be_told_apart_by_everyone(vision: np.ndarray) -> None:
-    """Linear-light colours through the usual simulation of colour blindness stay apart."""
-    colors = {name: vision @ np.array(to_rgb(look.color)) ** 2.2 for name, look in LOOKS.items()}
-    for first, second in itertools.combinations(colors.values(), 2):
-        assert np.linalg.norm(first.clip(0) ** (1 / 2.2) - second.clip(0) ** (1 / 2.2)) > 0.12
-    assert len({(look.line, look.marker) for look in LOOKS.values()}) == len(LOOKS)
-
-
-def test_further_settings_get_looks_of_their_own() -> None:
-    found = looks([f"T1={i};T2=50" for i in range(len(OTHERS))])
-    assert len({(look.color, look.line) for look in found.values()}) == len(OTHERS)
 
 
 def test_variants_are_lines_of_their_own(tmp_path: Path) -> None:
