@@ -105,6 +105,7 @@ def begin(folder: Path, state: str, evals: list[str]) -> None:
         "machine": "elsewhere",
         "pid": 1,
         "pid_start": "1",
+        "stale_s": 1e6,
         "job": "6",
         "gpus": 1.0,
         "started": now(),
@@ -127,6 +128,7 @@ def begin(folder: Path, state: str, evals: list[str]) -> None:
             record = EVALUATION | {"flags_crc32": zlib.crc32(flags.read_bytes())}
             flags.with_suffix(".json").write_text(json.dumps(record))
         result = {"evals": evals, "epochs": EPOCHS, "seconds": 3.0}
+        result |= {"inputs": {"data": None, "weights": None, "hub": None}}
         sums = {"crc32": checksums(RunDir(folder), evals)}
         (folder / "result.json").write_text(json.dumps(result | sums))
 
@@ -193,7 +195,7 @@ def cost(runs: int) -> Cost:
         folder = Path(name)
         loaded, store = make(folder, runs)
         tools = scheduler(folder, len(loaded.runs))
-        path = {"PATH": f"{tools}:{os.environ['PATH']}", "EPSWEEP_STALE_S": "100000"}
+        path = {"PATH": f"{tools}:{os.environ['PATH']}"}
         ours = environ(folder) | path
         status = [*SWEEP, "status", str(folder / "many.yaml")]
         floor, _, _ = measure([sys.executable, "-c", FLOOR, str(store.runs)], ours)

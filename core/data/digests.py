@@ -50,12 +50,13 @@ class Known:
         self._digests: dict[Path, str] = {}
         self._inputs: dict[tuple[Sources, Path], dict[str, str | None]] = {}
         self._signatures: dict[Sources, str] = {}
+        self._hub = inputs.hub_cache()
 
     def inputs(self, sources: Sources, hub: Path | None = None) -> dict[str, str | None]:
         """The digests of a run's images ('data') and 'weights', None for drawn images, random
         weights and missing files, and the cache folder of its hub weights ('hub'), None if it uses
         none. hub: where to look for hub weights; by default the cache of this process."""
-        hub = hub or inputs.hub_cache()
+        hub = hub or self._hub
         if (sources, hub) not in self._inputs:
             data, weights = self._data(sources), self._weights(sources, hub)
             self._inputs[sources, hub] = {
@@ -86,7 +87,7 @@ class Known:
     def signature(self, sources: Sources) -> str:
         """A digest that changes whenever `inputs` may have changed; reads no file's content."""
         if sources not in self._signatures:
-            places = self._data(sources), self._weights(sources, inputs.hub_cache())
+            places = self._data(sources), self._weights(sources, self._hub)
             seen = [sorted(self._stats(place).items()) for place in places if place]
             self._signatures[sources] = _sha256(json.dumps(seen))
         return self._signatures[sources]

@@ -80,7 +80,7 @@ class Holder:
     def patience(self) -> float:
         """Seconds without a heartbeat after which it counts as silent."""
         # The owner's own setting: the reader may run without the job's profile, which sets it.
-        return float(self.info.get("stale_s", stale_seconds()))
+        return float(self.info["stale_s"] if "stale_s" in self.info else stale_seconds())
 
     @property
     def _gone(self) -> bool:

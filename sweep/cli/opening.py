@@ -61,4 +61,5 @@ def opened(grid: str, root: Path | None, only: list[str] | None) -> tuple[Store,
 def cost_of(loaded: Grid, store: Store, profile: Profile) -> Cost:
     from sweep.estimate import cost
 
-    return cost.of(profile, store, loaded.about.get("hardware"))
+    named = {run.config.backbone for run in loaded.runs}
+    return cost.of(profile, store, loaded.about.get("hardware"), named)

@@ -5,43 +5,22 @@ device, which is measured on finished runs of the store or, before there are any
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, NotRequired
-
-from typing_extensions import TypedDict
+from typing import Any, NamedTuple
 
 from core.config import EvalConfig, RunConfig, own_code
-from core.errors import DamagedError, counted
-from core.store import shapes
-from core.store.folders import ENV, RESULT, Store
-from core.store.json_files import fields, lines, parse_json, read_json
+from core.errors import counted
+from core.store.folders import Store
 from slurm.profile import Profile
-from sweep.estimate.device import SHIPPED, TFLOPS, find_device, is_same, most_at_once, shipped_speed
+from sweep.estimate import finished
+from sweep.estimate.device import SHIPPED, TFLOPS, find_device, most_at_once, shipped_speed
 from sweep.estimate.passes import Passes, count_passes, gflops, sizes_of
 from sweep.grid import Run
 from sweep.grid.search import Search
 
 SMALL_GFLOPS = 0.5
 """Below this, a forward pass is mostly overhead, so only a measured speed gives an estimate."""
-SAMPLE = 8
-"""Maximum number of finished runs to read per backbone."""
-
-
-class _Schedule(TypedDict):
-    kind: NotRequired[str]
-
-
-class _Config(TypedDict):
-    backbone: NotRequired[str]
-    schedule: NotRequired[_Schedule]
-
-
-class _Row(TypedDict):
-    """What tells whether a row of a manifest is worth reading, see shapes.Manifest."""
-
-    id: str
-    config: _Config
 
 
 @dataclass(frozen=True)
@@ -236,15 +215,18 @@ def _kind(config: RunConfig) -> str:
     return config.backbone + (f" in {config.precision}" if config.precision != "fp32" else "")
 
 
-def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
+def of(
+    profile: Profile, store: Store, hardware: object = "", backbones: Collection[str] = ()
+) -> Cost:
     """The estimate for runs under a profile. hardware: the grid's `about.hardware`, used if the
-    profile names no GPU."""
+    profile names no GPU. backbones: of these runs, so that no more of the store is read than they
+    need; by default, all that has finished may count."""
     device = find_device(profile, str(hardware or ""))
     shipped = Cost(device, store, shipped_speed(device), at_once=most_at_once(profile, device))
     seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
     every: list[tuple[float, float]] = []  # of backbones whose operations are known
     spent, taken = 0.0, 0.0  # seconds of the runs, and of their devices
-    for config, seconds, devices in _finished(store, device):
+    for config, seconds, devices in finished.sample(store, device, backbones):
         spent, taken = spent + seconds, taken + seconds * devices
         sizes, (each, known) = shipped.sizes(config.dataset), gflops(config)
         if sizes:
@@ -265,32 +247,3 @@ def of(profile: Profile, store: Store, hardware: object = "") -> Cost:
 def _speed(pairs: Sequence[tuple[float, float]]) -> float:
     """TFLOP/s of (TFLOP, seconds) pairs."""
     return sum(work for work, _ in pairs) / sum(seconds for _, seconds in pairs)
-
-
-def _finished(store: Store, device: str) -> Iterator[tuple[RunConfig, float, float]]:
-    """(config, seconds of training, number of devices) of some finished runs on such devices."""
-    taken: dict[str, int] = defaultdict(int)
-    seen = set()
-    begun = store.run_ids()
-    for manifest in sorted(store.root.glob("sweeps/*/manifest.jsonl")):
-        texts = lines(manifest)
-        for row, text in zip(fields(texts, manifest, _Row), texts, strict=True):
-            name = str(row["config"].get("backbone")) if row else ""
-            if not row or row["id"] in seen or row["id"] not in begun or taken[name] >= SAMPLE:
-                continue
-            seen.add(row["id"])
-            if row["config"].get("schedule", {}).get("kind") == "auto":
-                continue  # says nothing: how many epochs it attacked is not in its config
-            folder = f"{store.runs}/{row['id']}"
-            try:
-                result = read_json(f"{folder}/{RESULT}", shapes.Result) or {}
-                env = read_json(f"{folder}/{ENV}", shapes.Env) if result else None
-                if not env or not is_same(str(env.get("device")), device):
-                    continue
-                config = RunConfig.check(parse_json(text, manifest, shapes.Manifest)["config"])
-            except DamagedError:
-                continue
-            if not isinstance(config, list) and result.get("seconds"):  # a list: no valid config
-                taken[name] += 1
-                count = env.get("threads" if device == "CPU" else "processes", 1)
-                yield config, result["seconds"], count

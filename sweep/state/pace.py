@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-SHARE = 0.005
+SHARE = 0.008
 """Share of a core that looking may take."""
-LONGEST_S = 60.0
+LONGEST_S = 180.0
 """Maximum seconds between two looks."""
 
 

@@ -13,7 +13,7 @@ from core.store.folders import Store
 from core.store.json_files import write_json, write_jsonl
 from slurm.profile import read_profile
 from sweep import budget
-from sweep.estimate import cost
+from sweep.estimate import cost, finished
 from sweep.grid import Grid, Run, load_grid, parse_grid
 from sweep.state.plan import Plan, State, Status
 from sweep.submit import submissions
@@ -69,6 +69,29 @@ def test_finished_runs_calibrate_the_estimate(small: Grid, store: Store) -> None
     assert cost.of(A100, store).runs == 0, "those were other GPUs"
     write_jsonl(sweep.manifest, [{**submissions.manifest_row(runs[0]), "config": OLD}])
     assert cost.of(H100, store).runs == 0, "a run of a version with other fields tells nothing"
+
+
+def test_no_more_finished_runs_are_read_than_the_backbones_need(
+    small: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished, "TOGETHER", 1)
+    sweep = submissions.record_grid(small, store)
+    sweep.manifest.write_text(sweep.manifest.read_text() + "not JSON\n")
+    for run in small.runs:
+        finish(run, store, factor=1.0)
+
+    def count(*backbones: str) -> int:
+        return cost.of(H100, store, backbones=backbones).runs
+
+    assert count() == count("swin") == 4
+    for most in ("SAMPLE", "TRIED"):
+        with monkeypatch.context() as patched:
+            patched.setattr(finished, most, 1)
+            assert (count("swin"), count("r50"), count()) == (1, 2, 2)
+    with monkeypatch.context() as patched:  # those that ran on another device
+        patched.setattr(finished, "TRIED", 2)
+        finish(small.runs[0], store, factor=1.0, device="NVIDIA A100-SXM4-80GB")
+        assert (count("swin"), count("r50")) == (1, 3)
 
 
 def test_the_plan_is_compared_with_what_was_spent(small: Grid, store: Store) -> None:
