@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,8 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import wandb
-import wandb_file
-from waiting import until
+from wandb_file import segments
 
 from core.config import EvalConfig, RunConfig
 from core.evaluation import queue
@@ -45,14 +41,6 @@ def execute(
     finally:
         claim.release("done")
     return store.run(config.id)
-
-
-def segments(folder: RunDir) -> list[dict[str, Any]]:
-    """What the attempts left, oldest first. W&B's own process writes it, and may do so a moment
-    after it was told to finish."""
-    found = sorted(folder.tracking.glob("offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
-    until(lambda: all(wandb_file.read(path)["exit"] is not None for path in found))
-    return [wandb_file.read(path) for path in found]
 
 
 def notes(folder: RunDir) -> list[str]:
@@ -293,66 +281,3 @@ def test_secrets_stay_out_of_the_run_folder(store: Store, monkeypatch: pytest.Mo
     files: list[Path] = [path for path in folder.path.rglob("*") if path.is_file()]
     assert len(files) > 8
     assert [path for path in files if secret.encode() in path.read_bytes()] == []
-
-
-HOSTILE = {
-    "WANDB_SWEEP_ID": "s",
-    "WANDB_RUN_ID": "other",
-    "WANDB_NAME": "other",
-    "WANDB_DIR": "/nowhere",
-    "WANDB_RESUME": "must",
-    "WANDB_RUN_GROUP": "other",
-    "WANDB_MODE": "disabled",
-    "WANDB_USE_DOT_WANDB": "true",
-    "WANDB_X_SKIP_TRANSACTION_LOG": "true",
-    "WANDB_LAUNCH": "true",
-    "WANDB_CONFIG": "{",
-    "WANDB__SKIP_TRANSACTION_LOG": "true",
-    "WANDB_START_METHOD": "x",
-    "TRAINING_JOB_NAME": "job",
-    "CURRENT_HOST": "host",
-}
-"""Variables under each of which W&B would change the id, the group or the place of the run."""
-TRACK = """
-import sys
-from pathlib import Path
-import tiny
-from core.store.folders import Store
-from core.store.tracking import Tracker
-config = tiny.config()
-said = []
-run = Store(Path(sys.argv[1])).run(config.id)
-Tracker.start(config, run, mode="offline", group="mine", on_failure=said.append).finish()
-assert not said, said
-"""
-
-
-def test_the_environment_changes_neither_id_nor_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in HOSTILE.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("WANDB_PROJECT", "asked")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    subprocess.run([sys.executable, "-c", TRACK, str(tmp_path)], check=True, cwd=tmp_path)
-    folder = Store(tmp_path).run(tiny.config().id)
-    (segment,) = segments(folder)
-    assert (segment["id"], segment["group"]) == (folder.id, "mine")
-    assert segment["project"] == "asked", "what says where W&B is stays"
-
-
-def test_the_environment_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
-    before = dict(os.environ)
-    assert "WANDB_SWEEP_ID" not in tracking.environment()
-    with tracking._own_environment():
-        assert "WANDB_SWEEP_ID" not in os.environ
-    assert dict(os.environ) == before
-
-
-@pytest.mark.parametrize("mode", ["offline", "disabled", "dryrun"])
-def test_auto_heeds_the_mode_of_the_user(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    monkeypatch.setattr(wandb, "login", lambda **_: True)
-    assert tracking.is_online("auto")
-    monkeypatch.setenv("WANDB_MODE", mode)
-    assert not tracking.is_online("auto") and tracking.is_online("online")

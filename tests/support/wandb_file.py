@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from waiting import until
+
+from core.store.folders import RunDir
+
 BLOCK = 32 * 1024
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
@@ -64,3 +68,11 @@ def read(folder: Path) -> dict[str, Any]:
         elif kind == "exit":
             found["exit"] = record.exit.exit_code
     return found
+
+
+def segments(folder: RunDir) -> list[dict[str, Any]]:
+    """What the attempts left, oldest first. W&B's own process writes it, and may do so a moment
+    after it was told to finish."""
+    found = sorted(folder.tracking.glob("offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
+    until(lambda: all(read(path)["exit"] is not None for path in found))
+    return [read(path) for path in found]
