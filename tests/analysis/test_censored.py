@@ -42,7 +42,7 @@ def test_without_a_run_there_is_none() -> None:
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=9))
-def test_where_all_adapt_it_is_the_plain_median(delays: list[int]) -> None:
+def test_if_all_adapt_it_is_the_plain_median(delays: list[int]) -> None:
     assert median_delay(delays, [8] * len(delays)) == pytest.approx(np.median(delays))
 
 

@@ -23,6 +23,6 @@ def test_settings_can_be_told_apart_by_everyone(vision: np.ndarray) -> None:
     assert len({(look.line, look.marker) for look in LOOKS.values()}) == len(LOOKS)
 
 
-def test_further_settings_get_looks_of_their_own() -> None:
+def test_further_settings_get_different_looks() -> None:
     found = looks([f"T1={i};T2=50" for i in range(len(OTHERS))])
     assert len({(look.color, look.line) for look in found.values()}) == len(OTHERS)

@@ -244,7 +244,7 @@ def test_unknown_and_empty_figures_are_refused(tmp_path: Path) -> None:
         write_figures(source, tmp_path, ["training"])
 
 
-def test_variants_are_lines_of_their_own(tmp_path: Path) -> None:
+def test_variants_are_separate_lines(tmp_path: Path) -> None:
     runs = [made.config(schedule="fix", optim={"lr": lr}) for lr in (1e-3, 1e-4)]
     results = store(tmp_path, runs).results
     assert isinstance(results, Results)
@@ -268,7 +268,7 @@ def test_seeds_that_are_missing_are_counted_or_left_out(tmp_path: Path) -> None:
     assert len(at_eight.lines) == len(at_four.lines) + 1
 
 
-def test_nothing_is_drawn_where_nothing_is_complete(tmp_path: Path) -> None:
+def test_nothing_is_drawn_if_nothing_is_complete(tmp_path: Path) -> None:
     runs = made.grid(("vit",), ("cars",), schedules=("fix", "sched"))
     for run in runs:
         made.start(tmp_path, run, 3)

@@ -72,7 +72,7 @@ def test_the_best_everywhere_comes_first_and_the_data_tell_it() -> None:
     assert names(advice.advise(clear, HOURS, protocol=FFT)) == names(found)
 
 
-def test_what_the_data_cannot_tell_is_said() -> None:
+def test_what_the_data_cannot_tell_is_stated() -> None:
     turning = frame(lambda b, k, d: 0.5 + 0.2 * ((b + d) % 3 == 0))  # each best somewhere
     found = advice.advise(turning, HOURS, protocol=FFT)
     assert "the data cannot separate the first pick from" in found.remarks[1]

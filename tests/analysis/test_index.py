@@ -162,7 +162,7 @@ def test_young_files_are_read_again(
     assert len(read) == len(rows)
 
 
-def test_a_store_that_cannot_be_written_is_read_all_the_same(store: tuple[Path, list]) -> None:
+def test_a_store_that_cannot_be_written_is_still_read(store: tuple[Path, list]) -> None:
     root, rows = store
     (root / "index").write_text("in the way")
     same(root, rows)
@@ -200,7 +200,7 @@ def test_a_run_that_ends_between_two_looks_is_not_kept_as_it_was(
     same(root, rows)
 
 
-def test_a_part_of_the_results_is_read_anew(live: tuple[Path, list, list]) -> None:
+def test_a_part_of_the_results_is_read_again(live: tuple[Path, list, list]) -> None:
     root, runs, rows = live
     whole = Results(root, rows)
     assert list(whole.table["state"]) == ["missing", "done"]

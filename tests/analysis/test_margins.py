@@ -229,7 +229,7 @@ def test_strengths_at_which_all_are_brittle_are_skipped_and_named(tmp_path: Path
         ({"distance": np.full(200, np.nan, np.float32)}, "distance: contains NaN"),
     ],
 )
-def test_arrays_that_cannot_be_ranked_are_told(
+def test_arrays_that_cannot_be_ranked_are_reported(
     tmp_path: Path, change: dict[str, Any], told: str
 ) -> None:
     run = grid(["vit"], ["cars"], ["4/255"], ["sched"])

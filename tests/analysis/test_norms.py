@@ -129,7 +129,7 @@ def test_a_strength_that_was_not_measured_is_named_in_its_norm(tmp_path: Path) -
     assert set(missing["reason"]) == {"no accuracy measured at 1.5"}
 
 
-def test_each_norm_that_judges_has_tables_of_its_own(tmp_path: Path) -> None:
+def test_each_norm_of_evaluations_has_separate_tables(tmp_path: Path) -> None:
     results(tmp_path, LINF, L2, L1, epsilon_g="8/255")
     found = results(tmp_path, LINF, L2, L1, norm="l2", epsilon_g="2")
     titles = [table.title for table in main_tables(found.values)]

@@ -152,7 +152,7 @@ def test_seeds_on_different_counts_of_images_are_not_one_number(tmp_path: Path) 
     assert table.header[0][0] == "Cars (n = 500 to 512)"
 
 
-def test_variants_are_rows_of_their_own(tmp_path: Path) -> None:
+def test_variants_are_separate_rows(tmp_path: Path) -> None:
     runs = [
         made.config(schedule=schedule, optim={"lr": lr})
         for lr in (1e-3, 1e-4)

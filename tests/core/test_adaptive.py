@@ -168,7 +168,7 @@ def test_knobs_that_do_not_fit_are_refused(schedule: Any, said: str) -> None:
         make(schedule, 50)
 
 
-def test_settings_have_names_of_their_own() -> None:
+def test_no_two_settings_share_a_name() -> None:
     def name(**schedule: Any) -> str:
         fields = {"backbone": "vit", "dataset": "cars", "schedule": schedule}
         return RunConfig.parse(fields).setting

@@ -61,7 +61,9 @@ def test_the_sizes_that_are_refused_are_those_at_which_square_fails(norm: str) -
             assert near >= 8 and ensemble_problem(norm, near, 10) is None
 
 
-def test_what_cannot_be_attacked_is_told_when_it_is_planned(tmp_path: Path, store: Store) -> None:
+def test_what_cannot_be_attacked_is_reported_when_it_is_planned(
+    tmp_path: Path, store: Store
+) -> None:
     """Sizes and classes, of names and of own folders, drawn ones at the size they are drawn in."""
     pytest.importorskip("pyautoattack")
     for name in ("a", "b", "c"):

@@ -34,7 +34,7 @@ def test_what_is_known_of_drawn_data_is_so(store: Store) -> None:
     assert registry.known_classes("/data/birds") is None
 
 
-def test_tables_say_by_which_rule_and_the_papers_stays_at_hand(tmp_path: Path) -> None:
+def test_tables_name_the_rule_and_the_papers_delay_stays_available(tmp_path: Path) -> None:
     runs = made.grid(("vit",), ("imagenette", "cars"), ("4/255",), ("fix",))
     results = Results(tmp_path, made.fill(tmp_path, runs))  # 15 % right at the end
     table = results.table.set_index("dataset")
@@ -49,7 +49,7 @@ def test_tables_say_by_which_rule_and_the_papers_stays_at_hand(tmp_path: Path) -
     )
 
 
-def test_an_unknown_number_of_classes_is_said(tmp_path: Path) -> None:
+def test_an_unknown_number_of_classes_is_reported(tmp_path: Path) -> None:
     run = made.config(dataset="/data/birds", schedule="fix")
     made.start(tmp_path, run)
     results = Results(tmp_path, made.manifest(tmp_path, [run]))

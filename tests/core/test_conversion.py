@@ -183,7 +183,7 @@ def test_bad_files_are_one_line(call: Callable[..., tuple[int, str, str]], tmp_p
         ({"a": torch.eye(2).to_sparse()}, "it holds torch._utils._rebuild_sparse_tensor"),
     ],
 )
-def test_what_holds_no_weights_is_told(content: Any, told: str, tmp_path: Path) -> None:
+def test_a_file_without_weights_is_reported(content: Any, told: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(ConfigError) as caught:
         conversion.convert(tmp_path / "x.pt", tmp_path / "x.safetensors")

@@ -31,7 +31,7 @@ LAST = torch.channels_last
         ("fastvit_t8", torch.contiguous_format),
     ],
 )
-def test_layout_is_channels_last_where_it_gains_and_is_safe(
+def test_layout_is_channels_last_if_that_is_faster_and_safe(
     store: Store, backbone: str, expected: torch.memory_format
 ) -> None:
     model = build(tiny.config(backbone=backbone, image_size=32), 10, store)

@@ -32,7 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Entry]:
     return release_files.registry(monkeypatch)
 
 
-def test_a_folder_is_read_where_it_lies(
+def test_a_folder_is_read_in_place(
     small: Callable[..., Entry], store: Store, tmp_path: Path
 ) -> None:
     small("dogs", tmp_path / "elsewhere")
@@ -98,7 +98,7 @@ def test_a_release_in_the_data_folder_is_prepared_by_the_run(
     assert len(load("pets", store).train) == known.splits["train"]
 
 
-def test_a_release_that_wins_over_an_own_folder_of_its_name_is_said(
+def test_a_release_that_wins_over_an_own_folder_of_its_name_is_reported(
     small: Callable[..., Entry], tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     known = small("pets", tmp_path / "release")

@@ -93,13 +93,13 @@ def test_the_network_is_worth_attacking(found: Search, trained: tiny.Trained) ->
     assert shares[0] > 0.9 and 0.1 < shares[3] < 0.9 and shares[-1] < 0.1
 
 
-def test_flags_equal_those_of_attacks_of_their_own(pair: tuple[Search, Tensor]) -> None:
+def test_flags_equal_those_of_separate_attacks(pair: tuple[Search, Tensor]) -> None:
     """Right at eps = right under the attacks at eps and at every smaller strength."""
     found, alone = pair
     assert torch.equal(right(found), alone.long().cummin(0).values.bool())
 
 
-def test_is_never_above_attacks_of_their_own(pair: tuple[Search, Tensor]) -> None:
+def test_is_never_above_separate_attacks(pair: tuple[Search, Tensor]) -> None:
     found, alone = pair
     assert not bool((right(found) & ~alone).any())
     # The other way round only where a smaller ball broke an image that a larger one missed.
@@ -169,7 +169,7 @@ def test_does_not_depend_on_the_order(trained: tiny.Trained, found: Search) -> N
     levels=st.lists(st.integers(1, 60), min_size=1, max_size=5, unique=True),
     seed=st.integers(0, 2**31),
 )
-def test_matches_attacks_of_their_own_on_hilly_landscapes(
+def test_matches_separate_attacks_on_hilly_landscapes(
     images: int, batch: int, steps: int, levels: list[int], seed: int
 ) -> None:
     """Shapes of every kind: more places than images, one place, one strength, one step."""

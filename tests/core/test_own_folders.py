@@ -58,7 +58,7 @@ def test_hidden_folders_are_no_classes(folder: Path, store: Store, name: str) ->
     assert own.survey(folder).remarks[0] == "train: left out 2 hidden"
 
 
-def test_other_files_are_counted_and_said(
+def test_other_files_are_counted_and_reported(
     folder: Path, store: Store, call: Call, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "README.txt").write_text("birds")
@@ -103,7 +103,7 @@ def test_linked_folders_and_files_count(folder: Path, store: Store, tmp_path: Pa
     assert len(load(folder, store).val) == 6
 
 
-def test_a_class_without_images_in_val_is_said(folder: Path, store: Store) -> None:
+def test_a_class_without_images_in_val_is_reported(folder: Path, store: Store) -> None:
     for file in (folder / "val" / "red").iterdir():
         file.unlink()
     assert len(load(folder, store).val) == 4

@@ -110,7 +110,7 @@ def test_the_same_weights_twice_are_no_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "prefix", ["module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.encoder.", "net."]
 )
-def test_any_prefix_is_found_and_said(tmp_path: Path, prefix: str) -> None:
+def test_any_prefix_is_found_and_reported(tmp_path: Path, prefix: str) -> None:
     others = {"projector.weight": torch.zeros(3), "queue": torch.zeros(2)}
     loaded = Loaded({"state_dict": under(prefix, state(3)) | others, "epoch": 1}, tmp_path)
     assert loaded.seed == 3

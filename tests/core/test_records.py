@@ -140,7 +140,7 @@ def test_curve_of_a_norm_with_plain_strengths() -> None:
 
 
 class TestThreshold:
-    def test_is_the_papers_from_100_classes_on_and_where_nothing_tells(self) -> None:
+    def test_is_the_papers_for_100_classes_or_more_or_if_unknown(self) -> None:
         assert {threshold(classes) for classes in (None, 100, 196, 257)} == {0.05}
         assert threshold(99) == pytest.approx(0.05, abs=5e-4), "it does not jump"
 

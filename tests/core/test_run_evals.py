@@ -244,7 +244,7 @@ def test_an_evaluation_that_fails_its_audit_falls_back_to_exact(
     assert QUICK.id in result["evals"] and not list(folder.evals.glob("*.part"))
 
 
-def test_standard_fine_tuning_has_no_strength_of_its_own(store: Store) -> None:
+def test_standard_fine_tuning_has_no_training_strength(store: Store) -> None:
     """Its summary gives accuracies, but no expected one: each table asks for its own eps_g."""
     config = tiny.config(schedule="standard", epochs=1)
     result = execute(store, config, [FAST])

@@ -311,7 +311,7 @@ def test_only_what_is_gone_is_none(tmp_path: Path) -> None:
         present(tmp_path.read_bytes)
 
 
-def test_a_copy_where_the_disk_has_no_hard_links(
+def test_a_copy_on_a_disk_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def link(*_: object) -> None:

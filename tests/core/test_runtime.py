@@ -18,7 +18,7 @@ assert flags() == (True, True)
 """
 
 
-def test_judging_is_fp32_also_where_the_environment_asks_for_tf32() -> None:
+def test_judging_is_fp32_even_if_the_environment_asks_for_tf32() -> None:
     environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
     command = [sys.executable, "-W", "error", "-c", IN_A_CONTAINER]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -167,7 +167,7 @@ def test_auto_waits_again_when_accuracy_rises_late() -> None:
     assert found[:7] == [0] * 7 and found[7] == Fraction(1, 23) and found[-1] == 1
 
 
-def test_a_lead_of_just_the_tolerance_is_none() -> None:
+def test_a_lead_of_just_the_tolerance_does_not_count() -> None:
     for count in range(99):
         schedule = Auto(30, patience=1, tolerance=0.02)
         schedule.observe(seen(0, count / 100))

@@ -79,7 +79,7 @@ def test_long_names_give_way_only_at_the_end() -> None:
     assert all(f"{number}" in " ".join(narrow) for row in NUMBERS for number in row)
 
 
-def test_a_floor_of_its_own_and_no_markup() -> None:
+def test_a_column_has_its_minimum_width_and_no_markup() -> None:
     sheet = Sheet(box=None, pad_edge=False)
     sheet.add_column("[bold]")
     sheet.add_column("line", min_width=20)

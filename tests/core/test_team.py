@@ -223,7 +223,9 @@ def test_a_stale_meeting_place_is_passed_over(forks: Forks, tmp_path: Path) -> N
     assert [late.exitcode, first.exitcode] == [0, 0]
 
 
-def test_a_leader_that_never_comes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_that_never_comes_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(team, "JOIN_S", 0.5)
     with pytest.raises(TeamError, match="rank 0 did not publish"):
         team.join(tmp_path / "team.json", 1, 2)

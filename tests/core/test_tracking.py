@@ -198,7 +198,7 @@ SPOILERS = [broken_init, broken_folder, broken_log, broken_summary]
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
-def test_a_failure_of_wandb_stops_nothing_and_is_said_once(
+def test_a_failure_of_wandb_stops_nothing_and_is_reported_once(
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[pytest.MonkeyPatch, RunDir], str],

@@ -71,7 +71,7 @@ def test_the_environment_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled", "dryrun"])
-def test_auto_heeds_the_mode_of_the_user(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_auto_follows_the_mode_of_the_user(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setattr(wandb, "login", lambda **_: True)
     assert tracking.is_online("auto")
     monkeypatch.setenv("WANDB_MODE", mode)

@@ -172,7 +172,7 @@ def test_falls_back_to_the_checkpoint_before_a_damaged_one(
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated"])
-def test_starts_afresh_where_both_checkpoints_are_damaged(
+def test_starts_over_if_both_checkpoints_are_damaged(
     references: dict[str, Path], tmp_path: Path, how: str
 ) -> None:
     _, newest, previous = copied(references["two_hinge"], tmp_path)

@@ -152,7 +152,7 @@ def test_what_does_not_go_together(fields: dict[str, Any], told: str) -> None:
     assert len(caught.value.lines) == 1 and told in caught.value.lines[0]
 
 
-def test_there_is_nothing_to_search_where_nothing_is_trained() -> None:
+def test_nothing_is_searched_if_nothing_is_trained() -> None:
     text = "name: g\nbase: {backbone: vit, dataset: fake}\ngrid:\n  schedule: [none, fix]\n"
     with pytest.raises(ConfigError, match="tune: schedule none trains nothing") as caught:
         parse(text + "tune: {trials: 2}\n")

@@ -28,7 +28,7 @@ def test_a_process_started_by_hand_in_an_allocation_is_alone() -> None:
     assert (job.id, job.rank, job.local_rank, job.world_size) == ("7_3", 0, 0, 1)
 
 
-def test_submitits_local_executor_inside_an_allocation_has_ranks_of_its_own() -> None:
+def test_submitits_local_executor_inside_an_allocation_numbers_its_own_ranks() -> None:
     local = {
         "SUBMITIT_EXECUTOR": "local",
         "SUBMITIT_LOCAL_GLOBALID": "1",

@@ -120,7 +120,7 @@ def test_the_script_that_dry_run_shows_is_the_one_submitted(tiny: Sweep) -> None
     assert script.replace(row["name"], "epsweep-tiny").strip() in shown
 
 
-def test_a_job_that_slurm_would_refuse_is_told_by_dry_run(tiny: Sweep) -> None:
+def test_a_job_that_slurm_would_refuse_is_reported_by_dry_run(tiny: Sweep) -> None:
     tiny.write_profile({"mem_gb": 9000})
     command = ("launch", str(tiny.grid_file), "--profile", str(tiny.profile_file))
     process = tiny.command(*command, "--dry-run")
@@ -150,7 +150,7 @@ def die_when(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
     monkeypatch.setattr(submissions, "record", dying)
 
 
-def test_a_launcher_that_dies_after_sbatch_has_not_submitted_in_vain(
+def test_jobs_of_a_launcher_that_died_after_sbatch_are_found(
     tiny: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does the next launch submit the same runs again."""

@@ -275,7 +275,9 @@ def test_a_run_that_hangs_is_started_elsewhere(tiny: Sweep, calm: Calm) -> None:
     calm(tiny)
 
 
-def test_who_wakes_up_after_being_replaced_stops_without_a_word(tiny: Sweep, calm: Calm) -> None:
+def test_a_process_that_wakes_up_after_being_replaced_stops_silently(
+    tiny: Sweep, calm: Calm
+) -> None:
     pid = hang(tiny)
     execute(tiny.grid.runs[0], tiny.store)
     assert tiny.only().state is State.DONE
@@ -288,7 +290,7 @@ def test_who_wakes_up_after_being_replaced_stops_without_a_word(tiny: Sweep, cal
     calm(tiny)
 
 
-def test_a_job_that_dies_before_its_run_begins_is_told(tiny: Sweep) -> None:
+def test_a_job_that_dies_before_its_run_begins_is_reported(tiny: Sweep) -> None:
     tiny.write_profile({"slurm_setup": ["echo no such module: cuda >&2; exit 7"]})
     tiny.launch()
     tiny.over()

@@ -60,7 +60,7 @@ def test_different_failures_do_not_add_up(tmp_path: Path) -> None:
     assert breaker.tripped(sweep) is None
 
 
-def test_a_failure_that_it_cannot_note_is_a_failure_all_the_same(
+def test_a_failure_that_cannot_be_noted_is_still_a_failure(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

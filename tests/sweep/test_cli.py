@@ -173,7 +173,7 @@ def test_unknown_filters_and_grids_name_the_nearest(call: Call, grid: Callable[.
         assert "Traceback" not in err
 
 
-def test_what_a_part_of_the_runs_shares_is_not_told(call: Call) -> None:
+def test_what_only_some_runs_share_is_not_named(call: Call) -> None:
     _, out, _ = call("plan", "epsilon_scheduling")
     assert "150 runs for 180 combinations: 150 new" in out
     _, out, _ = call("plan", "epsilon_scheduling", "--only", "backbone=swin")

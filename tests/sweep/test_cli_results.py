@@ -72,7 +72,7 @@ def test_an_empty_store_is_incomplete(call: Call, tmp_path: Path, verb: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["figures", "report"])
-def test_what_is_missing_is_said(call: Call, tmp_path: Path, verb: str) -> None:
+def test_what_is_missing_is_reported(call: Call, tmp_path: Path, verb: str) -> None:
     finish(tmp_path, 2)
     code, out, err = call(verb)
     assert code == 0 and out
@@ -107,7 +107,7 @@ def test_what_belongs_to_a_list(words: str, spread: str) -> None:
     assert cli.spread_only(words.split()) == spread.split()
 
 
-def test_a_table_that_is_not_there_is_said(call: Call) -> None:
+def test_a_missing_table_is_reported(call: Call) -> None:
     code, _, err = call("tables", "--table", "margins")
     assert code == 2
     assert "the number of a table or one of main, margin, attacks, regret, got 'margins'" in err

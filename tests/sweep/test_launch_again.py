@@ -92,7 +92,7 @@ def test_a_feeder_outlives_a_slurm_that_is_down_and_another_launch(
     assert said.count("Unable to contact") == said.count("another launch") == 1
 
 
-def test_a_machine_without_slurm_is_told_and_nothing_waits_for_it(
+def test_a_machine_without_slurm_is_reported_and_nothing_waits_for_it(
     again: Grid,
     store: Store,
     call: Callable[..., tuple[int, str, str]],

@@ -70,7 +70,7 @@ def test_each_worker_sees_its_own_gpu(
     assert seen == ["GPU-a", "3", "3"]
 
 
-def test_packages_where_the_user_stands_are_not_those_of_workers(
+def test_packages_in_the_current_folder_are_not_those_of_workers(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everyday names: core, analysis. What the user's path gives beside them is there."""

@@ -69,7 +69,7 @@ def test_one_miniature_per_backbone_dataset_and_kind_of_schedule() -> None:
         {"optim": {"head_lr": 1e-2}},
     ],
 )
-def test_what_takes_another_path_has_a_miniature_of_its_own(fields: dict[str, Any]) -> None:
+def test_what_takes_another_path_has_a_separate_miniature(fields: dict[str, Any]) -> None:
     assert shrunk(**fields).id != shrunk().id
     name = next(iter(fields))
     if name != "optim":

@@ -131,7 +131,7 @@ def no_classes(): ...
 
 
 @pytest.mark.parametrize("line", MISTAKES)
-def test_a_mistake_is_one_line_where_it_stands(here: Path, line: str) -> None:
+def test_a_mistake_is_one_line_with_its_place(here: Path, line: str) -> None:
     (here / "bad.py").write_text(BAD)
     key = line.partition(":")[0]
     base = {"backbone": "own_code:Tiny", "weights": "random", "dataset": "fake", "image_size": 32}

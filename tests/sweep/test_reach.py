@@ -43,11 +43,11 @@ def warnings(text: str) -> tuple[str, ...]:
         ),
     ],
 )
-def test_what_will_be_missing_is_said(axes: str, evals: str, told: str) -> None:
+def test_what_will_be_missing_is_reported(axes: str, evals: str, told: str) -> None:
     assert warnings(f"{axes}\nevals: {evals}\n") == (told,)
 
 
-def test_a_likely_typo_is_told_in_every_field_that_holds_a_strength() -> None:
+def test_a_likely_typo_is_reported_in_every_field_that_holds_a_strength() -> None:
     text = """\
 grid:
   epsilon_g: [4/225, 4/255, 0.01, 1/4]

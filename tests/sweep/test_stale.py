@@ -95,7 +95,7 @@ def other_weights(tmp_path: Path, store: Store) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [more_images, other_weights])
-def test_a_run_of_other_inputs_is_stale_and_made_anew_on_request(
+def test_a_run_from_other_inputs_is_stale_and_remade_on_request(
     grid: Grid, store: Store, call: Call, tmp_path: Path, change: Callable[[Path, Store], str]
 ) -> None:
     assert call("launch", str(grid.path), *DEBUG)[0] == 0

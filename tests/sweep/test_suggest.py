@@ -74,7 +74,7 @@ def test_seeds_are_averaged_and_missing_ones_left_out(store: Store) -> None:
     assert (found.T2, found.seeds) == (7, 2)  # 6.5, half up
 
 
-def test_strengths_are_cells_of_their_own(store: Store) -> None:
+def test_strengths_are_separate_cells(store: Store) -> None:
     curve(store, config("standard"), STANDARD)
     curve(store, config("fix"), SLOW)
     runs = [config("fix", epsilon_g=e) for e in ("4/255", "8/255")]
@@ -89,7 +89,7 @@ def test_cells_that_differ_in_something_else_are_told_apart(store: Store) -> Non
     assert [one.variant for one in found] == ["protocol=full", "protocol=lora", ""]
 
 
-def test_a_validation_of_its_own_does_not_hide_the_standard_run(store: Store) -> None:
+def test_a_different_validation_does_not_hide_the_standard_run(store: Store) -> None:
     standard, fix = config("standard", validation={"epsilon": "2/255"}), config("fix")
     curve(store, standard, STANDARD)
     curve(store, fix, SLOW)
@@ -108,7 +108,7 @@ def test_a_validation_of_its_own_does_not_hide_the_standard_run(store: Store) ->
         (STANDARD, (50,) * EPOCHS, "fix adapts at epoch 0, no later than T1 = 4"),
     ],
 )
-def test_what_is_missing_is_said(
+def test_what_is_missing_is_reported(
     store: Store, standard: Sequence[int] | None, fix: Sequence[int] | None, told: str
 ) -> None:
     for setting, rows in (("standard", standard), ("fix", fix)):
@@ -152,7 +152,7 @@ def test_chance_is_no_adaptation(store: Store) -> None:
     assert "ends at or below 22.4% accuracy" in one(store, config("fix", dataset=dataset)).problem
 
 
-def test_fix_is_not_advised_where_it_ends_far_below(store: Store) -> None:
+def test_fix_is_not_advised_if_it_ends_far_below(store: Store) -> None:
     curve(store, config("standard"), STANDARD)
     curve(store, config("fix"), (20,) * EPOCHS)
     problem = one(store, config("fix")).problem

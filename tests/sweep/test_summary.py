@@ -88,7 +88,7 @@ def test_one_backbone_without_an_estimate_hides_no_other(store: Store) -> None:
     assert "about" in rows["swin"] and "unknown" in rows["resnet18"]
 
 
-def test_how_long_it_takes_on_the_devices_at_hand(store: Store) -> None:
+def test_how_long_it_takes_on_the_available_devices(store: Store) -> None:
     seen, model = new(GRID % ("swin", "0, 1, 2, 3")), cost.of(H100, store)
     assert model.at_once == 8
     longest = model.hours(seen.statuses[0].run.config, seen.statuses[0].run.evals) or 0

@@ -52,7 +52,7 @@ def test_a_grid_has_the_cells_of_its_tables(name: str) -> None:
     assert set(map(str, TABLES[name])) <= set(load_grid(name).tables)
 
 
-def test_every_dataset_has_a_name_of_its_own_in_tables() -> None:
+def test_no_two_datasets_share_a_name_in_tables() -> None:
     shown = [dataset_name(name) for name in entries()]
     assert len(set(shown)) == len(shown) and set(shown).isdisjoint(entries())
 

@@ -100,7 +100,9 @@ def test_exceptions(error: BaseException, kind: str) -> None:
         (JobState("FAILED", exit_code=139), "Segmentation fault", "bug"),
     ],
 )  # fmt: skip
-def test_jobs_that_end_without_a_word(tmp_path: Path, state: JobState, log: str, kind: str) -> None:
+def test_jobs_that_end_without_a_record(
+    tmp_path: Path, state: JobState, log: str, kind: str
+) -> None:
     file = tmp_path / "7_0_log.err"
     file.write_text(f"epsweep: start 0 on n1\n{log}\n")
     told = triage.of_job(state, file)

@@ -115,7 +115,7 @@ def test_without_trials_every_run_takes_its_first_draw(store: Store) -> None:
         searches(store, f"{{trials: 0, {space}}}")
 
 
-def test_runs_differ_from_those_without_a_search_only_once_it_is_through(store: Store) -> None:
+def test_runs_change_their_ids_only_once_their_search_is_finished(store: Store) -> None:
     plain = [run.id for run in parse(None).runs]
     grid = parse()
     assert [run.id for run in grid.runs] == plain
@@ -137,7 +137,7 @@ def test_sched_takes_the_search_of_fix_and_standard_has_its_own(store: Store) ->
     assert of[0, "standard", 0].config.schedule.kind == "standard"
 
 
-def test_each_setting_may_have_a_search_of_its_own(store: Store) -> None:
+def test_each_setting_may_have_a_separate_search(store: Store) -> None:
     found = searches(store, "{schedule: each}")
     assert [one.config.setting for one in found] == ["standard", "fix", "sched", "fix", "sched"]
 
