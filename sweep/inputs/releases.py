@@ -112,8 +112,11 @@ def prepare(name: str, source: Path | None, size: int, store: Store, console: Co
 @contextmanager
 def _bar(console: Console, verb: str) -> Iterator[arrays.Progress]:
     """Context manager: show a progress bar on a terminal; yields the function that updates it."""
+    if not console.is_terminal:  # before Rich 15, a disabled bar prints an empty line
+        yield lambda done, total: None
+        return
     columns = (TextColumn(verb), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(verb, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

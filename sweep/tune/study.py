@@ -9,13 +9,14 @@ a trial is in the trial's folder, and is reported to Optuna later if a worker di
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
@@ -85,7 +86,9 @@ class Study:
         self._settle()
         tries = len(self._ours())
         seed = derive(search.config.seed, "tune", search.id, number, tries)
-        self._study.sampler = TPESampler(seed=seed % 2**32, constant_liar=True)
+        with warnings.catch_warnings():  # before Optuna 5 it calls constant_liar experimental
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study.sampler = TPESampler(seed=seed % 2**32, constant_liar=True)
         self.resumed, self._trial = self._take()
         self.params = {name: self._suggest(name, ends) for name, ends in search.ranges.items()}
         """Dotted field -> value."""
