@@ -217,7 +217,7 @@ def accuracy(report: Report, begins: str, model: nn.Module, split: Split) -> Non
     def ensemble() -> Tensor:
         standing = clean.clone()
         for rows in clean.nonzero().flatten().split(64):
-            standing[rows] = ~autoattack._attack(model, x[rows], y[rows], epsilon, "linf")
+            standing[rows] = autoattack._attack(model, x[rows], y[rows], epsilon, "linf") == y[rows]
         return standing
 
     by_ensemble, theirs = timed(ensemble)
