@@ -28,7 +28,7 @@ _SLURM = (
     ("cancelled", r"JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*", "cancelled (scancel)"),
 )
 _PROGRAMS = (
-    # Each of CUDA's libraries reports a full GPU in other words and another type of exception.
+    # Each of CUDA's libraries has its own wording and type of exception for a full GPU.
     (
         "oom",
         r"CUDA out of memory|CUDA error: out of memory|torch\.OutOfMemoryError"

@@ -1,4 +1,4 @@
-"""Gives the runs of a grid the winners of its searches, once all of these have one.
+"""Gives the runs of a grid the winners of its searches, once every search has one.
 
     grid as in its file --apply--> the same grid, with every run's hyper-parameters from its search
 
