@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from core.config import ConfigError
-from core.errors import ClusterError
+from core.errors import ClusterError, StoppedError
 from core.store.folders import Store
 from sweep.cli.opening import cost_of, look, tuned_grid
 from sweep.cli.options import (
@@ -27,7 +27,7 @@ from sweep.cli.options import (
     Workers,
     value_of,
 )
-from sweep.cli.printing import out, print_lacks, print_plan, print_scripts, print_warnings
+from sweep.cli.printing import err, out, print_lacks, print_plan, print_scripts, print_warnings
 
 verbs = typer.Typer()
 
@@ -157,7 +157,11 @@ def dry_run(
             accepted = False
     print_lacks(seen, store, where)
     whole = replace(loaded[0], runs=tuple(run for grid in loaded for run in grid.runs))
-    found = rehearse(whole, seen.runs, store, where, out)
+    try:
+        found = rehearse(whole, seen.runs, store, where, out)
+    except StoppedError:
+        err.print("stopped; a dry run keeps nothing: the next one starts over", style="yellow")
+        raise typer.Exit(130) from None
     out.print(report(found, where), soft_wrap=True)
     raise typer.Exit(0 if found.passed and accepted else 1)
 

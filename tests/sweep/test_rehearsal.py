@@ -111,7 +111,7 @@ def test_a_rehearsal_that_is_stopped_leaves_nothing_behind(
 
     monkeypatch.setattr(dry_run.miniature, "furnish", stopped)
     code, _, err = call("dry-run", "one.yaml", "--root", "outputs")
-    assert code == 130 and err.startswith("stopped")
+    assert code == 130 and err == "stopped; a dry run keeps nothing: the next one starts over\n"
     assert len(folders) == 1 and not folders[0].exists()
 
 
