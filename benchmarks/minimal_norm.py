@@ -41,13 +41,14 @@ from core.evaluation import autoattack, minimal
 from core.model.lite_names import rename_lite
 from core.run.trained import load_trained
 from core.store.folders import Store
+from sweep.grid import load_grid
 
 CPU = torch.device("cpu")
 ORDERS: dict[str, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
-SMALL = ("mini_convnext-plane-eps3-sched", "mini_resnet-glyph-eps3-sched")
+SMALL = ("mini_convnext-plane-eps3-sched", "mini_resnet-glyph-eps5-sched")
 """Beginnings of the ids of the demo's two networks, with 32 and 64 classes."""
 STEPS = 100
-AT = {SMALL[0]: 2 / 255, SMALL[1]: 1.5 / 255}
+AT = {SMALL[0]: 2 / 255, SMALL[1]: 2.5 / 255}
 """Strengths in the middle of their curves, at which AutoAttack is run."""
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -124,10 +125,9 @@ def judged(model: nn.Module, x: Tensor, y: Tensor, norm: str, attack: Attack) ->
 def network(root: Path, begins: str) -> tuple[nn.Module, Split]:
     """A trained network of the demo, and its test images."""
     store = Store.at(root)
-    found = sorted((store.root / "runs").glob(f"{begins}-*"))
-    if not found:
-        raise ConfigError(f"{root}: no run {begins}-...; run: sweep demo --root {root}")
-    run = store.run(found[0].name)
+    run = next(store.run(one.id) for one in load_grid("demo").runs if one.id.startswith(begins))
+    if not run.result.is_file():
+        raise ConfigError(f"{root}: {run.id} is not done; run: sweep demo --root {root}")
     data = splits.load(RunConfig.parse(run.read_config()), store)
     return load_trained(run, store), data.test
 
