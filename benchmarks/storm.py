@@ -66,6 +66,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "evals.0.images": 32,
         "grid.dataset": ["glyph"],
         "grid.schedule": ["fix", "sched"],
+        "exclude": [],
     },
 }
 """Changes for the small demo: two pretrainings of one epoch and eight runs of six."""

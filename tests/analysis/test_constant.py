@@ -45,7 +45,7 @@ def test_it_is_marked_and_never_bold(tmp_path: Path) -> None:
     assert found["sched"][1:] == (True, ""), "better than nothing, though it is less"
     (note,) = [note for note in tables(made_source).tables[0].notes if "one label" in note]
     assert "ViT/Cars/fix at 8/255" in note and note.startswith("\N{DOUBLE DAGGER}")
-    fix, _ = cells_table(Digests.of(made_source.results))["rows"]
+    fix, _ = cells_table(Digests.of(made_source.results), {})["rows"]
     entries = [entry for entry in fix if isinstance(entry, dict)]
     assert {entry["note"] for entry in entries} == {"one label for every image: no result"}
     assert not any("bold" in entry for entry in entries)
