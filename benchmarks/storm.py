@@ -66,7 +66,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "evals.0.images": 32,
         "grid.dataset": ["glyph"],
         "grid.schedule": ["fix", "sched"],
-        "exclude": [],
+        "exclude": None,
     },
 }
 """Changes for the small demo: two pretrainings of one epoch and eight runs of six."""
@@ -95,7 +95,8 @@ class Outcome:
 
 
 def write(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
-    """Write the demo's two grids with changes ({grid: {dotted key: value}}), and the profiles."""
+    """Write the demo's two grids with changes ({grid: {dotted key: value}}; None removes the key),
+    and the profiles."""
     for name in ("demo_source", "demo"):
         text: Any = yaml.safe_load((ROOT / "grids" / f"{name}.yaml").read_text())
         for place, value in changes.get(name, {}).items():
@@ -103,7 +104,10 @@ def write(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
             inner = text
             for key in way:
                 inner = inner[key]
-            inner[last] = value
+            if value is None:
+                del inner[last]
+            else:
+                inner[last] = value
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(text))
     for name, profile in PROFILES.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(profile))
