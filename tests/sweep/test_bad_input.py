@@ -66,7 +66,9 @@ def test_lora_on_a_model_without_targets_in_a_grid(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", ["linear", "lora"])
 def test_a_protocol_that_needs_a_head_without_one(protocol: str) -> None:
     run = tiny.config(protocol=protocol, lora={"targets": ["conv"]})
-    with pytest.raises(ConfigError, match=rf"which of its modules is the head.*protocol {protocol}, "):
+    with pytest.raises(
+        ConfigError, match=rf"which of its modules is the head.*protocol {protocol}, "
+    ):
         trainable.prepare(tiny.net(), run)
 
 
