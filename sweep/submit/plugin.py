@@ -9,8 +9,8 @@ it from repeating what later jobs do.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,16 @@ import submitit
 from submitit.core.core import PicklingExecutor
 from submitit.core.plugins import get_executors
 
-from core.config import ConfigError, nearest
-from core.errors import ClusterError, counted
-from core.store.folders import Store, SweepDir
+from core.config import ConfigError
+from core.errors import ClusterError
+from core.store.folders import SweepDir
 from slurm import cluster
 from slurm.cluster import JobState
 from slurm.profile import Profile
 from sweep.state.pending import Pending
 from sweep.submit import local, submissions
-from sweep.submit.backend import Backend, Key, Ordered, Started
-from sweep.submit.checks import Check
 from sweep.submit.order import Order
+from sweep.submit.scheduler import Scheduler, require_known
 from sweep.worker import custody
 
 SHARED = ("timeout_min", "mem_gb", "cpus_per_task", "stderr_to_stdout")
@@ -38,28 +37,20 @@ _OURS = {"name", "nodes", "tasks_per_node", "gpus_per_node"}
 
 
 @dataclass(frozen=True)
-class Plugin(Backend):
+class Plugin(Scheduler):
     """Jobs of an executor from another package, submitted one at a time."""
 
     executor: str
-    queued = True
 
-    def start(self, order: Ordered) -> Started[Ordered]:
-        arrays: dict[str, int] = {}
-        ready, left = apart(order.parts())
-        for part in ready:
-            name = submissions.job_name(part.sweep)
-            made, jobs = self.made(part.sweep, part.profile, name), list[str]()
-            variables = local.setting(part.sweep, part.profile, order.code)
-            manifest = part.freeze()
-            for number in range(part.jobs):
-                with local.environ(variables):
-                    jobs.append(self._submitted(made, part.job(manifest, number, part.jobs)))
-                known = {"name": name, "array": jobs[0], "jobs": jobs, "tasks": len(jobs)}
-                rows = part.span(range(len(jobs)))
-                submissions.record(part.sweep, manifest, part.profile, **known, **rows)
-            arrays |= {jobs[0]: len(jobs)} if jobs else {}
-        return Started(arrays, left, "jobs of other runs have to end first" if left else "")
+    def send(self, part: Order, name: str, variables: Mapping[str, str]) -> dict[str, int]:
+        made, jobs, manifest = self.made(part.sweep, part.profile, name), list[str](), part.freeze()
+        for number in range(part.jobs):
+            with local.environ(variables):
+                jobs.append(self._submitted(made, part.job(manifest, number, part.jobs)))
+            known = {"name": name, "array": jobs[0], "jobs": jobs, "tasks": len(jobs)}
+            rows = part.span(range(len(jobs)))
+            submissions.record(part.sweep, manifest, part.profile, **known, **rows)
+        return {jobs[0]: len(jobs)}
 
     def _submitted(self, made: Any, task: Any) -> str:
         try:
@@ -72,10 +63,7 @@ class Plugin(Backend):
         if the executor cannot be used here."""
         kind = self._kind()
         known = [*SHARED, *sorted(kind._valid_parameters() - {*SHARED, *_OURS})]
-        place = f"profile {profile.name}: parameters"
-        for key in profile.parameters:
-            if key not in known:
-                raise ConfigError(f"{place}: {key}: unknown key{nearest(key, known)}")
+        require_known(profile, known)
         try:
             made = submitit.AutoExecutor(sweep.logs, cluster=self.executor)
         except Exception as error:  # constructors raise anything
@@ -89,7 +77,7 @@ class Plugin(Backend):
             own = {key: value for key, value in given.items() if key not in shared}
             made._executor.update_parameters(**own)
         except Exception as error:  # submitit raises AssertionError, executors raise anything
-            raise ConfigError(f"{place}: {_line(error)}") from error
+            raise ConfigError(f"profile {profile.name}: parameters: {_line(error)}") from error
         return made._executor
 
     def _kind(self) -> Any:
@@ -98,35 +86,17 @@ class Plugin(Backend):
         except KeyError:
             raise ClusterError("not installed here") from None
 
-    def script(self, order: Order) -> list[str]:
-        scripts = []
-        for part in order.parts():
-            made = self.made(part.sweep, part.profile, f"epsweep-{part.sweep.path.name}")
-            jobs, runs = counted(part.jobs, "job"), counted(part.size, "run")
-            what = f"{jobs} of executor {self.executor} for {runs}"
-            scripts.append(f"# profile {part.profile.name}: {what}")
-            if isinstance(made, PicklingExecutor):
-                command = made._submitit_command_str
-                scripts[-1] += f"\n{made._make_submission_file_text(command, 'ID') or command}"
-        return scripts
+    def text(self, part: Order, name: str) -> str:
+        made = self.made(part.sweep, part.profile, name)
+        if not isinstance(made, PicklingExecutor):
+            return ""
+        command = made._submitit_command_str
+        return made._make_submission_file_text(command, "ID") or command
 
-    def limited(self, profile: Profile, most: int) -> Profile:
-        raise ConfigError(
-            f"profile {profile.name}: --max-parallel: does not apply to executor {self.executor}; "
-            "set its own limit in the profile's parameters, if it has one"
-        )
-
-    def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
-        """Creates all jobs before it asks any: submitit then asks about all of them at once."""
-        jobs: dict[str, Any] = {}
-        try:
-            for item in promised.values():
-                jobs[item.job] = self._job(item)
-            told = {id: self._state(job) for id, job in jobs.items()}
-        except Exception as error:  # not installed here, or unreachable
-            silent = JobState(reason=f"no answer from executor {self.executor}: {_line(error)}")
-            told = {item.job: silent for item in promised.values()}
-        return {key: replace(item, state=told[item.job]) for key, item in promised.items()}
+    def told(self, items: Collection[Pending]) -> dict[str, JobState]:
+        # All jobs are created before any is asked: submitit then asks about all of them at once.
+        jobs = {item.job: self._job(item) for item in items}
+        return {id: self._state(job) for id, job in jobs.items()}
 
     def _state(self, job: Any) -> JobState:
         """The state in Slurm's terms. A job that the executor does not know yet counts as live."""
@@ -154,24 +124,10 @@ class Plugin(Backend):
                     f"executor {self.executor}: job {item.job} cannot be ended: {_line(error)}"
                 ) from error
 
-    def checks(self, profile: Profile, store: Store, *, node: bool) -> Iterator[Check]:
-        """Whether the plug-in works here and accepts the profile's parameters."""
+    def verify(self, profile: Profile) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                self.made(SweepDir(Path(folder)), profile, "epsweep-doctor")
-            except (ClusterError, ConfigError) as error:
-                yield Check("executor", "fail", str(error))
-            else:
-                yield Check("executor", "ok", f"{self.executor} accepts the profile's parameters")
-
-
-def apart(parts: Sequence[Ordered]) -> tuple[list[Ordered], list[Ordered]]:
-    """(orders that may begin, orders that have to wait for other jobs): only Slurm can make a job
-    wait for others."""
-    ready, waiting = list[Ordered](), list[Ordered]()
-    for part in parts:
-        (waiting if part.profile.slurm.slurm_additional_parameters else ready).append(part)
-    return ready, waiting
+            self.made(SweepDir(Path(folder)), profile, "epsweep-doctor")
+        return f"{self.executor} accepts the profile's parameters"
 
 
 def _line(error: BaseException) -> str:

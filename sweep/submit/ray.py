@@ -1,144 +1,149 @@
 """The Ray backend: an order becomes one Ray job, whose driver starts a Ray task for each job of the
-order (see ray_tasks). The Ray job outlives the launch; $RAY_ADDRESS selects the cluster.
+order. The Ray job outlives the launch; $RAY_ADDRESS selects the cluster. A profile's `parameters`
+are options of a Ray task, such as `num_cpus: 4` or `num_gpus: 0.5`.
 
-A profile's `parameters` are options of a Ray task, such as `num_cpus: 4` or `num_gpus: 0.5`.
+The driver, `python -m sweep.submit.ray LOGS NAME COUNT OPTIONS`, needs hardly any resources. A task
+starts `python -m sweep.submit.ray LOGS NAME NUMBER`: a process, as Ray installs its own signal
+handlers in its workers. It saves its run and ends if its worker dies, whatever the reason.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import shlex
+import signal
+import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from core.config import ConfigError, nearest
-from core.errors import ClusterError, counted, first_line
+from core.errors import ClusterError, first_line
 from core.store.files import write_text
-from core.store.folders import Store
 from slurm.cluster import JobState
 from slurm.profile import Profile
 from sweep.state.pending import Pending
-from sweep.submit import bundle, local, ray_tasks, submissions
-from sweep.submit.backend import Backend, Key, Ordered, Started
-from sweep.submit.checks import Check
+from sweep.submit import bundle, submissions
 from sweep.submit.order import Order
-from sweep.submit.plugin import apart
+from sweep.submit.scheduler import Scheduler, require_known
+from sweep.worker import attempt
+from sweep.worker.job import STOPPED
 
 OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector")
 """Options of a Ray task that a profile may set."""
-_STATES = {"SUCCEEDED": "COMPLETED", "STOPPED": "CANCELLED", "FAILED": "FAILED"}
-"""Ray's state of a job -> Slurm's term. Any other counts as pending: the driver may still have to
-start a task (again)."""
+STATES = {"SUCCEEDED": "COMPLETED", "STOPPED": "CANCELLED", "FAILED": "FAILED"}
+"""Ray's state of a job -> Slurm's term. Any other counts as pending."""
+AGAIN = 5
+"""How often Ray starts a job again whose worker or process has died."""
+PATIENCE_S = 60.0
+"""Seconds that a process may take to save its run."""
 
 
-class Ray(Backend):
+class Ray(Scheduler):
     """Tasks on a Ray cluster, each with the GPUs of one run."""
 
-    queued = True
+    executor = "ray"
 
-    def start(self, order: Ordered) -> Started[Ordered]:
-        arrays, client = dict[str, int](), _client()
-        ready, left = apart(order.parts())
-        for part in ready:
-            name = submissions.job_name(part.sweep)
-            command, manifest = _command(part, name), part.freeze()
-            variables = local.setting(part.sweep, part.profile, order.code)
-            numbers = range(part.jobs)
-            tasks = [part.job(manifest, number, part.jobs) for number in numbers]
-            bundle.write(part.sweep.logs, name, tasks)
-            known = {"name": name, "array": name, "tasks": part.jobs, **part.span(numbers)}
-            submissions.record(part.sweep, manifest, part.profile, **known)
-            try:
-                client.submit_job(
-                    entrypoint=command, submission_id=name, runtime_env={"env_vars": variables}
-                )
-            except Exception as error:  # from the connection or the cluster
-                if _state(client, name).over:
-                    submissions.forget(part.sweep, name)
-                raise ClusterError(f"Ray refused the job: {first_line(error)}") from error
-            arrays[name] = part.jobs
-        return Started(arrays, left, "jobs of other runs have to end first" if left else "")
-
-    def script(self, order: Order) -> list[str]:
-        return [
-            f"# profile {part.profile.name}: a Ray job of {counted(part.jobs, 'task')} for "
-            f"{counted(part.size, 'run')}\n{_command(part, f'epsweep-{part.sweep.path.name}')}"
-            for part in order.parts()
-        ]
-
-    def checks(self, profile: Profile, store: Store, *, node: bool) -> Iterator[Check]:
+    def send(self, part: Order, name: str, variables: Mapping[str, str]) -> dict[str, int]:
+        client, command, manifest = _client(), self.text(part, name), part.freeze()
+        tasks = [part.job(manifest, number, part.jobs) for number in range(part.jobs)]
+        bundle.write(part.sweep.logs, name, tasks)
+        known = {"name": name, "array": name, "tasks": part.jobs, **part.span(range(part.jobs))}
+        submissions.record(part.sweep, manifest, part.profile, **known)
+        environment = {"env_vars": dict(variables)}
         try:
-            _options(profile)
-            _client()
-        except (ClusterError, ConfigError) as error:
-            yield Check("executor", "fail", str(error))
-        else:
-            yield Check("executor", "ok", "Ray answers")
+            client.submit_job(entrypoint=command, submission_id=name, runtime_env=environment)
+        except Exception as error:  # from the connection or the cluster
+            if not self.states({0: Pending(name, 0, name)})[0].live:
+                submissions.forget(part.sweep, name)
+            raise ClusterError(f"Ray refused the job: {first_line(error)}") from error
+        return {name: part.jobs}
 
-    def limited(self, profile: Profile, most: int) -> Profile:
-        raise ConfigError(
-            f"profile {profile.name}: --max-parallel: does not apply to executor ray, which starts "
-            "as many tasks as fit by their `parameters`"
-        )
+    def text(self, part: Order, name: str) -> str:
+        """The command line of the driver."""
+        require_known(part.profile, OPTIONS)
+        options = {"num_gpus": part.profile.gpus_per_run, **part.profile.parameters}
+        words = [str(part.sweep.logs), name, str(part.jobs), json.dumps(options)]
+        return shlex.join([sys.executable, "-u", "-m", "sweep.submit.ray", *words])
 
-    def states(self, promised: Mapping[Key, Pending]) -> dict[Key, Pending]:
-        try:
-            client = _client()
-            told = {name: _state(client, name) for name in {p.name for p in promised.values()}}
-        except Exception as error:  # not installed here, or unreachable
-            silent = JobState(reason=f"no answer from Ray: {first_line(error)}")
-            return {key: replace(item, state=silent) for key, item in promised.items()}
-        return {key: replace(item, state=told[item.name]) for key, item in promised.items()}
+    def verify(self, profile: Profile) -> str:
+        require_known(profile, OPTIONS)
+        _client()
+        return "Ray answers"
+
+    def told(self, items: Collection[Pending]) -> dict[str, JobState]:
+        """A job that the cluster does not know has ended, with the cluster that knew it."""
+        known = {job.submission_id: STATES.get(job.status.value) for job in _client().list_jobs()}
+        states = {item.job: known.get(item.name, "CANCELLED") or "PENDING" for item in items}
+        return {job: JobState(state, current=True) for job, state in states.items()}
 
     def stop(self, promised: Iterable[Pending]) -> None:
-        """Writes request files that the driver looks for: Ray itself could only end the driver with
-        all of its tasks."""
+        """Ask the driver to end these tasks: Ray itself could only end it with all of its tasks."""
         for item in promised:
             if item.logs:
-                write_text(ray_tasks.request(item.logs, item.job), "")
+                write_text(item.logs / f"{item.job}.end", "")
 
 
 BACKEND = Ray()
 
 
 def _client() -> Any:
-    """The client of the cluster in $RAY_ADDRESS, else of one running on this machine. Raises
-    ClusterError."""
+    """The client of the cluster in $RAY_ADDRESS, else of one here. Raises ClusterError."""
     try:
         from ray.job_submission import JobSubmissionClient  # 1 s to import; optional
+
+        return JobSubmissionClient()
     except ImportError:
         raise ClusterError("executor ray: not installed; run: pip install 'epsweep[ray]'") from None
-    try:
-        return JobSubmissionClient()
     except Exception as error:  # Ray raises a dozen types
         raise ClusterError(f"executor ray: {first_line(error)}") from error
 
 
-def _state(client: Any, name: str) -> JobState:
-    """The state of a job. A job that the cluster does not know has ended, with the cluster that
-    knew it."""
+def drive(logs: Path, name: str, count: int, options: dict[str, object]) -> None:
+    """Do all jobs; Ray chooses when and where. Looks every 5 s for requests to end one."""
+    import ray
+
+    ray.init(log_to_driver=False)
+    again = {"max_retries": AGAIN, "retry_exceptions": [ChildProcessError]}
+    task = ray.remote(**again, **options)(_supervise)
+    jobs = [f"{name}_{number}" for number in range(count)] if count > 1 else [name]
+    line = [sys.executable, "-u", "-m", "sweep.submit.ray", str(logs), name]
+    tasks = {job: task.remote([*line, str(n)], f"{logs}/{job}") for n, job in enumerate(jobs)}
+    left = [*tasks.values()]
+    while left:
+        _, left = ray.wait(left, num_returns=len(left), timeout=5)
+        for file in logs.glob(f"{name}*.end"):
+            ray.cancel(tasks[file.stem])
+            file.unlink()
+
+
+def _supervise(command: list[str], stem: str) -> None:
+    """A Ray task: do a job in a separate process. Raises ChildProcessError if that was killed."""
+    variables = os.environ | {attempt.JOB: Path(stem).name}
+    with open(f"{stem}_0_log.out", "ab") as out, open(f"{stem}_0_log.err", "ab") as err:
+        process = subprocess.Popen(
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+        )
     try:
-        said = str(client.get_job_status(name).value)
-    except RuntimeError as error:
-        if "does not exist" not in str(error):
-            raise
-        return JobState("CANCELLED", reason="unknown to this Ray cluster", current=True)
-    return JobState(_STATES.get(said, "PENDING"), current=True)
+        code = process.wait()
+    except KeyboardInterrupt:  # how Ray cancels
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_S)
+        process.kill()
+        raise
+    if code < 0 or code == STOPPED:
+        raise ChildProcessError(f"{stem}: exit code {code}")
 
 
-def _command(order: Order, name: str) -> str:
-    """The command line of the driver. Raises ConfigError for an unknown parameter."""
-    options = json.dumps(_options(order.profile))
-    module = [sys.executable, "-u", "-m", ray_tasks.__name__]
-    return shlex.join([*module, str(order.sweep.logs), name, str(order.jobs), options])
-
-
-def _options(profile: Profile) -> dict[str, Any]:
-    """The options of the Ray tasks. Raises ConfigError for an unknown parameter."""
-    for key in profile.parameters:
-        if key not in OPTIONS:
-            place = f"profile {profile.name}: parameters: {key}"
-            raise ConfigError(f"{place}: unknown key{nearest(key, OPTIONS)}")
-    return {"num_gpus": profile.gpus_per_run, **profile.parameters}
+if __name__ == "__main__":
+    folder, order, number, *more = sys.argv[1:]
+    if more:
+        drive(Path(folder), order, int(number), json.loads(more[0]))
+    else:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: if the worker dies
+        os.environ.pop("SUBMITIT_EXECUTOR", None)  # Ray may have been started by a submitit job
+        bundle.read(Path(folder), order, int(number))[0]()

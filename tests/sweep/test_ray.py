@@ -22,7 +22,7 @@ from core.store.folders import Store
 from core.store.json_files import read_json, read_jsonl
 from sweep.grid import load_grid
 from sweep.state.pending import Pending
-from sweep.submit import backends, ray, ray_tasks
+from sweep.submit import backends, ray
 
 Call = Callable[..., tuple[int, str, str]]
 GRID = """\
@@ -47,10 +47,11 @@ class Cluster:
         self.asked.append(asked)
         self.states[asked["submission_id"]] = "PENDING"
 
-    def get_job_status(self, name: str) -> SimpleNamespace:
-        if name not in self.states:
-            raise RuntimeError(f"Request failed with status code 404: Job {name} does not exist.")
-        return SimpleNamespace(value=self.states[name])
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(submission_id=name, status=SimpleNamespace(value=state))
+            for name, state in self.states.items()
+        ]
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_a_storm_on_a_real_cluster(
         return len(read_jsonl(store.run(run).attempts))
 
     def started(job: str) -> dict[int, int]:
-        return processes(ray_tasks.__name__, str(store.sweep("far").logs), job)
+        return processes(ray.__name__, str(store.sweep("far").logs), job)
 
     for number, begun in enumerate((trained, claimed)):
         until(lambda begun=begun, number=number: begun(runs[number]))
