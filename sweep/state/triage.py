@@ -55,7 +55,7 @@ _ENDS = {
     "PREEMPTED": ("preempted", "preempted"),
     "NODE_FAIL": ("node", "its node failed"),
     "BOOT_FAIL": ("node", "its node failed to boot"),
-    "CANCELLED": ("cancelled", "cancelled (scancel)"),
+    "CANCELLED": ("cancelled", "its job was cancelled"),
 }
 _SAID: dict[type[BaseException], str] = {
     ConfigError: "data",

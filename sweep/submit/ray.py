@@ -4,7 +4,7 @@ are options of a Ray task, such as `num_cpus: 4` or `num_gpus: 0.5`.
 
 The driver, `python -m sweep.submit.ray LOGS NAME COUNT OPTIONS`, needs hardly any resources. A task
 starts `python -m sweep.submit.ray LOGS NAME NUMBER`: a process, as Ray installs its own signal
-handlers in its workers. It saves its run and ends if its worker dies, whatever the reason.
+handlers in its workers. It ends if its worker dies, and saves its run if Ray gives it the time.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Ray(Scheduler):
     def told(self, items: Collection[Pending]) -> dict[str, JobState]:
         """A job that the cluster does not know has ended, with the cluster that knew it."""
         known = {job.submission_id: STATES.get(job.status.value) for job in _client().list_jobs()}
-        states = {item.job: known.get(item.name, "CANCELLED") or "PENDING" for item in items}
+        states = {item.job: known.get(item.name, "FAILED") or "PENDING" for item in items}
         return {job: JobState(state, current=True) for job, state in states.items()}
 
     def stop(self, promised: Iterable[Pending]) -> None:

@@ -75,7 +75,7 @@ CASES: dict[str, tuple[dict[str, Any], State, str | None, str | None]] = {
     ),
     "its job was cancelled": (
         {"holder": claim(), "promise": job("CANCELLED")},
-        *(State.CANCELLED, "cancelled", "cancelled (scancel)"),
+        *(State.CANCELLED, "cancelled", "its job was cancelled"),
     ),
     "its job ended in another way": (
         {"holder": claim(), "promise": job("PREEMPTED")},

@@ -116,7 +116,7 @@ def test_a_cluster_out_of_reach_keeps_promises(monkeypatch: pytest.MonkeyPatch) 
     assert told.live and told.state and "no route" in told.state.reason
     monkeypatch.setattr(ray, "_client", Cluster)
     (told,) = backends.states({0: item}).values()
-    assert not told.live
+    assert told.state and told.state.state == "FAILED", "a launch takes up its runs again"
 
 
 @pytest.fixture
