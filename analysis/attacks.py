@@ -27,20 +27,23 @@ from core.errors import DamagedError, counted
 from core.store.flags import read_flags
 
 USUAL = "apgd-ce"
+RUN = ("model", "dataset", "setting", "seed")
 
 
 @dataclass(frozen=True)
 class Judged:
     """A run under several attacks of one norm, at ascending strengths up to `strengths[-1]`.
 
-    critical: attack -> for each image the index of the first of these strengths at which the attack
-    breaks it, or len(strengths) if none does; shape [n]."""
+    critical: attack -> for each image the index of the first of these strengths by which the attack
+    has broken it, or len(strengths) if none has; shape [n]. tried: attack -> indices of the
+    strengths that it has tried; between them it breaks nothing."""
 
     run: Run
     strengths: tuple[Strength, ...]
     critical: dict[str, np.ndarray]
+    tried: dict[str, tuple[int, ...]]
     usual: str
-    """Name of the usual attack (apgd-ce); '' if it is not among them."""
+    """Name of the usual attack (apgd-ce), the first of several; '' if it is not among them."""
 
     @property
     def n(self) -> int:
@@ -49,13 +52,19 @@ class Judged:
 
     @cached_property
     def together(self) -> np.ndarray:
-        """The critical index of each image under all attacks together, shape [n]."""
+        """The critical index of each image under all attacks together, shape [n]. An image that is
+        broken at a strength is so at every larger one."""
         return reduce(np.minimum, self.critical.values())
+
+    def at_last(self, name: str) -> bool:
+        """Whether an attack has tried the last strength."""
+        return len(self.strengths) - 1 in self.tried.get(name, ())
 
     @property
     def differ(self) -> int:
-        """Number of images on which the attacks disagree at the last strength."""
-        right = [levels > len(self.strengths) - 1 for levels in self.critical.values()]
+        """Number of images on which the attacks that tried the last strength disagree there."""
+        last = len(self.strengths) - 1
+        right = [levels > last for name, levels in self.critical.items() if self.at_last(name)]
         return int((np.any(right, axis=0) != np.all(right, axis=0)).sum())
 
     def accuracy(self, critical: np.ndarray, level: int = -1) -> float:
@@ -63,64 +72,67 @@ class Judged:
         return percent(float((critical > level % len(self.strengths)).mean()))
 
     def expected(self, critical: np.ndarray) -> float:
-        """Expected accuracy in percent, by the trapezoid rule over these strengths for every
-        attack."""
-        points = {level: float(one) for level, one in enumerate(self.strengths)}
+        """Expected accuracy in percent, by the trapezoid rule over the usual attack's strengths for
+        every attack."""
+        points = {level: float(self.strengths[level]) for level in self.tried[self.usual]}
         return percent(float(robustness(critical, points).mean()))
 
     @property
     def overrated(self) -> tuple[float, Strength]:
         """(points, strength): the largest amount by which the accuracy under the usual attack
         exceeds that under all together, and where."""
-        gaps = [
-            self.accuracy(self.critical[self.usual], level) - self.accuracy(self.together, level)
-            for level in range(len(self.strengths))
-        ]
-        worst = int(np.argmax(gaps))
+        critical = self.critical[self.usual]
+        gaps = {
+            level: self.accuracy(critical, level) - self.accuracy(self.together, level)
+            for level in self.tried[self.usual]
+        }
+        worst = max(gaps, key=gaps.__getitem__)
         return gaps[worst], self.strengths[worst]
 
 
 def judged(run: Run, most: Strength | None = None) -> Iterator[Judged]:
     """One `Judged` for each norm and split in which at least two attacks have judged the run.
 
-    most: the largest strength to compare at; by default the largest that they share."""
+    most: the largest strength to compare at; by default the largest that any of them tried."""
     groups: dict[tuple[str, str], list[Evaluation]] = {}
     for one in run.evaluations:
         if one.record and one.kind.at_strengths:
             groups.setdefault((one.norm, one.record["config"]["split"]), []).append(one)
     for evaluations in groups.values():
-        if len({one.attack for one in evaluations}) < 2:
-            continue  # the usual case: saves reading its flags, 2 ms a run
-        found = _compared(run, evaluations, most)
-        if found and len(found.critical) > 1 and len(found.strengths) > 1:
+        # Of one attack alone, the usual case, no flags are read, which takes 2 ms a run.
+        several = len({one.attack for one in evaluations}) > 1
+        if several and (found := _compared(run, evaluations, most)):
             yield found
 
 
 def _compared(run: Run, evaluations: Sequence[Evaluation], most: Strength | None) -> Judged | None:
-    norm = evaluations[0].norm
-    grids = [one for one in evaluations if not one.kind.by_distance] or evaluations[:1]
-    shared = set.intersection(
-        *(
-            {Strength.parse(text, norm or "linf") for text in one.config["epsilons"]}
-            for one in grids
-        )
-    )
-    limit = most if most and most.norm == norm else None
-    strengths = tuple(sorted(one for one in shared if limit is None or one <= limit))
+    limit = most if most and most.norm == evaluations[0].norm else None
+    asked = [one for one in evaluations if not one.kind.by_distance] or evaluations[:1]
+    every = {strength for one in asked for strength in _grid(one)}
+    if limit and any(one.kind.by_distance for one in evaluations):
+        every.add(limit)
+    strengths = tuple(sorted(one for one in every if limit is None or one <= limit))
     levels: dict[str, pd.Series] = {}
+    tried: dict[str, tuple[int, ...]] = {}
     usual = ""
     for one in evaluations:
         try:
             found = _levels(run, one, strengths)
         except (OSError, DamagedError):
             continue
-        if one.attack not in levels or len(found) > len(levels[one.attack]):
-            levels[one.attack] = found
-            usual = one.attack if one.config["attack"] == USUAL else usual
-    if not levels:
+        own = strengths if one.kind.by_distance else _grid(one)
+        mine = tuple(level for level, strength in enumerate(strengths) if strength in own)
+        if len(mine) > 1 and len(found) > len(levels.get(one.attack, ())):
+            levels[one.attack], tried[one.attack] = found, mine
+            usual = usual or one.attack * (one.config["attack"] == USUAL)
+    if len(levels) < 2:
         return None
     common = pd.concat(levels, axis=1, join="inner").sort_index()
-    return Judged(run, strengths, {name: common[name].to_numpy() for name in levels}, usual)
+    return Judged(run, strengths, {name: common[name].to_numpy() for name in levels}, tried, usual)
+
+
+def _grid(one: Evaluation) -> list[Strength]:
+    return [Strength.parse(text, one.norm or "linf") for text in one.config["epsilons"]]
 
 
 def _levels(run: Run, one: Evaluation, strengths: Sequence[Strength]) -> pd.Series:
@@ -133,9 +145,10 @@ def _levels(run: Run, one: Evaluation, strengths: Sequence[Strength]) -> pd.Seri
         distance = np.where(flags["correct"], flags["distance"], 0)
         found = (distance[:, None] > np.array([float(s) for s in strengths], np.float32)).sum(1)
     else:
-        grid = [Strength.parse(text, one.norm or "linf") for text in one.config["epsilons"]]
-        at = np.array([grid.index(strength) for strength in strengths])
-        found = (flags["critical"][:, None] > at).sum(1)
+        # For each level of the attack, and for images that it never breaks, the first of
+        # `strengths` that is not below it.
+        places = [sum(strength < own for strength in strengths) for own in _grid(one)]
+        found = np.array([*places, len(strengths)])[flags["critical"]]
     return pd.Series(found, index=flags["index"])
 
 
@@ -179,8 +192,8 @@ class Lowered:
     usual one, in points."""
 
     runs: int
-    images: int
-    """The smallest number of images of a run."""
+    images: tuple[int, int]
+    """The smallest and the largest number of images of a run."""
     adv: float
     """Mean difference over runs, in adversarial accuracy."""
     expected: float
@@ -203,7 +216,7 @@ def lowered(runs: Iterable[Run]) -> Lowered | None:
         expected.append(one.expected(shown) - one.expected(true))
     return Lowered(
         runs=len(every),
-        images=min(one.n for one in every),
+        images=(min(one.n for one in every), max(one.n for one in every)),
         adv=float(np.mean(adv)),
         expected=float(np.mean(expected)),
         widest=max(one.overrated[0] for one in every),
@@ -222,28 +235,34 @@ def attack_table(results: Results) -> Table | None:
     if not lines:
         return None
     names = list(dict.fromkeys(name for one in lines for name in one.critical))
-    columns = [*names, *["all"] * (len(names) > 2), "differ", "overrated"]
+    columns = [*names, *["all"] * (len(names) > 2), "differ"]
     seeds = len({one.run.config["seed"] for one in lines}) > 1
-    usual = next((one.usual for one in lines if one.usual), "the usual attack")
     notes = [
-        "Accuracy in % at eps_g, on the images that every attack in the row has tried",
+        "Accuracy in % at eps_g, on the images that every attack in the row has tried; "
+        f"{ABSENT} where an attack has not tried eps_g",
         "differ: images that one attack breaks at eps_g and another does not",
-        f"overrated: largest number of points by which {usual} is above all attacks together, at "
-        f"strengths up to eps_g; bold above {OVERRATED:g} point",
     ]
+    usual = list(dict.fromkeys(one.usual for one in lines if one.usual))
+    if usual:
+        columns.append("overrated")
+        notes.append(
+            f"overrated: largest number of points by which {' or '.join(usual)} is above all "
+            f"attacks together, at strengths up to eps_g; bold above {OVERRATED:g} point"
+        )
     return Table(
         "Runs under several attacks",
         ("Model", "Dataset", "eps_g", "Setting", *["Seed"] * seeds),
         tuple((name,) for name in columns),
-        tuple((_labels(one, seeds), tuple(_entries(one, names))) for one in lines),
+        tuple((_labels(one, seeds), tuple(_entries(one, names))[: len(columns)]) for one in lines),
         tuple(notes),
     )
 
 
 def _entries(one: Judged, names: Sequence[str]) -> Iterator[Entry]:
-    for levels in (*map(one.critical.get, names), *[one.together] * (len(names) > 2)):
+    shown = [one.critical[name] if one.at_last(name) else None for name in names]
+    for levels in (*shown, *[one.together] * (len(names) > 2)):
         yield Entry(ABSENT if levels is None else str(half_up(one.accuracy(levels))))
-    yield Entry(f"{one.differ} of {one.n}")
+    yield Entry(f"{one.differ} of {one.n}" if sum(map(one.at_last, names)) > 1 else ABSENT)
     points, where = one.overrated if one.usual else (0.0, None)
     loud = _is_overrated(one)
     yield Entry(f"{half_up(points, 1)} at {where}" if points else ABSENT, bold=loud)
@@ -263,13 +282,11 @@ def attack_frame(results: Results) -> pd.DataFrame:
     for run in results.runs:
         for one in (found for most in results.strengths_of(run) for found in judged(run, most)):
             for name, critical in one.critical.items():
-                for level, strength in enumerate(one.strengths):
+                for level in one.tried[name]:
+                    strength = one.strengths[level]
                     rows.append(
                         {
-                            **{
-                                key: run.about[key]
-                                for key in ("model", "dataset", "setting", "seed")
-                            },
+                            **{key: run.about[key] for key in RUN},
                             "run_id": run.dir.id,
                             "attack": name,
                             "norm": strength.norm,

@@ -11,16 +11,24 @@ from core.config import ConfigError, nearest
 
 
 def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFrame:
-    """The rows of one evaluation, by default the attack with the most rows (the first of several),
-    so that a table never mixes attacks. Raises ConfigError if there is no `eval_id`.
+    """The rows of one evaluation, by default the `usual` one of the attacks, so that a table never
+    mixes attacks. Raises ConfigError if there is no `eval_id`.
     """
-    counts = Counter(frame["eval_id"])
-    if eval_id is not None and eval_id not in counts:
-        raise ConfigError(f"unknown evaluation '{eval_id}'{nearest(eval_id, counts)}")
-    # Kinds other than attacks have separate tables.
-    counts = Counter(attacked(frame)["eval_id"]) or counts
-    chosen = max(counts, key=counts.__getitem__) if eval_id is None else eval_id
-    return frame[frame["eval_id"] == chosen]
+    if eval_id is not None and eval_id not in (known := set(frame["eval_id"])):
+        raise ConfigError(f"unknown evaluation '{eval_id}'{nearest(eval_id, known)}")
+    if eval_id is None and len(frame):
+        # Kinds other than attacks have separate tables.
+        rows = attacked(frame)
+        eval_id = usual(rows if len(rows) else frame)
+    return frame[frame["eval_id"] == eval_id]
+
+
+def usual(frame: pd.DataFrame) -> str:
+    """The evaluation with the most rows in the norm that runs are trained for, then with the most
+    rows at all; the first of several. frame: not empty."""
+    own = Counter(frame.loc[frame["eval_norm"] == frame["norm"], "eval_id"])
+    every = Counter(frame["eval_id"])
+    return str(max(every, key=lambda name: (own[name], every[name])))
 
 
 def attacked(frame: pd.DataFrame) -> pd.DataFrame:

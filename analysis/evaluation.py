@@ -64,6 +64,11 @@ class Evaluation:
         return weights
 
     @property
+    def is_exact(self) -> bool:
+        """Whether its expected accuracy is an exact integral over distances."""
+        return self.kind.by_distance and self.prior is None
+
+    @property
     def attack(self) -> str:
         """'APGD-10', 'Corruptions-3'; '' if nothing was measured."""
         return self.kind.label(self.config) if self.record else ""

@@ -100,7 +100,7 @@ class Flags:
         strengths = _strengths(self._runs[run_id], evaluation, key)
         if key.metric == "adv":
             return index, survival(critical, max(strengths)).astype(float)
-        if evaluation.kind.by_distance and evaluation.prior is None:
+        if evaluation.is_exact:
             _, distance = self._load(self._results.distances, run_id, eval_id)
             largest = max(strengths.values())
             return index, np.minimum(distance, largest) / largest
@@ -121,7 +121,9 @@ class Flags:
         over images. Raises ConfigError as `scores`."""
         done = [row for row in self._rows[key] if row["state"] == "done"]
         if len(done) == 1 and key.metric in METRICS:
-            return self._counted(done[0]["run_id"], done[0]["eval_id"], key)
+            source = done[0]["run_id"], done[0]["eval_id"]
+            if key.metric != "expected" or not self._records(*source).is_exact:
+                return self._counted(*source, key)
         _, scores = self.scores(key)
         if np.isin(scores, (0, 1)).all():
             low, high = wilson(int(scores.sum()), len(scores))
@@ -173,12 +175,13 @@ class Flags:
 
 def _strengths(run: Run, evaluation: Evaluation, key: Key) -> dict[int, float]:
     """Index -> number, of the evaluation's strengths that `key` is computed from: those up to eps_g
-    and, for expected accuracy in l-inf without its own weights, only multiples of 1/255."""
+    and, for expected accuracy in l-inf by the trapezoid rule, only multiples of 1/255."""
     config = evaluation.record["config"] if evaluation.record else {}
     trained = run.epsilon_g or key.strength  # standard runs are shown at other runs' eps_g
     target = evaluation.target(trained)
     strengths = enumerate(Strength.parse(text, target.norm).number for text in config["epsilons"])
     coarse = key.metric == "expected" and in_pixels(target.norm) and not evaluation.prior
+    coarse &= not evaluation.is_exact
     return {
         level: float(epsilon)
         for level, epsilon in strengths

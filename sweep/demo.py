@@ -110,7 +110,9 @@ def _second_opinion(found: Lowered | None, grid: Grid) -> str:
     """How much lower the tables would be if an image had to withstand FMN as well as APGD."""
     if found is None:
         return "judged by one attack alone"
-    judged = f"Judged by FMN, too, on the first {found.images} test images"
+    few, many = found.images
+    images = f"{few} to {many}" if few < many else str(few)
+    judged = f"Judged by FMN, too, on the first {images} test images"
     return (
         f"{judged}, {counted(found.runs, 'attacked run')} lose {found.adv:.1f} points of adv and "
         f"{found.expected:.1f} of expected accuracy on average, and up to {found.widest:.1f} at "

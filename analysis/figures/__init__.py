@@ -63,7 +63,7 @@ CAPTIONS = {
     "margins": "Logit margin against the distance to the decision boundary (5th to 95th "
     "percentile), and Kendall's tau",
     "roc": "Brittle images, which an attack of that strength can change, detected by a small logit "
-    "margin",
+    "margin; skipped if fewer than ten are brittle, or robust, at every strength",
     "estimates": "Robust accuracy estimated from the distances of few images and the logit margins "
     "of all, a dot per run, strength and draw",
     "hinges": "Final accuracy for each pair of hinges T1, T2",

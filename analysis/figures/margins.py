@@ -1,6 +1,7 @@
 """Figures of margin consistency: margins against distances, ROC of detection, estimated accuracy.
 
-All use the logit margin. Seeds are pooled; of several evaluations with margins the first is drawn.
+All use the logit margin. Seeds are pooled; of several evaluations with margins the usual one is
+drawn, see `analysis.choice`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.cells import strengths
+from analysis.choice import usual
 from analysis.figures.panels import at_strength, named, of_pair, pairs_of, unit, unit_name
 from analysis.figures.style import Looks, above, blocks, looks, matrix, pair_title, styled
 from analysis.figures.training import stem
@@ -102,6 +104,7 @@ def _roc(
         distance = np.concatenate([one["distance"] for one in arrays])
         at = _telling(distance, _tried(results, same[0]), strength)
         if at is None:
+            axes.plot([], [], linestyle="", label=f"{setting}: skipped")
             continue
         brittle = distance <= float(at)
         found, style = detect(margin, brittle), styles[setting]
@@ -162,7 +165,7 @@ def _measured(results: Results) -> pd.DataFrame:
     """The rows with Kendall's tau by the logit margin, under one evaluation."""
     frame = named(results.margins)
     frame = frame[(frame["metric"] == "tau") & (frame["score"] == "logit")]
-    return frame[frame["eval_id"] == frame["eval_id"].iloc[0]] if len(frame) else frame
+    return frame[frame["eval_id"] == usual(frame)] if len(frame) else frame
 
 
 def _by_strength(results: Results) -> Iterator[tuple[Strength, pd.DataFrame]]:

@@ -68,6 +68,7 @@ def _consistency(frame: pd.DataFrame) -> Table:
         rows.append((_labels(row, frame), (*entries, Entry(shown))))
     unit = "1/255" if all(map(in_pixels, set(frame["eval_norm"]))) else "1/255 in l-inf"
     notes = [
+        _measured(frame),
         "tau: Kendall's tau-b between the distance to the decision boundary and a margin; in "
         "brackets its 95 % interval (percentile bootstrap over images)",
         f"median: of the distances, in {unit}",
@@ -75,6 +76,16 @@ def _consistency(frame: pd.DataFrame) -> Table:
     ]
     header = (*(("tau", score) for score in scores), ("distance", "median"))
     return _finished("Margin consistency", frame, rows, header, notes)
+
+
+def _measured(frame: pd.DataFrame) -> str:
+    """What the distances are: attack, norm, split and number of images."""
+    known = frame.loc[frame["state"] == "done", ["attack", "eval_norm", "split", "n"]]
+    parts = [
+        f"{attack} ({NORMS[norm]}) on {n} {split} images"
+        for attack, norm, split, n in known.drop_duplicates().itertuples(index=False, name=None)
+    ]
+    return f"distances by {', '.join(parts)}; own predictions, be they right or wrong" * bool(parts)
 
 
 def _of(seeds: int, group: pd.DataFrame, entry: Entry) -> Entry:
@@ -193,7 +204,8 @@ def _finished(
     if rows and len(rows[0][0]) > len(stub):
         stub.append("Margin")
     complete = bool((frame["state"] == "done").all())
-    return Table(title, tuple(stub), header, tuple(rows), (*notes, *_problems(frame)), complete)
+    notes = filter(None, (*notes, *_problems(frame)))
+    return Table(title, tuple(stub), header, tuple(rows), tuple(notes), complete)
 
 
 def _problems(frame: pd.DataFrame) -> list[str]:

@@ -156,6 +156,7 @@ def page(
         states=Counter(state for state, _ in digests.states.values()).most_common(),
         sections=SECTIONS.items(),
         findings=_findings(digests, tables, benchmark),
+        taus=facts.taus(digests),
         violations=facts.violations(digests),
         what=describe_values(one_evaluation(results.values))
         + (OTHERS if benchmark is not None else ""),

@@ -71,11 +71,17 @@ class Comparison:
 
 def comparisons(found: Mapping[Key, Cell]) -> list[Comparison]:
     """Every two levels of every axis that have complete cells to compare: schedules first, and
-    among them sched against fix. Without standard fine-tuning, which never saw an attack."""
+    among them sched against fix. With standard fine-tuning, which never saw an attack, only if
+    there is nothing else to compare."""
+    attacked = {key: cell for key, cell in found.items() if key.setting != "standard"}
+    return _comparisons(attacked) or _comparisons(found)
+
+
+def _comparisons(found: Mapping[Key, Cell]) -> list[Comparison]:
     levels: dict[str, dict[str, None]] = defaultdict(dict)
     cells: dict[tuple[Any, ...], dict[str, Key]] = defaultdict(dict)
     for key in found:
-        if key.setting == "standard" or not key.epsilon_g or key.metric not in METRICS:
+        if not key.epsilon_g or key.metric not in METRICS:
             continue
         axes = {SCHEDULE: key.setting, **fields_of(key.variant)}
         for axis, level in axes.items():

@@ -33,10 +33,19 @@ def findings(digests: Digests, *, paper: bool = False) -> list[str]:
     results, verdict = digests.results, Verdict(digests)
     both = paper and any(gap.clean for gap in gaps(results.values))
     sentences = _of_paper(digests, verdict) if both else verdict.sentences()
-    if not sentences:
-        sentences = ["Nothing to compare yet: no two settings are complete, all else equal."]
-    sentences += [f"{line[0].upper()}{line[1:]}." for line in trends.sentences(results.margins)]
-    return [*sentences, *standing(digests)]
+    sentences += [] if sentences else taus(digests)[:1]
+    return [*(sentences or [_nothing(digests)]), *standing(digests)]
+
+
+def taus(digests: Digests) -> list[str]:
+    """What the runs show of margin consistency; [] if no margins were measured."""
+    return [f"{line[0].upper()}{line[1:]}." for line in trends.sentences(digests.results.margins)]
+
+
+def _nothing(digests: Digests) -> str:
+    if all(state == "done" for state, _ in digests.states.values()):
+        return "Nothing to compare: no two settings at one strength on one backbone and dataset."
+    return "Nothing to compare yet: no two settings are complete, all else equal."
 
 
 def _of_paper(digests: Digests, verdict: Verdict) -> list[str]:
@@ -80,7 +89,8 @@ def violations(digests: Digests) -> list[str]:
 
 
 def _folded(texts: Sequence[str]) -> list[str]:
-    """The lines, with one line for more than FEW runs whose texts differ only in numbers."""
+    """The lines, with one line for more than FEW runs whose texts differ only in numbers: that with
+    the largest numbers."""
     alike: dict[str, list[str]] = defaultdict(list)
     for text in texts:
         _, _, said = text.partition(": ")
@@ -89,9 +99,16 @@ def _folded(texts: Sequence[str]) -> list[str]:
         line
         for same in alike.values()
         for line in (
-            same if len(same) <= FEW else [f"{counted(len(same), 'run')}, such as {same[0]}"]
+            same
+            if len(same) <= FEW
+            else [f"{counted(len(same), 'run')}, such as {max(same, key=_numbers)}"]
         )
     ]
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers in what a line says of its run."""
+    return [float(found) for found in re.findall(r"\d+(?:\.\d+)?", text.partition(": ")[2])]
 
 
 @dataclass(frozen=True)

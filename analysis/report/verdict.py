@@ -32,6 +32,7 @@ class Verdict:
     """The comparisons of a sweep as the page shows them."""
 
     def __init__(self, digests: Digests) -> None:
+        self.digests = digests
         self.found, self.metrics = digests.found, digests.metrics
         judged = one_evaluation(digests.results.values)
         self._flags = Flags(digests.results, judged, digests.evaluation)

@@ -17,6 +17,7 @@ from analysis.command import Source, tables
 from analysis.gates import run_gates
 from analysis.intervals import Flags
 from analysis.paper import main_tables
+from analysis.statistics import bootstrap
 from core.config import ConfigError, EvalConfig
 from core.config.evaluation_kinds import MinimalNorm
 
@@ -36,7 +37,7 @@ def test_expected_accuracy_is_the_integral_on_any_grid(tmp_path: Path) -> None:
     key = next(key for key in found if key.metric == "expected")
     assert found[key].value == pytest.approx(100 * scores.mean(), abs=1e-4)
     interval = Flags(results, results.values).interval(key)
-    assert interval.low < 100 * scores.mean() < interval.high < interval.low + 20
+    assert [interval.low, interval.high] == pytest.approx([100 * x for x in bootstrap(scores)])
     _, per_image = Flags(results, results.values).scores(Key(*key))
     assert per_image == pytest.approx(scores, abs=1e-5)
     (table,) = main_tables(results.values)
@@ -73,7 +74,27 @@ def test_attacks_stand_side_by_side_and_differences_are_counted(tmp_path: Path) 
     assert results and not run_gates(results)
     found = lowered(results.runs)
     assert found and found.expected == pytest.approx(4 / 4)
-    assert (found.runs, found.images, found.adv, found.widest) == (1, 150, 0, 4)
+    assert (found.runs, found.images, found.adv, found.widest) == (1, (150, 150), 0, 4)
+
+
+def test_each_attack_counts_at_the_strengths_that_it_has_tried(tmp_path: Path) -> None:
+    """AutoAttack at eps_g or above alone hides nothing between, and adds what it breaks."""
+    run = config(schedule="sched")
+    finish(tmp_path, run, critical=np.full(100, 5, np.int16))
+    distance = np.full(100, 5 / 255)
+    distance[:4] = 1.5 / 255
+    finish_by_distance(tmp_path, run, COARSE, distance, np.ones(100, bool))
+    broken = np.where(np.arange(100) < 90, 2, 1).astype(np.int16)
+    for epsilons, row in (
+        ([0, "4/255"], "100.00 | 96.00 | 90.00 | 86.00 | 14 of 100 | **14.0 at 4/255**"),
+        ([0, "8/255"], "100.00 | 96.00 | 4 of 100 | **4.0 at 2/255**"),
+    ):
+        ensemble = EvalConfig.parse({"attack": "autoattack", "epsilons": epsilons})
+        finish(tmp_path, run, ensemble, critical=broken)
+        rows = manifest(tmp_path, [run], [EVALUATION, COARSE, ensemble])
+        text = tables(Source.store(tmp_path, rows), "markdown", numbers=[-2]).text
+        assert f"| {row} |" in text, text
+        (tmp_path / "runs" / run.id / "evals" / f"{ensemble.id}.json").unlink()
 
 
 def test_a_point_is_no_alarm_and_one_attack_is_no_comparison(tmp_path: Path) -> None:
@@ -112,5 +133,5 @@ def test_a_page_says_the_same_of_many_runs_once() -> None:
     one = "{}: APGD-10 overrates it by up to {} points (at 2/255, 64 images) compared with FMN-60"
     many = [one.format(f"run-{i}", i / 2) for i in range(4)]
     other = "run-9: 3 of 64 images have no usable gradient; the attack may overrate the run"
-    assert _folded([*many, other]) == [f"4 runs, such as {many[0]}", other]
+    assert _folded([*many, other]) == [f"4 runs, such as {many[3]}", other]
     assert _folded(many[:3]) == many[:3]

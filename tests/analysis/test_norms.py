@@ -105,6 +105,16 @@ def test_in_another_norm_at_the_largest_strength(tmp_path: Path) -> None:
     assert mine["value"].item() == pytest.approx(weakest["accuracy"].item())
 
 
+def test_without_a_grid_the_norm_trained_for_comes_first(tmp_path: Path) -> None:
+    """By name l1 would be the first: fmn100-l1, fmn100-linf."""
+    l1, linf = (
+        EvalConfig.parse({"attack": "fmn", "norm": norm, "epsilons": epsilons})
+        for norm, epsilons in (("l1", [0, "12"]), ("linf", [0, "4/255"]))
+    )
+    values = results(tmp_path, l1, linf, epsilon_g="4/255").values
+    assert set(one_evaluation(values)["eval_id"]) == {linf.id}
+
+
 def test_the_same_strength_in_two_norms_is_two_cells(tmp_path: Path) -> None:
     for norm in ("l2", "l1"):
         evaluation = EvalConfig.parse({"norm": norm, "epsilons": ["0", "6", "12"], "steps": 5})

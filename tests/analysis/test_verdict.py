@@ -12,6 +12,7 @@ from scipy import stats
 from analysis import Results
 from analysis.report import Digests
 from analysis.report.comparison import Comparison, comparisons, effect
+from analysis.report.facts import findings
 from analysis.report.verdict import Verdict
 from analysis.variants import fields_of
 from core.config import RunConfig, Strength
@@ -98,6 +99,16 @@ def test_what_is_not_complete_is_left_out_and_counted(tmp_path: Path) -> None:
 def test_a_sweep_without_two_settings_has_no_verdict(tmp_path: Path) -> None:
     verdict = judged(tmp_path, {made.config(schedule="fix"): 0.5})
     assert verdict.sentences() == [] and verdict.as_data()["comparisons"] == []
+    said = "Nothing to compare: no two settings at one strength on one backbone and dataset."
+    assert findings(verdict.digests)[0] == said
+
+
+def test_standard_is_compared_if_there_is_nothing_else(tmp_path: Path) -> None:
+    shares = {"standard": 0.9, "sched": 0.6}
+    found = named(judged(tmp_path, {made.config(schedule=s): n for s, n in shares.items()}))
+    assert list(found) == ["sched instead of standard"]
+    (pairs,) = found["sched instead of standard"].pairs.values()
+    assert [*pairs["clean"].values()] == pytest.approx([-30])
 
 
 def test_fields_of_a_variant_may_hold_commas() -> None:
