@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from core.config import ConfigError, RunConfig
+from core.errors import first_line
 from core.store.flags import read_flags
 from core.store.folders import RunDir, Store
 from core.store.json_files import read_json
@@ -43,7 +44,7 @@ def load(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
     """
     from analysis import load as load_frame
 
-    return load_frame(Store.at(root).root, _rows(grid, root))
+    return load_frame(_store(root).root, _rows(grid, root))
 
 
 def curves(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
@@ -55,7 +56,7 @@ def curves(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
     """
     from analysis import Results
 
-    return Results(Store.at(root).root, _rows(grid, root)).curves
+    return Results(_store(root).root, _rows(grid, root)).curves
 
 
 def epochs(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
@@ -67,7 +68,7 @@ def epochs(root: Root = None, grid: AnyGrid | None = None) -> pd.DataFrame:
     """
     from analysis import Results
 
-    return Results(Store.at(root).root, _rows(grid, root)).epochs
+    return Results(_store(root).root, _rows(grid, root)).epochs
 
 
 def flags(run: str, evaluation: str | None = None, root: Root = None) -> pd.DataFrame:
@@ -112,15 +113,22 @@ def load_model(run: str, root: Root = None, *, device: torch.device | str = "cpu
     It maps pixels [B, 3, H, W] in [0, 1], of the run's `image_size`, to logits [B, classes], with
     normalisation inside. If the run has a moving average of the weights, that is used. Reading the
     checkpoint runs no code from it (weights_only).
-    Raises ConfigError if no run or several match, or the training has not ended, and DamagedError.
+    Raises ConfigError if no run or several match, the training has not ended, or there is no such
+    device, and DamagedError.
 
     >>> images, labels = epsweep.load_images(run, count=4)
     >>> epsweep.load_model(run)(images).shape  # the task has 10 classes
     torch.Size([4, 10])
     """
+    import torch
+
     from core.run.trained import load_trained
 
-    return load_trained(_folder(run, root), Store.at(root), device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # unknown to torch, or not on this machine
+        raise ConfigError(f"device: {device}: {first_line(error)}") from None
+    return load_trained(_folder(run, root), _store(root), device)
 
 
 def load_images(
@@ -129,7 +137,8 @@ def load_images(
     """Images and labels of a run's dataset: float32 [N, 3, H, W] in [0, 1], and int64 [N].
 
     split: 'train' (without augmentation), 'val' or 'test'. count: only the first images, which are
-    a fair sample. Raises ConfigError if the split is unknown or the dataset is not on this machine.
+    a fair sample. Raises ConfigError if split or count are invalid or the dataset is not on this
+    machine.
 
     >>> images, labels = epsweep.load_images(run, "val", count=4)
     >>> images.shape, labels.shape
@@ -137,14 +146,17 @@ def load_images(
     """
     import torch
 
+    from core.attack.examples import check_count
     from core.data import splits
     from core.datasets.own import SPLITS
 
+    if count is not None:
+        check_count("count", count)
     if split not in SPLITS:
         raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     folder = _folder(run, root)
     config = RunConfig.parse(folder.read_config(), where=str(folder.config))
-    part = getattr(splits.load(config, Store.at(root)), split).first(count)
+    part = getattr(splits.load(config, _store(root)), split).first(count)
     images, labels = part.batch(torch.arange(len(part)), torch.device("cpu"))
     return images, labels
 
@@ -160,7 +172,9 @@ def export(run: str, to: str | Path, root: Root = None) -> dict[str, Any]:
     """
     from core.run import trained
 
-    return trained.export(_folder(run, root), Store.at(root), Path(to))
+    if not isinstance(to, str | Path):
+        raise ConfigError(f"to: expected a folder, got {to!r}")
+    return trained.export(_folder(run, root), _store(root), Path(to))
 
 
 def launch(
@@ -168,7 +182,7 @@ def launch(
     profile: str = "local",
     root: Root = None,
     *,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     wait: bool = True,
     tracking: str | None = None,
     quiet: bool = False,
@@ -177,9 +191,9 @@ def launch(
 
     grid: a file, the name of a shipped grid, or the content of a grid file as a mapping. profile: a
     shipped one ('debug' runs in this process, 'local' in workers on this machine) or a file. only:
-    filters such as 'backbone=swin'. wait: wait until runs on this machine have ended; on a cluster,
-    return as soon as they are queued. tracking: 'none', 'offline', 'online' or 'auto' for W&B; None
-    for the profile's.
+    a filter such as 'backbone=swin', or several. wait: wait until runs on this machine have ended;
+    on a cluster, return as soon as they are queued. tracking: 'none', 'offline', 'online' or 'auto'
+    for W&B; None for the profile's.
 
     A script that other processes import (multiprocessing, spawn) must call this under
     `if __name__ == "__main__":`. Raises ConfigError and ClusterError; on Ctrl-C, StoppedError once
@@ -194,15 +208,15 @@ def launch(
     from sweep import launcher
     from sweep.tune import winners
 
-    store, given = Store.at(root), _grid(grid)
+    store, given = _store(root), _grid(grid)
     loaded = winners.apply(given, store)
     where = launcher.load_profile(profile, tracking=tracking)
-    console = Console(quiet=quiet, markup=False, emoji=False)
-    launcher.launch(loaded, store, where, only=only, wait=wait, console=console)
-    return _states(loaded, store, only)
+    filters, console = _filters(only), Console(quiet=quiet, markup=False, emoji=False)
+    launcher.launch(loaded, store, where, only=filters, wait=wait, console=console)
+    return _states(loaded, store, filters)
 
 
-def status(grid: AnyGrid, root: Root = None, *, only: Sequence[str] = ()) -> dict[str, str]:
+def status(grid: AnyGrid, root: Root = None, *, only: str | Sequence[str] = ()) -> dict[str, str]:
     """The states of a grid's runs: run id -> 'new', 'pending', 'running', 'done', 'failed', ...
     (docs/troubleshooting.md has all). Changes nothing. Raises ConfigError.
 
@@ -211,8 +225,8 @@ def status(grid: AnyGrid, root: Root = None, *, only: Sequence[str] = ()) -> dic
     """
     from sweep.tune import winners
 
-    store = Store.at(root)
-    return _states(winners.apply(_grid(grid), store), store, only)
+    store = _store(root)
+    return _states(winners.apply(_grid(grid), store), store, _filters(only))
 
 
 def _states(grid: Grid, store: Store, only: Sequence[str]) -> dict[str, str]:
@@ -225,13 +239,17 @@ def _states(grid: Grid, store: Store, only: Sequence[str]) -> dict[str, str]:
 def _grid(grid: AnyGrid) -> Grid:
     from sweep.grid import load_grid, parse_grid
 
-    if not isinstance(grid, Mapping):
+    if isinstance(grid, str | Path):
         return load_grid(grid)
+    if not isinstance(grid, Mapping):
+        kind = type(grid).__name__
+        raise ConfigError(f"grid: expected a file, the name of a grid or a mapping, got {kind}")
     try:
         text = yaml.safe_dump(dict(grid), sort_keys=False)
     except yaml.YAMLError as error:
-        raise ConfigError(f"grid: expected plain values ({error})") from None
-    return parse_grid(text, Path(f"{grid.get('name')}.yaml"))
+        kind = type(error.args[-1]).__name__
+        raise ConfigError(f"grid: expected numbers, text, lists and mappings, got {kind}") from None
+    return parse_grid(text, Path(f"{grid.get('name', 'grid')}.yaml"))
 
 
 def _rows(grid: AnyGrid | None, root: Root) -> list[dict[str, Any]] | None:
@@ -241,17 +259,29 @@ def _rows(grid: AnyGrid | None, root: Root) -> list[dict[str, Any]] | None:
     from sweep.submit.submissions import manifest_rows
     from sweep.tune import winners
 
-    return [*manifest_rows(winners.apply(_grid(grid), Store.at(root)).runs)]
+    return [*manifest_rows(winners.apply(_grid(grid), _store(root)).runs)]
 
 
 def _folder(run: str, root: Root) -> RunDir:
-    return run_logs.find(Store.at(root), run)
+    if not isinstance(run, str):
+        raise ConfigError(f"run: expected the id of a run or its beginning, got {run!r}")
+    return run_logs.find(_store(root), run)
+
+
+def _store(root: Root) -> Store:
+    if not isinstance(root, str | Path | None):
+        raise ConfigError(f"root: expected a folder, got {root!r}")
+    return Store.at(root)
+
+
+def _filters(only: str | Sequence[str]) -> Sequence[str]:
+    return [only] if isinstance(only, str) else only
 
 
 def _chosen(name: str | None, there: Sequence[str], run: RunDir) -> str:
     """The only id in `there` that is or begins with `name`. Raises ConfigError if there is none, or
     several."""
-    found = [item for item in there if item.startswith(name or "")]
+    found = [item for item in there if item.startswith(str(name or ""))]
     if name in there or len(found) == 1:
         return name if name in there else found[0]  # type: ignore[return-value]
     listed = ", ".join(there) or "none"

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import get_args
 
 from rich.console import Console
 from rich.text import Text
@@ -13,6 +14,7 @@ from rich.text import Text
 from core.config import ConfigError, nearest
 from core.data.digests import Known
 from core.errors import ClusterError, counted
+from core.options import Mode
 from core.store.claims import shared_clock
 from core.store.folders import Store, SweepDir
 from slurm.profile import Profile, read_profile
@@ -37,7 +39,9 @@ def load_profile(
     name: str, *, max_parallel: int | None = None, tracking: str | None = None
 ) -> Profile:
     """A profile with the command line's overrides. Raises ConfigError for an unknown or bad one."""
-    loaded = read_profile(name)
+    loaded, modes = read_profile(name), get_args(Mode)
+    if tracking and tracking not in modes:
+        raise ConfigError(f"tracking: expected one of {', '.join(modes)}, got {tracking!r}")
     if tracking:
         loaded = loaded.model_copy(update={"tracking": tracking})
     if max_parallel:

@@ -62,6 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     states = epsweep.launch(GRID, "debug", root, tracking="none", quiet=True)
     assert set(states.values()) == {"done"}
     assert states == epsweep.status(GRID, root)
+    assert [*epsweep.status(GRID, root, only="seed=0")] == [*states]
     return root, list(states)
 
 
@@ -173,6 +174,39 @@ def test_the_verb_and_what_cannot_be_loaded(
         epsweep.load_images(ids[0], "tst", root=root)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "line"),
+    [
+        ("load", (3,), "root: expected a folder, got 3"),
+        ("load", (None, 3), "grid: expected a file, the name of a grid or a mapping, got int"),
+        ("launch", ({"name": "a", "seeds": {np.int64(1): 2}},), "lists and mappings, got int64"),
+        ("launch", (GRID, "debug", None), "tracking: expected one of auto, .*, got 'nil'"),
+        ("status", ({},), r"grid\.yaml: name: expected lower-case"),
+        ("flags", (3,), "run: expected the id of a run or its beginning, got 3"),
+        ("load_model", ("RUN",), "device: warp: Expected one of"),
+        (
+            "load_images",
+            ("RUN", "test", -1),
+            "count: expected a whole number of at least 1, got -1",
+        ),
+        ("export", ("RUN", None), "to: expected a folder, got None"),
+    ],
+)
+def test_a_wrong_argument_is_named(
+    name: str,
+    arguments: tuple[Any, ...],
+    line: str,
+    runs: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EPSWEEP_ROOT", str(runs[0]))
+    given = [runs[1][0] if item == "RUN" else item for item in arguments]
+    more = {"launch": {"tracking": "nil"}, "load_model": {"device": "warp"}}.get(name, {})
+    with pytest.raises(ConfigError, match=line) as told:
+        getattr(epsweep, name)(*given, **more)
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", "4/255"), ("l2", 0.3), ("l1", 2)])
 def test_an_attack_breaks_what_an_evaluation_counts(
     trained: Trained, norm: str, epsilon: float | str
@@ -207,7 +241,7 @@ def test_data_may_be_arrays_tensors_or_batches() -> None:
     forms = [
         split,
         (split.images.numpy(), split.labels.numpy().astype(np.uint8)),
-        (floats.double(), split.labels),
+        [floats.double(), split.labels],
         torch.utils.data.DataLoader(torch.utils.data.TensorDataset(floats, split.labels), 7),
         parts,
     ]
@@ -230,14 +264,18 @@ X, Y = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
         (X, Y, {"epsilon": 4}, "did you mean 4/255"),
         (X, Y, {"epsilon": torch.ones(3)}, r"epsilon: expected one number or a tensor \[4\]"),
         (X, Y, {"norm": "l3"}, "norm: unknown norm 'l3'"),
-        (X, Y, {"steps": 0}, "steps: expected at least 1, got 0"),
+        (X, Y, {"steps": 0}, "steps: expected a whole number of at least 1, got 0"),
+        (X, Y, {"steps": 2.5}, "steps: expected a whole number of at least 1, got 2.5"),
+        (X, Y, {"norm": None}, "norm: unknown norm 'None'"),
+        (X, Y, {"model": len}, r"model: expected a torch.nn.Module, got builtin_function"),
+        (X.half(), Y, {}, r"model: fails on images float16 \[4, 3, 8, 8\]: "),
     ],
 )
 def test_a_wrong_attack_says_what_was_expected(
     x: Tensor, y: Tensor, options: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(ConfigError, match=line):
-        epsweep.attack(net(), x, y, **{"epsilon": "4/255", **options})
+        epsweep.attack(**{"model": net(), "x": x, "y": y, "epsilon": "4/255", **options})
 
 
 @pytest.mark.parametrize(
@@ -247,6 +285,11 @@ def test_a_wrong_attack_says_what_was_expected(
         (net(), (X, Y[:2]), {}, "labels: expected 4, got 2"),
         (net(), (X, X[:, 0, 0, 0]), {}, r"labels: expected integers \[N\], got float32 \[4\]"),
         (net(), [], {}, "expected at least one batch"),
+        (net(), [(X, Y), (X[..., 1:], Y)], {}, r"one shape, got \[3, 8, .\] and \[3, 8, .\]"),
+        (net(), [(X[0], 1)], {}, r"labels \[B\], got float32 \[3, 8, 8\] and int64 \[\]"),
+        (net(), [{"x": X}], {}, r"data: expected batches \(images, labels\), got dict"),
+        (net, (X, Y), {}, "model: expected a torch.nn.Module, got function"),
+        (net(), (X, Y), {"batch": "8"}, "batch: expected a whole number of at least 1, got '8'"),
         (net(), 5, {}, r"expected \(images, labels\) or an iterable of them, got int"),
         (nn.Conv2d(3, 1, 3), (X, Y), {}, r"model: expected logits \[1, classes\]"),
         (net(), (X, Y), {"step": 3}, r"evaluate: step: unknown"),

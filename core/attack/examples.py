@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from core.attack.apgd import attacking, check_range, gradient_of, is_right, loss
 from core.attack.trajectory import choose_trajectory
 from core.config import ConfigError, Strength, nearest
 from core.config.strength import NORMS
+from core.errors import first_line
 from core.machine.runtime import judging
 
 
@@ -32,7 +35,8 @@ def attack(
     Returns images of the shape of x, in the ball and in [0, 1]: for each image, the misclassified
     point of largest loss on its trajectory, or the point of largest loss if none is misclassified.
     Hence `evaluate` counts `model(adversarial).argmax(1) == y` at a single strength. Deterministic.
-    Raises ConfigError if shape, type, range or device of an input is not as above.
+    Raises ConfigError if the type, shape, range or device of an input is not as above, or the model
+    fails on x.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     >>> x, y = torch.full((1, 3, 1, 1), 0.5), torch.tensor([0])
@@ -40,10 +44,10 @@ def attack(
     >>> bool((adversarial - x).abs().max() <= 8 / 255 + 1e-6)
     True
     """
-    if steps < 1:
-        raise ConfigError(f"steps: expected at least 1, got {steps}")
+    check_count("steps", steps)
     if norm not in NORMS:
-        raise ConfigError(f"norm: unknown norm '{norm}'{nearest(norm, NORMS)}")
+        raise ConfigError(f"norm: unknown norm '{norm}'{nearest(str(norm), NORMS)}")
+    check_module(model)
     check_batch(x, y)
     radius = _radius(epsilon, norm, x)
     if not len(x):
@@ -70,13 +74,25 @@ def attack(
     return best
 
 
+def check_count(name: str, count: int) -> None:
+    """Raises ConfigError unless `count` is a whole number of at least 1."""
+    if not isinstance(count, Integral) or count < 1:
+        raise ConfigError(f"{name}: expected a whole number of at least 1, got {count!r}")
+
+
+def check_module(model: nn.Module) -> None:
+    """Raises ConfigError for anything but a module."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: expected a torch.nn.Module, got {kind_of(model)}")
+
+
 def check_batch(x: Tensor, y: Tensor) -> None:
     """Raises ConfigError unless x is float images [B, C, H, W] in [0, 1] and y int64 labels [B] on
     the same device."""
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        raise ConfigError(f"x: expected a float tensor [B, C, H, W], got {_kind(x)}")
+        raise ConfigError(f"x: expected a float tensor [B, C, H, W], got {kind_of(x)}")
     if not isinstance(y, Tensor) or y.shape != (len(x),) or y.dtype != torch.long:
-        raise ConfigError(f"y: expected an int64 tensor [{len(x)}], got {_kind(y)}")
+        raise ConfigError(f"y: expected an int64 tensor [{len(x)}], got {kind_of(y)}")
     if y.device != x.device:
         raise ConfigError(f"y: expected a tensor on {x.device}, like x, got one on {y.device}")
     check_range(x)
@@ -89,10 +105,16 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor) -> int:
     where = next((parameter.device for parameter in model.parameters()), x.device)
     if where != x.device:
         raise ConfigError(f"x: expected a tensor on {where}, like the model, got one on {x.device}")
-    with torch.no_grad():
-        logits = model(x[:1])
+    try:
+        with torch.no_grad():
+            logits = model(x[:1])
+    except RuntimeError as error:
+        why = f"fails on images {kind_of(x)}: {first_line(error)}"
+        raise ConfigError(f"model: {why}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-        raise ConfigError(f"model: expected logits [1, classes] for one image, got {_kind(logits)}")
+        raise ConfigError(
+            f"model: expected logits [1, classes] for one image, got {kind_of(logits)}"
+        )
     low, high = map(int, y.aminmax())
     if low < 0 or high >= logits.shape[1]:
         raise ConfigError(
@@ -107,7 +129,7 @@ def _radius(epsilon: float | str | Strength | Tensor, norm: str, x: Tensor) -> T
         radius = epsilon.detach().to(x.device, x.dtype)
         if radius.shape not in ((), (len(x),)):
             raise ConfigError(
-                f"epsilon: expected one number or a tensor [{len(x)}], got {_kind(epsilon)}"
+                f"epsilon: expected one number or a tensor [{len(x)}], got {kind_of(epsilon)}"
             )
         for number in radius.unique().tolist():
             _parse(number, norm)
@@ -122,7 +144,8 @@ def _parse(epsilon: object, norm: str) -> Strength:
         raise ConfigError(f"epsilon: {error}") from None
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """'float32 [4, 3, 8, 8]' for a tensor, else the name of the type."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return type(value).__name__

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from core.attack.apgd import attacking, check_range
-from core.attack.examples import check_model
+from core.attack.examples import check_count, check_model, check_module, kind_of
 from core.config import ConfigError, EvalConfig
 from core.data.splits import FloatSplit, Split
 from core.evaluation import kinds
@@ -67,7 +67,7 @@ def evaluate(
     evaluation in a grid (docs/evaluations.md): attack='apgd-ce', norm='linf', steps=10,
     epsilons='0..16/255' or ['0', '4/255'], mode='exact', images (only the first ones), ...
 
-    Raises ConfigError if data, model or an argument is invalid, and whatever the model raises.
+    Raises ConfigError if data, model or an argument is invalid, or the model fails on an image.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     >>> data = torch.full((5, 3, 2, 2), 0.5), torch.zeros(5, dtype=torch.long)
@@ -81,8 +81,8 @@ def evaluate(
     >>> found.arrays["distance"].shape
     (5,)
     """
-    if batch < 1:
-        raise ConfigError(f"batch: expected at least 1, got {batch}")
+    check_count("batch", batch)
+    check_module(model)
     if "split" in evaluation:
         raise ConfigError("split: does not apply to data that you pass, remove it")
     plain = {key: [*item] if isinstance(item, tuple) else item for key, item in evaluation.items()}
@@ -114,12 +114,15 @@ def _split(data: Any) -> Split:
     """Images and labels in memory. Raises ConfigError."""
     if isinstance(data, Split):
         return data
-    if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
+    if isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "shape"):
         images, labels = map(_tensor, data)
     elif isinstance(data, Iterable) and not isinstance(data, str | dict):
-        batches = [(_tensor(item[0]), _tensor(item[1])) for item in data]
+        batches = [_batch(item) for item in data]
         if not batches:
             raise ConfigError("data: expected at least one batch of images and labels, got none")
+        shapes = {str([*images.shape[1:]]) for images, _ in batches}
+        if len(shapes) > 1:
+            raise ConfigError(f"data: expected images of one shape, got {' and '.join(shapes)}")
         images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
     else:
         kind = type(data).__name__
@@ -134,6 +137,19 @@ def _split(data: Any) -> Split:
         check_range(images)
         return FloatSplit(images, labels)
     return Split(images, labels)
+
+
+def _batch(item: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of a loader; what follows images and labels in it is ignored."""
+    if not isinstance(item, tuple | list) or len(item) < 2:
+        raise ConfigError(f"data: expected batches (images, labels), got {kind_of(item)}")
+    images, labels = map(_tensor, item[:2])
+    if images.ndim != 4 or labels.ndim != 1:
+        got = f"{kind_of(images)} and {kind_of(labels)}"
+        raise ConfigError(
+            f"data: expected batches of images [B, C, H, W] and labels [B], got {got}"
+        )
+    return images, labels
 
 
 def _tensor(value: Any) -> torch.Tensor:
