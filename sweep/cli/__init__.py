@@ -33,7 +33,7 @@ from sweep.cli import (
 )
 from sweep.cli.options import PREPARE
 from sweep.cli.printing import err
-from sweep.cli.terminal import fit_encoding, literal
+from sweep.cli.terminal import UsageError, fit_encoding, literal, mistake
 from sweep.worker.stop import own_signals
 
 __all__ = ["app", "main"]
@@ -102,7 +102,15 @@ def main() -> None:
     try:
         settings.check()
         words = spread_only(map(from_home, sys.argv[1:]))
-        literal(lean(words[0] if words else ""))(words, prog_name="sweep")
+        command = literal(lean(words[0] if words else ""))
+        code = command(words, prog_name="sweep", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except UsageError as error:
+        if told := mistake(error):
+            err.print(Text(told, style="red"), soft_wrap=True)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
     except ConfigError as error:
         for line in str(error).splitlines():
             err.print(Text(line, style="red"), soft_wrap=True)

@@ -1,17 +1,24 @@
-"""Output that every terminal can show: characters its encoding lacks, brackets in help texts."""
+"""Output that every terminal can show: characters its encoding lacks, brackets in help texts,
+mistakes in one line."""
 
 from __future__ import annotations
 
 import codecs
+import re
 import sys
 import unicodedata
 from io import TextIOWrapper
+from typing import Any, cast
 
 import typer
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from core.config import nearest
+
+UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
+"""Every mistake on the command line. From newer releases typer exports only this child of it."""
 PLAIN = {
     "\u2026": ".",
     "\u2013": "-",
@@ -79,3 +86,32 @@ def _escape(command: TyperGroup | TyperCommand) -> None:
             parameter.help = escape(text)  # type: ignore[attr-defined]
     for inner in getattr(command, "commands", {}).values():
         _escape(inner)
+
+
+def mistake(error: Any) -> str:
+    """A UsageError in one line: where, what came, what was expected, the nearest name. '' if typer
+    has shown the help instead."""
+    said = " ".join(error.format_message().split()).removesuffix(".")
+    command = error.ctx.command if error.ctx else None
+    if found := re.match(r"Invalid value(?: for '?(.+?)'?)?: (?:Value error, )?(.*)", said):
+        told = _expected(found[2], error.__cause__)
+        said = f"{found[1]}: {told}" if found[1] else told
+    elif command and (found := re.match(r"No such (option|command):? '?([\w-]+)", said)):
+        known = [option for parameter in command.params for option in parameter.opts]
+        known = [option for option in known if option.startswith("-")]
+        known = known if found[1] == "option" else list(command.commands)
+        said = f"unknown {found[1]} '{found[2]}'{nearest(found[2], known)}"
+    elif not said:
+        return ""
+    place = error.ctx.command_path if error.ctx else "sweep"
+    return f"{place}: {said[0].lower()}{said[1:]}; see: {place} -h"
+
+
+def _expected(told: str, cause: Any) -> str:
+    """What a bad value's message says, in the words of our others."""
+    if found := re.match(r"'(.*)' is not one of (.*)", told):
+        known = re.findall(r"'([^']+)'", found[2])
+        return f"unknown value '{found[1]}'{nearest(found[1], known)}"
+    given = f", got '{cause.errors()[0]['input']}'" if hasattr(cause, "errors") else ""
+    told = re.sub(r"^Input should be (greater|less)", r"expected a number \1", told)
+    return re.sub(r"^Input should be (.*?)(, unable to.*)?$", r"expected \1", told) + given

@@ -195,6 +195,29 @@ def test_plan_lists_the_full_benchmark_without_its_data(call: Call, tmp_path: Pa
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("tables demo --format md", "--format: unknown value 'md' (known: markdown, csv, latex"),
+        ("status demo --sort nam", "--sort: unknown value 'nam', did you mean 'name'?"),
+        ("launch demo --max-parallel 0", "--max-parallel: expected a number greater than or"),
+        ("launch demo --max-parallel x", "--max-parallel: expected a valid integer, got 'x'"),
+        ("suggest-backbone --budget -1", "--budget: expected a number greater than or equal to 0"),
+        ("status demo --wach", "unknown option '--wach', did you mean '--watch'?"),
+        ("lanch demo", "sweep: unknown command 'lanch', did you mean 'launch'?"),
+        ("data mak", "sweep data: unknown command 'mak', did you mean 'make'?"),
+        ("plan", "sweep plan: missing argument 'GRID'; see: sweep plan -h"),
+        ("tables demo more", "got unexpected extra argument"),
+        ("plan demo --only", "option '--only' requires an argument"),
+        ("weights fetch", "sweep weights fetch: expected names of backbones"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(call: Call, words: str, told: str) -> None:
+    code, out, err = call(*words.split())
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith("sweep") and told in err
+
+
 def test_help_and_plan_import_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from sweep import cli; sys.argv = ['sweep', *sys.argv[1:]]\n"
