@@ -180,9 +180,10 @@ def summary(runs: Iterable[Run]) -> list[str]:
         return []
     worst = max(wrong, key=lambda one: one.overrated[0])
     points, where = worst.overrated
+    some, all_ = (len({one.run.dir.id for one in judgements}) for judgements in (wrong, every))
     return [
-        f"{worst.usual} overrates {len(wrong)} of {counted(len(every), 'run')} by more than a "
-        f"point, at most by {half_up(points, 1)} ({worst.run.dir.id} at {where}); see --attacks"
+        f"{worst.usual} overrates {some} of {counted(all_, 'run')} by more than a point, at most "
+        f"by {half_up(points, 1)} ({worst.run.dir.id} at {where}); see --attacks"
     ]
 
 

@@ -16,7 +16,7 @@ from analysis.choice import one_evaluation
 from analysis.compare import Agreement, agreement, with_published
 from analysis.derived import paired_tests
 from analysis.formats import FORMATS, as_text
-from analysis.gates import cell_gates, row_gates, run_gates
+from analysis.gates import cell_gates, folded, row_gates, run_gates
 from analysis.intervals import Flags
 from analysis.margins.tables import margin_tables
 from analysis.paper import DERIVED, NUMBERS, Sure, main_cells, main_tables, numbered, table_cells
@@ -263,7 +263,7 @@ def _left_out(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
 def _remarks(source: Source, laid_out: Mapping[int, Table]) -> list[str]:
     if source.results:
         few, uneven = tuned.sentence(source.results), batchnorm.sentence(source.results)
-        found = [*run_gates(source.results), *summary(source.results.runs)]
+        found = [*folded(run_gates(source.results)), *summary(source.results.runs)]
         gates = [f"gate: {text}" for text in found]
         return [
             *gates,

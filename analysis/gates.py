@@ -4,8 +4,9 @@ listed; a gate never changes or drops a number.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,10 +19,13 @@ from analysis.rounding import half_up, percent
 from analysis.runs import Run
 from analysis.tables import DOUBLE_DAGGER, cell_name, some
 from core.config import Strength
+from core.errors import counted
 from core.store.signatures import MASKED, is_masked
 
 OVERRATED = 1.0
 """Points by which an attack may overrate a run without a warning."""
+SHOWN = 3
+"""Runs with the same violation that have a line each."""
 ROUNDING = 0.005
 """Half of the last printed digit: the rounding error of published numbers."""
 
@@ -131,6 +135,29 @@ def gates_of(run: Run) -> Iterator[str]:
         if is_masked(blind, n):
             text = f"{blind} of {n} images have no usable gradient; the attack may overrate the run"
             yield f"{run.dir.id}: {text}"
+
+
+def folded(texts: Sequence[str]) -> list[str]:
+    """The lines; of more than SHOWN runs whose texts differ only in numbers, the one with the
+    largest numbers."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for text in texts:
+        _, _, said = text.partition(": ")
+        alike[re.sub(r"[\d.,/]+", "", said)].append(text)
+    return [
+        line
+        for same in alike.values()
+        for line in (
+            same
+            if len(same) <= SHOWN
+            else [f"{counted(len(same), 'run')}, such as {max(same, key=_numbers)}"]
+        )
+    ]
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers in what a line says of its run."""
+    return [float(found) for found in re.findall(r"\d+(?:\.\d+)?", text.partition(": ")[2])]
 
 
 def _doubted(record: Mapping[str, Any]) -> str:

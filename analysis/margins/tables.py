@@ -66,12 +66,13 @@ def _consistency(frame: pd.DataFrame) -> Table:
         median = medians.get(row, float("nan")) * scale_of(row[-1])
         shown = ABSENT if np.isnan(median) else "inf" if np.isinf(median) else str(half_up(median))
         rows.append((_labels(row, frame), (*entries, Entry(shown))))
-    unit = "1/255" if all(map(in_pixels, set(frame["eval_norm"]))) else "1/255 in l-inf"
+    pixels = {*map(in_pixels, set(frame["eval_norm"]))}
+    unit = ", in 1/255" * (True in pixels) + " for l-inf" * (len(pixels) > 1)
     notes = [
         _measured(frame),
         "tau: Kendall's tau-b between the distance to the decision boundary and a margin; in "
         "brackets its 95 % interval (percentile bootstrap over images)",
-        f"median: of the distances, in {unit}",
+        f"median: of the distances{unit}",
         *sentences(frame),
     ]
     header = (*(("tau", score) for score in scores), ("distance", "median"))
@@ -132,8 +133,10 @@ def _by_strength(
         key: _of(seeds[key[: len(ROW)]], group, shown(group))
         for key, group in _grouped(mine, [*ROW, "score", "strength"])
     }
-    tried = list(dict.fromkeys(frame.loc[frame["metric"] == "brittle", "strength"]))
     shares = frame[frame["metric"] == "brittle"]
+    tried = list(dict.fromkeys(shares["strength"]))
+    asked = set(zip(shares["eval_id"], shares["strength"], strict=True))
+    learned = set(zip(frame["eval_id"], frame["score"], strict=True))
     scarce = {
         key
         for key, group in _grouped(shares, [*ROW, "strength"])
@@ -143,11 +146,14 @@ def _by_strength(
     rows = []
     for row, group in _grouped(frame[frame["metric"] == "tau"], ROW):
         state = next((text for text in group["state"] if text != "done"), ABSENT)
+        eval_id = row[ROW.index("eval_id")]
         for score in scores:
+            if score != scores[0] and (eval_id, score) not in learned:
+                continue
             entries = (
                 replace(entry, mark=SCARCE * ((*row, text) in scarce))
                 if (entry := found.get((*row, score, text)))
-                else Entry(state)
+                else Entry(state if state != ABSENT or (eval_id, text) in asked else "")
                 for text in columns
             )
             labels = (*_labels(row, frame), *[score] * (len(scores) > 1))
@@ -214,8 +220,14 @@ def _problems(frame: pd.DataFrame) -> list[str]:
     notes = []
     failed = taus[taus["failed"].fillna(0) > 0]
     if len(failed):
-        counts = zip(failed["run_id"], failed["failed"], failed["n"], strict=True)
-        named = some([f"{count} of {n} in {run}" for run, count, n in counts])
+        fields = ["run_id", "failed", "n", "eval_norm"]
+        norms = len(set(taus["eval_norm"])) > 1
+        named = some(
+            [
+                f"{count} of {n} in {run}" + f" ({NORMS[norm]})" * norms
+                for run, count, n, norm in failed[fields].itertuples(index=False, name=None)
+            ]
+        )
         notes.append(f"no adversarial image found, counted with the largest distance: {named}")
     for (state, reason), rows in taus[taus["state"] != "done"].groupby(["state", "reason"]):
         notes.append(f"{state} ({reason}): {some(list(rows['run_id']))}")

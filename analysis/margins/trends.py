@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.rounding import half_up
+from core.errors import counted
 
 SAME = ["model", "dataset", "variant", "norm", "seed", "eval_id"]
 """Columns in which runs of one comparison agree."""
@@ -21,7 +22,8 @@ def sentences(frame: pd.DataFrame) -> list[str]:
         return []
     low, middle, high = (half_up(np.quantile(taus["value"], at), 2) for at in (0, 0.5, 1))
     ends = f"{low} to {high}, median {middle}" if len(taus) > 1 else f"{middle}"
-    runs = f"{len(taus)} run" + "s" * (len(taus) > 1)
+    runs = counted(taus["run_id"].nunique(), "run")
+    runs += f" and {len(taus)} evaluations" if len(taus) > taus["run_id"].nunique() else ""
     return [
         f"Kendall's tau between distance and logit margin over {runs}: {ends}",
         *_rises(_with_standard(taus), [*SAME, "setting"], "epsilon_g", "eps_g"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from analysis.check import claims
 from analysis.choice import one_evaluation
 from analysis.derived import paired_tests
 from analysis.findings import finding, gaps
-from analysis.gates import cell_gates, commit_gates, row_gates
+from analysis.gates import cell_gates, commit_gates, folded, row_gates
 from analysis.margins import trends
 from analysis.paper import compared
 from analysis.report.digest import Digests
@@ -24,7 +23,6 @@ from core.config import Strength
 from core.errors import counted
 
 SURE = 0.05
-FEW = 3
 
 
 def findings(digests: Digests, *, paper: bool = False) -> list[str]:
@@ -84,31 +82,8 @@ def violations(digests: Digests) -> list[str]:
     chosen, found = one_evaluation(digests.results.values), digests.found
     gates = (*cell_gates(found), *row_gates(chosen, found))
     of_runs = [text for run in digests.runs for text in digests.counted[run.dir.id]["gates"]]
-    texts = [violation.text for violation in gates] + _folded(of_runs)
+    texts = [violation.text for violation in gates] + folded(of_runs)
     return texts + commit_gates(digests.results.values)
-
-
-def _folded(texts: Sequence[str]) -> list[str]:
-    """The lines, with one line for more than FEW runs whose texts differ only in numbers: that with
-    the largest numbers."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for text in texts:
-        _, _, said = text.partition(": ")
-        alike[re.sub(r"[\d.,/]+", "", said)].append(text)
-    return [
-        line
-        for same in alike.values()
-        for line in (
-            same
-            if len(same) <= FEW
-            else [f"{counted(len(same), 'run')}, such as {max(same, key=_numbers)}"]
-        )
-    ]
-
-
-def _numbers(text: str) -> list[float]:
-    """The numbers in what a line says of its run."""
-    return [float(found) for found in re.findall(r"\d+(?:\.\d+)?", text.partition(": ")[2])]
 
 
 @dataclass(frozen=True)

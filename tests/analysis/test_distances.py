@@ -128,10 +128,10 @@ def rows_of(correct: int) -> list[dict[str, object]]:
 
 
 def test_a_page_says_the_same_of_many_runs_once() -> None:
-    from analysis.report.facts import _folded
+    from analysis.gates import folded
 
     one = "{}: APGD-10 overrates it by up to {} points (at 2/255, 64 images) compared with FMN-60"
     many = [one.format(f"run-{i}", i / 2) for i in range(4)]
     other = "run-9: 3 of 64 images have no usable gradient; the attack may overrate the run"
-    assert _folded([*many, other]) == [f"4 runs, such as {many[3]}", other]
-    assert _folded(many[:3]) == many[:3]
+    assert folded([*many, other]) == [f"4 runs, such as {many[3]}", other]
+    assert folded(many[:3]) == many[:3]

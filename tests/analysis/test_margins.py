@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from analysis_store import grid, manifest
 from margin_store import EVAL_ID, add_margins, asking, measured
@@ -26,6 +27,7 @@ from analysis.margins.detection import (
     threshold,
 )
 from analysis.margins.kendall import _Pairs, rank_correlation
+from analysis.margins.tables import margin_tables
 from analysis.margins.trends import sentences
 from core.config import ConfigError
 
@@ -220,6 +222,34 @@ def test_strengths_at_which_all_are_brittle_are_skipped_and_named(tmp_path: Path
     assert "skipped for all at 12/255, 16/255, 32/255" in auroc.notes[0]
     assert [entry.mark for entry in auroc.rows[0][1]] == ["", "", "*"]
     assert "* fewer than 10 images are brittle, or robust" in auroc.notes
+
+
+def test_evaluations_that_measure_different_things_leave_cells_empty(tmp_path: Path) -> None:
+    """Not "skipped": the one in l2 has other strengths, and no pseudo-margins."""
+    runs = grid(["vit"], ["cars"], ["4/255"], ["sched"])
+    arrays = measured()
+    add_margins(tmp_path, runs[0], arrays | {"pseudo_logits": arrays["logit_margin"]})
+    first = Source.store(tmp_path, asking(manifest(tmp_path, runs))).results
+    assert first
+    there = first.margins
+    other = there[there["score"].isin(["", "logit"]) & there["strength"].isin(["", "4/255"])]
+    other = other.assign(eval_id="fmn-l2", eval_norm="l2", failed=3)
+    other["strength"] = other["strength"].replace("4/255", "0.5")
+    both = pd.concat([there, other])
+    consistency, auroc, *_ = margin_tables(both)
+    assert [labels[-2:] for labels, _ in auroc.rows] == [
+        ("FMN-100 (l-inf, test)", "logit"),
+        ("FMN-100 (l-inf, test)", "pseudo, logits"),
+        ("FMN-100 (l2, test)", "logit"),
+    ]
+    shown = dict(zip((text for (text,) in auroc.header), auroc.rows[2][1], strict=True))
+    assert {text for text, entry in shown.items() if entry.text} == {"0.5"}
+    assert (
+        "distances by FMN-100 (l-inf) on 200 test images, FMN-100 (l2) on" in consistency.notes[0]
+    )
+    assert "median: of the distances, in 1/255 for l-inf" in consistency.notes
+    assert any("over 1 run and 2 evaluations" in note for note in consistency.notes)
+    assert consistency.notes[-1].endswith(f"3 of 200 in {runs[0].id} (l2)")
 
 
 @pytest.mark.parametrize(
