@@ -87,6 +87,25 @@ def works_of(seen: Plan, cost: Cost) -> list[Work]:
     return [cost.work(status.run.config, status.run.evals) for status in seen.statuses]
 
 
+def rest(status: Status, work: Work) -> Work:
+    """The part of a run's work that is left, as estimated: hours by phase."""
+    if work.hours is None or status.state is State.DONE:
+        return work._replace(hours=work.hours and 0.0, phases={})
+    trained = "training" if _trained(status) else ""
+    done = 0.0 if status.state is State.UNEVALUATED else status.share
+    under_way = {*work.phases} - {"training"} if trained else {"training"}
+    left = {
+        name: hours * (1 - done * (name in under_way))
+        for name, hours in work.phases.items()
+        if name != trained
+    }
+    return work._replace(hours=sum(left.values()), phases=left)
+
+
+def _trained(status: Status) -> bool:
+    return status.state is State.UNEVALUATED or status.phase == "evaluate"
+
+
 def hours(seen: Plan, cost: Cost, works: Sequence[Work] = ()) -> Hours:
     """Hours spent so far and left: GPU-hours, or core-hours if no run has used a GPU, or hours of
     runs while it is unknown how many cores a run uses. What is left follows from the speed of this
@@ -99,7 +118,8 @@ def hours(seen: Plan, cost: Cost, works: Sequence[Work] = ()) -> Hours:
     cores = cost.cores or 1
     seconds = {s.run.id: s.gpu_seconds if on_gpus else s.seconds * cores for s in seen.statuses}
     for status, work in zip(seen.statuses, works, strict=True):
-        if work.petaflops:
+        # What an unevaluated run has taken includes evaluations that this grid does not ask for.
+        if work.petaflops and status.state is not State.UNEVALUATED:
             used[status.run.config.backbone] += seconds[status.run.id]
             made[status.run.config.backbone] += work.petaflops * _share(status, work)
     spent = sum(seconds.values()) / 3600
@@ -163,6 +183,8 @@ def _share(status: Status, work: Work) -> float:
     if status.state is State.DONE or not work.petaflops or work.training is None:
         return display.done_share(status)
     trained = work.training / work.petaflops
+    if status.state is State.UNEVALUATED:  # its share is that of evaluations which are done
+        return trained
     if status.phase == "evaluate":
         return trained + (1 - trained) * status.share
     return trained * status.share

@@ -16,7 +16,7 @@ from core.errors import counted
 from core.sheet import Sheet
 from core.store.folders import Store
 from sweep import budget
-from sweep.budget import Hours, lasting, scaled, short, spelled, works_of
+from sweep.budget import Hours, lasting, rest, scaled, short, spelled, works_of
 from sweep.estimate.cost import Cost, Sum, Work, by_phase
 from sweep.grid import Grid
 from sweep.state import display
@@ -63,7 +63,8 @@ def of(grid: Grid, seen: Plan, cost: Cost, published: Published | None = None) -
         span = f"{short(min(known) * factor)} to {short(max(known) * factor)} {unit}"
         lines.append(Text(f"a run takes {span}{_at_once(told_hours, max(known), cost)}"))
     before = cost.searching(grid.searches)
-    if phases := _phases(by_phase(works, before), cost.unit):
+    left = [rest(status, work) for status, work in zip(seen.statuses, works, strict=True)]
+    if phases := _phases(by_phase(left, before), cost.unit):
         lines.append(phases)
     lines += winners.lines(grid) + searches(grid, before, cost.unit)
     printed = published.shown if published else {}
@@ -72,7 +73,7 @@ def of(grid: Grid, seen: Plan, cost: Cost, published: Published | None = None) -
         what = f"{published.metric} as published, in %"
         runs = counted(some, "run")
         lines.append(Text(f"{what}, for {runs}; a cell shows the mean over its runs"))
-    return Group(*lines, cells(seen, works, cost.unit, printed))
+    return Group(*lines, cells(seen, left, cost.unit, printed))
 
 
 def place(store: Store, *grids: Grid) -> Text:
@@ -97,11 +98,11 @@ def _at_once(told: Hours, longest: float, cost: Cost) -> str:
 
 
 def _phases(phases: Mapping[str, Sum], unit: str) -> Text | None:
-    """'by phase: training 766, autoattack 2,019 GPU-hours', without phases whose hours are 0 or
-    unknown; None if that leaves none."""
+    """'left by phase: training 766, autoattack 2,019 GPU-hours', without phases whose hours are 0
+    or unknown; None if that leaves none."""
     factor, unit = scaled(max(total.known for total in phases.values()), unit)
     told = [f"{name} {short(each.known * factor)}" for name, each in phases.items() if each.known]
-    return Text(f"by phase: {', '.join(told)} {unit}") if told else None
+    return Text(f"left by phase: {', '.join(told)} {unit}") if told else None
 
 
 def searches(grid: Grid, hours: Sum, unit: str) -> list[Text]:
@@ -117,8 +118,8 @@ def cells(
     seen: Plan, works: Sequence[Work], unit: str, published: Mapping[str, float] = NOTHING
 ) -> Sheet:
     """Done/all runs by backbone and dataset, how many others are under way or failed, published
-    values (percent, by run id), and the estimate for each backbone. unit: 'GPU-hours' or
-    'core-hours'."""
+    values (percent, by run id), and for each backbone the estimate of what is left, by `works`.
+    unit: 'GPU-hours' or 'core-hours'."""
     datasets: dict[str, None] = {}
     counts: dict[str, dict[str, Counter[State]]] = defaultdict(lambda: defaultdict(Counter))
     printed: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -135,7 +136,7 @@ def cells(
     largest = max((total.known for total in totals.values()), default=0.0)
     factor, unit = scaled(largest, unit)
     if largest:
-        table.add_column(unit, justify="right", style="dim")
+        table.add_column(f"{unit} left", justify="right", style="dim")
     for backbone, row in counts.items():
         shown = [
             _cell(row[name], printed[backbone, name]) if name in row else "" for name in datasets

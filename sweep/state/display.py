@@ -54,6 +54,8 @@ def done_share(status: Status) -> float:
     """Share of a run's work that is done, in [0, 1], counting evaluation as the last tenth."""
     if status.state is State.DONE:
         return 1.0
+    if status.state is State.UNEVALUATED:  # its share is that of evaluations which are done
+        return 0.9
     if status.phase == "evaluate":
         return 0.9 + 0.1 * status.share
     return 0.9 * status.share

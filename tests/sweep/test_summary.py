@@ -119,6 +119,25 @@ def test_what_is_left_takes_as_long_as_on_the_devices_at_work(store: Store) -> N
     )
 
 
+def test_trained_runs_have_only_evaluations_left(store: Store) -> None:
+    """Another grid has trained and evaluated them; this one asks for more."""
+    grid = parse(GRID % ("swin", "0"))
+    (status,) = new(GRID % ("swin", "0")).statuses
+    model = cost.of(H100, store)
+    whole = model.work(status.run.config, status.run.evals)
+    trained = replace(status, state=State.UNEVALUATED, phase="evaluate", share=1.0)
+    assert budget.rest(status, whole) == whole
+    left = budget.rest(trained, whole)
+    assert {*left.phases} == {*whole.phases} - {"training"} and whole.hours and left.hours
+    assert left.hours == pytest.approx(whole.hours - whole.phases["training"])
+    seen = Plan([trained])
+    assert budget.hours(seen, model).known == pytest.approx(left.hours)
+    text = shown(summary.of(grid, seen, model), 160)
+    assert "left by phase: apgd-ce" in text and "training" not in text
+    done = budget.rest(replace(trained, state=State.DONE), whole)
+    assert (done.hours, done.phases) == (0, {})
+
+
 def test_a_sum_of_several_grids_says_what_it_leaves_out(store: Store) -> None:
     grids = [parse(GRID % (name, "0")) for name in ("swin", "resnet18")]
     grids[1] = replace(grids[1], name="other")
