@@ -26,8 +26,9 @@ def one_evaluation(frame: pd.DataFrame, eval_id: str | None = None) -> pd.DataFr
 def usual(frame: pd.DataFrame) -> str:
     """The evaluation with the most rows in the norm that runs are trained for, then with the most
     rows at all; the first of several. frame: not empty."""
-    own = Counter(frame.loc[frame["eval_norm"] == frame["norm"], "eval_id"])
-    every = Counter(frame["eval_id"])
+    # Lists, as iterating over columns of text takes four times as long.
+    own = Counter(frame.loc[frame["eval_norm"] == frame["norm"], "eval_id"].tolist())
+    every = Counter(frame["eval_id"].tolist())
     return str(max(every, key=lambda name: (own[name], every[name])))
 
 

@@ -239,13 +239,13 @@ def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def describe_values(frame: pd.DataFrame) -> str:
     """What the numbers are, for a note: unit, attack, split, seeds."""
     judged = frame.loc[frame["attack"] != "", ["attack", "note", "eval_norm"]].drop_duplicates()
-    splits = [split for split in dict.fromkeys(frame["split"]) if split]
-    accuracies = {*METRICS, CORRUPTED, ACCURACY}
-    text = "Accuracy in %" if set(frame["metric"]) <= accuracies else "As measured"
+    splits, abouts, metrics = (
+        [text for text in frame[name].unique() if text] for name in ("split", "about", "metric")
+    )
+    text = "Accuracy in %" if {*metrics} <= {*METRICS, CORRUPTED, ACCURACY} else "As measured"
     if splits:
         text += f" on the {' and '.join(splits)} split"
-    abouts = [text for text in dict.fromkeys(frame["about"]) if text]
-    if not set(frame["metric"]) & {*METRICS}:
+    if not {*metrics} & {*METRICS}:
         text += "".join(f"; {about}" for about in abouts)
     elif len(judged):
         named = [
@@ -254,7 +254,7 @@ def describe_values(frame: pd.DataFrame) -> str:
         ]
         text += f"; adv and expected under {' and '.join(named)}"
         text += "".join(f"; {about}" for about in abouts)
-    seeds = sorted(set(frame["seed"].dropna()))
+    seeds = sorted(frame["seed"].dropna().unique())
     counts = sorted(set(frame.groupby(BY, sort=False)["seed"].nunique()))
     if counts[-1:] > [1]:
         span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))

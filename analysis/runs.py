@@ -20,9 +20,10 @@ from core.data.inputs import Sources
 from core.errors import DamagedError
 from core.store import damage, shapes
 from core.store.classes import classes_of
+from core.store.files import read
 from core.store.flags import read_flags
 from core.store.folders import ATTEMPTS, ENV, METRICS, RESULT, RunDir, eval_names
-from core.store.json_files import read_json, read_jsonl, salvage
+from core.store.json_files import parse_json, parse_jsonl, salvage
 from core.store.records import FEWEST, batchnorm_images, delay, threshold
 
 Row = dict[str, Any]
@@ -42,8 +43,8 @@ class Run:
     """For a tuned run, the winner it uses: search, params, value, trials, least, ..."""
     known: Known | None = None
     """Present digests of datasets and checkpoints, shared by the runs of a store."""
-    _seen: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Name in the folder -> content of its undamaged files that have been read."""
+    _seen: dict[str, bytes | None] = field(default_factory=dict, init=False, repr=False)
+    """Name in the folder -> text of a file that has been read, until it is parsed."""
 
     def forget(self) -> None:
         """Drop what was read, to save memory (1 GB for 10,000 runs of 50 epochs). It is read again
@@ -52,9 +53,11 @@ class Run:
         for name in ("epochs", "evaluations", "env"):
             self.__dict__.pop(name, None)
 
-    def _read(self, read: Callable[[str], Any], name: str) -> Any:
-        """The content of a file, whose shape `damage` has checked."""
-        return self._seen[name] if name in self._seen else read(f"{self.dir.path}/{name}")
+    def _read(self, parse: Callable[[bytes, str], Any], name: str) -> Any:
+        """The content of a file, whose shape `damage` has checked; None if it does not exist."""
+        path = f"{self.dir.path}/{name}"
+        text = self._seen.pop(name) if name in self._seen else read(path)
+        return None if text is None else parse(text, path)
 
     @cached_property
     def epsilon_g(self) -> Strength:
@@ -113,7 +116,7 @@ class Run:
         """result.json; None if the run is not done, damaged or stale."""
         if self.damage or self.changed:
             return None
-        result: Row | None = self._read(read_json, RESULT)
+        result: Row | None = self._read(parse_json, RESULT)
         if result:
             result.pop("crc32", None)  # 10 MB for 10,000 runs, which nothing else needs
         return result
@@ -155,7 +158,7 @@ class Run:
         asked = self.asked.get(eval_id, {})
         if self.state != "done":
             return Evaluation(eval_id, None, self.state, self.reason, asked)
-        record = self._read(read_json, eval_names(eval_id)[0])
+        record = self._read(parse_json, eval_names(eval_id)[0])
         if record is None:
             return Evaluation(eval_id, None, "missing", f"evaluation {eval_id} not done", asked)
         whole = record["split_images"]
@@ -185,22 +188,21 @@ class Run:
         """commit, versions, host, device; {} if the run never started."""
         if self.damage:
             return {}
-        env: Row | None = self._read(read_json, ENV)
+        env: Row | None = self._read(parse_json, ENV)
         return env or {}
 
     @cached_property
     def attempts(self) -> list[Row]:
         if self.damage:
             return [row for row in salvage(f"{self.dir.path}/{ATTEMPTS}", shapes.Attempt) if row]
-        rows: list[Row] = self._read(read_jsonl, ATTEMPTS)
-        return rows
+        return self._read(parse_jsonl, ATTEMPTS) or []
 
     @cached_property
     def epochs(self) -> list[Row]:
         """Rows of metrics.jsonl so far, with strengths in the present spelling."""
         if self.damage or self.changed:
             return []
-        rows: list[Row] = self._read(read_jsonl, METRICS)
+        rows: list[Row] = self._read(parse_jsonl, METRICS) or []
         norm = self.config["norm"]
         if in_pixels(norm):
             return rows

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from analysis.rounding import GUARD
 
@@ -47,8 +47,8 @@ def paired_test(first: NDArray[np.float64], second: NDArray[np.float64]) -> Pair
     nan = float("nan")
     if np.isclose(spread, 0):
         return PairedTest(len(first), float(differences.mean()), nan, nan, nan, nan, nan)
-    t = stats.ttest_1samp(differences, 0)
-    w = stats.wilcoxon(differences)
+    t = scipy.stats.ttest_1samp(differences, 0)
+    w = scipy.stats.wilcoxon(differences)
     return PairedTest(
         n=len(first),
         difference=float(differences.mean()),
@@ -85,9 +85,10 @@ def median_delay(delays: ArrayLike, epochs: ArrayLike) -> float:
     after, total = np.asarray(delays, float), np.asarray(epochs, float)
     if not len(after):
         return float("nan")
-    curve = stats.ecdf(stats.CensoredData.right_censored(after, after >= total)).sf
-    left = curve.probabilities
-    half, more = curve.quantiles[np.isclose(left, 0.5)], curve.quantiles[left < 0.5 - 1e-9]
+    # scipy.stats.ecdf estimates the same, but takes 0.6 s to import, and reports need it.
+    times, adapted = np.unique(after[after < total], return_counts=True)
+    left = np.cumprod(1 - adapted / (after >= times[:, None]).sum(1))
+    half, more = times[np.isclose(left, 0.5)], times[left < 0.5 - 1e-9]
     if not len(more):
         return float("inf")
     return float(more[0] + (half[0] if len(half) else more[0])) / 2
@@ -95,7 +96,7 @@ def median_delay(delays: ArrayLike, epochs: ArrayLike) -> float:
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of the accuracy correct / n, in [0, 1]."""
-    interval = stats.binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
+    interval = scipy.stats.binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -121,7 +122,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     only_second = int((second & ~first).sum())
     if not only_first + only_second:
         return 1.0
-    return float(stats.binomtest(only_first, only_first + only_second).pvalue)
+    return float(scipy.stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
 def survival(critical: NDArray[np.int64], k: int) -> NDArray[np.bool_]:

@@ -34,10 +34,11 @@ def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for twins in cells.values():
         if len(twins) > 1:
             fields |= dict.fromkeys(_differing(twins, found_by_search))
+    parts = {name.partition(".")[0] for name in fields}
     found = {}
-    for row in rows:
-        config = _whole(configs[row["id"]]) if fields else {}
-        found[row["id"]] = ", ".join(f"{n}={config[n]}" for n in fields if n in config)
+    for run_id, config in configs.items():
+        told = _whole({part: config[part] for part in parts & config.keys()})
+        found[run_id] = ", ".join(f"{n}={told[n]}" for n in fields if n in told)
     return found
 
 

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from analysis.choice import one_evaluation
 from analysis.figures.panels import complete, named, unit, unit_name
@@ -154,7 +153,7 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     for fewer than three points or without spread."""
     if len(x) < 3 or len({*x}) == 1 or len({*y}) == 1:
         return float("nan")
-    return float(stats.spearmanr(x, y).statistic)
+    return float(np.corrcoef([pd.Series(one).rank() for one in (x, y)])[0, 1])
 
 
 def _legend(figure: Figure, code: Code) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
-from scipy import stats
+import scipy
 
 from analysis.guide import correlations, effects
 from analysis.guide.design import (
@@ -74,7 +74,7 @@ def scores(frame: pd.DataFrame) -> Lines:
         gap = (ranks["rank"] - ranks["rank_sum"]).abs().max()
         if gap:
             moved = [key[1] for key in medals if key[0] == protocol and by_sum[key] != medals[key]]
-            rho = stats.spearmanr(ranks["rank"], ranks["rank_sum"]).statistic
+            rho = scipy.stats.spearmanr(ranks["rank"], ranks["rank_sum"]).statistic
             yield (
                 f"{protocol}: ranks by Borda counts and by sums correlate by {rho:.2f} and differ "
                 f"by up to {gap:.0f} of {len(rows)} places; sizes with another gold medal by sums: "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from analysis.guide.design import FACTORS, METRICS, PROTOCOL
 from analysis.guide.ranking import rank
@@ -80,7 +80,9 @@ def proxies(frame: pd.DataFrame) -> pd.DataFrame:
             if len(some) < 3:
                 continue
             varied = some.nunique().min() > 1
-            rho, p = stats.spearmanr(some[reference], some[proxy]) if varied else (math.nan,) * 2
+            rho, p = (
+                scipy.stats.spearmanr(some[reference], some[proxy]) if varied else (math.nan,) * 2
+            )
             found.append((proxy, reference, level, len(some), float(rho), float(p)))
     return pd.DataFrame(found, columns=["proxy", "against", "loss", "configurations", "rho", "p"])
 

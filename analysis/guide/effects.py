@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from analysis.guide.correlations import ALL
 from analysis.guide.design import FACTORS, LOSSES, SIZES
@@ -126,7 +126,7 @@ def anova(groups: Sequence[np.ndarray], *, equal_var: bool = True) -> tuple[floa
     able = [one for one in groups if equal_var or (len(one) > 1 and one.var() > 0)]
     if len(able) < 2 or not any(one.var() > 0 for one in able):
         return math.nan, math.nan
-    found = stats.f_oneway(*able, equal_var=equal_var)
+    found = scipy.stats.f_oneway(*able, equal_var=equal_var)
     return float(found.statistic), float(found.pvalue)
 
 
@@ -149,7 +149,7 @@ def nested(values: pd.Series, small: np.ndarray, large: np.ndarray) -> tuple[flo
     if not df or not residual or np.isclose(unexplained[1], 0):
         return math.nan, math.nan, df
     F = (unexplained[0] - unexplained[1]) / df / (unexplained[1] / residual)
-    return float(F), float(stats.f.sf(F, df, residual)), df
+    return float(F), float(scipy.stats.f.sf(F, df, residual)), df
 
 
 def _dummies(table: pd.DataFrame, column: str) -> np.ndarray:
@@ -184,7 +184,7 @@ def count_wins(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _counted(gap: pd.Series) -> dict[str, float]:
     T, C = int((gap > 0).sum()), int((gap < 0).sum())
-    fisher = stats.fisher_exact(np.array([[T, C], [C, T]]))
+    fisher = scipy.stats.fisher_exact(np.array([[T, C], [C, T]]))
     return {
         "backbones": len(gap),
         "trades": T,
@@ -192,7 +192,7 @@ def _counted(gap: pd.Series) -> dict[str, float]:
         "odds": T / C if C else float("inf") if T else float("nan"),
         "published_odds": float(fisher.statistic),
         "published_p": float(fisher.pvalue),
-        "sign_p": float(stats.binomtest(T, T + C).pvalue) if T + C else 1.0,
+        "sign_p": float(scipy.stats.binomtest(T, T + C).pvalue) if T + C else 1.0,
     }
 
 
@@ -208,8 +208,10 @@ def compare_losses(frame: pd.DataFrame) -> pd.DataFrame:
         if min(len(continuity), len(switch)) < 2:
             continue
         spread = continuity.var(), switch.var()
-        welch = stats.ttest_ind(continuity, switch, equal_var=False) if min(spread) > 0 else None
-        whitney = stats.mannwhitneyu(continuity, switch)
+        welch = (
+            scipy.stats.ttest_ind(continuity, switch, equal_var=False) if min(spread) > 0 else None
+        )
+        whitney = scipy.stats.mannwhitneyu(continuity, switch)
         found.append(
             {
                 "protocol": protocol,

@@ -7,7 +7,7 @@ from itertools import combinations
 from string import ascii_lowercase
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 def mark(groups: Mapping[str, np.ndarray], alpha: float) -> dict[str, str]:
@@ -37,5 +37,5 @@ def mark(groups: Mapping[str, np.ndarray], alpha: float) -> dict[str, str]:
 
 
 def _apart(values: list[np.ndarray], alpha: float) -> list[tuple[int, int]]:
-    p = stats.tukey_hsd(*values).pvalue
+    p = scipy.stats.tukey_hsd(*values).pvalue
     return [(i, j) for i, j in combinations(range(len(values)), 2) if p[i, j] < alpha]

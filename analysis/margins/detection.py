@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.integrate import trapezoid
 
 Values = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
@@ -65,8 +65,8 @@ def detect(margin: Values, brittle: Flags) -> Detection:
     hits, alarms, _ = _flagged(margin, brittle)
     precision = np.concatenate([[1.0], hits / (hits + alarms)])
     return Detection(
-        auroc=float(trapezoid(true, false)),
-        aupr=float(trapezoid(precision, true)),
+        auroc=float(scipy.integrate.trapezoid(true, false)),
+        aupr=float(scipy.integrate.trapezoid(precision, true)),
         fpr95=float(false[np.argmax(true >= TPR)]),
     )
 

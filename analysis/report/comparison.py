@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from analysis.cells import Cell, Key
 from analysis.names import METRICS, settings_in_order
@@ -155,6 +155,6 @@ def effect(gaps: Iterable[float]) -> Effect:
     mean, n = float(values.mean()), len(values)
     low = high = None
     if n > 1:
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+        half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * values.std(ddof=1) / np.sqrt(n))
         low, high = mean - half, mean + half
     return Effect(mean, low, high, n, int((values > 0).sum()))

@@ -26,7 +26,7 @@ from analysis.runs import Row, Run
 from core.config import Strength
 from core.config.strength import Norm, in_pixels, scale_of
 from core.errors import counted
-from core.store.files import read_end
+from core.store.files import exists, read_end
 from core.store.signatures import Transfer, of_transfer, transfer_of
 
 DIGESTS = Frame("digests", {"run_id": "str", "shown": "str", "counted": "str"})
@@ -129,7 +129,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Machine", " ".join(str(env.get(name) or "") for name in ("host", "device")).strip()),
         ("Code", code(env) if env else ""),
     ]
-    if run.dir.tracking.is_dir():
+    if exists(run.dir.tracking):
         said.append(("W&B", f"offline: wandb sync {run.dir.tracking}/offline-run-*"))
     said += [
         (

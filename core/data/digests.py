@@ -26,9 +26,9 @@ from core.datasets.own import checked
 from core.datasets.prepared import INDEX, Arrays
 from core.errors import DamagedError
 from core.store import shapes
-from core.store.files import exists
+from core.store.files import exists, read
 from core.store.folders import ENV, RESULT, RunDir, Store
-from core.store.json_files import read_json, write_json
+from core.store.json_files import parse_json, read_json, write_json
 
 SETTLED_NS = 2_000_000_000
 """Digests of files that changed more recently are not cached: a second change within one tick of
@@ -191,13 +191,14 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def recorded(run: RunDir, seen: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def recorded(run: RunDir, seen: Mapping[str, bytes | None] | None = None) -> dict[str, Any] | None:
     """The inputs that a run has been made from so far; None if it has not begun or they are unknown
     (an older version made it, or the file cannot be read). seen: as filled by `damage.find`."""
 
     def content(name: str, shape: object) -> dict[str, Any]:
-        known = seen or {}
-        return (known[name] if name in known else read_json(f"{run.path}/{name}", shape)) or {}
+        path, known = f"{run.path}/{name}", seen or {}
+        text = known[name] if name in known else read(path)
+        return parse_json(text, path, shape) if text is not None else {}
 
     with suppress(DamagedError):
         result = content(RESULT, shapes.Result)

@@ -23,7 +23,7 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -114,9 +114,10 @@ class Fence:
         return NotOwnedError(f"{run}: another process has taken this run over")
 
 
-def newest_attempt(run: Path) -> int:
-    """The highest attempt number claimed in a run folder, 0 if there is none."""
-    return max(_numbered(run, _CLAIM).values(), default=0)
+def newest_attempt(run: Path, names: Iterable[str] | None = None) -> int:
+    """The highest attempt number claimed in a run folder, 0 if there is none. names: those in the
+    folder, if the caller has listed it."""
+    return max(_numbered(run, _CLAIM, names).values(), default=0)
 
 
 def newest_drafts(run: Path) -> int:
@@ -131,9 +132,11 @@ def shut_out(run: Path, attempt: int) -> None:
             _raze(run / name)
 
 
-def _numbered(run: Path, pattern: re.Pattern[str]) -> dict[str, int]:
+def _numbered(
+    run: Path, pattern: re.Pattern[str], names: Iterable[str] | None = None
+) -> dict[str, int]:
     """Name -> number of the entries of a folder whose names begin as `pattern` says."""
-    names = present(partial(os.listdir, run)) or []
+    names = names if names is not None else present(partial(os.listdir, run)) or []
     return {match.string: int(match[1]) for match in map(pattern.match, names) if match}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -123,9 +124,12 @@ def _read(path: str) -> tuple[float, bytes]:
         return os.fstat(file.fileno()).st_mtime, file.readall()
 
 
-def find_holder(run: RunDir, *, clock: float | None = None) -> Holder | None:
-    """The newest claim on a run; None if it was never started."""
-    attempt = newest_attempt(run.path)
+def find_holder(
+    run: RunDir, *, clock: float | None = None, names: Iterable[str] | None = None
+) -> Holder | None:
+    """The newest claim on a run; None if it was never started. names: those in the folder, if the
+    caller has just listed it."""
+    attempt = newest_attempt(run.path, names)
     if not attempt:
         return None
     for look in range(_LOOKS):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from core.errors import DamagedError
 from core.store.files import AnyPath, read, write_text
@@ -55,12 +56,17 @@ def read_json(path: AnyPath, shape: object = AnyObject) -> dict[str, Any] | None
 def read_jsonl(path: AnyPath, shape: object = AnyObject) -> list[dict[str, Any]]:
     """The rows of `path` without an incomplete last one, [] if there is no such file. Raises
     DamagedError."""
-    texts = lines(path)
+    return parse_jsonl(read(path) or b"", path, shape)
+
+
+def parse_jsonl(text: bytes, path: AnyPath, shape: object = AnyObject) -> list[dict[str, Any]]:
+    """The rows in `text`, which was read from `path`. Raises DamagedError."""
+    texts = _lines(text)
     if not texts:
         return []
     # Parsing all as one array takes half the time; line by line tells which one is damaged.
-    with suppress(ValueError, RecursionError):
-        rows: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(texts))
+    with suppress(ValueError):
+        rows: list[dict[str, Any]] = from_json(b"[%b]" % b",".join(texts))
         if len(rows) == len(texts) and _all_fit(rows, shape):
             return rows
     return [parse_json(line, path, shape) for line in texts]
@@ -102,7 +108,11 @@ def warn_once(text: str) -> None:
 
 def lines(path: AnyPath) -> list[bytes]:
     """The lines of a JSONL file without an incomplete last one, [] if there is no such file."""
-    *whole, last = (read(path) or b"").split(b"\n")
+    return _lines(read(path) or b"")
+
+
+def _lines(text: bytes) -> list[bytes]:
+    *whole, last = text.split(b"\n")
     found = [line for line in whole if line.strip()]
     return found if _is_torn(last) else [*found, last]
 
@@ -121,7 +131,7 @@ def _is_torn(last: bytes) -> bool:
 def parse_json(text: bytes, path: AnyPath, shape: object = AnyObject) -> dict[str, Any]:
     """The object in `text`, which was read from `path`. Raises DamagedError."""
     try:
-        value = json.loads(text)
+        value = _parsed(text)
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise DamagedError(Path(path), f"not complete JSON ({error})") from None
     problem = misfit(value, shape)
@@ -129,6 +139,12 @@ def parse_json(text: bytes, path: AnyPath, shape: object = AnyObject) -> dict[st
         raise DamagedError(Path(path), problem)
     checked: dict[str, Any] = value
     return checked
+
+
+def _parsed(text: bytes) -> Any:
+    with suppress(ValueError):
+        return from_json(text)  # in less than half of the time
+    return json.loads(text)  # which accepts half of a surrogate pair, and says what is wrong
 
 
 @cache
@@ -140,6 +156,8 @@ def _all_fit(values: list[Any], shape: Any) -> bool:
     """Whether all of `values` match a shape."""
     if not all(isinstance(value, dict) for value in values):
         return False
+    if shape is AnyObject:
+        return True
     try:
         _adapter(list[shape]).validate_python(values, strict=True)
     except ValidationError:

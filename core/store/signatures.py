@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from core.config import RunConfig, Strength
 from core.config.strength import NO_ATTACK
-from core.store.records import EXACT, FEWEST, chance, classes_in, curve, delay, threshold
+from core.store.records import EXACT, FEWEST, chance, classes_in, delay, threshold
 
 LATE = 0.25
 """Share of the epochs after which adaptation is late (the paper's T1 is about a quarter)."""
@@ -114,10 +114,15 @@ def of_evaluation(
         )
         found.append(Finding("gradient masking", text))
     points = [row for row in record.get("rows", ()) if "type" not in row]
-    accuracy = curve([row for row in points if row["norm"] == epsilon_g.norm])
-    if epsilon_g and {0, epsilon_g.number} <= accuracy.keys():
+    judged = (Strength(Fraction(0), epsilon_g.norm), epsilon_g)
+    accuracy = {
+        strength: row["correct"] / row["n"]
+        for row in points
+        if (strength := Strength.parse(row["epsilon"], row["norm"])) in judged
+    }
+    if epsilon_g and len(accuracy) == len(judged):
         where = f"accuracy at {epsilon_g} in {record['id']}"
-        right, kept = accuracy[Fraction(0)], accuracy[epsilon_g.number]
+        right, kept = (accuracy[strength] for strength in judged)
         found += [one for one in (_not_robust(right, kept, where, classes),) if one]
     return found
 

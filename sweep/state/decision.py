@@ -16,6 +16,7 @@ from core.store import damage
 from core.store.files import exists
 from core.store.folders import CANCEL, RESULT, RunDir
 from core.store.holder import Holder, find_holder
+from core.store.json_files import parse_json
 from sweep.grid import Run
 from sweep.state import parents, triage
 from sweep.state.pending import Pending
@@ -207,18 +208,20 @@ def read(
 ) -> Facts:
     """The facts of a run. clock: the file server's time, by default this machine's. known: the
     present digests to compare its images and weights with; None for no comparison."""
-    current = find_holder(folder, clock=clock)
+    names = folder.names()
+    current = find_holder(folder, clock=clock, names=names)
     if current is None:
         return unbegun(run, folder, promise, exists(f"{folder.path}/{CANCEL}"))
     if current.live:
         return Facts(run.config.epochs, current, promise)
     wanted = run.eval_ids
-    seen: dict[str, Any] = {}
+    seen: dict[str, bytes | None] = {}
     # Half of a run's files are missing until it is done. If it just ended, a node's list of the
     # folder may not yet have all of them, so then they are looked for by name.
-    names = None if current.outcome == "done" else folder.names()
-    damaged = damage.find(folder, wanted, seen, current, names)
-    result = None if damaged else seen[RESULT]
+    listed = None if current.outcome == "done" else names
+    damaged = damage.find(folder, wanted, seen, current, listed)
+    text = None if damaged else seen[RESULT]
+    result = None if text is None else parse_json(text, folder.result)
     changed = None
     if known and not damaged:
         changed = known.changed(Sources.of(run.config), recorded(folder, seen))

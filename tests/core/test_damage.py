@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from core.options import Options
-from core.store import damage
+from core.store import damage, json_files
 from core.store.folders import ENV, METRICS, RunDir, Store, eval_names
 from sweep.grid import Grid, load_grid
 from sweep.worker import attempt
@@ -113,9 +114,13 @@ def test_what_is_unchanged_since_the_result_is_not_parsed(chaos: Grid, store: St
     assert set(result["crc32"]) == {ENV, METRICS, *eval_names(asked)}
 
     def parsed() -> set[str]:
-        seen: dict[str, Any] = {}
-        assert damage.find(run, (), seen) == []
-        return {*seen} & {ENV, METRICS, *eval_names(asked)}
+        parse = mock.Mock(wraps=json_files.parse_json)
+        parse_rows = mock.Mock(wraps=json_files.parse_jsonl)
+        with mock.patch.multiple(damage, parse_json=parse, parse_jsonl=parse_rows):
+            assert damage.find(run) == []
+        paths = {Path(made.args[1]) for made in (*parse.mock_calls, *parse_rows.mock_calls)}
+        names = {str(path.relative_to(run.path)) for path in paths}
+        return names & {ENV, METRICS, *eval_names(asked)}
 
     assert parsed() == set()
     run.metrics.write_text(run.metrics.read_text() + "\n")
