@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -81,7 +82,7 @@ class Index:
         place = {run.dir.id: i for i, run in enumerate(self._runs)}
         found = []
         for (frame, _), (stored, table), ids, read in zip(parts, kept, known, fresh, strict=True):
-            mine = table[table["run_id"].isin(list(ids))]
+            mine = _of(table, ids)
             if len(ids) < len(self._runs):
                 mine = _joined(mine, read.whole())
                 self._save(frame, mine, stored, table)
@@ -119,8 +120,7 @@ class Index:
             return
         others = {run_id: mark for run_id, mark in stored.items() if run_id not in self._marks}
         keep = others | {run_id: mark for run_id, mark in self._marks.items() if mark}
-        rows = _joined(table[table["run_id"].isin(list(others))], mine)
-        rows = rows[rows["run_id"].isin(list(keep))]
+        rows = _joined(_of(table, others), _of(mine, keep))
         arrow = pa.Table.from_pandas(rows, preserve_index=False)
         metadata = {**(arrow.schema.metadata or {}), MARKS: json.dumps(keep).encode()}
         arrow = arrow.replace_schema_metadata(metadata)
@@ -148,6 +148,11 @@ class _Fresh:
     def _build(self) -> None:
         self._built.append(self._frame.build(self._rows))
         self._rows.clear()
+
+
+def _of(table: pd.DataFrame, runs: Container[str]) -> pd.DataFrame:
+    """The rows of these runs; `isin` takes ten times as long for 10,000 of them."""
+    return table[np.array([name in runs for name in table["run_id"].tolist()], bool)]
 
 
 def _joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:

