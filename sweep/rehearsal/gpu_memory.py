@@ -94,9 +94,12 @@ def measured(pairs: Sequence[tuple[Run, Run]], rehearsal: Store, profile: Profil
 
 def table(fits: Sequence[Fit], profile: Profile) -> Sheet:
     """One row per backbone, for a terminal."""
-    columns = ("fixed GB", "MB per image", "images", "about GB", "GPU GB")
+    columns = ("fixed GB", "MB per image", "batch", "about GB", "GPU GB")
     shown = Sheet("backbone", *(f">{name}" for name in columns), "", title_justify="left")
-    shown.title = f"Estimated GPU memory of a training step (profile {profile.name})"
+    shown.title = (
+        f"Estimated GPU memory if a GPU's whole batch is taken at once (profile {profile.name}), "
+        "an upper estimate: a run that lacks memory goes on with smaller micro-batches"
+    )
     for fit in fits:
         need, gpu = fit.need, f"{fit.memory_gb:g}" if fit.memory_gb else "?"
         numbers = (f"{need.fixed / 1e9:.2f}", f"{need.per_image / 1e6:.0f}", str(fit.images))

@@ -140,7 +140,8 @@ def _lacking(grid: Grid) -> str:
     ]
     more = f", and {len(open_ones) - NAMED} more" if len(open_ones) > NAMED else ""
     count = f"{len(open_ones)} of {counted(len(grid.searches), 'search')} unfinished"
-    return f"{count}; run: {how} ({', '.join(each)}{more})"
+    waits = "; no run begins before all have ended" if len(grid.searches) > 1 else ""
+    return f"{count}; run: {how}{waits} ({', '.join(each)}{more})"
 
 
 def named(names: Iterable[str]) -> str:

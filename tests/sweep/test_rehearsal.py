@@ -57,7 +57,8 @@ def test_grids_in_miniature_leave_nothing_behind(call: Call, tmp_path: Path) -> 
     assert "missing: dataset cars" in out, "it says what a launch would lack"
     table = out[out.index("passed/miniatures") :]
     assert table.splitlines()[1].split() == ["mini_convnext", "3/3", "2/2"]
-    assert "Estimated GPU memory" in table and rows["mini_convnext"]
+    assert "Estimated GPU memory if a GPU's whole batch is taken at once" in table
+    assert "an upper estimate" in " ".join(table.split()) and rows["mini_convnext"]
     assert not (tmp_path / "outputs").exists()
     assert {path.name for path in Path("/dev/shm").glob("epsweep-*")} == before
 

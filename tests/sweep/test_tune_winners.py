@@ -74,7 +74,7 @@ def test_all_runs_take_winners_or_none(store: Store) -> None:
     with pytest.raises(ConfigError) as caught:
         winners.require(some)
     (line,) = caught.value.lines
-    told = "tiny: 2 of 3 searches unfinished; run: sweep tune tiny.yaml (mini_convnext-"
+    told = "tiny: 2 of 3 searches unfinished; run: sweep tune tiny.yaml; no run begins before all"
     assert line.startswith(told) and "0 of 3 trials" in line
     for wanted in others:
         for number in range(3):
