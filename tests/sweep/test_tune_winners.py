@@ -122,7 +122,11 @@ def test_the_command_line_tells_what_is_missing(call: Call, store: Store, tmp_pa
     code, out, _ = call("plan", str(path))
     assert code == 0 and "not tuned yet: 3 of 3 searches unfinished; run: sweep tune '" in out
     code, _, err = call("launch", str(path), "--tracking", "none")
-    assert code == 2 and len(err.splitlines()) == 1 and f"run: sweep tune '{path}' (" in err
+    assert (
+        code == 2
+        and len(err.splitlines()) == 1
+        and f"run: sweep tune '{path}'; no run begins" in err
+    )
     assert not store.root.exists(), "nothing is written"
     code, out, _ = call("tune", str(path), "--status")
     assert code == 3 and "0 of 3 searches finished, 0 of 9 trials" in out
