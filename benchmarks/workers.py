@@ -112,7 +112,7 @@ def worker(runs: list[Run], root: Path, in_order: bool, gate: Any, results: Any)
             for run in runs:
                 do(run)
         else:
-            share(runs, store, do)
+            share(runs, store, do, root / "parts")
     results.put((done, missed, operations))
 
 
@@ -196,8 +196,9 @@ def page(found: list[Found], raced: Found, largest: Found, folder: Path) -> str:
             f"{name} {count / largest.runs:.1f}" for name, count in largest.operations.most_common()
         ),
         "",
-        "A worker looks at each run about once, in two operations, so their sum grows with the",
-        "number of workers; what a claim itself costs does not.",
+        "A worker looks at a run in two operations, unless another one has seen its part of the",
+        "grid end (`sweep/worker/parts.py`). With few runs per worker, all of them are in the same",
+        "parts. What a claim itself costs does not grow with the number of workers.",
         "",
         *(f"* {line}" for one in [*found, raced, largest] for line in one.problems[:5]),
     ]

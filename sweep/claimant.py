@@ -118,7 +118,7 @@ class Claimant:
         def promises() -> Mapping[str, Pending]:
             return backends.states(pending.promises(sweep))
 
-        outcomes = share(runs, store, do, promises=promises, idle=self.idle)
+        outcomes = share(runs, store, do, sweep.parts, promises=promises, idle=self.idle)
         return outcomes + Counter({HELD: len(held)})
 
     def _tune(self, grid: Grid, store: Store, where: Profile) -> Mapping[str, int]:

@@ -232,6 +232,11 @@ class SweepDir:
         return self.path / "failures"
 
     @property
+    def parts(self) -> Path:
+        """Files of workers about the parts of the grid that have ended, see sweep.worker.parts."""
+        return self.path / "parts"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

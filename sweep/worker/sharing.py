@@ -2,7 +2,7 @@
 
 A process begins at a random place in the grid and goes round. At first nearly every run it looks at
 is free, and only towards the end does it meet runs that others have done. It does not look again at
-runs that have ended, so it looks at each run about once.
+runs that have ended, nor at parts of the grid that have ended by what another process says.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from core.config.settings import beat_seconds
 from core.data.digests import Known
@@ -23,6 +24,7 @@ from sweep.grid import Run
 from sweep.state import decision, pace, parents
 from sweep.state.pending import Pending
 from sweep.state.status import LAUNCHABLE, State
+from sweep.worker.parts import Parts
 
 MOST_LOST = 5
 """After this many processes in a row have died in a run without recording a reason, the run is left
@@ -39,6 +41,7 @@ def share(
     runs: Sequence[Run],
     store: Store,
     do: Callable[[Run], str],
+    parts: Path,
     *,
     promises: Callable[[], Mapping[str, Pending]] = dict,
     idle: float = 0.0,
@@ -46,6 +49,7 @@ def share(
     """Do runs until none can be claimed; returns outcome -> number of runs.
 
     do: claims a run and executes it; returns its outcome, 'skipped' if another process was faster.
+    parts: the folder where processes that share these runs tell which have ended.
     promises: run id -> the queued job that will do it, asked once per round. idle: seconds to wait
     after the last run, in case another process drops one. Raises what `do` raises.
     """
@@ -53,13 +57,16 @@ def share(
     first = chance.randrange(len(runs) or 1)
     left, outcomes = [*runs[first:], *runs[:first]], Counter[str]()
     open_ = {run.id for run in runs}  # those that may still be claimed, here or elsewhere
-    look, last = _Look(store), time.monotonic()
+    look, known, last = _Look(store), Parts(runs, parts), time.monotonic()
     while True:
         looked = time.thread_time()
         promised, ahead = promises(), deque(left)
         left, begun = [], False
         while ahead:
             run = ahead.popleft()
+            if known.ended(run):
+                open_.discard(run.id)
+                continue
             if parents.obstacle(run.config.parent, store.runs):
                 if run.config.parent in open_:
                     left.append(run)
@@ -75,6 +82,7 @@ def share(
                 left.append(run)
             else:
                 open_.discard(run.id)
+                known.end(run)
             if ahead and (outcome == "skipped" or state is State.RUNNING):
                 # Another process is at this place: jump, as two side by side would race for every
                 # run.

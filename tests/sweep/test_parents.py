@@ -162,7 +162,7 @@ def test_workers_that_share_a_grid_claim_what_is_ready(store: Store) -> None:
         order.append(run)
         return ended(store, run, "failed" if run is grid.runs[0] else "done")
 
-    assert share(grid.runs, store, do) == {"failed": 1, "done": 4}
+    assert share(grid.runs, store, do, store.root / "parts") == {"failed": 1, "done": 4}
     assert grid.runs[1] not in order
     for run in order:
         before = [other.id for other in order[: order.index(run)]]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from core.store.folders import Store
 from core.store.json_files import read_json, read_jsonl, write_json
 from sweep.grid import Grid, Run, load_grid
 from sweep.state.pending import Pending
-from sweep.worker import attempt, sharing
+from sweep.worker import attempt, parts, sharing
 from sweep.worker.sharing import share
 
 ROOT = Path(__file__).parents[2]
@@ -91,10 +93,42 @@ def test_a_worker_takes_what_nobody_holds_and_leaves(store: Store, grid: Grid) -
     def promises() -> dict[str, Pending]:
         return {promised.id: Pending("7", 0)}
 
-    assert share(grid.runs, store, do, promises=promises) == {"done": 2}
+    assert share(grid.runs, store, do, store.root / "parts", promises=promises) == {"done": 2}
     assert {*taken} == {run.id for run in grid.runs[4:]}
     claim.release("interrupted")
-    assert share(grid.runs, store, do, idle=0.01) == {"done": 2}, "dropped, and promised no more"
+    assert share(grid.runs, store, do, store.root / "parts", idle=0.01) == {"done": 2}, (
+        "dropped, and promised no more"
+    )
+
+
+def test_what_another_worker_saw_end_is_not_looked_at(
+    store: Store, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a worker looks at its first run, another one does all of them. What was said before a
+    worker began does not count: results may have been deleted since."""
+    looked, folder, real = list[str](), store.root / "parts", sharing._Look.__call__
+    outcomes = list[Any]()
+
+    def look(self: Any, run: Run, promise: Pending | None) -> Any:
+        looked.append(run.id)
+        if len(looked) == 1:
+            outcomes.append(share(grid.runs, store, finished(store), folder))
+        return real(self, run, promise)
+
+    monkeypatch.setattr(parts, "SIZE", 2)
+    monkeypatch.setattr(sharing._Look, "__call__", look)
+    assert share(grid.runs, store, finished(store), folder) == {} and outcomes == [{"done": 6}]
+    assert len(looked) <= 1 + 6 + 1, "of three parts only the one that it had entered"
+    store.run(grid.runs[0].id).result.unlink()
+    looked[:] = ["-"]
+    assert share(grid.runs, store, finished(store), folder) == {"done": 1}
+    assert len(looked) == 1 + 6
+    shutil.rmtree(folder)
+    store.run(grid.runs[-1].id).result.unlink()
+    looked[:] = ["-"]
+    assert share(grid.runs, store, finished(store), folder) == {"done": 1}
+    asked = [replace(run, evals=run.evals * 2) for run in grid.runs]
+    assert {*parts.Parts(asked, folder)._open}.isdisjoint(path.name for path in folder.iterdir())
 
 
 def test_clocks_may_differ(store: Store, grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +137,7 @@ def test_clocks_may_differ(store: Store, grid: Grid, monkeypatch: pytest.MonkeyP
     real = time.time
     for hours in (-1, 1):
         monkeypatch.setattr(time, "time", lambda hours=hours: real() + 3600 * hours)
-        assert share(grid.runs, store, lambda run: "done") == {}
+        assert share(grid.runs, store, lambda run: "done", store.root / "parts") == {}
     monkeypatch.undo()
     assert all(claim and claim.release("interrupted") for claim in claims)
 
@@ -118,7 +152,7 @@ def test_a_run_that_kills_its_workers_is_left(store: Store, grid: Grid) -> None:
         file = run.path / f"claim-{number:04d}.json"
         write_json(file, (read_json(file) or {}) | {"pid": 1 << 30})
         expected = {"failed": 1} if number < sharing.MOST_LOST else {}
-        assert share(grid.runs[:1], store, lambda run: "failed") == expected
+        assert share(grid.runs[:1], store, lambda run: "failed", store.root / "parts") == expected
 
 
 def test_what_another_process_did_since_the_look_is_not_claimed(
