@@ -33,8 +33,11 @@ AVERAGED = {"state_dict_ema": "state_dict", "model_ema": "model", "average": "mo
 """Averaged weights -> the plain ones they are preferred to, as timm.models.load_state_dict does by
 default (use_ema) and as runs do with their own average."""
 CONSTANTS = ("normalize", "normalizer")
-"""Modules in which robust models store mean and standard deviation of the input; ignored, since the
-registry defines ours."""
+"""Modules in which robust models store mean and standard deviation of the input; ignored if the
+network has none, since the registry defines ours."""
+STATISTICS = ("mu", "sigma", "mean", "std")
+"""Buffers in which others, as in RobustBench, store them, often absent from the file: the network
+keeps those that it is made with, and those that it has no place for are ignored."""
 COUNTER = "num_batches_tracked"
 """A buffer of BatchNorm that PyTorch before 0.4.1 and converted checkpoints lack; results do not
 depend on it."""
@@ -83,9 +86,11 @@ def load_weights(net: Any, file: Path, pick: str | None = None, *, head: bool = 
     others = [candidate for candidate in fitting if candidate is not chosen]
     also = f"; it also has: {_names(others)} (to choose: {file.name}#NAME)" if others else ""
     part = "network, with its head," if head else "backbone"
+    made = [name for name in _constants(net) if name in own and name not in chosen.state]
+    kept = f"; not in the file, and kept as made: {', '.join(made)}" if made else ""
     return (
         f"weights: {len(chosen.state)} of {len(own)} tensors of the {part} from {file}, "
-        f"{_names([chosen])}{also}"
+        f"{_names([chosen])}{kept}{also}"
     )
 
 
@@ -139,8 +144,8 @@ def _fitted(name: str, state: State, own: State, heads: tuple[str, ...], net: An
     attempts = []
     for convert in (dict, lambda plain: _converted(plain, net), lambda p: rename_lite(p, net)):
         given = {k: v for k, v in convert(state).items() if not k.startswith(heads)}
-        given = {k: v for k, v in given.items() if k.partition(".")[0] not in CONSTANTS}
-        attempts.append(Candidate(name, given, _misfits(own, given)))
+        given = {k: v for k, v in given.items() if k in own or not _is_constant(k)}
+        attempts.append(Candidate(name, given, _misfits(own, given, {*_constants(net)})))
         if attempts[-1].fits:
             return attempts[-1]
     return attempts[0]
@@ -186,9 +191,19 @@ def _converted(state: State, net: Any) -> State:
     return converted
 
 
-def _misfits(own: State, given: State) -> dict[str, list[str]]:
+def _is_constant(name: str) -> bool:
+    """Whether a tensor is of the input's normalisation."""
+    return name.partition(".")[0] in CONSTANTS or name.rpartition(".")[2] in STATISTICS
+
+
+def _constants(net: Any) -> list[str]:
+    return [name for name, _ in net.named_buffers() if _is_constant(name)]
+
+
+def _misfits(own: State, given: State, dispensable: set[str]) -> dict[str, list[str]]:
+    needed = [k for k in own if k not in dispensable and not k.endswith(COUNTER)]
     return {
-        "missing": [k for k in own if k not in given and not k.endswith(COUNTER)],
+        "missing": [k for k in needed if k not in given],
         "unexpected": [k for k in given if k not in own],
         "of another shape": [k for k in own if k in given and own[k].shape != given[k].shape],
     }

@@ -17,6 +17,7 @@ from whole_run import assert_keeps_its_promise, execute, flags
 from core.config import ConfigError, RobustAccuracy, RunConfig, own_code
 from core.config.evaluation_kinds import MinimalNorm
 from core.data import splits
+from core.model.pretrained import load_weights
 from core.store import damage
 from core.store.folders import Store
 from core.store.json_files import read_json
@@ -80,7 +81,7 @@ def save(store: Store, content: Any) -> None:
 @pytest.mark.parametrize("wrapped", ["plain", "parallel"])
 def test_a_checkpoint_is_judged_with_its_own_head(store: Store, wrapped: str) -> None:
     net = network()
-    state = net.state_dict()
+    state = net.state_dict() | {"sigma": torch.ones(3)}  # which this network has no buffer for
     parallel = {"epoch": 9, "state_dict": {f"module.{key}": v for key, v in state.items()}}
     save(store, state if wrapped == "plain" else parallel)
     config = judged()
@@ -99,6 +100,27 @@ def test_a_checkpoint_is_judged_with_its_own_head(store: Store, wrapped: str) ->
     assert {*again["evals"]} == {ASKED.id, MARGINS.id}
     found = flags(store.run(config.id), MARGINS)
     assert found["correct"].sum() == right and (found["feature_margin"] > 0).all()
+
+
+def test_statistics_of_the_input_may_be_in_the_file_or_not(tmp_path: Path) -> None:
+    """RobustBench's own networks have them as buffers, and most of its files lack these."""
+    (tmp_path / "robust.py").write_text(
+        ROBUST.replace("self.mu = ", "self.register_buffer('mu', ").replace(
+            "(1, 3, 1, 1)", "(1, 3, 1, 1))"
+        )
+    )
+    net = network()
+    whole = net.state_dict()
+    assert "mu" in whole
+    file, mean = tmp_path / "robust.pt", torch.full((1, 3, 1, 1), 0.25)
+    for content, expected, told in (
+        ({k: v for k, v in whole.items() if k != "mu"}, net.mu, "kept as made: mu"),
+        (whole | {"mu": mean}, mean, "of the network, with its head, from"),
+    ):
+        torch.save({"state_dict": {f"module.{k}": v for k, v in content.items()}}, file)
+        other = own_code.load("robust:WideResNet")(CLASSES)
+        assert told in load_weights(other, file, head=True)
+        assert torch.equal(other.mu, expected) and torch.equal(other.fc.weight, net.fc.weight)
 
 
 def test_a_finished_run_judged_again_has_the_numbers_of_the_run(store: Store) -> None:
