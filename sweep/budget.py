@@ -43,7 +43,7 @@ class Hours(NamedTuple):
             rest = lasting(Sum(self.known, self.unknown), self.unit, " runs")
             parts.append(f"{rest} left, {self.basis}")
         elif self.unknown:
-            parts.append("no estimate until one such run has finished here")
+            parts.append("no estimate until one such run has been trained here")
         said = [", ".join(parts)] if parts else []
         if self.known and self.at_work and not self.unknown:
             what = {"GPU-hours": "GPU", "core-hours": "core"}.get(self.unit, "process")

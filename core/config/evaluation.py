@@ -94,6 +94,20 @@ class EvalConfig(Part):
         return None
 
     @property
+    def fewest(self) -> Mapping[str, int]:
+        """Split -> number of images that it must have at least."""
+        return {}
+
+    def too_few(self, sizes: Mapping[str, int]) -> str | None:
+        """Why splits of these sizes (split -> number of images) do not suffice; None if they do, or
+        if they are unknown."""
+        for split, least in self.fewest.items():
+            if sizes.get(split, least) < least:
+                has = f"the {split} split has {sizes[split]}"
+                return f"attack {self.attack} as asked needs at least {least} images, {has}"
+        return None
+
+    @property
     def need(self) -> str:
         """One line that names the optional package it needs; '' if it needs none."""
         if self.package is None:

@@ -143,6 +143,11 @@ class MinimalNorm(AtStrengths):
             )
         return self
 
+    @property
+    def fewest(self) -> Mapping[str, int]:
+        splits = [self.split] * self.margins + ["val"] * bool(self.pseudo_images)
+        return dict.fromkeys(splits, FEWEST_MARGINS)
+
     def passes(self, images: int, survival: float) -> float:
         return (images + (self.pseudo_images or 0)) * 2 * (DEEPFOOL + self.steps)
 

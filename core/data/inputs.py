@@ -206,8 +206,19 @@ def _unfit(dataset: str, size: int, item: EvalConfig, store: Store) -> Iterator[
     """Why an evaluation cannot take the images of a dataset, judging by its folders."""
     size_there = DRAWN_SIZE if dataset in PROCEDURAL else size
     problem = item.problem(size_there, _classes(dataset, size, store))
+    if not problem and item.fewest:
+        problem = item.too_few(_sizes(dataset, size, store))
     if problem:
         yield f"dataset {dataset}: {problem}"
+
+
+def _sizes(dataset: str, size: int, store: Store) -> Mapping[str, int]:
+    """Split -> number of images in the user's folder; {} for another dataset, all of which are
+    large, and if unreadable."""
+    if is_drawn(dataset) or not is_own(dataset, size, store):
+        return {}
+    found = survey(dataset_folder(dataset, store)).files
+    return {split: sum(map(len, classes.values())) for split, classes in found.items()}
 
 
 def _classes(dataset: str, size: int, store: Store) -> int | None:

@@ -105,6 +105,11 @@ class Dataset:
     val: Split
     test: Split
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Split -> number of images."""
+        return {name: len(getattr(self, name)) for name in SPLITS}
+
     def first(self, n: int) -> Dataset:
         """A copy with only the first n images of every split, for dry runs."""
         splits = {name: getattr(self, name).first(n) for name in SPLITS}

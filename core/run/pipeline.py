@@ -65,7 +65,9 @@ def execute(
     for item in evals:
         own_code.check(item.code)
         size = getattr(dataset, item.split).images.shape[-1]
-        if problem := item.lacking() or item.problem(size, dataset.classes):
+        sizes = {} if options.rehearsal else dataset.sizes
+        problem = item.lacking() or item.problem(size, dataset.classes) or item.too_few(sizes)
+        if problem:
             raise ConfigError(problem)
     model = network.build(config, dataset.classes, store)
     if claim and not options.rehearsal:

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from core.config import ConfigError
+from core.config import ConfigError, EvalConfig
 from core.data import inputs, splits
 from core.datasets import miniature, own
 from core.datasets.images import read_image
@@ -46,6 +46,19 @@ def load(folder: Path, store: Store) -> splits.Dataset:
 
 
 # Left out, and said.
+
+
+def test_margins_of_few_images_are_refused_before_a_run(folder: Path, store: Store) -> None:
+    run = tiny.config(dataset=str(folder), image_size=SIZE)
+    for asked, split in (
+        ({"split": "val"}, "val"),
+        ({"pseudo_images": 60}, "test"),
+    ):
+        item = EvalConfig.parse({"attack": "fmn", "margins": True, **asked})
+        (line,) = inputs.missing([run], store, evals=[(run, item)])
+        assert f"as asked needs at least 50 images, the {split} split has" in line
+    assert item.too_few({"test": 50, "val": 49}) and not item.too_few({"test": 50, "val": 50})
+    assert not EvalConfig.parse({"attack": "fmn"}).too_few({"test": 1})
 
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir", "__MACOSX", ".Trash-1000"])
