@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from typing import Any
 
-from core.config import ConfigError, EvalConfig, RunConfig
-from core.config.registry import backbones, hub_repo
+from core.config import ConfigError, EvalConfig, RunConfig, own_code
+from core.config.registry import backbone, backbones, hub_repo
+from core.config.values import delta_of, hashed, safe_name
 from core.data import inputs
+from core.store.files import exists
 from core.store.folders import Store
+from core.store.json_files import write_json
 from slurm.profile import Profile
 from sweep.inputs import pretrained
 
@@ -46,22 +55,55 @@ def to_download(configs: Iterable[RunConfig], profile: Profile) -> list[str]:
 
 def misfits(configs: Iterable[RunConfig], store: Store) -> list[str]:
     """One line for each network that cannot be built as a run asks for it, with its image size (the
-    line names one that works), LoRA modules and head. Imports torch if there is a network to
-    try."""
+    line names one that works), LoRA modules and head. Imports torch if there is a network to try:
+    those that fit are remembered in <root>/index/networks, unless another one does not."""
     kinds = {
         (c.backbone, c.image_size, c.protocol, c.adapted, c.lora): c
         for c in configs
         if not _known(c)
     }
-    problems = []
+    problems, fitting = [], {}
     for config in kinds.values():
+        kind = _kind(config)
+        place = store.root / "index" / "networks" / f"{safe_name(config.backbone)}-{hashed(kind)}"
+        if not own_code.is_own(config.backbone):  # which may import what is not known to be its own
+            if exists(place):
+                continue
+            fitting[place] = kind
         from core.model import network  # imports torch
 
         try:
             network.rehearse(config, store)
         except ConfigError as error:
             problems.append(error.lines[0])
+    if not problems:  # a refused launch writes nothing
+        with suppress(OSError):  # a read-only store remembers nothing
+            for place, kind in fitting.items():
+                write_json(place, kind)
     return problems
+
+
+def _kind(config: RunConfig) -> dict[str, Any]:
+    """Everything that decides whether a network can be built."""
+    return {
+        "backbone": backbone(config.backbone).model_dump(),
+        "image_size": config.image_size,
+        "protocol": config.protocol,
+        "lora": delta_of(config.lora) if config.adapted else None,
+        **_builders(),
+    }
+
+
+@cache
+def _builders() -> dict[str, Any]:
+    """Versions of the libraries, None if one is not installed, and a digest of our own code."""
+    versions: dict[str, str | None] = dict.fromkeys(("torch", "torchvision", "timm", "peft"))
+    for name in versions:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    modules = (file for file in files("core.model").iterdir() if file.name.endswith(".py"))
+    ours = sorted(file.read_text("utf-8") for file in modules)
+    return versions | {"core.model": sha256("".join(ours).encode()).hexdigest()}
 
 
 def _known(config: RunConfig) -> bool:

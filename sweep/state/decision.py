@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from core.data.digests import Known, recorded
@@ -211,7 +212,7 @@ def read(
     names = folder.names()
     current = find_holder(folder, clock=clock, names=names)
     if current is None:
-        return unbegun(run, folder, promise, exists(f"{folder.path}/{CANCEL}"))
+        return unbegun(run, folder.path.parent, promise, exists(f"{folder.path}/{CANCEL}"))
     if current.live:
         return Facts(run.config.epochs, current, promise)
     wanted = run.eval_ids
@@ -229,7 +230,7 @@ def read(
         run.config.epochs,
         current,
         promise,
-        _obstacle(run, folder),
+        _obstacle(run, folder.path.parent),
         cancel=exists(f"{folder.path}/{CANCEL}"),
         damaged=damage.described(damaged, folder) if damaged else None,
         changed=changed,
@@ -238,13 +239,13 @@ def read(
     )
 
 
-def unbegun(run: Run, folder: RunDir, promise: Pending | None, cancel: bool = False) -> Facts:
-    """The facts of a run that no process ever began. cancel: as in Facts."""
-    return Facts(run.config.epochs, None, promise, _obstacle(run, folder), cancel)
+def unbegun(run: Run, runs: Path, promise: Pending | None, cancel: bool = False) -> Facts:
+    """The facts of a run that no process ever began. runs: the store's. cancel: as in Facts."""
+    return Facts(run.config.epochs, None, promise, _obstacle(run, runs), cancel)
 
 
-def _obstacle(run: Run, folder: RunDir) -> str | None:
-    return parents.obstacle(run.config.parent, folder.path.parent) if run.config.parent else None
+def _obstacle(run: Run, runs: Path) -> str | None:
+    return parents.obstacle(run.config.parent, runs) if run.config.parent else None
 
 
 def decide(facts: Facts) -> tuple[State, dict[str, Any]]:

@@ -105,11 +105,10 @@ def make(
     finished = {s.run.id: s for s in (before.statuses if before else ()) if s.state is State.DONE}
 
     def look_at(run: Run, promise: Pending | None) -> Status:
-        folder = store.run(run.id)
         if run.id in begun:
-            return finished.get(run.id) or look(run, folder, promise, clock, known)
+            return finished.get(run.id) or look(run, store.run(run.id), promise, clock, known)
         if promise or run.config.parent:
-            return _status(run, decision.unbegun(run, folder, promise))
+            return _status(run, decision.unbegun(run, store.runs, promise))
         return Status(run, State.NEW)  # most of 100,000 runs are
 
     statuses = [look_at(run, promised.get(run.id)) for run in runs]

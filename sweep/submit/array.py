@@ -20,7 +20,7 @@ from slurm import cluster, environment, limits
 from slurm.profile import Profile
 from sweep.state import pending
 from sweep.state.pending import HIDDEN, Pending
-from sweep.submit import array_checks, batch_script, bundle, frozen_code, submissions
+from sweep.submit import array_checks, batch_script, frozen_code, submissions
 from sweep.submit.backend import Backend, Key, Ordered, Started
 from sweep.submit.checks import Check
 from sweep.submit.order import Order, Task
@@ -175,7 +175,7 @@ def hand_over(
         if not any(Pending(task, 0, name, states[task]).live for task in states):
             submissions.forget(sweep, name)  # Slurm has answered that there is no such job
             remove(script)
-            remove(bundle.file(sweep.logs, name))
+            sender.forget()
         raise
     script.rename(sweep.logs / f"{job}_submission.sh")
     submissions.record(sweep, manifest, profile, **about | {"array": job})

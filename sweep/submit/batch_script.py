@@ -6,9 +6,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
-
-import submitit
+from typing import TYPE_CHECKING, Any
 
 from core.config import ConfigError
 from core.errors import ClusterError
@@ -16,8 +14,11 @@ from core.store.folders import SweepDir
 from slurm import cluster, limits
 from slurm.profile import Profile
 from sweep.state import joblog
-from sweep.submit import bundle, frozen_code
+from sweep.submit import frozen_code
 from sweep.worker import custody
+
+if TYPE_CHECKING:
+    from sweep.submit import bundle
 
 
 def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> bundle.Executor:
@@ -33,6 +34,10 @@ def executor(sweep: SweepDir, code: Path, profile: Profile, name: str) -> bundle
             f"{sweep.path}: a results folder may not have {odd[0]!r} in its path on Slurm, which "
             "reads names of log files as patterns"
         )
+    import submitit  # 0.1 s, which a status does without
+
+    from sweep.submit import bundle
+
     made = submitit.AutoExecutor(sweep.logs, **profile.executor_options())
     plain: Any = made._executor
     made._executor = bundle.Executor(plain.folder, plain.max_num_timeout, python=plain.python)

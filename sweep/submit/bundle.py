@@ -24,7 +24,7 @@ import submitit
 from submitit.slurm.slurm import SlurmExecutor
 
 from core.errors import AlienError
-from core.store.files import exists, write_atomic
+from core.store.files import exists, remove, write_atomic
 from core.store.json_files import parse_json
 from slurm import environment
 from sweep.worker import custody
@@ -44,6 +44,10 @@ class Executor(SlurmExecutor):
             "timeouts": self.max_num_timeout,
         }
         write(Path(self.folder), self.parameters["job_name"], tasks, limits)
+
+    def forget(self) -> None:
+        """Remove the array's file."""
+        remove(file(Path(self.folder), self.parameters["job_name"]))
 
     def text(self, tasks: int, command: str | None = None) -> str:
         """The batch script of an array, or of a plain job for a single task, as submitit renders

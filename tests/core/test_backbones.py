@@ -131,7 +131,10 @@ def test_shorthands_never_hide_another_model() -> None:
 
 def test_hub_repositories_are_timms() -> None:
     """Read from timm's source without importing it; compared with what timm says itself."""
-    known = {name: registry._hub_repos().get(name) for name in timm.list_pretrained()}
+    found = {
+        k: v for text in registry._timm_sources() for k, v in registry._hub_repos(text).items()
+    }
+    known = {name: found.get(name) for name in timm.list_pretrained()}
     wrong = {
         name: repo
         for name, repo in known.items()

@@ -14,6 +14,7 @@ from core.store.folders import Store
 from slurm.profile import read_profile
 from sweep.checkup import examine
 from sweep.grid import parse_grid
+from sweep.inputs import needs
 from sweep.inputs.needs import misfits
 from sweep.submit import backend
 from sweep.submit.checks import Check
@@ -73,8 +74,16 @@ def test_lora_needs_modules_of_that_name(store: Store) -> None:
 
 
 def test_what_is_known_to_fit_is_not_built(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = tiny.config()
+    assert not misfits([fits], store)
     monkeypatch.delattr(network, "rehearse")
-    assert not misfits([tiny.config(backbone="vit", image_size=224)], store)
+    assert not misfits([tiny.config(backbone="vit", image_size=224), fits], store)
+    for other in (tiny.config(image_size=32), tiny.config(protocol="linear")):
+        with pytest.raises(AttributeError):
+            misfits([other], store)
+    monkeypatch.setattr(needs, "_builders", lambda: {"timm": "another version"})
+    with pytest.raises(AttributeError):
+        misfits([fits], store)
 
 
 def test_a_network_that_only_the_cpu_can_build_is_no_misfit(
