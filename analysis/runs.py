@@ -43,8 +43,8 @@ class Run:
     """For a tuned run, the winner it uses: search, params, value, trials, least, ..."""
     known: Known | None = None
     """Present digests of datasets and checkpoints, shared by the runs of a store."""
-    _seen: dict[str, bytes | None] = field(default_factory=dict, init=False, repr=False)
-    """Name in the folder -> text of a file that has been read, until it is parsed."""
+    _seen: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Name in the folder -> what a file holds that has been read and not used yet."""
 
     def forget(self) -> None:
         """Drop what was read, to save memory (1 GB for 10,000 runs of 50 epochs). It is read again
@@ -56,8 +56,8 @@ class Run:
     def _read(self, parse: Callable[[bytes, str], Any], name: str) -> Any:
         """The content of a file, whose shape `damage` has checked; None if it does not exist."""
         path = f"{self.dir.path}/{name}"
-        text = self._seen.pop(name) if name in self._seen else read(path)
-        return None if text is None else parse(text, path)
+        found = self._seen.pop(name) if name in self._seen else read(path)
+        return parse(found, path) if isinstance(found, bytes) else found
 
     @cached_property
     def epsilon_g(self) -> Strength:

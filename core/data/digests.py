@@ -191,14 +191,14 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def recorded(run: RunDir, seen: Mapping[str, bytes | None] | None = None) -> dict[str, Any] | None:
+def recorded(run: RunDir, seen: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The inputs that a run has been made from so far; None if it has not begun or they are unknown
     (an older version made it, or the file cannot be read). seen: as filled by `damage.find`."""
 
     def content(name: str, shape: object) -> dict[str, Any]:
         path, known = f"{run.path}/{name}", seen or {}
-        text = known[name] if name in known else read(path)
-        return parse_json(text, path, shape) if text is not None else {}
+        found = known[name] if name in known else read(path)
+        return parse_json(found, path, shape) if isinstance(found, bytes) else found or {}
 
     with suppress(DamagedError):
         result = content(RESULT, shapes.Result)

@@ -65,7 +65,8 @@ def misfits(configs: Iterable[RunConfig], store: Store) -> list[str]:
     problems, fitting = [], {}
     for config in kinds.values():
         kind = _kind(config)
-        place = store.root / "index" / "networks" / f"{safe_name(config.backbone)}-{hashed(kind)}"
+        name = f"{safe_name(config.backbone)}-{hashed(kind)}.json"
+        place = store.root / "index" / "networks" / name
         if not own_code.is_own(config.backbone):  # which may import what is not known to be its own
             if exists(place):
                 continue

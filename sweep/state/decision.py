@@ -17,7 +17,6 @@ from core.store import damage
 from core.store.files import exists
 from core.store.folders import CANCEL, RESULT, RunDir
 from core.store.holder import Holder, find_holder
-from core.store.json_files import parse_json
 from sweep.grid import Run
 from sweep.state import parents, triage
 from sweep.state.pending import Pending
@@ -216,13 +215,12 @@ def read(
     if current.live:
         return Facts(run.config.epochs, current, promise)
     wanted = run.eval_ids
-    seen: dict[str, bytes | None] = {}
+    seen: dict[str, Any] = {}
     # Half of a run's files are missing until it is done. If it just ended, a node's list of the
     # folder may not yet have all of them, so then they are looked for by name.
     listed = None if current.outcome == "done" else names
     damaged = damage.find(folder, wanted, seen, current, listed)
-    text = None if damaged else seen[RESULT]
-    result = None if text is None else parse_json(text, folder.result)
+    result = None if damaged else seen[RESULT]
     changed = None
     if known and not damaged:
         changed = known.changed(Sources.of(run.config), recorded(folder, seen))

@@ -6,12 +6,15 @@ A run's folder is the truth about the run; a submission only shows that a job is
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 from core.data.digests import Known
+from core.store.files import present
 from core.store.folders import RunDir, Store
 from sweep.grid import Run
 from sweep.state import decision, pending
@@ -45,6 +48,9 @@ class Plan:
     """Whether a scheduler was asked."""
     promised: Mapping[str, Pending] = field(default_factory=dict)
     """Run id -> promise as recorded by submissions, also for runs that are not in `statuses`."""
+    changes: Mapping[str, int] = field(default_factory=dict)
+    """Run id -> when its folder changed last, as of just before the look, for a later one; if no
+    scheduler was asked about the run."""
     counts: Counter[State] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,17 +102,25 @@ def make(
     the file server's time, by default this machine's. known: the digests of datasets and
     checkpoints, by default read anew. ask: asks the scheduler about jobs, by default nothing.
     before: an earlier plan, whose finished runs are not looked at again unless their folders are
-    gone.
+    gone, nor those that were given up while nothing in their folders changes.
 
     The scheduler is asked only about jobs of pending runs, and their folders are read again after
     its answer, so that a run that begins or ends meanwhile is not missed.
     """
     known, begun = known or Known(store), store.run_ids()
-    finished = {s.run.id: s for s in (before.statuses if before else ()) if s.state is State.DONE}
+    earlier = {status.run.id: status for status in (before.statuses if before else ())}
+    changes: dict[str, int] = {}
 
     def look_at(run: Run, promise: Pending | None) -> Status:
         if run.id in begun:
-            return finished.get(run.id) or look(run, store.run(run.id), promise, clock, known)
+            seen = earlier.get(run.id)
+            if seen and seen.state is State.DONE:
+                return seen
+            if before:  # whatever a process writes into a folder, it renames to its place there
+                changes[run.id] = present(partial(_change, f"{store.runs}/{run.id}")) or 0
+                if _settled(seen, promise) and changes[run.id] == before.changes.get(run.id):
+                    return seen
+            return look(run, store.run(run.id), promise, clock, known)
         if promise or run.config.parent:
             return _status(run, decision.unbegun(run, store.runs, promise))
         return Status(run, State.NEW)  # most of 100,000 runs are
@@ -117,7 +131,19 @@ def make(
     if asked:
         begun = store.run_ids()
         statuses = [look_at(s.run, asked[s.run.id]) if s.run.id in asked else s for s in statuses]
-    return Plan(statuses, bool(asked), promised)
+        changes = {name: change for name, change in changes.items() if name not in asked}
+    return Plan(statuses, bool(asked), promised, changes)
+
+
+def _change(folder: str) -> int:
+    return os.stat(folder).st_mtime_ns
+
+
+def _settled(seen: Status | None, promise: Pending | None) -> TypeGuard[Status]:
+    """Whether the run's folder alone decides that it was given up: no job is on its way to it."""
+    if seen is None or seen.state not in (State.FAILED, State.CANCELLED):
+        return False
+    return seen.attempts > (promise.after if promise else 0)
 
 
 def beside(

@@ -16,7 +16,6 @@ from core.data.digests import Known
 from core.errors import StoppedError
 from core.store.files import exists
 from core.store.folders import Store
-from core.store.json_files import read_jsonl
 from sweep.grid import Run
 from sweep.state import display, joblog, pace, pending, plan
 from sweep.state.pending import Pending
@@ -70,7 +69,9 @@ def wait(
 
 def promises(crew: Crew) -> dict[str, Pending]:
     """Run id -> the crew's promise to do the run."""
-    return pending.of_process(read_jsonl(crew.manifest), crew.jobs[0].job_id) if crew.jobs else {}
+    if not crew.jobs:
+        return {}
+    return pending.of_process(pending.read(crew.manifest), crew.jobs[0].job_id)
 
 
 def _last_word(job: Job) -> str | None:

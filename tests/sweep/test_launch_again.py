@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,9 +15,9 @@ from core.store.claims import Claim
 from core.store.folders import Store
 from slurm.profile import read_profile
 from sweep import launcher
-from sweep.grid import Grid
+from sweep.grid import Grid, Run
 from sweep.state import plan
-from sweep.state.plan import Plan, State, Status
+from sweep.state.plan import Pending, Plan, State, Status
 from sweep.submit import array, local, submissions
 from sweep.submit.backend import Crew, Started
 from sweep.submit.order import Runs
@@ -73,6 +74,31 @@ def test_finished_runs_are_not_looked_at_twice(again: Grid, store: Store) -> Non
     store.run(done.run.id).path.mkdir(parents=True)
     seen = plan.make(again.runs, store, {}, before=Plan([done, gone]))
     assert [status.state for status in seen.statuses] == [State.DONE, State.NEW, State.NEW]
+
+
+def test_a_failed_run_is_looked_at_again_when_something_changes(
+    again: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, look, looks = again.runs[0], plan.look, list[str]()
+    folder = store.run(run.id)
+    claim = Claim.acquire(folder)
+    assert claim and claim.release("failed", kind="bug", reason="it broke")
+
+    def counted(one: Run, *more: Any) -> Status:
+        looks.append(one.id)
+        return look(one, *more)
+
+    monkeypatch.setattr(plan, "look", counted)
+    seen = None
+    for _ in range(4):
+        seen = plan.make([run], store, {}, before=seen)
+        assert seen.statuses[0].reason == "it broke"
+    assert len(looks) == 2  # the first does not note when folders have changed
+    assert plan.make([run], store, {run.id: Pending("7", 1)}, before=seen).of({State.PENDING})
+    assert plan.make([run], store, {run.id: Pending("7", 0)}, before=seen).of({State.FAILED})
+    assert len(looks) == 3
+    folder.write_json(folder.cancel, {})
+    assert plan.make([run], store, {}, before=seen).of({State.CANCELLED})
 
 
 def test_a_feeder_outlives_a_slurm_that_is_down_and_another_launch(
