@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -150,9 +150,18 @@ class Flags:
     def difference(self, first: Key, second: Key) -> Difference:
         """Second minus first, by the paired bootstrap. Raises ConfigError if their images
         differ."""
-        (index, a), (other, b) = self.scores(first), self.scores(second)
-        if not np.array_equal(index, other):
+        return self.mean_difference([(first, second)])
+
+    def mean_difference(self, pairs: Sequence[tuple[Key, Key]]) -> Difference:
+        """Second minus first as a mean over pairs of cells, all on the same images, as
+        `difference`."""
+        scored = [self.scores(key) for pair in pairs for key in pair]
+        index = scored[0][0]
+        if any(not np.array_equal(other, index) for other, _ in scored):
+            first = pairs[0][0]
             raise ConfigError(f"{first.model}/{first.dataset}: settings have different images")
+        each = np.array([scores for _, scores in scored])
+        a, b = each[::2].mean(0), each[1::2].mean(0)
         low, high = (100 * bound for bound in bootstrap(b - a))
         binary = np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()
         p = mcnemar(a == 1, b == 1) if binary else None

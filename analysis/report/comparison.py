@@ -57,8 +57,8 @@ class Comparison:
     first: str
     second: str
     pairs: Mapping[Strength, Mapping[str, Mapping[Pair, float]]]
-    alone: Mapping[tuple[Strength, str], tuple[Key, Key]]
-    """(strength, metric) -> its two cells, if there are only two."""
+    cells: Mapping[tuple[Strength, str], Sequence[tuple[Key, Key]]]
+    """(strength, metric) -> the pairs of cells that are compared."""
     incomplete: int
     """Number of comparisons left out because one of the two cells is incomplete."""
 
@@ -120,7 +120,7 @@ def _compare(
     found: Mapping[Key, Cell],
 ) -> Comparison:
     gathered: dict[Strength, dict[str, dict[Pair, list[float]]]] = {}
-    alone: dict[tuple[Strength, str], list[tuple[Key, Key]]] = defaultdict(list)
+    cells: dict[tuple[Strength, str], list[tuple[Key, Key]]] = defaultdict(list)
     incomplete = 0
     for group in groups:
         if not {*two} <= {*group}:
@@ -135,7 +135,7 @@ def _compare(
         by_pair = by_metric.setdefault(key.metric, {})
         gap = difference(first.value, second.value)
         by_pair.setdefault(Pair(key.model, key.dataset), []).append(gap)
-        alone[key.strength, key.metric].append(keys)
+        cells[key.strength, key.metric].append(keys)
     means = {
         strength: {
             metric: {pair: float(np.mean(gaps)) for pair, gaps in by_pair.items()}
@@ -145,16 +145,16 @@ def _compare(
         }
         for strength, by_metric in sorted(gathered.items())
     }
-    single = {place: keys[0] for place, keys in alone.items() if len(keys) == 1}
-    return Comparison(axis, *two, means, single, incomplete)
+    return Comparison(axis, *two, means, cells, incomplete)
 
 
 def effect(gaps: Iterable[float]) -> Effect:
-    """The mean of differences (one per pair) with its 95 % interval by Student's t."""
+    """The mean of differences in points (one per pair), with its 95 % interval by Student's t,
+    which is cut to [-100, 100]."""
     values = np.round(np.array([*gaps]), 9)
     mean, n = float(values.mean()), len(values)
     low = high = None
     if n > 1:
         half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * values.std(ddof=1) / np.sqrt(n))
-        low, high = mean - half, mean + half
+        low, high = max(-100.0, mean - half), min(100.0, mean + half)
     return Effect(mean, low, high, n, int((values > 0).sum()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from analysis.tables import ABSENT, bracketed
 from core.config import ConfigError, Strength
 from core.errors import counted
 
+MOST = 100
+"""Pairs of cells of one backbone-dataset pair whose images are read for an interval."""
 SAID = 12
 """Maximum number of comparisons put into words: a grid of many values has hundreds."""
 LONG = {"clean": "clean", "adv": "adversarial", "expected": "expected"}
@@ -52,7 +54,8 @@ class Verdict:
             for strength, by_metric in one.pairs.items()
         ]
         name = f"{one.name[0].upper()}{one.name[1:]}"
-        return f"{name} changes, {'; '.join(said)} (95 % intervals)."
+        intervals = " (95 % intervals)" if any("[" in text for text in said) else ""
+        return f"{name} changes, {'; '.join(said)}{intervals}."
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for the page's script."""
@@ -65,15 +68,20 @@ class Verdict:
         }
 
     def _effect(self, comparison: Comparison, strength: Strength, metric: str) -> Effect:
-        made = effect(comparison.pairs[strength][metric].values())
-        keys = comparison.alone.get((strength, metric))
-        if made.n == 1 and keys:  # a single pair: take the interval over its images
-            try:
-                over_images = self._flags.difference(*keys)
-            except ConfigError:
-                return made
-            return made._replace(low=over_images.low, high=over_images.high)
-        return made
+        gaps = comparison.pairs[strength][metric].values()
+        return self._measured(gaps, comparison.cells[strength, metric])
+
+    def _measured(self, gaps: Iterable[float], cells: Sequence[tuple[Key, Key]]) -> Effect:
+        """The effect of differences (one per backbone-dataset pair); for a single one, with the
+        interval over its images."""
+        made = effect(gaps)
+        if made.n > 1 or len(cells) > MOST:
+            return made
+        try:
+            over_images = self._flags.mean_difference(cells)
+        except ConfigError:
+            return made
+        return made._replace(low=over_images.low, high=over_images.high)
 
     def _comparison(self, one: Comparison) -> dict[str, Any]:
         name = one.name[0].upper() + one.name[1:]
@@ -120,9 +128,14 @@ class Verdict:
                 for by_metric in one.pairs.values():
                     for pair, gap in by_metric.get(metric, {}).items():
                         gaps[pair].append(gap)
-                entries.append(str(effect(map(np.mean, gaps.values()))) if gaps else ABSENT)
+                cells = [two for at in one.pairs for two in one.cells.get((at, metric), ())]
+                means = map(float, map(np.mean, gaps.values()))
+                entries.append(str(self._measured(means, cells)) if gaps else ABSENT)
             rows.append(([one.name], entries))
-        note = "mean over eps_g and all other axes of the grid; a backbone-dataset pair counts once"
+        note = (
+            "mean over eps_g and all other axes of the grid; a backbone-dataset pair counts once, "
+            "and of one alone the interval is over its images"
+        )
         return {
             "title": "Main effects in points, with 95 % intervals over backbone-dataset pairs",
             "stub": ["Change"],
@@ -142,7 +155,7 @@ def _basis(one: Comparison) -> str:
     counts = {len(gaps) for by_metric in one.pairs.values() for gaps in by_metric.values()}
     text = "mean over backbone-dataset pairs with Student's interval, all else in the grid equal"
     if counts == {1}:
-        text = "one backbone-dataset pair; the interval is over its images (paired bootstrap)"
+        text = "one backbone-dataset pair; an interval is over its images (paired bootstrap)"
     left = f"; {one.incomplete} differences are left out, as one of the two cells is incomplete"
     return text + left * bool(one.incomplete)
 
@@ -153,8 +166,12 @@ def _best(found: Mapping[Key, Cell], metrics: Sequence[str]) -> dict[str, Any]:
     accuracies there."""
     named = [LONG[metric] for metric in metrics]
     groups: dict[Strength, dict[tuple[str, str], dict[Pair, dict[str, float]]]] = {}
+    constant = set[tuple[Any, ...]]()
     for key, cell in found.items():
-        if key.setting == "standard" or not key.epsilon_g or not cell.complete or cell.constant:
+        if key.setting == "standard" or not key.epsilon_g or not cell.complete:
+            continue
+        if cell.constant:
+            constant.add((key.strength, key.setting, key.variant, key.model, key.dataset))
             continue
         settings = groups.setdefault(key.strength, {})
         pairs = settings.setdefault((key.setting, key.variant), {})
@@ -176,10 +193,15 @@ def _best(found: Mapping[Key, Cell], metrics: Sequence[str]) -> dict[str, Any]:
         name = f"{setting}{bracketed(variant)}"
         entries = [*(str(half_up(value, 1)) for value in best), str(len(shared)), str(len(means))]
         rows.append(([str(strength), name], entries))
+    left_out = (
+        f"; without {counted(len(constant), 'cell')} whose networks give every image the same label"
+        if constant
+        else ""
+    )
     return {
         "title": f"Best setting by {named[-1]} accuracy (%)",
         "stub": ["eps_g", "Setting"],
         "levels": [[(name, 1) for name in (*named, "pairs", "of settings")]],
         "rows": rows,
-        "notes": ["means over the pairs on which every setting is complete"],
+        "notes": ["means over the pairs on which every setting is complete" + left_out],
     }

@@ -93,7 +93,8 @@ def test_runs_side_by_side_show_where_they_differ(page: Path, browser: Any) -> N
     fields = chosen.locator("tbody th").all_inner_texts()
     assert {"Setting", "clean", "schedule.kind"} <= {*fields}
     assert "Model" not in fields and "epsilon_g" not in fields, "what they share is left out"
-    assert chosen.locator(".plots figure").count() == 3
+    drawn = chosen.locator(".plots figcaption").all_inner_texts()
+    assert len(drawn) == 3 and drawn[-1] == "Accuracy (%) under APGD-10", "an attack has a plot"
     assert chosen.locator(".plots figure").first.locator("path").count() == 2
     tab.page.get_by_role("button", name="Choose none").click()
     assert chosen.inner_text() == "No run is chosen."

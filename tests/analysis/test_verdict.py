@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import analysis_store as made
@@ -42,6 +43,7 @@ def test_a_difference_is_a_mean_over_pairs_with_students_interval() -> None:
     expected = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
     assert (found.mean, found.n, found.better) == (1.5, 4, 3)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert effect([9.7, 61.2])[1:3] == (-100, 100), "Student's would be -292 to 363 points"
     assert effect([2.0])[1:3] == (None, None), "one pair tells nothing of the spread"
 
 
@@ -81,6 +83,25 @@ def test_of_one_pair_the_images_tell(tmp_path: Path) -> None:
         "Sched instead of fix changes, at eps_g = 4/255, clean accuracy by +30.0 ["
     )
     assert "adversarial accuracy by" in said, "never left out"
+
+
+def test_one_pair_under_several_objectives_has_an_interval_over_its_images(tmp_path: Path) -> None:
+    shares = {"fix": 0.3, "sched": 0.6}
+    runs = {
+        made.config(schedule=s, objective={"kind": o}): share - 0.1 * (o == "trades")
+        for s, share in shares.items()
+        for o in ("at", "trades")
+    }
+    verdict = judged(tmp_path, runs)
+    first, second = verdict.as_data()["comparisons"]
+    for compared, gap in ((first, "+30.0"), (second, "-10.0")):
+        ((_, entries),) = compared["table"]["rows"]
+        assert all(
+            re.match(rf"\{gap}\n\[[-+]\d+\.\d, [-+]\d+\.\d\]; better", text) for text in entries
+        )
+    for _, entries in verdict.as_data()["effects"][0]["rows"]:
+        assert all("[" in text for text in entries)
+    assert verdict.sentences()[0].endswith("over 1 backbone-dataset pair (95 % intervals).")
 
 
 def test_what_is_not_complete_is_left_out_and_counted(tmp_path: Path) -> None:

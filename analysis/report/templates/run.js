@@ -22,7 +22,8 @@ function plot(caption, series, xLabel) {
   );
   for (const [style, x, y, name] of series) {
     const path = y.map((value, i) => `${i ? "L" : "M"}${px(x[i]).toFixed(1)} ${py(value).toFixed(1)}`).join("");
-    root.append(make("path", { class: style, d: path }, make("title", {}, name)));
+    const alone = y.length === 1 ? "h-4h8" : ""; // a point by itself would not show
+    root.append(make("path", { class: style, d: path + alone }, make("title", {}, name)));
   }
   return make("figure", { class: "plot" }, root, make("figcaption", {}, caption));
 }
@@ -86,14 +87,14 @@ function compared(rows, details, keys) {
     const series = details.map((one, i) => [ink(i), counted(one[key]), one[key], named(rows[i])]);
     drawn.append(plot(`Validation accuracy (%) per epoch: ${what}`, series, "epoch"));
   }
-  const units = new Set(details.flatMap((one) => one.curves.map((curve) => curve[3])));
-  for (const unit of units) {
+  const kinds = new Map(details.flatMap((one) => one.curves.map(([attack, , , unit]) => [`${attack} ${unit}`, [attack, unit]])));
+  for (const [attack, unit] of kinds.values()) {
     const series = details.flatMap((one, i) =>
       one.curves
-        .filter((curve) => curve[3] === unit)
-        .map(([attack, , points]) => [ink(i), points.map((p) => p[0]), points.map((p) => p[1]), `${named(rows[i])}, ${attack}`]),
+        .filter((curve) => curve[0] === attack && curve[3] === unit)
+        .map(([, , points]) => [ink(i), points.map((p) => p[0]), points.map((p) => p[1]), named(rows[i])]),
     );
-    drawn.append(plot("Accuracy (%) against the strength of the attack", series, `strength (${unit})`));
+    drawn.append(plot(`Accuracy (%) under ${attack}`, series, `strength (${unit})`));
   }
   const legend = make("ul", { class: "legend" });
   rows.forEach((row, i) => {

@@ -6,7 +6,7 @@ function bars(gaps, most, names) {
   const said = names.map((name, i) => (gaps[i] === null ? `${name}: none` : `${name} ${gaps[i] > 0 ? "+" : ""}${gaps[i].toFixed(1)}`));
   const root = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said.join(", ") }, make("title", {}, said.join("\n")));
   gaps.forEach((gap, i) => {
-    if (gap === null) return;
+    if (!gap) return;
     const tall = Math.max(0.6, (Math.abs(gap) / most) * (height / 2 - 1));
     const y = gap > 0 ? height / 2 - tall : height / 2;
     root.append(make("rect", { class: `${gap > 0 ? "up" : "down"} ${names[i]}`, x: 4 + i * (bar + 2), y, width: bar, height: tall }));
@@ -17,7 +17,8 @@ function bars(gaps, most, names) {
 
 function picture({ strength, models, datasets, pairs }, names) {
   const of = new Map(pairs.map(([model, dataset, ...gaps]) => [`${model} ${dataset}`, gaps]));
-  const most = Math.max(1, ...pairs.flatMap((pair) => pair.slice(2).map(Math.abs)));
+  const tallest = Math.max(0, ...pairs.flatMap((pair) => pair.slice(2).map(Math.abs)));
+  const most = Math.max(1, tallest);
   const head = make("tr", {}, make("td"), ...datasets.map((name) => make("th", { scope: "col" }, name)));
   const body = models.map((model) =>
     make(
@@ -30,7 +31,7 @@ function picture({ strength, models, datasets, pairs }, names) {
       }),
     ),
   );
-  const caption = `eps_g = ${strength}: bars of ${names.join(", ")}; the tallest is ${most.toFixed(1)} points`;
+  const caption = `eps_g = ${strength}: bars of ${names.join(", ")}; the tallest is ${tallest.toFixed(1)} points`;
   const scroll = { class: "scroll picture", tabindex: 0, role: "region", "aria-label": `Where it helped at ${strength}` };
   return make("div", scroll, make("table", {}, captioned(caption), make("thead", {}, head), make("tbody", {}, ...body)));
 }
