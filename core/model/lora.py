@@ -23,11 +23,14 @@ from core.model.trainable import head_names, is_in
 
 
 def require() -> Any:
-    """The module peft. Raises ConfigError if it is not installed."""
+    """The module peft. Raises ConfigError if it is not installed or does not fit its own needs."""
     try:
         import peft
-    except ImportError:
-        raise ConfigError("LoRA needs the package peft: pip install 'epsweep[lora]'") from None
+    except ImportError as error:
+        how = "pip install 'epsweep[lora]'"
+        if error.name != "peft":
+            how = f"its import fails ({first_line(error)}); {how} --upgrade"
+        raise ConfigError(f"LoRA needs the package peft: {how}") from None
     return peft
 
 

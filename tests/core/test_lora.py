@@ -213,7 +213,9 @@ class TestBadInput:
         line = self.refused(store, config("test_efficientnet", lora={"targets": ["conv_dw"]}))
         assert line.startswith("lora: test_efficientnet: ")
 
-    def test_without_peft(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_peft(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setitem(sys.modules, "peft", None)
         told = "LoRA needs the package peft: pip install 'epsweep[lora]'"
         assert self.refused(store, config()) == told
@@ -222,6 +224,14 @@ class TestBadInput:
             importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
         )
         assert inputs.missing([config()], store) == [told]
+        (tmp_path / "peft.py").write_text(
+            "from os import nothing"
+        )  # as beside a newer transformers
+        monkeypatch.delitem(sys.modules, "peft")
+        monkeypatch.syspath_prepend(tmp_path)
+        line = self.refused(store, config())
+        assert line.startswith("LoRA needs the package peft: its import fails (cannot import name ")
+        assert line.endswith("pip install 'epsweep[lora]' --upgrade")
         assert inputs.missing([tiny.config()], store) == []
 
 

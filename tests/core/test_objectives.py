@@ -163,6 +163,8 @@ def test_what_timm_lists_decays_unless_asked(
     if isinstance(listed, str):
         listed = {name for name in names.values() if name.endswith(listed)}
         assert len(listed) == 12
+    if not any("*" in name for name in getattr(model.net, "no_weight_decay", set)()):
+        listed = listed - {"net.pos_embed.token_projection.weight"}  # timm < 1.0.31
     assert decayed["vectors"] - decayed["library"] == listed
     assert decayed["library"] <= decayed["vectors"]
 
