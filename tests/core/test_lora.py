@@ -224,9 +224,7 @@ class TestBadInput:
             importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
         )
         assert inputs.missing([config()], store) == [told]
-        (tmp_path / "peft.py").write_text(
-            "from os import nothing"
-        )  # as beside a newer transformers
+        (tmp_path / "peft.py").write_text("from os import nothing")  # newer transformers
         monkeypatch.delitem(sys.modules, "peft")
         monkeypatch.syspath_prepend(tmp_path)
         line = self.refused(store, config())
