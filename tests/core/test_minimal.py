@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ from core.evaluation.minimal import Distances, search
 from core.machine.team import Team
 from core.run import pipeline
 from core.store import snapshot
+from core.store.files import write_atomic
 from core.store.snapshot import Snapshot
 
 STRENGTHS = [i / 255 for i in range(9)]
@@ -294,6 +296,40 @@ def test_a_second_opinion_is_written_and_changes_no_accuracy(
         assert (one["epsilon"], one["images"]) == (f"{level}/255", survivors.sum())
         broken = int((distance[survivors] <= level / 255).sum())
         assert abs(one["broken"] - broken) <= 1
+
+
+def test_a_second_opinion_survives_a_kill(
+    trained: tiny.Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = trained.test.first(12)
+    asked = EvalConfig.parse({"epsilons": [0, "2/255"], "steps": 1, "audit": True})
+    assert isinstance(asked, RobustAccuracy)
+    context = Context(batch=6, device=tiny.CPU, part=tmp_path / "part")
+    whole = robust.measure(asked, trained.net, split, context)
+    monkeypatch.setattr(snapshot, "EVERY_S", 0.0)
+    writes: list[Path] = []
+
+    def write(path: Path, content: Any) -> None:
+        writes.extend([path] * ("audit" in path.name))
+        if len(writes) == 8:
+            raise KeyboardInterrupt
+        write_atomic(path, content)
+
+    with pytest.raises(KeyboardInterrupt):
+        robust.measure(asked, trained.net, split, replace(context, write=write))
+    assert writes[0].is_file()
+    monkeypatch.setattr(snapshot, "EVERY_S", 300.0)
+    taken: list[bool] = []
+    resume = minimal._Queue.resume
+
+    def watch(queue: Any, state: Any, slots: Any) -> int:
+        taken.append(state is not None)
+        return resume(queue, state, slots)
+
+    monkeypatch.setattr(minimal._Queue, "resume", watch)
+    again = robust.measure(asked, trained.net, split, context)
+    assert taken == [True] and again.extras == whole.extras and again.rows == whole.rows
+    assert (again.forwards, again.backwards) == (whole.forwards, whole.backwards)
 
 
 def fab(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
