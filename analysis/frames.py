@@ -44,6 +44,7 @@ VALUES = Frame(
         **NAMES,
         "metric": "str",
         "value": "float64",
+        "trapezoid": "float64",
         "n": "Int64",
         "state": "str",
         "reason": "str",

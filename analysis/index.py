@@ -28,7 +28,7 @@ from core.store.folders import Store
 
 Rows = Callable[[Run], Iterable[Row]]
 """Run -> its rows in a frame."""
-SCHEMA = 10
+SCHEMA = 11
 """Version of the rows. Increase it when the same files give other rows."""
 SETTLED = 2_000_000_000
 """A file's rows are kept only if it last changed at least this many nanoseconds ago: a second

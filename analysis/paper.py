@@ -14,6 +14,7 @@ from analysis.derived import Over, means, paired_tests, tests_table
 from analysis.gates import cell_gates, constant_gates, marked, masking_gates, notes, row_gates
 from analysis.kinds import KINDS, kind_of
 from analysis.names import ACCURACY, CORRUPTED, METRICS, NORMS, ROBUST, SETTINGS
+from analysis.rounding import half_up
 from analysis.tables import PLUS_MINUS, Table, pivot, winners
 from core.config import ConfigError
 
@@ -236,6 +237,15 @@ def _by_norm(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {norm: part for norm, part in parts.items() if len(part)}
 
 
+def _trapezoid(frame: pd.DataFrame) -> str:
+    """By how much the trapezoid rule differs from exact expected accuracies; '' without any."""
+    gaps = (frame["trapezoid"] - frame["value"]).dropna()
+    if gaps.empty:
+        return ""
+    ends = dict.fromkeys(f"{half_up(gap, 1):+}" for gap in (gaps.min(), gaps.max()))
+    return f" (the trapezoid rule differs by {' to '.join(ends)} points)"
+
+
 def describe_values(frame: pd.DataFrame) -> str:
     """What the numbers are, for a note: unit, attack, split, seeds."""
     judged = frame.loc[frame["attack"] != "", ["attack", "note", "eval_norm"]].drop_duplicates()
@@ -253,7 +263,7 @@ def describe_values(frame: pd.DataFrame) -> str:
             for attack, note, norm in judged.itertuples(index=False, name=None)
         ]
         text += f"; adv and expected under {' and '.join(named)}"
-        text += "".join(f"; {about}" for about in abouts)
+        text += "".join(f"; {about}" for about in abouts) + _trapezoid(frame)
     seeds = sorted(frame["seed"].dropna().unique())
     counts = sorted(set(frame.groupby(BY, sort=False)["seed"].nunique()))
     if counts[-1:] > [1]:

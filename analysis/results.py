@@ -160,9 +160,10 @@ def load(
     index: see `Results`. Columns: model, dataset (the paper's names), epsilon_g (255ths, in any
     norm), norm (of eps_g), setting, seed, variant (other differences between runs of a cell),
     metric (clean, adv, expected; corrupted under common corruptions; whatever a user's kind
-    declares), value (accuracies in percent, NaN if not measured), n (images), state (done, partial,
-    failed, running, missing, ...), reason, hinges ('T1=12;T2=37'), T1, T2 (epochs), attack (its
-    name in tables), kind (its name in grids), eval_norm ('' for kinds without one), about (what the
+    declares), value (accuracies in percent, NaN if not measured), trapezoid (what the trapezoid
+    rule gives if the value is an exact integral), n (images), state (done, partial, failed,
+    running, missing, ...), reason, hinges ('T1=12;T2=37'), T1, T2 (epochs), attack (its name in
+    tables), kind (its name in grids), eval_norm ('' for kinds without one), about (what the
     numbers are), split, split_images, zero_gradient_images, run_id, eval_id, commit, source (file).
     Standard fine-tuning has rows for every eps_g that the other runs have.
     Raises ConfigError if the store holds no run.

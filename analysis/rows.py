@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -76,12 +77,17 @@ def _metric_rows(about: Row, evaluation: Evaluation, trained: Strength) -> Itera
         if metric in ATTACKED and not target:
             continue
         state, reason, value = evaluation.state, evaluation.reason, float("nan")
+        trapezoid = float("nan")
         if record:
             try:
                 value = _value(metric, record, curve, target, evaluation.prior)
             except ValueError as error:
                 state, reason = "missing", str(error)
-        yield {**about, "metric": metric, "value": value, "state": state, "reason": reason}
+            if metric == "expected" and evaluation.is_exact:
+                with suppress(ValueError):  # too few strengths
+                    trapezoid = percent(_measure(metric, curve, target, None))
+        found = {"value": value, "trapezoid": trapezoid, "state": state, "reason": reason}
+        yield {**about, "metric": metric, **found}
 
 
 def _curve(record: Mapping[str, Any], norm: Norm) -> dict[Fraction, float]:

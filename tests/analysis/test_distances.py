@@ -46,6 +46,22 @@ def test_expected_accuracy_is_the_integral_on_any_grid(tmp_path: Path) -> None:
     )
 
 
+def test_the_trapezoid_is_told_beside_the_integral(tmp_path: Path) -> None:
+    """Every image breaks just below a whole strength: the trapezoid loses half a step of four."""
+    asked = EvalConfig.parse({"attack": "fmn", "epsilons": "0..4/255"})
+    assert isinstance(asked, MinimalNorm)
+    run = config(schedule="sched")
+    finish_by_distance(tmp_path, run, asked, np.full(100, 1.9999 / 255), np.ones(100, bool))
+    values = Results(tmp_path, manifest(tmp_path, [run], [asked])).values
+    (row,) = values[values["metric"] == "expected"].to_dict("records")
+    assert (row["value"], row["trapezoid"]) == pytest.approx((50, 37.5), abs=0.01)
+    (table,) = main_tables(values)
+    assert (
+        "exact integral over distances (the trapezoid rule differs by -12.5 points)"
+        in table.notes[0]
+    )
+
+
 def two_attacks(root: Path, *, broken_by_fmn: int) -> list[dict[str, object]]:
     """200 images that are right up to 2/255 under APGD; FMN was asked for the first 150 and breaks
     some of them at 1.5/255."""
