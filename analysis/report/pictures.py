@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -264,8 +263,8 @@ def _trained(known: Sequence[Strength], configs: Sequence[RunConfig]) -> Strengt
 
 
 def _usual(known: Sequence[Strength], configs: Sequence[RunConfig]) -> list[Strength]:
-    """Half of the strength `_trained`, that strength, and twice that, as far as the evaluation has
-    them."""
-    middle = _trained(known, configs)
-    wanted = [Strength(middle.number * part, middle.norm) for part in (Fraction(1, 2), 1, 2)]
-    return [strength for strength in wanted if strength in known]
+    """Those that the evaluation measured nearest to half of the strength `_trained`, that strength,
+    and twice that."""
+    middle = _trained(known, configs).number
+    wanted = (middle / 2, middle, middle * 2)
+    return sorted({min(known[1:], key=lambda one: abs(one.number - near)) for near in wanted})

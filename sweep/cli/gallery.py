@@ -31,9 +31,9 @@ def pictures(
         typer.Option(
             "--strength",
             metavar="STRENGTH...",
-            help="Strengths to show, of those in the evaluation [default: half, one and two times "
-            "the training strength]. An image counts as kept or lost at the first of them "
-            "[default: at the training strength].",
+            help="Strengths to show, of those in the evaluation [default: those nearest to half, "
+            "one and two times the training strength]. An image counts as kept or lost at the "
+            "first of them [default: at the training strength].",
         ),
     ] = None,
     evaluation: Annotated[

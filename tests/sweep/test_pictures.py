@@ -18,7 +18,8 @@ from PIL import Image
 
 import epsweep
 from analysis.report.confusion import confusions
-from core.config import Strength
+from analysis.report.pictures import _usual
+from core.config import EvalConfig, RunConfig, Strength
 from core.store.folders import Store
 from sweep import cli
 
@@ -190,6 +191,15 @@ def test_images_on_wandb(
     assert 2 + 6 < len(files) - len(confusions) <= 2 + 12 and 1 <= len(confusions) <= 4
     assert "Kept and lost" not in page.read_text(), "there is no other run"
     assert not Store(root).run(ids[0]).tracking.exists(), "the run's own W&B run stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("trained", "shown"), [("2/255", "1 2 4"), ("5/255", "2 5"), ("4/255", "2 4 5")]
+)
+def test_several_strengths_are_shown_on_any_grid(trained: str, shown: str) -> None:
+    known = EvalConfig.parse({"epsilons": "0..5/255"}).epsilons  # type: ignore[attr-defined]
+    config = RunConfig.parse({"backbone": "vit", "dataset": "fake", "epsilon_g": trained})
+    assert [str(one) for one in _usual(known, [config])] == [f"{n}/255" for n in shown.split()]
 
 
 def test_bad_input_is_one_line(store: tuple[Path, list[str]], call: Call, tmp_path: Path) -> None:
