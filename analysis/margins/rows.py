@@ -115,7 +115,7 @@ def _statistics(arrays: Arrays, strengths: Sequence[Strength]) -> Iterator[Row]:
         found = {"score": name, "value": tau.value, "low": tau.low, "high": tau.high}
         yield {"failed": failed, "metric": "tau", **found}
     for strength in strengths:
-        brittle = distance <= float(strength)
+        brittle = arrays["distance"] <= np.float32(float(strength))  # as in the evaluation's rows
         for row in _at(strength, brittle, right, scores):
             yield {"failed": failed, "strength": str(strength), **row}
 

@@ -49,12 +49,13 @@ def second_opinion(
     )
     found.forwards += known.forwards
     found.backwards += known.backwards
-    distance = dict(zip(rows.tolist(), known.to_wrong.tolist(), strict=True))
+    distance = np.full(len(split), np.inf, np.float32)
+    distance[rows] = known.to_wrong
     return [
         Opinion(
             epsilon=str(asked.epsilons[level]),
             images=len(images),
-            broken=sum(distance[row] <= asked.levels[level] for row in images.tolist()),
+            broken=int((distance[images] <= np.float32(asked.levels[level])).sum()),
         )
         for level, images in survivors.items()
         if len(images)

@@ -224,6 +224,17 @@ def test_strengths_at_which_all_are_brittle_are_skipped_and_named(tmp_path: Path
     assert "* fewer than 10 images are brittle, or robust" in auroc.notes
 
 
+def test_a_distance_of_just_a_strength_counts_as_in_the_evaluation(tmp_path: Path) -> None:
+    """Both in float32, in which 2/255 is above its double."""
+    runs = grid(["vit"], ["cars"], ["4/255"], ["sched"])
+    arrays = measured() | {"correct": np.ones(200, bool)}
+    arrays["distance"][:50] = np.float32(2 / 255)
+    add_margins(tmp_path, runs[0], arrays)
+    frame = Results(tmp_path, asking(manifest(tmp_path, runs))).margins
+    (row,) = frame[(frame["metric"] == "accuracy") & (frame["strength"] == "2/255")]["value"]
+    assert row == 100 * float((arrays["distance"] > np.float32(2 / 255)).mean())
+
+
 def test_evaluations_that_measure_different_things_leave_cells_empty(tmp_path: Path) -> None:
     """Not "skipped": the one in l2 has other strengths, and no pseudo-margins."""
     runs = grid(["vit"], ["cars"], ["4/255"], ["sched"])
