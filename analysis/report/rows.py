@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -157,7 +157,7 @@ def runs_table(digests: Digests) -> Row:
     """A table with one row per run."""
     results = digests.results
     chosen = one_evaluation(results.values)
-    accuracy = dict(_accuracies(chosen[chosen["metric"].isin(digests.metrics)]))
+    accuracy = _accuracies(chosen[chosen["metric"].isin(digests.metrics)])
     table = results.table
     known = table["delay"].notna()
     delays = dict(zip(table["run_id"][known], table["delay"][known].astype(int), strict=True))
@@ -170,12 +170,15 @@ def runs_table(digests: Digests) -> Row:
     return _table("runs", rows, numbers, ("id", "reason"))
 
 
-def _accuracies(values: pd.DataFrame) -> Iterator[tuple[tuple[str, str], str]]:
-    """Yields ((run id, metric), accuracy as text), unless the run has several different ones."""
-    measured: Any = values[values["value"].notna()]
-    one = measured.groupby(["run_id", "metric"])["value"].agg(["min", "max"])
-    for names, low, _ in one[one["min"] == one["max"]].itertuples(name=None):
-        yield names, str(half_up(low))
+def _accuracies(values: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """(run id, metric) -> accuracy as text, unless the run has several different ones."""
+    measured = values[values["value"].notna()]
+    found: dict[tuple[str, str], set[float]] = {}
+    # Not by groupby, which takes 0.5 s for 30,000 rows.
+    columns = (measured[name].tolist() for name in ("run_id", "metric", "value"))
+    for run, metric, value in zip(*columns, strict=True):
+        found.setdefault((run, metric), set()).add(value)
+    return {names: str(half_up(min(one))) for names, one in found.items() if len(one) == 1}
 
 
 def _run_row(

@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
-from core.config.strength import Strength, in_255ths, no_bool
+from core.config.strength import Exact, Strength, in_255ths, no_bool
 from core.errors import ConfigError
 
 SCHEMA = 1
@@ -100,7 +100,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if kind is Strength:
         return in_255ths(value.number)
-    return in_255ths(value) if kind is Fraction else value
+    return in_255ths(value) if kind in (Fraction, Exact) else value
 
 
 @cache

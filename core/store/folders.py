@@ -88,7 +88,7 @@ class RunDir:
         """Names of the files and folders in it."""
         return set(present(partial(os.listdir, self.path)) or ())
 
-    @property
+    @cached_property
     def id(self) -> str:
         return self.path.name
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, assert_never
 
@@ -166,12 +167,13 @@ def expected_up_to(
     return expected_over(below, prior[: len(below)])
 
 
-def unit_grid(epsilon_g: Fraction) -> list[Fraction]:
+@cache
+def unit_grid(epsilon_g: Fraction) -> tuple[Fraction, ...]:
     """0, 1/255, ..., eps_g. Raises ValueError unless eps_g is a positive multiple of 1/255."""
     k = epsilon_g * 255
     if k.denominator != 1 or k < 1:
         raise ValueError(f"expected eps_g = k/255 with k >= 1, got {epsilon_g}")
-    return [Fraction(i, 255) for i in range(int(k) + 1)]
+    return tuple(Strength.parse(f"{i}/255").number for i in range(int(k) + 1))
 
 
 def batchnorm_images(rows: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -7,7 +7,6 @@ and these numbers. Torch-free, since status, tables and the report use it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 from core.config import RunConfig, Strength
@@ -114,7 +113,7 @@ def of_evaluation(
         )
         found.append(Finding("gradient masking", text))
     points = [row for row in record.get("rows", ()) if "type" not in row]
-    judged = (Strength(Fraction(0), epsilon_g.norm), epsilon_g)
+    judged = dict.fromkeys((Strength.parse("0", epsilon_g.norm), epsilon_g))
     accuracy = {
         strength: row["correct"] / row["n"]
         for row in points

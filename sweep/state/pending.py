@@ -28,11 +28,15 @@ HIDDEN = "HIDDEN"
 """State of another user's job on a cluster that does not show us other users' jobs."""
 
 
+class _Unread(TypedDict):
+    """The config of an evaluation, of which nothing is kept."""
+
+
 class _Row(TypedDict):
     """What is needed of a row of a submission's manifest, see shapes.Manifest."""
 
     id: str
-    evals: dict[str, Any] | list[str]
+    evals: dict[str, _Unread] | list[str]
     after: NotRequired[shapes.Count]
 
 
