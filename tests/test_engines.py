@@ -92,6 +92,10 @@ trap 'echo saved; exit 143' TERM
 echo "$EPSWEEP_ROOT: $*"
 while :; do sleep 0.1; done
 """
+WORKER = """#!/bin/sh
+echo "$EPSWEEP_ROOT" "$@"
+while [ ! -e "$END" ]; do sleep 0.05; done
+"""
 SSH = """#!/bin/bash
 # Stands in for ssh on a machine without its server: HOST COMMAND, here.
 shift
@@ -100,16 +104,21 @@ exec bash -c "$*"
 
 
 def test_ssh_starts_a_worker_on_every_host(tmp_path: Path) -> None:
-    """With a stand-in for ssh: the quoting is what can go wrong."""
+    """With a stand-in for ssh: the quoting is what can go wrong, and a worker that keeps the output
+    of ssh open, which then would not return before the worker ends."""
     tools, root = tmp_path / "tools", tmp_path / "the store"
     tools.mkdir()
-    for name, text in (("ssh", SSH), ("sweep", '#!/bin/sh\necho "$EPSWEEP_ROOT" "$@"\n')):
+    for name, text in (("ssh", SSH), ("sweep", WORKER)):
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     (tmp_path / "a grid.yaml").write_text("name: a\n")
     environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "EPSWEEP_ROOT": str(root)}
+    environment["END"] = str(tmp_path / "end")
     command = [str(FOLDER / "ssh.sh"), str(tmp_path / "a grid.yaml"), "one", "two"]
-    subprocess.run(command, env=environment, check=True, timeout=60)
+    try:
+        subprocess.run(command, env=environment, check=True, timeout=60, stdout=subprocess.PIPE)
+    finally:
+        (tmp_path / "end").touch()
     for host in ("one", "two"):
         log = root / "workers" / f"{host}.log"
         for _ in range(600):

@@ -6,8 +6,9 @@ grid=$(realpath "$1")
 root=$(realpath "${EPSWEEP_ROOT:-outputs}")
 shift
 for host in "$@"; do
-  ssh "$host" "mkdir -p '$root/workers' && cd '$(dirname "$grid")' &&
-    gpus=\$(nvidia-smi --list-gpus 2>/dev/null | wc -l) &&
+  # Only the worker is in the background: ssh waits for all that has its output.
+  ssh "$host" "mkdir -p '$root/workers' && cd '$(dirname "$grid")' || exit
+    gpus=\$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
     EPSWEEP_ROOT='$root' nohup '$(command -v sweep)' work '$grid' --slots \$((gpus ? gpus : 1)) \
       --idle 300 > '$root/workers/$host.log' 2>&1 < /dev/null &"
 done
