@@ -161,9 +161,9 @@ def _basis(one: Comparison) -> str:
 
 
 def _best(found: Mapping[Key, Cell], metrics: Sequence[str]) -> dict[str, Any]:
-    """A table for the page's script: for each eps_g the setting with the highest mean accuracy in
-    the last of `metrics` over the pairs on which all settings are complete, with its other
-    accuracies there."""
+    """A table for the page's script: for each eps_g with several settings the one with the highest
+    mean accuracy in the last of `metrics` over the pairs on which all settings are complete, with
+    its other accuracies there."""
     named = [LONG[metric] for metric in metrics]
     groups: dict[Strength, dict[tuple[str, str], dict[Pair, dict[str, float]]]] = {}
     constant = set[tuple[Any, ...]]()
@@ -191,7 +191,10 @@ def _best(found: Mapping[Key, Cell], metrics: Sequence[str]) -> dict[str, Any]:
         }
         (setting, variant), best = max(means.items(), key=lambda item: item[1][-1])
         name = f"{setting}{bracketed(variant)}"
-        entries = [*(str(half_up(value, 1)) for value in best), str(len(shared)), str(len(means))]
+        count = len({*means} | {one[1:3] for one in constant if one[0] == strength})
+        if count < 2:
+            continue
+        entries = [*(str(half_up(value, 1)) for value in best), str(len(shared)), str(count)]
         rows.append(([str(strength), name], entries))
     left_out = (
         f"; without {counted(len(constant), 'cell')} whose networks give every image the same label"

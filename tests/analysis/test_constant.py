@@ -13,6 +13,7 @@ from analysis import Results
 from analysis.command import Source, tables
 from analysis.report import Digests
 from analysis.report.rows import cells_table
+from analysis.report.verdict import Verdict
 
 N, CLASSES, STRENGTHS = 200, 10, 9  # of analysis_store: labels go round ten classes
 
@@ -49,6 +50,12 @@ def test_it_is_marked_and_never_bold(tmp_path: Path) -> None:
     entries = [entry for entry in fix if isinstance(entry, dict)]
     assert {entry["note"] for entry in entries} == {"one label for every image: no result"}
     assert not any("bold" in entry for entry in entries)
+    (best,) = Verdict(Digests.of(made_source.results)).as_data()["best"]
+    ((labels, numbers),) = best["rows"]
+    assert labels == ["8/255", "sched"] and numbers[-2:] == ["1", "2"], "of two settings"
+    assert best["notes"][0].endswith(
+        "without 1 cell whose networks give every image the same label"
+    )
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,8 @@ def test_what_is_not_complete_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_a_sweep_without_two_settings_has_no_verdict(tmp_path: Path) -> None:
     verdict = judged(tmp_path, {made.config(schedule="fix"): 0.5})
-    assert verdict.sentences() == [] and verdict.as_data()["comparisons"] == []
+    data = verdict.as_data()
+    assert verdict.sentences() == [] and data["comparisons"] == [] and data["best"] == []
     said = "Nothing to compare: no two settings at one strength on one backbone and dataset."
     assert findings(verdict.digests)[0] == said
 
