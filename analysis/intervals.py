@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,17 @@ from analysis.evaluation import Evaluation
 from analysis.names import ACCURACY, CORRUPTED, METRICS
 from analysis.results import Results
 from analysis.runs import Run
-from analysis.statistics import Scores, bootstrap, mcnemar, robustness, survival, wilson
+from analysis.statistics import (
+    RESAMPLES,
+    Scores,
+    bootstrap,
+    mcnemar,
+    percentiles,
+    resampled,
+    robustness,
+    survival,
+    wilson,
+)
 from analysis.tables import rivals, winners
 from core.config import ConfigError, Strength
 from core.config.strength import in_pixels
@@ -150,22 +161,34 @@ class Flags:
     def difference(self, first: Key, second: Key) -> Difference:
         """Second minus first, by the paired bootstrap. Raises ConfigError if their images
         differ."""
-        return self.mean_difference([(first, second)])
+        index, a, b = self._means([(first, second)])
+        low, high = (100 * bound for bound in bootstrap(b - a))
+        binary = np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()
+        p = mcnemar(a == 1, b == 1) if binary else None
+        return Difference(100 * float((b - a).mean()), low, high, len(index), p)
 
-    def mean_difference(self, pairs: Sequence[tuple[Key, Key]]) -> Difference:
-        """Second minus first as a mean over pairs of cells, all on the same images, as
-        `difference`."""
+    def over_images(self, pairs: Sequence[tuple[Key, Key]]) -> tuple[float, float]:
+        """95 % interval in points of second minus first as a mean over pairs of cells, by the
+        paired bootstrap over the images of each dataset. Raises as `difference`."""
+        by_dataset: dict[str, list[tuple[Key, Key]]] = defaultdict(list)
+        for pair in pairs:
+            by_dataset[pair[0].dataset].append(pair)
+        means = np.zeros(RESAMPLES)
+        for sample, mine in enumerate(by_dataset.values()):
+            _, a, b = self._means(mine)
+            means += len(mine) / len(pairs) * resampled(b - a, sample=sample)
+        low, high = percentiles(100 * means)
+        return low, high
+
+    def _means(self, pairs: Sequence[tuple[Key, Key]]) -> tuple[np.ndarray, Scores, Scores]:
+        """(image index, scores of the first cells, of the second), means over pairs of cells."""
         scored = [self.scores(key) for pair in pairs for key in pair]
         index = scored[0][0]
         if any(not np.array_equal(other, index) for other, _ in scored):
             first = pairs[0][0]
             raise ConfigError(f"{first.model}/{first.dataset}: settings have different images")
         each = np.array([scores for _, scores in scored])
-        a, b = each[::2].mean(0), each[1::2].mean(0)
-        low, high = (100 * bound for bound in bootstrap(b - a))
-        binary = np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()
-        p = mcnemar(a == 1, b == 1) if binary else None
-        return Difference(100 * float((b - a).mean()), low, high, len(index), p)
+        return index, each[::2].mean(0), each[1::2].mean(0)
 
     def significant(self, found: Mapping[Key, Cell]) -> set[Key]:
         """The winners whose lead over every rival is significant."""

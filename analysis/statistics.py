@@ -106,12 +106,26 @@ def bootstrap(scores: Scores, counts: NDArray[np.int64] | None = None) -> tuple[
     counts: how many images have each score, by default one. Deterministic. For differences of two
     settings' scores on the same images, this is the paired bootstrap.
     """
+    return percentiles(resampled(scores, counts))
+
+
+def resampled(
+    scores: Scores, counts: NDArray[np.int64] | None = None, *, sample: int = 0
+) -> Scores:
+    """Means of RESAMPLES resamples, as `bootstrap` draws them. sample: number of the sample of
+    images, for several that are drawn apart."""
     if counts is None:  # equal scores are drawn together: 17 strengths give at most 18
         scores, counts = np.unique(scores, return_counts=True)
     n = int(counts.sum())
-    drawn = np.random.default_rng(n).multinomial(n, counts / n, size=RESAMPLES)
+    generator = np.random.default_rng([n, sample] if sample else n)
+    drawn: Scores = generator.multinomial(n, counts / n, size=RESAMPLES) @ scores / n
+    return drawn
+
+
+def percentiles(means: Scores) -> tuple[float, float]:
+    """95 % interval from means of resamples."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn @ scores / n, [tail, 1 - tail])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,8 +23,11 @@ from analysis.tables import ABSENT, bracketed
 from core.config import ConfigError, Strength
 from core.errors import counted
 
+FEW = 2
+"""Backbone-dataset pairs that say too little of others: Student's interval over two is 13 standard
+errors wide on each side. The interval is then over the images of these."""
 MOST = 100
-"""Pairs of cells of one backbone-dataset pair whose images are read for an interval."""
+"""Pairs of cells whose images are read for such an interval."""
 SAID = 12
 """Maximum number of comparisons put into words: a grid of many values has hundreds."""
 LONG = {"clean": "clean", "adv": "adversarial", "expected": "expected"}
@@ -72,16 +75,17 @@ class Verdict:
         return self._measured(gaps, comparison.cells[strength, metric])
 
     def _measured(self, gaps: Iterable[float], cells: Sequence[tuple[Key, Key]]) -> Effect:
-        """The effect of differences (one per backbone-dataset pair); for a single one, with the
-        interval over its images."""
+        """The effect of differences (one per backbone-dataset pair); for one or two, with the
+        interval over their images."""
         made = effect(gaps)
-        if made.n > 1 or len(cells) > MOST:
+        counts = Counter((key.model, key.dataset) for key, _ in cells)
+        if made.n > FEW or len(cells) > MOST or len({*counts.values()}) > 1:
             return made
         try:
-            over_images = self._flags.mean_difference(cells)
+            low, high = self._flags.over_images(cells)
         except ConfigError:
             return made
-        return made._replace(low=over_images.low, high=over_images.high)
+        return made._replace(low=low, high=high)
 
     def _comparison(self, one: Comparison) -> dict[str, Any]:
         name = one.name[0].upper() + one.name[1:]
@@ -134,7 +138,7 @@ class Verdict:
             rows.append(([one.name], entries))
         note = (
             "mean over eps_g and all other axes of the grid; a backbone-dataset pair counts once, "
-            "and of one alone the interval is over its images"
+            "and with one or two the interval is over their images"
         )
         return {
             "title": "Main effects in points, with 95 % intervals over backbone-dataset pairs",
@@ -153,9 +157,14 @@ def _pairs(by_metric: Mapping[str, Mapping[Pair, float]]) -> list[Pair]:
 
 def _basis(one: Comparison) -> str:
     counts = {len(gaps) for by_metric in one.pairs.values() for gaps in by_metric.values()}
-    text = "mean over backbone-dataset pairs with Student's interval, all else in the grid equal"
-    if counts == {1}:
-        text = "one backbone-dataset pair; an interval is over its images (paired bootstrap)"
+    text = "mean over backbone-dataset pairs, all else in the grid equal, with "
+    images = "an interval over the images of these pairs alone (paired bootstrap)"
+    if max(counts) <= FEW:
+        text += images
+    else:
+        text += "Student's interval over pairs" + f"; for one or two pairs, {images}" * (
+            min(counts) <= FEW
+        )
     left = f"; {one.incomplete} differences are left out, as one of the two cells is incomplete"
     return text + left * bool(one.incomplete)
 

@@ -77,7 +77,7 @@ def test_of_one_pair_the_images_tell(tmp_path: Path) -> None:
     verdict = judged(tmp_path, runs)
     (table,) = [one["table"] for one in verdict.as_data()["comparisons"]]
     ((_, entries),) = table["rows"]
-    assert entries[0].startswith("+30.0\n[+2") and "over its images" in table["notes"][0]
+    assert entries[0].startswith("+30.0\n[+2") and "over the images" in table["notes"][0]
     (said,) = verdict.sentences()
     assert said.startswith(
         "Sched instead of fix changes, at eps_g = 4/255, clean accuracy by +30.0 ["
@@ -102,6 +102,35 @@ def test_one_pair_under_several_objectives_has_an_interval_over_its_images(tmp_p
     for _, entries in verdict.as_data()["effects"][0]["rows"]:
         assert all("[" in text for text in entries)
     assert verdict.sentences()[0].endswith("over 1 backbone-dataset pair (95 % intervals).")
+
+
+@pytest.mark.parametrize("dataset", ["cars", "aircraft"])
+def test_two_pairs_have_an_interval_over_their_images(tmp_path: Path, dataset: str) -> None:
+    """Gaps of 10 and 50 points, of which Student's interval would be -224 to 284."""
+    shares = {
+        ("vit", "fix"): 0.3,
+        ("vit", "sched"): 0.4,
+        ("swin", "fix"): 0.3,
+        ("swin", "sched"): 0.8,
+    }
+    runs = {
+        made.config(backbone=b, schedule=s, dataset="cars" if b == "vit" else dataset): share
+        for (b, s), share in shares.items()
+    }
+    verdict = judged(tmp_path, runs)
+    (one,) = verdict.comparisons
+    found = verdict._effect(one, Strength.parse("4/255", "linf"), "clean")
+    change = [
+        critical(shares[b, "sched"]) / 9 - critical(shares[b, "fix"]) / 9 for b in ("vit", "swin")
+    ]
+    generator = np.random.default_rng(1)
+    drawn = generator.integers(100, size=(2, 4000, 100))
+    drawn = drawn[[0, 0]] if dataset == "cars" else drawn  # the same images for both
+    means = np.mean([part[rows].mean(1) for part, rows in zip(change, drawn, strict=True)], axis=0)
+    assert (found.low, found.high) == pytest.approx(100 * np.quantile(means, [0.025, 0.975]), abs=1)
+    assert found.mean == pytest.approx(30) and found.n == 2
+    note = verdict.as_data()["comparisons"][0]["table"]["notes"][0]
+    assert note.endswith("an interval over the images of these pairs alone (paired bootstrap)")
 
 
 def test_what_is_not_complete_is_left_out_and_counted(tmp_path: Path) -> None:
