@@ -4,7 +4,8 @@
 
 Generates stores with 360 runs per seed (50 epochs, 17 strengths, a third of the images of the
 paper's test splits) and calls `sweep report` twice: without and with an index. CPU seconds and
-memory are those of the whole process, including the start of Python. Then Chromium opens the page:
+memory are those of the whole process, including the start of Python, the least of three calls, with
+byte code cached as an installation caches it. Then Chromium opens the page:
 measured are wall seconds until its tables are drawn, and the number of elements. Last, the CPU
 share of a served report while a browser watches it for a minute. --stores keeps the stores, and
 reuses those that exist. Writes benchmarks/results/large_report.md. Exit code 1 if a gate is missed.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from report import RESULTS, Report
+from status import SWEEP, environ
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import drawn_sweep
@@ -33,13 +35,22 @@ SHARE_OF_IMAGES = 0.3
 WATCHED_S = 60
 
 
-def made(command: list[str]) -> tuple[float, float]:
-    """(CPU seconds, MB of peak memory) of a command. Exits if it fails."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, ended, used = os.wait4(process.pid, 0)
-    if ended:
-        sys.exit(f"{' '.join(command)}: exit status {ended}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3
+def made(
+    command: list[str], variables: dict[str, str], without: Path | None
+) -> tuple[float, float]:
+    """(CPU seconds, MB of peak memory) of a command; the fastest of three. without: a folder to
+    remove before each call. Exits if the command fails."""
+    best = (float("inf"), 0.0)
+    for _ in range(3):
+        if without:
+            shutil.rmtree(without, ignore_errors=True)
+        null = subprocess.DEVNULL
+        process = subprocess.Popen(command, env=variables, stdout=null, stderr=null)
+        _, ended, used = os.wait4(process.pid, 0)
+        if ended:
+            sys.exit(f"{' '.join(command)}: exit status {ended}")
+        best = min(best, (used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3))
+    return best
 
 
 def opened(page: Path, browser: Any) -> tuple[float, int]:
@@ -56,9 +67,10 @@ def opened(page: Path, browser: Any) -> tuple[float, int]:
     return best, elements
 
 
-def served(command: list[str], browser: Any) -> float:
+def served(command: list[str], variables: dict[str, str], browser: Any) -> float:
     """CPU share of a report's server while a browser has the page open."""
-    process = subprocess.Popen([*command, "--serve"], stdout=subprocess.PIPE, text=True)
+    command = [*command, "--serve"]
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     address = process.stdout.readline().split()[0]
     tab = browser.new_page()
@@ -94,13 +106,11 @@ def main() -> int:
             root = (options.stores or Path(scratch)) / str(runs)
             if not root.is_dir():
                 drawn_sweep.draw(root, seeds, share_of_images=SHARE_OF_IMAGES)
-            shutil.rmtree(root / "index", ignore_errors=True)
             time.sleep(2.5)  # the index stores only files that have not changed for 2 s
-            command = [sys.executable, "-m", "sweep.cli", "report", str(root / "drawn.yaml")]
-            command += ["--root", str(root)]
+            command = [*SWEEP, "report", str(root / "drawn.yaml"), "--root", str(root)]
             html = root / "reports" / "drawn" / "index.html"
-            for source in ("folders", "the index"):
-                cpu, memory = made(command)
+            for source, without in (("folders", root / "index"), ("the index", None)):
+                cpu, memory = made(command, environ(Path(scratch)), without)
                 size, (seconds, elements) = html.stat().st_size / 1e6, opened(html, browser)
                 page.row(runs, source, cpu, memory, size, seconds, elements)
                 page.gate(f"{runs} runs from {source}: CPU seconds", cpu, 20)
@@ -108,7 +118,7 @@ def main() -> int:
             page.gate(f"{runs} runs: MB of the page", size, 5)
             page.gate(f"{runs} runs: seconds to open", seconds, 2)
             if seeds == options.seeds[0]:
-                share = served(command, browser)
+                share = served(command, environ(Path(scratch)), browser)
                 page.gate(f"{runs} runs: share of a core while served", share, 0.05)
     held = page.close()
     page.write(options.out)

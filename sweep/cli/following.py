@@ -71,7 +71,7 @@ def status(
     if watch:
         known = Known(store)
 
-        def again(before: Plan | None) -> Plan:
+        def again(before: Plan) -> Plan:
             return launcher.look(loaded, store, only or (), known=known, before=before)
 
         watcher.follow(again, out)

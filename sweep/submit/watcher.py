@@ -40,7 +40,7 @@ def wait(
     Ctrl-C (or SIGTERM) stops the workers, leaves their runs resumable, and raises StoppedError.
     """
     clock, known, promised = display.Clock(), Known(store), promises(crew)
-    seen: Plan | None = None
+    seen = Plan(())
 
     def look(working: bool) -> Plan:
         nonlocal seen
@@ -151,14 +151,14 @@ def _display(console: Console) -> Iterator[Live | None]:
         yield live
 
 
-def follow(look: Callable[[Plan | None], Plan], console: Console, *, every: float = 2.0) -> None:
+def follow(look: Callable[[Plan], Plan], console: Console, *, every: float = 2.0) -> None:
     """Refresh the table until nothing is running or pending, or Ctrl-C: every `every` seconds, or
     every 15 s if the scheduler has to be asked, or less often, see sweep.state.pace. look: gets the
-    plan of the look before, None at first."""
-    clock, seen = display.Clock(), None
+    plan of the look before, an empty one at first."""
+    clock, seen = display.Clock(), Plan(())
     with _display(console) as live:
         while True:
-            begun = time.thread_time() if seen else None
+            begun = time.thread_time() if seen.statuses else None
             seen = look(seen)
             if live:
                 live.update(display.table(seen, clock, screen=console), refresh=True)
