@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -35,11 +36,22 @@ def variants_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         if len(twins) > 1:
             fields |= dict.fromkeys(_differing(twins, found_by_search))
     parts = {name.partition(".")[0] for name in fields}
+    files = (config["weights"] for config in configs.values()) if "weights" in fields else ()
+    folder = _shared_folder(files)
     found = {}
     for run_id, config in configs.items():
         told = _whole({part: config[part] for part in parts & config.keys()})
-        found[run_id] = ", ".join(f"{n}={told[n]}" for n in fields if n in told)
+        texts = {
+            n: str(told[n]).removeprefix(folder * (n == "weights")) for n in fields if n in told
+        }
+        found[run_id] = ", ".join(f"{name}={text}" for name, text in texts.items())
     return found
+
+
+def _shared_folder(files: Iterable[str]) -> str:
+    """The folder, ending in '/', that all files with a full path are in; '' without any."""
+    folders = {os.path.dirname(file) for file in files if file.startswith("/")}
+    return os.path.commonpath(folders).rstrip("/") + "/" if folders else ""
 
 
 def fields_of(variant: str) -> dict[str, str]:

@@ -144,3 +144,10 @@ def test_searched_rates_set_runs_apart_only_if_nothing_else_does() -> None:
     assert [*variants_of(rows).values()] == ["protocol=full", "protocol=linear", "protocol=full"]
     twins = [row(1, "full"), row(2, "full")]
     assert [*variants_of(twins).values()] == ["optim.lr=0.0001", "optim.lr=0.0002"]
+
+
+def test_checkpoints_are_named_without_the_folder_that_they_share() -> None:
+    files = {"/ckpt/a/Rice2020.pt": "a/Rice2020.pt", "/ckpt/Wong2020.pt#ema": "Wong2020.pt#ema"}
+    runs = [made.config(schedule="none", weights=file) for file in files]
+    rows = [{"id": r.id, "setting": r.setting, "config": r.to_dict()} for r in runs]
+    assert [*variants_of(rows).values()] == [f"weights={name}" for name in files.values()]
