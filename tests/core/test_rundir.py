@@ -203,6 +203,13 @@ def test_what_is_broken_is_an_error(tmp_path: Path) -> None:
             read_jsonl(path)
 
 
+def test_what_only_the_slower_parser_takes_is_read_too(tmp_path: Path) -> None:
+    """Half a surrogate pair, as Python has for a byte that is no UTF-8 in a file's name."""
+    path, row = tmp_path / "x", {"reason": "no file caf\udce9", "share": 0.1}
+    path.write_text(json.dumps(row) + "\n")
+    assert read_json(path) == row and read_jsonl(path) == [row]
+
+
 def test_a_row_cut_off_while_it_was_written_is_no_row(tmp_path: Path) -> None:
     path = tmp_path / "x"
     whole = '{"a": 1}\n{"a": 2}'

@@ -5,6 +5,7 @@ The ids are in papers, file names and W&B: they change only together with SCHEMA
 
 from __future__ import annotations
 
+import pickle
 from fractions import Fraction
 from typing import Any
 
@@ -130,3 +131,15 @@ def test_configs_are_written_in_their_norm() -> None:
     points = parsed(epochs=9, schedule={"kind": "points", "points": [[0, 0], [5, 0.5], [8, 1]]})
     shares = [share for _, share in points.to_dict()["schedule"]["points"]]
     assert shares == ["0", "1/2", "1"], "shares of eps_g, no strengths"
+
+
+def test_a_number_that_keeps_its_hash_is_still_a_fraction() -> None:
+    """In dicts, after a pickle, and in ids, which hash the share of a point as any fraction."""
+    number = Strength.parse("4/255").number
+    assert {Fraction(4, 255): 1}[number] == 1 and hash(number) == hash(Fraction(4, 255))
+    assert pickle.loads(pickle.dumps(number)) == number
+    plain, exact = (
+        parsed(schedule={"kind": "points", "points": [[0, 0], [10, share]]})
+        for share in (Fraction(1, 2), "1/2")
+    )
+    assert plain.id == exact.id
