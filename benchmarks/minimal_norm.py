@@ -31,8 +31,9 @@ from report import RESULTS, Report
 from torch import Tensor, nn
 
 from core.attack.apgd import attacking, gradient_of
-from core.attack.minimal import HALVINGS, STARTS
-from core.config import RunConfig
+from core.attack.minimal import HALVINGS
+from core.config import EvalConfig, RunConfig
+from core.config.evaluation_kinds import MinimalNorm
 from core.config.strength import Norm
 from core.data import splits
 from core.data.splits import Split
@@ -61,8 +62,14 @@ class Result:
     seconds: float
 
 
+def steps_in(norm: Norm) -> int:
+    """Our attack's default number of steps; the other attacks' is STEPS."""
+    asked = EvalConfig.parse({"attack": "fmn", "norm": norm, "epsilons": [0, 1]})
+    return asked.steps if isinstance(asked, MinimalNorm) else STEPS
+
+
 def ours(model: nn.Module, split: Split, norm: Norm, **more: Any) -> minimal.Distances:
-    how: dict[str, Any] = {"steps": STEPS, "batch": 64, "device": CPU, "margins": True}
+    how: dict[str, Any] = {"steps": steps_in(norm), "batch": 64, "device": CPU, "margins": True}
     return minimal.search(model, split, norm=norm, **how | more)
 
 
@@ -166,7 +173,7 @@ def distances(
     each, theirs = spent / (found.forwards / len(split)), results[f"FMN-{STEPS}"].seconds / STEPS
     report.gate(f"{where}: time of a step / FMN's", each / theirs, 1.0)
     if alone := results.get("DeepFool-50"):
-        walks = timed(lambda: ours(model, split, norm, steps=STARTS))[1]
+        walks = timed(lambda: ours(model, split, norm, steps=1))[1]
         report.gate(f"{where}: time without FMN / DeepFool's", walks / alone.seconds, 1.0)
     several = results.get("DeepFool-50, FMN-100")
     if several and several.seconds == several.seconds:
@@ -264,7 +271,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, default=Path("outputs"))
     parser.add_argument("--images", type=int, default=48)
-    parser.add_argument("--norms", nargs="*", default=["l2", "l1"], help="on one network, too")
+    parser.add_argument(
+        "--norms", nargs="*", default=["l2", "l1"], help="also on the small networks"
+    )
     parser.add_argument("--judged", type=int, default=200, help="images for AutoAttack")
     parser.add_argument("--photographs", type=int, default=4, help="of 224 pixels")
     parser.add_argument("--out", type=Path, default=RESULTS / "minimal_norm.md")
@@ -279,11 +288,11 @@ def main() -> int:
         distances(report, begins, model, test.first(asked.images), "linf")
         accuracy(report, begins, model, test.first(asked.judged))
     model, images = large(asked.photographs)
-    cost(report, "EfficientNet-Lite0, 224 pixels", model, images.first(2))
+    cost(report, "EfficientNet-Lite0, 224 pixels", model, images)
     distances(report, "EfficientNet-Lite0, 224 pixels", model, images, "linf", "FAB|DeepFool")
     for norm in asked.norms:
-        model, test = networks[SMALL[0]]
-        distances(report, SMALL[0], model, test.first(asked.images), norm)
+        for begins, (model, test) in networks.items():
+            distances(report, begins, model, test.first(asked.images), norm)
     passed = report.close()
     report.write(asked.out)
     return 0 if passed else 1

@@ -2,15 +2,14 @@
 DeepFool (Moosavi-Dezfooli et al. 2016), in l-inf, l2 and l1.
 
 An image goes through five stages. SCAN ranks the strongest other classes at the clean image by the
-distance of their boundaries, as if logits were linear. Then, for each of the two nearest in turn:
-START and WALK take DeepFool's steps until the prediction changes, and DESCEND runs FMN in a ball
-that shrinks while its points are adversarial and grows while they are not. SHRINK bisects the line
-from the clean image to the nearest point found.
+distance of their boundaries, as if logits were linear. Then, for each of the nearest in turn: START
+and WALK take DeepFool's steps until the prediction changes, and DESCEND runs FMN in a ball that
+shrinks while its points are adversarial and grows while they are not. SHRINK bisects the line from
+the clean image to the nearest point found.
 
-Which classes are approached matters most. With 100 steps towards the strongest class, distances are
-7 to 8 % longer than the shortest that any attack found (l-inf, two networks of 32 and 64 classes);
-towards the nearest of nine classes 0.8 to 1.3 %; towards the nearest of all not longer. With 50
-steps towards each of the two nearest of nine they are 0.3 to 0.6 % longer.
+Which classes are approached matters most. In l-inf, 100 steps towards the strongest class end 7 to
+8 % further away than the shortest distance that any attack found (two networks of 32 and 64
+classes), 50 steps towards each of the two nearest of nine 0.5 to 0.9 %.
 
 A point counts only once the model has misclassified it, so a distance is always an upper bound.
 Like APGD's `Trajectory`, an `Approach` needs no random numbers and never calls the model.
@@ -31,11 +30,9 @@ from torch import Tensor
 from core.attack.apgd import is_right
 from core.attack.projection import LARGEST, per_image, usable
 from core.attack.rows import Rows
+from core.config.fmn import RIVALS, descents
+from core.config.strength import Norm
 
-RIVALS = 9
-"""Number of classes that SCAN ranks. Each costs a gradient; more than nine change no distance."""
-STARTS = 2
-"""Number of descents, each towards a different class, among which FMN's steps are divided."""
 WALKS = 50
 """Maximum number of DeepFool's steps; two or three are enough for most images."""
 OVERSHOOT = 0.02
@@ -46,8 +43,6 @@ HALVINGS = 3
 BRACKET = 0.99
 """SHRINK searches between this share of the distance and all of it. FMN's ball changes by at most
 0.2 % per step at its end, so the boundary lies in between."""
-SIZE = 1.0, 0.01
-"""Length of FMN's first and last step (l2)."""
 LEAST = 1e-12
 """Norms below this are replaced by it, so that it is safe to divide by them."""
 SCAN, START, WALK, DESCEND, SHRINK, END = range(6)
@@ -81,7 +76,7 @@ class Approach(Rows, ABC):
     rival: Tensor
     rivals: Tensor  # [B, RIVALS or fewer]: the strongest other classes at the clean image
     linear: Tensor  # [B, RIVALS or fewer]: distances of their boundaries if logits were linear
-    start_of: Tensor  # index of the current descent, from 0 to STARTS - 1
+    start_of: Tensor  # index of the current descent, from 0
     stage: Tensor
     step: Tensor  # points observed in this stage
     epsilon: Tensor  # radius of FMN's ball
@@ -90,10 +85,16 @@ class Approach(Rows, ABC):
     distance: Tensor  # its distance, inf if none yet
     target: Tensor  # its predicted class, -1 if none yet
     low: Tensor  # SHRINK: lower end of the bracket, where the prediction has not changed
+    trend: Tensor  # weighted mean of the gradients' directions; empty without momentum
     blind: Tensor  # whether its gradient was zero when clean, or not finite before a change
 
-    change: ClassVar[tuple[float, float]] = 0.05, 0.001
+    change: ClassVar[tuple[float, float]] = 0.15, 0.001
     """Share by which FMN's ball shrinks or grows in its first and in its last step."""
+    size: ClassVar[tuple[float, float]] = 1.0, 0.01
+    """Length of FMN's first and last step (l2)."""
+    momentum: ClassVar[float] = 0.0
+    """Weight of earlier gradients' directions in that of a step of FMN."""
+    norm: ClassVar[Norm]
 
     @classmethod
     def start(cls, x: Tensor, classes: int) -> Self:
@@ -117,6 +118,7 @@ class Approach(Rows, ABC):
             distance=numbers + torch.inf,
             target=whole - 1,
             low=numbers.clone(),
+            trend=torch.zeros_like(x if cls.momentum else x[:, :0]),
             blind=whole > 0,
         )
 
@@ -162,7 +164,7 @@ class Approach(Rows, ABC):
         length = self.length(self.point - self.clean)
         self._remember(broken, length, logits)
         self.step += 1
-        starts = min(STARTS, steps, self.rivals.shape[1])
+        starts = descents(self.norm, steps, self.rivals.shape[1])
         each = steps // starts
         if bool(((self.stage == DESCEND) & (self.step < each)).all()):  # true in most steps
             self._descend(broken, length, lead, gradient, steepness, each)
@@ -177,8 +179,7 @@ class Approach(Rows, ABC):
         ends = ((self.stage == DESCEND) & (self.step >= each)).nonzero().flatten()
         before, radius, descending = self.point[walking], self.epsilon, self.stage == DESCEND
         if bool(descending.any()):
-            # Nearly all images are in this stage: move all of them, then overwrite those in other
-            # stages.
+            # Nearly all images are in this stage: move all, then overwrite those in other stages.
             self._descend(broken, length, lead, gradient, steepness, each)
             self.epsilon = torch.where(descending, self.epsilon, radius)
         if len(scanning):
@@ -216,7 +217,7 @@ class Approach(Rows, ABC):
         self.point[rows] = self.clean[rows]
         over = rows[(seen >= last) & ~broken]
         if len(over):
-            self._turn(over, self.start_of[over], STARTS)
+            self._turn(over, self.start_of[over], starts=1)  # the first descent
         self.stage[rows[broken]] = END
 
     def _turn(self, rows: Tensor, start: Tensor, starts: int) -> None:
@@ -265,7 +266,7 @@ class Approach(Rows, ABC):
         """A step of FMN, into balls of the updated radius."""
         step = (self.step - 1).clamp(0, steps - 1)
         size, change = (
-            _annealed(bounds, steps, lead.device)[step] for bounds in (SIZE, self.change)
+            _annealed(bounds, steps, lead.device)[step] for bounds in (self.size, self.change)
         )
         wider = self.epsilon * (1 + change)
         lost = self.nearest == torch.inf  # and so not broken at this point
@@ -274,9 +275,19 @@ class Approach(Rows, ABC):
             wider = torch.where(lost, reach, wider)
         smaller = torch.minimum(self.epsilon * (1 - change), self.nearest)
         self.epsilon = torch.where(broken, smaller, wider)
+        if self.momentum:
+            gradient = self._smooth(gradient, steepness)
+            steepness = l2_norms(gradient)
         share = size / steepness.clamp(min=LEAST)
         self.point.addcmul_(gradient, per_image(share))
         self.point = self.within(self.point, self.clean, self.epsilon)
+
+    def _smooth(self, gradient: Tensor, steepness: Tensor) -> Tensor:
+        """The mean of the directions of a descent's gradients up to this one."""
+        kept = torch.where(self.step > 1, self.momentum, 0.0)
+        share = (1 - self.momentum) / steepness.clamp(min=LEAST)
+        self.trend.mul_(per_image(kept)).addcmul_(gradient, per_image(share))
+        return self.trend
 
     def _shrink(self, rows: Tensor, broken: Tensor) -> None:
         self.low[rows] = torch.where(broken, self.low[rows], self.epsilon[rows])

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from core.config import own_code
 from core.config.evaluation import USUAL, AtStrengths, EvalConfig, Problems
+from core.config.fmn import IN_L1, gradients
 from core.config.strength import Norm, in_pixels
 from core.config.values import Count, problems
 from core.errors import ConfigError, first_line
@@ -23,9 +24,6 @@ AUDITED = 300
 AUTOATTACK = 9_700
 """Passes of the standard AutoAttack on an image that withstands it: APGD-CE with 100 steps,
 targeted APGD and FAB with 100 steps for each of 9 classes, 5,000 queries of Square."""
-DEEPFOOL = 15
-"""Gradients per image outside the steps of FMN: nine to rank classes, one or two steps of DeepFool
-for each of two descents, three for the final bisection."""
 SURVIVORS = 100
 """Images that the second attack of `audit` takes at each strength; about twice as many over all
 strengths, since most survivors of large strengths are among those of small ones."""
@@ -80,7 +78,8 @@ class RobustAccuracy(AtStrengths):
 
     def passes(self, images: int, survival: float) -> float:
         taken = {"exact": images, "fast": images * FAST + min(images, AUDITED)}[self.mode]
-        again = min(images, 2 * SURVIVORS) * 2 * (DEEPFOOL + self.audit_steps) * self.audit
+        second = 2 * gradients(self.norm, self.audit_steps)
+        again = min(images, 2 * SURVIVORS) * second * self.audit
         return taken * self._each(survival, 2 * self.steps) + again
 
     def shrunk(self) -> RobustAccuracy:
@@ -117,13 +116,21 @@ class MinimalNorm(AtStrengths):
 
     attack: Literal["fmn"] = "fmn"
     steps: Count = 100
-    """Steps of FMN, half of them towards each of two classes."""
+    """Steps of FMN, divided among descents towards several classes: 2 of 50 in l-inf, 5 of 20 in
+    l2. The default in l1 is 216, 9 of 24."""
     margins: bool = False
     """Also measure margins: the distance at which each image's prediction changes, whether right or
     wrong, and its logit and feature margins."""
     pseudo_images: Count | None = None
     """Images of the validation split whose distances train the pseudo-margins; None: no
     pseudo-margins."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _longest_in_l1(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("norm") == "l1":
+            return {"steps": IN_L1, **data}
+        return data
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -149,7 +156,7 @@ class MinimalNorm(AtStrengths):
         return dict.fromkeys(splits, FEWEST_MARGINS)
 
     def passes(self, images: int, survival: float) -> float:
-        return (images + (self.pseudo_images or 0)) * 2 * (DEEPFOOL + self.steps)
+        return (images + (self.pseudo_images or 0)) * 2 * gradients(self.norm, self.steps)
 
     def shrunk(self) -> MinimalNorm:
         """Clean and one strength, one step, one image or the fewest that margins accept."""

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from core.attack.apgd import rivalry_of
 from core.attack.approaches import APPROACHES
-from core.attack.minimal import END, HALVINGS, RIVALS, STARTS
+from core.attack.minimal import END, HALVINGS
 from core.config import ConfigError, EvalConfig
 from core.config.evaluation_kinds import MinimalNorm, RobustAccuracy
+from core.config.fmn import DESCENTS, RIVALS
 from core.data.splits import Split
 from core.evaluation import minimal, queue, robust
 from core.evaluation.measured import Context
@@ -124,7 +125,7 @@ def test_margins_are_of_predictions_and_labels_spare_the_wrong(
     assert (found.arrays["distance"][~right] > 0).all()
     assert not spared.arrays["distance"][~right].any()
     assert np.allclose(spared.to_wrong, found.to_wrong, rtol=0.02)
-    least = (tiny.CLASSES - 1 + STARTS + 40 + HALVINGS) * right.sum() + (~right).sum()
+    least = (tiny.CLASSES - 1 + DESCENTS["linf"] + 40 + HALVINGS) * right.sum() + (~right).sum()
     assert least <= spared.forwards <= 1.1 * least
     assert 0 < spared.forwards - spared.backwards <= HALVINGS * right.sum()
 
@@ -200,7 +201,7 @@ def test_images_without_a_usable_gradient_are_counted_and_soon_given_up(
         seen = look(model, split)
         assert seen.arrays["distance"].tolist() == [math.inf, 0, math.inf, 0]
         assert seen.arrays["target"].tolist() == [-1, 0, -1, 0]
-        assert seen.zero_gradient_images == 2 and seen.forwards == 2 + 2 * (2 + STARTS)
+        assert seen.zero_gradient_images == 2 and seen.forwards == 2 + 2 * (2 + DESCENTS["linf"])
     seen = look(Overflowing(), split, margins=True)
     assert not seen.arrays["correct"].any() and not seen.arrays["distance"].any()
 
@@ -263,6 +264,16 @@ def test_tasks_with_too_few_classes_are_refused_before_anything_runs() -> None:
     assert "margins" not in EvalConfig.parse({}).to_dict()
     small = EvalConfig.parse(margins.shrunk().to_dict())
     assert isinstance(small, MinimalNorm) and small.margins and small.steps == 1
+
+
+def test_l1_has_its_own_default_and_earlier_ids_stay() -> None:
+    def asked(**more: Any) -> EvalConfig:
+        return EvalConfig.parse({"attack": "fmn", "epsilons": [0, 1], **more})
+
+    assert asked(norm="l1", steps=100).id == "fmn100-l1-test-18c8c3ce2b640697"
+    assert asked(norm="l2").id == "fmn100-l2-test-8b998c74c6bb8e81"
+    assert asked(norm="l1").id == asked(norm="l1", steps=216).id
+    assert EvalConfig.parse(asked(norm="l1").to_dict()) == asked(norm="l1")
 
 
 def test_w_and_b_has_the_integral_too() -> None:
