@@ -254,6 +254,11 @@ def test_data_may_be_arrays_tensors_or_batches() -> None:
 X, Y = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
 
 
+class Detached(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach().flatten(1)[:, :10]
+
+
 @pytest.mark.parametrize(
     ("x", "y", "options", "line"),
     [
@@ -296,6 +301,8 @@ def test_a_wrong_attack_says_what_was_expected(
         (net(), (X, Y), {"split": "val"}, "split: does not apply"),
         (net(), (X, Y), {"attack": "corruptions"}, "expected images as uint8"),
         (net(3), (X, Y), {"attack": "autoattack"}, "at least 4 classes"),
+        (Detached(), (X, Y), {}, "logits without a gradient"),
+        (Detached(), (X, Y), {"attack": "fmn"}, "logits without a gradient"),
     ],
 )
 def test_a_wrong_evaluation_says_what_was_expected(

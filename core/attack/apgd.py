@@ -64,7 +64,7 @@ def gradient_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor,
         x = x.detach().requires_grad_(True)
         logits = model(x)
         loss = F.cross_entropy(logits.float(), y, reduction="none")
-        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        gradient = _slope(loss.sum(), x)
     return loss.detach(), gradient, logits.detach()
 
 
@@ -86,8 +86,18 @@ def rivalry_of(
     sides = (
         torch.zeros_like(seen).scatter_(1, rival, 1).scatter_add_(1, own, -seen.new_ones(own.shape))
     )
-    (gradient,) = torch.autograd.grad(logits, x, sides)
-    return lead, gradient, seen
+    return lead, _slope(logits, x, sides), seen
+
+
+def _slope(output: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Gradient of the weighted sum of a model's outputs with respect to x, in the shape of x."""
+    if not output.requires_grad:
+        raise ConfigError(
+            "attack: expected a model that torch can differentiate, got logits without a gradient "
+            "(does it use torch.no_grad or detach?)"
+        )
+    (gradient,) = torch.autograd.grad(output, x, weights)
+    return gradient
 
 
 def check_range(x: Tensor) -> None:

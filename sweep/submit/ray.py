@@ -115,9 +115,9 @@ def drive(logs: Path, name: str, count: int, options: dict[str, object]) -> None
     left = [*tasks.values()]
     while left:
         _, left = ray.wait(left, num_returns=len(left), timeout=5)
-        for file in logs.glob(f"{name}*.end"):
-            ray.cancel(tasks[file.stem])
-            file.unlink()
+        for job in tasks.keys() & {file.stem for file in logs.glob("*.end")}:
+            ray.cancel(tasks[job])
+            (logs / f"{job}.end").unlink()
 
 
 def _supervise(command: list[str], stem: str) -> None:
