@@ -7,11 +7,9 @@ are shorter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from core.config.strength import Norm
 
-DESCENTS: Mapping[Norm, int] = {"linf": 2, "l2": 5, "l1": 9}
+DESCENTS: dict[Norm, int] = {"linf": 2, "l2": 5, "l1": 9}
 """Number of classes, at most, towards each of which FMN descends."""
 SHORTEST = 20
 """Steps that a descent has at least: with fewer it ends before it has come near."""

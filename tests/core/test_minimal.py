@@ -130,6 +130,18 @@ def test_margins_are_of_predictions_and_labels_spare_the_wrong(
     assert 0 < spared.forwards - spared.backwards <= HALVINGS * right.sum()
 
 
+def test_in_l1_more_descents_end_nearer_than_a_longer_one(
+    trained: tiny.Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def distances() -> Any:
+        split = trained.test.first(24)
+        return look(trained.net, split, norm="l1", steps=100, margins=True).arrays["distance"]
+
+    several = distances()
+    monkeypatch.setitem(DESCENTS, "l1", 1)
+    assert (several / distances()).mean() < 0.98
+
+
 class Stop(Exception):
     pass
 
