@@ -78,7 +78,8 @@ def prepare(
             time.sleep(1)
             continue
         try:
-            _fill(folder, name, contents, size, miniature, progress)
+            if not folder.is_dir():  # another process may have ended since the last look
+                _fill(folder, name, contents, size, miniature, progress)
         finally:
             claim.release("done")
     return folder

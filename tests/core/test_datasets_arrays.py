@@ -16,7 +16,8 @@ from core.config.datasets import Entry, entries
 from core.data import splits
 from core.datasets import arrays, miniature
 from core.datasets.read import Contents, read_release
-from core.store.folders import Store
+from core.store.claims import Claim
+from core.store.folders import RunDir, Store
 
 
 def contents_of(name: str, folder: Path) -> tuple[Contents, Entry]:
@@ -109,6 +110,23 @@ def test_two_that_prepare_at_once_do_it_once(
     for thread in threads:
         thread.join()
     assert len(folders) == 3 and len(seen) == sum(known.splits.values())
+
+
+def test_arrays_that_are_there_once_it_may_begin_are_not_made_again(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, _ = contents_of("dogs", tmp_path / "dogs")
+    acquire = arrays.Claim.acquire
+
+    def late(working: RunDir) -> Claim | None:
+        with monkeypatch.context() as alone:
+            alone.setattr(arrays.Claim, "acquire", acquire)
+            arrays.prepare("dogs", contents, SIZE, store)  # by another process
+        monkeypatch.setattr(arrays, "_fill", None)  # cannot be called
+        return acquire(working)
+
+    monkeypatch.setattr(arrays.Claim, "acquire", late)
+    assert arrays.prepare("dogs", contents, SIZE, store).is_dir()
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
