@@ -1,8 +1,8 @@
 """How FMN's steps are divided among descents towards several classes, and what they cost.
 
-In l-inf, descents towards different classes end about equally far away, so two long ones are best.
-In l2 and l1 a descent ends in one of many local minima, so more descents are better although they
-are shorter.
+In l-inf a descent goes on to gain for 50 steps, so two long ones end nearer than more short ones.
+In l2 and l1 it ends in one of many local minima, so more descents are better although they are
+shorter.
 """
 
 from __future__ import annotations
