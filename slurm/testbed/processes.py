@@ -55,10 +55,16 @@ def _belongs(process: Process, conf: Path) -> bool:
 
 
 def on_node(node: str, processes: Iterable[Process]) -> list[Process]:
-    """The processes of one node: its slurmd, job processes, and the steps above them."""
-    found = [p for p in processes if p.node == node]
+    """The processes of one node: the steps, then slurmd and the job processes.
+
+    Killed in this order, no step lives to report that its job has ended.
+    """
+    found = [p for p in processes if p.node == node and p.comm != "slurmstepd"]
     parents = {p.parent for p in found}
-    return found + [p for p in processes if p.comm == "slurmstepd" and p.pid in parents]
+    steps = [
+        p for p in processes if p.comm == "slurmstepd" and (p.node == node or p.pid in parents)
+    ]
+    return steps + found
 
 
 def _pids() -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 from slurm_bed import needs_slurm, submit
 from waiting import until
 
-from slurm.testbed import Bed, BedError, Knobs, install
+from slurm.testbed import Bed, BedError, Knobs, install, processes
 from slurm.testbed.__main__ import main
 from slurm.testbed.config import Place, render
 
@@ -161,6 +161,9 @@ class TestReal:
         with Bed(nodes=2, slurmd_timeout=5) as bed:
             job = submit(bed, "sleep 60", "--nodelist=n2", "--no-requeue")
             until(lambda: any(p.node == "n2" and p.comm == "sleep" for p in bed.processes()))
+            step, *others = processes.on_node("n2", bed.processes())
+            assert step.comm == "slurmstepd"  # dies first, or it may report that the job failed
+            assert {p.comm for p in others} >= {"slurmd", "sleep"}
             bed.crash("n2")
             assert {p.node for p in bed.processes()} == {None, "n1"}
             end = ("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
