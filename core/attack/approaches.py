@@ -3,6 +3,8 @@ steps."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,12 @@ from core.config.strength import Norm
 
 class Linf(Approach):
     norm = "linf"
+    size = 5.0, 0.05
+
+    def unit(self, epsilon: Tensor) -> Tensor:
+        """From the ball's centre to its corners (l2). Steps of a fixed length that suits 32 pixels
+        are too long for 224, where the ball is smaller although it has more dimensions."""
+        return epsilon.clamp(max=1) * math.sqrt(self.clean[0].numel())
 
     @staticmethod
     def length(delta: Tensor) -> Tensor:

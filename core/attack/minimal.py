@@ -7,9 +7,8 @@ and WALK take DeepFool's steps until the prediction changes, and DESCEND runs FM
 shrinks while its points are adversarial and grows while they are not. SHRINK bisects the line from
 the clean image to the nearest point found.
 
-Which classes are approached matters most. In l-inf, 100 steps towards the strongest class end 7 to
-8 % further away than the shortest distance that any attack found (two networks of 32 and 64
-classes), 50 steps towards each of the two nearest of nine 0.5 to 0.9 %.
+On two networks of 32 and 64 classes, 100 steps towards the nearest class in l-inf end 1.2 to 2.4 %
+further away than any attack, 50 steps towards each of the two nearest 0.3 to 0.4 %.
 
 A point counts only once the model has misclassified it, so a distance is always an upper bound.
 Like APGD's `Trajectory`, an `Approach` needs no random numbers and never calls the model.
@@ -91,7 +90,7 @@ class Approach(Rows, ABC):
     change: ClassVar[tuple[float, float]] = 0.15, 0.001
     """Share by which FMN's ball shrinks or grows in its first and in its last step."""
     size: ClassVar[tuple[float, float]] = 1.0, 0.01
-    """Length of FMN's first and last step (l2)."""
+    """Length (l2) of FMN's first and last step, in `unit`."""
     momentum: ClassVar[float] = 0.0
     """Weight of earlier gradients' directions in that of a step of FMN."""
     norm: ClassVar[Norm]
@@ -131,6 +130,10 @@ class Approach(Rows, ABC):
     @abstractmethod
     def slant(gradient: Tensor) -> Tensor:
         """Dual norms [B]: the most that a linear function gains per unit of perturbation."""
+
+    def unit(self, epsilon: Tensor) -> Tensor:
+        """What `size` counts in, for balls of radius `epsilon`, broadcastable to [B]."""
+        return epsilon.new_ones(())
 
     @staticmethod
     @abstractmethod
@@ -265,9 +268,7 @@ class Approach(Rows, ABC):
     ) -> None:
         """A step of FMN, into balls of the updated radius."""
         step = (self.step - 1).clamp(0, steps - 1)
-        size, change = (
-            _annealed(bounds, steps, lead.device)[step] for bounds in (self.size, self.change)
-        )
+        size, change = (_annealed(b, steps, lead.device)[step] for b in (self.size, self.change))
         wider = self.epsilon * (1 + change)
         lost = self.nearest == torch.inf  # and so not broken at this point
         if bool(lost.any()):
@@ -278,7 +279,7 @@ class Approach(Rows, ABC):
         if self.momentum:
             gradient = self._smooth(gradient, steepness)
             steepness = l2_norms(gradient)
-        share = size / steepness.clamp(min=LEAST)
+        share = size * self.unit(self.epsilon) / steepness.clamp(min=LEAST)
         self.point.addcmul_(gradient, per_image(share))
         self.point = self.within(self.point, self.clean, self.epsilon)
 

@@ -1,8 +1,8 @@
 """How FMN's steps are divided among descents towards several classes, and what they cost.
 
-In l-inf a descent goes on to gain for 50 steps, so two long ones end nearer than more short ones.
-In l2 and l1 it ends in one of many local minima, so more descents are better although they are
-shorter.
+In l-inf two long descents end as near as three or four shorter ones on networks of 32 pixels, and
+1.5 to 2 % nearer at 224 pixels. In l2 and l1 a descent ends in one of many local minima, so more
+are better although they are shorter.
 """
 
 from __future__ import annotations

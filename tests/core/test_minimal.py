@@ -130,6 +130,20 @@ def test_margins_are_of_predictions_and_labels_spare_the_wrong(
     assert 0 < spared.forwards - spared.backwards <= HALVINGS * right.sum()
 
 
+def test_in_linf_the_size_of_images_does_not_matter(
+    trained: tiny.Trained, found: Distances
+) -> None:
+    """Each pixel repeated eight times eight: the same perturbations in l-inf, eight times as long
+    in l2."""
+    split = trained.test.first(48)
+    pixels = split.images.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    enlarged = look(
+        nn.Sequential(nn.AvgPool2d(8), trained.net), Split(pixels, split.labels), margins=True
+    )
+    first = found.arrays["distance"][:48]
+    assert enlarged.arrays["distance"] == pytest.approx(first, rel=0.01)
+
+
 def test_in_l1_more_descents_end_nearer_than_a_longer_one(
     trained: tiny.Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
