@@ -2,7 +2,7 @@
 
 // Bars around a line in the middle: how accuracies change.
 function bars(gaps, most, names) {
-  const [width, height, bar] = [48, 34, 12];
+  const [width, height, bar] = [72, 44, 20];
   const said = names.map((name, i) => (gaps[i] === null ? `${name}: none` : `${name} ${gaps[i] > 0 ? "+" : ""}${gaps[i].toFixed(1)}`));
   const root = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said.join(", ") }, make("title", {}, said.join("\n")));
   gaps.forEach((gap, i) => {
@@ -15,10 +15,8 @@ function bars(gaps, most, names) {
   return root;
 }
 
-function picture({ strength, models, datasets, pairs }, names) {
+function picture({ strength, models, datasets, pairs }, most, names) {
   const of = new Map(pairs.map(([model, dataset, ...gaps]) => [`${model} ${dataset}`, gaps]));
-  const tallest = Math.max(0, ...pairs.flatMap((pair) => pair.slice(2).map(Math.abs)));
-  const most = Math.max(1, tallest);
   const head = make("tr", {}, make("td"), ...datasets.map((name) => make("th", { scope: "col" }, name)));
   const body = models.map((model) =>
     make(
@@ -31,9 +29,16 @@ function picture({ strength, models, datasets, pairs }, names) {
       }),
     ),
   );
-  const caption = `eps_g = ${strength}: bars of ${names.join(", ")}; the tallest is ${tallest.toFixed(1)} points`;
   const scroll = { class: "scroll picture", tabindex: 0, role: "region", "aria-label": `Where it helped at ${strength}` };
-  return make("div", scroll, make("table", {}, captioned(caption), make("thead", {}, head), make("tbody", {}, ...body)));
+  return make("div", scroll, make("table", {}, captioned(`eps_g = ${strength}`), make("thead", {}, head), make("tbody", {}, ...body)));
+}
+
+// The pictures of a comparison, on one scale.
+function pictures(several, names) {
+  const tallest = Math.max(0, ...several.flatMap(({ pairs }) => pairs.flatMap((pair) => pair.slice(2).map(Math.abs))));
+  const legend = `Where it helped. Bars: change of ${names.join(", ")} accuracy; the tallest is ${tallest.toFixed(1)} points.`;
+  const each = several.map((one) => picture(one, Math.max(1, tallest), names));
+  return [make("p", { class: "bar" }, legend), make("div", { class: "pictures" }, ...each)];
 }
 
 function drawVerdict(verdict, view) {
@@ -52,7 +57,7 @@ function drawVerdict(verdict, view) {
   host.replaceChildren(
     ...(all.length > 1 ? [label] : []),
     ...laidOut(chosen.table),
-    make("div", { class: "pictures" }, ...chosen.pictures.map((one) => picture(one, verdict.metrics))),
+    ...(chosen.pictures.length ? pictures(chosen.pictures, verdict.metrics) : []),
     ...verdict.best.flatMap(laidOut),
     ...(all.length > 1 ? verdict.effects.flatMap(laidOut) : []),
   );
