@@ -23,6 +23,8 @@ from sweep.inputs import pretrained
 USUAL = 224
 """Image side in pixels at which every registered backbone is known to build, with LoRA on its
 default modules, too."""
+SMALLEST = 32
+"""Image side in pixels from which every registered convolutional backbone is known to build."""
 Evals = Iterable[tuple[RunConfig, EvalConfig]]
 
 
@@ -108,8 +110,8 @@ def _builders() -> dict[str, Any]:
 
 
 def _known(config: RunConfig) -> bool:
-    return (
-        config.backbone in backbones()
-        and config.image_size == USUAL
-        and not (config.adapted and config.lora.targets)
-    )
+    entry = backbones().get(config.backbone)
+    if entry is None or (config.adapted and config.lora.targets):
+        return False
+    fits_all = entry.family == "convolution" and config.image_size >= SMALLEST
+    return fits_all or config.image_size == USUAL

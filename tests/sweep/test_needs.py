@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 
+from core.config.registry import backbones
 from core.model import network
 from core.store.folders import Store
 from slurm.profile import read_profile
@@ -88,13 +89,22 @@ def test_what_is_known_to_fit_is_not_built(store: Store, monkeypatch: pytest.Mon
     fits = tiny.config()
     assert not misfits([fits], store)
     monkeypatch.delattr(network, "rehearse")
-    assert not misfits([tiny.config(backbone="vit", image_size=224), fits], store)
+    small = tiny.config(backbone="mini_resnet", image_size=32)
+    assert not misfits([tiny.config(backbone="vit", image_size=224), fits, small], store)
     for other in (tiny.config(image_size=32), tiny.config(protocol="linear")):
         with pytest.raises(AttributeError):
             misfits([other], store)
     monkeypatch.setattr(needs, "_builders", lambda: {"timm": "another version"})
     with pytest.raises(AttributeError):
         misfits([fits], store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [needs.SMALLEST, needs.SMALLEST + 1])
+def test_registered_convolutional_networks_take_small_images(store: Store, size: int) -> None:
+    for name, entry in backbones().items():
+        if entry.family == "convolution":
+            network.rehearse(tiny.config(backbone=name, image_size=size), store)
 
 
 def test_a_network_that_only_the_cpu_can_build_is_no_misfit(
