@@ -18,8 +18,9 @@ class Linf(Approach):
     size = 5.0, 0.05
 
     def unit(self, epsilon: Tensor) -> Tensor:
-        """From the ball's centre to its corners (l2). Steps of a fixed length that suits 32 pixels
-        are too long for 224, where the ball is smaller although it has more dimensions."""
+        """From the ball's centre to its corners (l2); a ball of radius 1 holds all images. Steps of
+        a fixed length that suits 32 pixels are too long for 224, where the ball is smaller (l2)
+        although it has more dimensions."""
         return epsilon.clamp(max=1) * math.sqrt(self.clean[0].numel())
 
     @staticmethod

@@ -1,7 +1,7 @@
 """How FMN's steps are divided among descents towards several classes, and what they cost.
 
 In l-inf two long descents end as near as three or four shorter ones on networks of 32 pixels
-(within 0.3 %), and 0.9 % nearer than three at 224 pixels. In l2 and l1 a descent ends in one of
+(within 0.5 %), and 0.9 % nearer than three at 224 pixels. In l2 and l1 a descent ends in one of
 many local minima, so more are better although they are shorter.
 """
 

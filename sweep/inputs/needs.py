@@ -24,7 +24,8 @@ USUAL = 224
 """Image side in pixels at which every registered backbone is known to build, with LoRA on its
 default modules, too."""
 SMALLEST = 32
-"""Image side in pixels from which every registered convolutional backbone is known to build."""
+"""Image side in pixels from which every registered convolutional backbone is known to build, again
+with LoRA, too."""
 Evals = Iterable[tuple[RunConfig, EvalConfig]]
 
 

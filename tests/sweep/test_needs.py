@@ -100,11 +100,14 @@ def test_what_is_known_to_fit_is_not_built(store: Store, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [needs.SMALLEST, needs.SMALLEST + 1])
-def test_registered_convolutional_networks_take_small_images(store: Store, size: int) -> None:
+@pytest.mark.parametrize("protocol", ["full", "lora"])
+def test_registered_convolutional_networks_take_small_images(store: Store, protocol: str) -> None:
+    if protocol == "lora":
+        pytest.importorskip("peft")
     for name, entry in backbones().items():
         if entry.family == "convolution":
-            network.rehearse(tiny.config(backbone=name, image_size=size), store)
+            fields = {"backbone": name, "image_size": needs.SMALLEST, "protocol": protocol}
+            network.rehearse(tiny.config(**fields), store)
 
 
 def test_a_network_that_only_the_cpu_can_build_is_no_misfit(

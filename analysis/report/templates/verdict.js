@@ -38,7 +38,7 @@ function pictures(several, names) {
   const tallest = Math.max(0, ...several.flatMap(({ pairs }) => pairs.flatMap((pair) => pair.slice(2).map(Math.abs))));
   const legend = `Where it helped. Bars: change of ${names.join(", ")} accuracy; the tallest is ${tallest.toFixed(1)} points.`;
   const each = several.map((one) => picture(one, Math.max(1, tallest), names));
-  return [make("p", { class: "bar" }, legend), make("div", { class: "pictures" }, ...each)];
+  return [make("p", { class: "notes" }, legend), make("div", { class: "pictures" }, ...each)];
 }
 
 function drawVerdict(verdict, view) {
